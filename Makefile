@@ -1,0 +1,35 @@
+# Two commands do everything: `make quickstart` runs the main job, `make test` passes the tests.
+# Both make a local .venv, and are quick when run again.
+PYTHON ?= python3
+BIN := .venv/bin
+TEST_WORKERS ?= 2
+
+.PHONY: quickstart test lint types unit clean
+
+quickstart: .venv/.installed-demo
+	$(BIN)/ibkd quickstart
+
+test: lint types unit
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.installed-dev
+	$(BIN)/mypy
+
+unit: .venv/.installed-dev
+	$(BIN)/python -m pytest -n $(TEST_WORKERS)
+
+.venv/.installed-demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,demo]'
+	touch $@
+
+.venv/.installed-dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,demo,dev]'
+	touch $@ .venv/.installed-demo
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info

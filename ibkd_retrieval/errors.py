@@ -1,0 +1,23 @@
+"""Errors a user can act on."""
+
+
+class UserError(Exception):
+    """The user's input was wrong: one sentence that says what, where, and what to do.
+
+    The command line prints the sentence and exits with code 2; it never shows a traceback for it.
+    """
+
+
+class WorkFailed(Exception):
+    """The input was fine and the work still failed: one sentence that says at what and what is kept.
+
+    The command line prints the sentence and exits with code 1.
+    """
+
+
+class MissingPackage(UserError):
+    """An optional package is needed: the sentence names the line to type."""
+
+    def __init__(self, package: str, purpose: str, extra: str) -> None:
+        super().__init__(f"{purpose} needs {package}: type `pip install 'ibkd-retrieval[{extra}]'`.")
+        self.package = package
