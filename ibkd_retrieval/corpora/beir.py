@@ -1,0 +1,91 @@
+"""BEIR folders: corpus.jsonl, queries.jsonl and qrels/<split>.tsv, each plain or compressed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ibkd_retrieval.corpora.qrels import read_qrels
+from ibkd_retrieval.corpora.records import Corpus, Judgement, QuerySet
+from ibkd_retrieval.corpora.tabular import read_documents, read_queries
+from ibkd_retrieval.errors import UserError
+
+_ENDINGS = ("", ".gz", ".zst")
+DEFAULT_SPLIT = "test"
+
+
+def is_beir_folder(folder: Path) -> bool:
+    """Whether the folder holds a BEIR corpus."""
+    return folder.is_dir() and _variant(folder, "corpus.jsonl") is not None
+
+
+def beir_splits(folder: Path) -> tuple[str, ...]:
+    """The splits the folder has judgements for, sorted."""
+    found = {path.name.split(".tsv")[0] for ending in _ENDINGS for path in (folder / "qrels").glob(f"*.tsv{ending}")}
+    return tuple(sorted(found))
+
+
+def open_beir_corpus(folder: Path, name: str) -> Corpus:
+    """The documents of a BEIR folder.
+
+    Raises:
+        UserError: the folder has no corpus.jsonl.
+    """
+    path = _required(folder, "corpus.jsonl")
+    return Corpus(name, None, lambda: read_documents(path))
+
+
+def read_beir_queries(folder: Path, split: str, name: str) -> QuerySet:
+    """The queries that are judged in a split, in the order of queries.jsonl, with their judgements.
+
+    Raises:
+        UserError: the split or queries.jsonl is missing, a line is malformed, or a judged query has no text.
+    """
+    judgements = read_beir_qrels(folder, split)
+    path = _required(folder, "queries.jsonl")
+    missing = dict.fromkeys(judgement.query_id for judgement in judgements)
+    judged = set(missing)
+    queries = []
+    for query in read_queries(path):
+        if query.query_id in judged:
+            if query.query_id not in missing:
+                raise UserError(f"{path}: query {query.query_id} is given twice; remove one of the two.")
+            queries.append(query)
+            del missing[query.query_id]
+    if missing:
+        raise UserError(
+            f"{path} lacks {len(missing)} of the {len(judged)} queries judged in split {split}, {next(iter(missing))}"
+            " first; take both from the same download."
+        )
+    return QuerySet(name, tuple(queries), judgements)
+
+
+def read_beir_qrels(folder: Path, split: str) -> tuple[Judgement, ...]:
+    """The judgements of a split.
+
+    Raises:
+        UserError: the folder has no such split (the sentence lists those it has), or a line is malformed.
+    """
+    path = _variant(folder / "qrels", f"{split}.tsv")
+    if path is None:
+        splits = beir_splits(folder)
+        if not splits:
+            raise UserError(f"{folder} has no judgements; put them into {folder / 'qrels' / split}.tsv.")
+        named = ", ".join(splits)
+        raise UserError(
+            f"{folder} has no judgements for split {split}, only for {named}: name one, as in {folder}:{splits[-1]}."
+        )
+    return read_qrels(path)
+
+
+def _required(folder: Path, name: str) -> Path:
+    path = _variant(folder, name)
+    if path is None:
+        raise UserError(
+            f"{folder} is no BEIR folder: it has no {name} (nor {name}.gz or .zst); name a folder that has one."
+        )
+    return path
+
+
+def _variant(folder: Path, name: str) -> Path | None:
+    candidates = (folder / f"{name}{ending}" for ending in _ENDINGS)
+    return next((path for path in candidates if path.is_file()), None)

@@ -1,0 +1,75 @@
+"""Lines of a text file with their numbers, and the checks every reader shares."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import open_bytes
+
+_COMPRESSIONS = frozenset({".gz", ".zst"})
+
+
+def format_suffix(path: Path) -> str:
+    """The suffix that tells a file's format, in lower case: `.tsv` for `collection.tsv.gz`."""
+    stem = Path(path.stem) if path.suffix in _COMPRESSIONS else path
+    return stem.suffix.lower()
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Read the lines of a UTF-8 file, plain or compressed (`.gz`, `.zst`), with numbers from 1 and without line ends.
+
+    Lines that hold nothing but white space are skipped; their numbers are not given to others.
+
+    Raises:
+        UserError: the file cannot be opened, is not UTF-8, or is compressed and damaged or cut off.
+    """
+    try:
+        file = open_bytes(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}): check the path and its permissions."
+        ) from None
+    number = 0
+    with file:
+        while True:
+            try:
+                line = file.readline()
+            except (OSError, EOFError, zlib.error) as error:
+                raise UserError(
+                    f"{path} cannot be read past line {number} ({error}): the file is damaged or ends early, so"
+                    " fetch it again."
+                ) from None
+            if not line:
+                return
+            number += 1
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}, line {number}: byte {error.start + 1} of the line is not UTF-8; convert the file."
+                ) from None
+            if text and not text.isspace():
+                yield number, text.rstrip("\r\n")
+
+
+def checked_id(value: object, where: str) -> str:
+    """Check a document's or query's id; a whole number stands for its digits.
+
+    Args:
+        value: the id as read.
+        where: file and line for the error, as in `corpus.jsonl, line 3`.
+
+    Raises:
+        UserError: it is no text, is empty or holds white space, which no TREC run could hold.
+    """
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str):
+        raise UserError(f"{where}: the id is {value!r}; expected text or a whole number.")
+    if len(value.split()) != 1 or value.strip() != value:
+        problem = "is empty" if not value.strip() else f"{value!r} holds white space"
+        raise UserError(f"{where}: the id {problem}; give every line an id of one word.")
+    return value
