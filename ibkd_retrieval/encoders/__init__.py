@@ -1,0 +1,1 @@
+"""Text to vectors: loading, batching, encoding, and how a student is born."""

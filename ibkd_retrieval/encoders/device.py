@@ -1,0 +1,49 @@
+"""Where to compute and in which number format."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ibkd_retrieval.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def choose_device(requested: str) -> str:
+    """Resolve "auto" to the GPU where there is one.
+
+    Raises:
+        UserError: a GPU is asked for and torch sees none, or the name is unknown.
+    """
+    import torch
+
+    if requested == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(requested)
+    except RuntimeError as error:
+        raise UserError(f"Unknown device `{requested}`: use auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"Device `{requested}` was asked for, but torch sees no GPU here: use --device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"Device `{requested}` was asked for, but torch sees {torch.cuda.device_count()} GPUs here.")
+    return requested
+
+
+def choose_dtype(requested: str, device: str) -> torch.dtype:
+    """Resolve "auto" to bfloat16 where the hardware multiplies it natively, float32 otherwise.
+
+    On a CPU that means AMX tiles: elsewhere half precision is emulated and slower than float32.
+    """
+    import torch
+
+    if requested not in DTYPES:
+        raise UserError(f"Unknown dtype `{requested}`: use one of {', '.join(DTYPES)}.")
+    if requested != "auto":
+        return getattr(torch, requested)  # type: ignore[no-any-return]
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if device == "cpu" and torch.cpu._is_amx_tile_supported() else torch.float32

@@ -1,0 +1,170 @@
+"""Reading a sentence-transformers folder or a plain transformers encoder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ibkd_retrieval.encoders.names import resolve_model_name
+from ibkd_retrieval.errors import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+POOLINGS = ("mean", "cls")
+
+
+def load_sentence_transformer(
+    name: str, *, device: str = "cpu", pooling: str | None = None, max_length: int | None = None
+) -> SentenceTransformer:
+    """Load a model in float32, ready to give unit vectors where it is compared by cosine.
+
+    Args:
+        name: a sentence-transformers folder, a folder of a plain transformers encoder, or a hub name.
+        device: torch device to put it on.
+        pooling: "mean" or "cls" for a plain encoder; None keeps what the folder says, mean where it says nothing.
+        max_length: tokens to read of a text; None keeps the model's own limit.
+
+    Raises:
+        UserError: no such model, a folder that is not a model, a length above what the model can read.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding, Transformer
+
+    if pooling is not None and pooling not in POOLINGS:
+        raise UserError(f"Unknown pooling `{pooling}`: use one of {', '.join(POOLINGS)}.")
+    resolved = resolve_model_name(name)
+    path = Path(resolved)
+    if path.is_dir() and not (path / "modules.json").is_file() and not (path / "config.json").is_file():
+        raise UserError(
+            f"{name} is no model folder (it has neither modules.json nor config.json): "
+            "give a sentence-transformers or transformers folder, or a hub name."
+        )
+    if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+        raise UserError(f"No model at {name}: give an existing folder or a hub name such as {_EXAMPLE}.")
+    if not path.is_dir():
+        _require_hub(resolved)
+    with quiet_transformers(), _load_errors(name):
+        model = SentenceTransformer(resolved, device=device, model_kwargs={"dtype": torch.float32})
+    transformer = model[0]
+    if not isinstance(transformer, Transformer | StaticEmbedding):
+        raise UserError(
+            f"`{name}` starts with the module {type(transformer).__name__}, which cannot be run here: "
+            "give a model that starts with a transformer or a static embedding."
+        )
+    if isinstance(transformer, Transformer):
+        _drop_unused_pooler(transformer)
+        if pooling is not None:
+            for module in model:
+                if isinstance(module, Pooling):
+                    module.pooling_mode = pooling
+    if model.similarity_fn_name == "cosine" and not any(isinstance(module, Normalize) for module in model):
+        model.append(Normalize())
+    if max_length is not None:
+        _set_max_length(model, max_length, name)
+    elif (limit := position_limit(model)) is not None and int(model.max_seq_length or 0) > limit:
+        # Tokenizers of RoBERTa's family may admit two tokens more than there are positions.
+        model.max_seq_length = limit
+    return model.eval()
+
+
+def _require_hub(name: str) -> None:
+    """Fail at once where a hub name is neither cached nor reachable; the hub's client retries for a minute."""
+    import os
+
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        candidates = [name] if "/" in name else [f"sentence-transformers/{name}", name]
+        # sentence-transformers keeps its models where this variable says, and else where the hub's client does.
+        cache = os.environ.get("SENTENCE_TRANSFORMERS_HOME")
+        if any(
+            isinstance(huggingface_hub.try_to_load_from_cache(each, name_in_repository, cache_dir=cache), str)
+            for each in candidates
+            for name_in_repository in ("config.json", "modules.json")
+        ):
+            return
+    except HFValidationError as error:
+        raise UserError(f"No model `{name}`: give an existing folder or a hub name such as {_EXAMPLE}.") from error
+    endpoint = huggingface_hub.constants.ENDPOINT
+    try:
+        huggingface_hub.get_session().head(endpoint, timeout=5)
+    except Exception as error:  # the session's transport decides the class; any failure means no hub
+        raise UserError(
+            f"No model `{name}`: there is no such folder, it is not in the hub's local cache, and {endpoint} cannot be "
+            f"reached ({type(error).__name__}); give a model folder or get a connection."
+        ) from error
+
+
+_EXAMPLE = "`sentence-transformers/all-mpnet-base-v2`"
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep loading bars and load reports off the user's terminal; restored afterwards."""
+    import transformers
+
+    log: Any = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _load_errors(name: str) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"Cannot load the model `{name}`: {reason.rstrip('.')}. "
+            f"Give a model folder or, with a connection, a hub name such as {_EXAMPLE}."
+        ) from error
+
+
+def _drop_unused_pooler(transformer: Any) -> None:
+    """Remove BERT's classification pooler, which no pooling here reads and which a checkpoint may lack.
+
+    A lacking one is filled with fresh random numbers at each load, so it would also change the weight hash.
+    """
+    if (
+        getattr(transformer.auto_model, "pooler", None) is not None
+        and transformer.module_output_name != "pooler_output"
+    ):
+        transformer.auto_model.pooler = None
+
+
+def _set_max_length(model: Any, max_length: int, name: str) -> None:
+    if not hasattr(model[0], "auto_model"):
+        raise UserError(f"`{name}` is a static model, which reads all of a text: leave --max-length out.")
+    limit = position_limit(model)
+    if max_length < 2 or (limit is not None and max_length > limit):
+        raise UserError(
+            f"`{name}` cannot read {max_length} tokens: give --max-length between 2 and {limit or 'its limit'}."
+        )
+    model.max_seq_length = max_length
+
+
+def position_limit(model: Any) -> int | None:
+    """Most tokens the position embeddings allow, None where the architecture sets no limit."""
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None:
+        return None
+    # RoBERTa and MPNet number positions from padding_idx + 1.
+    offset = 2 if getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "mpnet", "camembert"} else 0
+    return int(limit) - offset

@@ -1,0 +1,66 @@
+"""What the other rooms ask of an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ibkd_retrieval.progress import Task
+
+Kind = Literal["query", "document"]
+
+
+class TextEncoder(Protocol):
+    """Turns texts into vectors.
+
+    Attributes:
+        name: the hub name or folder it was loaded from.
+        weight_hash: hex digest of the weights and of what else decides the vectors (pooling, length, modules).
+        dim: length of a vector.
+        max_length: tokens read of a text, the rest is cut; 0 where all is read.
+        prompts: text put before a query and before a document ("" where the model asks for none).
+        pooling: "mean" or "cls" where the user chose it over what the model says, else None.
+        dtype: number format of the transformer's arithmetic ("float32", "bfloat16", ...).
+        device: "cpu", "cuda", ...
+    """
+
+    @property
+    def name(self) -> str:
+        """The hub name or folder it was loaded from."""
+
+    @property
+    def weight_hash(self) -> str:
+        """Hex digest of all that decides a vector."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens read of a text."""
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """Text put before a query and before a document."""
+
+    @property
+    def pooling(self) -> str | None:
+        """How token vectors become one, where the user chose it."""
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the transformer's arithmetic."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+
+    def encode(
+        self, texts: Sequence[str], kind: Kind = "document", progress: Task | None = None
+    ) -> NDArray[np.float32]:
+        """Encode `texts` [n] into float32 vectors [n, dim], in the order given."""

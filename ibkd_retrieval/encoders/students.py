@@ -1,0 +1,107 @@
+"""How a student is born: layers of its teacher, or a small model, with a smaller output where asked."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.errors import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+def evenly_spaced_layers(total: int, keep: int) -> list[int]:
+    """Positions of `keep` of `total` layers, spread evenly, the last always among them.
+
+    The last layer is the one whose output the teacher's pooling reads, so the student starts nearest to
+    the teacher when it keeps it; the first of the remaining ones are spread over the rest.
+
+    Raises:
+        UserError: fewer than one layer, or more than there are.
+    """
+    if not 1 <= keep <= total:
+        raise UserError(f"--layers {keep}: the teacher has {total} layers, give a number from 1 to {total}.")
+    if keep == 1:
+        return [total - 1]
+    return [round(i * (total - 1) / (keep - 1)) for i in range(keep)]
+
+
+def student_from_layers(teacher: SentenceTransformer, layers: int | Sequence[int]) -> SentenceTransformer:
+    """Copy a teacher and keep some of its transformer layers.
+
+    Args:
+        teacher: any encoder whose transformer holds its layers in one list (BERT, MPNet, RoBERTa, ...).
+        layers: how many, evenly spaced, or their positions counted from 0.
+
+    Raises:
+        UserError: the architecture keeps its layers elsewhere, or a position does not exist.
+    """
+    import torch
+
+    student = copy.deepcopy(teacher)
+    transformer: Any = student[0]
+    if not hasattr(transformer, "auto_model"):
+        raise UserError("The teacher has no transformer layers to take: name a small model with --student instead.")
+    config = transformer.auto_model.config
+    total = config.num_hidden_layers
+    positions = evenly_spaced_layers(total, layers) if isinstance(layers, int) else list(layers)
+    if any(not 0 <= position < total for position in positions) or not positions:
+        raise UserError(f"The teacher has layers 0 to {total - 1}; {positions} names another.")
+    if len(set(positions)) < len(positions):
+        raise UserError(f"--layers {positions} names a layer twice: name each once.")
+    for parent in transformer.auto_model.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, torch.nn.ModuleList) and len(child) == total:
+                setattr(parent, name, torch.nn.ModuleList(child[position] for position in positions))
+                config.num_hidden_layers = len(positions)
+                if getattr(config, "layer_types", None):
+                    # Some architectures say layer by layer whether attention is local; reloading reads it again.
+                    config.layer_types = [config.layer_types[position] for position in positions]
+                return student
+    raise UserError(
+        f"Cannot take layers from a {config.model_type} teacher (no list of {total} layers in it): "
+        "name a small model with --student instead."
+    )
+
+
+def reduce_dimension(model: SentenceTransformer, sample: NDArray[np.float32], dim: int) -> None:
+    """Add a linear layer that keeps `dim` directions of the pooled vector, in place.
+
+    It starts as the principal directions of `sample` (not centred: inner products are what search compares),
+    so that the smaller student begins as the best linear summary of itself. It stands before the
+    normalisation and is a standard Dense module.
+
+    Args:
+        model: an encoder that ends in Normalize.
+        sample: its vectors of some texts, [n, d].
+        dim: the new length, below d.
+
+    Raises:
+        UserError: `dim` is not below the model's own, or there are too few texts.
+    """
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+
+    width = sample.shape[1]
+    if not 1 <= dim < width:
+        raise UserError(f"--dim {dim}: the student has {width} dimensions, give fewer.")
+    if len(sample) < dim:
+        raise UserError(f"--dim {dim} needs at least {dim} texts to start from; there are {len(sample)}.")
+    directions = principal_directions(sample, dim)
+    layer = Dense(width, dim, bias=False, activation_function=torch.nn.Identity())
+    with torch.no_grad():
+        layer.linear.weight.copy_(torch.from_numpy(directions))
+    normalises = isinstance(model[len(model) - 1], Normalize)
+    model.insert(len(model) - 1 if normalises else len(model), layer.to(model.device))
+
+
+def principal_directions(vectors: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Directions of largest second moment of the rows, [count, d], orthonormal, largest first."""
+    moment = vectors.T.astype(np.float64) @ vectors.astype(np.float64)
+    _, basis = np.linalg.eigh(moment)
+    return np.ascontiguousarray(basis[:, ::-1][:, :count].T, dtype=np.float32)
