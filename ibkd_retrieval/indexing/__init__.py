@@ -1,0 +1,1 @@
+"""Vectors into an index folder, and back out: shards, faiss structures, the manifest, export."""

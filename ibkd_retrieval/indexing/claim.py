@@ -1,0 +1,128 @@
+"""Whether a build may work in a folder, and what it has to agree with if it goes on with one begun before."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import write_json
+from ibkd_retrieval.indexing import layout
+from ibkd_retrieval.indexing.json_records import decode
+from ibkd_retrieval.indexing.manifest import EncoderRecord, read_manifest
+from ibkd_retrieval.progress import Progress
+
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """`build.json`, written first: what a resumed build has to agree with."""
+
+    corpus: str
+    encoder: EncoderRecord
+    shard_size: int
+
+
+def claim(folder: Path, plan: BuildPlan, resume: bool, overwrite: bool, progress: Progress) -> BuildPlan:
+    """Make `folder` ready and return the plan to follow: the one given, or that of the build that is resumed.
+
+    Raises:
+        UserError: the folder is taken, or holds a build by another encoder or of a newer format.
+    """
+    if not layout.is_free(folder):
+        if overwrite:
+            layout.clear(folder)
+        elif not layout.is_index(folder):
+            raise UserError(f"{folder} is not empty and holds no index: name a new or an empty folder with --output.")
+        elif resume:
+            layout.remove_leftovers(folder)
+            return _resumed_plan(folder, plan, progress)
+        elif (folder / layout.MANIFEST).exists():
+            raise UserError(f"{folder} already holds a finished index: replace it with --overwrite.")
+        else:
+            raise UserError(f"{folder} holds an unfinished index: continue with --resume or replace with --overwrite.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(f".{layout.PLAN}.*.tmp"):
+        path.unlink()
+    write_json(
+        folder / layout.PLAN,
+        {"format": layout.FORMAT, "format_version": layout.FORMAT_VERSION, **dataclasses.asdict(plan)},
+    )
+    return plan
+
+
+def _resumed_plan(folder: Path, plan: BuildPlan, progress: Progress) -> BuildPlan:
+    if (folder / layout.MANIFEST).exists():
+        read_manifest(folder)  # One of a newer format must not be taken for ours to repair.
+    path = folder / layout.PLAN
+    try:
+        begun = decode(BuildPlan, json.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): index anew with --overwrite.") from error
+    if not begun.encoder.makes_the_vectors_of(plan.encoder):
+        differing = [
+            field.name
+            for field in dataclasses.fields(EncoderRecord)
+            if getattr(begun.encoder, field.name) != getattr(plan.encoder, field.name)
+        ]
+        raise UserError(
+            f"The index in {folder} was begun with the model {begun.encoder.name} and {plan.encoder.name} would give "
+            f"other vectors ({', '.join(differing)} differ): resume with the same model, or use --overwrite."
+        )
+    if begun.shard_size != plan.shard_size:
+        progress.say(f"Continuing with shards of {begun.shard_size:,} documents, as the build began.")
+    return dataclasses.replace(begun, corpus=plan.corpus)
+
+
+@contextmanager
+def refusals_named(folder: Path) -> Iterator[None]:
+    """Turn the system's refusal to write in `folder` into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS or error.filename is None:
+            raise
+        path = Path(error.filename)
+        if path != folder and folder not in path.parents and path not in folder.parents:
+            raise  # A file of the corpus or the model.
+        raise UserError(f"{path} cannot be written ({error.strerror}): name another folder with --output.") from error
+
+
+def link_shards(source: Path, folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Give `folder` the shards of another index, as hard links where the file system allows, copies elsewhere.
+
+    A build that resumes there finds all of them done and only makes its structure. The links are safe: files of an
+    index are replaced whole, never written into.
+
+    Raises:
+        UserError: `folder` is taken and the options do not say what to do.
+    """
+    if not layout.is_free(folder):
+        if overwrite:
+            layout.clear(folder)
+        elif not layout.is_index(folder):
+            raise UserError(f"{folder} is not empty and holds no index: name a new or an empty folder with --output.")
+        elif resume:
+            return
+        else:
+            raise UserError(f"{folder} already holds an index: continue with --resume or replace with --overwrite.")
+    for path in layout.ours(source):
+        relative = path.relative_to(source)
+        if relative.as_posix() in (layout.MANIFEST, layout.STRUCTURE) or relative.name.startswith(
+            (layout.DOC_IDS, ".")
+        ):
+            continue
+        target = folder / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copy2(path, target)

@@ -1,0 +1,118 @@
+"""Which documents an index holds: fingerprints of their content, and no id twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import Document
+from ibkd_retrieval.errors import UserError
+
+
+class Fingerprint:
+    """SHA-256 over ids and contents of documents in their order."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, documents: Iterable[Document]) -> None:
+        """Take in the next documents."""
+        for document in documents:
+            for text in (document.doc_id, document.content):
+                # Lone surrogates, which JSON can carry, have no UTF-8 bytes but must not stop a build.
+                data = text.encode("utf-8", "surrogatepass")
+                # The length keeps ("ab", "c") apart from ("a", "bc").
+                self._digest.update(len(data).to_bytes(8, "little"))
+                self._digest.update(data)
+
+    def hexdigest(self) -> str:
+        """64 hex digits for the documents so far."""
+        return self._digest.hexdigest()
+
+
+def fingerprint(documents: Iterable[Document]) -> str:
+    """The fingerprint of a corpus, as an index manifest records it."""
+    result = Fingerprint()
+    result.add(documents)
+    return result.hexdigest()
+
+
+def hash_id(doc_id: str) -> int:
+    """64 bits of BLAKE2b of a document id."""
+    return int.from_bytes(hashlib.blake2b(doc_id.encode(), digest_size=8).digest(), "little")
+
+
+class IdGuard:
+    """Refuses ids that are unfit or seen before, at eight bytes of memory a document.
+
+    Hashes of the ids seen are kept in sorted arrays, merged when the newer has grown to the older's length, so
+    that a document is moved a logarithmic number of times. Equal hashes alone accuse nobody: the stored ids decide.
+    """
+
+    def __init__(self, corpus: str, hash_id: Callable[[str], int] = hash_id) -> None:
+        self._corpus = corpus
+        self._hash_id = hash_id
+        self._sorted: list[NDArray[np.uint64]] = []
+        self._count = 0
+
+    def admit(self, ids: Sequence[str], stored: Callable[[], Iterator[str]]) -> None:
+        """Check the ids of the next documents and remember them.
+
+        Args:
+            ids: ids of the documents that follow those admitted so far.
+            stored: reads all ids admitted so far, in order; called only where a hash has been seen before.
+
+        Raises:
+            UserError: an id is empty, has white space, cannot be written as UTF-8 or was used before.
+        """
+        self._check_form(ids)
+        here: dict[str, int] = {}
+        repeated = next((i for i, doc_id in enumerate(ids) if here.setdefault(doc_id, i) != i), None)
+        if repeated is not None:
+            raise self._twice(ids[repeated], self._count + here[ids[repeated]], self._count + repeated)
+        hashes = np.sort(np.fromiter((self._hash_id(doc_id) for doc_id in ids), np.uint64, len(ids)))
+        if any(_intersects(seen, hashes) for seen in self._sorted):
+            for position, doc_id in enumerate(stored()):
+                if doc_id in here:
+                    raise self._twice(doc_id, position, self._count + here[doc_id])
+        self._sorted.append(hashes)
+        while len(self._sorted) > 1 and len(self._sorted[-1]) >= len(self._sorted[-2]):
+            newer, older = self._sorted.pop(), self._sorted.pop()
+            self._sorted.append(np.sort(np.concatenate([older, newer]), kind="stable"))
+        self._count += len(ids)
+
+    def _check_form(self, ids: Sequence[str]) -> None:
+        for position, doc_id in enumerate(ids, start=self._count + 1):
+            if doc_id.split() != [doc_id]:
+                fault = "has white space in its id" if doc_id else "has an empty id"
+            elif not _is_utf8(doc_id):
+                fault = "has an id that cannot be written as UTF-8,"
+            else:
+                continue
+            raise UserError(
+                f"Document {position:,} of {self._corpus} {fault} {doc_id!r}, which no run file can hold: "
+                "give it an id without spaces."
+            )
+
+    def _twice(self, doc_id: str, first: int, second: int) -> UserError:
+        return UserError(
+            f"The document id {doc_id!r} appears twice in {self._corpus}, as documents {first + 1:,} and "
+            f"{second + 1:,}: give every document an id of its own."
+        )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _intersects(seen: NDArray[np.uint64], hashes: NDArray[np.uint64]) -> bool:
+    places = np.searchsorted(seen, hashes)
+    inside = places < len(seen)
+    return bool(np.any(seen[places[inside]] == hashes[inside]))

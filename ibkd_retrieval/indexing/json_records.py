@@ -1,0 +1,61 @@
+"""Frozen dataclasses from JSON, with every value's type checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def decode(kind: type[T], value: Any, where: str = "") -> T:
+    """Turn parsed JSON into a `kind`: a dataclass, dict, tuple, int, float, str, bool or a union with None.
+
+    Keys that the dataclass does not know are ignored; those it has no default for must be there.
+
+    Raises:
+        ValueError: a value is missing or of another type; the text names it, as in "shards[3].documents".
+    """
+    result: T = _decode(kind, value, where)
+    return result
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, value, where)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        (inner,) = [part for part in typing.get_args(kind) if part is not types.NoneType]
+        return _decode(inner, value, where)
+    if origin is tuple:
+        inner = typing.get_args(kind)[0]
+        return tuple(_decode(inner, item, f"{where}[{i}]") for i, item in enumerate(_of(list, value, where)))
+    if origin is dict:
+        inner = typing.get_args(kind)[1]
+        return {key: _decode(inner, item, f"{where}[{key!r}]") for key, item in _of(dict, value, where).items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    return _of(kind, value, where)
+
+
+def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    fields = {}
+    for field in dataclasses.fields(kind):
+        name = f"{where}.{field.name}" if where else field.name
+        if field.name in _of(dict, value, where):
+            fields[field.name] = _decode(hints[field.name], value[field.name], name)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{name} is missing")
+    return kind(**fields)
+
+
+def _of(kind: Any, value: Any, where: str) -> Any:
+    # type() and not isinstance(): JSON's true must not pass for the integer 1.
+    if type(value) is not kind:
+        raise ValueError(f"{where or 'the top level'} is not of type {kind.__name__}")
+    return value

@@ -1,0 +1,79 @@
+"""A file of lines that any one line can be read from without reading the others."""
+
+from __future__ import annotations
+
+import mmap
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import atomic_write
+
+
+def offsets_path(path: Path) -> Path:
+    """Where the offsets of the line file `path` are kept."""
+    return path.with_name(f"{path.name}.offsets.npy")
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> int:
+    r"""Write UTF-8 lines, each ended by "\n", and beside them their offsets: int64 [n + 1], the last is the size.
+
+    Args:
+        path: the file of lines; the offsets go to `PATH.offsets.npy`.
+        lines: read once, never held together.
+
+    Returns:
+        The number of lines.
+
+    Raises:
+        ValueError: a line holds a line feed or text that UTF-8 has no bytes for (a lone surrogate).
+    """
+    offsets = array("q", [0])
+    with atomic_write(path) as file:
+        for line in lines:
+            if "\n" in line:
+                raise ValueError(f"line {len(offsets)} for {path} holds a line feed")
+            offsets.append(offsets[-1] + file.write(f"{line}\n".encode()))
+    with atomic_write(offsets_path(path)) as file:
+        np.save(file, np.frombuffer(offsets, dtype=np.int64))
+    return len(offsets) - 1
+
+
+class LineStore:
+    """The lines of a file made by `write_lines`, through memory maps: nothing is read before it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path` and its offsets.
+
+        Raises:
+            UserError: one of the two is missing, or they do not belong together.
+        """
+        self.path = path
+        try:
+            self._offsets: NDArray[np.int64] = np.load(offsets_path(path), mmap_mode="r", allow_pickle=False)
+            size = path.stat().st_size
+            if self._offsets.dtype != np.int64 or self._offsets.ndim != 1 or self._offsets[-1] != size:
+                raise ValueError("its offsets belong to another file")
+            with open(path, "rb") as file:
+                # An empty file cannot be mapped.
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        except (OSError, ValueError, IndexError, EOFError) as error:
+            raise UserError(f"{path} cannot be read ({error}): the index is damaged, make it again.") from error
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, line: int) -> str:
+        """Line number `line`, counted from 0, without its end."""
+        if not 0 <= line < len(self):
+            raise IndexError(f"line {line} of {len(self)} in {self.path}")
+        return self._bytes[self._offsets[line] : self._offsets[line + 1] - 1].decode("utf-8")
+
+    def __iter__(self) -> Iterator[str]:
+        with open(self.path, "rb") as file:
+            for line in file:
+                yield line[:-1].decode("utf-8")

@@ -1,0 +1,226 @@
+"""The manifest of an index folder: what it holds, how it was made, and how to search it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import write_json
+from ibkd_retrieval.indexing.json_records import decode
+from ibkd_retrieval.indexing.layout import FORMAT, FORMAT_VERSION, MANIFEST, is_index
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.encoders.protocol import TextEncoder
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and SHA-256 (hex) of a file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CorpusRecord:
+    """The corpus by the name that opens it again, and the fingerprint of its documents in order."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class EncoderRecord:
+    """What decided the vectors; the fields are those of `encoders.protocol.TextEncoder`."""
+
+    name: str
+    weight_hash: str
+    dim: int
+    max_length: int
+    prompts: dict[str, str]
+    pooling: str | None
+    dtype: str
+
+    @classmethod
+    def of(cls, encoder: TextEncoder) -> EncoderRecord:
+        """Describe `encoder`."""
+        return cls(
+            name=encoder.name,
+            weight_hash=encoder.weight_hash,
+            dim=encoder.dim,
+            max_length=encoder.max_length,
+            prompts=dict(encoder.prompts),
+            pooling=encoder.pooling,
+            dtype=encoder.dtype,
+        )
+
+    def makes_the_vectors_of(self, other: EncoderRecord) -> bool:
+        """Whether both give the same vectors; the name, which may be a folder that was moved, does not count."""
+        return dataclasses.replace(self, name="") == dataclasses.replace(other, name="")
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard: how many documents, and the files (keys of the manifest's `files`) that hold them."""
+
+    documents: int
+    vectors: str
+    texts: str
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """One setting that was tried on documents taken as queries.
+
+    Attributes:
+        nprobe: inverted lists visited.
+        refine: candidates scored exactly, per result asked for.
+        recall_at_10: share of the exact ten nearest other documents that was found.
+        milliseconds: a query, searched in one batch, on the machine that built the index.
+    """
+
+    nprobe: int
+    refine: int
+    recall_at_10: float
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class SearchDefaults:
+    """How the index is searched when the caller does not say; both None where the search is exact."""
+
+    nprobe: int | None = None
+    refine: int | None = None
+
+
+@dataclass(frozen=True)
+class BuildRecord:
+    """What the build cost.
+
+    Attributes:
+        encode_seconds: inside the encoder, added over all runs of a resumed build.
+        structure_seconds: training, filling, trying and writing the faiss structure.
+        documents_per_second: while encoding.
+        peak_memory_bytes: largest resident size of the process that finished the build.
+    """
+
+    encode_seconds: float
+    structure_seconds: float
+    documents_per_second: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class IndexManifest:
+    """`index.json`, written last: a folder that has one is a finished index.
+
+    Attributes:
+        document_count: number of documents, which are the rows 0 to n - 1 of the vectors.
+        metric: always "inner_product".
+        family: the structure built ("flat", "ivf-pq").
+        family_options: the family's settings, None where it chose them itself.
+        factory: the structure as a faiss factory string.
+        shard_size: documents in every shard but the last.
+        files: by path relative to the folder, with "/".
+        versions: of Python and of the libraries that took part.
+        created: when the manifest was written, ISO 8601 in UTC.
+    """
+
+    format_version: int
+    corpus: CorpusRecord
+    document_count: int
+    encoder: EncoderRecord
+    metric: str
+    family: str
+    family_options: dict[str, int | None]
+    factory: str
+    search: SearchDefaults
+    shard_size: int
+    shards: tuple[ShardEntry, ...]
+    files: dict[str, FileRecord]
+    build: BuildRecord
+    versions: dict[str, str]
+    created: str
+    operating_points: tuple[OperatingPoint, ...] = field(default=())
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.encoder.dim
+
+    @property
+    def disk_bytes(self) -> int:
+        """Size of all files of the index, without the manifest."""
+        return sum(record.bytes for record in self.files.values())
+
+
+def write_manifest(folder: Path | str, manifest: IndexManifest) -> None:
+    """Write `index.json`, whole or not at all."""
+    write_json(Path(folder) / MANIFEST, {"format": FORMAT, **dataclasses.asdict(manifest)})
+
+
+def read_manifest(folder: Path | str) -> IndexManifest:
+    """Read `index.json` of a finished index.
+
+    Raises:
+        UserError: the folder is absent, not an index, unfinished, damaged, or of a newer format.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise UserError(f"There is no index folder {folder}: make one with `ibkd index --output {folder}`.")
+    if not path.exists():
+        if is_index(folder):
+            raise UserError(f"The index in {folder} is unfinished: finish it with `ibkd index --resume`.")
+        raise UserError(f"{folder} is not an index folder (it has no {MANIFEST}): make one with `ibkd index`.")
+    try:
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise ValueError(f'it does not say "format": "{FORMAT}"')
+        version = value.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise UserError(
+                f"{path} has index format {version}, this version of ibkd-retrieval reads up to {FORMAT_VERSION}: "
+                "upgrade with `pip install -U ibkd-retrieval`."
+            )
+        manifest = decode(IndexManifest, value)
+        _check(manifest)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a readable index manifest ({error}): make the index again with `ibkd index --overwrite`."
+        ) from error
+    return manifest
+
+
+def newest_index(folder: Path | str) -> Path:
+    """The folder of the index made last among those below `folder`, at most two levels down.
+
+    Raises:
+        UserError: there is no finished index.
+    """
+    folder = Path(folder)
+    found = []
+    for pattern in (f"*/{MANIFEST}", f"*/*/{MANIFEST}"):
+        for path in folder.glob(pattern):
+            try:
+                found.append((read_manifest(path.parent).created, path.parent))
+            except UserError:
+                continue  # Another program's file, or one a reader of that very folder will be told about.
+    if not found:
+        raise UserError(f"There is no finished index below {folder}: make one with `ibkd index --corpus CORPUS`.")
+    return max(found)[1]
+
+
+def _check(manifest: IndexManifest) -> None:
+    if manifest.document_count != sum(shard.documents for shard in manifest.shards):
+        raise ValueError("document_count is not the sum of the shards' documents")
+    for name in [name for shard in manifest.shards for name in (shard.vectors, shard.texts)]:
+        if name not in manifest.files:
+            raise ValueError(f"files has no entry {name!r}")
+    for name in manifest.files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ValueError(f"the file {name!r} lies outside the folder")

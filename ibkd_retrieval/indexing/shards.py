@@ -1,0 +1,200 @@
+"""Shards: a fixed number of documents with their vectors, the unit in which an index is encoded and resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import Document
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import atomic_write, sha256_file, write_json
+from ibkd_retrieval.indexing.json_records import decode
+from ibkd_retrieval.indexing.layout import FORMAT, documents_file, record_file, vectors_file
+from ibkd_retrieval.indexing.lines import LineStore, offsets_path, write_lines
+from ibkd_retrieval.indexing.manifest import FileRecord
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What a finished shard holds.
+
+    Attributes:
+        documents: how many.
+        fingerprint: of its documents (`identity.fingerprint`).
+        weight_hash: of the encoder.
+        encode_seconds: spent in the encoder.
+        files: the shard's files by path relative to the index folder.
+    """
+
+    documents: int
+    fingerprint: str
+    weight_hash: str
+    encode_seconds: float
+    files: dict[str, FileRecord]
+
+
+def file_record(folder: Path, name: str) -> FileRecord:
+    """Measure a file of an index folder."""
+    path = folder / name
+    return FileRecord(path.stat().st_size, sha256_file(path))
+
+
+def is_intact(folder: Path, files: dict[str, FileRecord]) -> bool:
+    """Whether all `files` are there with the size and checksum recorded."""
+    for name, record in files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != record.bytes or sha256_file(path) != record.sha256:
+            return False
+    return True
+
+
+def write_shard(
+    folder: Path,
+    number: int,
+    documents: Sequence[Document],
+    vectors: NDArray[np.float32],
+    *,
+    fingerprint: str,
+    weight_hash: str,
+    encode_seconds: float,
+) -> ShardRecord:
+    """Write the vectors [n, dim] and the documents of a shard, and last the record that says it is done."""
+    with atomic_write(folder / vectors_file(number)) as file:
+        np.save(file, vectors)
+    texts = folder / documents_file(number)
+    write_lines(texts, map(_to_json, documents))
+    names = (vectors_file(number), documents_file(number), offsets_path(texts).relative_to(folder).as_posix())
+    record = ShardRecord(
+        documents=len(documents),
+        fingerprint=fingerprint,
+        weight_hash=weight_hash,
+        encode_seconds=encode_seconds,
+        files={name: file_record(folder, name) for name in names},
+    )
+    write_json(folder / record_file(number), {"format": FORMAT, **dataclasses.asdict(record)})
+    return record
+
+
+def read_records(folder: Path) -> dict[int, ShardRecord]:
+    """The records of the shards done so far; one that cannot be read counts as not done."""
+    records = {}
+    for path in sorted((folder / "shards").glob("[0-9]*.json")):
+        try:
+            records[int(path.stem)] = decode(ShardRecord, json.loads(path.read_bytes()))
+        except ValueError:
+            continue
+    return records
+
+
+def stored_ids(folder: Path, shards: int) -> Iterator[str]:
+    """Ids of the documents in the first `shards` shards, in order."""
+    for number in range(shards):
+        for line in LineStore(folder / documents_file(number)):
+            yield json.loads(line)["id"]
+
+
+def document_from_json(line: str) -> Document:
+    """A stored document from its line."""
+    value = json.loads(line)
+    return Document(value["id"], value["text"], value["title"])
+
+
+def _to_json(document: Document) -> str:
+    value = {"id": document.doc_id, "title": document.title, "text": document.text}
+    line = json.dumps(value, ensure_ascii=False)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        # Lone surrogates have no UTF-8 bytes, but JSON has an escape for them.
+        line = json.dumps(value)
+    return line
+
+
+class OpenFiles(Generic[T]):
+    """Keeps the files used last open, within the number of files a process may have open.
+
+    Every memory map holds a file descriptor, and a large index has thousands of shards.
+    """
+
+    def __init__(self, open_number: Callable[[int], T]) -> None:
+        self._open_number = open_number
+        soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._capacity = 1 << 16 if soft_limit == resource.RLIM_INFINITY else max(4, soft_limit // 8)
+        self._opened: OrderedDict[int, T] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getitem__(self, number: int) -> T:
+        with self._lock:
+            if number not in self._opened:
+                if len(self._opened) >= self._capacity:
+                    self._opened.popitem(last=False)
+                self._opened[number] = self._open_number(number)
+            self._opened.move_to_end(number)
+            return self._opened[number]
+
+
+class ShardVectors:
+    """The float32 vectors [n, dim] of an index, memory-mapped shard by shard.
+
+    Attributes:
+        count: number of vectors n.
+        dim: length of a vector.
+    """
+
+    def __init__(self, folder: Path, counts: Sequence[int], dim: int) -> None:
+        self.count = sum(counts)
+        self.dim = dim
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        # A partial and not a method of self: a cycle would keep the files open until the collector finds it.
+        self._maps = OpenFiles(partial(_open_vectors, folder, tuple(counts), dim))
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """The shards in order, each a read-only memory map."""
+        for number in range(len(self._starts) - 1):
+            yield self._maps[number]
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Copy the vectors of `rows` [m], in any order, into an array [m, dim]."""
+        result = np.empty((len(rows), self.dim), dtype=np.float32)
+        shards = self.shards_of(rows)
+        for number in np.unique(shards):
+            here = np.flatnonzero(shards == number)
+            result[here] = self._maps[int(number)][rows[here] - self._starts[number]]
+        return result
+
+    def shards_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of the shard that holds each row [m]."""
+        return np.searchsorted(self._starts, rows, side="right").astype(np.int64) - 1
+
+    def place(self, row: int) -> tuple[int, int]:
+        """The number of the shard that holds `row`, and its position there."""
+        number = int(self.shards_of(np.array([row], dtype=np.int64))[0])
+        return number, row - int(self._starts[number])
+
+
+def _open_vectors(folder: Path, counts: tuple[int, ...], dim: int, number: int) -> NDArray[np.float32]:
+    path = folder / vectors_file(number)
+    try:
+        vectors: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read ({error}): repair the index with `ibkd index --resume`.") from error
+    due = (counts[number], dim)
+    if vectors.shape != due or vectors.dtype != np.float32:
+        raise UserError(
+            f"{path} holds {vectors.dtype} {vectors.shape} where float32 {due} is due: "
+            "repair the index with `ibkd index --resume`."
+        )
+    return vectors

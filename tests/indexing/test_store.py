@@ -1,0 +1,150 @@
+import importlib
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from indexing_fakes import HashingEncoder, TableEncoder, clustered, numbered_corpus, table_corpus
+
+from ibkd_retrieval.errors import MissingPackage, UserError
+from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.refine import rescore
+from ibkd_retrieval.indexing.shards import ShardVectors
+from ibkd_retrieval.indexing.store import open_index, verify_index
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    build_index(numbered_corpus(25), HashingEncoder(), tmp_path / "index", shard_size=10)
+    return tmp_path / "index"
+
+
+def test_a_flipped_byte_anywhere_in_the_faiss_file_is_found_on_opening(folder: Path):
+    data = (folder / "index.faiss").read_bytes()
+    for place in range(0, len(data), 97):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x10
+        (folder / "index.faiss").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"index.faiss: its checksum .* `ibkd index --resume`"):
+            open_index(folder)
+
+
+def test_a_faiss_file_too_large_to_verify_is_still_refused_when_unreadable(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ibkd_retrieval.indexing.store.ALWAYS_VERIFIED_BYTES", 0)
+    data = bytearray((folder / "index.faiss").read_bytes())
+    data[:4] = b"none"
+    (folder / "index.faiss").write_bytes(data)
+    with pytest.raises(UserError, match="faiss cannot read it"):
+        open_index(folder)
+
+
+def test_a_faiss_file_of_another_index_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ibkd_retrieval.indexing.store.ALWAYS_VERIFIED_BYTES", 0)
+    build_index(numbered_corpus(50), HashingEncoder(dim=8), tmp_path / "other")
+    assert (tmp_path / "other" / "index.faiss").stat().st_size == (folder / "index.faiss").stat().st_size
+    (folder / "index.faiss").write_bytes((tmp_path / "other" / "index.faiss").read_bytes())
+    with pytest.raises(UserError, match="50 vectors of 8 dimensions and 25 of 16"):
+        open_index(folder)
+
+
+@pytest.mark.parametrize("name", ["vectors/00001.npy", "documents/00002.jsonl", "docids", "docids.offsets.npy"])
+def test_a_missing_or_cut_file_is_found_on_opening_and_a_changed_one_on_verifying(folder: Path, name: str):
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(UserError, match="checksum"):
+        open_index(folder, verify=True)
+    with pytest.raises(UserError, match="checksum"):
+        verify_index(folder)
+    (folder / name).write_bytes(data[:-1])
+    with pytest.raises(UserError, match="bytes"):
+        open_index(folder)
+    (folder / name).unlink()
+    with pytest.raises(UserError, match="missing"):
+        open_index(folder)
+
+
+def test_search_refuses_what_it_cannot_answer(folder: Path):
+    index = open_index(folder)
+    good = np.ones((1, 16), dtype=np.float32)
+    for vectors in (np.ones((1, 15), dtype=np.float32), np.ones(16, dtype=np.float32)):
+        with pytest.raises(UserError, match="16 dimensions"):
+            index.search(vectors, 1)
+    with pytest.raises(UserError, match="at least 1"):
+        index.search(good, 0)
+    with pytest.raises(UserError, match="not finite"):
+        index.search(good * np.nan, 1)
+    with pytest.raises(UserError, match="always exact"):
+        index.search(good, 1, nprobe=4)
+
+
+def test_sizes_are_those_of_the_files(folder: Path):
+    index = open_index(folder)
+    assert index.memory_bytes == (folder / "index.faiss").stat().st_size
+    assert 25 * 16 * 4 <= index.memory_bytes <= 25 * 16 * 4 + 100
+    assert index.disk_bytes == sum((folder / name).stat().st_size for name in index.manifest.files)
+
+
+def test_refinement_keeps_the_best_candidates_by_exact_score(tmp_path: Path):
+    table = clustered(100, 8)
+    build_index(table_corpus(100), TableEncoder(table), tmp_path / "i", shard_size=7)
+    vectors = ShardVectors(tmp_path / "i", [7] * 14 + [2], 8)
+    generator = np.random.default_rng(3)
+    queries = clustered(20, 8, seed=1)
+    candidates = np.stack([generator.choice(100, 30, replace=False) for _ in queries])
+    candidates[3, 25:] = -1
+    candidates[4] = -1
+    scores, rows = rescore(queries, candidates, vectors, 28)
+    for query in range(20):
+        own = candidates[query][candidates[query] >= 0]
+        best = own[np.argsort(-(table[own] @ queries[query]), kind="stable")][:28]
+        assert set(rows[query]) - {-1} == set(best)
+        assert (rows[query, len(best) :] == -1).all()
+        assert (scores[query, len(best) :] == -np.inf).all()
+        np.testing.assert_allclose(
+            scores[query, : len(best)], table[rows[query, : len(best)]] @ queries[query], atol=1e-6
+        )
+
+
+def test_an_index_of_more_shards_than_files_may_be_open_is_searched(tmp_path: Path):
+    table = clustered(90, 8)
+    build_index(table_corpus(90), TableEncoder(table), tmp_path / "i", shard_size=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (80, hard))
+    try:
+        index = open_index(tmp_path / "i")
+        for row, shard in enumerate(index.vectors()):
+            assert np.array_equal(shard, table[row : row + 1])
+        assert np.array_equal(index._vectors.gather(np.arange(90)[::-1].copy()), table[::-1])
+        assert [index.document(row).text for row in range(90)] == [str(row) for row in range(90)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_missing_faiss_names_the_line_to_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def absent(name: str):
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(MissingPackage, match=r"pip install 'ibkd-retrieval\[cpu\]'"):
+        load_faiss()
+    encoder = HashingEncoder()
+    with pytest.raises(MissingPackage):
+        build_index(numbered_corpus(5), encoder, tmp_path / "i")
+    assert encoder.encoded == []
+
+
+def test_loading_faiss_sets_the_openmp_policy_and_importing_the_room_loads_none_of_it():
+    script = (
+        "import os, sys; os.environ.pop('OMP_WAIT_POLICY', None);"
+        "import ibkd_retrieval.indexing.build, ibkd_retrieval.indexing.store, ibkd_retrieval.indexing.export;"
+        "assert 'faiss' not in sys.modules and 'torch' not in sys.modules;"
+        "from ibkd_retrieval.indexing.faiss_binding import load_faiss, blas_threshold; load_faiss();"
+        "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'; blas_threshold(32);"
+        "assert load_faiss().cvar.distance_compute_blas_threshold == 128"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
