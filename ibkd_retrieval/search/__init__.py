@@ -1,0 +1,1 @@
+"""Queries into ranked documents: exact and approximate search, runs in memory and on disk, snippets."""
