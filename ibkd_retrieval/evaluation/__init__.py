@@ -1,0 +1,1 @@
+"""Runs and judgements into numbers: metrics, significance, efficiency, comparison."""

@@ -1,0 +1,221 @@
+"""Whether a difference between two systems on the same queries is more than chance.
+
+Arguments are per-query values of one metric [n], aligned by query; differences are system minus baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ibkd_retrieval.errors import UserError
+
+Values = NDArray[np.float64]
+
+_BLOCK_CELLS = 1 << 22
+
+
+class TTest(NamedTuple):
+    """A paired t-test: `difference` of means, `statistic` t with n - 1 degrees of freedom, two-sided `p_value`."""
+
+    difference: float
+    statistic: float
+    p_value: float
+
+
+class RandomisationTest(NamedTuple):
+    """A paired randomisation test.
+
+    Attributes:
+        difference: of the means.
+        p_value: two-sided.
+        permutations: sign patterns looked at.
+        exact: all patterns were looked at, none drawn at random.
+        seed: of the random patterns.
+    """
+
+    difference: float
+    p_value: float
+    permutations: int
+    exact: bool
+    seed: int
+
+
+class Interval(NamedTuple):
+    """A bootstrap interval around an estimate, which holds `confidence` of the resampled values."""
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+    samples: int
+    seed: int
+
+
+class WinTieLoss(NamedTuple):
+    """On how many queries the system is better than, equal to and worse than the baseline."""
+
+    wins: int
+    ties: int
+    losses: int
+
+
+def paired_t_test(system: ArrayLike, baseline: ArrayLike) -> TTest:
+    """Student's paired t-test (two-sided).
+
+    Where all differences are equal there is no variance to compare with: p is 1 if they are zero and 0 if not.
+
+    Raises:
+        UserError: fewer than two queries, or lists of different lengths.
+    """
+    from scipy.special import stdtr
+
+    differences = _differences(system, baseline, "A t-test", at_least=2)
+    mean = float(differences.mean())
+    if np.ptp(differences) == 0:
+        return TTest(mean, 0.0 if mean == 0 else float(np.copysign(np.inf, mean)), 1.0 if mean == 0 else 0.0)
+    statistic = mean / (float(differences.std(ddof=1)) / np.sqrt(len(differences)))
+    return TTest(mean, float(statistic), float(2 * stdtr(len(differences) - 1, -abs(statistic))))
+
+
+def randomisation_test(
+    system: ArrayLike, baseline: ArrayLike, permutations: int = 10_000, seed: int = 0
+) -> RandomisationTest:
+    """Fisher's paired randomisation test on the difference of means (two-sided).
+
+    Under the null hypothesis each query's two values may be swapped. p is the share of swaps with a difference at
+    least as large as the one seen: over all 2^n swaps where these are no more than `permutations`, else over random
+    ones with the observed one counted among them, (1 + hits) / (1 + permutations), so that p is never 0.
+    Smucker, Allan, Carterette: A comparison of statistical significance tests for IR evaluation, CIKM 2007.
+
+    Raises:
+        UserError: no queries, lists of different lengths, or fewer than one permutation.
+    """
+    if permutations < 1:
+        raise UserError(f"A randomisation test needs at least 1 permutation, not {permutations}.")
+    differences = _differences(system, baseline, "A randomisation test")
+    mean = float(differences.mean())
+    # Swapping equal values changes nothing.
+    differences = differences[differences != 0]
+    count = len(differences)
+    # Sums of the same numbers in another order differ by rounding; equal ones must count as equal.
+    observed = abs(float(differences.sum())) * (1 - 1e-12) - 1e-15 * float(np.abs(differences).sum())
+    exact = count < permutations.bit_length()
+    total = 2**count if exact else permutations
+    rng = np.random.default_rng(seed)
+    step = max(1, _BLOCK_CELLS // max(1, count))
+    hits = 0
+    for start in range(0, total, step):
+        rows = min(step, total - start)
+        if exact:
+            swapped = (np.arange(start, start + rows)[:, None] >> np.arange(count)) & 1
+        else:
+            swapped = rng.integers(0, 2, size=(rows, count), dtype=np.int8)
+        sums = differences.sum() - 2 * (swapped.astype(np.float64) @ differences)
+        hits += int((np.abs(sums) >= observed).sum())
+    p_value = hits / total if exact else (1 + hits) / (1 + total)
+    return RandomisationTest(mean, p_value, total, exact, seed)
+
+
+def bootstrap_means(columns: ArrayLike, samples: int = 5_000, seed: int = 0) -> Values:
+    """Means of resampled queries, the same resamples for every column.
+
+    Args:
+        columns: values [n, c], a query a row.
+        samples: number of resamples s.
+        seed: of the resampling.
+
+    Returns:
+        float64 [s, c].
+
+    Raises:
+        UserError: no queries, or fewer than one sample.
+    """
+    values = np.asarray(columns, dtype=np.float64)
+    count = len(values)
+    if count < 1 or samples < 1:
+        raise UserError(f"A bootstrap needs at least 1 query and 1 sample: got {count} queries, {samples} samples.")
+    rng = np.random.default_rng(seed)
+    means = np.empty((samples, values.shape[1]))
+    step = max(1, _BLOCK_CELLS // count)
+    for start in range(0, samples, step):
+        rows = min(step, samples - start)
+        drawn = rng.integers(0, count, size=(rows, count)) + np.arange(rows)[:, None] * count
+        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
+        means[start : start + rows] = times.astype(np.float64) @ values / count
+    return means
+
+
+def percentiles(resampled: Values, confidence: float = 0.95) -> tuple[float, float]:
+    """The ends of the central interval that holds `confidence` of resampled values [s].
+
+    Raises:
+        UserError: the confidence is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise UserError(f"The confidence must lie between 0 and 1, not {confidence}: 0.95 is usual.")
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_mean(values: ArrayLike, confidence: float = 0.95, samples: int = 5_000, seed: int = 0) -> Interval:
+    """Percentile bootstrap interval of the mean over queries.
+
+    Raises:
+        UserError: no queries, fewer than one sample, or a confidence outside 0 and 1.
+    """
+    column = np.asarray(values, dtype=np.float64)
+    means = bootstrap_means(column[:, None], samples, seed)[:, 0]
+    return Interval(float(column.mean()), *percentiles(means, confidence), confidence, samples, seed)
+
+
+def bootstrap_difference(
+    system: ArrayLike, baseline: ArrayLike, confidence: float = 0.95, samples: int = 5_000, seed: int = 0
+) -> Interval:
+    """Percentile bootstrap interval of the difference of means, resampling queries with both their values.
+
+    Raises:
+        UserError: no queries, lists of different lengths, fewer than one sample, or a confidence outside 0 and 1.
+    """
+    return bootstrap_mean(_differences(system, baseline, "A bootstrap"), confidence, samples, seed)
+
+
+def win_tie_loss(system: ArrayLike, baseline: ArrayLike, tolerance: float = 1e-12) -> WinTieLoss:
+    """Count queries by which side is better; differences up to `tolerance` are ties.
+
+    Raises:
+        UserError: no queries, or lists of different lengths.
+    """
+    differences = _differences(system, baseline, "A comparison")
+    wins, losses = int((differences > tolerance).sum()), int((differences < -tolerance).sum())
+    return WinTieLoss(wins, len(differences) - wins - losses, losses)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: adjusted p values, in the order given, that may each be compared with alpha.
+
+    With p(1) <= ... <= p(m): adjusted(i) = max over j <= i of min(1, (m - j + 1) p(j)).
+    Holm: A simple sequentially rejective multiple test procedure, 1979.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    stepped = np.minimum(1, values[order] * np.arange(len(values), 0, -1))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.maximum.accumulate(stepped)
+    result: list[float] = adjusted.tolist()
+    return result
+
+
+def _differences(system: ArrayLike, baseline: ArrayLike, what: str, at_least: int = 1) -> Values:
+    left, right = np.asarray(system, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
+    if left.shape != right.shape or left.ndim != 1:
+        raise UserError(
+            f"{what} needs one value per query from both systems: got {left.shape} and {right.shape}; evaluate both "
+            "against the same judgements."
+        )
+    if len(left) < at_least:
+        raise UserError(f"{what} needs at least {at_least} queries, not {len(left)}: judge more queries.")
+    return left - right
