@@ -1,0 +1,1 @@
+"""Teacher to student: objectives, teacher cache, training, the finished model folder."""

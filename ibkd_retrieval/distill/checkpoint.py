@@ -1,0 +1,122 @@
+"""Where a run stands, on disk: safetensors and JSON, nothing that runs code when loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import sync_directory, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+_KEPT = 2
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    modules: dict[str, torch.nn.Module],
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+) -> None:
+    """Write `folder/step-NNNNNNN` whole, then drop all but the newest two.
+
+    Args:
+        folder: where checkpoints live.
+        step: steps done.
+        modules: what is trained, by name.
+        optimizer: AdamW over their parameters.
+        state: plain values: settings, fingerprints, dev figures.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"step-{step:07d}"
+    temporary = folder / f".step-{step:07d}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for name, module in modules.items():
+        save_file(
+            {k: v.detach().contiguous().clone() for k, v in module.state_dict().items()},
+            temporary / f"{name}.safetensors",
+        )
+    tensors = {
+        f"{index}.{key}": value.contiguous().clone()
+        for index, values in optimizer.state_dict()["state"].items()
+        for key, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+    save_file(tensors, temporary / "optimizer.safetensors")
+    sync_files(temporary)
+    write_json(temporary / "state.json", state | {"step": step})
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+    sync_directory(folder)
+    for old in list_checkpoints(folder)[:-_KEPT]:
+        remove_checkpoint(old)
+
+
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Delete a checkpoint; one killed in the middle of it is not listed any more."""
+    (checkpoint / "state.json").unlink(missing_ok=True)
+    shutil.rmtree(checkpoint)
+
+
+def sync_files(folder: Path) -> None:
+    """Make the contents of all files below `folder` durable."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The plain values of a checkpoint.
+
+    Raises:
+        UserError: its state file is damaged.
+    """
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text("utf-8"))
+        missing = [name for name in ("identity", "seconds", "history", "step") if name not in state]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{checkpoint} is damaged: delete it to resume from the one before.") from error
+    if missing:
+        raise UserError(f"{checkpoint} is damaged (lacks {missing[0]}): delete it to resume from the one before.")
+    return state
+
+
+def load_checkpoint(checkpoint: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer) -> None:
+    """Put modules and optimiser back where they stood.
+
+    Raises:
+        UserError: a file is damaged or belongs to another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        for name, module in modules.items():
+            module.load_state_dict(load_file(checkpoint / f"{name}.safetensors"))
+        saved = optimizer.state_dict()
+        saved["state"] = {}
+        for key, value in load_file(checkpoint / "optimizer.safetensors").items():
+            index, name = key.split(".", 1)
+            saved["state"].setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict(saved)
+    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{checkpoint} cannot be resumed ({reason}): delete it to resume from the one before."
+        ) from error

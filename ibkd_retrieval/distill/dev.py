@@ -1,0 +1,136 @@
+"""What a student is watched by while it trains: judged queries, or the teacher's own neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import Corpus, Document, Judgement, Query, QuerySet
+from ibkd_retrieval.encoders.protocol import TextEncoder
+from ibkd_retrieval.errors import UserError
+
+
+class Dev(Protocol):
+    """A held-out measure of an encoder, larger is better."""
+
+    @property
+    def metric(self) -> str:
+        """What is measured, for tables."""
+
+    @property
+    def texts(self) -> list[str]:
+        """What training must not see."""
+
+    def score(self, encoder: TextEncoder) -> float:
+        """The measure."""
+
+
+@dataclass(frozen=True)
+class JudgedDev:
+    """Retrieval quality over a sample of judged queries and a small corpus that holds their answers."""
+
+    queries: tuple[Query, ...]
+    documents: tuple[Document, ...]
+    judgements: tuple[Judgement, ...]
+    relevance_level: int = 1
+    metric: str = "mrr@10"
+
+    @property
+    def texts(self) -> list[str]:
+        """The queries and the documents judged relevant to one of them."""
+        relevant = {judgement.doc_id for judgement in self.judgements if judgement.relevance > 0}
+        return [query.text for query in self.queries] + [
+            document.content for document in self.documents if document.doc_id in relevant
+        ]
+
+    def score(self, encoder: TextEncoder) -> float:
+        """The mean of the metric, by exact search."""
+        from ibkd_retrieval.evaluation.metrics import evaluate
+        from ibkd_retrieval.search.ranking import Run
+
+        documents = encoder.encode([document.content for document in self.documents], "document")
+        queries = encoder.encode([query.text for query in self.queries], "query")
+        scores = queries @ documents.T
+        depth = min(100, len(self.documents))
+        best = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+        run = Run.from_lists(
+            [query.query_id for query in self.queries],
+            [[self.documents[j].doc_id for j in row] for row in best],
+            list(np.take_along_axis(scores, best, axis=1)),
+        )
+        return float(evaluate(run, self.judgements, [self.metric], self.relevance_level).scores[self.metric])
+
+
+@dataclass(frozen=True)
+class NeighbourDev:
+    """Share of the teacher's ten nearest neighbours among held-out texts that the student finds too."""
+
+    held_out: tuple[str, ...]
+    neighbours: NDArray[np.int64]
+    metric: str = "overlap@10 with the teacher"
+
+    @property
+    def texts(self) -> list[str]:
+        """The held-out texts."""
+        return list(self.held_out)
+
+    def score(self, encoder: TextEncoder) -> float:
+        """Mean overlap, 0 to 1."""
+        found = nearest(encoder.encode(self.held_out), self.neighbours.shape[1])
+        shared = [len(set(a) & set(b)) for a, b in zip(found.tolist(), self.neighbours.tolist(), strict=True)]
+        return float(np.mean(shared) / self.neighbours.shape[1])
+
+
+def nearest(vectors: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Each row's k nearest other rows by inner product, [n, k], in no order."""
+    scores = vectors @ vectors.T
+    np.fill_diagonal(scores, -np.inf)
+    return np.argpartition(-scores, k - 1, axis=1)[:, :k]
+
+
+def judged_dev(corpus: Corpus, queries: QuerySet, *, most_queries: int, most_documents: int, seed: int) -> JudgedDev:
+    """Draw a dev set: some judged queries, their judged documents, and others at random around them.
+
+    Raises:
+        UserError: no query has a relevant document in the corpus.
+    """
+    generator = np.random.default_rng([seed, 2])
+    relevant = {j.query_id for j in queries.judgements if j.relevance >= queries.relevance_level}
+    judged = [query for query in queries.queries if query.query_id in relevant]
+    chosen = [judged[i] for i in sorted(generator.permutation(len(judged))[:most_queries])]
+    names = {query.query_id for query in chosen}
+    judgements = tuple(j for j in queries.judgements if j.query_id in names)
+    wanted = {j.doc_id for j in judgements}
+    answers: list[Document] = []
+    others: list[Document] = []
+    read = 0
+    for document in corpus.documents():
+        if document.doc_id in wanted:
+            answers.append(document)
+            continue
+        read += 1
+        if len(others) < most_documents:
+            others.append(document)
+        elif (position := int(generator.integers(0, read))) < most_documents:
+            others[position] = document
+    if not answers:
+        raise UserError(f"No query of {queries.name} has a judged document in {corpus.name}: give another --dev set.")
+    around = others[: max(0, most_documents - len(answers))]
+    return JudgedDev(tuple(chosen), tuple(sorted(answers + around)), judgements, queries.relevance_level)
+
+
+def neighbour_dev(texts: tuple[str, ...], teacher: TextEncoder, *, size: int, seed: int) -> NeighbourDev:
+    """Hold out texts and note the teacher's neighbours among them.
+
+    Raises:
+        UserError: too few texts to hold any out.
+    """
+    size = min(size, len(texts) // 5)
+    if size < 20:
+        raise UserError(f"Only {len(texts)} texts: too few to hold out a dev set; give at least 100.")
+    chosen = np.random.default_rng([seed, 3]).permutation(len(texts))[:size]
+    held_out = tuple(texts[i] for i in sorted(chosen))
+    return NeighbourDev(held_out, nearest(teacher.encode(held_out), 10))

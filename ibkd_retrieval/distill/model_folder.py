@@ -1,0 +1,237 @@
+"""The student on disk: a sentence-transformers folder with a model card and `ibkd.json`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ibkd_retrieval import __version__
+from ibkd_retrieval.distill.checkpoint import sync_files
+from ibkd_retrieval.distill.settings import DistillSettings
+from ibkd_retrieval.distill.training_log import LOG_FILE
+from ibkd_retrieval.encoders.loading import quiet_transformers
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import atomic_write, write_json
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from ibkd_retrieval.distill.train import DevPoint
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+FINISHED = "ibkd.json"
+PROJECTION = "projection.safetensors"
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """One encoder in the card's table.
+
+    Attributes:
+        name: as the user named it.
+        weight_hash: of the weights that were measured.
+        dev: the dev figure.
+        dim: length of a vector.
+        embedding_parameters: in token and position tables.
+        transformer_parameters: in all else.
+        texts_per_second: while encoding the dev texts; comparable within one card only.
+    """
+
+    name: str
+    weight_hash: str
+    dev: float
+    dim: int
+    embedding_parameters: int
+    transformer_parameters: int
+    texts_per_second: float
+
+    @classmethod
+    def of(cls, encoder: Encoder, dev: float, texts_per_second: float) -> EncoderFacts:
+        """Read the facts off an encoder."""
+        counts = encoder.parameters
+        return cls(
+            encoder.name,
+            encoder.weight_hash,
+            dev,
+            encoder.dim,
+            counts["embedding"],
+            counts["transformer"],
+            texts_per_second,
+        )
+
+
+@dataclass(frozen=True)
+class StudentReport:
+    """All that is worth knowing about how a student came to be."""
+
+    teacher: EncoderFacts
+    student: EncoderFacts
+    undistilled_dev: float
+    dev_metric: str
+    history: tuple[DevPoint, ...]
+    corpus: str
+    queries: str | None
+    texts: int
+    fingerprint: str
+    origin: str
+    settings: DistillSettings
+    train_seconds: float
+    texts_per_second: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values for `ibkd.json`."""
+        packages = ("torch", "transformers", "sentence-transformers", "numpy")
+        return {
+            "version": __version__,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "packages": {name: importlib.metadata.version(name) for name in packages},
+            **asdict(self),
+        }
+
+
+def finished_model(
+    student: SentenceTransformer, projection: np.ndarray[Any, np.dtype[np.float32]] | None, settings: DistillSettings
+) -> SentenceTransformer:
+    """The model to save: a copy of the student, with W behind it where the settings ask for the teacher's space.
+
+    Args:
+        student: the trained model; left as it is.
+        projection: W [D, d].
+        settings: their `output_space` decides.
+
+    Raises:
+        UserError: the teacher's space is asked for and the objective has no W.
+    """
+    import copy
+
+    model = copy.deepcopy(student)
+    if settings.output_space == "teacher":
+        if projection is None:
+            raise UserError(f"The objective {settings.objective} has no projection to the teacher's space.")
+        _append_projection(model, projection)
+    return model
+
+
+def save_student(
+    model: SentenceTransformer,
+    projection: np.ndarray[Any, np.dtype[np.float32]] | None,
+    report: StudentReport,
+    output: Path,
+) -> None:
+    """Write the finished folder; `ibkd.json` comes last and marks it finished, then the checkpoints go.
+
+    Killed before that, the folder is unfinished and the checkpoints are all there.
+
+    Args:
+        model: what `finished_model` gave.
+        projection: W [D, d], kept beside the model.
+        report: for the card and `ibkd.json`.
+        output: the folder.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    staging = output / ".staging"
+    shutil.rmtree(staging, ignore_errors=True)
+    with quiet_transformers():
+        model.save(str(staging), create_model_card=False)
+    if projection is not None:
+        save_file({"weight": torch.from_numpy(np.ascontiguousarray(projection))}, staging / PROJECTION)
+    log = output / "checkpoints" / LOG_FILE
+    if log.is_file():
+        shutil.copy(log, staging / log.name)
+    sync_files(staging)
+    # A folder is read as a model by its modules.json or config.json, so these come when all else is in place.
+    for item in sorted(staging.iterdir(), key=lambda path: (path.name in ("modules.json", "config.json"), path.name)):
+        target = output / item.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        item.replace(target)
+    staging.rmdir()
+    with atomic_write(output / "README.md") as file:
+        file.write(model_card(report, output.name).encode("utf-8"))
+    write_json(output / FINISHED, report.as_dict())
+    shutil.rmtree(output / "checkpoints", ignore_errors=True)
+
+
+def _append_projection(model: SentenceTransformer, projection: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    """Put W behind the student's normalisation, and a normalisation behind W."""
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+
+    teacher_dim, student_dim = projection.shape
+    layer = Dense(student_dim, teacher_dim, bias=False, activation_function=torch.nn.Identity())
+    with torch.no_grad():
+        layer.linear.weight.copy_(torch.from_numpy(projection))
+    model.append(layer.to(model.device))
+    model.append(Normalize())
+
+
+def newest_student(folder: Path) -> Path:
+    """The finished student written last below a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    finished = sorted(folder.glob(f"*/{FINISHED}"), key=lambda path: path.stat().st_mtime)
+    if not finished:
+        raise UserError(f"No finished student below {folder}: run `ibkd distill` first, or name a model with --model.")
+    return finished[-1].parent
+
+
+def model_card(report: StudentReport, name: str) -> str:
+    """The folder's README: what the student is, how it compares, how it was made."""
+    teacher, student, settings = report.teacher, report.student, report.settings
+    rows = [
+        (f"{report.dev_metric} (dev)", f"{teacher.dev:.4f}", f"{report.undistilled_dev:.4f}", f"{student.dev:.4f}"),
+        ("dimensions", f"{teacher.dim}", f"{student.dim}", f"{student.dim}"),
+        *(
+            (label, f"{getattr(teacher, key):,}", f"{getattr(student, key):,}", f"{getattr(student, key):,}")
+            for label, key in (
+                ("parameters in token tables", "embedding_parameters"),
+                ("parameters in layers", "transformer_parameters"),
+            )
+        ),
+        (
+            "texts/s while encoding",
+            f"{teacher.texts_per_second:.0f}",
+            f"{student.texts_per_second:.0f}",
+            f"{student.texts_per_second:.0f}",
+        ),
+    ]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    kept = student.dev / teacher.dev if teacher.dev else float("nan")
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, feature-extraction, dense-retrieval, distillation]
+---
+
+# {name}
+
+A text encoder with {student.dim} dimensions, distilled from `{teacher.name}` with the objective `{settings.objective}`.
+It keeps {kept:.1%} of its teacher's {report.dev_metric} on the dev set that was watched while training; test figures
+are for you to take on your own data (`ibkd compare`).
+
+```python
+from sentence_transformers import SentenceTransformer
+
+vectors = SentenceTransformer("{name}").encode(["a text"])
+```
+
+| | teacher | student before distillation | student |
+|---|---|---|---|
+{table}
+
+Trained on {report.texts:,} unlabelled texts of `{report.corpus}`{f" and `{report.queries}`" if report.queries else ""}
+(fingerprint `{report.fingerprint[:16]}`) for {settings.steps:,} steps of {settings.batch_size} texts,
+{report.train_seconds:.0f} s, seed {settings.seed}. Every setting and version is in `{FINISHED}`.
+
+Method: *Text Representation Distillation via Information Bottleneck Principle*, arXiv 2311.05472.
+"""

@@ -1,0 +1,43 @@
+"""What an objective gets and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's vectors.
+
+    Attributes:
+        student: unit student vectors [n, d], with gradient.
+        teacher: unit teacher vectors [n, D].
+        inputs: the student's mean-pooled embedding-layer output [n, e], without gradient.
+        bank: further unit teacher vectors [m, D], or None.
+        duplicate: bool [n, n + m]: candidate j (batch, then bank) holds the same text as row i, j != i.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    inputs: Tensor
+    bank: Tensor | None
+    duplicate: Tensor | None
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """A loss and its parts.
+
+    Attributes:
+        total: scalar with gradient.
+        terms: named scalars for the log, such as "keep" and "forget".
+        watch: those terms, with gradient, whose pull on the student's vectors is worth logging.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    watch: dict[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,26 @@
+"""Contrastive distillation alone: IBKD without its forgetting term."""
+
+from __future__ import annotations
+
+import torch
+
+from ibkd_retrieval.distill.information import infonce
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms
+from ibkd_retrieval.distill.objectives.projection import Projection
+from ibkd_retrieval.distill.settings import ObjectiveSettings
+
+
+class InfoNCE(torch.nn.Module):
+    """InfoNCE between W s and t over batch and bank, at temperature tau."""
+
+    def __init__(self, student_dim: int, teacher_dim: int, settings: ObjectiveSettings) -> None:
+        super().__init__()
+        self.projection = Projection(student_dim, teacher_dim)
+        self.temperature = settings.temperature
+
+    def forward(self, batch: Batch) -> LossTerms:
+        """The keep term of a batch, with its lower bound on I(S;T) in nats."""
+        contrast = infonce(
+            self.projection(batch.student), batch.teacher, self.temperature, bank=batch.bank, duplicate=batch.duplicate
+        )
+        return LossTerms(contrast.loss, {"keep": contrast.loss.detach(), "bound": contrast.bound})

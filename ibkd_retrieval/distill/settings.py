@@ -1,0 +1,116 @@
+"""Every choice of a distillation run, in one place, so that it can be recorded and repeated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ibkd_retrieval.distill.objectives.table import OBJECTIVES
+from ibkd_retrieval.encoders.device import DTYPES
+from ibkd_retrieval.errors import UserError
+
+OUTPUT_SPACES = ("student", "teacher")
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What the objectives read.
+
+    Attributes:
+        temperature: tau of the contrast; smaller looks harder at the nearest negatives.
+        hsic_weight: lambda, the weight of the forgetting term.
+        hsic_bandwidth: gamma of its Gaussian kernels, or "median" to follow the batch.
+    """
+
+    temperature: float = 0.05
+    hsic_weight: float = 0.2
+    hsic_bandwidth: float | str = "median"
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """How a student is trained.
+
+    Attributes:
+        objective: name in the table of objectives.
+        steps: optimiser steps in all.
+        batch_size: texts a step.
+        bank_size: extra teacher vectors a step, as negatives only.
+        learning_rate: peak of the schedule (linear warm-up, then linear to zero).
+        projection_learning_rate: the same for the objective's own parameters.
+        warmup: share of the steps spent warming up.
+        weight_decay: AdamW's, on matrices only.
+        max_length: tokens read of a training text.
+        seed: of initialisation, order and bank draws.
+        dtype: "auto", "float32" or "bfloat16": the arithmetic; weights stay in float32.
+        eval_every: steps between looks at the dev set, 0 for the end only.
+        checkpoint_every: steps between checkpoints.
+        output_space: "student" leaves W out of the saved model; "teacher" keeps it as a Dense module.
+    """
+
+    objective: str = "ibkd"
+    steps: int = 1000
+    batch_size: int = 256
+    bank_size: int = 4096
+    learning_rate: float = 3e-4
+    projection_learning_rate: float = 1e-3
+    warmup: float = 0.06
+    weight_decay: float = 0.01
+    max_length: int = 128
+    seed: int = 0
+    dtype: str = "auto"
+    eval_every: int = 100
+    checkpoint_every: int = 100
+    output_space: str = "student"
+    objective_settings: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            UserError: one is outside its range.
+        """
+        for name, least in (("steps", 1), ("batch_size", 2), ("bank_size", 0), ("max_length", 2), ("eval_every", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give at least {least}.")
+        if self.checkpoint_every < 1:
+            raise UserError(f"--checkpoint-every is {self.checkpoint_every}: give at least 1.")
+        if self.objective not in OBJECTIVES:
+            raise UserError(f"Unknown objective `{self.objective}`: use one of {', '.join(OBJECTIVES)}.")
+        if self.dtype not in DTYPES:
+            raise UserError(f"Unknown dtype `{self.dtype}`: use one of {', '.join(DTYPES)}.")
+        for name in ("learning_rate", "projection_learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give a number above 0.")
+        if not 0 <= self.warmup <= 1:
+            raise UserError(f"--warmup is {self.warmup}: give a share of the steps, from 0 to 1.")
+        terms = self.objective_settings
+        if not 0 < terms.temperature < math.inf:
+            raise UserError(f"--temperature is {terms.temperature}: give a number above 0.")
+        if not 0 <= terms.hsic_weight < math.inf:
+            raise UserError(f"--hsic-weight is {terms.hsic_weight}: give a number from 0 up.")
+        if terms.hsic_bandwidth != "median" and not (
+            isinstance(terms.hsic_bandwidth, int | float) and 0 < terms.hsic_bandwidth < math.inf
+        ):
+            raise UserError(f"--hsic-bandwidth is {terms.hsic_bandwidth}: give median or a number above 0.")
+        if self.output_space not in OUTPUT_SPACES:
+            raise UserError(f"Unknown output space `{self.output_space}`: use one of {', '.join(OUTPUT_SPACES)}.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return asdict(self)
+
+
+def paper_preset(settings: DistillSettings) -> DistillSettings:
+    """The published STS settings of stage 1 (arXiv 2311.05472): lambda 0.2, tau 1, gamma 1, batch 256, lr 1e-4."""
+    return replace(
+        settings,
+        objective="ibkd",
+        batch_size=256,
+        bank_size=0,
+        learning_rate=1e-4,
+        projection_learning_rate=1e-4,
+        max_length=128,
+        objective_settings=ObjectiveSettings(temperature=1.0, hsic_weight=0.2, hsic_bandwidth=1.0),
+    )

@@ -1,0 +1,60 @@
+"""The student as the trainer sees it: features in, unit vectors and input representation out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from torch import Tensor
+
+
+class StudentModule(torch.nn.Module):
+    """Wraps a sentence-transformers model for training.
+
+    Dropout is off: the target of a text is one fixed vector, and without it a step depends on the seed
+    and the step's number alone. The transformer runs in `dtype` under autocast, its weights stay float32.
+    """
+
+    def __init__(self, model: SentenceTransformer, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self._dtype = dtype
+
+    @property
+    def transformer(self) -> Any:
+        """The transformers model inside, whose class varies with the architecture."""
+        return self.model[0].auto_model
+
+    def _token_layer(self) -> torch.nn.Module:
+        """The module whose output is the transformer's input representation."""
+        embeddings = getattr(self.transformer, "embeddings", None)
+        if isinstance(embeddings, torch.nn.Module):
+            return embeddings
+        layer: torch.nn.Module = self.transformer.get_input_embeddings()
+        return layer
+
+    def forward(self, features: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Encode padded features.
+
+        Returns:
+            Unit vectors [n, d] with gradient, and the mean over a text's tokens of the embedding layer's
+            output [n, e] without.
+        """
+        device = features["input_ids"].device.type
+        embedded: list[Tensor] = []
+        hook = self._token_layer().register_forward_hook(lambda module, arguments, output: embedded.append(output))
+        try:
+            with torch.autocast(device, dtype=self._dtype, enabled=self._dtype != torch.float32):
+                out = self.model[0](dict(features))
+        finally:
+            hook.remove()
+        name = self.model[0].module_output_name
+        out[name] = out[name].float()
+        for module in list(self.model)[1:]:
+            out = module(out)
+        mask = features["attention_mask"][..., None].float()
+        inputs = (embedded[0].detach().float() * mask).sum(1) / mask.sum(1).clamp_min(1.0)
+        return torch.nn.functional.normalize(out["sentence_embedding"], dim=-1), inputs

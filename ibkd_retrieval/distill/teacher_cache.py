@@ -1,0 +1,150 @@
+"""The teacher's vectors, computed once and kept.
+
+A folder per teacher and text length: `manifest.json` and, for each appended shard, `NNNNN.keys.npy`
+(128-bit hashes of prompt and text, as [n, 2] uint64) and `NNNNN-HHHHHHHHHHHHHHHH.vectors.npy` (unit vectors,
+float16 [n, D]; H is the hash of the keys). A shard exists when its keys file does, which is written after the
+vectors; what a killed run leaves besides is written over. Two runs that append at once may lose one's shard,
+which is encoded again when it is missed, but never join one's keys to the other's vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import atomic_write, write_json
+from ibkd_retrieval.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.encoders.protocol import Kind, TextEncoder
+
+FORMAT_VERSION = 1
+SHARD_SIZE = 4096
+
+
+def text_keys(texts: Sequence[str], prompt: str = "") -> NDArray[np.uint64]:
+    """128-bit hashes of prompt + text, [n, 2]; equal texts have equal keys."""
+    digests = b"".join(
+        hashlib.blake2b((prompt + text).encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts
+    )
+    return np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
+
+
+class TeacherCache:
+    """Unit teacher vectors by text."""
+
+    def __init__(self, folder: Path, teacher: TextEncoder) -> None:
+        """Open or start the cache of a teacher.
+
+        Args:
+            folder: where it lives; made when absent.
+            teacher: whose vectors they are.
+
+        Raises:
+            UserError: the folder holds another teacher's vectors, or is no cache.
+        """
+        self.folder = folder
+        self.teacher = teacher
+        identity = {
+            "format_version": FORMAT_VERSION,
+            "teacher": teacher.weight_hash,
+            "dim": teacher.dim,
+            "max_length": teacher.max_length,
+            "dtype": teacher.dtype,
+        }
+        manifest = folder / "manifest.json"
+        if manifest.is_file():
+            try:
+                found = json.loads(manifest.read_text("utf-8"))
+                found.pop("name", None)
+            except (ValueError, AttributeError, TypeError) as error:
+                raise UserError(f"{manifest} is damaged: delete {folder} and run again to rebuild it.") from error
+            if found != identity:
+                differs = ", ".join(key for key in identity if found.get(key) != identity[key])
+                raise UserError(
+                    f"The teacher cache {folder} belongs to another teacher or setting (differs in {differs}): "
+                    "give another --cache folder."
+                )
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty and no teacher cache: give another --cache folder.")
+        else:
+            write_json(manifest, identity | {"name": teacher.name})
+        self._rows: dict[bytes, int] = {}
+        self._shards: list[NDArray[np.float16]] = []
+        self._starts: list[int] = [0]
+        while self._keys_path(len(self._shards)).is_file():
+            self._open_shard(self._read(self._keys_path(len(self._shards))))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector, D."""
+        return self.teacher.dim
+
+    def rows(self, texts: Sequence[str], kind: Kind = "document", progress: Progress = SILENT) -> NDArray[np.int64]:
+        """Positions [n] of the texts' vectors; what is missing is encoded first, shard by shard."""
+        keys = [key.tobytes() for key in text_keys(texts, self.teacher.prompts[kind])]
+        missing = list({key: text for key, text in zip(keys, texts, strict=True) if key not in self._rows}.items())
+        if missing:
+            # Neighbouring lengths share shards, so that padding stays low although each shard is encoded apart.
+            missing.sort(key=lambda item: len(item[1]))
+            with progress.task("teacher vectors", len(texts), "texts", done=len(texts) - len(missing)) as task:
+                for start in range(0, len(missing), SHARD_SIZE):
+                    part = missing[start : start + SHARD_SIZE]
+                    self._append(part, self.teacher.encode([text for _, text in part], kind, task))
+        return np.fromiter((self._rows[key] for key in keys), dtype=np.int64, count=len(keys))
+
+    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Unit vectors [n, D] at positions [n]."""
+        out = np.empty((len(rows), self.dim), dtype=np.float32)
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
+        for shard in np.unique(shards):
+            chosen = shards == shard
+            out[chosen] = self._shards[shard][rows[chosen] - self._starts[shard]]
+        out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        return out
+
+    def _append(self, part: Sequence[tuple[bytes, str]], vectors: NDArray[np.float32]) -> None:
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        if not np.isfinite(unit).all():
+            raise UserError(
+                f"The teacher `{self.teacher.name}` gives vectors that are not finite: try --dtype float32."
+            )
+        number = len(self._shards)
+        keys = np.frombuffer(b"".join(key for key, _ in part), dtype=np.uint64).reshape(-1, 2)
+        with atomic_write(self._vectors_path(number, keys)) as file:
+            np.save(file, unit.astype(np.float16))
+        with atomic_write(self._keys_path(number)) as file:
+            np.save(file, keys)
+        self._open_shard(keys)
+
+    def _open_shard(self, keys: NDArray[np.uint64]) -> None:
+        path = self._vectors_path(len(self._shards), keys)
+        vectors = self._read(path, mmap_mode="r")
+        if vectors.shape != (len(keys), self.dim):
+            raise UserError(f"{path} does not fit its keys file: delete {self.folder} and run again to rebuild it.")
+        start = len(self)
+        self._rows.update((key.tobytes(), start + position) for position, key in enumerate(keys))
+        self._shards.append(vectors)
+        self._starts.append(start + len(keys))
+
+    def _keys_path(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.keys.npy"
+
+    def _vectors_path(self, number: int, keys: NDArray[np.uint64]) -> Path:
+        return self.folder / f"{number:05d}-{hashlib.blake2b(keys.tobytes(), digest_size=8).hexdigest()}.vectors.npy"
+
+    def _read(self, path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
+        try:
+            return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)  # type: ignore[no-any-return]
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path} is damaged: delete {self.folder} and run again to rebuild it.") from error

@@ -1,0 +1,332 @@
+"""Stage 1 of IBKD: a student learns a frozen teacher's vectors from unlabelled text."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ibkd_retrieval.distill.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    read_state,
+    remove_checkpoint,
+    save_checkpoint,
+)
+from ibkd_retrieval.distill.dev import Dev
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms
+from ibkd_retrieval.distill.objectives.table import build_objective
+from ibkd_retrieval.distill.schedule import BatchSchedule
+from ibkd_retrieval.distill.settings import DistillSettings
+from ibkd_retrieval.distill.teacher_cache import TeacherCache
+from ibkd_retrieval.distill.texts import TrainingTexts
+from ibkd_retrieval.distill.tokens import training_tokens
+from ibkd_retrieval.distill.training_log import LOG_FILE, TrainingLog
+from ibkd_retrieval.encoders.device import choose_dtype
+from ibkd_retrieval.encoders.encoder import Encoder, pad
+from ibkd_retrieval.errors import UserError, WorkFailed
+from ibkd_retrieval.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+LOG_EVERY = 10
+
+
+@dataclass(frozen=True)
+class DevPoint:
+    """The dev figure after so many steps."""
+
+    step: int
+    value: float
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training gave.
+
+    Attributes:
+        projection: W [D, d] in float32, None where the objective has none.
+        history: the dev figure, from before the first step to after the last.
+        seconds: wall-clock time spent on steps, over all resumed parts.
+        texts_per_second: over those seconds.
+    """
+
+    projection: np.ndarray[Any, np.dtype[np.float32]] | None
+    history: tuple[DevPoint, ...]
+    seconds: float
+    texts_per_second: float
+
+
+def train_student(
+    student: SentenceTransformer,
+    cache: TeacherCache,
+    texts: TrainingTexts,
+    dev: Dev,
+    settings: DistillSettings,
+    folder: Path,
+    origin: str,
+    *,
+    resume: bool = False,
+    progress: Progress = SILENT,
+) -> TrainingResult:
+    """Train `student` in place.
+
+    Args:
+        student: float32 model on its device.
+        cache: vectors of the teacher; those of texts it lacks are computed first.
+        texts: what to learn from.
+        dev: what to watch.
+        settings: the recipe.
+        folder: where checkpoints and the log go.
+        origin: how the untrained student was made; a resumed run must say the same.
+        resume: go on from the newest checkpoint in `folder`, if there is one.
+        progress: told of everything.
+
+    Raises:
+        UserError: fewer texts than a batch, or a checkpoint of another run.
+        WorkFailed: the loss is no longer a number.
+    """
+    run = _Run(student, cache, texts, settings, progress)
+    try:
+        return _train(run, texts, dev, folder, origin, resume=resume, progress=progress)
+    finally:
+        run.close()
+
+
+def _train(
+    run: _Run, texts: TrainingTexts, dev: Dev, folder: Path, origin: str, *, resume: bool, progress: Progress
+) -> TrainingResult:
+    import torch
+
+    settings = run.settings
+    identity = {
+        "settings": settings.as_dict(),
+        "texts": texts.fingerprint,
+        "dev": f"{dev.metric} {TrainingTexts(tuple(dev.texts), ()).fingerprint}",
+        "teacher": run.cache.teacher.weight_hash,
+        "student": origin,
+    }
+    history: list[DevPoint] = []
+    first, seconds = 0, 0.0
+    checkpoints = list_checkpoints(folder)
+    if resume and checkpoints:
+        state = read_state(checkpoints[-1])
+        if state["identity"] != identity:
+            raise UserError(
+                f"{checkpoints[-1]} is of another run (differs in {_differs(state['identity'], identity)}): "
+                "give the same options again, or --overwrite to start anew."
+            )
+        load_checkpoint(checkpoints[-1], run.modules, run.optimizer)
+        first, seconds = state["step"], state["seconds"]
+        history = [DevPoint(point["step"], point["value"]) for point in state["history"]]
+        progress.say(f"resuming after step {first} of {settings.steps}")
+    else:
+        for old in checkpoints:
+            remove_checkpoint(old)
+    log = TrainingLog(folder / LOG_FILE, first)
+    if not history:
+        run.start_projection()
+        history.append(DevPoint(0, dev.score(run.snapshot())))
+        log.write({"step": 0, dev.metric: history[-1].value})
+    note = ""
+    with progress.task("distilling", settings.steps, "steps", done=first) as task:
+        for step in range(first, settings.steps):
+            began = time.perf_counter()
+            logged = step % LOG_EVERY == 0 or step == settings.steps - 1
+            values = run.step(step, detailed=logged)
+            seconds += time.perf_counter() - began
+            if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient"])):
+                raise WorkFailed(_not_a_number(step, list_checkpoints(folder)))
+            done = step + 1
+            at_end = done == settings.steps
+            if at_end or (settings.eval_every and done % settings.eval_every == 0):
+                history.append(DevPoint(done, dev.score(run.snapshot())))
+                log.write({"step": done, dev.metric: history[-1].value})
+            if logged:
+                rate = (done * settings.batch_size) / max(seconds, 1e-9)
+                log.write({"step": step, "texts_per_second": rate} | values)
+                shown = " ".join(f"{key} {values[key]:.4g}" for key in ("loss", "keep", "hsic") if key in values)
+                note = f"{shown} · {rate:.0f} texts/s · dev {dev.metric} {history[-1].value:.4f}"
+            task.advance(1, note)
+            if done % settings.checkpoint_every == 0 and not at_end:
+                state = {
+                    "identity": identity,
+                    "seconds": seconds,
+                    "history": [{"step": point.step, "value": point.value} for point in history],
+                }
+                save_checkpoint(folder, done, run.modules, run.optimizer, state)
+    weight = getattr(getattr(run.objective, "projection", None), "weight", None)
+    matrix = weight.detach().cpu().float().numpy() if isinstance(weight, torch.Tensor) else None
+    return TrainingResult(matrix, tuple(history), seconds, settings.steps * settings.batch_size / max(seconds, 1e-9))
+
+
+def _not_a_number(step: int, checkpoints: list[Path]) -> str:
+    kept = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "no checkpoint was written yet"
+    return (
+        f"The loss or its gradient is no longer a number at step {step}; {kept}: "
+        "try a lower --learning-rate or --dtype float32."
+    )
+
+
+def _differs(found: Any, wanted: dict[str, Any], prefix: str = "") -> str:
+    """The names of what differs between two nested dictionaries."""
+    names = []
+    for key, value in wanted.items():
+        other = found.get(key) if isinstance(found, dict) else None
+        if isinstance(value, dict):
+            names += [name] if (name := _differs(other, value, f"{prefix}{key}.")) else []
+        elif other != value:
+            names.append(f"{prefix}{key}")
+    return ", ".join(names)
+
+
+class _Run:
+    """The moving parts of a training run."""
+
+    def __init__(
+        self,
+        student: SentenceTransformer,
+        cache: TeacherCache,
+        texts: TrainingTexts,
+        settings: DistillSettings,
+        progress: Progress,
+    ) -> None:
+        import torch
+
+        from ibkd_retrieval.distill.student_module import StudentModule
+
+        if len(texts) < settings.batch_size:
+            raise UserError(
+                f"Only {len(texts)} texts for a batch of {settings.batch_size}: "
+                "give more text or a smaller --batch-size."
+            )
+        torch.manual_seed(settings.seed)
+        self.settings = settings
+        self.cache = cache
+        self.device = str(student.device)
+        self.rows = np.concatenate(
+            [cache.rows(texts.documents, "document", progress), cache.rows(texts.queries, "query", progress)]
+        )
+        # The bank is drawn from this run's own texts, in their order and not the cache's, so that a run
+        # does not depend on what was cached before it.
+        _, first_seen = np.unique(self.rows, return_index=True)
+        self.bank_rows = self.rows[np.sort(first_seen)]
+        self.token_ids = training_tokens(student, texts, settings.max_length, progress)
+        self.schedule = BatchSchedule(self.token_ids.lengths, settings.batch_size, settings.seed)
+        dtype = choose_dtype(settings.dtype, self.device)
+        # Gradients in float16 vanish without loss scaling; hardware without bfloat16 trains in float32.
+        self.module = StudentModule(student, torch.float32 if dtype == torch.float16 else dtype)
+        dim = int(student.get_embedding_dimension() or 0)
+        self.objective = build_objective(settings.objective, dim, cache.dim, settings.objective_settings)
+        self.objective.to(self.device)
+        self.modules: dict[str, torch.nn.Module] = {"student": student, "objective": self.objective}
+        self.optimizer = self._optimizer()
+        self._attention = self.module.transformer.config._attn_implementation
+        if self.device == "cpu":
+            # The fused attention's backward pass on CPUs takes three times as long as the plain one's.
+            self.module.transformer.set_attn_implementation("eager")
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        import torch
+
+        named = [(p, self.settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
+        named += [(p, self.settings.projection_learning_rate) for p in self.objective.parameters()]
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for parameter, rate in named:
+            decay = self.settings.weight_decay if parameter.dim() > 1 else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+        return torch.optim.AdamW(
+            [{"params": p, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), p in groups.items()],
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+
+    def start_projection(self) -> None:
+        """Start W as the least-squares map from the untrained student's vectors to the teacher's.
+
+        A random W would first pull the student away from what it already knows.
+        """
+        import torch
+
+        projection = getattr(self.objective, "projection", None)
+        if projection is None:
+            return
+        chosen = np.random.default_rng([self.settings.seed, 4]).permutation(len(self.rows))[:4096]
+        student = []
+        with torch.no_grad():
+            for start in range(0, len(chosen), 256):
+                features = pad(self.module.model, [self.token_ids[i] for i in chosen[start : start + 256]])
+                student.append(self.module(features)[0].cpu().numpy())
+        x = np.concatenate(student).astype(np.float64)
+        y = self.cache.vectors(self.rows[chosen]).astype(np.float64)
+        ridge = 1e-3 * np.trace(x.T @ x) / x.shape[1]
+        solution = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y)
+        with torch.no_grad():
+            projection.weight.copy_(torch.from_numpy(solution.T))
+
+    def step(self, number: int, *, detailed: bool) -> dict[str, float]:
+        """Run one optimiser step and return its figures; the watched terms' gradient norms when `detailed`."""
+        import torch
+
+        factor = self._rate_factor(number)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        positions = self.schedule.batch(number)
+        student, inputs = self.module(pad(self.module.model, [self.token_ids[i] for i in positions]))
+        terms: LossTerms = self.objective(self._batch(number, positions, student, inputs))
+        values = {"loss": float(terms.total.detach())} | {name: float(value) for name, value in terms.terms.items()}
+        if detailed:
+            for name, term in terms.watch.items():
+                (gradient,) = torch.autograd.grad(term, student, retain_graph=True)
+                values[f"{name}_gradient"] = float(gradient.norm())
+        self.optimizer.zero_grad(set_to_none=True)
+        terms.total.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(
+            [p for module in self.modules.values() for p in module.parameters() if p.grad is not None],
+            1.0,
+            foreach=True,
+        )
+        if math.isfinite(values["loss"]) and math.isfinite(float(norm)):
+            # Else the weights stay as they were, and the caller sees from the figures that they did.
+            self.optimizer.step()
+        return values | {"gradient": float(norm), "learning_rate": self.settings.learning_rate * factor}
+
+    def _batch(self, number: int, positions: Any, student: Any, inputs: Any) -> Batch:
+        import torch
+
+        rows = self.rows[positions]
+        teacher = torch.from_numpy(self.cache.vectors(rows)).to(self.device)
+        candidates, bank = rows, None
+        if self.settings.bank_size:
+            drawn = self.bank_rows[self.schedule.bank(number, self.settings.bank_size, len(self.bank_rows))]
+            bank = torch.from_numpy(self.cache.vectors(drawn)).to(self.device)
+            candidates = np.concatenate([rows, drawn])
+        same = rows[:, None] == candidates[None, :]
+        same[np.arange(len(rows)), np.arange(len(rows))] = False
+        duplicate = torch.from_numpy(same).to(self.device) if same.any() else None
+        return Batch(student, teacher, inputs, bank, duplicate)
+
+    def _rate_factor(self, number: int) -> float:
+        """Linear warm-up, then linear to zero."""
+        warm = max(1, round(self.settings.warmup * self.settings.steps))
+        if number < warm:
+            return (number + 1) / warm
+        return max(0.0, (self.settings.steps - number) / max(1, self.settings.steps - warm))
+
+    def close(self) -> None:
+        """Give the student back with the attention it came with."""
+        self.module.transformer.set_attn_implementation(self._attention)
+
+    def snapshot(self) -> Encoder:
+        """The student as it stands, as an encoder of its own."""
+        import copy
+
+        module = copy.deepcopy(self.module)
+        module.transformer.set_attn_implementation(self._attention)
+        return Encoder(module.model, "student in training", dtype=self.settings.dtype)

@@ -1,0 +1,245 @@
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import save_sentence_transformer, sentences
+from tiny_runs import corpus, run, settings
+
+from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
+from ibkd_retrieval.distill import train
+from ibkd_retrieval.distill.model_folder import newest_student
+from ibkd_retrieval.distill.run import StudentPlan, prepare_output, remove_output, save_plain
+from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.loading import load_sentence_transformer
+from ibkd_retrieval.errors import UserError
+
+TEXTS = sentences(20, seed=5)
+
+
+def plain_vectors(folder):
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, bert):
+    root = tmp_path_factory.mktemp("finished")
+    return root / "student", run(bert, root, keep_undistilled=root / "undistilled")
+
+
+def test_the_folder_loads_without_this_toolkit_and_gives_the_same_vectors(finished):
+    folder, _ = finished
+    plain, ours = plain_vectors(folder), Encoder.load(str(folder), device="cpu", dtype="float32").encode(TEXTS)
+    assert plain.shape == (20, 8)
+    assert ((plain * ours).sum(1) >= 0.9999).all()
+
+
+def test_the_folder_says_how_it_came_to_be(finished):
+    folder, report = finished
+    facts = json.loads((folder / "ibkd.json").read_text())
+    assert facts["settings"]["steps"] == 12
+    assert facts["fingerprint"] == report.fingerprint
+    assert facts["history"][-1]["step"] == 12
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: sentence-transformers")
+    assert f"{report.student.dev:.4f}" in card
+    assert "| dimensions | 32 | 8 | 8 |" in card
+    assert (folder / "training-log.jsonl").is_file()
+
+
+def test_nothing_but_the_student_is_left_in_the_folder_and_no_pickle_in_it(finished):
+    folder, _ = finished
+    assert not (folder / "checkpoints").exists()
+    assert not list(folder.glob(".*"))
+    assert not [path for path in folder.rglob("*") if path.suffix in {".pt", ".bin", ".pkl", ".pth"}]
+
+
+def test_the_report_is_of_the_weights_in_the_folder(finished):
+    folder, report = finished
+    encoder = Encoder.load(str(folder), device="cpu", dtype="float32")
+    assert encoder.weight_hash == report.student.weight_hash
+    assert encoder.dim == report.student.dim == 8
+
+
+def test_the_undistilled_student_is_kept_where_asked(finished):
+    folder, _ = finished
+    before = plain_vectors(folder.parent / "undistilled")
+    assert before.shape == (20, 8)
+    assert np.abs(before - plain_vectors(folder)).max() > 1e-3
+
+
+def test_the_newest_finished_student_is_found(finished, tmp_path):
+    folder, _ = finished
+    assert newest_student(folder.parent) == folder
+    with pytest.raises(UserError, match="run `ibkd distill` first"):
+        newest_student(tmp_path)
+
+
+def test_a_student_in_the_teachers_space_has_its_dimension_and_says_so(bert, tmp_path):
+    report = run(bert, tmp_path, settings=settings(output_space="teacher"))
+    encoder = Encoder.load(str(tmp_path / "student"), device="cpu", dtype="float32")
+    plain = plain_vectors(tmp_path / "student")
+    assert plain.shape == (20, 32)
+    assert ((plain * encoder.encode(TEXTS)).sum(1) >= 0.9999).all()
+    assert (report.student.dim, report.student.weight_hash) == (32, encoder.weight_hash)
+    teacher = Encoder.load(str(bert), device="cpu", dtype="float32").encode(TEXTS)
+    assert (plain * teacher).sum(1).mean() > 0.8
+
+
+def test_judged_queries_are_watched_where_given(bert, tmp_path):
+    texts = sentences(150)
+    asked = QuerySet(
+        "q",
+        tuple(Query(f"q{i}", " ".join(texts[i].split()[:4])) for i in range(20)),
+        tuple(Judgement(f"q{i}", f"d{i}", 1) for i in range(20)),
+    )
+    report = run(bert, tmp_path, dev_queries=asked, queries=asked)
+    assert report.dev_metric == "mrr@10"
+    assert report.texts == 150 - 20
+
+
+def test_a_teacher_compared_by_inner_product_gives_a_student_with_unit_vectors(tmp_path):
+    teacher = save_sentence_transformer(tmp_path / "t", normalize=False, similarity="dot")
+    run(teacher, tmp_path, settings=settings(steps=2))
+    np.testing.assert_allclose(np.linalg.norm(plain_vectors(tmp_path / "student"), axis=1), 1, atol=1e-5)
+
+
+def test_a_small_model_can_be_the_student(bert, tmp_path):
+    other = save_sentence_transformer(tmp_path / "other", "mpnet", seed=3, hidden=16, layers=1)
+    report = run(bert, tmp_path, plan=StudentPlan(str(other)), settings=settings(steps=2))
+    assert report.student.dim == 16
+
+
+def test_a_finished_student_is_refused_and_replaced_only_when_asked(bert, tmp_path):
+    run(bert, tmp_path, settings=settings(steps=1))
+    for resume in (False, True):
+        with pytest.raises(UserError, match="is finished"):
+            run(bert, tmp_path, resume=resume)
+    with pytest.raises(UserError, match="--max-length"):
+        run(bert, tmp_path, overwrite=True, settings=settings(max_length=4000))
+    assert (tmp_path / "student" / "ibkd.json").is_file(), "a wrong option must not cost the old student"
+    assert run(bert, tmp_path, overwrite=True, settings=settings(steps=2)).settings.steps == 2
+    assert not list(tmp_path.glob(".student*"))
+
+
+def test_a_killed_run_is_unfinished_and_resumes_to_the_same_weights(bert, tmp_path):
+    script = Path(__file__).with_name("tiny_runs.py")
+    here = Path(__file__).parent
+    path = f"{here}:{here.parent / 'encoders'}:{here.parent.parent}"
+    killed = subprocess.run(
+        [sys.executable, script, bert, tmp_path, "7"], env={"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    folder = tmp_path / "student"
+    assert [item.name for item in folder.iterdir()] == ["checkpoints"]
+    with pytest.raises(UserError, match="is unfinished: give --resume"):
+        run(bert, tmp_path)
+    with pytest.raises(UserError, match="one of them"):
+        run(bert, tmp_path, resume=True, overwrite=True)
+    run(bert, tmp_path, resume=True)
+    run(bert, tmp_path, output="whole")
+    for file in ("model.safetensors", "projection.safetensors"):
+        assert (folder / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.parametrize("moved", [1, 4, 8, 11])
+def test_a_kill_while_the_finished_folder_is_written_leaves_it_unfinished_and_whole_after_resuming(
+    bert, tmp_path, monkeypatch, moved
+):
+    replace, calls = Path.replace, []
+
+    def dying(self, target):
+        calls.append(target)
+        if len(calls) == moved:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(bert, tmp_path)
+    folder = tmp_path / "student"
+    assert not (folder / "ibkd.json").exists()
+    assert not (folder / "modules.json").exists()
+    with pytest.raises(UserError, match="unfinished"):
+        run(bert, tmp_path)
+    run(bert, tmp_path, resume=True)
+    assert plain_vectors(folder).shape == (20, 8)
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "checkpoints/step-1/weights", "sub/ibkd.json"])
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
+def test_a_strangers_folder_is_refused_and_never_touched(tmp_path, name, options):
+    file = tmp_path / "student" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("years of work")
+    with pytest.raises(UserError, match="is no student of this toolkit"):
+        prepare_output(tmp_path / "student", **({"resume": False, "overwrite": False} | options))
+    assert file.read_text() == "years of work"
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "student").write_text("x")
+    with pytest.raises(UserError, match="no student"):
+        prepare_output(tmp_path / "student", resume=False, overwrite=True)
+
+
+def test_an_empty_folder_is_as_good_as_none(tmp_path):
+    (tmp_path / "student" / "checkpoints").mkdir(parents=True)
+    prepare_output(tmp_path / "student", resume=False, overwrite=False)
+
+
+def test_removing_survives_what_a_killed_removal_left(tmp_path):
+    for name in ("student", ".student.removed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("x")
+    remove_output(tmp_path / "student")
+    remove_output(tmp_path / "student")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_plain_save_replaces_models_and_nothing_else(bert, tmp_path):
+    model = load_sentence_transformer(str(bert))
+    for _ in range(2):
+        save_plain(model, tmp_path / "m")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter").write_text("dear")
+    with pytest.raises(UserError, match="no model folder"):
+        save_plain(model, tmp_path / "home")
+    assert (tmp_path / "home" / "letter").read_text() == "dear"
+
+
+@pytest.mark.parametrize("plan", [StudentPlan(), StudentPlan(layers=9), StudentPlan(layers=2, dim=32)])
+def test_a_plan_that_cannot_work_is_a_user_error(bert, tmp_path, plan):
+    with pytest.raises(UserError):
+        run(bert, tmp_path, plan=plan)
+    assert not (tmp_path / "student").exists()
+
+
+def test_too_few_texts_are_a_user_error(bert, tmp_path):
+    with pytest.raises(UserError, match="too few to hold out"):
+        run(bert, tmp_path, corpus=corpus(40))
+    with pytest.raises(UserError, match="texts for a batch of 256"):
+        run(bert, tmp_path, settings=settings(batch_size=256))
+
+
+def test_student_names_tell_plans_apart():
+    assert StudentPlan(layers=2, dim=128).name("all-MiniLM-L6-v2", "ibkd") == "all-MiniLM-L6-v2-l2-d128-ibkd"
+    assert StudentPlan(layers=(0, 5)).name("a/b", "mse") == "b-l0_5-mse"
+
+
+def test_training_reports_how_far_it_is(bert, tmp_path, monkeypatch):
+    said = []
+
+    class Told(type(train.SILENT)):
+        def say(self, message):
+            said.append(message)
+
+    run(bert, tmp_path, settings=settings(steps=1), progress=Told())
+    assert any("120 documents and 0 queries" in message for message in said)

@@ -1,0 +1,265 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import sentences
+from tiny_runs import settings
+
+from ibkd_retrieval.distill import train
+from ibkd_retrieval.distill.checkpoint import list_checkpoints
+from ibkd_retrieval.distill.dev import neighbour_dev
+from ibkd_retrieval.distill.objectives.base import LossTerms
+from ibkd_retrieval.distill.settings import ObjectiveSettings
+from ibkd_retrieval.distill.teacher_cache import TeacherCache
+from ibkd_retrieval.distill.texts import TrainingTexts
+from ibkd_retrieval.distill.tokens import training_tokens
+from ibkd_retrieval.distill.train import train_student
+from ibkd_retrieval.encoders.encoder import tokenize
+from ibkd_retrieval.encoders.loading import load_sentence_transformer
+from ibkd_retrieval.encoders.students import student_from_layers
+from ibkd_retrieval.errors import UserError, WorkFailed
+
+TEXTS = sentences(150)
+
+
+class Bench:
+    """One toy problem, trained as often as a test likes."""
+
+    def __init__(self, folder, bert, teacher):
+        self.folder, self.bert, self.teacher = folder, bert, teacher
+        self.dev = neighbour_dev(tuple(TEXTS), teacher, size=30, seed=0)
+        rest = [text for text in TEXTS if text not in self.dev.texts]
+        self.texts = TrainingTexts(tuple(rest[:100]), tuple(rest[100:]))
+
+    def student(self):
+        return student_from_layers(load_sentence_transformer(str(self.bert)), 1)
+
+    def train(self, name="run", student=None, *, resume=False, origin="one layer", cache=None, **changed):
+        student = student or self.student()
+        cache = cache or TeacherCache(self.folder / "cache", self.teacher)
+        result = train_student(
+            student, cache, self.texts, self.dev, settings(**changed), self.folder / name, origin, resume=resume
+        )
+        return result, {key: value.clone() for key, value in student.state_dict().items()}
+
+
+@pytest.fixture
+def bench(tmp_path, bert, teacher):
+    return Bench(tmp_path, bert, teacher)
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def fail_at(monkeypatch, number, error):
+    step = train._Run.step
+
+    def failing(self, at, *, detailed):
+        if at == number:
+            raise error
+        return step(self, at, detailed=detailed)
+
+    monkeypatch.setattr(train._Run, "step", failing)
+
+
+def logged(folder):
+    return [json.loads(line) for line in (folder / "training-log.jsonl").read_text().splitlines()]
+
+
+def test_equal_seeds_give_equal_weights_and_another_seed_gives_others(bench):
+    (first, weights), (second, again), (_, other) = bench.train("a"), bench.train("b"), bench.train("c", seed=1)
+    assert same(weights, again)
+    assert not same(weights, other)
+    np.testing.assert_array_equal(first.projection, second.projection)
+
+
+@pytest.mark.parametrize("died_at", [2, 5, 11])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), WorkFailed("out of memory")])
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(bench, monkeypatch, died_at, error):
+    whole, weights = bench.train("whole")
+    with monkeypatch.context() as patch:
+        fail_at(patch, died_at, error)
+        with pytest.raises(type(error)):
+            bench.train("broken")
+    result, resumed = bench.train("broken", resume=True)
+    assert same(weights, resumed)
+    np.testing.assert_array_equal(whole.projection, result.projection)
+    assert whole.history == result.history
+
+    def told(name):
+        timeless = ({k: v for k, v in line.items() if k != "texts_per_second"} for line in logged(bench.folder / name))
+        return list(timeless)
+
+    assert told("broken") == told("whole")
+
+
+def test_a_run_does_not_depend_on_what_its_cache_held_before(bench, teacher):
+    _, weights = bench.train("a")
+    full = TeacherCache(bench.folder / "other-cache", teacher)
+    full.rows(sentences(40, seed=8) + TEXTS[::-3])
+    _, again = bench.train("b", cache=full)
+    for key, value in weights.items():
+        torch.testing.assert_close(value, again[key], atol=2e-3, rtol=1e-2)
+    runs = [
+        train._Run(bench.student(), cache, bench.texts, settings(), train.SILENT)
+        for cache in (full, TeacherCache(bench.folder / "cache", teacher))
+    ]
+    drawn = [run.cache.vectors(run.bank_rows[run.schedule.bank(3, 9, len(run.bank_rows))]) for run in runs]
+    np.testing.assert_allclose(drawn[0], drawn[1], atol=1e-3)
+
+
+def test_training_lowers_the_loss_and_raises_the_dev_figure(bench):
+    result, _ = bench.train(steps=60, learning_rate=3e-3, eval_every=0, checkpoint_every=100)
+    lines = [line for line in logged(bench.folder / "run") if "loss" in line]
+    assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
+    assert lines[-1]["bound"] > lines[0]["bound"]
+    assert result.history[-1].value > result.history[0].value
+    assert [point.step for point in result.history] == [0, 60]
+
+
+def test_the_log_shows_what_the_forgetting_term_sees(bench):
+    bench.train()
+    first = next(line for line in logged(bench.folder / "run") if "loss" in line)
+    assert {"keep", "bound", "hsic", "kernel_x", "kernel_s", "hsic_gradient", "gradient", "learning_rate"} <= set(first)
+    assert first["hsic_gradient"] > 0
+    assert 0.1 < first["kernel_s"] < 0.9
+
+
+@pytest.mark.parametrize("objective", ["infonce", "mse"])
+def test_the_other_objectives_train_too(bench, objective):
+    result, weights = bench.train(objective=objective, steps=6, bank_size=0)
+    assert result.projection.shape == (32, 32)
+    assert not same(weights, bench.student().state_dict())
+
+
+def test_the_projection_starts_as_the_least_squares_map(bench, teacher):
+    run = train._Run(
+        bench.student(), TeacherCache(bench.folder / "cache", teacher), bench.texts, settings(), train.SILENT
+    )
+    run.start_projection()
+    x = run.snapshot().encode([*bench.texts.documents, *bench.texts.queries]).astype(np.float64)
+    y = run.cache.vectors(run.rows).astype(np.float64)
+    residual = x @ run.objective.projection.weight.detach().numpy().T - y
+    best = x @ np.linalg.lstsq(x, y, rcond=None)[0] - y
+    assert (best**2).sum() <= (residual**2).sum() < 1.2 * (best**2).sum() + 1e-3 * len(x)
+
+
+def test_other_settings_texts_or_origin_are_refused_by_name_when_resuming(bench, monkeypatch):
+    with monkeypatch.context() as patch:
+        fail_at(patch, 5, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            bench.train()
+    with pytest.raises(UserError, match=r"differs in settings\.learning_rate\)"):
+        bench.train(resume=True, learning_rate=1e-4)
+    with pytest.raises(UserError, match=r"differs in settings\.objective_settings\.temperature\)"):
+        bench.train(resume=True, objective_settings=ObjectiveSettings(temperature=0.1))
+    with pytest.raises(UserError, match=r"differs in student\)"):
+        bench.train(resume=True, origin="two layers")
+    bench.texts = TrainingTexts(bench.texts.documents[1:], bench.texts.queries)
+    with pytest.raises(UserError, match=r"differs in texts\)"):
+        bench.train(resume=True)
+
+
+def test_a_loss_that_is_no_number_names_step_and_checkpoint(bench, monkeypatch):
+    from ibkd_retrieval.distill.objectives.ibkd import IBKD
+
+    forward, calls = IBKD.forward, []
+
+    def broken(self, batch):
+        terms = forward(self, batch)
+        calls.append(1)
+        return LossTerms(terms.total * float("nan"), terms.terms) if len(calls) == 7 else terms
+
+    monkeypatch.setattr(IBKD, "forward", broken)
+    with pytest.raises(WorkFailed, match=r"at step 6; the last good checkpoint is .*step-0000004"):
+        bench.train()
+
+
+def test_a_gradient_that_is_no_number_never_reaches_weights_or_checkpoints(bench, monkeypatch):
+    from ibkd_retrieval.distill.objectives.ibkd import IBKD
+
+    forward = IBKD.forward
+
+    def broken(self, batch):
+        # The square root has no slope at 0: a finite loss with a gradient that is not.
+        terms = forward(self, batch)
+        return LossTerms(terms.total + (0 * batch.student).square().sum().sqrt(), terms.terms)
+
+    monkeypatch.setattr(IBKD, "forward", broken)
+    student = bench.student()
+    before = {key: value.clone() for key, value in student.state_dict().items()}
+    with pytest.raises(WorkFailed, match="at step 0; no checkpoint was written yet"):
+        bench.train(student=student, checkpoint_every=1)
+    assert same(before, student.state_dict())
+    assert list_checkpoints(bench.folder / "run") == []
+
+
+def test_a_learning_rate_out_of_all_measure_fails_and_says_what_to_do(bench):
+    with pytest.raises(WorkFailed, match="try a lower --learning-rate"):
+        bench.train(learning_rate=1e30, warmup=0.0)
+
+
+def test_the_student_has_its_attention_back_whether_training_ends_or_breaks(bench, monkeypatch):
+    student = bench.student()
+    attention = student[0].auto_model.config._attn_implementation
+    assert attention != "eager"
+    bench.train(student=student, steps=2)
+    assert student[0].auto_model.config._attn_implementation == attention
+    fail_at(monkeypatch, 1, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        bench.train("other", student=student)
+    assert student[0].auto_model.config._attn_implementation == attention
+
+
+def test_a_run_started_anew_does_not_take_old_checkpoints_for_its_own(bench, monkeypatch):
+    with monkeypatch.context() as patch:
+        fail_at(patch, 11, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            bench.train()
+        assert [path.name for path in list_checkpoints(bench.folder / "run")] == ["step-0000004", "step-0000008"]
+    with monkeypatch.context() as patch:
+        fail_at(patch, 5, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            bench.train(seed=1)
+    assert [path.name for path in list_checkpoints(bench.folder / "run")] == ["step-0000004"]
+
+
+def test_fewer_texts_than_a_batch_are_refused(bench):
+    with pytest.raises(UserError, match="Only 120 texts for a batch of 121"):
+        bench.train(batch_size=121)
+
+
+def test_no_text_is_its_own_negative(bench, teacher):
+    bench.texts = TrainingTexts(bench.texts.documents, bench.texts.documents[:40])
+    run = train._Run(
+        bench.student(),
+        TeacherCache(bench.folder / "cache", teacher),
+        bench.texts,
+        settings(batch_size=60, bank_size=50),
+        train.SILENT,
+    )
+    positions = run.schedule.batch(0)
+    batch = run._batch(0, positions, None, None)
+    every = [*bench.texts.documents, *bench.texts.queries]
+    mine = [every[position] for position in positions]
+    drawn = run.bank_rows[run.schedule.bank(0, 50, len(run.bank_rows))]
+    text_of = {int(row): every[i] for i, row in enumerate(run.rows)}
+    candidates = mine + [text_of[int(row)] for row in drawn]
+    expected = [[a == b and i != j for j, b in enumerate(candidates)] for i, a in enumerate(mine)]
+    assert batch.duplicate.tolist() == expected
+    assert any(any(row[:60]) for row in expected)
+    assert any(any(row[60:]) for row in expected)
+
+
+def test_training_reads_the_tokens_that_encoding_reads(prompted, monkeypatch):
+    monkeypatch.setattr("ibkd_retrieval.distill.tokens._WINDOW", 7)
+    student = load_sentence_transformer(str(prompted))
+    texts = TrainingTexts(tuple(TEXTS[:20]), tuple(TEXTS[20:30]))
+    tokens = training_tokens(student, texts, 6)
+    assert student.max_seq_length == 64
+    student.max_seq_length = 6
+    expected = tokenize(student, TEXTS[:20], "page: ") + tokenize(student, TEXTS[20:30], "query: ")
+    assert [tokens[i].tolist() for i in range(len(tokens))] == expected
+    assert tokens.lengths.tolist() == [len(ids) for ids in expected]

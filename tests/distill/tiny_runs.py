@@ -1,0 +1,62 @@
+"""Tiny distillation runs, for tests and for the processes they kill."""
+
+import sys
+from pathlib import Path
+
+from tiny_models import sentences
+
+from ibkd_retrieval.corpora.records import Corpus, Document
+from ibkd_retrieval.distill.run import StudentPlan, distill
+from ibkd_retrieval.distill.settings import DistillSettings
+
+
+def corpus(count: int = 150) -> Corpus:
+    documents = [Document(f"d{i}", text) for i, text in enumerate(sentences(count))]
+    return Corpus("tiny", count, lambda: documents)
+
+
+def settings(**changed) -> DistillSettings:
+    values = {
+        "steps": 12,
+        "batch_size": 16,
+        "bank_size": 24,
+        "max_length": 24,
+        "dtype": "float32",
+        "eval_every": 6,
+        "checkpoint_every": 4,
+    }
+    return DistillSettings(**(values | changed))
+
+
+def run(teacher: Path, root: Path, *, output: str = "student", plan: StudentPlan | None = None, **options):
+    changed = options.pop("settings", settings())
+    return distill(
+        teacher_name=str(teacher),
+        plan=plan or StudentPlan(layers=2, dim=8),
+        **({"corpus": corpus(), "queries": None} | options),
+        settings=changed,
+        output=root / output,
+        cache_root=root / "cache",
+        device="cpu",
+    )
+
+
+if __name__ == "__main__":
+    # Killed from within, at once and without clean-up, before the step named last.
+    import os
+    import signal
+
+    import torch
+
+    from ibkd_retrieval.distill import train
+
+    torch.set_num_threads(1)
+    step = train._Run.step
+
+    def fatal(self, number, *, detailed):
+        if number == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, number, detailed=detailed)
+
+    train._Run.step = fatal
+    run(Path(sys.argv[1]), Path(sys.argv[2]))
