@@ -1,0 +1,105 @@
+"""What the user sees: bars and remarks on standard error, results on standard output."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ibkd_retrieval.progress import Progress, Task
+
+
+def fail(sentence: str, code: int) -> NoReturn:
+    """Print one sentence to standard error and leave."""
+    print(f"ibkd: {sentence}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(code)
+
+
+def stdout() -> Console:
+    """Where results go."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def reporter(quiet: bool) -> Progress:
+    """Bars on a terminal, a line now and then in a log file, nothing when quiet."""
+    from ibkd_retrieval.progress import SILENT
+
+    return SILENT if quiet else _Terminal()
+
+
+class _Terminal:
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False)
+
+    def say(self, message: str) -> None:
+        self._console.print(message, style="dim", markup=False)
+
+    @contextmanager
+    def task(self, title: str, total: int | None, unit: str, done: int = 0) -> Iterator[Task]:
+        if not self._console.is_terminal:
+            yield from self._lines(title, total, unit, done)
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:,.0f}/{task.fields[of]} {task.fields[unit]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self._console) as progress:
+            of = f"{total:,}" if total is not None else "?"
+            identity = progress.add_task(title, total=total, completed=done, unit=unit, of=of, note="", rate="")
+
+            class Bar:
+                def advance(self, count: int = 1, note: str = "") -> None:
+                    task = progress.tasks[0]
+                    elapsed = task.elapsed or 0.0
+                    rate = (task.completed + count - done) / elapsed if elapsed > 0.5 else 0.0
+                    shown = f"{rate:,.0f} {unit}/s" if rate else ""
+                    progress.update(identity, advance=count, rate=shown, note=note or task.fields["note"])
+
+            yield Bar()
+
+    def _lines(self, title: str, total: int | None, unit: str, done: int) -> Iterator[Task]:
+        """For output that is not a terminal: a line every ten seconds and one at the end."""
+        import time
+
+        console = self._console
+        began = last = time.monotonic()
+        count_now, note_now = done, ""
+
+        def line() -> None:
+            elapsed = time.monotonic() - began
+            rate = (count_now - done) / elapsed if elapsed > 0.1 else 0.0
+            left = f", {(total - count_now) / rate:.0f} s left" if total and rate and count_now < total else ""
+            of = f"/{total:,}" if total is not None else ""
+            speed = f", {rate:,.0f} {unit}/s" if rate else ""
+            note = f" · {note_now}" if note_now else ""
+            console.print(
+                f"{title}: {count_now:,}{of} {unit} in {elapsed:.0f} s{speed}{left}{note}", markup=False, soft_wrap=True
+            )
+
+        class Lines:
+            def advance(self, count: int = 1, note: str = "") -> None:
+                nonlocal last, count_now, note_now
+                count_now += count
+                note_now = note or note_now
+                if time.monotonic() - last >= 10:
+                    last = time.monotonic()
+                    line()
+
+        yield Lines()
+        line()

@@ -1,0 +1,74 @@
+"""`ibkd info`: what an index or a student is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import stdout
+from .options import INDEXES, MODELS, Json
+
+
+def info(
+    path: Annotated[
+        Path | None, typer.Argument(help="Index or model folder.", show_default="all in indexes/ and models/")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Re-check the checksum of every file of an index.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what an index or a student is made of, or list those that are here."""
+    import dataclasses
+    import json as encoder
+
+    from ibkd_retrieval.distill.model_folder import FINISHED
+    from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.indexing.manifest import read_manifest
+    from ibkd_retrieval.indexing.store import verify_index
+
+    console = stdout()
+    if path is None:
+        found = sorted([*INDEXES.glob("*/index.json"), *MODELS.glob(f"*/{FINISHED}")])
+        if not found:
+            raise UserError(f"Nothing in {INDEXES}/ or {MODELS}/ here: start with `ibkd quickstart`.")
+        for each in found:
+            console.print(str(each.parent), markup=False)
+        return
+    if (path / FINISHED).is_file():
+        try:
+            shown = encoder.loads((path / FINISHED).read_text("utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path / FINISHED} is damaged: distil the student again with --overwrite.") from error
+    else:
+        manifest = verify_index(path) if verify else read_manifest(path)
+        shown = dataclasses.asdict(manifest)
+        if not json:
+            shown |= {
+                "files": f"{len(manifest.files)} files, {manifest.disk_bytes:,} bytes",
+                "shards": len(manifest.shards),
+            }
+    if json:
+        console.print(encoder.dumps(shown), markup=False, soft_wrap=True)
+        return
+    _print(console.print, shown)
+    if verify:
+        console.print("every file is as recorded", markup=False)
+
+
+def _print(show, values: dict[str, object], indent: str = "") -> None:  # type: ignore[no-untyped-def]
+    for key, value in values.items():
+        if isinstance(value, dict):
+            show(f"{indent}{key}:", markup=False)
+            _print(show, value, indent + "  ")
+        else:
+            text = value if isinstance(value, str) else _plain(value)
+            show(f"{indent}{key}: {text}", markup=False, soft_wrap=True)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "; ".join(_plain(each) for each in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {each}" for key, each in value.items())
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
