@@ -95,29 +95,6 @@ class StudentReport:
         }
 
 
-def finished_model(
-    student: SentenceTransformer, projection: np.ndarray[Any, np.dtype[np.float32]] | None, settings: DistillSettings
-) -> SentenceTransformer:
-    """The model to save: a copy of the student, with W behind it where the settings ask for the teacher's space.
-
-    Args:
-        student: the trained model; left as it is.
-        projection: W [D, d].
-        settings: their `output_space` decides.
-
-    Raises:
-        UserError: the teacher's space is asked for and the objective has no W.
-    """
-    import copy
-
-    model = copy.deepcopy(student)
-    if settings.output_space == "teacher":
-        if projection is None:
-            raise UserError(f"The objective {settings.objective} has no projection to the teacher's space.")
-        _append_projection(model, projection)
-    return model
-
-
 def save_student(
     model: SentenceTransformer,
     projection: np.ndarray[Any, np.dtype[np.float32]] | None,
@@ -130,7 +107,7 @@ def save_student(
 
     Args:
         model: what `finished_model` gave.
-        projection: W [D, d], kept beside the model.
+        projection: the map [D, d] to the teacher's space that it gave, kept beside the model.
         report: for the card and `ibkd.json`.
         output: the folder.
     """
@@ -158,19 +135,6 @@ def save_student(
         file.write(model_card(report, output.name).encode("utf-8"))
     write_json(output / FINISHED, report.as_dict())
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
-
-
-def _append_projection(model: SentenceTransformer, projection: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-    """Put W behind the student's normalisation, and a normalisation behind W."""
-    import torch
-    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
-
-    teacher_dim, student_dim = projection.shape
-    layer = Dense(student_dim, teacher_dim, bias=False, activation_function=torch.nn.Identity())
-    with torch.no_grad():
-        layer.linear.weight.copy_(torch.from_numpy(projection))
-    model.append(layer.to(model.device))
-    model.append(Normalize())
 
 
 def newest_student(folder: Path) -> Path:

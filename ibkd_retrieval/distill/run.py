@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ibkd_retrieval.corpora.records import Corpus, QuerySet
 from ibkd_retrieval.distill.dev import Dev, judged_dev, neighbour_dev
-from ibkd_retrieval.distill.model_folder import FINISHED, EncoderFacts, StudentReport, finished_model, save_student
+from ibkd_retrieval.distill.model_folder import FINISHED, EncoderFacts, StudentReport, save_student
+from ibkd_retrieval.distill.output_space import finished_model
 from ibkd_retrieval.distill.settings import DistillSettings
 from ibkd_retrieval.distill.teacher_cache import TeacherCache
 from ibkd_retrieval.distill.texts import TrainingTexts, gather_texts
@@ -143,13 +144,11 @@ def distill(
         student, cache, texts, dev, settings, output / "checkpoints", origin, resume=resume, progress=progress
     )
     final = finished_model(student, result.projection, settings)
-    trained = Encoder(_copy(final), str(output), dtype=settings.dtype)
-    # The history watches the student's own space.
-    dev_value = dev.score(trained) if settings.output_space == "teacher" else result.history[-1].value
+    trained = Encoder(_copy(final.model), str(output), dtype=settings.dtype)
     speeds = _speeds(teacher, trained, dev.texts[-_SPEED_SAMPLE:])
     report = StudentReport(
         teacher=EncoderFacts.of(teacher, dev.score(teacher), speeds[0]),
-        student=EncoderFacts.of(trained, dev_value, speeds[1]),
+        student=EncoderFacts.of(trained, result.history[-1].value, speeds[1]),
         undistilled_dev=result.history[0].value,
         dev_metric=dev.metric,
         history=result.history,
@@ -162,7 +161,7 @@ def distill(
         train_seconds=result.seconds,
         texts_per_second=result.texts_per_second,
     )
-    save_student(final, result.projection, report, output)
+    save_student(final.model, final.to_teacher, report, output)
     return report
 
 

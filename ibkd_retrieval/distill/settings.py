@@ -37,7 +37,8 @@ class DistillSettings:
         steps: optimiser steps in all.
         batch_size: texts a step.
         bank_size: extra teacher vectors a step, as negatives only.
-        learning_rate: peak of the schedule (linear warm-up, then linear to zero).
+        learning_rate: peak of the schedule (linear warm-up, then linear to zero). The default suits layers taken out
+            of a teacher, which have most to learn; a small model trained before wants about a fifth of it.
         projection_learning_rate: the same for the objective's own parameters.
         warmup: share of the steps spent warming up.
         weight_decay: AdamW's, on matrices only.
@@ -53,11 +54,11 @@ class DistillSettings:
     steps: int = 1000
     batch_size: int = 256
     bank_size: int = 4096
-    learning_rate: float = 3e-4
+    learning_rate: float = 1.5e-3
     projection_learning_rate: float = 1e-3
-    warmup: float = 0.06
+    warmup: float = 0.1
     weight_decay: float = 0.01
-    max_length: int = 128
+    max_length: int = 96
     seed: int = 0
     dtype: str = "auto"
     eval_every: int = 100

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ibkd_retrieval.distill.checkpoint import (
     list_checkpoints,
@@ -20,6 +21,7 @@ from ibkd_retrieval.distill.checkpoint import (
 from ibkd_retrieval.distill.dev import Dev
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms
 from ibkd_retrieval.distill.objectives.table import build_objective
+from ibkd_retrieval.distill.output_space import finished_model
 from ibkd_retrieval.distill.schedule import BatchSchedule
 from ibkd_retrieval.distill.settings import DistillSettings
 from ibkd_retrieval.distill.teacher_cache import TeacherCache
@@ -102,7 +104,6 @@ def train_student(
 def _train(
     run: _Run, texts: TrainingTexts, dev: Dev, folder: Path, origin: str, *, resume: bool, progress: Progress
 ) -> TrainingResult:
-    import torch
 
     settings = run.settings
     identity = {
@@ -132,7 +133,7 @@ def _train(
     log = TrainingLog(folder / LOG_FILE, first)
     if not history:
         run.start_projection()
-        history.append(DevPoint(0, dev.score(run.snapshot())))
+        history.append(DevPoint(0, dev.score(run.untrained())))
         log.write({"step": 0, dev.metric: history[-1].value})
     note = ""
     with progress.task("distilling", settings.steps, "steps", done=first) as task:
@@ -161,9 +162,8 @@ def _train(
                     "history": [{"step": point.step, "value": point.value} for point in history],
                 }
                 save_checkpoint(folder, done, run.modules, run.optimizer, state)
-    weight = getattr(getattr(run.objective, "projection", None), "weight", None)
-    matrix = weight.detach().cpu().float().numpy() if isinstance(weight, torch.Tensor) else None
-    return TrainingResult(matrix, tuple(history), seconds, settings.steps * settings.batch_size / max(seconds, 1e-9))
+    speed = settings.steps * settings.batch_size / max(seconds, 1e-9)
+    return TrainingResult(run.projection(), tuple(history), seconds, speed)
 
 
 def _not_a_number(step: int, checkpoints: list[Path]) -> str:
@@ -323,10 +323,23 @@ class _Run:
         """Give the student back with the attention it came with."""
         self.module.transformer.set_attn_implementation(self._attention)
 
+    def projection(self) -> NDArray[np.float32] | None:
+        """W as it stands [D, d], None where the objective has none."""
+        weight: Any = getattr(getattr(self.objective, "projection", None), "weight", None)
+        return None if weight is None else weight.detach().cpu().float().numpy().copy()
+
+    def untrained(self) -> Encoder:
+        """The student as it was born, as an encoder of its own."""
+        return self._encoder(self.module.model)
+
     def snapshot(self) -> Encoder:
-        """The student as it stands, as an encoder of its own."""
+        """The student as it would be saved now, as an encoder of its own."""
+        return self._encoder(finished_model(self.module.model, self.projection(), self.settings).model)
+
+    def _encoder(self, model: SentenceTransformer) -> Encoder:
         import copy
 
-        module = copy.deepcopy(self.module)
-        module.transformer.set_attn_implementation(self._attention)
-        return Encoder(module.model, "student in training", dtype=self.settings.dtype)
+        model = copy.deepcopy(model)
+        transformer: Any = model[0].auto_model
+        transformer.set_attn_implementation(self._attention)
+        return Encoder(model, "student in training", dtype=self.settings.dtype)

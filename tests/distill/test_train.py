@@ -139,7 +139,7 @@ def test_the_projection_starts_as_the_least_squares_map(bench, teacher):
         bench.student(), TeacherCache(bench.folder / "cache", teacher), bench.texts, settings(), train.SILENT
     )
     run.start_projection()
-    x = run.snapshot().encode([*bench.texts.documents, *bench.texts.queries]).astype(np.float64)
+    x = run.untrained().encode([*bench.texts.documents, *bench.texts.queries]).astype(np.float64)
     y = run.cache.vectors(run.rows).astype(np.float64)
     residual = x @ run.objective.projection.weight.detach().numpy().T - y
     best = x @ np.linalg.lstsq(x, y, rcond=None)[0] - y
