@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 
 # Before faiss or torch load: waiting OpenMP threads that spin take the cores from the other library's.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -23,6 +25,35 @@ from .info import info
 from .quickstart import quickstart
 from .search import search
 
+
+def _answering(command: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a command so that its errors become sentences and exit codes: 2 the input was wrong, 1 the work failed.
+
+    Around the command and not around `app()`: typer would take an interrupt or a closed pipe for itself, silently.
+    """
+
+    @functools.wraps(command)
+    def run(**options: object) -> None:
+        try:
+            command(**options)
+            sys.stdout.flush()
+        except UserError as error:
+            fail(str(error), 2)
+        except WorkFailed as error:
+            fail(str(error), 1)
+        except KeyboardInterrupt:
+            kept = " What is finished is kept; run the same command with --resume to go on."
+            fail(f"Stopped.{kept if 'resume' in options else ''}", 130)
+        except BrokenPipeError:
+            # The reader (head, less) has what it wanted.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            fail(f"{error.strerror or error}{where}. What is finished is kept.", 1)
+
+    return run
+
+
 app = typer.Typer(
     name="ibkd",
     help="Distil a text encoder, index a corpus with the student, search it, and measure what it cost.",
@@ -41,23 +72,9 @@ for name, command in (
     ("info", info),
     ("export", export),
 ):
-    app.command(name, no_args_is_help=name == "export")(command)
+    app.command(name, no_args_is_help=name == "export")(_answering(command))
 
 
 def main() -> None:
     """Run the command line: 0 done, 1 the work failed, 2 the input was wrong."""
-    try:
-        app()
-    except UserError as error:
-        fail(str(error), 2)
-    except WorkFailed as error:
-        fail(str(error), 1)
-    except KeyboardInterrupt:
-        fail("Stopped. What is finished is kept; run the same command with --resume to go on.", 130)
-    except BrokenPipeError:
-        # The reader (head, less) has what it wanted.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        fail(
-            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}. What is finished is kept.", 1
-        )
+    app()

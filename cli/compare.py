@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import reporter, stdout
+from .console import print_table, reporter, stdout
 from .opening import open_searcher
 from .options import Device, Dtype, Json, Queries, Quiet, Seed
 
@@ -91,9 +91,9 @@ def write_report(comparison: Comparison, queries: str, folder: Path) -> None:
 def print_comparison(comparison: Comparison, queries: str) -> None:
     """Show the comparison on standard output: what each system scores, what each costs, what the difference means."""
     console = stdout()
-    console.print(_quality(comparison))
+    print_table(_quality(comparison))
     console.print()
-    console.print(_cost(comparison))
+    print_table(_cost(comparison))
     remark = (
         f"{comparison.query_count:,} queries of {queries}; kept: share of the first system's score; "
         "p: paired randomisation test against it, Holm-corrected; "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from ibkd_retrieval.progress import Progress, Task
 
@@ -23,7 +24,20 @@ def stdout() -> Console:
     """Where results go."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            # rich would end with 1 for a reader that has seen enough; the entry point knows it for no failure.
+            raise BrokenPipeError
+
+    return Output(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def print_table(table: Table) -> None:
+    """Print a table, cut to the terminal's width; in a pipe or a file, as wide as it is."""
+    console = stdout()
+    if not console.is_terminal:
+        console.width = 1000
+    console.print(table)
 
 
 def reporter(quiet: bool) -> Progress:
@@ -40,7 +54,7 @@ class _Terminal:
         self._console = Console(stderr=True, highlight=False)
 
     def say(self, message: str) -> None:
-        self._console.print(message, style="dim", markup=False)
+        self._console.print(message, style="dim", markup=False, soft_wrap=True)
 
     @contextmanager
     def task(self, title: str, total: int | None, unit: str, done: int = 0) -> Iterator[Task]:

@@ -58,14 +58,16 @@ def distill(
     preset: Annotated[
         str | None, typer.Option(help="paper: the published settings of the method.", show_default="none")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 500,
     batch_size: Annotated[int, typer.Option(help="Texts a step.")] = 256,
     bank_size: Annotated[int, typer.Option(help="Further teacher vectors a step, as negatives.")] = 4096,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-4,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate.", show_default="0.0015, with --student 0.0003")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Of the contrast; smaller looks harder at near negatives.")] = 0.05,
     hsic_weight: Annotated[float, typer.Option(help="Weight of the forgetting term (lambda).")] = 0.2,
     hsic_bandwidth: Annotated[str, typer.Option(help="median, or gamma as a number.")] = "median",
-    max_length: Annotated[int, typer.Option(help="Tokens read of a training text.")] = 128,
+    max_length: Annotated[int, typer.Option(help="Tokens read of a training text.")] = 96,
     max_documents: Annotated[
         int | None, typer.Option(help="Most documents to learn from, drawn at random.", show_default="all")
     ] = None,
@@ -88,7 +90,7 @@ def distill(
 ) -> None:
     """Distil a teacher into a small student with IBKD; writes a sentence-transformers folder."""
     from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
-    from ibkd_retrieval.distill.run import StudentPlan
+    from ibkd_retrieval.distill.run import StudentPlan, prepare_output
     from ibkd_retrieval.distill.run import distill as run
     from ibkd_retrieval.distill.settings import DistillSettings, ObjectiveSettings, paper_preset
     from ibkd_retrieval.errors import UserError
@@ -105,7 +107,7 @@ def distill(
         steps=steps,
         batch_size=batch_size,
         bank_size=bank_size,
-        learning_rate=learning_rate,
+        learning_rate=learning_rate if learning_rate is not None else 1.5e-3 if student is None else 3e-4,
         max_length=max_length,
         seed=seed,
         dtype=dtype,
@@ -119,6 +121,8 @@ def distill(
             raise UserError(f"Unknown preset `{preset}`: use paper.")
         settings = paper_preset(settings)
     target = output or MODELS / plan.name(teacher, settings.objective)
+    # Told now and not after minutes of reading text.
+    prepare_output(target, resume=resume, overwrite=overwrite)
     progress = reporter(quiet)
     progress.say(
         f"teacher {teacher} → student {target} · corpus {corpus}" + (f" · queries {queries}" if queries else "")

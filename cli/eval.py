@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import reporter, stdout
+from .console import print_table, reporter, stdout
 from .opening import index_folder, open_searcher
 from .options import Device, Dtype, Json, Pooling, Queries, Quiet
 
@@ -66,16 +66,15 @@ def evaluate(
         if qrels is None and queries is None:
             raise UserError("Judgements are needed to score a run: give --qrels QRELS.")
         ranked = read_run(run)
-        if qrels is not None:
-            judgements = open_qrels(qrels)
-        else:
-            asked = open_queries(str(queries), need_judgements=True, progress=progress)
-            judgements, level = asked.judgements, asked.relevance_level
         against = qrels or str(queries)
+        if Path(against).is_file():
+            judgements = open_qrels(against)
+        else:
+            asked = open_queries(against, need_judgements=True, progress=progress)
+            judgements, level = asked.judgements, asked.relevance_level
         scored = str(run)
     else:
         folder = index_folder(index, progress)
-        searcher = None
         if queries is None:
             from ibkd_retrieval.indexing.manifest import read_manifest
 
@@ -158,8 +157,7 @@ def _print_table(
                 f"{counts.wins}/{counts.ties}/{counts.losses}",
             ]
         table.add_row(*cells)
-    console = stdout()
-    console.print(table)
+    print_table(table)
     remarks = [f"{len(evaluation.query_ids):,} judged queries of {against}"]
     if evaluation.missing:
         remarks.append(f"{evaluation.missing:,} of them missing from the run, scored 0")
@@ -167,4 +165,4 @@ def _print_table(
         remarks.append(f"{evaluation.extra:,} queries without judgements left out")
     if compared is not None:
         remarks.append(f"p: paired randomisation test against {baseline}")
-    console.print(f"{scored}: {'; '.join(remarks)}", style="dim", markup=False)
+    stdout().print(f"{scored}: {'; '.join(remarks)}", style="dim", markup=False)

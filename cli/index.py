@@ -11,6 +11,7 @@ from .console import reporter, stdout
 from .options import (
     CORPUS_HELP,
     INDEXES,
+    MODELS,
     BatchTokens,
     Device,
     Dtype,
@@ -83,22 +84,28 @@ def index(
     family = family_named(type, **{name: value for name, value in chosen.items() if value is not None})
     progress = reporter(quiet)
     load_faiss()
-    if source is not None:
-        begun = read_manifest(source)
+    begun = read_manifest(source) if source is not None else None
+    if begun is not None:
         corpus, model = begun.corpus.name, model or begun.encoder.name
-        pooling, max_length = pooling or begun.encoder.pooling, max_length or begun.encoder.max_length
+        pooling, max_length = pooling or begun.encoder.pooling, max_length or begun.encoder.max_length or None
         dtype = begun.encoder.dtype if dtype == "auto" else dtype
+    model = model or str(newest_student(MODELS))
     opened = open_corpus(corpus, progress)
-    model = model or str(newest_student(Path("models")))
     target = output or INDEXES / f"{corpus_slug(corpus)}-{short_model_name(model)}-{type}"
-    if source is not None:
-        if target.resolve() == source.resolve():
-            raise UserError(f"--from and --output are both {source}: name another --output.")
-        link_shards(source, target, resume=resume, overwrite=overwrite)
+    if source is not None and target.resolve() == source.resolve():
+        raise UserError(f"--from and --output are both {source}: name another --output.")
     progress.say(f"corpus {opened.name} · model {model} · type {type} → {target}")
     encoder = Encoder.load(
         model, device=device, dtype=dtype, pooling=pooling, max_length=max_length, batch_tokens=batch_tokens
     )
+    if begun is not None and source is not None:
+        # After the model is known to fit: --overwrite deletes what is there.
+        if encoder.weight_hash != begun.encoder.weight_hash:
+            raise UserError(
+                f"--from {source} holds vectors of {begun.encoder.name}, not of {model}: leave out --from to encode "
+                "the corpus, or leave out --model."
+            )
+        link_shards(source, target, resume=resume, overwrite=overwrite)
     manifest = build_index(
         opened,
         encoder,

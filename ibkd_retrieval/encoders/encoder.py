@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.batching import token_budget_batches
 from ibkd_retrieval.encoders.device import choose_device, choose_dtype
-from ibkd_retrieval.encoders.loading import load_sentence_transformer
+from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
@@ -274,7 +273,8 @@ def _tokens_digest(tokenizer: Any) -> str:
     """A digest of the vocabulary and of how a probe is cut, which outlasts a change of the tokenizer's file format."""
     if tokenizer is None:
         return ""
-    found = tokenizer.encode(_TOKENIZER_PROBE)
+    with quiet_transformers():  # A model that reads fewer tokens than the probe has would warn.
+        found = tokenizer.encode(_TOKENIZER_PROBE)
     ids = getattr(found, "ids", found)
     return hashlib.sha256(json.dumps([sorted(tokenizer.get_vocab().items()), ids]).encode()).hexdigest()
 

@@ -1,0 +1,135 @@
+"""What only a process shows: how fast help comes, exit codes, closed pipes, interrupts, a terminal."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from driving import COMMAND
+
+COMMANDS = ("quickstart", "distill", "index", "search", "eval", "compare", "info", "export")
+HELP_SECONDS = 0.3
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_comes_at_once(command, shell):
+    def seconds():
+        begun = time.perf_counter()
+        answer = shell.process(*command.split(), "--help")
+        assert answer.code == 0
+        assert "--help" in answer.out
+        return time.perf_counter() - begun
+
+    # The best of five: other work on the machine makes it slower, nothing makes it faster.
+    assert any(seconds() < HELP_SECONDS for _ in range(5))
+
+
+def test_help_names_every_command(shell):
+    assert set(re.findall(r"^│ (\w+) ", shell.process("--help").out, re.MULTILINE)) == set(COMMANDS)
+
+
+def test_help_loads_no_heavy_library(shell):
+    heavy = "{'torch', 'transformers', 'sentence_transformers', 'faiss', 'ranx', 'ir_datasets', 'pyarrow', 'numpy'}"
+    program = f"import sys\ntry:\n    {COMMAND}\nfinally:\n    print(*({heavy} & set(sys.modules)))"
+    for command in COMMANDS:
+        assert shell.process(command, "--help", program=program).out.splitlines()[-1] == "", command
+
+
+@pytest.mark.parametrize("args", [("--no-such-option",), ("no-such-command",), ("compare", "--index", "one")])
+def test_wrong_input_ends_a_process_with_2(args, shell):
+    answer = shell.process(*args)
+    assert answer.code == 2
+    assert answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_the_installed_command_is_this_one(shell):
+    command = os.path.join(os.path.dirname(sys.executable), "ibkd")
+    if not os.path.exists(command):
+        pytest.skip("the package is not installed beside this interpreter")
+    found = subprocess.run([command, "info", "nowhere"], cwd=shell.folder, env=shell.environment(), capture_output=True)
+    assert found.returncode == 2
+    assert found.stderr.startswith(b"ibkd: ")
+
+
+@pytest.mark.parametrize("form", ["--json", "--quiet"])
+def test_a_reader_that_leaves_early_ends_the_command_in_silence(form, shell, chain):
+    process = shell.start("search", "--index", chain.student_index, "-k", "1", form)
+    # Far more than a pipe holds, so that the command still writes when nobody reads any more.
+    process.stdin.write(b"river bank\n" * 2000)
+    process.stdin.close()
+    assert process.stdout.readline()
+    process.stdout.close()
+    err = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(60) == 0
+    assert "Error" not in err
+    assert "Exception" not in err
+
+
+def test_a_reader_that_never_reads_ends_the_command_in_silence(shell, chain):
+    # Short output is written when the command ends, and to nobody.
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = shell.start("search", "river", "--index", chain.student_index, "--json", stdout=writing)
+    os.close(writing)
+    _, err = process.communicate(timeout=60)
+    assert err == b""
+    assert process.returncode == 0
+
+
+def test_an_interrupt_says_how_to_go_on_and_ends_with_130(shell, distilling):
+    process = shell.start(*distilling, "--steps", 100_000)
+    checkpoints = shell.folder / "models" / "teacher-l2-d8-ibkd" / "checkpoints"
+    deadline = time.monotonic() + 60
+    while not list(checkpoints.glob("step-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.decode().splitlines()[-1].startswith("ibkd: Stopped. What is finished is kept")
+    assert b"Traceback" not in err
+    assert list(checkpoints.glob("step-*"))
+
+
+def test_the_prompt_answers_until_an_empty_line(shell, chain):
+    ours, theirs = pty.openpty()
+    shown = b""
+
+    def until(mark):
+        nonlocal shown
+        begun, deadline = len(shown), time.monotonic() + 60
+        while mark not in shown[begun:]:
+            assert time.monotonic() < deadline, shown
+            if select.select([ours], [], [], 1)[0]:
+                try:
+                    shown += os.read(ours, 4096)
+                except OSError:  # The other side has left.
+                    return
+
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    process = shell.start("search", "--index", chain.student_index, "-k", "2", **streams, start_new_session=True)
+    os.close(theirs)
+    until(b"search> ")
+    assert b"200 documents in " in shown
+    os.write(ours, b"river bank\n")
+    until(b"2 of 200 documents in ")
+    until(b"search> ")
+    os.write(ours, b"\n")
+    assert process.wait(60) == 0
+    until(b"\0")
+    os.close(ours)
+    text = shown.decode()
+    assert text.count("page ") == 2
+    assert "Traceback" not in text
+
+
+def test_exit_codes_and_output_are_those_of_the_command_run_in_process(shell, chain):
+    args = ("eval", "--index", chain.student_index, "--metric", "mrr@10", "--json")
+    assert json.loads(shell.process(*args).out) == json.loads(shell.must(*args).out)

@@ -1,0 +1,179 @@
+"""The layout's rules, read from the source: who may import whom, and what loads when."""
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LIBRARY = ROOT / "ibkd_retrieval"
+COMMANDS = ROOT / "cli"
+ROOMS = ("corpora", "encoders", "indexing", "search", "evaluation", "distill")
+ROOT_MODULES = {"errors", "files", "progress"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "faiss",
+    "ranx",
+    "numba",
+    "ir_datasets",
+    "pyarrow",
+    "scipy",
+    "datasets",
+    "huggingface_hub",
+    "safetensors",
+}
+# Modules that define torch modules or operate on tensors throughout; nothing that `--help` loads imports them.
+TORCH_MODULES = {
+    "ibkd_retrieval/distill/student_module.py",
+    "ibkd_retrieval/distill/objectives/ibkd.py",
+    "ibkd_retrieval/distill/objectives/infonce.py",
+    "ibkd_retrieval/distill/objectives/mse.py",
+    "ibkd_retrieval/distill/objectives/projection.py",
+}
+
+
+def sources(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    if parts[0] == "cli":
+        parts[0] = "ibkd_cli"
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_by(node: ast.AST, path: Path) -> Iterator[str]:
+    """The full names a node imports: of `from a import b` both `a` and `a.b`, as `b` may be a module."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            package = module_name(path).split(".")
+            package = package if path.name == "__init__.py" else package[:-1]
+            above = package[: len(package) - (node.level - 1)]
+            base = ".".join([*above, base] if base else above)
+        yield base
+        yield from (f"{base}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.Call):
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if called in ("import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
+            yield str(node.args[0].value)
+
+
+def imports(path: Path) -> set[str]:
+    """Everything a file imports, wherever it does: at the top, in functions, under TYPE_CHECKING."""
+    tree = ast.parse(path.read_text("utf-8"))
+    return {name for node in ast.walk(tree) for name in imported_by(node, path)}
+
+
+def imports_when_loaded(path: Path) -> set[str]:
+    """What a file imports by being imported: not what its functions do, nor what type checkers alone read."""
+
+    def executed(node: ast.AST) -> Iterator[ast.AST]:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            # The body waits, but decorators and default values are evaluated at once.
+            outer = getattr(node, "decorator_list", [])
+            children = [*outer, *node.args.defaults, *(each for each in node.args.kw_defaults if each)]
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            children = node.orelse
+        else:
+            yield node
+            children = list(ast.iter_child_nodes(node))
+        for child in children:
+            yield from executed(child)
+
+    tree = ast.parse(path.read_text("utf-8"))
+    return {name for node in executed(tree) for name in imported_by(node, path)}
+
+
+def rooms_of(names: set[str]) -> set[str]:
+    parts = [name.split(".") for name in names]
+    return {name[1] for name in parts if name[0] == "ibkd_retrieval" and len(name) > 1} & set(ROOMS)
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_from_rooms_before_it(room):
+    allowed = set(ROOMS[: ROOMS.index(room) + 1])
+    wrong = {relative(path): found for path in sources(LIBRARY / room) if (found := rooms_of(imports(path)) - allowed)}
+    assert not wrong
+
+
+def test_every_folder_of_the_library_is_a_room():
+    assert {path.parent.name for path in LIBRARY.glob("*/__init__.py")} == set(ROOMS)
+
+
+def test_root_modules_import_no_room():
+    paths = [path for path in LIBRARY.glob("*.py") if path.name != "__init__.py"]
+    assert {path.stem for path in paths} == ROOT_MODULES
+    for path in [*paths, LIBRARY / "__init__.py"]:
+        assert not rooms_of(imports(path)), relative(path)
+
+
+def test_the_library_does_not_know_its_command_line():
+    for path in sources(LIBRARY):
+        assert not {name for name in imports(path) if name.split(".")[0] in ("cli", "ibkd_cli", "typer", "rich")}, path
+
+
+def test_exactly_one_module_imports_faiss():
+    found = [
+        relative(path)
+        for path in [*sources(LIBRARY), *sources(COMMANDS)]
+        if any(name.split(".")[0] == "faiss" for name in imports(path))
+    ]
+    assert found == ["ibkd_retrieval/indexing/faiss_binding.py"]
+
+
+def test_heavy_libraries_are_loaded_at_import_by_torch_modules_only():
+    found = {}
+    for path in [*sources(LIBRARY), *sources(COMMANDS)]:
+        heavy = {name.split(".")[0] for name in imports_when_loaded(path)} & HEAVY
+        if heavy:
+            found[relative(path)] = heavy
+    assert found == {path: {"torch"} for path in TORCH_MODULES}
+
+
+def test_modules_that_load_torch_are_imported_inside_functions():
+    for path in [*sources(LIBRARY), *sources(COMMANDS)]:
+        if relative(path) not in TORCH_MODULES:
+            files = {f"{name.replace('.', '/')}.py" for name in imports_when_loaded(path)}
+            assert not files & TORCH_MODULES, relative(path)
+
+
+def test_the_declared_packages_are_those_on_disk():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    on_disk = {module_name(path) for folder in (LIBRARY, COMMANDS) for path in folder.rglob("__init__.py")}
+    holding_code = {module_name(path.parent / "__init__.py") for path in [*sources(LIBRARY), *sources(COMMANDS)]}
+    assert len(declared) == len(set(declared))
+    assert set(declared) == on_disk == holding_code
+
+
+# The readers above are themselves worth a test: one that finds nothing would let everything pass.
+
+
+def test_the_reader_of_imports_looks_into_functions_and_type_checking_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    path = tmp_path / "ibkd_retrieval" / "corpora" / "a.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "from . import b\n"
+        "from ..search.runs import Run\n"
+        "if TYPE_CHECKING:\n    from ibkd_retrieval.distill import run\n"
+        "class C:\n    import scipy\n"
+        "def f():\n    import torch.nn\n    importlib.import_module('faiss')\n"
+    )
+    everywhere = imports(path)
+    assert {"ibkd_retrieval.corpora.b", "ibkd_retrieval.search.runs", "ibkd_retrieval.distill.run"} <= everywhere
+    assert {"torch.nn", "faiss", "scipy"} <= everywhere
+    assert rooms_of(everywhere) == {"corpora", "search", "distill"}
+    assert imports_when_loaded(path) & {"scipy", "torch.nn", "faiss", "ibkd_retrieval.distill"} == {"scipy"}
