@@ -62,7 +62,15 @@ def distill(
     batch_size: Annotated[int, typer.Option(help="Texts a step.")] = 256,
     bank_size: Annotated[int, typer.Option(help="Further teacher vectors a step, as negatives.")] = 4096,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak learning rate.", show_default="0.0015, with --student 0.0003")
+        float | None, typer.Option(help="Peak learning rate.", show_default="0.002, with --student 0.0003")
+    ] = None,
+    freeze_embeddings: Annotated[
+        bool | None,
+        typer.Option(
+            "--freeze-embeddings/--train-embeddings",
+            help="Leave the student's token tables as they are.",
+            show_default="freeze, with --student train",
+        ),
     ] = None,
     temperature: Annotated[float, typer.Option(help="Of the contrast; smaller looks harder at near negatives.")] = 0.05,
     hsic_weight: Annotated[float, typer.Option(help="Weight of the forgetting term (lambda).")] = 0.2,
@@ -107,7 +115,8 @@ def distill(
         steps=steps,
         batch_size=batch_size,
         bank_size=bank_size,
-        learning_rate=learning_rate if learning_rate is not None else 1.5e-3 if student is None else 3e-4,
+        learning_rate=learning_rate if learning_rate is not None else 2e-3 if student is None else 3e-4,
+        freeze_embeddings=student is None if freeze_embeddings is None else freeze_embeddings,
         max_length=max_length,
         seed=seed,
         dtype=dtype,

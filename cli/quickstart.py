@@ -19,7 +19,7 @@ DIM = 128
 
 
 def quickstart(
-    steps: Annotated[int, typer.Option(help="Optimiser steps; more gives a better student.")] = 200,
+    steps: Annotated[int, typer.Option(help="Optimiser steps; more gives a better student.")] = 220,
     max_documents: Annotated[int, typer.Option(help="Documents the student learns from.")] = 6000,
     quiet: Quiet = False,
 ) -> None:
@@ -49,7 +49,7 @@ def quickstart(
 
     stage(1, f"distil {TEACHER} into {LAYERS} of its layers with {DIM} dimensions, on docstrings of the train packages")
     plan = StudentPlan(layers=LAYERS, dim=DIM)
-    settings = DistillSettings(steps=steps, eval_every=max(1, steps // 2))
+    settings = DistillSettings(steps=steps, freeze_embeddings=True, eval_every=max(1, steps // 2))
     student = MODELS / "quickstart"
     born = MODELS / "quickstart-undistilled"
     train_queries = open_queries("pydocs:train", progress=progress)

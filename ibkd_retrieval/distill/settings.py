@@ -40,6 +40,8 @@ class DistillSettings:
         learning_rate: peak of the schedule (linear warm-up, then linear to zero). The default suits layers taken out
             of a teacher, which have most to learn; a small model trained before wants about a fifth of it.
         projection_learning_rate: the same for the objective's own parameters.
+        freeze_embeddings: leave the token tables as they are. For layers of a teacher that is faster, and words the
+            training text lacks keep their place among those it has.
         warmup: share of the steps spent warming up.
         weight_decay: AdamW's, on matrices only.
         max_length: tokens read of a training text.
@@ -54,8 +56,9 @@ class DistillSettings:
     steps: int = 1000
     batch_size: int = 256
     bank_size: int = 4096
-    learning_rate: float = 1.5e-3
-    projection_learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
+    projection_learning_rate: float = 5e-3
+    freeze_embeddings: bool = False
     warmup: float = 0.1
     weight_decay: float = 0.01
     max_length: int = 96

@@ -28,7 +28,8 @@ class StudentModule(torch.nn.Module):
         """The transformers model inside, whose class varies with the architecture."""
         return self.model[0].auto_model
 
-    def _token_layer(self) -> torch.nn.Module:
+    @property
+    def token_layer(self) -> torch.nn.Module:
         """The module whose output is the transformer's input representation."""
         embeddings = getattr(self.transformer, "embeddings", None)
         if isinstance(embeddings, torch.nn.Module):
@@ -45,7 +46,7 @@ class StudentModule(torch.nn.Module):
         """
         device = features["input_ids"].device.type
         embedded: list[Tensor] = []
-        hook = self._token_layer().register_forward_hook(lambda module, arguments, output: embedded.append(output))
+        hook = self.token_layer.register_forward_hook(lambda module, arguments, output: embedded.append(output))
         try:
             with torch.autocast(device, dtype=self._dtype, enabled=self._dtype != torch.float32):
                 out = self.model[0](dict(features))

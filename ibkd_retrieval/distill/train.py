@@ -226,6 +226,11 @@ class _Run:
         self.objective = build_objective(settings.objective, dim, cache.dim, settings.objective_settings)
         self.objective.to(self.device)
         self.modules: dict[str, torch.nn.Module] = {"student": student, "objective": self.objective}
+        self._frozen = []
+        if settings.freeze_embeddings:
+            self._frozen = [p for p in self.module.token_layer.parameters() if p.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
         self.optimizer = self._optimizer()
         self._attention = self.module.transformer.config._attn_implementation
         if self.device == "cpu":
@@ -320,7 +325,9 @@ class _Run:
         return max(0.0, (self.settings.steps - number) / max(1, self.settings.steps - warm))
 
     def close(self) -> None:
-        """Give the student back with the attention it came with."""
+        """Give the student back with the attention it came with and nothing frozen."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
         self.module.transformer.set_attn_implementation(self._attention)
 
     def projection(self) -> NDArray[np.float32] | None:
