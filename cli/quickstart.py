@@ -19,7 +19,7 @@ DIM = 128
 
 
 def quickstart(
-    steps: Annotated[int, typer.Option(help="Optimiser steps; more gives a better student.")] = 220,
+    steps: Annotated[int, typer.Option(help="Optimiser steps; more gives a better student.")] = 300,
     max_documents: Annotated[int, typer.Option(help="Documents the student learns from.")] = 6000,
     quiet: Quiet = False,
 ) -> None:

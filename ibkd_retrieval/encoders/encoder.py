@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval.encoders.allocator import keep_freed_memory
 from ibkd_retrieval.encoders.batching import token_budget_batches
 from ibkd_retrieval.encoders.device import choose_device, choose_dtype
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
@@ -50,6 +51,8 @@ class Encoder:
 
         self.name = name
         self.device = str(model.device)
+        if self.device == "cpu":
+            keep_freed_memory()
         self._static = isinstance(model[0], StaticEmbedding)
         # A static model reads all of a text; 0 says so.
         self.max_length = 0 if self._static else int(model.max_seq_length or 0)

@@ -263,3 +263,13 @@ def test_training_reads_the_tokens_that_encoding_reads(prompted, monkeypatch):
     expected = tokenize(student, TEXTS[:20], "page: ") + tokenize(student, TEXTS[20:30], "query: ")
     assert [tokens[i].tolist() for i in range(len(tokens))] == expected
     assert tokens.lengths.tolist() == [len(ids) for ids in expected]
+
+
+def test_frozen_token_tables_stay_as_they_were_and_are_given_back_trainable(bench):
+    student = bench.student()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    _, after = bench.train(student=student, freeze_embeddings=True)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert not any("embeddings" in name for name in changed)
+    assert all(parameter.requires_grad for parameter in student.parameters())
