@@ -86,7 +86,9 @@ def quickstart(
     known: dict[str, Encoder] = {}
     searchers = {name: open_searcher(folder, known=known) for name, folder in folders.items()}
     queries = open_queries("pydocs:test", need_judgements=True, progress=progress)
-    comparison = compare_systems(searchers, queries, ["mrr@10", "ndcg@10"], Measuring(k=100, throughput_documents=128), progress)
+    comparison = compare_systems(
+        searchers, queries, ["mrr@10", "ndcg@10"], Measuring(k=100, throughput_documents=128), progress
+    )
 
     stage(4, "compare")
     report = Path("reports") / "quickstart"
