@@ -21,6 +21,8 @@ def settings(**changed) -> DistillSettings:
         "batch_size": 16,
         "bank_size": 24,
         "max_length": 24,
+        "learning_rate": 3e-4,
+        "projection_learning_rate": 1e-3,
         "dtype": "float32",
         "eval_every": 6,
         "checkpoint_every": 4,

@@ -15,7 +15,7 @@ DOCUMENTS = [Document(f"d{number}", text) for number, text in enumerate(TEXTS)]
 
 
 class HashEncoder:
-    name, max_length, dtype, device = "tiny", 16, "float32", "cpu"
+    name, max_length, pooling, dtype, device = "tiny", 16, None, "float32", "cpu"
 
     def __init__(self, weight_hash="a" * 64, dim=DIM):
         self.weight_hash, self.dim = weight_hash, dim
