@@ -98,9 +98,10 @@ def distill(
 ) -> None:
     """Distil a teacher into a small student with IBKD; writes a sentence-transformers folder."""
     from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
+    from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
     from ibkd_retrieval.distill.run import StudentPlan, prepare_output
     from ibkd_retrieval.distill.run import distill as run
-    from ibkd_retrieval.distill.settings import DistillSettings, ObjectiveSettings, paper_preset
+    from ibkd_retrieval.distill.settings import DistillSettings, paper_preset
     from ibkd_retrieval.errors import UserError
 
     embedded = corpus.split(":")[0] == "pydocs"

@@ -6,26 +6,12 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
 from ibkd_retrieval.distill.objectives.table import OBJECTIVES
 from ibkd_retrieval.encoders.device import DTYPES
 from ibkd_retrieval.errors import UserError
 
 OUTPUT_SPACES = ("student", "teacher")
-
-
-@dataclass(frozen=True)
-class ObjectiveSettings:
-    """What the objectives read.
-
-    Attributes:
-        temperature: tau of the contrast; smaller looks harder at the nearest negatives.
-        hsic_weight: lambda, the weight of the forgetting term.
-        hsic_bandwidth: gamma of its Gaussian kernels, or "median" to follow the batch.
-    """
-
-    temperature: float = 0.05
-    hsic_weight: float = 0.2
-    hsic_bandwidth: float | str = "median"
 
 
 @dataclass(frozen=True)

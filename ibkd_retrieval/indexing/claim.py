@@ -37,18 +37,9 @@ def claim(folder: Path, plan: BuildPlan, resume: bool, overwrite: bool, progress
     Raises:
         UserError: the folder is taken, or holds a build by another encoder or of a newer format.
     """
-    if not layout.is_free(folder):
-        if overwrite:
-            layout.clear(folder)
-        elif not layout.is_index(folder):
-            raise UserError(f"{folder} is not empty and holds no index: name a new or an empty folder with --output.")
-        elif resume:
-            layout.remove_leftovers(folder)
-            return _resumed_plan(folder, plan, progress)
-        elif (folder / layout.MANIFEST).exists():
-            raise UserError(f"{folder} already holds a finished index: replace it with --overwrite.")
-        else:
-            raise UserError(f"{folder} holds an unfinished index: continue with --resume or replace with --overwrite.")
+    if _goes_on(folder, resume, overwrite):
+        layout.remove_leftovers(folder)
+        return _resumed_plan(folder, plan, progress)
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(f".{layout.PLAN}.*.tmp"):
         path.unlink()
@@ -57,6 +48,22 @@ def claim(folder: Path, plan: BuildPlan, resume: bool, overwrite: bool, progress
         {"format": layout.FORMAT, "format_version": layout.FORMAT_VERSION, **dataclasses.asdict(plan)},
     )
     return plan
+
+
+def _goes_on(folder: Path, resume: bool, overwrite: bool) -> bool:
+    """Whether `folder` holds an index to go on with; if not, it is free on return, cleared where that was asked for."""
+    if layout.is_free(folder):
+        return False
+    if overwrite:
+        layout.clear(folder)
+        return False
+    if not layout.is_index(folder):
+        raise UserError(f"{folder} is not empty and holds no index: name a new or an empty folder with --output.")
+    if resume:
+        return True
+    if (folder / layout.MANIFEST).exists():
+        raise UserError(f"{folder} already holds a finished index: replace it with --overwrite.")
+    raise UserError(f"{folder} holds an unfinished index: continue with --resume or replace with --overwrite.")
 
 
 def _resumed_plan(folder: Path, plan: BuildPlan, progress: Progress) -> BuildPlan:
@@ -105,15 +112,8 @@ def link_shards(source: Path, folder: Path, *, resume: bool, overwrite: bool) ->
     Raises:
         UserError: `folder` is taken and the options do not say what to do.
     """
-    if not layout.is_free(folder):
-        if overwrite:
-            layout.clear(folder)
-        elif not layout.is_index(folder):
-            raise UserError(f"{folder} is not empty and holds no index: name a new or an empty folder with --output.")
-        elif resume:
-            return
-        else:
-            raise UserError(f"{folder} already holds an index: continue with --resume or replace with --overwrite.")
+    if _goes_on(folder, resume, overwrite):
+        return
     for path in layout.ours(source):
         relative = path.relative_to(source)
         if relative.as_posix() in (layout.MANIFEST, layout.STRUCTURE) or relative.name.startswith(

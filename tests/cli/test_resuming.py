@@ -21,12 +21,12 @@ KILLED_TRAINING = f"""
 import os, signal, torch
 torch.set_num_threads(1)
 from ibkd_retrieval.distill import train
-step = train._Run.step
+step = train.TrainingRun.step
 def fatal(self, number, *, detailed):
     if number == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, number, detailed=detailed)
-train._Run.step = fatal
+train.TrainingRun.step = fatal
 {COMMAND}
 """
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from ibkd_retrieval.distill.objectives.base import Batch
+from ibkd_retrieval.distill.objectives.base import Batch, ObjectiveSettings
 from ibkd_retrieval.distill.objectives.table import OBJECTIVES, build_objective
-from ibkd_retrieval.distill.settings import DistillSettings, ObjectiveSettings, paper_preset
+from ibkd_retrieval.distill.settings import DistillSettings, paper_preset
 from ibkd_retrieval.errors import UserError
 
 

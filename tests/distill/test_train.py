@@ -9,8 +9,7 @@ from tiny_runs import settings
 from ibkd_retrieval.distill import train
 from ibkd_retrieval.distill.checkpoint import list_checkpoints
 from ibkd_retrieval.distill.dev import neighbour_dev
-from ibkd_retrieval.distill.objectives.base import LossTerms
-from ibkd_retrieval.distill.settings import ObjectiveSettings
+from ibkd_retrieval.distill.objectives.base import LossTerms, ObjectiveSettings
 from ibkd_retrieval.distill.teacher_cache import TeacherCache
 from ibkd_retrieval.distill.texts import TrainingTexts
 from ibkd_retrieval.distill.tokens import training_tokens
@@ -54,14 +53,14 @@ def same(first, second):
 
 
 def fail_at(monkeypatch, number, error):
-    step = train._Run.step
+    step = train.TrainingRun.step
 
     def failing(self, at, *, detailed):
         if at == number:
             raise error
         return step(self, at, detailed=detailed)
 
-    monkeypatch.setattr(train._Run, "step", failing)
+    monkeypatch.setattr(train.TrainingRun, "step", failing)
 
 
 def logged(folder):
@@ -103,7 +102,7 @@ def test_a_run_does_not_depend_on_what_its_cache_held_before(bench, teacher):
     for key, value in weights.items():
         torch.testing.assert_close(value, again[key], atol=2e-3, rtol=1e-2)
     runs = [
-        train._Run(bench.student(), cache, bench.texts, settings(), train.SILENT)
+        train.TrainingRun(bench.student(), cache, bench.texts, settings(), train.SILENT)
         for cache in (full, TeacherCache(bench.folder / "cache", teacher))
     ]
     drawn = [run.cache.vectors(run.bank_rows[run.schedule.bank(3, 9, len(run.bank_rows))]) for run in runs]
@@ -135,7 +134,7 @@ def test_the_other_objectives_train_too(bench, objective):
 
 
 def test_the_projection_starts_as_the_least_squares_map(bench, teacher):
-    run = train._Run(
+    run = train.TrainingRun(
         bench.student(), TeacherCache(bench.folder / "cache", teacher), bench.texts, settings(), train.SILENT
     )
     run.start_projection()
@@ -233,7 +232,7 @@ def test_fewer_texts_than_a_batch_are_refused(bench):
 
 def test_no_text_is_its_own_negative(bench, teacher):
     bench.texts = TrainingTexts(bench.texts.documents, bench.texts.documents[:40])
-    run = train._Run(
+    run = train.TrainingRun(
         bench.student(),
         TeacherCache(bench.folder / "cache", teacher),
         bench.texts,

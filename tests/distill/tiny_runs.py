@@ -53,12 +53,12 @@ if __name__ == "__main__":
     from ibkd_retrieval.distill import train
 
     torch.set_num_threads(1)
-    step = train._Run.step
+    step = train.TrainingRun.step
 
     def fatal(self, number, *, detailed):
         if number == int(sys.argv[3]):
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, number, detailed=detailed)
 
-    train._Run.step = fatal
+    train.TrainingRun.step = fatal
     run(Path(sys.argv[1]), Path(sys.argv[2]))

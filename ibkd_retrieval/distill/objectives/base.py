@@ -1,4 +1,4 @@
-"""What an objective gets and gives."""
+"""What an objective is told, gets and gives."""
 
 from __future__ import annotations
 
@@ -7,6 +7,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What the objectives read.
+
+    Attributes:
+        temperature: tau of the contrast; smaller looks harder at the nearest negatives.
+        hsic_weight: lambda, the weight of the forgetting term.
+        hsic_bandwidth: gamma of its Gaussian kernels, or "median" to follow the batch.
+    """
+
+    temperature: float = 0.05
+    hsic_weight: float = 0.2
+    hsic_bandwidth: float | str = "median"
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 
 from ibkd_retrieval.distill.information import gaussian_kernel, hsic, off_diagonal_mean
-from ibkd_retrieval.distill.objectives.base import Batch, LossTerms
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings
 from ibkd_retrieval.distill.objectives.infonce import InfoNCE
-from ibkd_retrieval.distill.settings import ObjectiveSettings
 
 
 class IBKD(torch.nn.Module):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 
 from ibkd_retrieval.distill.information import infonce
-from ibkd_retrieval.distill.objectives.base import Batch, LossTerms
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings
 from ibkd_retrieval.distill.objectives.projection import Projection
-from ibkd_retrieval.distill.settings import ObjectiveSettings
 
 
 class InfoNCE(torch.nn.Module):

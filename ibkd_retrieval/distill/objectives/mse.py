@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ibkd_retrieval.distill.objectives.base import Batch, LossTerms
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings
 from ibkd_retrieval.distill.objectives.projection import Projection
-from ibkd_retrieval.distill.settings import ObjectiveSettings
 
 
 class MSE(torch.nn.Module):

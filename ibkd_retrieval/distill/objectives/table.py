@@ -9,7 +9,8 @@ from ibkd_retrieval.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from ibkd_retrieval.distill.settings import ObjectiveSettings
+    from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
+
 
 OBJECTIVES = ("ibkd", "infonce", "mse")
 
