@@ -56,7 +56,7 @@ def read_environment() -> Environment:
     torch: Any = sys.modules.get("torch")
     accelerator = str(torch.cuda.get_device_name()) if torch is not None and torch.cuda.is_available() else None
     return Environment(
-        platform=platform.platform(),
+        platform=f"{platform.system()} {platform.machine()}",
         cpu=_cpu_name(),
         cores=os.cpu_count() or 1,
         threads=int(torch.get_num_threads()) if torch is not None else _usable_processors(),
