@@ -9,7 +9,7 @@ import typer
 
 from .console import print_table, reporter, stdout
 from .opening import index_folder, open_searcher
-from .options import Device, Dtype, Json, Pooling, Queries, Quiet
+from .options import Device, Dtype, Json, Nprobe, Pooling, Queries, QueryModel, Quiet, Refine
 
 if TYPE_CHECKING:
     from ibkd_retrieval.evaluation.metrics import Evaluation
@@ -37,13 +37,9 @@ def evaluate(
         int | None, typer.Option(help="Lowest grade that counts as relevant.", show_default="the data set's")
     ] = None,
     k: Annotated[int, typer.Option("--k", "-k", help="Results a query when searching.")] = 1000,
-    nprobe: Annotated[int | None, typer.Option(help="Inverted lists to visit.", show_default="the index's own")] = None,
-    refine: Annotated[
-        int | None, typer.Option(help="Candidates per result scored exactly.", show_default="the index's own")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Query encoder.", show_default="the index's own")
-    ] = None,
+    nprobe: Nprobe = None,
+    refine: Refine = None,
+    model: QueryModel = None,
     pooling: Pooling = None,
     device: Device = "auto",
     dtype: Dtype = "auto",

@@ -31,4 +31,9 @@ Queries = Annotated[
         help="ir_datasets id or short name, BEIR folder (folder:split), file, or pydocs.",
     ),
 ]
+Nprobe = Annotated[int | None, typer.Option(help="Inverted lists to visit.", show_default="the index's own")]
+Refine = Annotated[
+    int | None, typer.Option(help="Candidates per result scored exactly.", show_default="the index's own")
+]
+QueryModel = Annotated[str | None, typer.Option(metavar="MODEL", help="Query encoder.", show_default="the index's own")]
 CORPUS_HELP = "ir_datasets id or short name (msmarco, scifact, ...), BEIR folder, JSONL/TSV/parquet file, or pydocs."

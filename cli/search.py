@@ -10,7 +10,7 @@ import typer
 
 from .console import reporter, stdout
 from .opening import index_folder, open_searcher
-from .options import Device, Dtype, Json, Pooling, Queries, Quiet
+from .options import Device, Dtype, Json, Nprobe, Pooling, Queries, QueryModel, Quiet, Refine
 
 if TYPE_CHECKING:
     from ibkd_retrieval.search.ranking import Hit
@@ -30,13 +30,9 @@ def search(
     k: Annotated[
         int | None, typer.Option("--k", "-k", help="Results a query.", show_default="10, for a run 1000")
     ] = None,
-    nprobe: Annotated[int | None, typer.Option(help="Inverted lists to visit.", show_default="the index's own")] = None,
-    refine: Annotated[
-        int | None, typer.Option(help="Candidates per result scored exactly.", show_default="the index's own")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Query encoder.", show_default="the index's own")
-    ] = None,
+    nprobe: Nprobe = None,
+    refine: Refine = None,
+    model: QueryModel = None,
     pooling: Pooling = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
