@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
+
+FieldValue = str | int | float | bool
+NO_FIELDS: Mapping[str, FieldValue] = MappingProxyType({})
 
 
 class Document(NamedTuple):
-    """One retrievable unit. `doc_id` has no white space, so that it can stand in a TREC run."""
+    """One retrievable unit. `doc_id` has no white space, so that it can stand in a TREC run.
+
+    `fields` holds what else the corpus says of it (a year, a source): stored and searched by filters, never encoded.
+    """
 
     doc_id: str
     text: str
     title: str = ""
+    fields: Mapping[str, FieldValue] = NO_FIELDS
 
     @property
     def content(self) -> str:

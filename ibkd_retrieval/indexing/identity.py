@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from ibkd_retrieval.errors import UserError
 
 
 class Fingerprint:
-    """SHA-256 over ids and contents of documents in their order."""
+    """SHA-256 over ids, contents and fields of documents in their order."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -21,7 +22,8 @@ class Fingerprint:
     def add(self, documents: Iterable[Document]) -> None:
         """Take in the next documents."""
         for document in documents:
-            for text in (document.doc_id, document.content):
+            fields = json.dumps(dict(document.fields), sort_keys=True) if document.fields else None
+            for text in (document.doc_id, document.content, *([fields] if fields else ())):
                 # Lone surrogates, which JSON can carry, have no UTF-8 bytes but must not stop a build.
                 data = text.encode("utf-8", "surrogatepass")
                 # The length keeps ("ab", "c") apart from ("a", "bc").

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.corpora.records import Document
+from ibkd_retrieval.corpora.records import NO_FIELDS, Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, sha256_file, write_json
 from ibkd_retrieval.indexing.json_records import decode
@@ -109,11 +109,13 @@ def stored_ids(folder: Path, shards: int) -> Iterator[str]:
 def document_from_json(line: str) -> Document:
     """A stored document from its line."""
     value = json.loads(line)
-    return Document(value["id"], value["text"], value["title"])
+    return Document(value["id"], value["text"], value["title"], value.get("fields", NO_FIELDS))
 
 
 def _to_json(document: Document) -> str:
-    value = {"id": document.doc_id, "title": document.title, "text": document.text}
+    value: dict[str, object] = {"id": document.doc_id, "title": document.title, "text": document.text}
+    if document.fields:
+        value["fields"] = dict(document.fields)
     line = json.dumps(value, ensure_ascii=False)
     try:
         line.encode("utf-8")

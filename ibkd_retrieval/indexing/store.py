@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from ibkd_retrieval.indexing.shards import OpenFiles, ShardVectors, document_fro
 
 ALWAYS_VERIFIED_BYTES = 256 << 20
 """Largest faiss file whose checksum is tested at every opening (a fraction of a second)."""
+
+EXACT_ALLOWED_ROWS = 20_000
+"""Rows up to which a filtered search compares all that are allowed, which no approximation could better."""
 
 
 class StoredIndex:
@@ -54,7 +58,13 @@ class StoredIndex:
         return self.manifest.disk_bytes
 
     def search(
-        self, vectors: NDArray[np.float32], k: int, *, nprobe: int | None = None, refine: int | None = None
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        *,
+        nprobe: int | None = None,
+        refine: int | None = None,
+        allowed: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the k documents of largest inner product for each query.
 
@@ -65,6 +75,9 @@ class StoredIndex:
                 is large (`families.ivf_pq.default_effort`).
             refine: candidates per result whose score is taken from the exact vectors, 0 for the scores of the codes;
                 if None, the manifest's default, or less where k is large.
+            allowed: one bool a row [n]; only rows that hold True are found. Few of them (up to
+                `EXACT_ALLOWED_ROWS`) are compared exactly; of more, an approximate index visits as many times more
+                lists as rows are shut out.
 
         Returns:
             Scores float32 [q, k], not increasing, and rows int64 [q, k]. Where fewer than k are found, rows end in
@@ -75,18 +88,35 @@ class StoredIndex:
                 index is flat and nprobe or refine was given.
         """
         queries = np.ascontiguousarray(vectors, dtype=np.float32)
-        self._check(queries, k, nprobe, refine)
+        self._check(queries, k, nprobe, refine, allowed)
         blas_threshold(self.manifest.dim)
         defaults = self.manifest.search
         # faiss sets k places aside for each query; a k far beyond the documents must not cost their memory twice.
-        found = min(k, len(self))
-        if defaults.nprobe is None:
-            scores, rows = self._structure.search(queries, found)
+        left = len(self) if allowed is None else int(np.count_nonzero(allowed))
+        found = min(k, left)
+        if not left:
+            scores = np.empty((len(queries), 0), dtype=np.float32)
+            rows = np.empty((len(queries), 0), dtype=np.int64)
+        elif allowed is not None and left <= EXACT_ALLOWED_ROWS:
+            faiss = load_faiss()
+            candidates = np.flatnonzero(allowed)
+            exact = self._vectors.gather(candidates)
+            scores, places = faiss.knn(queries, exact, found, metric=faiss.METRIC_INNER_PRODUCT)
+            rows = candidates[places]
+        elif defaults.nprobe is None:
+            parameters = None if allowed is None else load_faiss().SearchParameters(sel=_selector(allowed))
+            scores, rows = self._structure.search(queries, found, params=parameters)
         else:
-            effort = default_effort(defaults, found, self._structure.nlist, len(self))
+            effort = default_effort(defaults, found, self._structure.nlist, left)
             nprobe = effort.nprobe if nprobe is None else nprobe
             refine = effort.refine if refine is None else refine
-            scores, rows = search_ivf(self._structure, queries, found, nprobe or 1, refine or 0, self._vectors)
+            selector = None
+            if allowed is not None:
+                selector = _selector(allowed)
+                nprobe = min(self._structure.nlist, math.ceil((nprobe or 1) * len(self) / left))
+            scores, rows = search_ivf(
+                self._structure, queries, found, nprobe or 1, refine or 0, self._vectors, selector
+            )
         scores[rows < 0] = -np.inf
         if found < k:
             scores = np.pad(scores, ((0, 0), (0, k - found)), constant_values=-np.inf)
@@ -112,7 +142,14 @@ class StoredIndex:
         """The exact vectors, shard by shard [n, dim], memory-mapped and read-only."""
         return iter(self._vectors)
 
-    def _check(self, queries: NDArray[np.float32], k: int, nprobe: int | None, refine: int | None) -> None:
+    def _check(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        nprobe: int | None,
+        refine: int | None,
+        allowed: NDArray[np.bool_] | None,
+    ) -> None:
         if queries.ndim != 2 or queries.shape[1] != self.manifest.dim:
             raise UserError(
                 f"The query vectors have shape {queries.shape}, the index in {self.folder} holds vectors of "
@@ -123,6 +160,8 @@ class StoredIndex:
             raise UserError("A query vector is not finite (NaN or infinity): the model that made it is damaged.")
         if k < 1:
             raise UserError(f"The number of results must be at least 1, not {k}.")
+        if allowed is not None and allowed.shape != (len(self),):
+            raise ValueError(f"`allowed` has shape {allowed.shape}, the index {len(self)} rows")
         if self.manifest.search.nprobe is None and (nprobe is not None or refine is not None):
             raise UserError(
                 f"The index in {self.folder} is {self.manifest.family} and always exact: leave out nprobe and refine."
@@ -131,6 +170,11 @@ class StoredIndex:
             raise UserError(f"The number of lists to visit (nprobe) must be at least 1, not {nprobe}.")
         if refine is not None and refine < 0:
             raise UserError(f"The candidates to refine per result must be 0 (off) or more, not {refine}.")
+
+
+def _selector(allowed: NDArray[np.bool_]) -> Any:
+    faiss = load_faiss()
+    return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
 
 
 def open_index(folder: Path | str, verify: bool = False) -> StoredIndex:

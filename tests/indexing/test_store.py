@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexing_fakes import HashingEncoder, TableEncoder, clustered, numbered_corpus, table_corpus
+from indexing_fakes import HashingEncoder, TableEncoder, clustered, corpus_of, numbered_corpus, table_corpus
 
+from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import MissingPackage, UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.identity import fingerprint
 from ibkd_retrieval.indexing.refine import rescore
 from ibkd_retrieval.indexing.shards import ShardVectors
 from ibkd_retrieval.indexing.store import open_index, verify_index
@@ -148,3 +150,43 @@ def test_loading_faiss_sets_the_openmp_policy_and_importing_the_room_loads_none_
         "assert load_faiss().cvar.distance_compute_blas_threshold == 128"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize("family", ["flat", "ivf-pq"])
+@pytest.mark.parametrize("exact_rows", [0, 20_000], ids=["by faiss", "exactly"])
+def test_only_allowed_rows_are_found(tmp_path: Path, family: str, exact_rows: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ibkd_retrieval.indexing.store.EXACT_ALLOWED_ROWS", exact_rows)
+    table = clustered(2000, 16)
+    build_index(table_corpus(2000), TableEncoder(table), tmp_path / "index", family=family, shard_size=512)
+    index = open_index(tmp_path / "index")
+    allowed = np.zeros(2000, dtype=bool)
+    allowed[5::7] = True
+    queries = table[:40]
+    scores, rows = index.search(queries, 10, allowed=allowed)
+    exact = np.where(allowed, queries @ table.T, -np.inf)
+    truth = np.argsort(-exact, axis=1)[:, :10]
+    assert allowed[rows].all()
+    shared = np.mean([len(set(a) & set(b)) for a, b in zip(rows.tolist(), truth.tolist(), strict=True)]) / 10
+    assert shared >= (1.0 if family == "flat" or exact_rows else 0.95)
+    np.testing.assert_allclose(scores, np.take_along_axis(exact, rows, axis=1), rtol=1e-5)
+
+
+def test_where_fewer_rows_are_allowed_than_asked_for_the_rest_is_padding(folder: Path):
+    index = open_index(folder)
+    allowed = np.zeros(25, dtype=bool)
+    query = HashingEncoder().encode(["text 3"])
+    scores, rows = index.search(query, 4, allowed=allowed)
+    assert rows.tolist() == [[-1] * 4]
+    assert np.isneginf(scores).all()
+    allowed[[3, 20]] = True
+    scores, rows = index.search(query, 4, allowed=allowed)
+    assert set(rows[0, :2].tolist()) == {3, 20}
+    assert rows[0, 2:].tolist() == [-1, -1]
+
+
+def test_fields_of_documents_are_stored_and_change_the_fingerprint(tmp_path: Path):
+    plain = Document("a", "text")
+    dated = Document("a", "text", fields={"year": 1999, "open": True})
+    build_index(corpus_of([dated]), HashingEncoder(), tmp_path / "index")
+    assert open_index(tmp_path / "index").document(0) == dated
+    assert fingerprint([plain]) != fingerprint([dated])

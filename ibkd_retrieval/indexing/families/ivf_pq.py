@@ -169,7 +169,13 @@ def default_effort(defaults: SearchDefaults, k: int, lists: int, count: int) -> 
 
 
 def search_ivf(
-    index: Any, queries: NDArray[np.float32], k: int, nprobe: int, refine: int, vectors: ShardVectors
+    index: Any,
+    queries: NDArray[np.float32],
+    k: int,
+    nprobe: int,
+    refine: int,
+    vectors: ShardVectors,
+    selector: Any = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Search inverted lists for k x refine candidates and keep the k best by exact score.
 
@@ -180,11 +186,12 @@ def search_ivf(
         nprobe: lists visited.
         refine: candidates per result; 0 gives the scores of the codes as they are.
         vectors: the exact vectors.
+        selector: a faiss IDSelector of the rows that may be found, None for all.
 
     Returns:
         Scores [q, k], not increasing, and rows [q, k], padded with -1 (whose scores mean nothing without refinement).
     """
-    parameters = load_faiss().SearchParametersIVF(nprobe=nprobe)
+    parameters = load_faiss().SearchParametersIVF(nprobe=nprobe, sel=selector)
     if not refine:
         scores, rows = index.search(queries, k, params=parameters)
         return scores, rows
