@@ -105,9 +105,11 @@ def test_a_folder_of_beir_folders_is_a_suite_in_the_order_of_names(tmp_path, mon
 
 
 def test_an_unknown_suite_is_answered_with_a_close_one_or_with_those_there_are(tmp_path):
-    with pytest.raises(UserError, match=r"unknown suite 'biir'.*did you mean beir\?"):
+    with pytest.raises(
+        UserError, match=r"unknown suite 'biir', and there is no folder .*: did you mean beir, or a folder"
+    ):
         open_suite("biir")
-    with pytest.raises(UserError, match=r"unknown suite '.*/gone'.*name one of beir, nano-beir"):
+    with pytest.raises(UserError, match=r"unknown suite .*/gone: name one of beir, nano-beir, .*, or a folder"):
         open_suite(str(tmp_path / "gone"))
     with pytest.raises(UserError, match="unknown suite ''"):
         open_suite("")
