@@ -86,7 +86,8 @@ def open_suite(spec: str, data_dir: Path | None = None, progress: Progress = SIL
         for member in members
     )
     found = sum(place is not member for place, member in zip(placed, members, strict=True))
-    progress.say(f"{found} of the {len(members)} data sets of {spec} are in {root}, the others come by ir_datasets")
+    others = "" if found == len(members) else ", the others come through ir_datasets"
+    progress.say(f"{found} of the {len(members)} data sets of {spec} are in {root}{others}")
     return placed
 
 
