@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from ibkd_retrieval.errors import UserError
+
 Entity = Literal["docs", "queries", "qrels"]
 
 
@@ -45,6 +47,7 @@ def download_places(collection: str, source: str) -> tuple[str, ...]:
 @functools.cache
 def _bundled(name: str) -> dict[str, Any]:
     spec = importlib.util.find_spec("ir_datasets")
-    (folder,) = spec.submodule_search_locations or [""] if spec is not None else [""]
-    contents: dict[str, Any] = json.loads((Path(folder) / "etc" / name).read_text("utf-8"))
+    if spec is None or spec.origin is None:
+        raise UserError("ir_datasets is not installed: install this project again, which requires it.")
+    contents: dict[str, Any] = json.loads((Path(spec.origin).parent / "etc" / name).read_text("utf-8"))
     return contents
