@@ -14,7 +14,7 @@ import time
 import pytest
 from driving import COMMAND
 
-COMMANDS = ("quickstart", "distill", "index", "search", "eval", "compare", "info", "export")
+COMMANDS = ("quickstart", "distill", "index", "search", "eval", "compare", "datasets", "info", "export")
 HELP_SECONDS = 0.3
 
 
