@@ -86,7 +86,8 @@ def test_scores_are_lucenes_formula_over_stemmed_words(index):
 def test_ties_are_in_the_order_of_a_run_at_the_cut_as_well(index, engine):
     searcher = open_lexical(index, engine)
     whole = found(searcher, "heat transfer")
-    assert whole[:2] == ["d6", "d1"]
+    # Anserini breaks ties itself, by ascending id, and lowers the scores accordingly.
+    assert whole[:2] == (["d6", "d1"] if engine == "bm25" else ["d1", "d6"])
     for k in range(1, len(whole) + 1):
         assert found(searcher, "heat transfer", k) == whole[:k]
 

@@ -7,7 +7,8 @@ lacks, and they hand over hits one Java object at a time, at a fifth of a millis
 is JSON in ASCII: the bridge passes texts in Java's own variant of UTF-8, which has no room for emoji.
 
 Documents go through Anserini's default English analyzer (Porter stemmer, Lucene's stop words) into one field, as in
-its "flat" BEIR indexes. Scores come rounded to four decimals; document lengths are rounded inside Lucene. k1 and b
+its "flat" BEIR indexes. Anserini rounds scores to four decimals and lowers tied ones a little, in ascending order of
+rows as text, so that few ties are left; document lengths are rounded inside Lucene. k1 and b
 take part in searching only, so that one index serves all.
 
 A process has one Java machine, started on first use and never stopped. Signals stay with Python (`-Xrs`), so that
@@ -132,7 +133,9 @@ class OpenedLucene:
         ]
 
     def _list(self, texts: Sequence[str]) -> Any:
-        return self._mapper.readValue(json.dumps(list(texts)), self._strings)
+        # Lucene finds nothing at all for a query that holds half a surrogate pair.
+        whole = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        return self._mapper.readValue(json.dumps(whole), self._strings)
 
 
 def _cut(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> Found:
