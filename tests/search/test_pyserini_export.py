@@ -38,6 +38,6 @@ def test_faiss_searcher_ranks_an_exported_index_as_we_do(tmp_path, monkeypatch):
     searcher = FaissSearcher(str(tmp_path / "out"), None)
     for query in np.random.default_rng(1).standard_normal((5, 8)).astype(np.float32):
         scores, rows = index.search(query[None], 20)
-        hits = searcher.search(query, 20)
+        hits = searcher.search(query[None], 20)
         assert [hit.docid for hit in hits] == index.doc_ids(rows[0])
         np.testing.assert_allclose([hit.score for hit in hits], scores[0], rtol=1e-6)
