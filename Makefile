@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TEST_WORKERS ?= 2
 
-.PHONY: quickstart test lint types unit clean
+.PHONY: quickstart test lint types unit test-lucene clean
 
 quickstart: .venv/.installed-demo
 	$(BIN)/ibkd quickstart
@@ -21,6 +21,15 @@ types: .venv/.installed-dev
 unit: .venv/.installed-dev
 	$(BIN)/python -m pytest -n $(TEST_WORKERS)
 
+# Pyserini brings 2 GB of packages, so its tests have an environment of their own.
+test-lucene: .venv-lucene/.installed
+	.venv-lucene/bin/python -m pytest -m lucene tests/search
+
+.venv-lucene/.installed: pyproject.toml constraints.txt
+	test -x .venv-lucene/bin/python || $(PYTHON) -m venv .venv-lucene
+	.venv-lucene/bin/pip install -q -c constraints.txt -e '.[cpu,bm25,pyserini,dev]'
+	touch $@
+
 .venv/.installed-demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,demo]'
@@ -32,4 +41,4 @@ unit: .venv/.installed-dev
 	touch $@ .venv/.installed-demo
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv .venv-lucene .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,199 @@
+import hashlib
+import importlib.util
+import json
+import math
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from ibkd_retrieval.corpora.records import Corpus, Document, Query
+from ibkd_retrieval.errors import MissingPackage, UserError
+from ibkd_retrieval.indexing import layout
+from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.search.lexical import ENGINES, open_lexical
+
+DOCUMENTS = [
+    Document("d0", "Running wings and the wing of a plane", "Wings"),
+    Document("d1", "heat transfer in wings"),
+    Document("d2", "heat heat heat"),
+    Document("d3", ""),
+    Document("d4", "the and of"),
+    Document("d5", "plane geometry, 42 naïve 😀 heat"),
+    Document("d6", "heat transfer in wings"),
+]
+LUCENE = pytest.param(
+    "lucene",
+    marks=[
+        pytest.mark.lucene,
+        pytest.mark.skipif(importlib.util.find_spec("pyserini") is None, reason="Pyserini is not installed"),
+    ],
+)
+BM25 = pytest.param(
+    "bm25", marks=pytest.mark.skipif(importlib.util.find_spec("bm25s") is None, reason="bm25s is not installed")
+)
+both = pytest.mark.parametrize("engine", [BM25, LUCENE])
+
+
+class Encoder:
+    name, max_length, pooling, dtype, device, dim, weight_hash = "tiny", 16, None, "float32", "cpu", 4, "0a"
+    prompts = {"query": "", "document": ""}  # noqa: RUF012
+
+    def encode(self, texts, kind="document", progress=None):
+        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") for text in texts]
+        return np.array([np.random.default_rng(seed).standard_normal(4) for seed in seeds], dtype=np.float32)
+
+
+def make(folder, documents=DOCUMENTS, **options):
+    build_index(Corpus("tiny", len(documents), lambda: documents), Encoder(), folder, shard_size=3, **options)
+    return open_index(folder)
+
+
+@pytest.fixture
+def index(tmp_path):
+    return make(tmp_path / "index")
+
+
+def found(searcher, text, k=10):
+    return [hit.doc_id for hit in searcher.search(text, k)]
+
+
+def test_scores_are_lucenes_formula_over_stemmed_words(index):
+    pytest.importorskip("bm25s")
+    stemmer = pytest.importorskip("Stemmer").Stemmer("english")
+    stop = {"and", "the", "of", "in"}
+    words = [
+        [stemmer.stemWord(word) for word in content.split() if word not in stop and len(word) > 1]
+        for content in (d.content.lower().replace(",", "").replace("😀", "") for d in DOCUMENTS)
+    ]
+    average, k1, b = sum(map(len, words)) / len(words), 0.9, 0.4
+    expected = Counter()
+    for term in (stemmer.stemWord("wings"), "heat", "heat"):
+        matches = sum(term in own for own in words)
+        idf = math.log(1 + (len(words) - matches + 0.5) / (matches + 0.5))
+        for document, own in zip(DOCUMENTS, words, strict=True):
+            if count := own.count(term):
+                expected[document.doc_id] += idf * count / (count + k1 * (1 - b + b * len(own) / average))
+    hits = open_lexical(index).search("Wings heat heat")
+    assert {hit.doc_id: pytest.approx(hit.score, rel=1e-6) for hit in hits} == expected
+    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+    assert all(hit.document == DOCUMENTS[int(hit.doc_id[1:])] for hit in hits)
+
+
+@both
+def test_ties_are_in_the_order_of_a_run_at_the_cut_as_well(index, engine):
+    searcher = open_lexical(index, engine)
+    whole = found(searcher, "heat transfer")
+    # Anserini breaks ties itself, by ascending id, and lowers the scores accordingly.
+    assert whole[:2] == (["d6", "d1"] if engine == "bm25" else ["d1", "d6"])
+    for k in range(1, len(whole) + 1):
+        assert found(searcher, "heat transfer", k) == whole[:k]
+
+
+@both
+def test_one_search_and_a_batch_agree_and_queries_without_known_words_find_nothing(index, engine):
+    searcher = open_lexical(index, engine)
+    queries = [Query(f"q{i}", text) for i, text in enumerate(["wing plane", "the of", "", "heat 😀 \ud800", "zebra"])]
+    run = searcher.search_batch(queries, 3, tag="mine")
+    assert (run.tag, run.query_ids) == ("mine", tuple(f"q{i}" for i in range(5)))
+    lists = {query: ids.tolist() for query, ids, _ in run}
+    assert lists["q1"] == lists["q2"] == lists["q4"] == []
+    assert lists["q0"] == found(searcher, "wing plane", 3)
+    assert len(lists["q3"]) == 3
+    assert found(searcher, "the of") == []
+    assert len(searcher.search_batch([])) == 0
+    assert searcher.name == engine
+
+
+@both
+def test_only_allowed_rows_are_found(index, engine):
+    everything = found(open_lexical(index, engine), "heat")
+    for allowed in ({"d1", "d5"}, {"d0"}, set(), {"d2", "d5", "d6"}):
+        mask = np.array([document.doc_id in allowed for document in DOCUMENTS])
+        for k in (1, 10):
+            expected = [doc_id for doc_id in everything if doc_id in allowed][:k]
+            assert found(open_lexical(index, engine, allowed=mask), "heat", k) == expected
+
+
+@both
+def test_it_is_made_once_and_again_where_it_no_longer_fits(index, engine):
+    open_lexical(index, engine)
+    (made,) = layout.lexical_indexes(index.folder)
+    manifest = made / "lexical.json"
+    first = manifest.read_bytes()
+    open_lexical(index, engine)
+    assert manifest.read_bytes() == first
+    largest = max((path for path in made.iterdir() if path != manifest), key=lambda path: path.stat().st_size)
+    content = largest.read_bytes()
+    largest.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert found(open_lexical(index, engine), "geometry") == ["d5"]
+    assert manifest.read_bytes() != first
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"corpus_fingerprint": "other"}))
+    assert found(open_lexical(index, engine), "geometry") == ["d5"]
+    assert json.loads(manifest.read_text())["corpus_fingerprint"] == index.manifest.corpus.fingerprint
+
+
+def test_other_settings_have_a_folder_of_their_own_and_overwriting_removes_all(index):
+    pytest.importorskip("bm25s")
+    open_lexical(index)
+    open_lexical(index, k1=1.2)
+    leftover = index.folder / "lexical" / ".bm25-0123456789ab.4194305.tmp"
+    leftover.mkdir()
+    (index.folder / "lexical" / "notes").mkdir()
+    assert len(layout.lexical_indexes(index.folder)) == 3
+    changed = make(index.folder, [Document("x", "other words")], overwrite=True)
+    assert [path.name for path in (index.folder / "lexical").iterdir()] == ["notes"]
+    assert found(open_lexical(changed), "words heat") == ["x"]
+
+
+def test_a_build_that_fails_leaves_nothing(index, monkeypatch):
+    bm25s = pytest.importorskip("bm25s")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bm25s.BM25, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        open_lexical(index)
+    assert list((index.folder / "lexical").iterdir()) == []
+
+
+def test_without_a_stemmer_words_are_taken_as_they_are(index, monkeypatch):
+    pytest.importorskip("bm25s")
+    monkeypatch.setitem(sys.modules, "Stemmer", None)
+    searcher = open_lexical(index)
+    assert found(searcher, "wing") == ["d0"]
+    assert set(found(searcher, "the")) == {"d0", "d4"}
+
+
+def test_wrong_input_is_refused_in_one_sentence(index, tmp_path, monkeypatch):
+    pytest.importorskip("bm25s")
+    assert ENGINES == ("bm25", "lucene")
+    for options, message in (
+        ({"engine": "elastic"}, "no lexical engine 'elastic': choose one of bm25, lucene"),
+        ({"k1": -1}, "k1 must be a number of at least 0, not -1"),
+        ({"b": 2}, "b must lie between 0 and 1, not 2"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_lexical(index, **options)
+    searcher = open_lexical(index)
+    with pytest.raises(UserError, match="The query is empty"):
+        searcher.search(" ")
+    with pytest.raises(UserError, match="at least 1, not 0"):
+        searcher.search("heat", 0)
+    with pytest.raises(UserError, match="q appears twice"):
+        searcher.search_batch([Query("q", "a"), Query("q", "b")])
+    with pytest.raises(UserError, match="stores no text"):
+        open_lexical(make(tmp_path / "blank", [Document("a", ""), Document("b", " ")]))
+    blocked = make(tmp_path / "blocked")
+    (blocked.folder / "lexical").write_text("a file in the way")
+    with pytest.raises(UserError, match="cannot be written"):
+        open_lexical(blocked)
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(MissingPackage, match=r"pip install 'ibkd-retrieval\[bm25\]'"):
+        open_lexical(index)
+    monkeypatch.setitem(sys.modules, "jnius_config", None)
+    with pytest.raises(MissingPackage, match=r"pip install 'ibkd-retrieval\[pyserini\]'"):
+        open_lexical(index, "lucene")
