@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from ibkd_retrieval.files import atomic_write
 
 Scalar = str | int | float | bool | None
 Value = Scalar | Mapping[str, "Value"] | Sequence["Value"]
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_]+( [A-Za-z_]+)*")
+_NOT_TEXT = frozenset(("null", "true", "false", "yes", "no", "on", "off"))
 
 
 def metadata_path(run: Path) -> Path:
@@ -63,5 +67,4 @@ def _scalar(value: Scalar | Mapping[str, Value] | Sequence[Value]) -> str:
 
 
 def _key(key: str) -> str:
-    plain = key.replace(" ", "").replace("_", "").replace("-", "")
-    return key if plain.isalpha() and plain.isascii() and key.strip(" -") == key else _scalar(key)
+    return key if _PLAIN_KEY.fullmatch(key) and key.lower() not in _NOT_TEXT else _scalar(key)
