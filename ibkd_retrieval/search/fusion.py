@@ -1,8 +1,8 @@
 """Several runs into one, by ranks or by scores.
 
 Values are those of ranx's `fuse` (`rrf`, and `wsum` after its min-max normalisation), in a fraction of its time and
-memory: ranks and normalised scores are taken for all queries at once, documents are matched query by query. As ever
-in a run, the result's scores are rounded to float32, and ties are in trec_eval's order.
+memory: thousands of queries are matched, added up and sorted at once, as arrays of keys. As ever in a run, the
+result's scores are rounded to float32, and ties are in trec_eval's order.
 
 A query that some of the runs lack is fused from the others; a document that a run lacks gets nothing from it.
 """
@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.search.ranking import Ids, Run, Scores, as_float32, in_rank_order
+from ibkd_retrieval.search.ranking import Ids, Run, Scores, as_float32
 
 NORMALISATIONS = ("min-max", "none")
 _SMALLEST_RANGE = 1e-9
 """ranx's: scores closer together than this are not spread over 0 to 1."""
+_BLOCK_RESULTS, _BLOCK_QUERIES = 1 << 19, 1 << 15
 
 
 def reciprocal_rank_fusion(
@@ -131,34 +132,108 @@ def _min_max(run: Run, depth: int | None) -> Scores:
 def _fused(runs: Sequence[Run], parts: Sequence[Scores], depth: int | None, tag: str) -> Run:
     """Add up the parts [n] that each run's results bring."""
     query_ids = tuple(dict.fromkeys(chain.from_iterable(run.query_ids for run in runs)))
-    rows = [{query_id: row for row, query_id in enumerate(run.query_ids)} for run in runs]
-    offsets = np.zeros(len(query_ids) + 1, dtype=np.int64)
-    most = sum(len(run.doc_ids) for run in runs)
-    doc_ids, scores = np.empty(most, dtype=object), np.empty(most, dtype=np.float64)
-    for number, query_id in enumerate(query_ids):
-        lists = []
-        for run, part, row_of in zip(runs, parts, rows, strict=True):
-            if (row := row_of.get(query_id)) is not None:
-                start, stop = int(run.offsets[row]), int(run.offsets[row + 1])
-                stop = stop if depth is None else min(stop, start + depth)
-                lists.append((run.doc_ids[start:stop], part[start:stop]))
-        own_ids, sums = added_up(lists)
-        start, stop = offsets[number], offsets[number] + len(sums)
-        doc_ids[start:stop], scores[start:stop] = in_rank_order(own_ids, as_float32(sums))
-        offsets[number + 1] = stop
-    if not np.isfinite(scores[: offsets[-1]]).all():
+    starts, lengths = _windows(runs, query_ids, depth)
+    totals = np.append(0, np.cumsum(lengths.sum(axis=0)))
+    doc_ids, scores = np.empty(totals[-1], dtype=object), np.empty(totals[-1], dtype=np.float64)
+    counts = np.zeros(len(query_ids), dtype=np.int64)
+    first = end = 0
+    while first < len(query_ids):
+        last = int(np.searchsorted(totals, totals[first] + _BLOCK_RESULTS, side="right")) - 1
+        last = min(max(first + 1, last), first + _BLOCK_QUERIES)
+        block = slice(first, last)
+        places = [_gathered(starts[run, block], lengths[run, block]) for run in range(len(runs))]
+        queries = [np.repeat(np.arange(last - first), lengths[run, block]) for run in range(len(runs))]
+        own_ids, sums, owners = _added_up(
+            np.concatenate([run.doc_ids[place] for run, place in zip(runs, places, strict=True)]),
+            np.concatenate([part[place] for part, place in zip(parts, places, strict=True)]),
+            np.concatenate(queries),
+        )
+        own_ids, sums = _in_rank_order(own_ids, as_float32(sums), owners)
+        counts[block] = np.bincount(owners, minlength=last - first)
+        doc_ids[end : end + len(sums)], scores[end : end + len(sums)] = own_ids, sums
+        first, end = last, end + len(sums)
+    if not np.isfinite(scores[:end]).all():
         raise UserError("A fused score leaves the range of float32 numbers: use smaller weights, or normalise.")
-    return Run(query_ids, offsets, doc_ids[: offsets[-1]], scores[: offsets[-1]], tag)
+    return Run(query_ids, np.append(0, np.cumsum(counts)), doc_ids[:end], scores[:end], tag)
 
 
-def added_up(lists: Sequence[tuple[Ids, Scores]]) -> tuple[Ids, Scores]:
-    """Documents of one query, each once, with the sum of what the lists give them, in no particular order."""
-    numbers: dict[str, int] = {}
-    for ids, _ in lists:
-        for doc_id in ids.tolist():
-            numbers.setdefault(doc_id, len(numbers))
-    doc_ids = np.array(list(numbers), dtype=object)
-    sums = np.zeros(len(numbers))
-    for ids, part in lists:
-        sums[np.fromiter(map(numbers.__getitem__, ids.tolist()), np.int64, len(ids))] += part
-    return doc_ids, sums
+def _windows(
+    runs: Sequence[Run], query_ids: Sequence[str], depth: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each query's results start in each run and how many take part, both [runs, queries]."""
+    number_of = {query_id: number for number, query_id in enumerate(query_ids)}
+    starts = np.zeros((len(runs), len(query_ids)), dtype=np.int64)
+    lengths = np.zeros_like(starts)
+    for row, run in enumerate(runs):
+        numbers = np.array([number_of[query_id] for query_id in run.query_ids], dtype=np.int64)
+        starts[row, numbers] = run.offsets[:-1]
+        lengths[row, numbers] = np.diff(run.offsets)
+    return starts, lengths if depth is None else np.minimum(lengths, depth)
+
+
+def _gathered(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The windows' places one after the other."""
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - ends + lengths, lengths) + np.arange(lengths.sum())
+
+
+def _added_up(doc_ids: Ids, parts: Scores, queries: NDArray[np.int64]) -> tuple[Ids, Scores, NDArray[np.int64]]:
+    """Sum the parts of each document of each query.
+
+    Args:
+        doc_ids: object [n] of str.
+        parts: float64 [n].
+        queries: number of the query each belongs to [n], below 2^15.
+
+    Returns:
+        Documents, sums and queries [m], m <= n: each document of a query once, queries ascending.
+    """
+    for coded in (_hashed, _numbered):
+        keys = coded(doc_ids) | (queries << 48)
+        # Stable, so that sums are taken in the order of the runs whatever the keys are.
+        order = np.argsort(keys, kind="stable")
+        keys, ids = keys[order], doc_ids[order]
+        same = np.zeros(len(keys), dtype=bool)
+        same[1:] = keys[1:] == keys[:-1]
+        if (ids[same] == ids[np.flatnonzero(same) - 1]).all():
+            break  # If not, two ids share a hash: number them instead.
+    firsts = np.flatnonzero(~same)
+    sums = np.add.reduceat(parts[order], firsts) if len(firsts) else np.empty(0)
+    return ids[firsts], sums, queries[order][firsts]
+
+
+def _hashed(doc_ids: Ids) -> NDArray[np.int64]:
+    """48 bits of Python's hash of each id."""
+    return np.fromiter(map(hash, doc_ids.tolist()), np.int64, len(doc_ids)) & ((1 << 48) - 1)
+
+
+def _numbered(doc_ids: Ids) -> NDArray[np.int64]:
+    """A number for each different id."""
+    numbers = {doc_id: number for number, doc_id in enumerate(dict.fromkeys(doc_ids.tolist()))}
+    return np.fromiter(map(numbers.__getitem__, doc_ids.tolist()), np.int64, len(doc_ids))
+
+
+def _in_rank_order(doc_ids: Ids, scores: NDArray[np.float32], queries: NDArray[np.int64]) -> tuple[Ids, Scores]:
+    """Sort by query, then score descending, then document id descending, as `ranking.in_rank_order` does one query."""
+    # Read as integers, floats of one sign are ordered; adding 0 makes one of the two zeros.
+    bits = (scores + np.float32(0)).view(np.int32).astype(np.int64)
+    keys = (queries << 32) - np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+    order = np.argsort(keys)
+    keys, doc_ids = keys[order], doc_ids[order]
+    _sort_ties(doc_ids, keys)
+    return doc_ids, scores[order].astype(np.float64)
+
+
+def _sort_ties(doc_ids: Ids, keys: NDArray[np.int64]) -> None:
+    """Sort documents of equal, adjacent keys by id descending, in place."""
+    if not len(keys):
+        return
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    ends = np.append(starts[1:], len(keys))
+    # Ranks of two runs tie in pairs by the thousand, so pairs are turned round all at once.
+    pairs = starts[ends - starts == 2]
+    pairs = pairs[doc_ids[pairs] < doc_ids[pairs + 1]]
+    doc_ids[pairs], doc_ids[pairs + 1] = doc_ids[pairs + 1], doc_ids[pairs]
+    larger = ends - starts > 2
+    for start, end in zip(starts[larger], ends[larger], strict=True):
+        doc_ids[start:end] = sorted(doc_ids[start:end], reverse=True)
