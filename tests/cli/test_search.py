@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import yaml
 from driving import COMMAND
@@ -118,6 +119,24 @@ def test_re_ranking_changes_the_order_of_the_top_alone(dated, reranker):
     assert before[6:] == after[6:]
 
 
+def test_words_and_vectors_rank_alone_and_together(dated):
+    pytest.importorskip("bm25s")
+    ask = ("search", "river bank water", "--index", "whole", "--json", "-k", 20)
+    ways = {"dense": (), "bm25": ("--engine", "bm25"), "rrf": ("--hybrid", "rrf")}
+    ranks = {
+        name: {hit["id"]: hit["rank"] for hit in json.loads(dated.must(*ask, *way).out)["hits"]}
+        for name, way in ways.items()
+    }
+    score = {
+        doc_id: np.float32(sum(1 / (60 + ranks[name][doc_id]) for name in ("dense", "bm25") if doc_id in ranks[name]))
+        for doc_id in ranks["dense"]
+    }
+    assert len(ranks["bm25"]) > 1
+    assert list(ranks["rrf"]) == sorted(score, key=lambda doc_id: (score[doc_id], doc_id), reverse=True)
+    one = dated.must(*ask, "--hybrid", "sum", "--weight", 1, "--weight", 0)
+    assert [hit["id"] for hit in json.loads(one.out)["hits"]] == list(ranks["dense"])
+
+
 def test_a_student_of_another_space_may_not_ask_for_its_teacher(chain, shell):
     answer = shell("search", "river", "--index", chain.teacher_index, "--query-model", chain.student)
     assert answer.code == 2
@@ -132,6 +151,8 @@ def test_a_student_of_another_space_may_not_ask_for_its_teacher(chain, shell):
         (("--filter", "@none.txt"), "none.txt cannot be read"),
         (("--engine", "sparse"), "use dense, bm25"),
         (("--weight", "0.5"), "--hybrid"),
+        (("--hybrid", "max"), "rrf"),
+        (("--hybrid", "rrf", "--weight", "0.5"), "2"),
         (("--rerank", "./none"), "./none"),
         (("--rerank-depth", 0, "--rerank", "x"), "at least 1, not 0"),
         (("--exclude-self",), "goes with --queries"),
