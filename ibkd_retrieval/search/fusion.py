@@ -51,7 +51,7 @@ def reciprocal_rank_fusion(
         raise UserError(f"The constant of reciprocal rank fusion must be at least 0, not {constant}: the paper has 60.")
     weights = checked_weights(weights if weights is not None else [1.0] * len(runs), len(runs))
     _check(runs, depth)
-    parts = [weight / (constant + 1 + _places(run)) for run, weight in zip(runs, weights, strict=True)]
+    parts = [weight / (constant + 1 + places_in_lists(run)) for run, weight in zip(runs, weights, strict=True)]
     return _fused(runs, parts, depth, tag)
 
 
@@ -111,7 +111,7 @@ def _check(runs: Sequence[Run], depth: int | None) -> None:
         raise UserError(f"The runs {examples} have no query in common: fuse runs of the same queries.")
 
 
-def _places(run: Run) -> NDArray[np.int64]:
+def places_in_lists(run: Run) -> NDArray[np.int64]:
     """Each result's place in its query's list, counted from 0."""
     return np.arange(len(run.scores)) - np.repeat(run.offsets[:-1], np.diff(run.offsets))
 
