@@ -149,9 +149,10 @@ def _check(folders: Sequence[Path], options: RankerOptions) -> None:
             raise UserError(f"Unknown engine `{options.engine}`: use dense, {' or '.join(ENGINES)}.")
     if options.hybrid is not None:
         from ibkd_retrieval.search.fusion import checked_weights
+        from ibkd_retrieval.search.hybrid import METHODS
 
-        if options.hybrid not in ("rrf", "sum"):
-            raise UserError(f"Unknown fusion `{options.hybrid}`: use --hybrid rrf or --hybrid sum.")
+        if options.hybrid not in METHODS:
+            raise UserError(f"Unknown fusion `{options.hybrid}`: use --hybrid {' or '.join(METHODS)}.")
         if options.weights:
             checked_weights(options.weights, 2)
     elif options.weights:
@@ -187,13 +188,12 @@ def _first_stage(
     searcher = _searcher(indexes[0], _encoder(indexes[0], options, known), options, masks[0])
     if options.hybrid is None:
         return searcher
-    from ibkd_retrieval.search.hybrid import HybridSearcher, Method
+    from ibkd_retrieval.search.hybrid import HybridSearcher
     from ibkd_retrieval.search.lexical import open_lexical
 
     engine = "bm25" if options.engine == "dense" else options.engine
     lexical = open_lexical(indexes[0], engine, allowed=masks[0], progress=progress)
-    method: Method = "sum" if options.hybrid == "sum" else "rrf"
-    return HybridSearcher([searcher, lexical], method, options.weights or None)
+    return HybridSearcher([searcher, lexical], options.hybrid, options.weights or None)
 
 
 def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encoder]) -> Encoder:
