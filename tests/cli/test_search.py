@@ -21,16 +21,19 @@ def dated(tmp_path_factory, teacher, home):
     """An index of documents that have a year, in two halves and whole."""
     from driving import Shell
 
+    from ibkd_retrieval.corpora.records import Corpus, Document
+    from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.indexing.build import build_index
+
     folder = tmp_path_factory.mktemp("dated")
-    lines = [{"_id": f"d{i}", "text": text, "year": 1990 + i} for i, text in enumerate(sentences(20))]
-    shell = Shell(folder, home)
-    for name, part in (("whole", lines), ("first", lines[:12]), ("second", lines[8:])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in part))
-        shell.must("index", "--corpus", f"{name}.jsonl", "--model", teacher, "--output", name)
+    documents = [Document(f"d{i}", text, "", {"year": 1990 + i}) for i, text in enumerate(sentences(20))]
+    encoder = Encoder.load(str(teacher), device="cpu")
+    for name, part in (("whole", documents), ("first", documents[:12]), ("second", documents[8:])):
+        build_index(Corpus(name, len(part), lambda part=part: part), encoder, folder / name)
     (folder / "queries.jsonl").write_text(
-        "".join(json.dumps({"_id": line["_id"], "text": line["text"]}) + "\n" for line in lines[:5])
+        "".join(json.dumps({"_id": each.doc_id, "text": each.text}) + "\n" for each in documents[:5])
     )
-    return shell
+    return Shell(folder, home)
 
 
 def lines_of(path):
