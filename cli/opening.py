@@ -147,7 +147,15 @@ def _check(folders: Sequence[Path], options: RankerOptions) -> None:
 
         if options.engine not in ENGINES:
             raise UserError(f"Unknown engine `{options.engine}`: use dense, {' or '.join(ENGINES)}.")
-    if options.hybrid is None and options.weights:
+    if options.hybrid is not None:
+        from ibkd_retrieval.search.fusion import checked_weights
+        from ibkd_retrieval.search.hybrid import METHODS
+
+        if options.hybrid not in METHODS:
+            raise UserError(f"Unknown fusion `{options.hybrid}`: use --hybrid {' or '.join(METHODS)}.")
+        if options.weights:
+            checked_weights(options.weights, 2)
+    elif options.weights:
         raise UserError("--weight says how --hybrid mixes its two rankings: give --hybrid rrf or --hybrid sum too.")
     if len(folders) > 1 and (options.hybrid is not None or options.engine != "dense"):
         raise UserError(
@@ -185,7 +193,7 @@ def _first_stage(
 
     engine = "bm25" if options.engine == "dense" else options.engine
     lexical = open_lexical(indexes[0], engine, allowed=masks[0], progress=progress)
-    return HybridSearcher([searcher, lexical], options.hybrid, list(options.weights) or None)
+    return HybridSearcher([searcher, lexical], options.hybrid, options.weights or None)
 
 
 def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encoder]) -> Encoder:

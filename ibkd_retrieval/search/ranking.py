@@ -119,7 +119,10 @@ class Run:
         """
         found = scores > -np.inf
         offsets = np.concatenate([[0], np.cumsum(np.count_nonzero(found, axis=1))]).astype(np.int64)
-        flat_ids, flat_scores = doc_ids[found], scores[found].astype(np.float64)
+        if found.all():  # A copy by mask would count every reference again.
+            flat_ids, flat_scores = doc_ids.reshape(-1), scores.reshape(-1).astype(np.float64)
+        else:
+            flat_ids, flat_scores = doc_ids[found], scores[found].astype(np.float64)
         tied = np.flatnonzero(((scores[:, 1:] == scores[:, :-1]) & found[:, 1:]).any(axis=1))
         for query in tied:
             window = slice(offsets[query], offsets[query + 1])

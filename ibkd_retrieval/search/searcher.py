@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ibkd_retrieval.indexing.store import StoredIndex
 
-QUERY_BLOCK = 256
+QUERY_BLOCK = 1024
 """Queries searched at once."""
 
 
@@ -141,7 +141,7 @@ class Searcher:
             unique = np.flatnonzero(wanted[:-1])
             table = np.empty(documents + 1, dtype=object)
             table[unique] = self.index.doc_ids(unique)
-            return table[rows]
+            return table.take(rows)
         unique, places = np.unique(rows, return_inverse=True)
         known = np.empty(len(unique), dtype=object)
         known[unique >= 0] = self.index.doc_ids(unique[unique >= 0])

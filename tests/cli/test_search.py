@@ -1,0 +1,207 @@
+"""`ibkd search`: runs, filters, several indexes, and what it says to a terminal."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+from driving import COMMAND
+from tiny_models import sentences, tokenizer, transformer
+
+DOCUMENTS, QUERIES = 200, 20
+
+
+@pytest.fixture(scope="session")
+def dated(tmp_path_factory, teacher, home):
+    """An index of documents that have a year, in two halves and whole."""
+    from driving import Shell
+
+    from ibkd_retrieval.corpora.records import Corpus, Document
+    from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.indexing.build import build_index
+
+    folder = tmp_path_factory.mktemp("dated")
+    documents = [Document(f"d{i}", text, "", {"year": 1990 + i}) for i, text in enumerate(sentences(20))]
+    encoder = Encoder.load(str(teacher), device="cpu")
+    for name, part in (("whole", documents), ("first", documents[:12]), ("second", documents[8:])):
+        build_index(Corpus(name, len(part), lambda part=part: part), encoder, folder / name)
+    (folder / "queries.jsonl").write_text(
+        "".join(json.dumps({"_id": each.doc_id, "text": each.text}) + "\n" for each in documents[:5])
+    )
+    return Shell(folder, home)
+
+
+def lines_of(path):
+    return [line.split() for line in path.read_text().splitlines()]
+
+
+def test_a_run_has_beside_it_what_made_it(shell, chain, beir):
+    shell.must("search", "--index", chain.teacher_index, "--queries", beir, "--output", "out/run.trec", "-k", 5)
+    metadata = yaml.safe_load((shell.folder / "out" / "run.trec.metadata.yaml").read_text())
+    assert metadata["tag"] == chain.teacher_index.name
+    assert metadata["method"]["indexing"][0]["documents"] == DOCUMENTS
+    assert metadata["method"]["retrieval"][0]["k"] == 5
+    assert metadata["data"]["test collection"]["topics"] == f"{beir}:test"
+    assert "numpy" in " ".join(metadata["platform"]["software"]["libraries"]["python"])
+
+
+def test_a_filter_keeps_what_holds_in_questions_and_in_runs(dated):
+    found = json.loads(dated.must("search", "river", "--index", "whole", "--filter", "year>=2005", "--json").out)[
+        "hits"
+    ]
+    assert sorted(hit["fields"]["year"] for hit in found) == [2005, 2006, 2007, 2008, 2009]
+    command = (
+        "search",
+        "--index",
+        "whole",
+        "--queries",
+        "queries.jsonl",
+        "--output",
+        "f.trec",
+        "--filter",
+        "year<1993",
+    )
+    assert "3 of 20 documents pass year<1993" in dated.must(*command).err
+    assert {line[2] for line in lines_of(dated.folder / "f.trec")} == {"d0", "d1", "d2"}
+
+
+def test_a_query_is_no_answer_to_itself_where_asked(dated):
+    base = ("search", "--index", "whole", "--queries", "queries.jsonl", "-k", 4)
+    dated.must(*base, "--output", "own.trec")
+    dated.must(*base, "--output", "others.trec", "--exclude-self")
+    own, others = lines_of(dated.folder / "own.trec"), lines_of(dated.folder / "others.trec")
+    assert sum(line[0] == line[2] for line in own) == 5
+    assert [line for line in others if line[0] == line[2]] == []
+    assert len(others) == 20
+
+
+def test_parts_of_a_corpus_are_searched_as_one(dated):
+    for name, indexes in (("whole", ["whole"]), ("parts", ["first", "second"])):
+        named = [word for index in indexes for word in ("--index", index)]
+        dated.must("search", *named, "--queries", "queries.jsonl", "--output", f"{name}.trec")
+    whole, parts = (lines_of(dated.folder / f"{name}.trec") for name in ("whole", "parts"))
+    assert [line[:4] for line in parts] == [line[:4] for line in whole]
+
+
+def test_two_indexes_answer_one_question_side_by_side(chain):
+    indexes = ("--index", chain.teacher_index, "--index", chain.student_index)
+    shown = json.loads(chain.shell.must("search", "river bank", *indexes, "-k", 10, "--json").out)
+    first, second = shown["indexes"]
+    assert [first["index"], second["index"]] == [str(chain.teacher_index), str(chain.student_index)]
+    both = {hit["id"] for hit in first["hits"]} & {hit["id"] for hit in second["hits"]}
+    assert second["overlap@10"] == len(both) / 10
+    printed = chain.shell.must("search", "river bank", *indexes, "-k", 10).out
+    assert printed.splitlines()[-1].startswith("overlap@10 of ")
+    assert printed.count(" of 200 documents in ") == 2
+
+
+@pytest.fixture(scope="session")
+def reranker(tmp_path_factory):
+    from transformers import BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("rerankers") / "cross"
+    config = transformer().config
+    config.num_labels = 1
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_re_ranking_changes_the_order_of_the_top_alone(dated, reranker):
+    ask = ("search", "river bank", "--index", "whole", "--json", "-k", 20)
+    before, after = (
+        [hit["id"] for hit in json.loads(dated.must(*ask, *more).out)["hits"]]
+        for more in ((), ("--rerank", reranker, "--rerank-depth", 6))
+    )
+    assert sorted(before[:6]) == sorted(after[:6])
+    assert before[6:] == after[6:]
+
+
+def test_words_and_vectors_rank_alone_and_together(dated):
+    pytest.importorskip("bm25s")
+    ask = ("search", "river bank water", "--index", "whole", "--json", "-k", 20)
+    ways = {"dense": (), "bm25": ("--engine", "bm25"), "rrf": ("--hybrid", "rrf")}
+    ranks = {
+        name: {hit["id"]: hit["rank"] for hit in json.loads(dated.must(*ask, *way).out)["hits"]}
+        for name, way in ways.items()
+    }
+    score = {
+        doc_id: np.float32(sum(1 / (60 + ranks[name][doc_id]) for name in ("dense", "bm25") if doc_id in ranks[name]))
+        for doc_id in ranks["dense"]
+    }
+    assert len(ranks["bm25"]) > 1
+    assert list(ranks["rrf"]) == sorted(score, key=lambda doc_id: (score[doc_id], doc_id), reverse=True)
+    one = dated.must(*ask, "--hybrid", "sum", "--weight", 1, "--weight", 0)
+    assert [hit["id"] for hit in json.loads(one.out)["hits"]] == list(ranks["dense"])
+
+
+def test_a_student_of_another_space_may_not_ask_for_its_teacher(chain, shell):
+    answer = shell("search", "river", "--index", chain.teacher_index, "--query-model", chain.student)
+    assert answer.code == 2
+    assert "makes vectors of 8 dimensions and the index holds 32" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--filter", "yaer>3"), "the fields are id, title, year"),
+        (("--filter", "year>3000"), "No document passes"),
+        (("--filter", "@none.txt"), "none.txt cannot be read"),
+        (("--engine", "sparse"), "use dense, bm25"),
+        (("--weight", "0.5"), "--hybrid"),
+        (("--hybrid", "max"), "rrf"),
+        (("--hybrid", "rrf", "--weight", "0.5"), "2"),
+        (("--rerank", "./none"), "./none"),
+        (("--rerank-depth", 0, "--rerank", "x"), "at least 1, not 0"),
+        (("--exclude-self",), "goes with --queries"),
+        (("--model", "a", "--query-model", "b"), "not both"),
+    ],
+)
+def test_what_cannot_be_ranked_by_is_refused_in_a_sentence(dated, options, said):
+    answer = dated("search", "river", "--index", "whole", *options, "--quiet")
+    assert answer.code == 2
+    assert answer.err.startswith("ibkd: ")
+    assert said in answer.err
+    assert answer.out == ""
+
+
+@pytest.mark.parametrize("output", ["/dev/null/run.trec", "whole", "run.zst"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(dated, output):
+    answer = dated("search", "--index", "no-such-index", "--queries", "queries.jsonl", "--output", output)
+    assert answer.code == 2
+    assert output in answer.err
+    assert "no-such-index" not in answer.err
+
+
+def test_indexes_of_different_encoders_make_no_run(shell, chain, beir):
+    indexes = ("--index", chain.teacher_index, "--index", chain.student_index)
+    answer = shell("search", *indexes, "--queries", beir, "--output", "run.trec")
+    assert answer.code == 2
+    assert "were made by different encoders" in answer.err
+    assert list(shell.folder.iterdir()) == []
+
+
+def test_the_prompt_answers_until_an_empty_line_and_remembers(chain, shell, tmp_path):
+    environment = shell.environment() | {"XDG_STATE_HOME": str(tmp_path / "state"), "TERM": "xterm", "COLUMNS": "120"}
+    for number in (1, 2):
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-c", COMMAND, "search", "--index", str(chain.student_index), "-k", "1"]
+        process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+        os.close(theirs)
+        os.write(ours, f"river bank {number}\n\n".encode())
+        said, deadline = b"", time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                said += os.read(ours, 1 << 16)
+            except OSError:  # The other end is closed.
+                break
+        os.close(ours)
+        assert process.wait(timeout=60) == 0, said
+        assert b"1 of 200 documents in" in said
+    history = (tmp_path / "state" / "ibkd" / "search-history").read_text().splitlines()
+    assert [line for line in history if line.startswith("river")] == ["river bank 1", "river bank 2"]
