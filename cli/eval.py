@@ -9,7 +9,7 @@ import typer
 
 from .console import print_table, reporter, stdout
 from .opening import index_folder, open_searcher
-from .options import Device, Dtype, Json, Nprobe, Pooling, Queries, QueryModel, Quiet, Refine
+from .options import Device, Dtype, Json, Model, Nprobe, Pooling, Queries, Quiet, Refine
 
 if TYPE_CHECKING:
     from ibkd_retrieval.evaluation.metrics import Evaluation
@@ -39,7 +39,7 @@ def evaluate(
     k: Annotated[int, typer.Option("--k", "-k", help="Results a query when searching.")] = 1000,
     nprobe: Nprobe = None,
     refine: Refine = None,
-    model: QueryModel = None,
+    model: Model = None,
     pooling: Pooling = None,
     device: Device = "auto",
     dtype: Dtype = "auto",

@@ -2,15 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.progress import SILENT
 
 from .options import INDEXES
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.indexing.store import StoredIndex
     from ibkd_retrieval.progress import Progress
+    from ibkd_retrieval.search.ranker import Ranker
     from ibkd_retrieval.search.searcher import Searcher
+
+
+@dataclass(frozen=True)
+class RankerOptions:
+    """What the options that search and eval share say about ranking; the fields are named as the options.
+
+    Attributes:
+        weights: of --hybrid, dense first; none for equal ones.
+        model: another place of the encoder that made the index.
+        query_model: a student in that encoder's vector space.
+        filters: conditions on documents, all of which must hold.
+    """
+
+    engine: str = "dense"
+    hybrid: str | None = None
+    weights: tuple[float, ...] = ()
+    rerank: str | None = None
+    rerank_depth: int = 100
+    rerank_max_length: int | None = None
+    model: str | None = None
+    query_model: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    pooling: str | None = None
+    nprobe: int | None = None
+    refine: int | None = None
+    filters: tuple[str, ...] = ()
+    exclude_self: bool = False
 
 
 def index_folder(given: Path | None, progress: Progress) -> Path:
@@ -49,21 +87,142 @@ def open_searcher(
     """
     # faiss before torch: whoever loads OpenMP first decides how its threads wait.
     from ibkd_retrieval.indexing.store import open_index
-    from ibkd_retrieval.search.searcher import Searcher
 
+    options = RankerOptions(model=model, device=device, dtype=dtype, pooling=pooling, nprobe=nprobe, refine=refine)
     index = open_index(folder)
-    made_by = index.manifest.encoder
-    known = {} if known is None else known
-    encoder = known.get(made_by.weight_hash) if model is None else None
-    if encoder is None:
-        from ibkd_retrieval.encoders.encoder import Encoder
+    return _searcher(index, _encoder(index, options, {} if known is None else known), options)
 
+
+def open_ranker(
+    folders: Sequence[Path],
+    options: RankerOptions,
+    *,
+    known: dict[str, Encoder] | None = None,
+    progress: Progress = SILENT,
+) -> Ranker:
+    """Open indexes for ranking as the options say.
+
+    Args:
+        folders: the index; several, made by one encoder, are searched together and merged by score.
+        options: how to rank.
+        known: encoders already loaded, by weight hash; filled.
+        progress: where filters and lexical indexes report.
+
+    Raises:
+        UserError: an option that is unknown or does not go with another, a filter that leaves nothing, or an index or
+            model that cannot be opened or do not belong together.
+    """
+    from ibkd_retrieval.indexing.store import open_index
+
+    _check(folders, options)
+    indexes = [open_index(folder) for folder in folders]
+    masks: Sequence[NDArray[np.bool_] | None] = [None] * len(indexes)
+    if options.filters:
+        from ibkd_retrieval.search.filters import allowed_rows
+
+        masks = allowed_rows(indexes, options.filters, progress)
+    ranker = _first_stage(indexes, masks, options, {} if known is None else known, progress)
+    if options.exclude_self:
+        from ibkd_retrieval.search.exclude_self import ExcludingSelf
+
+        ranker = ExcludingSelf(ranker)
+    if options.rerank is not None:
+        from ibkd_retrieval.search.rerank import Reranker
+
+        ranker = Reranker.load(
+            ranker,
+            indexes,
+            options.rerank,
+            depth=options.rerank_depth,
+            max_length=options.rerank_max_length,
+            device=options.device,
+            dtype=options.dtype,
+        )
+    return ranker
+
+
+def _check(folders: Sequence[Path], options: RankerOptions) -> None:
+    if options.engine != "dense":
+        from ibkd_retrieval.search.lexical import ENGINES
+
+        if options.engine not in ENGINES:
+            raise UserError(f"Unknown engine `{options.engine}`: use dense, {' or '.join(ENGINES)}.")
+    if options.hybrid is None and options.weights:
+        raise UserError("--weight says how --hybrid mixes its two rankings: give --hybrid rrf or --hybrid sum too.")
+    if len(folders) > 1 and (options.hybrid is not None or options.engine != "dense"):
+        raise UserError(
+            "Several indexes can be searched together by their vectors only: leave out --engine and --hybrid."
+        )
+    if options.model is not None and options.query_model is not None:
+        raise UserError("Give --model (the index's own encoder) or --query-model (a student of it), not both.")
+
+
+def _first_stage(
+    indexes: Sequence[StoredIndex],
+    masks: Sequence[NDArray[np.bool_] | None],
+    options: RankerOptions,
+    known: dict[str, Encoder],
+    progress: Progress,
+) -> Ranker:
+    """The ranker that reads every document: by vectors, by words, or both."""
+    if options.engine != "dense" and options.hybrid is None:
+        from ibkd_retrieval.search.lexical import open_lexical
+
+        return open_lexical(indexes[0], options.engine, allowed=masks[0], progress=progress)
+    if len(indexes) > 1:
+        from ibkd_retrieval.search.merged import MergedSearcher, check_one_encoder
+
+        check_one_encoder(indexes)
+        encoder = _encoder(indexes[0], options, known)
+        return MergedSearcher(
+            [_searcher(index, encoder, options, mask) for index, mask in zip(indexes, masks, strict=True)]
+        )
+    searcher = _searcher(indexes[0], _encoder(indexes[0], options, known), options, masks[0])
+    if options.hybrid is None:
+        return searcher
+    from ibkd_retrieval.search.hybrid import HybridSearcher
+    from ibkd_retrieval.search.lexical import open_lexical
+
+    engine = "bm25" if options.engine == "dense" else options.engine
+    lexical = open_lexical(indexes[0], engine, allowed=masks[0], progress=progress)
+    return HybridSearcher([searcher, lexical], options.hybrid, list(options.weights) or None)
+
+
+def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encoder]) -> Encoder:
+    """The encoder of the queries of an index, loaded unless known; a student is checked to fit."""
+    made_by = index.manifest.encoder
+    if options.query_model is None and options.model is None and made_by.weight_hash in known:
+        return known[made_by.weight_hash]
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+    if options.query_model is None:
         encoder = Encoder.load(
-            model or made_by.name,
-            device=device,
-            dtype=dtype,
-            pooling=pooling or made_by.pooling,
+            options.model or made_by.name,
+            device=options.device,
+            dtype=options.dtype,
+            pooling=options.pooling or made_by.pooling,
             max_length=made_by.max_length or None,
         )
-        known[encoder.weight_hash] = encoder
-    return Searcher(index, encoder, nprobe=nprobe, refine=refine)
+    else:
+        from ibkd_retrieval.search.query_space import check_query_model
+
+        # A student reads as many tokens as its own folder says, whatever the encoder of the index read.
+        encoder = Encoder.load(options.query_model, device=options.device, dtype=options.dtype, pooling=options.pooling)
+        check_query_model(Path(options.query_model), encoder, index.manifest)
+    known[encoder.weight_hash] = encoder
+    return encoder
+
+
+def _searcher(
+    index: StoredIndex, encoder: Encoder, options: RankerOptions, allowed: NDArray[np.bool_] | None = None
+) -> Searcher:
+    from ibkd_retrieval.search.searcher import Searcher
+
+    return Searcher(
+        index,
+        encoder,
+        nprobe=options.nprobe,
+        refine=options.refine,
+        other_encoder=options.query_model is not None,
+        allowed=allowed,
+    )

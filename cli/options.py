@@ -35,5 +35,39 @@ Nprobe = Annotated[int | None, typer.Option(help="Inverted lists to visit.", sho
 Refine = Annotated[
     int | None, typer.Option(help="Candidates per result scored exactly.", show_default="the index's own")
 ]
-QueryModel = Annotated[str | None, typer.Option(metavar="MODEL", help="Query encoder.", show_default="the index's own")]
+Model = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Where the index's own encoder is.", show_default="where it was when indexing"),
+]
+QueryModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STUDENT", help="Encode queries by a student that was distilled into the vector space of the index."
+    ),
+]
+Engine = Annotated[str, typer.Option(help="dense (vectors), bm25 or lucene (words).")]
+Hybrid = Annotated[
+    str | None,
+    typer.Option(metavar="METHOD", help="Fuse dense with bm25 (or --engine lucene): rrf (ranks) or sum (scores)."),
+]
+Weight = Annotated[
+    list[float] | None,
+    typer.Option(help="For --hybrid: first of dense, then of words; give both.", show_default="equal"),
+]
+Rerank = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Cross-encoder that re-orders the best results by their text.")
+]
+RerankDepth = Annotated[int, typer.Option(help="Results a query that --rerank reads.")]
+RerankMaxLength = Annotated[
+    int | None, typer.Option(help="Tokens --rerank reads of query and text.", show_default="the model's own limit")
+]
+Filter = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CONDITION",
+        help="Find only documents with year>=1990, source=arxiv, title!=x (=, !=, <, <=, >, >=), or those whose ids "
+        "a @FILE lists, one a line; repeat: all must hold.",
+    ),
+]
+ExcludeSelf = Annotated[bool, typer.Option("--exclude-self", help="A query's own id is no answer (ArguAna, Quora).")]
 CORPUS_HELP = "ir_datasets id or short name (msmarco, scifact, ...), BEIR folder, JSONL/TSV/parquet file, or pydocs."

@@ -10,7 +10,7 @@ import typer
 
 from .console import reporter, stdout
 from .opening import index_folder, open_searcher
-from .options import Device, Dtype, Json, Nprobe, Pooling, Queries, QueryModel, Quiet, Refine
+from .options import Device, Dtype, Json, Model, Nprobe, Pooling, Queries, Quiet, Refine
 
 if TYPE_CHECKING:
     from ibkd_retrieval.search.ranking import Hit
@@ -32,7 +32,7 @@ def search(
     ] = None,
     nprobe: Nprobe = None,
     refine: Refine = None,
-    model: QueryModel = None,
+    model: Model = None,
     pooling: Pooling = None,
     device: Device = "auto",
     dtype: Dtype = "auto",

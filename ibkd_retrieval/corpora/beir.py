@@ -24,6 +24,27 @@ def beir_splits(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def evaluation_split(folder: Path, preferred: str = DEFAULT_SPLIT) -> str:
+    """The split to evaluate a BEIR folder with: the preferred one, else test, else the only one there is.
+
+    Raises:
+        UserError: the folder has no queries.jsonl or no judgements, or several splits and neither of those two.
+    """
+    _required(folder, "queries.jsonl")
+    splits = beir_splits(folder)
+    if not splits:
+        raise _unjudged(folder, preferred)
+    for split in (preferred, DEFAULT_SPLIT):
+        if split in splits:
+            return split
+    if len(splits) > 1:
+        raise UserError(
+            f"{folder} has no judgements for split {preferred}, but for {', '.join(splits)}: rename the file of the one"
+            f" to evaluate with to {folder / 'qrels' / preferred}.tsv."
+        )
+    return splits[0]
+
+
 def open_beir_corpus(folder: Path, name: str) -> Corpus:
     """The documents of a BEIR folder.
 
@@ -69,12 +90,16 @@ def read_beir_qrels(folder: Path, split: str) -> tuple[Judgement, ...]:
     if path is None:
         splits = beir_splits(folder)
         if not splits:
-            raise UserError(f"{folder} has no judgements; put them into {folder / 'qrels' / split}.tsv.")
+            raise _unjudged(folder, split)
         named = ", ".join(splits)
         raise UserError(
             f"{folder} has no judgements for split {split}, only for {named}: name one, as in {folder}:{splits[-1]}."
         )
     return read_qrels(path)
+
+
+def _unjudged(folder: Path, split: str) -> UserError:
+    return UserError(f"{folder} has no judgements; put them into {folder / 'qrels' / split}.tsv.")
 
 
 def _required(folder: Path, name: str) -> Path:

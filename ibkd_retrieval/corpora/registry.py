@@ -2,54 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ibkd_retrieval.corpora.known_sets import TABLE, KnownSet
 
-
-@dataclass(frozen=True)
-class KnownSet:
-    """A data set with a short name.
-
-    Attributes:
-        name: its short name.
-        corpus: ir_datasets id of the documents.
-        queries: ir_datasets id of the evaluation queries and their judgements.
-        metric: the metric its literature reports first.
-        relevance_level: lowest grade that counts as relevant for binary metrics.
-    """
-
-    name: str
-    corpus: str
-    queries: str
-    metric: str = "ndcg@10"
-    relevance_level: int = 1
-
-
-_CQADUPSTACK = (
-    *("android", "english", "gaming", "gis", "mathematica", "physics"),
-    *("programmers", "stats", "tex", "unix", "webmasters", "wordpress"),
-)
-_BEIR_WITH_TEST = ("dbpedia-entity", "fever", "fiqa", "hotpotqa", "nfcorpus", "quora", "scifact")
-_BEIR_WITHOUT_SPLITS = ("arguana", "climate-fever", "nq", "scidocs", "trec-covid")
-
-# Grade 1 of TREC DL's passages is "related", on the topic without an answer: binary metrics start at 2
-# (Craswell et al., Overview of the TREC 2019 Deep Learning Track).
-_KNOWN = (
-    KnownSet("msmarco", "msmarco-passage", "msmarco-passage/dev/small", metric="mrr@10"),
-    KnownSet("trec-dl-2019", "msmarco-passage", "msmarco-passage/trec-dl-2019/judged", relevance_level=2),
-    KnownSet("trec-dl-2020", "msmarco-passage", "msmarco-passage/trec-dl-2020/judged", relevance_level=2),
-    *(KnownSet(name, f"beir/{name}", f"beir/{name}/test") for name in _BEIR_WITH_TEST),
-    *(KnownSet(name, f"beir/{name}", f"beir/{name}") for name in _BEIR_WITHOUT_SPLITS),
-    *(KnownSet(f"cqadupstack/{name}", f"beir/cqadupstack/{name}", f"beir/cqadupstack/{name}") for name in _CQADUPSTACK),
-    KnownSet("webis-touche2020", "beir/webis-touche2020/v2", "beir/webis-touche2020/v2"),
-    KnownSet("beir-msmarco", "beir/msmarco", "beir/msmarco/dev"),
-)
-
-KNOWN_SETS: dict[str, KnownSet] = {known.name: known for known in _KNOWN}
+KNOWN_SETS: dict[str, KnownSet] = {known.name: known for known in TABLE}
 
 
 def find_known(spec: str) -> KnownSet | None:
     """The data set with this short name or, failing that, the first whose documents have this ir_datasets id."""
-    return KNOWN_SETS.get(spec) or next((known for known in _KNOWN if known.corpus == spec), None)
+    return KNOWN_SETS.get(spec) or next((known for known in TABLE if spec and known.corpus == spec), None)
+
+
+def why_not_alone(known: KnownSet) -> str | None:
+    """Why a known set cannot be opened by its name, and what to do instead; None where it can.
+
+    That is so for sets of several parts, each with documents of its own, and for those that ir_datasets lacks.
+    """
+    if known.parts:
+        listed = ", ".join(known.parts)
+        return f"{known.name} is the average of {len(known.parts)} sets: name one of {listed}."
+    if known.obtain:
+        return (
+            f"{known.name} cannot be fetched ({known.licence}): {known.obtain}, write them as a BEIR folder, and give"
+            " that with --corpus PATH and --queries PATH."
+        )
+    return None
 
 
 def relevance_level_of(dataset_id: str) -> int:
@@ -59,7 +35,7 @@ def relevance_level_of(dataset_id: str) -> int:
 
 def main_metric(spec: str) -> str:
     """The metric to report first for a corpus or queries spec; nDCG@10 where nothing else is known."""
-    known = find_known(spec)
+    known = find_known(spec) or next((known for known in TABLE if spec and known.queries == spec), None)
     if known is None and spec.startswith("msmarco-passage") and "/trec-dl-" not in spec:
         return "mrr@10"
     return known.metric if known else "ndcg@10"

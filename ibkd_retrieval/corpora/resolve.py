@@ -12,9 +12,10 @@ import os
 from pathlib import Path
 
 from ibkd_retrieval.corpora import beir, irds, pydocs
+from ibkd_retrieval.corpora.known_sets import KnownSet
 from ibkd_retrieval.corpora.qrels import read_qrels
 from ibkd_retrieval.corpora.records import Corpus, Judgement, QuerySet
-from ibkd_retrieval.corpora.registry import KNOWN_SETS, KnownSet, find_known
+from ibkd_retrieval.corpora.registry import KNOWN_SETS, find_known, why_not_alone
 from ibkd_retrieval.corpora.tabular import is_tabular, read_documents, read_queries
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
@@ -39,6 +40,7 @@ def open_corpus(spec: str, progress: Progress = SILENT) -> Corpus:
             next(read_documents(path))  # raises, naming the kinds there are
         return Corpus(str(path), None, lambda: read_documents(path))
     known = find_known(spec)
+    _refuse_what_cannot_be_opened(known)
     if known is not None or irds.has_dataset(spec):
         return irds.open_irds_corpus(known.corpus if known else spec, spec, progress)
     raise _unknown(spec, "corpus")
@@ -65,6 +67,7 @@ def open_queries(spec: str, need_judgements: bool = False, progress: Progress = 
         if need_judgements:
             raise UserError(f"{path} holds queries without judgements: name a qrels file with --qrels.")
         return QuerySet(str(path), tuple(read_queries(path)))
+    _refuse_what_cannot_be_opened(find_known(spec))
     dataset_id = _queries_id(spec)
     if dataset_id is None:
         raise _unknown(spec, "queries")
@@ -116,10 +119,16 @@ def queries_for(corpus_name: str) -> str:
     raise UserError(f"no evaluation queries are known for the corpus {corpus_name}: name them with --queries.")
 
 
+def _refuse_what_cannot_be_opened(known: KnownSet | None) -> None:
+    reason = why_not_alone(known) if known is not None else None
+    if reason is not None:
+        raise UserError(reason)
+
+
 def _queries_id(spec: str) -> str | None:
     """The ir_datasets id of the queries a short name or id stands for; None where there is no such data set."""
     if spec in KNOWN_SETS:
-        return KNOWN_SETS[spec].queries
+        return KNOWN_SETS[spec].queries or None
     if not irds.has_dataset(spec):
         return None
     known: KnownSet | None = find_known(spec)

@@ -36,18 +36,8 @@ def load_sentence_transformer(
 
     if pooling is not None and pooling not in POOLINGS:
         raise UserError(f"Unknown pooling `{pooling}`: use one of {', '.join(POOLINGS)}.")
-    resolved = resolve_model_name(name)
-    path = Path(resolved)
-    if path.is_dir() and not (path / "modules.json").is_file() and not (path / "config.json").is_file():
-        raise UserError(
-            f"{name} is no model folder (it has neither modules.json nor config.json): "
-            "give a sentence-transformers or transformers folder, or a hub name."
-        )
-    if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
-        raise UserError(f"No model at {name}: give an existing folder or a hub name such as {_EXAMPLE}.")
-    if not path.is_dir():
-        _require_hub(resolved)
-    with quiet_transformers(), _load_errors(name):
+    resolved = find_model(name)
+    with quiet_transformers(), model_load_errors(name):
         model = SentenceTransformer(resolved, device=device, model_kwargs={"dtype": torch.float32})
     transformer = model[0]
     if not isinstance(transformer, Transformer | StaticEmbedding):
@@ -69,6 +59,26 @@ def load_sentence_transformer(
         # Tokenizers of RoBERTa's family may admit two tokens more than there are positions.
         model.max_seq_length = limit
     return model.eval()
+
+
+def find_model(name: str) -> str:
+    """What the libraries load for the name a user typed: a folder, or the name of a model that the hub can give.
+
+    Raises:
+        UserError: there is no such folder, it holds no model, or the hub cannot be asked.
+    """
+    resolved = resolve_model_name(name)
+    path = Path(resolved)
+    if path.is_dir() and not (path / "modules.json").is_file() and not (path / "config.json").is_file():
+        raise UserError(
+            f"{name} is no model folder (it has neither modules.json nor config.json): "
+            "give a sentence-transformers or transformers folder, or a hub name."
+        )
+    if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+        raise UserError(f"No model at {name}: give an existing folder or a hub name such as {_EXAMPLE}.")
+    if not path.is_dir():
+        _require_hub(resolved)
+    return resolved
 
 
 def _require_hub(name: str) -> None:
@@ -121,7 +131,8 @@ def quiet_transformers() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _load_errors(name: str) -> Iterator[None]:
+def model_load_errors(name: str) -> Iterator[None]:
+    """Turn what the libraries raise for a broken or foreign model into one sentence."""
     from safetensors import SafetensorError
 
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 from ibkd_retrieval.errors import UserError
@@ -16,12 +18,14 @@ MANIFEST = "index.json"
 PLAN = "build.json"
 STRUCTURE = "index.faiss"
 DOC_IDS = "docids"
+LEXICAL = "lexical"
 
 _FOLDERS = ("vectors", "documents", "shards")
 _OURS = re.compile(
     r"(index\.json|build\.json|index\.faiss|docids(\.offsets\.npy)?"
     r"|vectors/\d{5,}\.npy|documents/\d{5,}\.jsonl(\.offsets\.npy)?|shards/\d{5,}\.json)"
 )
+_LEXICAL_INDEX = re.compile(r"[a-z0-9]+-[0-9a-f]{12}")
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
 
 
@@ -57,6 +61,22 @@ def ours(folder: Path) -> list[Path]:
     return found
 
 
+def lexical_indexes(folder: Path) -> list[Path]:
+    """Every folder below `folder` that holds a lexical index of its documents, temporary ones included."""
+    found = []
+    inner = folder / LEXICAL
+    for path in sorted(inner.iterdir()) if inner.is_dir() else ():
+        temporary = _TEMPORARY.fullmatch(path.name)
+        if path.is_dir() and _LEXICAL_INDEX.fullmatch(temporary["name"] if temporary else path.name):
+            found.append(path)
+    return found
+
+
+def temporary_lexical(path: Path) -> Path:
+    """The name under which this process makes the lexical index `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed build left half-written."""
     for path in ours(folder):
@@ -75,11 +95,13 @@ def clear(folder: Path) -> None:
             f"{folder} is not empty and holds no index of ours, so nothing in it is overwritten: "
             "name another folder with --output."
         )
+    for path in lexical_indexes(folder):
+        shutil.rmtree(path)
     # The manifest goes first and the plan last: interrupted anywhere, the folder is an unfinished index.
     files = sorted(ours(folder), key=lambda path: (path.name == PLAN) - (path.name == MANIFEST))
     for path in files:
         path.unlink()
-    for name in _FOLDERS:
+    for name in (*_FOLDERS, LEXICAL):
         inner = folder / name
         if inner.is_dir() and not any(inner.iterdir()):
             inner.rmdir()

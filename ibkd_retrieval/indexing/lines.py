@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write
 
+_STRETCH = 1 << 14
+_DENSE = 8
+"""A stretch of lines is decoded whole from one wanted line in so many on."""
+
 
 def offsets_path(path: Path) -> Path:
     """Where the offsets of the line file `path` are kept."""
@@ -72,6 +76,22 @@ class LineStore:
         if not 0 <= line < len(self):
             raise IndexError(f"line {line} of {len(self)} in {self.path}")
         return self._bytes[self._offsets[line] : self._offsets[line + 1] - 1].decode("utf-8")
+
+    def lines(self, numbers: NDArray[np.int64]) -> list[str]:
+        """The lines of ascending `numbers` [m]; where many of a stretch are wanted, it is decoded in one piece."""
+        found: list[str] = []
+        if len(numbers) and not 0 <= numbers[0] <= numbers[-1] < len(self):
+            raise IndexError(f"lines {numbers[0]} to {numbers[-1]} of {len(self)} in {self.path}")
+        ends = np.searchsorted(numbers, np.arange(_STRETCH, len(self) + _STRETCH, _STRETCH))
+        for start, here in zip(range(0, len(self), _STRETCH), np.split(numbers, ends[:-1]), strict=True):
+            stop = min(start + _STRETCH, len(self))
+            if len(here) * _DENSE >= stop - start:
+                stretch = self._bytes[self._offsets[start] : self._offsets[stop]].decode("utf-8").split("\n")
+                found += map(stretch.__getitem__, (here - start).tolist())
+            else:
+                bounds = zip(self._offsets[here].tolist(), self._offsets[here + 1].tolist(), strict=True)
+                found += [self._bytes[first : last - 1].decode("utf-8") for first, last in bounds]
+        return found
 
     def __iter__(self) -> Iterator[str]:
         with open(self.path, "rb") as file:

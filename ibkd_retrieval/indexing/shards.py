@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.corpora.records import NO_FIELDS, Document
+from ibkd_retrieval.corpora.records import NO_FIELDS, Document, FieldValue
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, sha256_file, write_json
 from ibkd_retrieval.indexing.json_records import decode
@@ -25,6 +25,8 @@ from ibkd_retrieval.indexing.lines import LineStore, offsets_path, write_lines
 from ibkd_retrieval.indexing.manifest import FileRecord
 
 T = TypeVar("T")
+
+_FIELDS = ', "fields": {'
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,17 @@ def document_from_json(line: str) -> Document:
     """A stored document from its line."""
     value = json.loads(line)
     return Document(value["id"], value["text"], value["title"], value.get("fields", NO_FIELDS))
+
+
+def fields_from_json(line: str) -> dict[str, FieldValue]:
+    """The fields of a stored document from its line, without parsing its text."""
+    # The quotation mark that would end `"fields` inside a text is escaped there, and the values of fields are no
+    # objects, so this stands at most once in a line, where `_to_json` put it: last.
+    mark = line.find(_FIELDS)
+    if mark < 0:
+        return {}
+    fields: dict[str, FieldValue] = json.loads(line[mark + len(_FIELDS) - 1 : -1])
+    return fields
 
 
 def _to_json(document: Document) -> str:

@@ -107,6 +107,25 @@ class Run:
             flat_ids[window], flat_scores[window] = in_rank_order(np.array(ids, dtype=object), single)
         return cls(tuple(query_ids), offsets, flat_ids, flat_scores, tag)
 
+    @classmethod
+    def from_matrix(cls, query_ids: Sequence[str], doc_ids: Ids, scores: NDArray[np.float32], tag: str = "ibkd") -> Run:
+        """Build a run from what an index found, whose rows are different documents in descending order of score.
+
+        Args:
+            query_ids: q different ids.
+            doc_ids: [q, k] of str; what stands where the score is -inf does not count.
+            scores: float32 [q, k], not increasing; -inf fills the ends of rows where fewer than k were found.
+            tag: name of the system.
+        """
+        found = scores > -np.inf
+        offsets = np.concatenate([[0], np.cumsum(np.count_nonzero(found, axis=1))]).astype(np.int64)
+        flat_ids, flat_scores = doc_ids[found], scores[found].astype(np.float64)
+        tied = np.flatnonzero(((scores[:, 1:] == scores[:, :-1]) & found[:, 1:]).any(axis=1))
+        for query in tied:
+            window = slice(offsets[query], offsets[query + 1])
+            flat_ids[window], flat_scores[window] = in_rank_order(flat_ids[window], scores[query][found[query]])
+        return cls(tuple(query_ids), offsets, flat_ids, flat_scores, tag)
+
 
 def as_float32(scores: NDArray[np.float64]) -> NDArray[np.float32]:
     """Round to float32, the precision trec_eval compares in; beyond its range gives infinity, without a warning."""

@@ -11,7 +11,8 @@ from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
-from ibkd_retrieval.search.ranking import Hit, Run, first_repeated
+from ibkd_retrieval.search.ranker import check_queries
+from ibkd_retrieval.search.ranking import Hit, Ids, Run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.indexing.store import StoredIndex
 
 QUERY_BLOCK = 256
-"""Queries encoded and searched at once; bounds the memory of a batch."""
+"""Queries searched at once."""
 
 
 class Searcher:
@@ -33,6 +34,7 @@ class Searcher:
         nprobe: int | None = None,
         refine: int | None = None,
         other_encoder: bool = False,
+        allowed: NDArray[np.bool_] | None = None,
     ) -> None:
         """Join an index and the encoder of its queries.
 
@@ -43,6 +45,7 @@ class Searcher:
             refine: candidates per result scored with exact vectors, the index's own default where None.
             other_encoder: accept an encoder that did not build the index, as asymmetric search needs: a student
                 that was trained into the teacher's space searches the teacher's index.
+            allowed: one bool a row [n]: only rows that hold True are found; None for all.
 
         Raises:
             UserError: the encoder is not the one the index was built with, or its vectors have another length.
@@ -64,6 +67,12 @@ class Searcher:
         self.encoder = encoder
         self.nprobe = nprobe
         self.refine = refine
+        self.allowed = allowed
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables and messages."""
+        return "dense"
 
     def search(self, text: str, k: int = 10) -> list[Hit]:
         """The k best documents for one query, with their text, best first; fewer where the index finds fewer.
@@ -72,16 +81,8 @@ class Searcher:
             UserError: the query is empty or k is below 1.
         """
         query = Query("query", text)
-        _check([query], k)
-        scores, rows = self._find([query], k)
-        found = rows[0][rows[0] >= 0]
-        ids = self.index.doc_ids(found)
-        row_of = dict(zip(ids, found.tolist(), strict=True))
-        ((_, doc_ids, values),) = Run.from_lists([query.query_id], [ids], [scores[0][rows[0] >= 0]])
-        return [
-            Hit(rank, float(value), doc_id, self.index.document(row_of[doc_id]))
-            for rank, (doc_id, value) in enumerate(zip(doc_ids, values, strict=True), 1)
-        ]
+        check_queries([query], k)
+        return self.hits(self.encode([query]), k)
 
     def search_batch(
         self, queries: Sequence[Query], k: int = 1000, progress: Progress = SILENT, tag: str = "ibkd"
@@ -91,37 +92,57 @@ class Searcher:
         Raises:
             UserError: a query is empty, a query id appears twice, or k is below 1.
         """
-        _check(queries, k)
-        doc_ids: list[list[str]] = []
-        values: list[NDArray[np.float32]] = []
-        with progress.task("Searching", len(queries), "queries") as task:
-            for start in range(0, len(queries), QUERY_BLOCK):
-                block = queries[start : start + QUERY_BLOCK]
-                scores, rows = self._find(block, k)
-                # Answers to different queries overlap, and an id is read from disk: read each once.
-                unique, place = np.unique(rows, return_inverse=True)
-                known = np.empty(len(unique), dtype=object)
-                known[unique >= 0] = self.index.doc_ids(unique[unique >= 0])
-                ids = known[place.reshape(rows.shape)]
-                for query in range(len(block)):
-                    found = rows[query] >= 0
-                    doc_ids.append(ids[query][found].tolist())
-                    values.append(scores[query][found])
-                task.advance(len(block))
-        return Run.from_lists([query.query_id for query in queries], doc_ids, values, tag)
+        check_queries(queries, k)
+        return self.run([query.query_id for query in queries], self.encode(queries, progress), k, progress, tag)
 
-    def _find(self, queries: Sequence[Query], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        vectors = self.encoder.encode([query.text for query in queries], kind="query")
-        return self.index.search(vectors, k, nprobe=self.nprobe, refine=self.refine)
+    def encode(self, queries: Sequence[Query], progress: Progress = SILENT) -> NDArray[np.float32]:
+        """The vectors [q, dim] of queries."""
+        if not queries:
+            return np.empty((0, self.index.manifest.dim), dtype=np.float32)
+        with progress.task("Encoding", len(queries), "queries") as task:
+            return self.encoder.encode([query.text for query in queries], kind="query", progress=task)
 
+    def hits(self, vector: NDArray[np.float32], k: int) -> list[Hit]:
+        """The k best documents for one query vector [1, dim]."""
+        scores, rows = self._find(vector, k)
+        found = [(score, row) for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True) if row >= 0]
+        ids = self.index.doc_ids([row for _, row in found])
+        ordered = sorted(((score, doc_id, row) for (score, row), doc_id in zip(found, ids, strict=True)), reverse=True)
+        return [
+            Hit(rank, score, doc_id, self.index.document(row)) for rank, (score, doc_id, row) in enumerate(ordered, 1)
+        ]
 
-def _check(queries: Sequence[Query], k: int) -> None:
-    if k < 1:
-        raise UserError(f"The number of results must be at least 1, not {k}: ask for 1 or more.")
-    ids = [query.query_id for query in queries]
-    if len(set(ids)) != len(ids):
-        raise UserError(f"Query {first_repeated(ids)} appears twice: give each query its own id.")
-    for query in queries:
-        if not query.text.strip():
-            name = f"Query {query.query_id}" if len(queries) > 1 else "The query"
-            raise UserError(f"{name} is empty: type at least one word.")
+    def run(
+        self, query_ids: Sequence[str], vectors: NDArray[np.float32], k: int, progress: Progress = SILENT, tag: str = ""
+    ) -> Run:
+        """The k best documents for the vector of each query [q, dim].
+
+        Beside the index this takes 20 bytes a result, and each document's id once.
+        """
+        shape = (len(vectors), min(k, len(self.index)))
+        scores, rows = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.int64)
+        with progress.task("Searching", len(vectors), "queries") as task:
+            for start in range(0, len(vectors), QUERY_BLOCK):
+                block = slice(start, start + QUERY_BLOCK)
+                scores[block], rows[block] = self._find(vectors[block], shape[1])
+                task.advance(len(vectors[block]))
+        return Run.from_matrix(query_ids, self._ids(rows), scores, tag)
+
+    def _find(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        return self.index.search(vectors, k, nprobe=self.nprobe, refine=self.refine, allowed=self.allowed)
+
+    def _ids(self, rows: NDArray[np.int64]) -> Ids:
+        """The document id of each row, None for padding; each id is read once and shared."""
+        documents = len(self.index)
+        if documents <= rows.size:
+            # Faster than sorting, and no larger than the results. Padding, -1, is the place behind the last document.
+            wanted = np.zeros(documents + 1, dtype=np.bool_)
+            wanted[rows] = True
+            unique = np.flatnonzero(wanted[:-1])
+            table = np.empty(documents + 1, dtype=object)
+            table[unique] = self.index.doc_ids(unique)
+            return table[rows]
+        unique, places = np.unique(rows, return_inverse=True)
+        known = np.empty(len(unique), dtype=object)
+        known[unique >= 0] = self.index.doc_ids(unique[unique >= 0])
+        return known[places.reshape(rows.shape)]

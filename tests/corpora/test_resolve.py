@@ -5,9 +5,7 @@ import os
 
 import pytest
 
-from ibkd_retrieval.corpora import irds
 from ibkd_retrieval.corpora.records import Document, Judgement, Query
-from ibkd_retrieval.corpora.registry import KNOWN_SETS, main_metric, relevance_level_of
 from ibkd_retrieval.corpora.resolve import open_corpus, open_qrels, open_queries, queries_for
 from ibkd_retrieval.errors import UserError
 
@@ -95,23 +93,6 @@ def test_an_unknown_name_is_answered_with_close_matches():
         open_corpus("pydocs:dev")
 
 
-def test_every_known_set_exists_in_ir_datasets_with_judgements():
-    import ir_datasets
-
-    for known in KNOWN_SETS.values():
-        assert ir_datasets.load(known.corpus).has_docs(), known.name
-        assert irds.has_judgements(known.queries), known.name
-        assert known.relevance_level == relevance_level_of(known.queries), known.name
-
-
-def test_every_beir_set_of_ir_datasets_has_a_short_name():
-    def collection(dataset_id):
-        return "/".join(dataset_id.split("/")[: 3 if "cqadupstack" in dataset_id else 2])
-
-    known = {collection(known.corpus) for known in KNOWN_SETS.values()}
-    assert {collection(name) for name in irds.dataset_ids() if name.startswith("beir/")} <= known
-
-
 @pytest.mark.parametrize(
     ("corpus", "queries"),
     [
@@ -132,16 +113,6 @@ def test_a_corpus_without_evaluation_queries_asks_for_them():
     for name in ("clueweb09", "pydocs:train", "no-such-corpus"):
         with pytest.raises(UserError, match="--queries"):
             queries_for(name)
-
-
-def test_the_first_metric_is_the_one_of_the_literature():
-    assert [main_metric(s) for s in ("msmarco", "msmarco-passage/dev/small", "trec-dl-2019", "beir/nq", "/x")] == [
-        "mrr@10",
-        "mrr@10",
-        "ndcg@10",
-        "ndcg@10",
-        "ndcg@10",
-    ]
 
 
 @pytest.fixture

@@ -1,0 +1,105 @@
+"""A cross-encoder: one model that reads a query and a text together and gives one score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ibkd_retrieval.encoders.batching import token_budget_batches
+from ibkd_retrieval.encoders.device import choose_device, choose_dtype
+from ibkd_retrieval.encoders.encoder import DEFAULT_BATCH_TOKENS
+from ibkd_retrieval.encoders.loading import find_model, model_load_errors, quiet_transformers
+from ibkd_retrieval.encoders.names import short_model_name
+from ibkd_retrieval.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from sentence_transformers import CrossEncoder
+
+    from ibkd_retrieval.progress import Task
+
+
+class PairScorer:
+    """Scores pairs of query and text, longest first, in batches of a bounded number of tokens."""
+
+    def __init__(self, model: CrossEncoder, name: str, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> None:
+        self.name = name
+        self._model = model
+        self._batch_tokens = batch_tokens
+
+    def score(self, pairs: Sequence[tuple[str, str]], progress: Task | None = None) -> NDArray[np.float32]:
+        """The logit of each pair [n], higher is more relevant; before any sigmoid, which would make ties at its ends.
+
+        Args:
+            pairs: query and text.
+            progress: told of the pairs done, batch by batch.
+        """
+        import torch
+
+        scores = np.empty(len(pairs), dtype=np.float32)
+        if not pairs:
+            return scores
+        encoded = self._model.tokenizer(
+            [query for query, _ in pairs],
+            [text for _, text in pairs],
+            truncation=True,
+            max_length=self._model.max_seq_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        for rows in token_budget_batches([len(ids) for ids in encoded["input_ids"]], self._batch_tokens):
+            scores[rows] = self._model.predict(
+                [pairs[row] for row in rows],
+                batch_size=len(rows),
+                show_progress_bar=False,
+                activation_fn=torch.nn.Identity(),
+            )
+            if progress is not None:
+                progress.advance(len(rows))
+        return scores
+
+
+def load_pair_scorer(
+    name: str,
+    *,
+    max_length: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+) -> PairScorer:
+    """Load a cross-encoder by folder or hub name.
+
+    Args:
+        name: a sequence classifier with one output.
+        max_length: tokens to read of query and text together; None keeps the model's own limit.
+        device: "auto", "cpu", "cuda", "cuda:1".
+        dtype: "auto" is float32 (a score with the 8 bits of bfloat16 ties too often to rank by).
+        batch_tokens: most tokens in one batch, padding counted.
+
+    Raises:
+        UserError: no such model or device, a model that is no cross-encoder, or a length it cannot read.
+    """
+    from sentence_transformers import CrossEncoder
+
+    resolved, place = find_model(name), choose_device(device)
+    chosen = choose_dtype("float32" if dtype == "auto" else dtype, place)
+    with quiet_transformers(), model_load_errors(name):
+        model = CrossEncoder(resolved, device=place, model_kwargs={"dtype": chosen})
+    config = model.config
+    architectures = getattr(config, "architectures", None) or []
+    if model.num_labels != 1 or not any("SequenceClassification" in each for each in architectures):
+        raise UserError(
+            f"`{name}` is no cross-encoder with one score ({', '.join(architectures) or 'unknown architecture'}, "
+            f"{model.num_labels} outputs): give one such as `cross-encoder/ms-marco-MiniLM-L6-v2`."
+        )
+    limit = getattr(config, "max_position_embeddings", None)
+    if max_length is not None and (max_length < 8 or (limit is not None and max_length > limit)):
+        raise UserError(f"`{name}` cannot read {max_length} tokens: give a length between 8 and {limit}.")
+    if max_length is not None:
+        model.max_seq_length = max_length
+    elif limit is not None and (model.max_seq_length is None or model.max_seq_length > limit):
+        model.max_seq_length = limit
+    return PairScorer(model, short_model_name(name), batch_tokens)

@@ -1,0 +1,65 @@
+"""Search by words: BM25 over the documents that an index stores. One file and one entry in the table an engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.search.lexical.bm25 import Bm25
+from ibkd_retrieval.search.lexical.engine import Engine
+from ibkd_retrieval.search.lexical.folder import made_folder
+from ibkd_retrieval.search.lexical.searcher import LexicalSearcher
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ibkd_retrieval.indexing.store import StoredIndex
+
+__all__ = ["ENGINES", "LexicalSearcher", "open_lexical"]
+
+_TABLE: dict[str, Callable[[float, float, Progress], Engine]] = {"bm25": Bm25}
+
+ENGINES = tuple(_TABLE)
+"""Names of the engines, the default first."""
+
+
+def open_lexical(
+    index: StoredIndex,
+    engine: str = "bm25",
+    *,
+    k1: float = 0.9,
+    b: float = 0.4,
+    allowed: NDArray[np.bool_] | None = None,
+    progress: Progress = SILENT,
+) -> LexicalSearcher:
+    """Open the lexical index of an index's documents; it is made on first use and kept in the index folder.
+
+    Robertson et al., Okapi at TREC-3; k1 and b as Anserini has them by default.
+
+    Args:
+        index: an opened index.
+        engine: one of `ENGINES`.
+        k1: how slowly further occurrences of a word stop counting, 0 or more.
+        b: how much a document's length counts against it, from 0 to 1.
+        allowed: one bool a row [n]; only rows that hold True are found.
+        progress: hears of the indexing.
+
+    Raises:
+        UserError: there is no such engine, k1 or b is out of range, the documents hold no word, or the index folder
+            cannot be written.
+        MissingPackage: the engine's library is not installed.
+    """
+    if engine not in _TABLE:
+        raise UserError(f"There is no lexical engine {engine!r}: choose one of {', '.join(ENGINES)}.")
+    if not (math.isfinite(k1) and k1 >= 0):
+        raise UserError(f"BM25's k1 must be a number of at least 0, not {k1}: leave it out for 0.9.")
+    if not 0 <= b <= 1:
+        raise UserError(f"BM25's b must lie between 0 and 1, not {b}: leave it out for 0.4.")
+    if allowed is not None and allowed.shape != (len(index),):
+        raise ValueError(f"`allowed` has shape {allowed.shape}, the index {len(index)} rows")
+    chosen = _TABLE[engine](float(k1), float(b), progress)
+    return LexicalSearcher(index, engine, chosen.open(made_folder(index, chosen, progress)), allowed)

@@ -1,0 +1,146 @@
+"""BM25 in numpy, by bm25s: no Java, nothing to start.
+
+Scores are Lucene's variant of BM25 (Kamphuis et al., ECIR 2020: exact document lengths, idf = ln(1 + (N - df + 0.5) /
+(df + 0.5))), computed when indexing, so that a query only adds up the columns of its words.
+
+Words are runs of at least two letters or digits, in lower case. With PyStemmer they lose English stop words (Lucene's
+33) and are stemmed by Snowball's English stemmer; without it they are taken as they are, which suits any language
+that puts spaces between words.
+
+On disk: bm25s' own files, arrays in numpy's format and JSON. The arrays are memory-mapped and never unpickled.
+Indexing takes 4 bytes of memory a word and about 45 bytes for each different word of each document, which is what
+sorting bm25s' matrix by word costs at its peak; searching takes 4 bytes a document.
+"""
+
+from __future__ import annotations
+
+import importlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import Document
+from ibkd_retrieval.errors import MissingPackage, UserError
+from ibkd_retrieval.progress import Progress, Task
+from ibkd_retrieval.search.lexical.engine import Found
+
+_STEMMER = "english"
+
+
+class Bm25:
+    """The engine `bm25`."""
+
+    name = "bm25"
+
+    def __init__(self, k1: float, b: float, progress: Progress) -> None:
+        """Load bm25s.
+
+        Raises:
+            MissingPackage: it is not installed.
+        """
+        try:
+            self._bm25s: Any = importlib.import_module("bm25s")
+        except ImportError as error:
+            raise MissingPackage("bm25s", "BM25 search", "bm25") from error
+        self._k1, self._b = k1, b
+        try:
+            self._stemmers: Any = importlib.import_module("Stemmer")
+        except ImportError:
+            self._stemmers = None
+            progress.say(
+                "PyStemmer is not installed: BM25 compares words as they are written, which finds less in English; "
+                "type `pip install 'ibkd-retrieval[bm25]'`."
+            )
+
+    @property
+    def version(self) -> str:
+        """Of bm25s."""
+        return str(self._bm25s.__version__)
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Formula, parameters and how words are made."""
+        return {
+            "method": "lucene",
+            "k1": repr(self._k1),
+            "b": repr(self._b),
+            "stemmer": "none" if self._stemmers is None else f"snowball {_STEMMER}",
+            "stopwords": "none" if self._stemmers is None else "english",
+        }
+
+    def build(self, folder: Path, documents: Iterable[Document], task: Task) -> None:
+        """Index `documents` into bm25s' files."""
+        tokenizer = self._tokenizer({})
+        words = _WordLists()
+        for document in documents:
+            words.append(next(tokenizer.streaming_tokenize([document.content], True, allow_empty=False)))
+            task.advance()
+        vocabulary = tokenizer.get_vocab_dict()
+        if not vocabulary:
+            raise UserError("The documents of the index hold no word, so BM25 has nothing to search: use the vectors.")
+        retriever = self._bm25s.BM25(k1=self._k1, b=self._b, method="lucene")
+        tokenized = self._bm25s.tokenization.Tokenized(ids=words, vocab=vocabulary)
+        retriever.index(tokenized, create_empty_token=False, show_progress=False)
+        retriever.save(folder, show_progress=False)
+
+    def open(self, folder: Path) -> OpenedBm25:
+        """Map the arrays and read the vocabulary."""
+        retriever = self._bm25s.BM25.load(folder, mmap=True, allow_pickle=False)
+        return OpenedBm25(retriever, lambda: self._tokenizer(retriever.vocab_dict))
+
+    def _tokenizer(self, vocabulary: dict[str, int]) -> Any:
+        new = self._bm25s.tokenization.Tokenizer
+        if self._stemmers is None:
+            tokenizer = new(stopwords=None)
+            tokenizer.word_to_id = vocabulary
+        else:
+            # One of its own for each: PyStemmer's are not made to be shared between threads.
+            tokenizer = new(stopwords="english", stemmer=self._stemmers.Stemmer(_STEMMER))
+            tokenizer.stem_to_sid = vocabulary
+        return tokenizer
+
+
+class OpenedBm25:
+    """bm25s' matrix of scores, documents by words."""
+
+    def __init__(self, retriever: Any, new_tokenizer: Any) -> None:
+        self._retriever = retriever
+        self._new_tokenizer = new_tokenizer
+
+    def best(self, texts: Sequence[str], k: int, allowed: NDArray[np.bool_] | None) -> list[Found]:
+        """The k best documents for each query, and those that tie with the last."""
+        # A tokenizer remembers every word it has seen, so it lives for one call only.
+        words = self._new_tokenizer().streaming_tokenize(list(texts), False, allow_empty=False)
+        return [self._best(ids, k, allowed) for ids in words]
+
+    def _best(self, words: list[int], k: int, allowed: NDArray[np.bool_] | None) -> Found:
+        scores: NDArray[np.float32] = self._retriever.get_scores_from_ids(words)
+        rows = np.flatnonzero(scores > 0 if allowed is None else (scores > 0) & allowed)
+        scores = scores[rows]
+        if len(rows) > k:
+            kept = scores >= np.partition(scores, -k)[-k]
+            rows, scores = rows[kept], scores[kept]
+        return rows.astype(np.int64), scores
+
+
+class _WordLists:
+    """Lists of word numbers, one a document, at four bytes a word."""
+
+    def __init__(self) -> None:
+        self._words = array("i")
+        self._ends = array("q", [0])
+
+    def append(self, words: list[int]) -> None:
+        self._words.extend(words)
+        self._ends.append(len(self._words))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for number in range(len(self)):
+            yield self._words[self._ends[number] : self._ends[number + 1]].tolist()

@@ -1,0 +1,182 @@
+"""Lexical indexes on disk: made from an index's stored documents on first use, and kept beside them.
+
+`lexical/<engine>-<hash of its settings>/` holds the engine's own files and, written last, `lexical.json`. The folder
+is made under a temporary name and renamed, so it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ibkd_retrieval.corpora.records import Document
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import sync_directory, write_json
+from ibkd_retrieval.indexing.json_records import decode
+from ibkd_retrieval.indexing.layout import LEXICAL, documents_file, temporary_lexical
+from ibkd_retrieval.indexing.lines import LineStore
+from ibkd_retrieval.indexing.manifest import FileRecord
+from ibkd_retrieval.indexing.shards import document_from_json, file_record, is_intact
+from ibkd_retrieval.indexing.store import ALWAYS_VERIFIED_BYTES
+from ibkd_retrieval.progress import Progress
+from ibkd_retrieval.search.lexical.engine import Engine
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.indexing.store import StoredIndex
+
+MANIFEST = "lexical.json"
+FORMAT = "ibkd-lexical"
+FORMAT_VERSION = 1
+
+_BUILDING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class LexicalManifest:
+    """`lexical.json`, written last.
+
+    Attributes:
+        engine: name of the engine.
+        version: of the engine's library when the files were written.
+        settings: of the engine, as text.
+        corpus_fingerprint: of the documents, as the index's manifest has it.
+        document_count: number of documents.
+        files: by path relative to the folder, with "/".
+        seconds: spent on reading the documents and indexing them.
+        created: when the manifest was written, ISO 8601 in UTC.
+    """
+
+    format_version: int
+    engine: str
+    version: str
+    settings: dict[str, str]
+    corpus_fingerprint: str
+    document_count: int
+    files: dict[str, FileRecord]
+    seconds: float
+    created: str
+
+
+def made_folder(index: StoredIndex, engine: Engine, progress: Progress) -> Path:
+    """The folder of the engine's files for the documents of `index`, made now where it is not there or does not fit.
+
+    Raises:
+        UserError: the folder cannot be written, or the documents hold no word.
+    """
+    settings = json.dumps(dict(engine.settings), sort_keys=True)
+    name = f"{engine.name}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+    folder = index.folder / LEXICAL / name
+    with _BUILDING:
+        fault = _fault(folder, index, engine)
+        if fault is not None:
+            if folder.exists():
+                progress.say(f"The {engine.name} index in {folder} {fault} and is made anew.")
+            _make(folder, index, engine, progress)
+    return folder
+
+
+def _fault(folder: Path, index: StoredIndex, engine: Engine) -> str | None:
+    """Why the files in `folder` cannot be used, None where they can."""
+    try:
+        value = json.loads((folder / MANIFEST).read_bytes())
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise ValueError
+        manifest = decode(LexicalManifest, value)
+    except (OSError, ValueError):
+        return "is not finished"
+    if manifest.corpus_fingerprint != index.manifest.corpus.fingerprint or manifest.document_count != len(index):
+        return "belongs to other documents"
+    if manifest.format_version != FORMAT_VERSION or _release(manifest.version) != _release(engine.version):
+        return f"was written by another version ({manifest.version})"
+    small = sum(record.bytes for record in manifest.files.values()) <= ALWAYS_VERIFIED_BYTES
+    sizes_hold = all(_size(folder / name) == record.bytes for name, record in manifest.files.items())
+    if not sizes_hold or (small and not is_intact(folder, manifest.files)):
+        return "is damaged"
+    return None
+
+
+def _release(version: str) -> list[str]:
+    """Major and minor version: libraries keep their formats within them."""
+    return version.split(".")[:2]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _make(folder: Path, index: StoredIndex, engine: Engine, progress: Progress) -> None:
+    temporary = temporary_lexical(folder)
+    try:
+        temporary.mkdir(parents=True)
+        _remove_leftovers(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder.parent} cannot be written ({error.strerror}), and the {engine.name} index is made there on first "
+            "use: make the folder writable, or copy the index to one that is."
+        ) from error
+    try:
+        started = time.perf_counter()
+        with progress.task(f"Indexing words ({engine.name})", len(index), "documents") as task:
+            engine.build(temporary, _stored_documents(index), task)
+        names = sorted(path.relative_to(temporary).as_posix() for path in temporary.rglob("*") if path.is_file())
+        for name in names:
+            _sync(temporary / name)
+        manifest = LexicalManifest(
+            format_version=FORMAT_VERSION,
+            engine=engine.name,
+            version=engine.version,
+            settings=dict(engine.settings),
+            corpus_fingerprint=index.manifest.corpus.fingerprint,
+            document_count=len(index),
+            files={name: file_record(temporary, name) for name in names},
+            seconds=time.perf_counter() - started,
+            created=datetime.datetime.now(datetime.UTC).isoformat(),
+        )
+        write_json(temporary / MANIFEST, {"format": FORMAT, **dataclasses.asdict(manifest)})
+        # Another process may have been quicker; its files are as good.
+        if _fault(folder, index, engine) is not None:
+            if folder.exists():
+                shutil.rmtree(folder)
+            temporary.rename(folder)
+            sync_directory(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _stored_documents(index: StoredIndex) -> Iterator[Document]:
+    for number in range(len(index.manifest.shards)):
+        for line in LineStore(index.folder / documents_file(number)):
+            yield document_from_json(line)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Delete what processes that are gone left half-made under this name."""
+    for path in folder.parent.glob(f".{folder.name}.*.tmp"):
+        owner = path.name.split(".")[-2]
+        if owner.isdigit() and not _is_running(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

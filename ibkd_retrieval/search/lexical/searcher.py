@@ -1,0 +1,95 @@
+"""Text in, documents ranked by their words out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import Query
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.search.lexical.engine import Found, Opened
+from ibkd_retrieval.search.ranking import Hit, Run, in_rank_order
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.indexing.store import StoredIndex
+
+QUERY_BLOCK = 256
+"""Queries searched at once; bounds the memory of a batch."""
+
+
+class LexicalSearcher:
+    """Ranks the stored documents of an index by a lexical engine. Get one from `open_lexical`.
+
+    Documents that share no word with the query are not found, so there may be fewer than k, or none. Ties are in
+    trec_eval's order, at the cut as well: the first of k results are those of a smaller k.
+    """
+
+    def __init__(self, index: StoredIndex, name: str, engine: Opened, allowed: NDArray[np.bool_] | None) -> None:
+        self.index = index
+        self._name = name
+        self._engine = engine
+        self._allowed = allowed
+
+    @property
+    def name(self) -> str:
+        """Name of the engine."""
+        return self._name
+
+    def search(self, text: str, k: int = 10) -> list[Hit]:
+        """The k best documents for one query, with their text, best first.
+
+        Raises:
+            UserError: the query is empty or k is below 1.
+        """
+        _check(k)
+        if not text.strip():
+            raise UserError("The query is empty: type at least one word.")
+        (found,) = self._engine.best([text], k, self._allowed)
+        ((doc_ids, scores),) = self._ranked([found], k)
+        row_of = dict(zip(self.index.doc_ids(found[0]), found[0].tolist(), strict=True))
+        return [
+            Hit(rank, float(score), doc_id, self.index.document(row_of[doc_id]))
+            for rank, (doc_id, score) in enumerate(zip(doc_ids, scores, strict=True), 1)
+        ]
+
+    def search_batch(
+        self, queries: Sequence[Query], k: int = 1000, progress: Progress = SILENT, tag: str = "ibkd"
+    ) -> Run:
+        """The k best documents for each query, as a run whose queries stand in the order given.
+
+        A query without a known word has no documents in the run.
+
+        Raises:
+            UserError: a query id appears twice, or k is below 1.
+        """
+        _check(k)
+        ranked: list[tuple[NDArray[np.object_], NDArray[np.float64]]] = []
+        with progress.task(f"Searching ({self.name})", len(queries), "queries") as task:
+            for start in range(0, len(queries), QUERY_BLOCK):
+                block = queries[start : start + QUERY_BLOCK]
+                ranked += self._ranked(self._engine.best([query.text for query in block], k, self._allowed), k)
+                task.advance(len(block))
+        return Run.from_lists(
+            [query.query_id for query in queries],
+            [doc_ids.tolist() for doc_ids, _ in ranked],
+            [scores for _, scores in ranked],
+            tag,
+        )
+
+    def _ranked(self, found: Sequence[Found], k: int) -> list[tuple[NDArray[np.object_], NDArray[np.float64]]]:
+        # Answers to different queries overlap, and an id is read from disk: read each once.
+        unique, place = np.unique(np.concatenate([rows for rows, _ in found]), return_inverse=True)
+        known = np.empty(len(unique), dtype=object)
+        known[:] = self.index.doc_ids(unique)
+        ids = np.split(known[place], np.cumsum([len(rows) for rows, _ in found])[:-1])
+        ordered = [in_rank_order(own, scores) for own, (_, scores) in zip(ids, found, strict=True)]
+        return [(doc_ids[:k], scores[:k]) for doc_ids, scores in ordered]
+
+
+def _check(k: int) -> None:
+    if k < 1:
+        raise UserError(f"The number of results must be at least 1, not {k}: ask for 1 or more.")

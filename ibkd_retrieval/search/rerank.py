@@ -1,0 +1,143 @@
+"""The best documents of another ranker, re-ordered by a cross-encoder that reads query and text together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ibkd_retrieval.corpora.records import Document, Query
+from ibkd_retrieval.encoders.cross_encoder import PairScorer, load_pair_scorer
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.search.ranker import Ranker, check_queries
+from ibkd_retrieval.search.ranking import Hit, Run
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ibkd_retrieval.indexing.store import StoredIndex
+
+QUERY_BLOCK = 64
+"""Queries whose texts are held and sorted by length together."""
+
+
+class Reranker:
+    """Scores the top `depth` results of a ranker with a cross-encoder and keeps the rest in order below them.
+
+    The method: Nogueira and Cho, *Passage Re-ranking with BERT*, arXiv 1901.04085. Scores are the model's logits; the
+    results below them count down from the lowest by one, so that all stay decreasing.
+    """
+
+    def __init__(self, base: Ranker, indexes: Sequence[StoredIndex], scorer: PairScorer, depth: int = 100) -> None:
+        """Put `scorer` behind `base`.
+
+        Args:
+            base: finds the candidates.
+            indexes: those that `base` searches; they hold the texts.
+            scorer: reads pairs.
+            depth: candidates a query.
+
+        Raises:
+            UserError: depth is below 1.
+        """
+        if depth < 1:
+            raise UserError(f"The number of results to re-rank must be at least 1, not {depth}.")
+        self._base, self._indexes, self._scorer, self._depth = base, tuple(indexes), scorer, depth
+
+    @classmethod
+    def load(
+        cls,
+        base: Ranker,
+        indexes: Sequence[StoredIndex],
+        model: str,
+        *,
+        depth: int = 100,
+        max_length: int | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> Reranker:
+        """Load the cross-encoder `model` (folder or hub name); the arguments are those of `load_pair_scorer`."""
+        if depth < 1:
+            raise UserError(f"The number of results to re-rank must be at least 1, not {depth}.")
+        scorer = load_pair_scorer(model, max_length=max_length, device=device, dtype=dtype)
+        return cls(base, indexes, scorer, depth)
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables and messages."""
+        return f"{self._base.name} + {self._scorer.name}"
+
+    def search(self, text: str, k: int = 10) -> list[Hit]:
+        """The k best documents for one query: the top `depth` of the other ranker by the cross-encoder's score."""
+        hits = self._base.search(text, max(k, self._depth))
+        head, tail = hits[: self._depth], hits[self._depth :]
+        if not head:
+            return []
+        scores = self._scorer.score([(text, _content(hit.document)) for hit in head])
+        order = sorted(range(len(head)), key=lambda place: (scores[place], head[place].doc_id), reverse=True)
+        ranked = [(head[place], float(scores[place])) for place in order]
+        ranked += [(hit, ranked[-1][1] - place) for place, hit in enumerate(tail, 1)]
+        return [hit._replace(rank=rank, score=score) for rank, (hit, score) in enumerate(ranked[:k], 1)]
+
+    def search_batch(
+        self, queries: Sequence[Query], k: int = 1000, progress: Progress = SILENT, tag: str = "ibkd"
+    ) -> Run:
+        """The k best documents for each query."""
+        check_queries(queries, k)
+        base = self._base.search_batch(queries, max(k, self._depth), progress, tag)
+        texts = _Texts(self._indexes, base, self._depth)
+        doc_ids: list[list[str]] = []
+        values: list[NDArray[np.float64]] = []
+        starts, counts = base.offsets[:-1], np.diff(base.offsets)
+        heads = np.minimum(counts, self._depth)
+        with progress.task("Re-ranking", int(heads.sum()), "pairs") as task:
+            for start in range(0, len(queries), QUERY_BLOCK):
+                block = range(start, min(start + QUERY_BLOCK, len(queries)))
+                pairs = [
+                    (queries[row].text, texts.content(doc_id))
+                    for row in block
+                    for doc_id in base.doc_ids[starts[row] : starts[row] + heads[row]]
+                ]
+                scores = np.split(self._scorer.score(pairs, task), np.cumsum(heads[block.start : block.stop])[:-1])
+                for row, head in zip(block, scores, strict=True):
+                    below = counts[row] - heads[row]
+                    tail = head.min(initial=0.0) - np.arange(1, below + 1)
+                    ids = base.doc_ids[starts[row] : starts[row] + counts[row]].tolist()
+                    doc_ids.append(ids)
+                    values.append(np.concatenate([head.astype(np.float64), tail]))
+        return _cut(Run.from_lists(base.query_ids, doc_ids, values, tag), k)
+
+
+class _Texts:
+    """Texts of the candidates in a run, found by id: where each lies is looked up in one pass over all ids."""
+
+    def __init__(self, indexes: Sequence[StoredIndex], run: Run, depth: int) -> None:
+        wanted = {
+            doc_id
+            for start, stop in zip(run.offsets[:-1], run.offsets[1:], strict=True)
+            for doc_id in run.doc_ids[start : min(stop, start + depth)]
+        }
+        self._place = {
+            doc_id: (index, row)
+            for index in indexes
+            for row, doc_id in enumerate(index.all_doc_ids())
+            if doc_id in wanted
+        }
+
+    def content(self, doc_id: str) -> str:
+        index, row = self._place[doc_id]
+        return index.document(row).content
+
+
+def _content(document: Document | None) -> str:
+    return document.content if document is not None else ""
+
+
+def _cut(run: Run, k: int) -> Run:
+    """The first k documents of each query."""
+    place = np.arange(len(run.doc_ids)) - np.repeat(run.offsets[:-1], np.diff(run.offsets))
+    kept = place < k
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(np.diff(run.offsets), k))]).astype(np.int64)
+    return Run(run.query_ids, offsets, run.doc_ids[kept], run.scores[kept], run.tag)
