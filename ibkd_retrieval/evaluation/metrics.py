@@ -69,7 +69,13 @@ class Evaluation:
     answered: NDArray[np.bool_]
 
 
-def evaluate(run: Run, judgements: Iterable[Judgement], metrics: Sequence[str], relevance_level: int = 1) -> Evaluation:
+def evaluate(
+    run: Run,
+    judgements: Iterable[Judgement],
+    metrics: Sequence[str],
+    relevance_level: int = 1,
+    name: str = "The run",
+) -> Evaluation:
     """Score a run against judgements.
 
     Args:
@@ -77,6 +83,7 @@ def evaluate(run: Run, judgements: Iterable[Judgement], metrics: Sequence[str], 
         judgements: grades; 0 is judged and not relevant, below 0 not judged.
         metrics: names that `parse_metric` understands.
         relevance_level: lowest grade that counts as relevant for binary metrics whose name carries no level.
+        name: what to call the run where it is refused.
 
     Raises:
         UserError: no metric or an unknown one, a level below 1, judgements that contradict each other or have no
@@ -98,7 +105,7 @@ def evaluate(run: Run, judgements: Iterable[Judgement], metrics: Sequence[str], 
     ranked = {query_id: doc_ids for query_id, doc_ids, _ in run if len(doc_ids)}
     if not ranked.keys() & grades.keys():
         raise UserError(
-            f"The run ({_examples(run.query_ids)}) and the judgements ({_examples(query_ids)}) have no query in "
+            f"{name} ({_examples(run.query_ids)}) and the judgements ({_examples(query_ids)}) have no query in "
             "common: check that they belong to the same queries."
         )
     values, judged_share = _per_query(query_ids, ranked, grades, parsed, relevance_level)
