@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .answers import Asked, answer, show_answer
 from .console import reporter, stdout
-from .opening import index_folder, open_searcher
-from .options import Device, Dtype, Json, Model, Nprobe, Pooling, Queries, Quiet, Refine
+from .opening import RankerOptions, index_folder, open_ranker
+from .options import (
+    Device,
+    Dtype,
+    Engine,
+    ExcludeSelf,
+    Filter,
+    Hybrid,
+    Json,
+    Model,
+    Nprobe,
+    Pooling,
+    Queries,
+    QueryModel,
+    Quiet,
+    Refine,
+    Rerank,
+    RerankDepth,
+    RerankMaxLength,
+    Weight,
+)
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.search.ranking import Hit
-    from ibkd_retrieval.search.searcher import Searcher
+    from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.progress import Progress
 
 
 def search(
@@ -22,17 +43,36 @@ def search(
         str | None, typer.Argument(help="What to look for.", show_default="a prompt, on a terminal")
     ] = None,
     index: Annotated[
-        Path | None, typer.Option(metavar="INDEX", help="Index folder.", show_default="the newest in indexes/")
+        list[Path] | None,
+        typer.Option(
+            metavar="INDEX",
+            help="Index folder; repeat to see two side by side, or with --queries to search them as one.",
+            show_default="the newest in indexes/",
+        ),
     ] = None,
     queries: Queries = None,
-    output: Annotated[Path | None, typer.Option(help="Run file to write for --queries; .gz is compressed.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run file to write for --queries, .gz is compressed; what made it goes to OUTPUT.metadata.yaml."
+        ),
+    ] = None,
     format: Annotated[str, typer.Option(help="Of the run file: trec or msmarco.")] = "trec",
     k: Annotated[
         int | None, typer.Option("--k", "-k", help="Results a query.", show_default="10, for a run 1000")
     ] = None,
+    engine: Engine = "dense",
+    hybrid: Hybrid = None,
+    weight: Weight = None,
+    rerank: Rerank = None,
+    rerank_depth: RerankDepth = 100,
+    rerank_max_length: RerankMaxLength = None,
+    filter: Filter = None,
+    exclude_self: ExcludeSelf = False,
     nprobe: Nprobe = None,
     refine: Refine = None,
     model: Model = None,
+    query_model: QueryModel = None,
     pooling: Pooling = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -43,105 +83,131 @@ def search(
     from ibkd_retrieval.errors import UserError
 
     progress = reporter(quiet)
-    if format not in ("trec", "msmarco"):
-        raise UserError(f"Unknown run format `{format}`: use trec or msmarco.")
+    options = RankerOptions(
+        engine=engine,
+        hybrid=hybrid,
+        weights=tuple(weight or ()),
+        rerank=rerank,
+        rerank_depth=rerank_depth,
+        rerank_max_length=rerank_max_length,
+        model=model,
+        query_model=query_model,
+        device=device,
+        dtype=dtype,
+        pooling=pooling,
+        nprobe=nprobe,
+        refine=refine,
+        filters=tuple(filter or ()),
+        exclude_self=exclude_self,
+    )
+    if k is not None and k < 1:
+        raise UserError(f"The number of results must be at least 1, not {k}: give -k 1 or more.")
     if (queries is None) != (output is None):
         raise UserError("A batch search needs both --queries QUERIES and --output RUN.")
     if queries is not None and question is not None:
         raise UserError("Give either a question or --queries, not both.")
-    folder = index_folder(index, progress)
     if queries is not None and output is not None:
-        from ibkd_retrieval.corpora.resolve import open_queries
-        from ibkd_retrieval.search.runs import write_run
-
-        asked = open_queries(queries, progress=progress)
-        searcher = open_searcher(
-            folder, model=model, device=device, dtype=dtype, pooling=pooling, nprobe=nprobe, refine=refine
-        )
-        run = searcher.search_batch(asked.queries, k or 1000, progress, tag=folder.resolve().name.replace(" ", "_"))
-        write_run(run, output, "msmarco" if format == "msmarco" else "trec")
-        stdout().print(f"{output}: {len(run):,} queries, {len(run.doc_ids):,} results", markup=False)
+        _batch(index or [], queries, output, format, k or 1000, options, json, progress)
         return
-    if question is None and not sys.stdin.isatty():
+    if exclude_self:
+        raise UserError("--exclude-self goes with --queries: a typed question has no id.")
+    _answer_all(index or [], question, k or 10, options, json, progress)
+
+
+def _batch(
+    given: list[Path],
+    queries: str,
+    output: Path,
+    format: str,
+    k: int,
+    options: RankerOptions,
+    json: bool,
+    progress: Progress,
+) -> None:
+    import time
+
+    from ibkd_retrieval.corpora.resolve import open_queries
+    from ibkd_retrieval.search.run_metadata import write_run_metadata
+    from ibkd_retrieval.search.runs import require_run_target, write_run
+
+    from .run_metadata import run_metadata
+
+    require_run_target(output, format)
+    folders = given or [index_folder(None, progress)]
+    asked = open_queries(queries, progress=progress)
+    ranker = open_ranker(folders, options, progress=progress)
+    began = time.perf_counter()
+    run = ranker.search_batch(asked.queries, k, progress, tag=_tag(folders, options))
+    seconds = time.perf_counter() - began
+    write_run(run, output, "msmarco" if format == "msmarco" else "trec")
+    write_run_metadata(output, run_metadata(run, folders, options, k, asked.name, seconds))
+    if json:
+        from json import dumps
+
+        print(dumps({"run": str(output), "queries": len(run), "results": len(run.doc_ids), "seconds": seconds}))  # noqa: T201
+    else:
+        stdout().print(f"{output}: {len(run):,} queries, {len(run.doc_ids):,} results", markup=False)
+
+
+def _tag(folders: list[Path], options: RankerOptions) -> str:
+    """One word that says which indexes were searched, and how where it was not by their vectors alone."""
+    parts = ["+".join(folder.resolve().name for folder in folders)]
+    if options.query_model is not None:
+        parts.append(Path(options.query_model).name)
+    if options.hybrid is not None:
+        parts.append(f"{options.hybrid}-{'bm25' if options.engine == 'dense' else options.engine}")
+    elif options.engine != "dense":
+        parts.append(options.engine)
+    if options.rerank is not None:
+        parts.append(Path(options.rerank).name)
+    return "_".join("-".join(parts).split()) or "ibkd"
+
+
+def _answer_all(
+    given: list[Path], question: str | None, k: int, options: RankerOptions, json: bool, progress: Progress
+) -> None:
+    """Answer the question given, each line of piped input, or what is typed at a prompt."""
+    from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.indexing.manifest import read_manifest
+
+    at_prompt = question is None and sys.stdin.isatty()
+    questions: Iterable[str] = [] if question is None else [question]
+    if question is None and not at_prompt:
         questions = [line.strip() for line in sys.stdin if line.strip()]
         if not questions:
             raise UserError('No question: type one after `ibkd search`, as in `ibkd search "split a list"`.')
-    else:
-        questions = [question] if question is not None else []
-    searcher = open_searcher(
-        folder, model=model, device=device, dtype=dtype, pooling=pooling, nprobe=nprobe, refine=refine
-    )
+    folders = given or [index_folder(None, progress)]
+    known: dict[str, Encoder] = {}
+    asked = [
+        Asked(
+            folder, open_ranker([folder], options, known=known, progress=progress), read_manifest(folder).document_count
+        )
+        for folder in folders
+    ]
     for text in questions:
-        _answer(searcher, text, k or 10, json)
-    if not questions:
-        _prompt(searcher, folder, k or 10, json)
+        _answer(asked, text, k, json)
+    if at_prompt:
+        from .prompt import typed_questions
+
+        for each in asked:
+            progress.say(f"{each.documents:,} documents in {each.name}; an empty line ends")
+        for text in typed_questions(progress):
+            try:
+                _answer(asked, text, k, json)
+            except UserError as error:
+                print(f"ibkd: {error}", file=sys.stderr)  # noqa: T201
 
 
-def _prompt(searcher: Searcher, folder: Path, k: int, json: bool) -> None:
-    import contextlib
+def _answer(asked: list[Asked], question: str, k: int, json: bool) -> None:
+    from .side_by_side import as_json, show_side_by_side
 
-    from ibkd_retrieval.errors import UserError
-
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - gives the prompt history and editing
-
-    stdout().print(f"{len(searcher.index):,} documents in {folder}; an empty line ends.", markup=False)
-    while True:
-        try:
-            text = input("search> ").strip()
-        except (EOFError, KeyboardInterrupt):
-            break
-        if not text:
-            break
-        try:
-            _answer(searcher, text, k, json)
-        except UserError as error:
-            stdout().print(str(error), markup=False)
-
-
-def _answer(searcher: Searcher, text: str, k: int, json: bool) -> None:
-    import time
-
-    began = time.perf_counter()
-    hits = searcher.search(text, k)
-    milliseconds = 1000 * (time.perf_counter() - began)
+    answers = [answer(each, question, k) for each in asked]
     if json:
-        import json as encoder
+        from json import dumps
 
-        shown = {"query": text, "milliseconds": round(milliseconds, 2), "hits": [_hit_as_json(hit) for hit in hits]}
-        print(encoder.dumps(shown, ensure_ascii=False))  # noqa: T201
-        return
-    _show(text, hits, milliseconds, len(searcher.index))
-
-
-def _hit_as_json(hit: Hit) -> dict[str, object]:
-    document = hit.document
-    return {
-        "rank": hit.rank,
-        "score": hit.score,
-        "id": hit.doc_id,
-        "title": document.title if document else "",
-        "text": document.text if document else "",
-    }
-
-
-def _show(text: str, hits: list[Hit], milliseconds: float, documents: int) -> None:
-    from rich.text import Text
-
-    from ibkd_retrieval.search.snippet import snippet
-
-    console = stdout()
-    width = max(40, console.width - 6)
-    for hit in hits:
-        head = Text(f"{hit.rank:>3}  {hit.score:.4f}  ")
-        head.append(hit.doc_id, style="bold")
-        if hit.document is not None and hit.document.title:
-            head.append(f"  {hit.document.title}")
-        console.print(head, soft_wrap=True)
-        if hit.document is not None:
-            passage = snippet(hit.document, text, width)
-            shown = Text("     " + passage.text, style="dim")
-            for start, end in passage.matches:
-                shown.stylize("bold not dim", start + 5, end + 5)
-            console.print(shown, soft_wrap=True)
-    console.print(f"{len(hits)} of {documents:,} documents in {milliseconds:.1f} ms", style="dim", markup=False)
+        shown = answers[0].as_json() if len(answers) == 1 else as_json(answers)
+        print(dumps({"query": question} | shown, ensure_ascii=False))  # noqa: T201
+    elif len(answers) == 1:
+        show_answer(question, answers[0])
+    else:
+        show_side_by_side(question, answers)

@@ -6,10 +6,13 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from ibkd_retrieval.errors import UserError
 
 
 @contextmanager
@@ -31,6 +34,26 @@ def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
         sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path | str) -> None:
+    """Find out before long work whether `path` can be written when it is done; nothing is left behind.
+
+    Raises:
+        UserError: it is a folder, something above it is none, or its folder (or the one that would hold that) takes
+            no files.
+    """
+    path = Path(os.path.abspath(path))
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it.")
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}: {folder}): name a file elsewhere.") from None
 
 
 def sync_directory(folder: Path) -> None:

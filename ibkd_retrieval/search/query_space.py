@@ -37,6 +37,10 @@ def check_query_model(folder: Path, encoder: TextEncoder, manifest: IndexManifes
     advice = (
         f"distil a student of {made_by.name} with `ibkd distill --output-space teacher`, or leave --query-model out"
     )
+    if encoder.dim != manifest.dim:
+        raise UserError(
+            f"{folder} makes vectors of {encoder.dim} dimensions and the index holds {manifest.dim}: {advice}."
+        )
     made = _student_record(folder)
     if made is None:
         raise UserError(
@@ -56,10 +60,6 @@ def check_query_model(folder: Path, encoder: TextEncoder, manifest: IndexManifes
             f"{folder} was distilled into the space of {teacher.get('name')} (weights "
             f"{str(teacher.get('weight_hash'))[:12]}), and the index was built with {made_by.name} (weights "
             f"{made_by.weight_hash[:12]}): {advice}."
-        )
-    if encoder.dim != manifest.dim:
-        raise UserError(
-            f"{folder} makes vectors of {encoder.dim} dimensions and the index holds {manifest.dim}: {advice}."
         )
 
 

@@ -7,13 +7,13 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import atomic_write, open_bytes
+from ibkd_retrieval.files import atomic_write, open_bytes, require_writable
 from ibkd_retrieval.search.ranking import (
     Hit,
     Ids,
@@ -41,10 +41,7 @@ def write_run(run: Run, path: Path | str, format: RunFormat = "trec") -> None:
         UserError: an unknown format, a `.zst` name, or an id or tag that is empty or holds white space.
     """
     path = Path(path)
-    if format not in ("trec", "msmarco"):
-        raise UserError(f"Run format {format!r} is not known: use 'trec' or 'msmarco'.")
-    if path.suffix == ".zst":
-        raise UserError(f"{path}: runs are written plain or as .gz, not as .zst: choose another name.")
+    _check_target(path, format)
     _check_one_word(run.query_ids, "query id")
     _check_one_word([run.tag], "tag")
     with atomic_write(path) as file:
@@ -54,6 +51,23 @@ def write_run(run: Run, path: Path | str, format: RunFormat = "trec") -> None:
                 _write_lines(run, compressed.write, format)
         else:
             _write_lines(run, file.write, format)
+
+
+def require_run_target(path: Path, format: str) -> None:
+    """Find out before a search whether its run can be written.
+
+    Raises:
+        UserError: an unknown format, a `.zst` name, or a place that cannot be written.
+    """
+    _check_target(path, format)
+    require_writable(path)
+
+
+def _check_target(path: Path, format: str) -> None:
+    if format not in get_args(RunFormat):
+        raise UserError(f"Run format {format!r} is not known: use {' or '.join(map(repr, get_args(RunFormat)))}.")
+    if path.suffix == ".zst":
+        raise UserError(f"{path}: runs are written plain or as .gz, not as .zst: choose another name.")
 
 
 def _write_lines(run: Run, write: Callable[[bytes], object], kind: RunFormat) -> None:

@@ -47,7 +47,7 @@ def snippet(document: Document, query: str, width: int = 200) -> Snippet:
         width: longest text returned, in characters, at least 20.
     """
     width = max(width, 20)
-    text = _one_line(document.text) or _one_line(document.title)
+    text = one_line(document.text) or one_line(document.title)
     terms = _terms(query)
     matches = [_Match(*word.span(), _normal(word[0])) for word in _WORD.finditer(text) if _normal(word[0]) in terms]
     if len(text) <= width:
@@ -61,7 +61,8 @@ def snippet(document: Document, query: str, width: int = 200) -> Snippet:
     return Snippet(before + text[start:end] + after, tuple(inside))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Text without line ends and without what could disturb a terminal: controls, escapes, changes of direction."""
     return _UNSHOWN.sub(" ", _ESCAPE.sub(" ", text)).strip()
 
 
