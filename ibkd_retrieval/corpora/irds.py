@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ibkd_retrieval.corpora.fields import field_value
 from ibkd_retrieval.corpora.lines import checked_id
-from ibkd_retrieval.corpora.records import Corpus, Document, Judgement, Query, QuerySet
+from ibkd_retrieval.corpora.records import NO_FIELDS, Corpus, Document, FieldValue, Judgement, Query, QuerySet
 from ibkd_retrieval.corpora.registry import relevance_level_of
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
+
+_PRIVATE_USE = 0xE000  # where Unicode has characters that stand for nothing
+# The id, the texts, and the raw form of a document.
+_NO_FIELD = frozenset(
+    {"doc_id", "title", "text", "body", "html", "http_headers", "marked_up_doc", "marked_up_text", "source_xml"}
+)
 
 
 def dataset_ids() -> list[str]:
@@ -87,12 +95,52 @@ def home() -> Path:
 
 def _document(doc: Any, dataset_id: str) -> Document:
     doc_id = checked_id(doc.doc_id, f"{dataset_id} in ir_datasets")
+    fields = _fields(doc)
     title = getattr(doc, "title", None) or ""
     for field in ("text", "body"):
         text = getattr(doc, field, None)
         if isinstance(text, str):
-            return Document(doc_id, text, title if isinstance(title, str) else "")
-    return Document(doc_id, doc.default_text())  # which holds the title too, where there is one
+            return Document(doc_id, text, title if isinstance(title, str) else "", fields)
+    if not hasattr(doc, "default_text"):
+        raise UserError(
+            f"the documents of {dataset_id} are records that ir_datasets knows no text of: export them to JSON lines"
+            " with a text of your choice, and give that file with --corpus PATH."
+        )
+    return Document(doc_id, doc.default_text(), fields=fields)  # whose text holds the title too, where there is one
+
+
+def _fields(doc: Any) -> Mapping[str, FieldValue]:
+    names = _field_names(doc.__class__)
+    if not names:
+        return NO_FIELDS
+    values = ((name, field_value(getattr(doc, name))) for name in names)
+    return {name: value for name, value in values if value is not None} or NO_FIELDS
+
+
+@functools.cache
+def _field_names(record: Any) -> tuple[str, ...]:
+    """The attributes of a class of documents that are neither id nor text nor the page that the text was taken from.
+
+    Which ones form the text is seen by giving each a mark of its own and looking for the marks in the text.
+    """
+    marks = {name: _Mark(chr(_PRIVATE_USE + place)) for place, name in enumerate(record._fields)}
+    text = record(**marks).default_text() if hasattr(record, "default_text") else ""
+    return tuple(name for name, mark in marks.items() if mark not in text and name not in _NO_FIELD)
+
+
+class _Mark(str):
+    """A text that passes for a list of sections, of which each is the text itself."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[_Mark]:
+        yield self
+
+    def __getattr__(self, name: str) -> _Mark:
+        return self
+
+    def __call__(self, *args: object) -> _Mark:
+        return self
 
 
 def _known(dataset_id: str, progress: Progress) -> Any:

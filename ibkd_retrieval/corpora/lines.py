@@ -73,3 +73,20 @@ def checked_id(value: object, where: str) -> str:
         problem = "is empty" if not value.strip() else f"{value!r} holds white space"
         raise UserError(f"{where}: the id {problem}; give every line an id of one word.")
     return value
+
+
+def encodable(text: str, where: str) -> str:
+    """Check that a text has UTF-8 bytes: JSON can spell half of a surrogate pair, which no file could be written with.
+
+    Args:
+        text: the text as read.
+        where: file and line for the error.
+
+    Raises:
+        UserError: it holds half of a surrogate pair.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: the text holds half of a surrogate pair (\\ud800 to \\udfff); remove it.") from None
+    return text

@@ -9,6 +9,11 @@
   files, the file is read as `.tsv`.
 
 All but parquet may be compressed (`.gz`, `.zst`).
+
+What else a JSON line or a parquet row says of a document is kept in `Document.fields`, for filters: every further key
+whose value is a text, a number or a boolean, and such entries of a `metadata` object, as BEIR has it (a key beside it
+goes before one of the same name within). Dates and times of parquet become ISO 8601 text. Nulls, numbers that are not
+finite, lists and other objects are left out.
 """
 
 from __future__ import annotations
@@ -20,8 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ibkd_retrieval.corpora.lines import checked_id, format_suffix, read_lines
-from ibkd_retrieval.corpora.records import Document, Query
+from ibkd_retrieval.corpora.fields import METADATA, fields_of
+from ibkd_retrieval.corpora.lines import checked_id, encodable, format_suffix, read_lines
+from ibkd_retrieval.corpora.records import NO_FIELDS, Document, FieldValue, Query
 from ibkd_retrieval.errors import UserError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".tsv", ".txt", ".parquet")
@@ -42,7 +48,7 @@ class _Fields:
 
 _DOCUMENT = _Fields("document", ("_id", "id", "docid", "doc_id"), ("text", "contents", "body"), "title")
 _QUERY = _Fields("query", ("_id", "id", "qid", "query_id"), ("text", "query"), None)
-_Row = tuple[str, str, str]  # id, title, text
+_Row = tuple[str, str, str, Mapping[str, FieldValue]]  # id, title, text, fields
 
 
 def is_tabular(path: Path) -> bool:
@@ -56,8 +62,8 @@ def read_documents(path: Path) -> Iterator[Document]:
     Raises:
         UserError: the suffix is unknown, the file holds no document, or a line is malformed; it names file and line.
     """
-    for doc_id, title, text in _read(path, _DOCUMENT):
-        yield Document(doc_id, text, title)
+    for doc_id, title, text, fields in _read(path, _DOCUMENT):
+        yield Document(doc_id, text, title, fields)
 
 
 def read_queries(path: Path) -> Iterator[Query]:
@@ -66,7 +72,7 @@ def read_queries(path: Path) -> Iterator[Query]:
     Raises:
         UserError: as for `read_documents`, and where a query is empty.
     """
-    for query_id, _, text in _read(path, _QUERY):
+    for query_id, _, text, _ in _read(path, _QUERY):
         yield Query(query_id, text)
 
 
@@ -111,7 +117,7 @@ def _read_tsv(path: Path, fields: _Fields) -> Iterator[_Row]:
             expected = "id<TAB>text" + (" or id<TAB>title<TAB>text" if with_title else "")
             same = " on every line" if len(cells) != columns else ""
             raise UserError(f"{where}: expected {expected}{same}, found {len(cells)} column{'s' * (len(cells) > 1)}.")
-        yield checked_id(cells[0], where), cells[1] if columns == 3 else "", _text(cells[-1], fields, where)
+        yield checked_id(cells[0], where), cells[1] if columns == 3 else "", _text(cells[-1], fields, where), NO_FIELDS
 
 
 def _read_txt(path: Path, fields: _Fields) -> Iterator[_Row]:
@@ -120,7 +126,7 @@ def _read_txt(path: Path, fields: _Fields) -> Iterator[_Row]:
         if number == 1 and _ID_AND_TEXT.match(line):
             yield from _read_tsv(path, fields)
             return
-        yield str(number), "", line.strip()
+        yield str(number), "", line.strip(), NO_FIELDS
 
 
 def _read_parquet(path: Path, fields: _Fields) -> Iterator[_Row]:
@@ -130,10 +136,14 @@ def _read_parquet(path: Path, fields: _Fields) -> Iterator[_Row]:
     try:
         with pq.ParquetFile(path) as file:
             known = {*fields.ids, *fields.texts, fields.title}
-            columns = [name for name in file.schema_arrow.names if name in known]
+            columns = [
+                column.name
+                for column in file.schema_arrow
+                if column.name in known or (fields is _DOCUMENT and _holds_fields(column))
+            ]
             number = 0
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-                for record in batch.to_pylist():
+                for record in _with_microseconds(batch).to_pylist():
                     number += 1
                     yield _row(record, fields, f"{path}, row {number}")
     except (pa.ArrowException, OSError) as error:
@@ -141,18 +151,49 @@ def _read_parquet(path: Path, fields: _Fields) -> Iterator[_Row]:
         raise UserError(f"{path} cannot be read as parquet ({reason}): fetch or write it again.") from None
 
 
+def _holds_fields(column: Any) -> bool:
+    """Whether a parquet column may hold values of fields; others (embeddings, lists) are not even read."""
+    import pyarrow as pa
+
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_struct(kind):
+        return bool(column.name == METADATA)
+    texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return bool(texts or numbers or pa.types.is_date(kind) or pa.types.is_timestamp(kind))
+
+
+def _with_microseconds(batch: Any) -> Any:
+    """The batch with times in whole microseconds: Python has no finer ones."""
+    import pyarrow as pa
+
+    for place, column in enumerate(batch.schema):
+        if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+            coarser = batch.column(place).cast(pa.timestamp("us", column.type.tz), safe=False)
+            batch = batch.set_column(place, column.name, coarser)
+    return batch
+
+
 def _row(record: Mapping[str, Any], fields: _Fields, where: str) -> _Row:
-    record_id = checked_id(_field(record, fields.ids, "id", where), where)
+    id_name = _name(record, fields.ids, "id", where)
+    record_id = checked_id(record[id_name], where)
     title = record.get(fields.title) if fields.title else None
     if title is not None and not isinstance(title, str):
         raise UserError(f"{where}: the title is {type(title).__name__}; expected text.")
-    return record_id, _encodable(title or "", where), _text(_field(record, fields.texts, "text", where), fields, where)
+    text_name = _name(record, fields.texts, "text", where)
+    text = _text(record[text_name], fields, where)
+    used = (id_name, text_name, fields.title)
+    more = NO_FIELDS
+    # BEIR gives most documents an empty metadata object, which must not cost time.
+    if fields is _DOCUMENT and len(record) > 2 + (fields.title in record) + (record.get(METADATA) == {}):
+        more = fields_of(record, used, where)
+    return record_id, encodable(title or "", where), text, more
 
 
-def _field(record: Mapping[str, Any], names: tuple[str, ...], what: str, where: str) -> object:
+def _name(record: Mapping[str, Any], names: tuple[str, ...], what: str, where: str) -> str:
     for name in names:
         if name in record:
-            return record[name]
+            return name
     raise UserError(f"{where}: no {what}; expected it under {' or '.join(f'`{name}`' for name in names)}.")
 
 
@@ -161,13 +202,4 @@ def _text(value: object, fields: _Fields, where: str) -> str:
         raise UserError(f"{where}: the text is {type(value).__name__}; expected text.")
     if fields is _QUERY and not value.strip():
         raise UserError(f"{where}: the query is empty; give it a text or leave the line out.")
-    return _encodable(value, where)
-
-
-def _encodable(text: str, where: str) -> str:
-    # JSON can spell half of a surrogate pair, which no file could be written with later on.
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(f"{where}: the text holds half of a surrogate pair (\\ud800 to \\udfff); remove it.") from None
-    return text
+    return encodable(value, where)

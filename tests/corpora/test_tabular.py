@@ -1,5 +1,6 @@
 """Files of documents and queries."""
 
+import datetime
 import gzip
 import json
 import re
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ibkd_retrieval.corpora.records import Document, Query
+from ibkd_retrieval.corpora.records import NO_FIELDS, Document, Query
 from ibkd_retrieval.corpora.tabular import read_documents, read_queries
 from ibkd_retrieval.errors import UserError
 
@@ -54,7 +55,7 @@ def test_queries_are_read_under_their_own_names(tmp_path):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.builds(Document, IDS, TEXTS, TEXTS), min_size=1, max_size=5), st.booleans())
+@given(st.lists(st.builds(Document, IDS, TEXTS, TEXTS, st.just(NO_FIELDS)), min_size=1, max_size=5), st.booleans())
 def test_documents_written_as_json_lines_are_read_back(tmp_path_factory, documents, ascii_only):
     lines = [
         json.dumps({"_id": d.doc_id, "title": d.title, "text": d.text}, ensure_ascii=ascii_only) for d in documents
@@ -64,7 +65,7 @@ def test_documents_written_as_json_lines_are_read_back(tmp_path_factory, documen
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.builds(Document, IDS, CELLS, CELLS), min_size=1, max_size=5))
+@given(st.lists(st.builds(Document, IDS, CELLS, CELLS, st.just(NO_FIELDS)), min_size=1, max_size=5))
 def test_documents_written_as_columns_are_read_back(tmp_path_factory, documents):
     content = "".join(f"{d.doc_id}\t{d.title}\t{d.text}\n" for d in documents)
     assert list(read_documents(written(tmp_path_factory.mktemp("tsv"), "c.tsv", content))) == documents
@@ -75,8 +76,79 @@ def test_documents_written_as_parquet_are_read_back_over_batch_borders(tmp_path)
     table = pa.table(
         {"id": list(range(5000)), "text": [d.text for d in documents], "title": [d.title for d in documents]}
     )
-    pq.write_table(table.append_column("unused", [[0.5] * 5000]), tmp_path / "c.parquet", row_group_size=1500)
+    pq.write_table(table.append_column("unused", [[[0.5]] * 5000]), tmp_path / "c.parquet", row_group_size=1500)
     assert list(read_documents(tmp_path / "c.parquet")) == documents
+
+
+def test_further_scalars_of_a_json_line_and_of_its_metadata_are_fields(tmp_path):
+    line = (
+        '{"_id": "a", "id": 7, "text": "x", "contents": "y", "year": 1999, "score": 0.5, "open": false, "note": "",'
+        ' "gone": null, "tags": ["u"], "more": {"deep": 1}, "odd": NaN, "huge": 1e999,'
+        ' "metadata": {"url": "u", "year": 2000, "none": null, "list": [1]}}\n'
+    )
+    (document,) = read_documents(written(tmp_path, "c.jsonl", line))
+    assert document[:3] == ("a", "x", "")
+    assert document.fields == {
+        "id": 7,
+        "contents": "y",
+        "year": 1999,
+        "score": 0.5,
+        "open": False,
+        "note": "",
+        "url": "u",
+    }
+    assert [type(value) for value in document.fields.values()].count(bool) == 1
+
+
+@pytest.mark.parametrize("more", ["", ', "title": "T"', ', "metadata": {}', ', "title": null, "tags": []'])
+def test_documents_without_further_scalars_share_the_empty_fields(tmp_path, more):
+    (document,) = read_documents(written(tmp_path, "c.jsonl", f'{{"_id": "a", "text": "x"{more}}}'))
+    assert document.fields is NO_FIELDS
+
+
+SCALARS = st.one_of(TEXTS, st.integers(), st.booleans(), st.floats(allow_nan=False, allow_infinity=False))
+OTHERS = st.one_of(st.none(), st.lists(st.integers(), max_size=2), st.just(float("nan")))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(TEXTS.map("x".__add__), st.one_of(SCALARS, OTHERS), max_size=5), st.booleans())
+def test_fields_are_read_back_from_the_line_as_from_its_metadata(tmp_path_factory, entries, nested):
+    line = json.dumps({"_id": "a", "text": "t"} | ({"metadata": entries} if nested else entries))
+    (document,) = read_documents(written(tmp_path_factory.mktemp("fields"), "c.jsonl", line))
+    expected = {name: value for name, value in entries.items() if not isinstance(value, list) and value == value}
+    assert document.fields == {name: value for name, value in expected.items() if value is not None}
+
+
+def test_columns_of_scalars_are_fields_and_other_columns_are_not_read(tmp_path):
+    moment = datetime.datetime(2020, 2, 29, 12, 30, 0, 250)
+    table = pa.table(
+        {
+            "id": ["a", "b"],
+            "text": ["x", "y"],
+            "year": pa.array([1999, None], pa.int16()),
+            "score": [float("nan"), 0.5],
+            "open": [True, None],
+            "kind": pa.array(["news", "blog"]).dictionary_encode(),
+            "day": [datetime.date(2020, 1, 2), None],
+            "at": pa.array([moment, None], pa.timestamp("us")),
+            "fine": pa.array([1_582_979_400_000_000_001, None], pa.timestamp("ns", "UTC")),
+            "vector": [[0.1], [0.2]],
+            "raw": [b"\xff", None],
+            "metadata": [{"url": "u", "tags": ["t"]}, None],
+        }
+    )
+    pq.write_table(table, tmp_path / "c.parquet")
+    first, second = read_documents(tmp_path / "c.parquet")
+    assert first.fields == {
+        "year": 1999,
+        "open": True,
+        "kind": "news",
+        "day": "2020-01-02",
+        "at": "2020-02-29T12:30:00.000250",
+        "fine": "2020-02-29T12:30:00+00:00",
+        "url": "u",
+    }
+    assert second.fields == {"score": 0.5, "kind": "blog"}
 
 
 @settings(max_examples=200, deadline=None)
@@ -109,6 +181,12 @@ GOOD = '{"_id": "a", "text": "x"}\n'
         ("c.jsonl", GOOD + '{"_id": "b", "text": 3}\n', "line 2: the text is int"),
         ("c.jsonl", GOOD + '{"_id": "b", "text": "x", "title": []}\n', "line 2: the title is list"),
         ("c.jsonl", GOOD + '{"_id": "b", "text": "\\ud800"}\n', "line 2: the text holds half of a surrogate"),
+        (
+            "c.jsonl",
+            GOOD + '{"_id": "b", "text": "x", "note": "\\ud800"}\n',
+            "line 2: the text holds half of a surrogate",
+        ),
+        ("c.jsonl", GOOD + '{"_id": "b", "text": "x", "\\ud800": 1}\n', "line 2: the text holds half of a surrogate"),
         ("c.jsonl", GOOD.encode() + b'{"_id": "b", "text": "\xff"}\n', "line 2: byte 23 of the line is not UTF-8"),
         ("c.tsv", "a\tx\nb\n", "line 2: expected id<TAB>text or id<TAB>title<TAB>text on every line, found 1 column"),
         ("c.tsv", "a\tx\nb\ty\tz\n", "line 2: expected .* on every line, found 3 columns"),
