@@ -29,6 +29,7 @@ from .options import (
     Seed,
     Weight,
 )
+from .scoring import Scoring, score_files, score_index
 
 if TYPE_CHECKING:
     from ibkd_retrieval.evaluation.scoreboard import Scoreboard
@@ -114,7 +115,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score an index, run files, or a suite of data sets, by metrics of your choice."""
-    from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.errors import UserError, WorkFailed
     from ibkd_retrieval.evaluation.metric_names import parse_metric
     from ibkd_retrieval.evaluation.score_files import check_per_query_name, write_per_query
 
@@ -145,18 +146,24 @@ def evaluate(
         filters=tuple(filter or ()),
         exclude_self=exclude_self,
     )
+    scoring = Scoring(tuple(metric or ()), tuple(baseline or ()), relevance_level, resamples, seed)
     if suite is not None:
-        from .suite import evaluate_suite
-
         if run or index or queries or qrels or baseline or per_query is not None:
-            raise UserError("--suite brings its own queries: leave out --run, --index, --queries, --qrels, --baseline.")
-        evaluate_suite(suite, data_dir, options, metric, type, output, k, form, progress)
+            raise UserError(
+                "--suite brings its own queries: leave out --run, --index, --queries, --qrels, --baseline and "
+                "--per-query."
+            )
+        from .suite import evaluate_suite
+        from .suite_table import show_suite
+
+        result = evaluate_suite(suite, data_dir, options, scoring, type, output, k, progress)
+        show_suite(result, form)
+        if result.failures:
+            told = " ".join(f"{name}: {why}" for name, why in result.failures.items())
+            raise WorkFailed(f"{len(result.failures)} of {len(result.groups)} data sets are not scored. {told}")
         return
     if data_dir is not None:
         raise UserError("--data-dir says where the data sets of --suite are: give --suite too.")
-    from .scoring import Scoring, score_files, score_index
-
-    scoring = Scoring(tuple(metric or ()), tuple(baseline or ()), relevance_level, resamples, seed)
     if run:
         if index:
             raise UserError("Give either --run or --index, not both: score them one after the other.")

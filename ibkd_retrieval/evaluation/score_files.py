@@ -62,13 +62,13 @@ def as_latex(board: Scoreboard) -> str:
         r"% \usepackage{booktabs}",
         rf"\begin{{tabular}}{{l{'r' * len(board.metrics)}}}",
         r"\toprule",
-        rf" & {' & '.join(map(_escaped, board.metrics))} \\",
+        rf" & {' & '.join(map(latex_escaped, board.metrics))} \\",
         r"\midrule",
     ]
     for place, run in enumerate(everyone):
         if board.baselines and place == len(board.baselines):
             lines.append(r"\midrule")
-        cells = [f"{_escaped(run.name)} ({letters[run.name]})" if run.name in letters else _escaped(run.name)]
+        cells = [f"{latex_escaped(run.name)} ({letters[run.name]})" if run.name in letters else latex_escaped(run.name)]
         for metric in board.metrics:
             value = round(run.evaluation.scores[metric], 4)
             shown = rf"\textbf{{{value:.4f}}}" if value == best[metric] else f"{value:.4f}"
@@ -91,7 +91,8 @@ def _marks(board: Scoreboard, run: str, metric: str, letters: dict[str, str]) ->
     return (f"$^{{{better}}}$" if better else "") + (f"$_{{{worse}}}$" if worse else "")
 
 
-def _escaped(text: str) -> str:
+def latex_escaped(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
     return "".join(_LATEX_SPECIAL.get(character, character) for character in text)
 
 

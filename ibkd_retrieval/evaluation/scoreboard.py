@@ -60,8 +60,9 @@ class BaselineContrast(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types, the counts among them."""
-        record = self._asdict() | {"interval": list(self.interval)}
-        return record | record.pop("queries")._asdict()
+        record: dict[str, Any] = self._asdict() | {"interval": list(self.interval)}
+        del record["queries"]
+        return record | self.queries._asdict()
 
 
 @dataclass(frozen=True, eq=False)
