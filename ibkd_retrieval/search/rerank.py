@@ -103,7 +103,7 @@ class Reranker:
                 scores = np.split(self._scorer.score(pairs, task), np.cumsum(heads[block.start : block.stop])[:-1])
                 for row, head in zip(block, scores, strict=True):
                     below = counts[row] - heads[row]
-                    tail = head.min(initial=0.0) - np.arange(1, below + 1)
+                    tail = (head.min() if len(head) else 0.0) - np.arange(1, below + 1)
                     ids = base.doc_ids[starts[row] : starts[row] + counts[row]].tolist()
                     doc_ids.append(ids)
                     values.append(np.concatenate([head.astype(np.float64), tail]))

@@ -39,7 +39,7 @@ def _lines(value: Mapping[str, Value] | Sequence[Value], indent: str) -> Iterato
     for key, item in items:
         head = f"{indent}{_key(key)}:" if keyed else f"{indent}-"
         if isinstance(item, str | int | float | bool | None) or not item:
-            yield f"{head} {json.dumps(item if item is None or isinstance(item, str | int | float) else list(item))}"
+            yield f"{head} {_scalar(item)}"
         elif keyed:
             yield head
             yield from _lines(item, indent + "  ")
@@ -49,6 +49,19 @@ def _lines(value: Mapping[str, Value] | Sequence[Value], indent: str) -> Iterato
             yield from others
 
 
+def _scalar(value: Scalar | Mapping[str, Value] | Sequence[Value]) -> str:
+    if isinstance(value, str):
+        # JSON's escapes are YAML's too, but for its pairs of surrogates.
+        inner = (f"\\U{ord(c):08x}" if ord(c) > 0xFFFF else json.dumps(c)[1:-1] for c in value)
+        return f'"{"".join(inner)}"'
+    if isinstance(value, float):
+        # YAML 1.1 takes 1e-07 for text: a number with an exponent needs a point.
+        return repr(value) if "." in repr(value) else repr(value).replace("e", ".0e")
+    if isinstance(value, Mapping):
+        return "{}"
+    return json.dumps(value if value is None or isinstance(value, int) else [])
+
+
 def _key(key: str) -> str:
     plain = key.replace(" ", "").replace("_", "").replace("-", "")
-    return key if plain.isalpha() and plain.isascii() else json.dumps(key)
+    return key if plain.isalpha() and plain.isascii() and key.strip(" -") == key else _scalar(key)

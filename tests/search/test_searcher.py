@@ -1,32 +1,16 @@
-import hashlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from searching import HashEncoder
 
 from ibkd_retrieval.corpora.records import Corpus, Document, Query
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.search import searcher as searcher_module
 from ibkd_retrieval.search.searcher import Searcher
 
-DIM = 8
 TEXTS = [f"text number {number}" for number in range(40)] + ["text number 3"]
 DOCUMENTS = [Document(f"d{number}", text) for number, text in enumerate(TEXTS)]
-
-
-class HashEncoder:
-    name, max_length, pooling, dtype, device = "tiny", 16, None, "float32", "cpu"
-
-    def __init__(self, weight_hash="a" * 64, dim=DIM):
-        self.weight_hash, self.dim = weight_hash, dim
-        self.prompts = {"query": "query: ", "document": ""}
-        self.kinds = []
-
-    def encode(self, texts, kind="document", progress=None):
-        self.kinds.append((kind, len(texts)))
-        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") for text in texts]
-        vectors = np.array([np.random.default_rng(seed).standard_normal(self.dim) for seed in seeds])
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 class ExactIndex:
@@ -127,6 +111,16 @@ def test_empty_and_repeated_queries_are_refused(searcher):
         searcher.search_batch([Query("q1", "a"), Query("q2", "")])
     with pytest.raises(UserError, match="Query q1 appears twice"):
         searcher.search_batch([Query("q1", "a"), Query("q1", "b")])
+
+
+@pytest.mark.parametrize("queries", [1, 6])
+def test_ids_are_the_same_whether_the_results_are_many_or_few_against_the_documents(searcher, queries):
+    asked = [Query(f"q{number}", f"question {number}") for number in range(queries)]
+    run = searcher.search_batch(asked, k=10)
+    for query, (_, doc_ids, scores) in zip(asked, run, strict=True):
+        expected = searcher.encoder.encode([query.text], "query")[0] @ searcher.index.vectors.T
+        assert scores == pytest.approx([expected[int(doc_id[1:])] for doc_id in doc_ids])
+        assert scores.min() == pytest.approx(np.sort(expected)[-10])
 
 
 def test_a_stored_index_answers_like_brute_force(tmp_path):

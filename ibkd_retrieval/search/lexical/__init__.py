@@ -11,6 +11,7 @@ from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.lexical.bm25 import Bm25
 from ibkd_retrieval.search.lexical.engine import Engine
 from ibkd_retrieval.search.lexical.folder import made_folder
+from ibkd_retrieval.search.lexical.lucene import Lucene
 from ibkd_retrieval.search.lexical.searcher import LexicalSearcher
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "LexicalSearcher", "open_lexical"]
 
-_TABLE: dict[str, Callable[[float, float, Progress], Engine]] = {"bm25": Bm25}
+_TABLE: dict[str, Callable[[float, float, Progress], Engine]] = {"bm25": Bm25, "lucene": Lucene}
 
 ENGINES = tuple(_TABLE)
 """Names of the engines, the default first."""
@@ -49,7 +50,7 @@ def open_lexical(
         progress: hears of the indexing.
 
     Raises:
-        UserError: there is no such engine, k1 or b is out of range, the documents hold no word, or the index folder
+        UserError: there is no such engine, k1 or b is out of range, the index stores no text, or its folder
             cannot be written.
         MissingPackage: the engine's library is not installed.
     """

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Document
-from ibkd_retrieval.errors import MissingPackage, UserError
+from ibkd_retrieval.errors import MissingPackage
 from ibkd_retrieval.progress import Progress, Task
 from ibkd_retrieval.search.lexical.engine import Found
 
@@ -80,8 +80,6 @@ class Bm25:
             words.append(next(tokenizer.streaming_tokenize([document.content], True, allow_empty=False)))
             task.advance()
         vocabulary = tokenizer.get_vocab_dict()
-        if not vocabulary:
-            raise UserError("The documents of the index hold no word, so BM25 has nothing to search: use the vectors.")
         retriever = self._bm25s.BM25(k1=self._k1, b=self._b, method="lucene")
         tokenized = self._bm25s.tokenization.Tokenized(ids=words, vocab=vocabulary)
         retriever.index(tokenized, create_empty_token=False, show_progress=False)
@@ -118,6 +116,8 @@ class OpenedBm25:
         return [self._best(ids, k, allowed) for ids in words]
 
     def _best(self, words: list[int], k: int, allowed: NDArray[np.bool_] | None) -> Found:
+        if not words:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
         scores: NDArray[np.float32] = self._retriever.get_scores_from_ids(words)
         rows = np.flatnonzero(scores > 0 if allowed is None else (scores > 0) & allowed)
         scores = scores[rows]

@@ -45,15 +45,7 @@ class Engine(Protocol):
         """All that decides what is in its files."""
 
     def build(self, folder: Path, documents: Iterable[Document], task: Task) -> None:
-        """Index `documents`, whose places in the stream are their rows, into files in the empty `folder`.
-
-        Raises:
-            UserError: there is not one word in them.
-        """
+        """Index `documents`, whose places in the stream are their rows, into files in the empty `folder`."""
 
     def open(self, folder: Path) -> Opened:
-        """Open what `build` has made.
-
-        Raises:
-            ValueError: it cannot be read.
-        """
+        """Open what `build` has made."""

@@ -71,7 +71,7 @@ def made_folder(index: StoredIndex, engine: Engine, progress: Progress) -> Path:
     """The folder of the engine's files for the documents of `index`, made now where it is not there or does not fit.
 
     Raises:
-        UserError: the folder cannot be written, or the documents hold no word.
+        UserError: the folder cannot be written, or the index stores no text.
     """
     settings = json.dumps(dict(engine.settings), sort_keys=True)
     name = f"{engine.name}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
@@ -154,9 +154,16 @@ def _make(folder: Path, index: StoredIndex, engine: Engine, progress: Progress) 
 
 
 def _stored_documents(index: StoredIndex) -> Iterator[Document]:
+    blank = True
     for number in range(len(index.manifest.shards)):
         for line in LineStore(index.folder / documents_file(number)):
-            yield document_from_json(line)
+            document = document_from_json(line)
+            blank = blank and not document.content.strip()
+            yield document
+    if blank:
+        raise UserError(
+            f"The index in {index.folder} stores no text, so there are no words to search: search it by vectors."
+        )
 
 
 def _remove_leftovers(folder: Path) -> None:
