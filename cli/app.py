@@ -17,6 +17,7 @@ from ibkd_retrieval.errors import UserError, WorkFailed
 
 from .compare import compare
 from .console import fail
+from .datasets import datasets
 from .distill import distill
 from .eval import evaluate
 from .export import export
@@ -69,6 +70,7 @@ for name, command in (
     ("search", search),
     ("eval", evaluate),
     ("compare", compare),
+    ("datasets", datasets),
     ("info", info),
     ("export", export),
 ):

@@ -25,10 +25,12 @@ def beir_splits(folder: Path) -> tuple[str, ...]:
 
 
 def evaluation_split(folder: Path, preferred: str = DEFAULT_SPLIT) -> str:
-    """The split to evaluate a BEIR folder with: the preferred one, else test, else the only one there is.
+    """The split to evaluate a BEIR folder with: the preferred one, else test, else the only one beside train.
+
+    A folder with nothing but train is evaluated with that.
 
     Raises:
-        UserError: the folder has no queries.jsonl or no judgements, or several splits and neither of those two.
+        UserError: the folder has no queries.jsonl or no judgements, or several splits that it could be.
     """
     _required(folder, "queries.jsonl")
     splits = beir_splits(folder)
@@ -37,12 +39,13 @@ def evaluation_split(folder: Path, preferred: str = DEFAULT_SPLIT) -> str:
     for split in (preferred, DEFAULT_SPLIT):
         if split in splits:
             return split
-    if len(splits) > 1:
+    others = [split for split in splits if split != "train"] or ["train"]
+    if len(others) > 1:
         raise UserError(
             f"{folder} has no judgements for split {preferred}, but for {', '.join(splits)}: rename the file of the one"
             f" to evaluate with to {folder / 'qrels' / preferred}.tsv."
         )
-    return splits[0]
+    return others[0]
 
 
 def open_beir_corpus(folder: Path, name: str) -> Corpus:

@@ -14,8 +14,8 @@ _BEIR_HEADER = ["query-id", "corpus-id", "score"]
 def read_qrels(path: Path) -> tuple[Judgement, ...]:
     """Read judgements, in the file's order.
 
-    A file whose first line is `query-id corpus-id score` is BEIR's; any other is TREC's `query 0 document relevance`.
-    A judgement that is repeated with the same grade counts once.
+    A file of three columns is BEIR's `query-id corpus-id score`, with that line at its head or without; any other is
+    TREC's `query 0 document relevance`. A judgement that is repeated with the same grade counts once.
 
     Raises:
         UserError: the file cannot be read or holds no judgement, a line has another number of columns, a grade is
@@ -26,14 +26,13 @@ def read_qrels(path: Path) -> tuple[Judgement, ...]:
     for number, line in read_lines(path):
         cells = line.split()
         if not width:
-            width = 3 if [cell.lower() for cell in cells] == _BEIR_HEADER else 4
-            if width == 3:
+            width = 3 if len(cells) == 3 else 4
+            if [cell.lower() for cell in cells] == _BEIR_HEADER:
                 continue
         where = f"{path}, line {number}"
         if len(cells) != width:
             expected = "query-id, corpus-id, score" if width == 3 else "query, 0, document, relevance"
-            hint = "" if width == 3 else "; BEIR's three columns need their header line"
-            raise UserError(f"{where}: expected {width} columns ({expected}), found {len(cells)}{hint}.")
+            raise UserError(f"{where}: expected {width} columns ({expected}), found {len(cells)}.")
         try:
             relevance = int(cells[-1])
         except ValueError:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+
+from ibkd_retrieval.corpora.catalogue import catalogued_ids
 from ibkd_retrieval.corpora.known_sets import TABLE, KnownSet
+from ibkd_retrieval.errors import UserError
 
 KNOWN_SETS: dict[str, KnownSet] = {known.name: known for known in TABLE}
 
@@ -10,6 +14,29 @@ KNOWN_SETS: dict[str, KnownSet] = {known.name: known for known in TABLE}
 def find_known(spec: str) -> KnownSet | None:
     """The data set with this short name or, failing that, the first whose documents have this ir_datasets id."""
     return KNOWN_SETS.get(spec) or next((known for known in TABLE if spec and known.corpus == spec), None)
+
+
+def known_set(name: str) -> KnownSet:
+    """The set with this short name, or with documents of this ir_datasets id.
+
+    Raises:
+        UserError: there is none; the sentence has names like it.
+    """
+    known = find_known(name)
+    if known is not None:
+        return known
+    if name in catalogued_ids():
+        raise UserError(
+            f"{name} is an ir_datasets id without a short name: use it as it is, with --corpus or --queries."
+        )
+    close = difflib.get_close_matches(name.lower(), KNOWN_SETS, n=3)
+    advice = f"did you mean {' or '.join(close)}?" if close else "`ibkd datasets` lists those there are."
+    raise UserError(f"unknown data set {name!r}: no set of that name is known; {advice}")
+
+
+def parts_of(known: KnownSet) -> tuple[KnownSet, ...]:
+    """The sets whose average stands for a known set; the set alone where it has no parts."""
+    return tuple(KNOWN_SETS[part] for part in known.parts) or (known,)
 
 
 def why_not_alone(known: KnownSet) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ibkd_retrieval.corpora import beir
 from ibkd_retrieval.corpora.known_sets import SUITE_SETS, KnownSet
-from ibkd_retrieval.corpora.registry import KNOWN_SETS
+from ibkd_retrieval.corpora.registry import KNOWN_SETS, parts_of
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -39,10 +39,9 @@ class SuiteMember:
 def _members(set_names: tuple[str, ...]) -> tuple[SuiteMember, ...]:
     members = []
     for name in set_names:
-        for part in KNOWN_SETS[name].parts or (name,):
-            known = KNOWN_SETS[part]
+        for each in parts_of(KNOWN_SETS[name]):
             members.append(
-                SuiteMember(part, known.corpus, known.queries, known.metric, known.relevance_level, group=name)
+                SuiteMember(each.name, each.corpus, each.queries, each.metric, each.relevance_level, group=name)
             )
     return tuple(members)
 
@@ -70,7 +69,10 @@ def open_suite(spec: str, data_dir: Path | None = None, progress: Progress = SIL
             judgements.
     """
     if spec not in SUITES:
-        return _members_in(_existing_folder(spec), progress)
+        folder = _absolute(spec)
+        if spec.strip() and folder.is_dir():
+            return _members_in(folder, progress)
+        raise UserError(f"unknown suite {spec!r}, and there is no folder {folder}: {_advice(spec)}, or a folder.")
     members = SUITES[spec]
     if data_dir is None:
         return members
@@ -84,17 +86,25 @@ def open_suite(spec: str, data_dir: Path | None = None, progress: Progress = SIL
         for member in members
     )
     found = sum(place is not member for place, member in zip(placed, members, strict=True))
-    progress.say(f"{found} of the {len(members)} data sets of {spec} are in {root}, the others come by ir_datasets")
+    others = "" if found == len(members) else ", the others come through ir_datasets"
+    progress.say(f"{found} of the {len(members)} data sets of {spec} are in {root}{others}")
     return placed
 
 
-def _existing_folder(spec: str) -> Path:
-    folder = _absolute(spec)
-    if spec.strip() and folder.is_dir():
-        return folder
-    close = difflib.get_close_matches(spec.lower(), SUITES, n=1)
-    advice = f"did you mean {close[0]}?" if close else f"name one of {', '.join(SUITES)}, or a folder of BEIR folders."
-    raise UserError(f"unknown suite {spec!r}: there is no folder {folder} and no suite of that name; {advice}")
+def named_suite(name: str) -> tuple[SuiteMember, ...]:
+    """The members of a named suite, read through ir_datasets.
+
+    Raises:
+        UserError: there is no suite of that name; the sentence has a name like it, or all.
+    """
+    if name not in SUITES:
+        raise UserError(f"unknown suite {name!r}: {_advice(name)}.")
+    return SUITES[name]
+
+
+def _advice(name: str) -> str:
+    close = difflib.get_close_matches(name.lower(), SUITES, n=1)
+    return f"did you mean {close[0]}" if close else f"name one of {', '.join(SUITES)}"
 
 
 def _members_in(folder: Path, progress: Progress) -> tuple[SuiteMember, ...]:

@@ -17,12 +17,14 @@ HEADER = "query-id\tcorpus-id\tscore\n"
 
 @settings(max_examples=60, deadline=None)
 @given(GRADES)
-def test_the_trec_and_the_beir_form_of_the_same_judgements_read_the_same(tmp_path_factory, grades):
+def test_the_trec_and_the_beir_forms_of_the_same_judgements_read_the_same(tmp_path_factory, grades):
     folder = tmp_path_factory.mktemp("qrels")
     (folder / "trec.txt").write_text("".join(f"{q} 0  {d}\t{grade}\n\n" for (q, d), grade in grades.items()))
     (folder / "beir.tsv").write_text(HEADER + "".join(f"{q}\t{d}\t{grade}\n" for (q, d), grade in grades.items()))
+    (folder / "bare.tsv").write_text("".join(f"{q}\t{d}\t{grade}\n" for (q, d), grade in grades.items()))
     expected = tuple(Judgement(q, d, grade) for (q, d), grade in grades.items())
-    assert read_qrels(folder / "trec.txt") == read_qrels(folder / "beir.tsv") == expected
+    for name in ("trec.txt", "beir.tsv", "bare.tsv"):
+        assert read_qrels(folder / name) == expected
 
 
 def test_compressed_qrels_are_read(tmp_path):
@@ -42,7 +44,9 @@ def test_a_judgement_repeated_with_the_same_grade_counts_once(tmp_path):
         ("1 0 a 1\n1 0 b x\n", "line 2: the relevance is 'x'; expected a whole number"),
         ("1 0 a 1.0\n", "line 1: the relevance is '1.0'"),
         ("1 0 a 1\n1 a 1\n", "line 2: expected 4 columns"),
-        ("1\ta\t1\n", "line 1: .*BEIR's three columns need their header line"),
+        ("1 a\n", "line 1: expected 4 columns"),
+        ("1\ta\t1\n1\t0\tb\t1\n", "line 2: expected 3 columns"),
+        ("query\tdocument\tgrade\n", "line 1: the relevance is 'grade'"),
         (HEADER + "1\t0\ta\t1\n", "line 2: expected 3 columns"),
         (HEADER, "no judgements in"),
         ("", "no judgements in"),

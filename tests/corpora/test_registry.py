@@ -3,6 +3,7 @@
 import pytest
 
 from ibkd_retrieval.corpora import irds
+from ibkd_retrieval.corpora.catalogue import catalogued_ids, entry_count
 from ibkd_retrieval.corpora.registry import KNOWN_SETS, main_metric, relevance_level_of
 from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
 from ibkd_retrieval.errors import UserError
@@ -24,6 +25,19 @@ def test_every_id_of_the_table_exists_in_ir_datasets_over_the_same_documents():
             assert irds.has_judgements(queries), queries
             assert ir_datasets.load(queries).docs_handler() == handler, queries
         assert known.relevance_level == relevance_level_of(known.queries), known.name
+
+
+def test_the_counts_of_the_catalogue_are_those_that_ir_datasets_gives():
+    import ir_datasets
+
+    assert set(irds.dataset_ids()) >= {known.corpus for known in FETCHED.values()} <= catalogued_ids()
+    for known in FETCHED.values():
+        corpus, queries = ir_datasets.load(known.corpus), ir_datasets.load(known.queries)
+        assert entry_count(known.corpus, "docs") == corpus.docs_metadata()["count"]
+        assert entry_count(known.queries, "docs") == corpus.docs_metadata()["count"]
+        assert entry_count(known.queries, "queries") == queries.queries_metadata()["count"]
+        assert entry_count(known.queries, "qrels") == queries.qrels_metadata()["count"]
+    assert entry_count("no/such/id", "docs") is None
 
 
 def test_no_training_or_dev_queries_of_beir_are_left_out():

@@ -101,6 +101,11 @@ def test_an_unknown_name_is_answered_with_close_matches():
         ("beir/fiqa", "beir/fiqa/test"),
         ("beir/fiqa/dev", "beir/fiqa/dev"),
         ("trec-dl-2019", "trec-dl-2019"),
+        ("cqadupstack/gis", "cqadupstack/gis"),
+        ("beir/cqadupstack/gis", "beir/cqadupstack/gis"),
+        ("lotte/writing/test", "lotte/writing/test/search"),
+        ("lotte/writing/dev/forum", "lotte/writing/dev/forum"),
+        ("nano-beir/nq", "nano-beir/nq"),
         ("pydocs", "pydocs:test"),
         ("pydocs:test", "pydocs:test"),
     ],
@@ -110,7 +115,7 @@ def test_the_evaluation_queries_of_a_known_corpus_are_found(corpus, queries):
 
 
 def test_a_corpus_without_evaluation_queries_asks_for_them():
-    for name in ("clueweb09", "pydocs:train", "no-such-corpus"):
+    for name in ("clueweb09", "pydocs:train", "no-such-corpus", "cqadupstack", "bioasq"):
         with pytest.raises(UserError, match="--queries"):
             queries_for(name)
 

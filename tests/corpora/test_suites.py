@@ -79,11 +79,12 @@ def test_members_are_read_from_the_data_dir_where_it_has_them(tmp_path):
 
 def test_a_folder_of_beir_folders_is_a_suite_in_the_order_of_names(tmp_path, monkeypatch):
     data = tmp_path / "sets"
-    beir_folder(data / "pages", "dev")
+    beir_folder(data / "pages", "dev", "train")
     beir_folder(data / "forums" / "b", "test")
     beir_folder(data / "forums" / "a", "test", "dev")
     beir_folder(data / "trec-dl-2019", "test")
     beir_folder(data / "msmarco", "train", "dev", "test")
+    beir_folder(data / "taught", "train")
     (data / "notes").mkdir()
     (data / ".hidden").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -94,10 +95,11 @@ def test_a_folder_of_beir_folders_is_a_suite_in_the_order_of_names(tmp_path, mon
         ("forums/b", "forums", "test", "ndcg@10", 1),
         ("msmarco", "msmarco", "dev", "mrr@10", 1),
         ("pages", "pages", "dev", "ndcg@10", 1),
+        ("taught", "taught", "train", "ndcg@10", 1),
         ("trec-dl-2019", "trec-dl-2019", "test", "ndcg@10", 2),
     ]
-    assert [remark.split()[0] for remark in remarks.said] == ["msmarco", "pages"]
-    assert all("split dev" in remark for remark in remarks.said)
+    said = [(remark.split()[0], remark.split("its split ")[1].split()[0]) for remark in remarks.said]
+    assert said == [("msmarco", "dev"), ("pages", "dev"), ("taught", "train")]
     monkeypatch.chdir("/")
     for member in members:
         assert [document.doc_id for document in open_corpus(member.corpus).documents()] == ["d"]
@@ -105,9 +107,11 @@ def test_a_folder_of_beir_folders_is_a_suite_in_the_order_of_names(tmp_path, mon
 
 
 def test_an_unknown_suite_is_answered_with_a_close_one_or_with_those_there_are(tmp_path):
-    with pytest.raises(UserError, match=r"unknown suite 'biir'.*did you mean beir\?"):
+    with pytest.raises(
+        UserError, match=r"unknown suite 'biir', and there is no folder .*: did you mean beir, or a folder"
+    ):
         open_suite("biir")
-    with pytest.raises(UserError, match=r"unknown suite '.*/gone'.*name one of beir, nano-beir"):
+    with pytest.raises(UserError, match=r"unknown suite .*/gone: name one of beir, nano-beir, .*, or a folder"):
         open_suite(str(tmp_path / "gone"))
     with pytest.raises(UserError, match="unknown suite ''"):
         open_suite("")
@@ -126,10 +130,10 @@ def test_a_folder_without_beir_folders_and_one_that_is_a_beir_folder_are_refused
 def test_a_member_without_judgements_or_queries_or_a_clear_split_is_refused(tmp_path):
     data = tmp_path / "sets"
     beir_folder(data / "a", "test")
-    unclear = beir_folder(data / "b", "dev", "train")
-    with pytest.raises(UserError, match=f"{unclear} has no judgements for split test, but for dev, train"):
+    unclear = beir_folder(data / "b", "dev", "late", "train")
+    with pytest.raises(UserError, match=f"{unclear} has no judgements for split test, but for dev, late, train"):
         open_suite(str(data))
-    for split in ("dev", "train"):
+    for split in ("dev", "late", "train"):
         (unclear / "qrels" / f"{split}.tsv").unlink()
     with pytest.raises(UserError, match=f"{unclear} has no judgements; put them into"):
         open_suite(str(data))
