@@ -68,7 +68,9 @@ def drawn_judgements(run: Run, seed: int = 0) -> tuple[Judgement, ...]:
     return tuple(
         Judgement(query_id, doc_id, int(grade))
         for query_id, doc_ids, _ in run
-        for doc_id, grade in zip(doc_ids.tolist(), rng.choice([-1, 0, 1, 2], len(doc_ids), p=[0.6, 0.2, 0.1, 0.1]))
+        for doc_id, grade in zip(
+            doc_ids.tolist(), rng.choice([-1, 0, 1, 2], len(doc_ids), p=[0.6, 0.2, 0.1, 0.1]), strict=True
+        )
         if grade >= 0
     )
 

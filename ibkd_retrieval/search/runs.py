@@ -28,7 +28,7 @@ __all__ = ["Hit", "Run", "RunFormat", "read_run", "write_run"]
 
 RunFormat = Literal["trec", "msmarco"]
 
-_READ_BYTES = 1 << 25
+_READ_BYTES = 1 << 23
 
 
 def write_run(run: Run, path: Path | str, format: RunFormat = "trec") -> None:
