@@ -7,7 +7,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from ibkd_retrieval.search.ranking import (
     in_rank_order,
     strictly_decreasing,
 )
-from ibkd_retrieval.search.run_lines import Rows, lines_of, parse, shape
+from ibkd_retrieval.search.run_lines import lines_of, parse, shape
 
 __all__ = ["Hit", "Run", "RunFormat", "read_run", "write_run"]
 
@@ -99,7 +99,8 @@ def read_run(path: Path | str) -> Run:
     path = Path(path)
     codes: dict[str, int] = {}
     query_parts: list[NDArray[np.int32]] = []
-    parts: list[Rows] = []
+    doc_parts: list[Ids] = []
+    score_parts: list[NDArray[np.float32]] = []
     columns, read, tag = 0, 0, path.name.split(".")[0]
     for block in _blocks(path):
         if not read:
@@ -111,13 +112,18 @@ def read_run(path: Path | str) -> Run:
         if rows is not None and len(rows.scores):
             numbers = np.array([codes.setdefault(name, len(codes)) for name in rows.query_ids], dtype=np.int32)
             query_parts.append(numbers[rows.query_of])
-            parts.append(rows)
-    if not parts:
+            doc_parts.append(rows.doc_ids)
+            score_parts.append(rows.scores)
+    if not doc_parts:
         raise UserError(f"{path} is empty: a run needs at least one line `qid Q0 docid rank score tag`.")
-    doc_ids = np.concatenate([part.doc_ids for part in parts])
-    scores = np.concatenate([part.scores for part in parts])
-    del parts
-    return _grouped(path, tuple(codes), np.concatenate(query_parts), doc_ids, scores, tag)
+    return _grouped(path, tuple(codes), _joined(query_parts), _joined(doc_parts), _joined(score_parts), tag)
+
+
+def _joined(parts: list[Any]) -> Any:
+    """The arrays as one, emptying the list: a large run's columns are never all held twice."""
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole
 
 
 def _grouped(
@@ -130,8 +136,8 @@ def _grouped(
 ) -> Run:
     if (query_of[1:] < query_of[:-1]).any():
         order = np.argsort(query_of, kind="stable")
-        doc_ids, scores = doc_ids[order], scores[order]
-    offsets = np.append(0, np.cumsum(np.bincount(query_of, minlength=len(query_ids)))).astype(np.int64)
+        query_of, doc_ids, scores = query_of[order], doc_ids[order], scores[order]
+    offsets = np.searchsorted(query_of, np.arange(len(query_ids) + 1, dtype=np.int32)).astype(np.int64)
     ranked = np.empty(len(scores), dtype=np.float64)
     for query_id, start, stop in zip(query_ids, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
         ids = doc_ids[start:stop]
