@@ -1,4 +1,4 @@
-"""`ibkd eval`: an index or a run, against judgements."""
+"""`ibkd eval`: an index, runs or a suite of data sets, against judgements."""
 
 from __future__ import annotations
 
@@ -7,158 +7,199 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import print_table, reporter, stdout
-from .opening import index_folder, open_searcher
-from .options import Device, Dtype, Json, Model, Nprobe, Pooling, Queries, Quiet, Refine
+from .console import reporter, stdout
+from .opening import RankerOptions
+from .options import (
+    Device,
+    Dtype,
+    Engine,
+    ExcludeSelf,
+    Filter,
+    Hybrid,
+    Json,
+    Nprobe,
+    Pooling,
+    Queries,
+    QueryModel,
+    Quiet,
+    Refine,
+    Rerank,
+    RerankDepth,
+    RerankMaxLength,
+    Seed,
+    Weight,
+)
+from .scoring import Scoring, score_files, score_index
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.evaluation.metrics import Evaluation
-    from ibkd_retrieval.evaluation.significance import WinTieLoss
+    from ibkd_retrieval.evaluation.scoreboard import Scoreboard
+
+FORMATS = ("table", "json", "csv", "latex")
 
 
 def evaluate(
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="mrr@10, ndcg@10, recall@1000, ...; repeatable.", show_default="ndcg@10, mrr@10, recall@100"),
+        typer.Option(
+            help="mrr@10, ndcg@10, recall@1000, ...; repeatable.",
+            show_default="the data set's own, ndcg@10, mrr@10, recall@100",
+        ),
     ] = None,
     index: Annotated[
-        Path | None,
-        typer.Option(metavar="INDEX", help="Index folder to search.", show_default="the newest in indexes/"),
+        list[Path] | None,
+        typer.Option(
+            metavar="INDEX",
+            help="Index folder to search; repeat for parts of one corpus.",
+            show_default="the newest in indexes/",
+        ),
     ] = None,
     queries: Queries = None,
-    run: Annotated[Path | None, typer.Option(metavar="RUN", help="Score this run instead of searching.")] = None,
+    run: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="Score this run instead of searching; repeatable.")
+    ] = None,
     qrels: Annotated[
         str | None, typer.Option(metavar="QRELS", help="Judgements: TREC or BEIR file, or any QUERIES that have them.")
     ] = None,
     baseline: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Another run to test the difference against.")
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="Another run to test the differences against; repeatable."),
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(metavar="SUITE", help="beir, msmarco, or a folder of BEIR folders: index and score each of them."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where local copies of the suite's data sets are.")
+    ] = None,
+    type: Annotated[str, typer.Option(help="Of the suite's indexes: flat, ivf-pq, ...")] = "flat",
     relevance_level: Annotated[
         int | None, typer.Option(help="Lowest grade that counts as relevant.", show_default="the data set's")
     ] = None,
+    per_query: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write every query's values: .tsv or .jsonl.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="table, json, csv or latex.")] = "table",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for the result, in --format; for a suite the folder of its indexes and its suite.json.",
+            show_default="standard output; indexes/",
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("--k", "-k", help="Results a query when searching.")] = 1000,
+    resamples: Annotated[int, typer.Option(help="Of the queries, behind each bootstrap interval.")] = 5000,
+    seed: Seed = 0,
+    engine: Engine = "dense",
+    hybrid: Hybrid = None,
+    weight: Weight = None,
+    rerank: Rerank = None,
+    rerank_depth: RerankDepth = 100,
+    rerank_max_length: RerankMaxLength = None,
+    filter: Filter = None,
+    exclude_self: ExcludeSelf = False,
     nprobe: Nprobe = None,
     refine: Refine = None,
-    model: Model = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Where the index's own encoder is; for a suite, the encoder.",
+            show_default="where it was when indexing; the newest student in models/",
+        ),
+    ] = None,
+    query_model: QueryModel = None,
     pooling: Pooling = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score an index, or a run file, by metrics of your choice."""
-    from ibkd_retrieval.corpora.resolve import open_qrels, open_queries, queries_for
-    from ibkd_retrieval.errors import UserError
+    """Score an index, run files, or a suite of data sets, by metrics of your choice."""
+    from ibkd_retrieval.errors import UserError, WorkFailed
     from ibkd_retrieval.evaluation.metric_names import parse_metric
-    from ibkd_retrieval.evaluation.metrics import evaluate as score
-    from ibkd_retrieval.search.runs import read_run
+    from ibkd_retrieval.evaluation.score_files import check_per_query_name, write_per_query
 
     progress = reporter(quiet)
-    metrics = metric or ["ndcg@10", "mrr@10", "recall@100"]
-    for name in metrics:
+    if format not in FORMATS:
+        raise UserError(f"Unknown format `{format}`: use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+    if json and format not in ("json", "table"):
+        raise UserError(f"--json and --format {format} contradict each other: give one of them.")
+    form = "json" if json else format
+    if per_query is not None:
+        check_per_query_name(per_query)
+    for name in metric or ():
         parse_metric(name)
-    level = 1
-    if run is not None:
-        if qrels is None and queries is None:
-            raise UserError("Judgements are needed to score a run: give --qrels QRELS.")
-        ranked = read_run(run)
-        against = qrels or str(queries)
-        if Path(against).is_file():
-            judgements = open_qrels(against)
-        else:
-            asked = open_queries(against, need_judgements=True, progress=progress)
-            judgements, level = asked.judgements, asked.relevance_level
-        scored = str(run)
+    options = RankerOptions(
+        engine=engine,
+        hybrid=hybrid,
+        weights=tuple(weight or ()),
+        rerank=rerank,
+        rerank_depth=rerank_depth,
+        rerank_max_length=rerank_max_length,
+        model=model,
+        query_model=query_model,
+        device=device,
+        dtype=dtype,
+        pooling=pooling,
+        nprobe=nprobe,
+        refine=refine,
+        filters=tuple(filter or ()),
+        exclude_self=exclude_self,
+    )
+    scoring = Scoring(tuple(metric or ()), tuple(baseline or ()), relevance_level, resamples, seed)
+    if suite is not None:
+        if run or index or queries or qrels or baseline or per_query is not None:
+            raise UserError(
+                "--suite brings its own queries: leave out --run, --index, --queries, --qrels, --baseline and "
+                "--per-query."
+            )
+        from .suite import evaluate_suite
+        from .suite_table import show_suite
+
+        result = evaluate_suite(suite, data_dir, options, scoring, type, output, k, progress)
+        show_suite(result, form)
+        if result.failures:
+            told = " ".join(f"{name}: {why}" for name, why in result.failures.items())
+            raise WorkFailed(f"{len(result.failures)} of {len(result.groups)} data sets are not scored. {told}")
+        return
+    if data_dir is not None:
+        raise UserError("--data-dir says where the data sets of --suite are: give --suite too.")
+    if run:
+        if index:
+            raise UserError("Give either --run or --index, not both: score them one after the other.")
+        board, against = score_files(run, qrels or queries, scoring, progress)
     else:
-        folder = index_folder(index, progress)
-        if queries is None:
-            from ibkd_retrieval.indexing.manifest import read_manifest
+        board, against = score_index(index or [], options, queries, qrels, k, scoring, progress)
+    if per_query is not None:
+        write_per_query(board, per_query)
+    _show(board, against, form, output)
 
-            queries = queries_for(read_manifest(folder).corpus.name)
-            progress.say(f"queries {queries} (those of the index's corpus; name others with --queries)")
-        asked = open_queries(queries, need_judgements=qrels is None, progress=progress)
-        judgements = open_qrels(qrels) if qrels is not None else asked.judgements
-        level = asked.relevance_level
-        searcher = open_searcher(
-            folder, model=model, device=device, dtype=dtype, pooling=pooling, nprobe=nprobe, refine=refine
-        )
-        ranked = searcher.search_batch(asked.queries, k, progress)
-        against, scored = queries, str(folder)
-    level = relevance_level if relevance_level is not None else level
-    evaluation = score(ranked, judgements, metrics, level)
-    compared = score(read_run(baseline), judgements, metrics, level) if baseline is not None else None
-    if json:
-        _print_json(evaluation, compared, scored, against, baseline)
+
+def _show(board: Scoreboard, against: str, form: str, output: Path | None) -> None:
+    from .score_table import print_scoreboard, scoreboard_as_text
+
+    if form == "table" and output is None:
+        print_scoreboard(board, against)
+        return
+    if form == "table":
+        text = scoreboard_as_text(board, against)
+    elif form == "json":
+        from json import dumps
+
+        text = dumps(board.to_json() | {"judgements": against}) + "\n"
     else:
-        _print_table(evaluation, compared, scored, against, baseline)
+        from ibkd_retrieval.evaluation.score_files import as_csv, as_latex
+
+        text = as_csv(board) if form == "csv" else as_latex(board)
+    write_text(text, output)
 
 
-def _contrasts(evaluation: Evaluation, baseline: Evaluation) -> dict[str, tuple[float, float, WinTieLoss]]:
-    """Difference, p of the paired randomisation test, and wins, by metric."""
-    from ibkd_retrieval.evaluation.significance import randomisation_test, win_tie_loss
+def write_text(text: str, output: Path | None) -> None:
+    """Write to a file, whole or not at all, or to standard output."""
+    if output is None:
+        stdout().print(text, markup=False, soft_wrap=True, end="")
+        return
+    from ibkd_retrieval.files import atomic_write
 
-    out = {}
-    for name in evaluation.scores:
-        ours, theirs = evaluation.per_query[name], baseline.per_query[name]
-        test = randomisation_test(ours, theirs)
-        out[name] = (test.difference, test.p_value, win_tie_loss(ours, theirs))
-    return out
-
-
-def _print_json(
-    evaluation: Evaluation, compared: Evaluation | None, scored: str, against: str, baseline: Path | None
-) -> None:
-    import json
-
-    shown: dict[str, object] = dict(evaluation.scores) | {
-        "scored": scored,
-        "judgements": against,
-        "queries": len(evaluation.query_ids),
-        "missing_queries": evaluation.missing,
-        "unjudged_queries": evaluation.extra,
-        "relevance_level": evaluation.relevance_level,
-    }
-    if compared is not None:
-        shown["baseline"] = {
-            "run": str(baseline),
-            **compared.scores,
-            "differences": {
-                name: {"difference": difference, "p": p, **counts._asdict()}
-                for name, (difference, p, counts) in _contrasts(evaluation, compared).items()
-            },
-        }
-    stdout().print(json.dumps(shown), markup=False, soft_wrap=True)
-
-
-def _print_table(
-    evaluation: Evaluation, compared: Evaluation | None, scored: str, against: str, baseline: Path | None
-) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("metric")
-    table.add_column("score", justify="right")
-    contrasts = _contrasts(evaluation, compared) if compared is not None else {}
-    if compared is not None:
-        for heading in ("baseline", "difference", "p", "win/tie/loss"):
-            table.add_column(heading, justify="right")
-    for name, value in evaluation.scores.items():
-        cells = [name, f"{value:.4f}"]
-        if compared is not None:
-            difference, p, counts = contrasts[name]
-            cells += [
-                f"{compared.scores[name]:.4f}",
-                f"{difference:+.4f}",
-                f"{p:.4f}",
-                f"{counts.wins}/{counts.ties}/{counts.losses}",
-            ]
-        table.add_row(*cells)
-    print_table(table)
-    remarks = [f"{len(evaluation.query_ids):,} judged queries of {against}"]
-    if evaluation.missing:
-        remarks.append(f"{evaluation.missing:,} of them missing from the run, scored 0")
-    if evaluation.extra:
-        remarks.append(f"{evaluation.extra:,} queries without judgements left out")
-    if compared is not None:
-        remarks.append(f"p: paired randomisation test against {baseline}")
-    stdout().print(f"{scored}: {'; '.join(remarks)}", style="dim", markup=False)
+    with atomic_write(output) as file:
+        file.write(text.encode("utf-8"))

@@ -1,7 +1,7 @@
 """A run and judgements into numbers, computed by ranx and equal to trec_eval's.
 
-ranx's metric functions get plain arrays: documents as integer codes, in our order with strictly decreasing
-scores, so that neither ranx's unstable sort nor its dictionaries take part. What is ours, because ranx and
+ranx's metric functions get plain arrays, query by query: documents as integer codes, in our order with strictly
+decreasing scores, so that neither ranx's unstable sort nor its dictionaries take part. What is ours, because ranx and
 trec_eval differ or ranx refuses:
 
 - A judged query that the run lacks scores 0 and counts in the mean, as with `trec_eval -c`. So does a query
@@ -18,10 +18,8 @@ trec_eval differ or ranx refuses:
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,18 +27,18 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.records import Judgement
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.metric_names import Metric, known_metrics, parse_metric
+from ibkd_retrieval.evaluation.ranx_metrics import QueryArray, ranx_metric
 from ibkd_retrieval.search.runs import Run
 
-__all__ = ["Evaluation", "Metric", "evaluate", "known_metrics", "parse_metric"]
+__all__ = ["JUDGED_DEPTH", "Evaluation", "Metric", "evaluate", "known_metrics", "parse_metric"]
 
 _GRADED = frozenset({"dcg", "dcg_burges", "ndcg", "ndcg_burges"})
 # trec_eval's ndcg reads any positive grade.
 _GRADED_LEVEL = 1
-# Codes no document has, different so that padding never matches padding.
-_UNJUDGED, _NO_JUDGEMENT = -1.0, -2.0
-_BLOCK_CELLS = 1 << 22
-# numba's default threads may not be entered from two Python threads at once: the process would be ended.
-_RANX_LOCK = threading.Lock()
+# The code of every unjudged document; judged ones count from 0.
+_UNJUDGED = -1.0
+JUDGED_DEPTH = 10
+"""Results per query among which the judged ones are counted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +53,9 @@ class Evaluation:
         extra: queries of the run without judgements; they are left out.
         without_relevant: judged queries without a document at `relevance_level`; they score 0 on binary metrics.
         relevance_level: lowest grade that counted as relevant where the metric's name did not say.
+        judged_share: of the first `JUDGED_DEPTH` documents of the queries in `query_ids`, the share that is judged.
+            Metrics count an unjudged document as not relevant: where the share is low, they say little.
+        answered: whether the run has a document for the query, bool [q], aligned with `query_ids`.
     """
 
     scores: Mapping[str, float]
@@ -64,9 +65,17 @@ class Evaluation:
     extra: int
     without_relevant: int
     relevance_level: int
+    judged_share: float
+    answered: NDArray[np.bool_]
 
 
-def evaluate(run: Run, judgements: Iterable[Judgement], metrics: Sequence[str], relevance_level: int = 1) -> Evaluation:
+def evaluate(
+    run: Run,
+    judgements: Iterable[Judgement],
+    metrics: Sequence[str],
+    relevance_level: int = 1,
+    name: str = "The run",
+) -> Evaluation:
     """Score a run against judgements.
 
     Args:
@@ -74,6 +83,7 @@ def evaluate(run: Run, judgements: Iterable[Judgement], metrics: Sequence[str], 
         judgements: grades; 0 is judged and not relevant, below 0 not judged.
         metrics: names that `parse_metric` understands.
         relevance_level: lowest grade that counts as relevant for binary metrics whose name carries no level.
+        name: what to call the run where it is refused.
 
     Raises:
         UserError: no metric or an unknown one, a level below 1, judgements that contradict each other or have no
@@ -95,10 +105,10 @@ def evaluate(run: Run, judgements: Iterable[Judgement], metrics: Sequence[str], 
     ranked = {query_id: doc_ids for query_id, doc_ids, _ in run if len(doc_ids)}
     if not ranked.keys() & grades.keys():
         raise UserError(
-            f"The run ({_examples(run.query_ids)}) and the judgements ({_examples(query_ids)}) have no query in "
+            f"{name} ({_examples(run.query_ids)}) and the judgements ({_examples(query_ids)}) have no query in "
             "common: check that they belong to the same queries."
         )
-    values = _per_query(query_ids, ranked, grades, parsed, relevance_level)
+    values, judged_share = _per_query(query_ids, ranked, grades, parsed, relevance_level)
     return Evaluation(
         scores={name: float(np.mean(scores)) for name, scores in values.items()},
         per_query=values,
@@ -107,6 +117,8 @@ def evaluate(run: Run, judgements: Iterable[Judgement], metrics: Sequence[str], 
         extra=len(set(run.query_ids) - grades.keys()),
         without_relevant=sum(max(judged.values(), default=0) < relevance_level for judged in grades.values()),
         relevance_level=relevance_level,
+        judged_share=judged_share,
+        answered=np.array([query_id in ranked for query_id in query_ids]),
     )
 
 
@@ -131,15 +143,23 @@ def _per_query(
     grades: Mapping[str, Mapping[str, int]],
     metrics: Sequence[Metric],
     relevance_level: int,
-) -> dict[str, NDArray[np.float64]]:
+) -> tuple[dict[str, NDArray[np.float64]], float]:
+    """Values [q] by metric name, and the share of judged documents."""
     values = {metric.name: np.zeros(len(query_ids)) for metric in metrics}
-    positions = [position for position, query_id in enumerate(query_ids) if query_id in ranked and grades[query_id]]
+    columns = [(values[metric.name], _scorer(metric, relevance_level)) for metric in metrics]
     depth = _depth(metrics)
-    lists = [(position, ranked[query_ids[position]], grades[query_ids[position]]) for position in positions]
-    for block in _blocks(lists, depth):
-        for metric in metrics:
-            values[metric.name][block.positions] = _compute(metric, block, relevance_level)
-    return values
+    looked_at = found = 0
+    for position, query_id in enumerate(query_ids):
+        doc_ids, judged = ranked.get(query_id), grades[query_id]
+        if doc_ids is None:
+            continue
+        run, judgements = _arrays(doc_ids if depth is None else doc_ids[: max(depth, JUDGED_DEPTH)], judged)
+        looked_at += len(run[:JUDGED_DEPTH])
+        found += int(np.count_nonzero(run[:JUDGED_DEPTH, 0] != _UNJUDGED))
+        if judged:
+            for column, score in columns:
+                column[position] = score(judgements, run[:depth])
+    return values, found / looked_at
 
 
 def _depth(metrics: Sequence[Metric]) -> int | None:
@@ -148,74 +168,43 @@ def _depth(metrics: Sequence[Metric]) -> int | None:
     return None if None in cutoffs else max(cutoff for cutoff in cutoffs if cutoff is not None)
 
 
-class _Block(NamedTuple):
-    """Queries whose lists have one length, as ranx takes them.
-
-    Attributes:
-        positions: where each query's value belongs [b].
-        run: codes and strictly decreasing scores, float64 [b, length, 2].
-        judged: codes and grades, best grade first, padded with NaN grades, which no level counts;
-            float64 [b, most judgements, 2].
-    """
-
-    positions: NDArray[np.int64]
-    run: NDArray[np.float64]
-    judged: NDArray[np.float64]
-
-
-def _blocks(lists: list[tuple[int, NDArray[np.object_], Mapping[str, int]]], depth: int | None) -> Iterator[_Block]:
-    """Code and group queries; one length per block, since precision without a cutoff divides by the length."""
-    lists = sorted(lists, key=lambda item: (len(item[1][:depth]), len(item[2])))
-    start = 0
-    while start < len(lists):
-        length = len(lists[start][1][:depth])
-        stop, widest = start, 0
-        while stop < len(lists) and len(lists[stop][1][:depth]) == length:
-            widest = len(lists[stop][2])
-            if stop > start and (stop + 1 - start) * (length + widest) > _BLOCK_CELLS:
-                break
-            stop += 1
-        group = lists[start:stop]
-        run = np.empty((len(group), length, 2))
-        run[:, :, 1] = np.arange(length, 0, -1)
-        judged = np.full((len(group), max(len(item[2]) for item in group), 2), np.nan)
-        judged[:, :, 0] = _NO_JUDGEMENT
-        for row, (_, doc_ids, grades) in enumerate(group):
-            best_first = sorted(grades.items(), key=lambda item: -item[1])
-            codes = {doc_id: float(code) for code, (doc_id, _) in enumerate(best_first)}
-            run[row, :, 0] = [codes.get(doc_id, _UNJUDGED) for doc_id in doc_ids[:depth].tolist()]
-            judged[row, : len(best_first), 0] = np.arange(len(best_first))
-            judged[row, : len(best_first), 1] = [grade for _, grade in best_first]
-        yield _Block(np.array([item[0] for item in group]), run, judged)
-        start = stop
+def _arrays(doc_ids: NDArray[np.object_], grades: Mapping[str, int]) -> tuple[QueryArray, QueryArray]:
+    """One query as ranx takes it: codes and strictly decreasing scores, codes and grades with the best grade first."""
+    best_first = sorted(grades.items(), key=lambda item: -item[1])
+    codes = {doc_id: float(code) for code, (doc_id, _) in enumerate(best_first)}
+    run = np.empty((len(doc_ids), 2))
+    run[:, 0] = _UNJUDGED
+    run[:, 1] = np.arange(len(doc_ids), 0, -1)
+    at = np.flatnonzero(np.fromiter(map(codes.__contains__, doc_ids), dtype=bool, count=len(doc_ids)))
+    run[at, 0] = [codes[doc_id] for doc_id in doc_ids[at]]
+    judged = np.empty((len(best_first), 2))
+    judged[:, 0] = np.arange(len(best_first))
+    judged[:, 1] = [grade for _, grade in best_first]
+    return run, judged
 
 
-def _compute(metric: Metric, block: _Block, relevance_level: int) -> NDArray[np.float64]:
-    run, judged = block.run, block.judged
+def _scorer(metric: Metric, relevance_level: int) -> Callable[[QueryArray, QueryArray], float]:
+    """The metric of one query, a function of judgements and run."""
+    ranx = ranx_metric(metric.canonical)
     if metric.canonical in _GRADED:
-        return _ranx(metric.canonical, judged, run, metric.cutoff or 0, metric.level or _GRADED_LEVEL)
+        return lambda judged, run: ranx(judged, run, metric.cutoff or 0, metric.level or _GRADED_LEVEL)
     level = metric.level or relevance_level
     if metric.canonical == "rbp":
-        binary = judged.copy()
-        binary[:, :, 1] = judged[:, :, 1] >= level
-        return _ranx("rbp", binary, run, metric.persistence, 1)
+        return lambda judged, run: ranx(_binary(judged, level), run, metric.persistence or 0.0, 1)
     if metric.canonical != "bpref":
-        return _ranx(metric.canonical, judged, run, metric.cutoff or 0, level)
-    relevant = (judged[:, :, 1] >= level).any(axis=1)
-    opposed = relevant & (judged[:, :, 1] < level).any(axis=1)
-    values = np.zeros(len(run))
-    if opposed.any():
-        values[opposed] = _ranx("bpref", judged[opposed], run[opposed], 0, level)
-    if (alone := relevant & ~opposed).any():
-        values[alone] = _ranx("recall", judged[alone], run[alone], 0, level)
-    return values
+        return lambda judged, run: ranx(judged, run, metric.cutoff or 0, level)
+    recall = ranx_metric("recall")
+
+    def bpref(judged: QueryArray, run: QueryArray) -> float:
+        relevant = judged[:, 1] >= level
+        if not relevant.any():
+            return 0.0
+        return recall(judged, run, 0, level) if relevant.all() else ranx(judged, run, 0, level)
+
+    return bpref
 
 
-def _ranx(
-    canonical: str, judged: NDArray[np.float64], run: NDArray[np.float64], parameter: float | None, level: int
-) -> NDArray[np.float64]:
-    # Imported here: ranx takes two seconds, and the command line asks this module for names only.
-    from ranx.metrics import metric_switch
-
-    with _RANX_LOCK:
-        return np.asarray(metric_switch(canonical)(judged, run, parameter, level), dtype=np.float64)
+def _binary(judged: QueryArray, level: int) -> QueryArray:
+    binary = judged.copy()
+    binary[:, 1] = judged[:, 1] >= level
+    return binary

@@ -7,7 +7,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +18,17 @@ from ibkd_retrieval.search.ranking import (
     Hit,
     Ids,
     Run,
-    as_float32,
     first_repeated,
     in_rank_order,
     strictly_decreasing,
 )
+from ibkd_retrieval.search.run_lines import lines_of, parse, shape
 
 __all__ = ["Hit", "Run", "RunFormat", "read_run", "write_run"]
 
 RunFormat = Literal["trec", "msmarco"]
 
-# (query, document, value) columns by number of columns: TREC `qid Q0 docid rank score tag`, MS MARCO `qid docid rank`.
-_COLUMNS = {6: (0, 2, 4), 3: (0, 1, 2)}
-_READ_BYTES = 1 << 22
-_END_OF_LINE = b" \0 "
+_READ_BYTES = 1 << 23
 
 
 def write_run(run: Run, path: Path | str, format: RunFormat = "trec") -> None:
@@ -100,91 +97,53 @@ def read_run(path: Path | str) -> Run:
             wrong, a score is not a finite number, a rank is below 1, or a document appears twice for a query.
     """
     path = Path(path)
-    codes: dict[bytes, int] = {}
-    doc_ids: list[str] = []
-    query_parts: list[NDArray[np.int64]] = []
+    codes: dict[str, int] = {}
+    query_parts: list[NDArray[np.int32]] = []
+    doc_parts: list[Ids] = []
     score_parts: list[NDArray[np.float32]] = []
-    line_parts: list[NDArray[np.int64]] = []
     columns, read, tag = 0, 0, path.name.split(".")[0]
-    for lines in _line_blocks(path):
+    for block in _blocks(path):
         if not read:
-            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
+            block = block.removeprefix(codecs.BOM_UTF8)
         if not columns:
-            columns, tag = _shape(path, lines, read, tag)
-        at, cells = _cells(path, lines, read, columns) if columns else (np.empty(0, dtype=np.int64), [])
-        read += len(lines)
-        if not len(at):
-            continue
-        query, doc, value = (cells[column] for column in _COLUMNS[columns])
-        score_parts.append(_scores(path, at, value, is_rank=columns == 3))
-        doc_ids.extend(_decoded(path, at, doc))
-        _decoded(path, at, query)
-        query_parts.append(np.array([codes.setdefault(name, len(codes)) for name in query], dtype=np.int64))
-        line_parts.append(at)
-    if not doc_ids:
+            columns, tag = shape(path, block, read, tag)
+        rows = parse(path, block, read, columns) if columns else None
+        read += block.count(b"\n")
+        if rows is not None and len(rows.scores):
+            numbers = np.array([codes.setdefault(name, len(codes)) for name in rows.query_ids], dtype=np.int32)
+            query_parts.append(numbers[rows.query_of])
+            doc_parts.append(rows.doc_ids)
+            score_parts.append(rows.scores)
+    if not doc_parts:
         raise UserError(f"{path} is empty: a run needs at least one line `qid Q0 docid rank score tag`.")
-    return _grouped(
-        path,
-        tuple(name.decode("utf-8") for name in codes),
-        np.concatenate(query_parts),
-        np.array(doc_ids, dtype=object),
-        np.concatenate(score_parts),
-        np.concatenate(line_parts),
-        tag,
-    )
+    return _grouped(path, tuple(codes), _joined(query_parts), _joined(doc_parts), _joined(score_parts), tag)
 
 
-def _shape(path: Path, lines: list[bytes], read: int, tag: str) -> tuple[int, str]:
-    """Number of columns of the first line that is not blank (0: none here), and the tag it carries."""
-    for number, line in enumerate(lines, read + 1):
-        row = line.split()
-        if row and len(row) not in _COLUMNS:
-            raise UserError(
-                f"{path}, line {number}: {len(row)} columns where 6 (TREC) or 3 (MS MARCO) are needed: "
-                "use `qid Q0 docid rank score tag` or `qid docid rank`."
-            )
-        if row:
-            return len(row), row[5].decode("utf-8", "replace") if len(row) == 6 else tag
-    return 0, tag
-
-
-def _cells(path: Path, lines: list[bytes], read: int, columns: int) -> tuple[NDArray[np.int64], list[list[bytes]]]:
-    """Split lines into columns; also the line number of each row."""
-    # One split of the whole block is five times as fast as one per line. The mark at each line's end proves that
-    # no line has a column too few and another one too many.
-    tokens = (b"".join(lines).removesuffix(b"\n") + b"\n").replace(b"\n", _END_OF_LINE).split()
-    width = columns + 1
-    if len(tokens) == width * len(lines) and tokens[columns::width].count(_END_OF_LINE.strip()) == len(lines):
-        return np.arange(read + 1, read + 1 + len(lines)), [tokens[column::width] for column in range(columns)]
-    rows = [line.split() for line in lines]
-    for number, row in enumerate(rows, read + 1):
-        if row and len(row) != columns:
-            raise UserError(
-                f"{path}, line {number}: {len(row)} columns where {columns} are needed as on the first line: "
-                "correct the line."
-            )
-    at = np.array([number for number, row in enumerate(rows, read + 1) if row], dtype=np.int64)
-    return at, [[row[column] for row in rows if row] for column in range(columns)]
+def _joined(parts: list[Any]) -> Any:
+    """The arrays as one, emptying the list: a large run's columns are never all held twice."""
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole
 
 
 def _grouped(
     path: Path,
     query_ids: tuple[str, ...],
-    query_of: NDArray[np.int64],
+    query_of: NDArray[np.int32],
     doc_ids: Ids,
     scores: NDArray[np.float32],
-    numbers: NDArray[np.int64],
     tag: str,
 ) -> Run:
-    order = np.argsort(query_of, kind="stable")
-    offsets = np.append(0, np.cumsum(np.bincount(query_of, minlength=len(query_ids)))).astype(np.int64)
-    doc_ids, scores = doc_ids[order], scores[order]
+    if (query_of[1:] < query_of[:-1]).any():
+        order = np.argsort(query_of, kind="stable")
+        query_of, doc_ids, scores = query_of[order], doc_ids[order], scores[order]
+    offsets = np.searchsorted(query_of, np.arange(len(query_ids) + 1, dtype=np.int32)).astype(np.int64)
     ranked = np.empty(len(scores), dtype=np.float64)
-    for query_id, start, stop in zip(query_ids, offsets[:-1], offsets[1:], strict=True):
+    for query_id, start, stop in zip(query_ids, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
         ids = doc_ids[start:stop]
-        if len(set(ids.tolist())) != stop - start:
+        if len(set(ids)) != stop - start:
             twice = first_repeated(ids.tolist())
-            first, second = (numbers[order[start + place]] for place in np.flatnonzero(ids == twice)[:2])
+            first, second = lines_of(_blocks(path), query_id, twice)[:2]
             raise UserError(
                 f"{path}, line {second}: document {twice} appears twice for query {query_id} (first on line {first}): "
                 "keep one of them."
@@ -193,47 +152,16 @@ def _grouped(
     return Run(query_ids, offsets, doc_ids, ranked, tag)
 
 
-def _line_blocks(path: Path) -> Iterator[list[bytes]]:
+def _blocks(path: Path) -> Iterator[bytes]:
+    """The file's bytes in large pieces that end with a line's end, the last perhaps without one."""
     try:
         with open_bytes(path) as file:
-            while lines := file.readlines(_READ_BYTES):
-                yield lines
+            while block := file.read(_READ_BYTES):
+                yield block if block.endswith(b"\n") else block + file.readline()
     except FileNotFoundError as error:
         raise UserError(f"There is no run at {path}: check the name.") from error
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read to its end ({error}): copy or make the run again.") from error
-
-
-def _scores(path: Path, at: NDArray[np.int64], cells: Sequence[bytes], is_rank: bool) -> NDArray[np.float32]:
-    try:
-        values = np.fromiter(map(int if is_rank else float, cells), dtype=np.float64, count=len(cells))
-    except (ValueError, OverflowError):
-        values = np.array([_number(cell, is_rank) for cell in cells])
-    single = as_float32(-values if is_rank else values)
-    wrong = ~np.isfinite(single) | ((values < 1) if is_rank else False)
-    if wrong.any():
-        place = int(np.flatnonzero(wrong)[0])
-        column, needed = ("third", "rank, a whole number from 1") if is_rank else ("fifth", "score, a finite number")
-        raise UserError(
-            f"{path}, line {at[place]}: the {column} column is {_shown(cells[place])}, where a {needed}, is needed: "
-            "correct the line."
-        )
-    return single
-
-
-def _number(cell: bytes, is_rank: bool) -> float:
-    try:
-        return int(cell) if is_rank else float(cell)
-    except (ValueError, OverflowError):
-        return float("nan")
-
-
-def _decoded(path: Path, at: NDArray[np.int64], cells: Sequence[bytes]) -> list[str]:
-    try:
-        return b"\n".join(cells).decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        place = b"\n".join(cells)[: error.start].count(b"\n")
-        raise UserError(f"{path}, line {at[place]}: the text is not UTF-8: convert the file to UTF-8.") from error
 
 
 def _check_one_word(words: Sequence[str], what: str) -> None:
@@ -241,7 +169,3 @@ def _check_one_word(words: Sequence[str], what: str) -> None:
     if words and text.split() != text.split(b"\n"):
         bad = next(word for word in words if len(word.encode("utf-8").split()) != 1)
         raise UserError(f"The {what} {bad!r} is empty or holds white space, which a run file cannot hold: rename it.")
-
-
-def _shown(cell: bytes) -> str:
-    return repr(cell.decode("utf-8", "replace"))

@@ -27,7 +27,17 @@ def evaluated(*columns, queries=None, level=1, names=("ndcg@10", "mrr@10")):
     ids = tuple(queries or (f"q{number}" for number in range(len(columns[0]))))
     per_query = dict(zip(names, columns, strict=False))
     means = {name: float(column.mean()) for name, column in per_query.items()}
-    return Evaluation(means, per_query, ids, missing=2, extra=0, without_relevant=0, relevance_level=level)
+    return Evaluation(
+        means,
+        per_query,
+        ids,
+        missing=2,
+        extra=0,
+        without_relevant=0,
+        relevance_level=level,
+        judged_share=1.0,
+        answered=np.ones(len(ids), dtype=bool),
+    )
 
 
 def costs(factor):

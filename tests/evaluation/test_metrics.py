@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from ibkd_retrieval.corpora.records import Judgement
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation import metrics as metrics_module
 from ibkd_retrieval.evaluation.metrics import evaluate
 from ibkd_retrieval.search.runs import Run, read_run, write_run
 
@@ -104,17 +103,26 @@ def test_long_lists_full_of_ties_equal_trec_eval_before_and_after_a_file(tmp_pat
             np.testing.assert_allclose(ours.per_query[name], theirs[name], atol=1e-9, err_msg=name)
 
 
-def test_queries_split_over_many_blocks_give_the_same_values(monkeypatch):
-    rng = np.random.default_rng(4)
-    rankings = {
-        f"q{query}": {f"d{doc}": float(doc) for doc in rng.permutation(30)[: query % 5 + 1]} for query in range(40)
-    }
-    qrels = {f"q{query}": {f"d{doc}": 1 for doc in range(query % 7 + 1)} for query in range(40)}
-    whole = evaluate(run_of(rankings), judgements_of(qrels), ["map", "p@3", "precision"])
-    monkeypatch.setattr(metrics_module, "_BLOCK_CELLS", 20)
-    parts = evaluate(run_of(rankings), judgements_of(qrels), ["map", "p@3", "precision"])
-    for name in whole.scores:
-        np.testing.assert_array_equal(whole.per_query[name], parts.per_query[name])
+def test_a_scorer_that_ties_every_document_is_ranked_by_document_id_and_not_by_luck():
+    # Ten relevant documents among a thousand, all scores equal: the ids decide, so the mean is that of a random order.
+    rng = np.random.default_rng(5)
+    docs = [f"d{number:04}" for number in range(1000)]
+    qrels = {f"q{query}": dict.fromkeys(rng.permutation(docs)[:10].tolist(), 1) for query in range(200)}
+    found = evaluate(run_of({query: dict.fromkeys(docs, 0.5) for query in qrels}), judgements_of(qrels), ["mrr@10"])
+    expected = [1 / rank for rank in range(1, 11)]
+    assert found.scores["mrr@10"] < 0.06
+    assert found.scores["mrr@10"] == pytest.approx(np.mean(expected) * 10 / 100, abs=0.03)
+
+
+def test_the_share_of_judged_documents_is_that_of_the_first_ten_of_answered_queries():
+    ranking = {f"d{number}": -float(number) for number in range(20)}
+    found = evaluate(
+        run_of({"full": ranking, "short": {"d0": 1.0, "d1": 0.5}, "gone": {}}),
+        judgements_of({"full": {"d0": 1, "d9": 0, "d10": 1}, "short": {"d0": 1, "d1": -1}, "gone": {"d0": 1}}),
+        ["mrr@3"],
+    )
+    assert found.judged_share == pytest.approx((2 + 1) / (10 + 2))
+    assert found.answered.tolist() == [True, True, False]
 
 
 RANKING = run_of({"q": {"a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0}})

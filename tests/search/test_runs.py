@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.search import run_lines
 from ibkd_retrieval.search import runs as runs_module
 from ibkd_retrieval.search.ranking import strictly_decreasing
 from ibkd_retrieval.search.runs import Run, read_run, write_run
@@ -101,6 +102,47 @@ def test_a_file_larger_than_one_block_reads_the_same(tmp_path, monkeypatch):
     whole = lists(read_run(tmp_path / "run"))
     monkeypatch.setattr(runs_module, "_READ_BYTES", 100)
     assert lists(read_run(tmp_path / "run")) == whole
+
+
+LINES = st.lists(
+    st.tuples(st.sampled_from(["q1", "q2", "é"]), DOC_IDS, SCORES)
+    | st.sampled_from(
+        ["", " ", "q1 Q0 d 1 2.0 t x", "q1 Q0 d 1 nan t", "q1  Q0 d 1 1.0 t", "q1 Q0  1 1.0 t", "q1\td\t1"]
+    ),
+    max_size=12,
+)
+
+
+@given(LINES, st.sampled_from([" ", "\t"]), st.booleans())
+@settings(deadline=None)
+def test_parsing_at_once_reads_and_refuses_what_parsing_by_line_does(tmp_path_factory, lines, gap, ended):
+    text = "\n".join(
+        line if isinstance(line, str) else gap.join((line[0], "Q0", line[1], "1", repr(line[2]), "t")) for line in lines
+    )
+    path = tmp_path_factory.mktemp("runs") / "run"
+    path.write_text(text + "\n" * ended, encoding="utf-8", newline="")
+
+    def told():
+        try:
+            run = read_run(path)
+        except UserError as error:
+            return str(error)
+        return lists(run), run.query_ids, run.tag
+
+    by_line = told()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_lines, "_LARGE", 0)
+        assert told() == by_line
+
+
+@pytest.mark.parametrize("kind", ["trec", "msmarco"])
+def test_a_tidy_block_is_parsed_at_once(tmp_path, monkeypatch, kind):
+    run = run_of({f"q{query}": {f"d{doc}": float(doc) for doc in range(9)} for query in range(5)})
+    write_run(run, tmp_path / "run", kind)
+    wanted = lists(read_run(tmp_path / "run"))
+    monkeypatch.setattr(run_lines, "_LARGE", 0)
+    monkeypatch.setattr(run_lines, "_parse_by_line", None)
+    assert lists(read_run(tmp_path / "run")) == wanted
 
 
 def test_an_msmarco_rank_becomes_its_negative_as_score(tmp_path):

@@ -1,0 +1,122 @@
+"""A scoreboard on the screen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .console import stdout
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ibkd_retrieval.evaluation.scoreboard import Scoreboard, ScoredRun
+
+
+_WIDE = 1000
+
+
+def print_scoreboard(board: Scoreboard, against: str) -> None:
+    """Show scores with their intervals, the tests against baselines, and what was not scored.
+
+    Args:
+        board: what to show.
+        against: where the judgements came from.
+    """
+    console = stdout()
+    if not console.is_terminal:
+        console.width = _WIDE
+    _draw(console, board, against)
+
+
+def scoreboard_as_text(board: Scoreboard, against: str) -> str:
+    """What `print_scoreboard` shows, as plain text."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    text = StringIO()
+    _draw(Console(file=text, width=_WIDE, soft_wrap=True, highlight=False), board, against)
+    return text.getvalue()
+
+
+def _draw(console: Console, board: Scoreboard, against: str) -> None:
+    from rich.table import Table
+
+    everyone = (*board.baselines, *board.runs)
+    table = Table(box=None, pad_edge=False)
+    if len(everyone) == 1:
+        for heading, justify in (("metric", "left"), ("score", "right"), (f"{board.confidence:.0%} interval", "right")):
+            table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+        for metric in board.metrics:
+            table.add_row(metric, *_cells(board, everyone[0], metric))
+    else:
+        table.add_column("run")
+        for metric in board.metrics:
+            table.add_column(metric, justify="right")
+            table.add_column(f"{board.confidence:.0%}", justify="right")
+        for run in everyone:
+            cells = [cell for metric in board.metrics for cell in _cells(board, run, metric)]
+            table.add_row(run.name, *cells)
+    console.print(table)
+    if board.contrasts:
+        console.print()
+        console.print(_contrasts(board))
+    for run in everyone:
+        console.print(f"{run.source}: {'; '.join(_remarks(board, run, against))}", style="dim", markup=False)
+    method = f"intervals: percentile bootstrap over queries, {board.resamples:,} resamples, seed {board.seed}"
+    if board.contrasts:
+        method += (
+            f"; p: paired t-test, and paired randomisation test ({board.permutations:,} permutations) with Holm's "
+            f"correction for {len(board.contrasts)} comparisons"
+        )
+    console.print(method, style="dim", markup=False)
+
+
+def _cells(board: Scoreboard, run: ScoredRun, metric: str) -> tuple[str, str]:
+    low, high = board.intervals[run.name, metric]
+    return f"{run.evaluation.scores[metric]:.4f}", f"[{low:.4f}, {high:.4f}]".replace("[", r"\[")
+
+
+def _contrasts(board: Scoreboard) -> Table:
+    from rich.table import Table
+
+    from ibkd_retrieval.evaluation.scoreboard import SIGNIFICANT
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("run", "baseline", "metric"):
+        table.add_column(heading)
+    for heading in ("difference", f"{board.confidence:.0%}", "t-test p", "p", "p (Holm)", "win/tie/loss"):
+        table.add_column(heading, justify="right")
+    for each in board.contrasts:
+        low, high = each.interval
+        mark = " *" if each.randomisation_p_holm < SIGNIFICANT else ""
+        table.add_row(
+            each.run,
+            each.baseline,
+            each.metric,
+            f"{each.difference:+.4f}",
+            rf"\[{low:+.4f}, {high:+.4f}]",
+            "" if each.t_test_p is None else f"{each.t_test_p:.4f}",
+            f"{each.randomisation_p:.4f}",
+            f"{each.randomisation_p_holm:.4f}{mark}",
+            "/".join(map(str, each.queries)),
+        )
+    return table
+
+
+def _remarks(board: Scoreboard, run: ScoredRun, against: str) -> list[str]:
+    from ibkd_retrieval.evaluation.metrics import JUDGED_DEPTH
+
+    found = run.evaluation
+    remarks = [f"{len(board.query_ids):,} judged queries of {against}"]
+    if found.relevance_level > 1:
+        remarks.append(f"relevant from grade {found.relevance_level}")
+    if found.missing:
+        remarks.append(f"{found.missing:,} of them missing from the run, scored 0")
+    if found.extra:
+        remarks.append(f"{found.extra:,} queries without judgements left out")
+    if found.without_relevant:
+        remarks.append(f"{found.without_relevant:,} without a relevant document, scored 0")
+    remarks.append(f"{1 - found.judged_share:.1%} of the first {JUDGED_DEPTH} results unjudged")
+    return remarks

@@ -1,0 +1,106 @@
+"""What `ibkd eval` scores: run files, or what a search finds; against judgements and baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from .opening import RankerOptions, index_folder, open_ranker
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.corpora.records import Judgement
+    from ibkd_retrieval.evaluation.scoreboard import Scoreboard
+    from ibkd_retrieval.progress import Progress
+    from ibkd_retrieval.search.runs import Run
+
+USUAL_METRICS = ("ndcg@10", "mrr@10", "recall@100")
+
+
+class Scoring(NamedTuple):
+    """How to score; the fields are those of the options, empty or None for what the data set says."""
+
+    metrics: tuple[str, ...]
+    baselines: tuple[Path, ...]
+    relevance_level: int | None
+    resamples: int
+    seed: int
+
+
+def score_files(
+    runs: Sequence[Path], against: str | None, scoring: Scoring, progress: Progress
+) -> tuple[Scoreboard, str]:
+    """Score run files; also where the judgements came from.
+
+    Raises:
+        UserError: there are no judgements, or a file is wrong.
+    """
+    from ibkd_retrieval.corpora.resolve import open_qrels, open_queries
+    from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.search.runs import read_run
+
+    if against is None:
+        raise UserError("Judgements are needed to score a run: give --qrels QRELS.")
+    level = 1
+    if Path(against).is_file():
+        judgements = open_qrels(against)
+    else:
+        asked = open_queries(against, need_judgements=True, progress=progress)
+        judgements, level = asked.judgements, asked.relevance_level
+    ranked = [(str(path), read_run(path)) for path in runs]
+    return _scored(ranked, judgements, scoring, against, level), against
+
+
+def score_index(
+    folders: Sequence[Path],
+    options: RankerOptions,
+    queries: str | None,
+    qrels: str | None,
+    k: int,
+    scoring: Scoring,
+    progress: Progress,
+) -> tuple[Scoreboard, str]:
+    """Search indexes, the newest where none is given, and score what is found; also where the judgements came from.
+
+    Raises:
+        UserError: there are no judgements, or an index, model or option is wrong.
+    """
+    from ibkd_retrieval.corpora.resolve import open_qrels, open_queries, queries_for
+
+    folders = folders or [index_folder(None, progress)]
+    if queries is None:
+        from ibkd_retrieval.indexing.manifest import read_manifest
+
+        queries = queries_for(read_manifest(folders[0]).corpus.name)
+        progress.say(f"queries {queries} (those of the index's corpus; name others with --queries)")
+    asked = open_queries(queries, need_judgements=qrels is None, progress=progress)
+    judgements = open_qrels(qrels) if qrels is not None else asked.judgements
+    found = open_ranker(folders, options, progress=progress).search_batch(asked.queries, k, progress)
+    ranked = [(" + ".join(map(str, folders)), found)]
+    return _scored(ranked, judgements, scoring, queries, asked.relevance_level), qrels or queries
+
+
+def usual_metrics(data_set: str) -> tuple[str, ...]:
+    """The metric that the data set is known for, then the usual ones."""
+    from ibkd_retrieval.corpora.registry import main_metric
+
+    return tuple(dict.fromkeys((main_metric(data_set), *USUAL_METRICS)))
+
+
+def _scored(
+    ranked: list[tuple[str, Run]], judgements: tuple[Judgement, ...], scoring: Scoring, data_set: str, level: int
+) -> Scoreboard:
+    from ibkd_retrieval.evaluation.metrics import evaluate
+    from ibkd_retrieval.evaluation.scoreboard import ScoredRun, run_names, score_runs
+    from ibkd_retrieval.search.runs import read_run
+
+    metrics = scoring.metrics or usual_metrics(data_set)
+    level = scoring.relevance_level if scoring.relevance_level is not None else level
+    read = [*ranked, *((str(path), read_run(path)) for path in scoring.baselines)]
+    names = run_names([source for source, _ in read])
+    scored = [
+        ScoredRun(name, source, evaluate(run, judgements, metrics, level, name=source))
+        for name, (source, run) in zip(names, read, strict=True)
+    ]
+    count = len(ranked)
+    return score_runs(scored[:count], scored[count:], resamples=scoring.resamples, seed=scoring.seed)

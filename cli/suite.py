@@ -1,0 +1,183 @@
+"""`ibkd eval --suite`: each data set of a suite indexed, searched and scored, and their average."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .opening import RankerOptions, open_ranker
+from .options import INDEXES, MODELS
+from .scoring import Scoring
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.corpora.suites import SuiteMember
+    from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.evaluation.suite_results import MemberScores, SuiteFile, SuiteResult
+    from ibkd_retrieval.progress import Progress
+
+# Their queries are among their documents, under the same ids; a query is no answer to itself.
+_QUERIES_ARE_DOCUMENTS = frozenset({"arguana", "quora"})
+# Reported by the literature beside each set's own metric.
+_SECOND_METRIC = "recall@100"
+
+
+def evaluate_suite(
+    suite: str,
+    data_dir: Path | None,
+    options: RankerOptions,
+    scoring: Scoring,
+    type: str,
+    output: Path | None,
+    k: int,
+    progress: Progress,
+) -> SuiteResult:
+    """Index, search and score every member; what is finished is not done again, what fails is reported at the end.
+
+    Raises:
+        UserError: the suite, the model or an option is unknown.
+    """
+    from ibkd_retrieval.corpora.suites import open_suite
+    from ibkd_retrieval.distill.model_folder import newest_student
+    from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.encoders.names import short_model_name
+    from ibkd_retrieval.errors import UserError, WorkFailed
+    from ibkd_retrieval.evaluation.suite_results import RESULTS, SuiteFile, SuiteResult
+    from ibkd_retrieval.indexing.faiss_binding import load_faiss
+    from ibkd_retrieval.indexing.families import family_named
+
+    family_named(type)
+    members = open_suite(suite, data_dir, progress)
+    load_faiss()
+    model = options.model or str(newest_student(MODELS))
+    short = short_model_name(model)
+    root = output or INDEXES / suite.strip("./").replace("/", "-")
+    results = SuiteFile(root / RESULTS)
+    progress.say(f"suite {suite}, {len(members)} data sets · model {model} · type {type} → {root}")
+    encoder = Encoder.load(model, device=options.device, dtype=options.dtype, pooling=options.pooling)
+    settings = _settings(options, type, k, scoring, encoder.weight_hash)
+    metrics = scoring.metrics or tuple(dict.fromkeys((*(member.metric for member in members), _SECOND_METRIC)))
+    run = _SuiteRun(results, settings, options, encoder, metrics, type, k, scoring.relevance_level, progress)
+    result = SuiteResult(
+        suite=suite,
+        system=" ".join([short, *run.how()]),
+        settings=settings,
+        metrics=metrics,
+        groups={member.name: member.group for member in members},
+        members=(),
+        failures={},
+    )
+    # Sets over the same documents (MS MARCO and TREC DL) share their index.
+    first: dict[str, str] = {}
+    for member in members:
+        indexed = first.setdefault(member.corpus, member.name).replace("/", "-")
+        folder = root / "-".join([short, indexed, *([] if type == "flat" else [type])])
+        try:
+            scores = run.member(member, folder, result.system)
+            result = dataclasses.replace(result, members=(*result.members, scores))
+        except (UserError, WorkFailed) as error:
+            progress.say(f"{member.name} is left out: {error}")
+            result = dataclasses.replace(result, failures={**result.failures, member.name: str(error)})
+        results.write(result)
+    return result
+
+
+def _settings(options: RankerOptions, type: str, k: int, scoring: Scoring, weight_hash: str) -> dict[str, Any]:
+    """What decides the scores beside the index and the metric, as JSON has it."""
+    chosen = dataclasses.asdict(options)
+    for name in ("model", "device"):
+        del chosen[name]
+    level = scoring.relevance_level
+    lists = {name: list(value) for name, value in chosen.items() if isinstance(value, tuple)}
+    return {"type": type, "k": k, "relevance_level": level, "weights_of_model": weight_hash, **chosen, **lists}
+
+
+@dataclasses.dataclass(frozen=True)
+class _SuiteRun:
+    """What all members of a suite are evaluated with."""
+
+    results: SuiteFile
+    settings: dict[str, Any]
+    options: RankerOptions
+    encoder: Encoder
+    metrics: tuple[str, ...]
+    type: str
+    k: int
+    relevance_level: int | None
+    progress: Progress
+
+    def how(self) -> list[str]:
+        """The words that tell this way of searching from another, for the system's name."""
+        options = self.options
+        return [
+            self.type,
+            *([options.engine] if options.engine != "dense" else []),
+            *([f"hybrid-{options.hybrid}"] if options.hybrid else []),
+            *([f"rerank-{Path(options.rerank).name}"] if options.rerank else []),
+        ]
+
+    def member(self, member: SuiteMember, folder: Path, system: str) -> MemberScores:
+        """The scores of one data set, from what is known already or by whatever work is left.
+
+        Raises:
+            UserError: the data set cannot be had, or its index cannot be made or searched.
+        """
+        from ibkd_retrieval.corpora.resolve import open_queries
+        from ibkd_retrieval.evaluation.metrics import evaluate
+        from ibkd_retrieval.evaluation.suite_results import MemberScores
+        from ibkd_retrieval.files import sha256_file
+        from ibkd_retrieval.indexing.layout import MANIFEST
+
+        if self._is_indexed(member, folder):
+            manifest = sha256_file(folder / MANIFEST)
+            known = self.results.known(system, self.settings, member.name, manifest, self.metrics)
+            if known is not None:
+                self.progress.say(f"{member.name}: scored before, from {folder}")
+                return known
+        asked = open_queries(member.queries, need_judgements=True, progress=self.progress)
+        if not self._is_indexed(member, folder):
+            self._index(member, folder)
+        own = self.options.exclude_self or member.name.rpartition("/")[2] in _QUERIES_ARE_DOCUMENTS
+        options = dataclasses.replace(self.options, model=None, exclude_self=own)
+        ranker = open_ranker([folder], options, known={self.encoder.weight_hash: self.encoder}, progress=self.progress)
+        level = self.relevance_level or member.relevance_level
+        found = evaluate(
+            ranker.search_batch(asked.queries, self.k, self.progress), asked.judgements, self.metrics, level
+        )
+        return MemberScores(
+            name=member.name,
+            group=member.group,
+            main_metric=member.metric,
+            scores=found.scores,
+            queries=len(found.query_ids),
+            missing=found.missing,
+            judged_share=found.judged_share,
+            relevance_level=level,
+            manifest_sha256=sha256_file(folder / MANIFEST),
+        )
+
+    def _is_indexed(self, member: SuiteMember, folder: Path) -> bool:
+        """Whether the folder holds the finished index of this corpus by this model."""
+        from ibkd_retrieval.indexing.layout import MANIFEST
+        from ibkd_retrieval.indexing.manifest import EncoderRecord, read_manifest
+
+        if not (folder / MANIFEST).exists():
+            return False
+        manifest = read_manifest(folder)
+        same_model = manifest.encoder.makes_the_vectors_of(EncoderRecord.of(self.encoder))
+        return same_model and manifest.corpus.name == member.corpus
+
+    def _index(self, member: SuiteMember, folder: Path) -> None:
+        from ibkd_retrieval.corpora.resolve import open_corpus
+        from ibkd_retrieval.indexing.build import build_index
+        from ibkd_retrieval.indexing.layout import is_index
+
+        self.progress.say(f"{member.name} → {folder}")
+        build_index(
+            open_corpus(member.corpus, self.progress),
+            self.encoder,
+            folder,
+            family=self.type,
+            resume=is_index(folder),
+            progress=self.progress,
+        )

@@ -1,0 +1,261 @@
+"""Several runs scored on the same judgements, each with intervals and tested against baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.metrics import JUDGED_DEPTH, Evaluation
+from ibkd_retrieval.evaluation.significance import (
+    Values,
+    WinTieLoss,
+    bootstrap_means,
+    holm,
+    paired_t_test,
+    percentiles,
+    randomisation_test,
+    win_tie_loss,
+)
+
+SIGNIFICANT = 0.05
+"""Corrected p values below this are marked in tables."""
+
+
+class ScoredRun(NamedTuple):
+    """One run: the name tables show, where it came from, and what it scored."""
+
+    name: str
+    source: str
+    evaluation: Evaluation
+
+
+class BaselineContrast(NamedTuple):
+    """One metric of one run against one baseline; differences are run minus baseline.
+
+    Attributes:
+        run: its name.
+        baseline: its name.
+        metric: its name as given.
+        difference: of the means.
+        interval: percentile bootstrap interval of the difference, queries resampled with both their values.
+        t_test_p: paired t-test, two-sided; None with a single query.
+        randomisation_p: Fisher's paired randomisation test, two-sided.
+        randomisation_p_holm: the same, corrected by Holm for all contrasts of the scoreboard.
+        queries: wins, ties and losses of the run.
+    """
+
+    run: str
+    baseline: str
+    metric: str
+    difference: float
+    interval: tuple[float, float]
+    t_test_p: float | None
+    randomisation_p: float
+    randomisation_p_holm: float
+    queries: WinTieLoss
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types, the counts among them."""
+        record: dict[str, Any] = self._asdict() | {"interval": list(self.interval)}
+        del record["queries"]
+        return record | self.queries._asdict()
+
+
+@dataclass(frozen=True, eq=False)
+class Scoreboard:
+    """What `score_runs` found.
+
+    Attributes:
+        runs: as given.
+        baselines: as given.
+        metrics: names as given.
+        query_ids: the judged queries.
+        intervals: percentile bootstrap intervals of the means, by name of the run or baseline and metric.
+        contrasts: each run with each baseline by each metric.
+        confidence: of all intervals.
+        resamples: behind each interval.
+        permutations: most sign patterns a randomisation test looked at.
+        seed: of resampling and randomisation.
+    """
+
+    runs: tuple[ScoredRun, ...]
+    baselines: tuple[ScoredRun, ...]
+    metrics: tuple[str, ...]
+    query_ids: tuple[str, ...]
+    intervals: Mapping[tuple[str, str], tuple[float, float]]
+    contrasts: tuple[BaselineContrast, ...]
+    confidence: float
+    resamples: int
+    permutations: int
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The scoreboard as JSON types; the first run's figures stand at the top too, by the metrics' names.
+
+        Schema: {METRIC: float, ..., "scored": SOURCE, "intervals": {METRIC: [low, high]}, "missing_queries": int,
+        "unjudged_queries": int, "judged@10": float, "relevance_level": int, "queries": int, "confidence": float,
+        "resamples": int, "seed": int}; with several runs "runs": a list of the fields up to "relevance_level"; with
+        baselines "baselines": the same for them, "permutations": int and "contrasts":
+        `BaselineContrast.to_json` of each.
+        """
+        shown = self._run_json(self.runs[0]) | {
+            "queries": len(self.query_ids),
+            "confidence": self.confidence,
+            "resamples": self.resamples,
+            "seed": self.seed,
+        }
+        if len(self.runs) > 1:
+            shown["runs"] = [self._run_json(run) for run in self.runs]
+        if self.baselines:
+            shown["baselines"] = [self._run_json(run) for run in self.baselines]
+            shown["permutations"] = self.permutations
+            shown["contrasts"] = [contrast.to_json() for contrast in self.contrasts]
+        return shown
+
+    def _run_json(self, run: ScoredRun) -> dict[str, Any]:
+        found = run.evaluation
+        return dict(found.scores) | {
+            "scored": run.source,
+            "intervals": {metric: list(self.intervals[run.name, metric]) for metric in self.metrics},
+            "missing_queries": found.missing,
+            "unjudged_queries": found.extra,
+            f"judged@{JUDGED_DEPTH}": found.judged_share,
+            "relevance_level": found.relevance_level,
+        }
+
+
+def score_runs(
+    runs: Sequence[ScoredRun],
+    baselines: Sequence[ScoredRun] = (),
+    *,
+    confidence: float = 0.95,
+    resamples: int = 5_000,
+    permutations: int = 10_000,
+    seed: int = 0,
+) -> Scoreboard:
+    """Put intervals around the scores of runs, and test every run against every baseline.
+
+    Args:
+        runs: evaluated by the same metrics against the same judgements.
+        baselines: evaluated alike.
+        confidence: of the intervals.
+        resamples: of the queries, behind each interval; all runs share them.
+        permutations: of each randomisation test.
+        seed: of resampling and randomisation.
+
+    Raises:
+        UserError: no run, two of one name, evaluations that differ in queries, metrics or level, or a baseline that
+            answers other queries than a run.
+    """
+    everyone = (*runs, *baselines)
+    first = _checked(runs, everyone).evaluation
+    for run in runs:
+        for baseline in baselines:
+            _check_same_queries(run, baseline)
+    metrics = tuple(first.scores)
+    columns = {
+        (run.name, metric): place for place, (run, metric) in enumerate((r, m) for r in everyone for m in metrics)
+    }
+    values = np.stack([run.evaluation.per_query[metric] for run in everyone for metric in metrics], axis=1)
+    means = bootstrap_means(values, resamples, seed)
+    contrasts = [
+        _contrast(run, baseline, metric, columns, means, confidence, permutations, seed)
+        for run in runs
+        for baseline in baselines
+        for metric in metrics
+    ]
+    corrected = holm([contrast.randomisation_p for contrast in contrasts])
+    return Scoreboard(
+        runs=tuple(runs),
+        baselines=tuple(baselines),
+        metrics=metrics,
+        query_ids=first.query_ids,
+        intervals={key: percentiles(means[:, place], confidence) for key, place in columns.items()},
+        contrasts=tuple(
+            contrast._replace(randomisation_p_holm=p) for contrast, p in zip(contrasts, corrected, strict=True)
+        ),
+        confidence=confidence,
+        resamples=resamples,
+        permutations=permutations,
+        seed=seed,
+    )
+
+
+def _contrast(
+    run: ScoredRun,
+    baseline: ScoredRun,
+    metric: str,
+    columns: Mapping[tuple[str, str], int],
+    means: Values,
+    confidence: float,
+    permutations: int,
+    seed: int,
+) -> BaselineContrast:
+    ours, theirs = run.evaluation.per_query[metric], baseline.evaluation.per_query[metric]
+    test = randomisation_test(ours, theirs, permutations, seed)
+    # Both were resampled together, so the resampled differences are the differences of the resampled means.
+    differences = means[:, columns[run.name, metric]] - means[:, columns[baseline.name, metric]]
+    return BaselineContrast(
+        run=run.name,
+        baseline=baseline.name,
+        metric=metric,
+        difference=test.difference,
+        interval=percentiles(differences, confidence),
+        t_test_p=paired_t_test(ours, theirs).p_value if len(ours) > 1 else None,
+        randomisation_p=test.p_value,
+        randomisation_p_holm=test.p_value,
+        queries=win_tie_loss(ours, theirs),
+    )
+
+
+def _checked(runs: Sequence[ScoredRun], everyone: Sequence[ScoredRun]) -> ScoredRun:
+    if not runs:
+        raise UserError("There is no run to score: name at least one.")
+    first = runs[0]
+    names = [run.name for run in everyone]
+    for run in everyone:
+        if names.count(run.name) > 1:
+            raise UserError(f"Two runs are called {run.name}: give each its own name.")
+        ours, theirs = run.evaluation, first.evaluation
+        if (ours.query_ids, tuple(ours.scores), ours.relevance_level) != (
+            theirs.query_ids,
+            tuple(theirs.scores),
+            theirs.relevance_level,
+        ):
+            raise UserError(
+                f"{first.name} and {run.name} were evaluated on different queries, metrics or relevance levels: "
+                "evaluate both alike."
+            )
+    return first
+
+
+def _check_same_queries(run: ScoredRun, baseline: ScoredRun) -> None:
+    """Refuse to compare runs that were made for different queries: zeros for the others would decide."""
+    ours, theirs = run.evaluation.answered, baseline.evaluation.answered
+    shared = int((ours & theirs).sum())
+    if 2 * shared < max(int(ours.sum()), int(theirs.sum())):
+        raise UserError(
+            f"Baseline {baseline.source} answers {int(theirs.sum()):,} judged queries and {run.source} "
+            f"{int(ours.sum()):,}, of which they share {shared:,}: give a baseline over the same queries."
+        )
+
+
+def run_names(sources: Sequence[str]) -> list[str]:
+    """Short names for run files, without folders and endings where that tells them apart; the same name never twice."""
+    short = [_stem(source) for source in sources]
+    names = [name if short.count(name) == 1 else source for name, source in zip(short, sources, strict=True)]
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
+        for place, name in enumerate(names)
+    ]
+
+
+def _stem(source: str) -> str:
+    name = source.rstrip("/").rpartition("/")[2]
+    for ending in (".gz", ".zst", ".trec", ".tsv", ".txt", ".run"):
+        name = name.removesuffix(ending) or name
+    return name

@@ -1,0 +1,171 @@
+"""What a model scores on each data set of a suite, and the average as BEIR reports it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import write_json
+
+FORMAT = "ibkd-suite"
+FORMAT_VERSION = 1
+RESULTS = "suite.json"
+
+
+class MemberScores(NamedTuple):
+    """One data set.
+
+    Attributes:
+        name: of the data set.
+        group: the set it is a part of, its own name where it stands for itself.
+        main_metric: the metric its literature reports first.
+        scores: by metric name as given.
+        queries: judged queries.
+        missing: judged queries without results, counted as 0.
+        judged_share: share of the first ten results that is judged.
+        relevance_level: lowest grade that counted as relevant.
+        manifest_sha256: of the manifest of the index that was searched.
+    """
+
+    name: str
+    group: str
+    main_metric: str
+    scores: Mapping[str, float]
+    queries: int
+    missing: int
+    judged_share: float
+    relevance_level: int
+    manifest_sha256: str
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """One system on a suite.
+
+    Attributes:
+        suite: as the user named it.
+        system: name of the model and of how it searched.
+        settings: what else decides the scores.
+        metrics: names as given.
+        groups: the group of every member, in the suite's order, by the member's name.
+        members: those that were scored, in the suite's order.
+        failures: why others were not, by name.
+    """
+
+    suite: str
+    system: str
+    settings: Mapping[str, Any]
+    metrics: tuple[str, ...]
+    groups: Mapping[str, str]
+    members: tuple[MemberScores, ...]
+    failures: Mapping[str, str]
+
+    @property
+    def sets(self) -> int:
+        """Number of data sets an average is over; the parts of one count as one."""
+        return len(set(self.groups.values()))
+
+    def complete_groups(self) -> dict[str, list[MemberScores]]:
+        """The members of each group none of whose parts is missing."""
+        scored = {member.name: member for member in self.members}
+        groups: dict[str, list[str]] = {}
+        for name, group in self.groups.items():
+            groups.setdefault(group, []).append(name)
+        return {
+            group: [scored[name] for name in names]
+            for group, names in groups.items()
+            if all(name in scored for name in names)
+        }
+
+    def averages(self) -> dict[str, float]:
+        """Mean over complete groups of the mean over their parts, by metric; empty where no group is complete.
+
+        So BEIR does: the twelve parts of CQADupStack are averaged to one figure first.
+        """
+        groups = self.complete_groups().values()
+        return {
+            metric: fmean(fmean(part.scores[metric] for part in parts) for parts in groups)
+            for metric in self.metrics
+            if groups
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON types.
+
+        Schema: {"suite": NAME, "system": NAME, "settings": {..}, "metrics": [METRIC], "members": {NAME:
+        `MemberScores` without its name}, "failures": {NAME: sentence}, "average": {METRIC: float}, "averaged_sets":
+        int, "sets": int}; the average is over `averaged_sets` of the `sets`.
+        """
+        return {
+            "suite": self.suite,
+            "system": self.system,
+            "settings": dict(self.settings),
+            "metrics": list(self.metrics),
+            "members": {member.name: _without_name(member) for member in self.members},
+            "failures": dict(self.failures),
+            "average": self.averages(),
+            "averaged_sets": len(self.complete_groups()),
+            "sets": self.sets,
+        }
+
+
+def _without_name(member: MemberScores) -> dict[str, Any]:
+    record = member._asdict() | {"scores": dict(member.scores)}
+    del record["name"]
+    return record
+
+
+class SuiteFile:
+    """`suite.json`: the results of every system on a suite, kept after each data set so that none is scored twice."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file where there is one.
+
+        Raises:
+            UserError: it is not one of ours, or of a newer format.
+        """
+        self.path = path
+        self._systems: dict[str, Any] = {}
+        if not path.exists():
+            return
+        try:
+            value = json.loads(path.read_bytes())
+            if value["format"] != FORMAT or value["format_version"] > FORMAT_VERSION:
+                raise ValueError(f'it does not say "format": "{FORMAT}", version {FORMAT_VERSION}')
+            self._systems = dict(value["systems"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{path} holds no results of a suite that can be read ({error}): move it away, or name another "
+                "--output."
+            ) from error
+
+    def known(
+        self, system: str, settings: Mapping[str, Any], member: str, manifest_sha256: str, metrics: Sequence[str]
+    ) -> MemberScores | None:
+        """The scores of a member by these metrics, None where they are not known for this very index and settings."""
+        found = self._systems.get(system, {})
+        record = found.get("members", {}).get(member)
+        if record is None or found.get("settings") != dict(settings) or record["manifest_sha256"] != manifest_sha256:
+            return None
+        if not set(metrics) <= set(record["scores"]):
+            return None
+        return MemberScores(**record | {"name": member, "scores": {name: record["scores"][name] for name in metrics}})
+
+    def write(self, result: SuiteResult) -> None:
+        """Put a system's result in place of its former one; scores by other metrics stay known for equal indexes."""
+        before = self._systems.get(result.system, {})
+        shown = result.to_json()
+        if before.get("settings") == shown["settings"]:
+            kept = result.groups.keys() - result.failures.keys()
+            for name in [name for name in before.get("members", {}) if name in kept]:
+                record = before["members"][name]
+                member = shown["members"].setdefault(name, record)
+                if member["manifest_sha256"] == record["manifest_sha256"]:
+                    member["scores"] = record["scores"] | member["scores"]
+        self._systems[result.system] = shown
+        write_json(self.path, {"format": FORMAT, "format_version": FORMAT_VERSION, "systems": self._systems})

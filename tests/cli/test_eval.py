@@ -1,0 +1,201 @@
+"""`ibkd eval` on run files and on suites: tables, files, tests against baselines, and what is refused."""
+
+import csv
+import gzip
+import io
+import json
+import shutil
+
+import pytest
+
+QRELS = "q1 0 a 2\nq1 0 b 1\nq2 0 a 1\nq3 0 c 1\nq4 0 d 2\nq5 0 e 1\nq6 0 f 1\n"
+GOOD = "".join(f"q{n} Q0 {doc} 1 2.0 good\nq{n} Q0 z 2 1.0 good\n" for n, doc in enumerate("aacdef", 1))
+POOR = "".join(f"q{n} Q0 z 1 2.0 poor\nq{n} Q0 {doc} 2 1.0 poor\n" for n, doc in enumerate("aacdef", 1))
+
+
+@pytest.fixture
+def files(shell):
+    folder = shell.folder
+    (folder / "qrels.txt").write_text(QRELS)
+    (folder / "good.trec").write_text(GOOD)
+    (folder / "poor.trec").write_text(POOR)
+    return folder
+
+
+def test_scores_come_with_intervals_and_with_what_was_not_scored(shell, files):
+    (files / "some.trec").write_text("".join(GOOD.splitlines(keepends=True)[2:]) + "extra Q0 a 1 1 good\n")
+    out = shell.must("eval", "--run", "some.trec", "--qrels", "qrels.txt", "--metric", "mrr@10").out.splitlines()
+    assert out[0].split() == ["metric", "score", "95%", "interval"]
+    assert out[1].split()[:2] == ["mrr@10", "0.8333"]
+    low, high = (float(word.strip("[],")) for word in out[1].split()[2:])
+    assert 0 < low < 0.8333 < high <= 1
+    for words in ("6 judged queries", "1 of them missing", "1 queries without judgements", "50.0% of the first 10"):
+        assert words in out[2]
+    assert "5,000 resamples, seed 0" in out[3]
+
+
+def test_runs_and_baselines_stand_in_one_table_with_their_tests(shell, files):
+    args = ("eval", "--run", "good.trec", "--run", "poor.trec", "--qrels", "qrels.txt", "--metric", "MRR@10")
+    shown = json.loads(shell.must(*args, "--baseline", "poor.trec", "--json").out)
+    assert shown["MRR@10"] == 1
+    assert [run["MRR@10"] for run in shown["runs"]] == [1, 0.5]
+    assert [(each["difference"], each["wins"], each["ties"]) for each in shown["contrasts"]] == [(0.5, 6, 0), (0, 0, 6)]
+    # Six queries: all 64 swaps are looked at, and two of them are as extreme.
+    assert shown["contrasts"][0]["randomisation_p"] == 2 / 64
+    assert shown["contrasts"][0]["randomisation_p_holm"] == 4 / 64
+    table = shell.must(*args, "--baseline", "poor.trec").out
+    assert "win/tie/loss" in table
+    assert "6/0/0" in table
+    assert "Holm's correction for 2 comparisons" in table
+
+
+def test_seed_and_resamples_decide_the_intervals(shell, files):
+    (files / "mixed.trec").write_text(GOOD[: len(GOOD) // 2] + POOR[len(POOR) // 2 :])
+    args = ("eval", "--run", "mixed.trec", "--qrels", "qrels.txt", "--metric", "mrr", "--json")
+    first, same, other = (json.loads(shell.must(*args, "--resamples", 50, "--seed", seed).out) for seed in (1, 1, 2))
+    assert first == same
+    assert first["intervals"] != other["intervals"]
+
+
+@pytest.mark.parametrize("form", ["csv", "latex", "json", "table"])
+def test_a_result_in_a_file_is_the_printed_one(form, shell, files):
+    args = ("eval", "--run", "good.trec", "--qrels", "qrels.txt", "--metric", "nDCG@10", "--format", form)
+    printed = shell.must(*args).out
+    assert shell.must(*args, "--output", "result").out == ""
+    assert (files / "result").read_text().split() == printed.split()
+    assert "nDCG@10" in printed
+
+
+def test_every_querys_value_goes_to_a_file(shell, files):
+    args = ("eval", "--run", "poor.trec", "--qrels", "qrels.txt", "--metric", "RR@10", "--per-query", "values.tsv")
+    shell.must(*args)
+    rows = list(csv.reader(io.StringIO((files / "values.tsv").read_text()), delimiter="\t"))
+    assert rows == [["query_id", "metric", "value"], *([f"q{n}", "RR@10", "0.5"] for n in range(1, 7))]
+
+
+def test_a_level_in_the_name_or_the_option_moves_what_is_relevant(shell, files):
+    args = ("eval", "--run", "good.trec", "--qrels", "qrels.txt", "--json")
+    in_name = json.loads(shell.must(*args, "--metric", "mrr@10-l2").out)
+    by_option = json.loads(shell.must(*args, "--metric", "mrr@10", "--relevance-level", 2).out)
+    assert in_name["mrr@10-l2"] == by_option["mrr@10"] == pytest.approx(2 / 6)
+    assert by_option["relevance_level"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("x.trec", GOOD + "q1 Q0 a 3 0.5 good\n", "line 13: document a appears twice for query q1"),
+        ("x.trec", GOOD + "q1 Q0 y 3 high good\n", "line 13: the fifth column is 'high'"),
+        ("x.trec", GOOD + "q1 Q0 y 3 nan good\n", "line 13: the fifth column is 'nan'"),
+        ("x.trec", GOOD + "q1 Q0 y 3 good\n", "line 13: 5 columns where 6"),
+        ("x.trec.gz", gzip.compress(GOOD.encode())[:-6], "cannot be read to its end"),
+        ("x.trec", "other Q0 a 1 1.0 x\n", "x.trec (queries other, ...) and the judgements"),
+    ],
+)
+@pytest.mark.parametrize("as_baseline", [False, True])
+def test_a_wrong_run_is_refused_in_one_sentence(shell, files, name, text, sentence, as_baseline):
+    (files / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    runs = ("--run", "good.trec", "--baseline", name) if as_baseline else ("--run", name)
+    answer = shell("eval", *runs, "--qrels", "qrels.txt")
+    assert answer.code == 2
+    assert answer.err.startswith("ibkd: ")
+    assert sentence in answer.err
+    assert answer.out == ""
+
+
+def test_a_baseline_that_answers_other_queries_is_refused(shell, files):
+    lines = GOOD.splitlines(keepends=True)
+    (files / "first.trec").write_text("".join(lines[:8]))
+    (files / "last.trec").write_text("".join(lines[6:]))
+    answer = shell("eval", "--run", "first.trec", "--baseline", "last.trec", "--qrels", "qrels.txt")
+    assert answer.code == 2
+    assert "last.trec answers 3 judged queries and first.trec 4, of which they share 1" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (("--metric", "ndgc@10"), "did you mean ndcg@10"),
+        (("--format", "xml"), "Unknown format `xml`: use table, json, csv or latex."),
+        (("--format", "csv", "--json"), "contradict each other"),
+        (("--per-query", "values.xlsx"), "is written as .tsv or .jsonl"),
+        (("--index", "here"), "either --run or --index"),
+        (("--resamples", "0"), "at least 1 query and 1 sample"),
+        (("--data-dir", "."), "give --suite too"),
+        (("--suite", "beir"), "brings its own queries"),
+        (("--qrels", "none.txt"), "No judgement reaches the relevance level 1"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused(shell, files, more, sentence):
+    (files / "none.txt").write_text("q1 0 a 0\n")
+    judged = () if "--qrels" in more else ("--qrels", "qrels.txt")
+    answer = shell("eval", "--run", "good.trec", *judged, *more)
+    assert answer.code == 2
+    assert sentence in answer.err
+    assert answer.out == ""
+
+
+@pytest.fixture
+def suite(shell, beir):
+    """A folder of three data sets, two of them parts of one."""
+    for name in ("alone", "forum/one", "forum/two"):
+        shutil.copytree(beir, shell.folder / "sets" / name)
+    lines = (shell.folder / "sets/forum/two/qrels/test.tsv").read_text().splitlines(keepends=True)
+    (shell.folder / "sets/forum/two/qrels/test.tsv").write_text("".join(lines[:9]))
+    return "sets"
+
+
+def test_a_suite_is_indexed_scored_and_averaged_over_sets(shell, suite, teacher):
+    args = ("eval", "--suite", suite, "--model", teacher, "--metric", "mrr@10", "--json")
+    shown = json.loads(shell.must(*args).out)
+    scores = {name: member["scores"]["mrr@10"] for name, member in shown["members"].items()}
+    assert scores["alone"] == scores["forum/one"] != scores["forum/two"]
+    forum = (scores["forum/one"] + scores["forum/two"]) / 2
+    assert shown["average"]["mrr@10"] == pytest.approx((scores["alone"] + forum) / 2)
+    assert (shown["averaged_sets"], shown["sets"]) == (2, 2)
+    kept = json.loads((shell.folder / "indexes/sets/suite.json").read_text())
+    assert kept["systems"]["teacher flat"]["average"] == shown["average"]
+    index = shell.folder / "indexes" / "sets" / "teacher-alone"
+    one = shell.must("eval", "--index", index, "--queries", "sets/alone", "--metric", "mrr@10", "--json")
+    assert json.loads(one.out)["mrr@10"] == scores["alone"]
+
+
+def test_a_finished_data_set_of_a_suite_is_not_done_again(shell, suite, teacher):
+    args = ("eval", "--suite", suite, "--model", teacher, "--json")
+    first = shell.must(*args)
+    # Without its documents and queries nothing could be encoded or searched again.
+    for name in ("alone", "forum/one", "forum/two"):
+        (shell.folder / "sets" / name / "corpus.jsonl").write_text("")
+        (shell.folder / "sets" / name / "queries.jsonl").write_text("")
+    again = shell.must(*args)
+    assert json.loads(again.out) == json.loads(first.out)
+    assert again.err.count("scored before") == 3
+
+
+def test_what_fails_in_a_suite_is_named_and_the_average_is_not_of_all(shell, suite, teacher):
+    with (shell.folder / "sets/forum/two/corpus.jsonl").open("a") as file:
+        file.write("{\n")
+    answer = shell("eval", "--suite", suite, "--model", teacher, "--metric", "mrr@10")
+    assert answer.code == 1
+    assert "1 of 3 data sets are not scored. forum/two: " in answer.err.splitlines()[-1]
+    assert "average of 1 of 2" in answer.out
+    kept = json.loads((shell.folder / "indexes/sets/suite.json").read_text())["systems"]["teacher flat"]
+    assert set(kept["members"]) == {"alone", "forum/one"}
+    assert kept["average"] == kept["members"]["alone"]["scores"]
+    # Mended, the suite goes on: what was done stays done.
+    text = (shell.folder / "sets/forum/one/corpus.jsonl").read_text()
+    (shell.folder / "sets/forum/two/corpus.jsonl").write_text(text)
+    mended = shell.must("eval", "--suite", suite, "--model", teacher, "--metric", "mrr@10")
+    assert mended.err.count("scored before") == 2
+    assert "average of" not in mended.out
+
+
+@pytest.mark.parametrize(("form", "mark"), [("csv", "teacher flat,average,"), ("latex", r"\bottomrule")])
+def test_a_suite_is_shown_in_every_format(form, mark, shell, suite, teacher):
+    assert mark in shell.must("eval", "--suite", suite, "--model", teacher, "--format", form).out
+
+
+def test_an_unknown_suite_or_model_is_refused(shell, suite, teacher):
+    assert "did you mean beir" in shell("eval", "--suite", "bier", "--model", teacher).err
+    assert shell("eval", "--suite", suite, "--model", "./none").code == 2
+    assert shell("eval", "--suite", suite, "--model", teacher, "--type", "none").code == 2
