@@ -27,6 +27,7 @@ from .options import (
     RerankDepth,
     RerankMaxLength,
     Seed,
+    Tune,
     Weight,
 )
 from .scoring import Scoring, score_files, score_index
@@ -92,6 +93,7 @@ def evaluate(
     engine: Engine = "dense",
     hybrid: Hybrid = None,
     weight: Weight = None,
+    tune: Tune = None,
     rerank: Rerank = None,
     rerank_depth: RerankDepth = 100,
     rerank_max_length: RerankMaxLength = None,
@@ -133,6 +135,7 @@ def evaluate(
         engine=engine,
         hybrid=hybrid,
         weights=tuple(weight or ()),
+        tune=tune,
         rerank=rerank,
         rerank_depth=rerank_depth,
         rerank_max_length=rerank_max_length,

@@ -29,6 +29,7 @@ class RankerOptions:
 
     Attributes:
         weights: of --hybrid, dense first; none for equal ones.
+        tune: judged queries to find the weights of --hybrid sum on.
         model: another place of the encoder that made the index.
         query_model: a student in that encoder's vector space.
         filters: conditions on documents, all of which must hold.
@@ -37,6 +38,7 @@ class RankerOptions:
     engine: str = "dense"
     hybrid: str | None = None
     weights: tuple[float, ...] = ()
+    tune: str | None = None
     rerank: str | None = None
     rerank_depth: int = 100
     rerank_max_length: int | None = None

@@ -54,6 +54,12 @@ Weight = Annotated[
     list[float] | None,
     typer.Option(help="For --hybrid: first of dense, then of words; give both.", show_default="equal"),
 ]
+Tune = Annotated[
+    str | None,
+    typer.Option(
+        metavar="QUERIES", help="For --hybrid sum: find the weights on these judged queries; never those you report."
+    ),
+]
 Rerank = Annotated[
     str | None, typer.Option(metavar="MODEL", help="Cross-encoder that re-orders the best results by their text.")
 ]

@@ -105,10 +105,9 @@ def _retrieval(options: RankerOptions, k: int) -> list[dict[str, Any]]:
     if options.hybrid is not None or options.engine != "dense":
         stages.append({"name": words, "method": words, **shared})
     if options.hybrid is not None:
-        weights = list(options.weights) or "equal"
-        stages.append(
-            {"name": "hybrid", "method": options.hybrid, "interpolates": ["dense", words], "weights": weights}
-        )
+        stage: dict[str, Any] = {"name": "hybrid", "method": options.hybrid, "interpolates": ["dense", words]}
+        stage["weights"] = list(options.weights) or "equal"
+        stages.append(stage if options.tune is None else stage | {"weights tuned on": options.tune})
     if options.rerank is not None:
         reranks = stages[-1]["name"]
         depth, length = options.rerank_depth, options.rerank_max_length

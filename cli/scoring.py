@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .opening import RankerOptions, index_folder, open_ranker
+from .tuning import with_tuned_weights
 
 if TYPE_CHECKING:
     from ibkd_retrieval.corpora.records import Judgement
+    from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.evaluation.scoreboard import Scoreboard
     from ibkd_retrieval.progress import Progress
     from ibkd_retrieval.search.runs import Run
@@ -75,7 +77,9 @@ def score_index(
         progress.say(f"queries {queries} (those of the index's corpus; name others with --queries)")
     asked = open_queries(queries, need_judgements=qrels is None, progress=progress)
     judgements = open_qrels(qrels) if qrels is not None else asked.judgements
-    found = open_ranker(folders, options, progress=progress).search_batch(asked.queries, k, progress)
+    known: dict[str, Encoder] = {}
+    options = with_tuned_weights(folders, options, known, progress)
+    found = open_ranker(folders, options, known=known, progress=progress).search_batch(asked.queries, k, progress)
     ranked = [(" + ".join(map(str, folders)), found)]
     return _scored(ranked, judgements, scoring, queries, asked.relevance_level), qrels or queries
 

@@ -30,8 +30,10 @@ from .options import (
     Rerank,
     RerankDepth,
     RerankMaxLength,
+    Tune,
     Weight,
 )
+from .tuning import with_tuned_weights
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder
@@ -64,6 +66,7 @@ def search(
     engine: Engine = "dense",
     hybrid: Hybrid = None,
     weight: Weight = None,
+    tune: Tune = None,
     rerank: Rerank = None,
     rerank_depth: RerankDepth = 100,
     rerank_max_length: RerankMaxLength = None,
@@ -87,6 +90,7 @@ def search(
         engine=engine,
         hybrid=hybrid,
         weights=tuple(weight or ()),
+        tune=tune,
         rerank=rerank,
         rerank_depth=rerank_depth,
         rerank_max_length=rerank_max_length,
@@ -135,7 +139,9 @@ def _batch(
     require_run_target(output, format)
     folders = given or [index_folder(None, progress)]
     asked = open_queries(queries, progress=progress)
-    ranker = open_ranker(folders, options, progress=progress)
+    known: dict[str, Encoder] = {}
+    options = with_tuned_weights(folders, options, known, progress)
+    ranker = open_ranker(folders, options, known=known, progress=progress)
     began = time.perf_counter()
     run = ranker.search_batch(asked.queries, k, progress, tag=_tag(folders, options))
     seconds = time.perf_counter() - began
@@ -178,6 +184,7 @@ def _answer_all(
             raise UserError('No question: type one after `ibkd search`, as in `ibkd search "split a list"`.')
     folders = given or [index_folder(None, progress)]
     known: dict[str, Encoder] = {}
+    options = with_tuned_weights(folders, options, known, progress)
     asked = [
         Asked(
             folder, open_ranker([folder], options, known=known, progress=progress), read_manifest(folder).document_count

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import time
@@ -140,6 +141,23 @@ def test_words_and_vectors_rank_alone_and_together(dated):
     assert [hit["id"] for hit in json.loads(one.out)["hits"]] == list(ranks["dense"])
 
 
+def test_weights_found_on_judged_queries_are_said_used_and_recorded(shell, chain, beir):
+    pytest.importorskip("bm25s")
+    hybrid = ("--index", chain.teacher_index, "--queries", beir, "--hybrid", "sum")
+    answer = shell.must("search", *hybrid, "--tune", beir, "--output", "out/tuned.trec", "-k", 10)
+    found = re.search(r"weights ([\d.]+) \S+, ([\d.]+) \S+: ndcg@10 ([\d.]+) on 20 queries", answer.err)
+    assert found is not None
+    stage = yaml.safe_load((shell.folder / "out" / "tuned.trec.metadata.yaml").read_text())["method"]["retrieval"][2]
+    assert stage["weights"] == [float(found[1]), float(found[2])]
+    assert stage["weights tuned on"] == str(beir)
+    scored = ("eval", *hybrid, "--metric", "ndcg@10", "--json")
+    tuned = json.loads(shell.must(*scored, "--tune", beir).out)["ndcg@10"]
+    given = json.loads(shell.must(*scored, "--weight", found[1], "--weight", found[2]).out)["ndcg@10"]
+    alone = [json.loads(shell.must(*scored, "--weight", one, "--weight", 1 - one).out)["ndcg@10"] for one in (0, 1)]
+    assert tuned == given == pytest.approx(float(found[3]), abs=5e-5)
+    assert tuned >= max(alone)
+
+
 def test_a_student_of_another_space_may_not_ask_for_its_teacher(chain, shell):
     answer = shell("search", "river", "--index", chain.teacher_index, "--query-model", chain.student)
     assert answer.code == 2
@@ -156,6 +174,8 @@ def test_a_student_of_another_space_may_not_ask_for_its_teacher(chain, shell):
         (("--weight", "0.5"), "--hybrid"),
         (("--hybrid", "max"), "rrf"),
         (("--hybrid", "rrf", "--weight", "0.5"), "2"),
+        (("--hybrid", "rrf", "--tune", "queries.jsonl"), "--tune finds the weights of --hybrid sum"),
+        (("--hybrid", "sum", "--tune", "queries.jsonl"), "without judgements"),
         (("--rerank", "./none"), "./none"),
         (("--rerank-depth", 0, "--rerank", "x"), "at least 1, not 0"),
         (("--exclude-self",), "goes with --queries"),
