@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,14 +81,10 @@ def _resumed_plan(folder: Path, plan: BuildPlan, progress: Progress) -> BuildPla
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): index anew with --overwrite.") from error
     if not begun.encoder.makes_the_vectors_of(plan.encoder):
-        differing = [
-            field.name
-            for field in dataclasses.fields(EncoderRecord)
-            if getattr(begun.encoder, field.name) != getattr(plan.encoder, field.name)
-        ]
         raise UserError(
             f"The index in {folder} was begun with the model {begun.encoder.name} and {plan.encoder.name} would give "
-            f"other vectors ({', '.join(differing)} differ): resume with the same model, or use --overwrite."
+            f"other vectors ({differing_fields(begun.encoder, plan.encoder)} differ): resume with the same "
+            "model, or use --overwrite."
         )
     if begun.vector_format != plan.vector_format:
         raise UserError(
@@ -100,6 +94,12 @@ def _resumed_plan(folder: Path, plan: BuildPlan, progress: Progress) -> BuildPla
     if begun.shard_size != plan.shard_size:
         progress.say(f"Continuing with shards of {begun.shard_size:,} documents, as the build began.")
     return dataclasses.replace(begun, corpus=plan.corpus)
+
+
+def differing_fields(one: EncoderRecord, other: EncoderRecord) -> str:
+    """The fields in which two encoders differ, for a sentence."""
+    names = [field.name for field in dataclasses.fields(EncoderRecord)]
+    return ", ".join(name for name in names if getattr(one, name) != getattr(other, name))
 
 
 @contextmanager
@@ -114,28 +114,3 @@ def refusals_named(folder: Path) -> Iterator[None]:
         if path != folder and folder not in path.parents and path not in folder.parents:
             raise  # A file of the corpus or the model.
         raise UserError(f"{path} cannot be written ({error.strerror}): name another folder with --output.") from error
-
-
-def link_shards(source: Path, folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Give `folder` the shards of another index, as hard links where the file system allows, copies elsewhere.
-
-    A build that resumes there finds all of them done and only makes its structure. The links are safe: files of an
-    index are replaced whole, never written into.
-
-    Raises:
-        UserError: `folder` is taken and the options do not say what to do.
-    """
-    if _goes_on(folder, resume, overwrite):
-        return
-    for path in layout.ours(source):
-        relative = path.relative_to(source)
-        if relative.as_posix() in (layout.MANIFEST, layout.STRUCTURE) or relative.name.startswith(
-            (layout.DOC_IDS, ".")
-        ):
-            continue
-        target = folder / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, target)
-        except OSError:
-            shutil.copy2(path, target)

@@ -42,6 +42,11 @@ def fingerprint(documents: Iterable[Document]) -> str:
     return result.hexdigest()
 
 
+def chained_fingerprint(before: str, change: str, what: str) -> str:
+    """The fingerprint of a corpus after a change: the same changes, in the same order, give the same one."""
+    return hashlib.sha256(f"{before} {change} {what}".encode()).hexdigest()
+
+
 def hash_id(doc_id: str) -> int:
     """64 bits of BLAKE2b of a document id."""
     return int.from_bytes(hashlib.blake2b(doc_id.encode(), digest_size=8).digest(), "little")

@@ -18,6 +18,7 @@ PLAN = "build.json"
 APPEND_PLAN = "append.json"
 STRUCTURE = "index.faiss"
 DOC_IDS = "docids"
+TOMBSTONES = "deleted"
 
 _FOLDERS = ("vectors", "documents", "shards")
 _OURS = re.compile(
@@ -48,7 +49,7 @@ def doc_id_files(doc_ids: str = DOC_IDS) -> tuple[str, str]:
 
 
 def next_name(folder: Path, stem: str, suffix: str = "") -> str:
-    """A name of the form stem.N.suffix that no file in `folder` has, N counted up from those there are."""
+    """A name of the form stem.Nsuffix that no file in `folder` has, N counted up from those there are."""
     pattern = re.compile(rf"{re.escape(stem)}\.(\d+){re.escape(suffix)}")
     used = [int(match[1]) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
     return f"{stem}.{max(used, default=1) + 1}{suffix}"

@@ -122,8 +122,8 @@ def _received(channel: _Channel[T | _Failure]) -> Iterator[T]:
 class WriteBehind(Generic[T]):
     """Handles items in a thread of its own, in the order they were put, while the caller makes the next.
 
-    A context manager: leaving it waits for everything put; leaving it by an error drops what waits, and finishes what
-    is being handled.
+    A context manager: leaving it waits for everything put, after an error of the caller too, so that no work is lost.
+    An interrupt drops what waits, and finishes what is being handled.
     """
 
     def __init__(self, handle: Callable[[T], object], depth: int = 1) -> None:
@@ -156,7 +156,7 @@ class WriteBehind(Generic[T]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Wait for what was put, and raise what went wrong with it unless another error is on its way."""
-        if kind is None:
+        if kind is None or issubclass(kind, Exception):
             self._channel.end()
         else:
             self._channel.close()

@@ -120,9 +120,9 @@ def read_records(folder: Path) -> dict[int, ShardRecord]:
     return records
 
 
-def stored_ids(folder: Path, shards: int) -> Iterator[str]:
-    """Ids of the documents in the first `shards` shards, in order."""
-    for number in range(shards):
+def stored_ids(folder: Path, shards: int, first: int = 0) -> Iterator[str]:
+    """Ids of the documents in the shards `first` to `shards` - 1, in order."""
+    for number in range(first, shards):
         for line in LineStore(folder / documents_file(number)):
             yield json.loads(line)["id"]
 
@@ -193,7 +193,11 @@ class ShardVectors:
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         """The shards in order, each read-only or a copy; those given before are let go of."""
-        for number in range(len(self._starts) - 1):
+        return self.from_shard(0)
+
+    def from_shard(self, first: int) -> Iterator[NDArray[np.float32]]:
+        """The shards from number `first` on, as iterating gives them."""
+        for number in range(first, len(self._starts) - 1):
             yield unpack(self._open(number))
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,20 @@ class StoredIndex:
     def vectors(self) -> Iterator[NDArray[np.float32]]:
         """The stored vectors as float32, shard by shard [n, dim]; deleted documents' rows are among them."""
         return iter(self._vectors)
+
+    def shard_vectors(self, number: int) -> NDArray[np.float32]:
+        """The stored vectors of one shard [n, dim], as float32."""
+        return next(self._vectors.from_shard(number))
+
+    def all_ids(self) -> Iterator[str]:
+        """The id of every row in order, those of deleted documents included."""
+        return iter(self._ids)
+
+    def present_ids(self) -> Iterator[str]:
+        """The ids of the documents that can be found, in the order of their rows."""
+        if self._present is None:
+            return iter(self._ids)
+        return compress(self._ids, self._present)
 
     @property
     def present(self) -> NDArray[np.bool_] | None:
