@@ -122,13 +122,18 @@ class _Build:
         start = time.perf_counter()
         vectors = ShardVectors(self.folder, [record.documents for record in records], self.encoder.dim)
         built = family.build(vectors, self.progress)
-        write_structure(built.index, self.folder / layout.STRUCTURE)
+        structure = self.folder / layout.STRUCTURE
+        if built.index is None:
+            structure.unlink(missing_ok=True)
+        else:
+            write_structure(built.index, structure)
         write_lines(self.folder / layout.DOC_IDS, stored_ids(self.folder, len(records)))
         structure_seconds = time.perf_counter() - start
         files: dict[str, FileRecord] = {}
         for record in records:
             files |= record.files
-        for name in (layout.STRUCTURE, *layout.doc_id_files()):
+        names = layout.doc_id_files() if built.index is None else (layout.STRUCTURE, *layout.doc_id_files())
+        for name in names:
             files[name] = file_record(self.folder, name)
         encode_seconds = sum(record.encode_seconds for record in records)
         manifest = IndexManifest(
