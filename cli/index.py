@@ -220,7 +220,7 @@ def _settled(family: Family, corpus: Corpus) -> Family:
     """What the family becomes where the documents are too few for it, so that the folder's name tells the truth."""
     from itertools import islice
 
-    from ibkd_retrieval.indexing.families.ivf_pq import FEWEST_DOCUMENTS
+    from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS
     from ibkd_retrieval.progress import SILENT
 
     few = corpus.count
@@ -299,7 +299,8 @@ def _print(manifest: IndexManifest, target: Path, json: bool) -> None:
         shown = dataclasses.asdict(manifest) | {"output": str(target), "disk_bytes": manifest.disk_bytes}
         stdout().print(encoder_.dumps(shown), markup=False, soft_wrap=True)
         return
-    in_memory = manifest.files[manifest.structure].bytes / manifest.rows
+    structure = manifest.files.get(manifest.structure)
+    in_memory = 0 if structure is None else structure.bytes / manifest.rows
     gone = f" ({manifest.deleted_count:,} deleted)" if manifest.deleted_count else ""
     stdout().print(
         f"{target}: {manifest.document_count:,} documents{gone} × {manifest.dim} dimensions, {manifest.factory}, "

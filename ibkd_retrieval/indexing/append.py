@@ -182,7 +182,7 @@ def _add(
     write_lines(folder / doc_ids, chain(before.all_ids(), stored_ids(folder, len(counts), first)))
     files |= {name: file_record(folder, name) for name in layout.doc_id_files(doc_ids)}
     changes = (*manifest.changes, Change("append", added, corpus, fingerprint))
-    if manifest.search.nprobe is not None and sum(change.documents for change in changes) > manifest.document_count:
+    if not manifest.search.is_exact and sum(change.documents for change in changes) > manifest.document_count:
         progress.say(
             f"Most documents of {folder} came after its quantisers were trained: train them anew with "
             f"`ibkd index --from {folder} --type {manifest.family}`."

@@ -55,11 +55,14 @@ def finish_index(
     start = time.perf_counter()
     vectors = ShardVectors(folder, [record.documents for record in records], plan.encoder.dim)
     built = family.build(vectors, progress)
-    write_structure(built.index, folder / layout.STRUCTURE)
+    if built.index is None:
+        (folder / layout.STRUCTURE).unlink(missing_ok=True)
+    else:
+        write_structure(built.index, folder / layout.STRUCTURE)
     write_lines(folder / layout.DOC_IDS, stored_ids(folder, len(records)))
     structure_seconds = time.perf_counter() - start
     files = shard_file_records(records)
-    for name in (layout.STRUCTURE, *layout.doc_id_files()):
+    for name in (*([layout.STRUCTURE] if built.index is not None else []), *layout.doc_id_files()):
         files[name] = file_record(folder, name)
     manifest = IndexManifest(
         format_version=layout.FORMAT_VERSION,

@@ -74,27 +74,50 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """One setting that was tried on documents taken as queries.
+    """One setting that was tried, on documents taken as queries or on queries given.
 
     Attributes:
-        nprobe: inverted lists visited.
-        refine: candidates scored exactly, per result asked for.
+        nprobe: inverted lists visited, None where there are none.
+        refine: candidates scored exactly, per result asked for; 0 or None for the structure's own scores.
         recall_at_10: share of the exact ten nearest other documents that was found.
         milliseconds: a query, searched in one batch, on the machine that built the index.
+        ef_search: nodes of an HNSW graph kept in view, None for other structures.
+        structure: faiss factory string of the index tried, where it was another than the one that was built.
+        bytes_per_vector: in memory, of that other index.
     """
 
-    nprobe: int
-    refine: int
+    nprobe: int | None
+    refine: int | None
     recall_at_10: float
     milliseconds: float
+    ef_search: int | None = None
+    structure: str | None = None
+    bytes_per_vector: float | None = None
+
+    @property
+    def effort(self) -> SearchDefaults:
+        """The setting alone."""
+        return SearchDefaults(self.nprobe, self.refine, self.ef_search)
 
 
 @dataclass(frozen=True)
 class SearchDefaults:
-    """How the index is searched when the caller does not say; both None where the search is exact."""
+    """How hard an index is searched when the caller does not say; all None where the search is exact.
+
+    Attributes:
+        nprobe: inverted lists visited.
+        refine: candidates scored exactly, per result asked for.
+        ef_search: nodes of an HNSW graph kept in view.
+    """
 
     nprobe: int | None = None
     refine: int | None = None
+    ef_search: int | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether there is nothing to set."""
+        return self == SearchDefaults()
 
 
 @dataclass(frozen=True)
@@ -139,7 +162,7 @@ class IndexManifest:
         corpus: what the index was begun with; its fingerprint takes in every change since.
         document_count: number of documents that can be found.
         metric: always "inner_product".
-        family: the structure built ("flat", "ivf-pq").
+        family: the structure built, by a name of `families.FAMILIES`.
         family_options: the family's settings, None where it chose them itself.
         factory: the structure as a faiss factory string.
         shard_size: most documents in a shard.
@@ -147,8 +170,9 @@ class IndexManifest:
         versions: of Python and of the libraries that took part.
         created: when the manifest was written, ISO 8601 in UTC.
         vector_format: how vectors are stored (`vector_formats`).
-        structure: the file of the faiss structure; another one after each append, so that the old one serves until
-            the manifest names the new one. So it is with `doc_ids` and `tombstones`.
+        structure: the file of the faiss structure, absent from `files` where the vectors are searched as they lie in
+            their shards; another one after each append, so that the old one serves until the manifest names the new
+            one. So it is with `doc_ids` and `tombstones`.
         doc_ids: the file of the ids, in row order.
         tombstones: the file of the rows whose documents were deleted, int64 and sorted; None without any.
         deleted_count: how many rows that are.
@@ -161,7 +185,7 @@ class IndexManifest:
     encoder: EncoderRecord
     metric: str
     family: str
-    family_options: dict[str, int | None]
+    family_options: dict[str, int | float | str | bool | None]
     factory: str
     search: SearchDefaults
     shard_size: int
@@ -209,6 +233,7 @@ def _needs_version_2(manifest: IndexManifest) -> bool:
     return (
         manifest.vector_format != "float32"
         or manifest.tombstones is not None
+        or manifest.structure not in manifest.files
         or (manifest.structure, manifest.doc_ids) != (STRUCTURE, DOC_IDS)
     )
 
