@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ibkd_retrieval.corpora.records import Corpus
-    from ibkd_retrieval.indexing.families import Family
+    from ibkd_retrieval.indexing.families import Family, Option
     from ibkd_retrieval.indexing.manifest import IndexManifest
     from ibkd_retrieval.progress import Progress
 
@@ -41,7 +41,9 @@ def index(
     ] = None,
     type: Annotated[
         str | None,
-        typer.Option(help="flat (exact) or ivf-pq (compressed, refined with the stored vectors).", show_default="flat"),
+        typer.Option(
+            help="flat (exact), ivf-pq, ivf-flat, hnsw, sq8, rabitq or factory (approximate).", show_default="flat"
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Index folder to make.", show_default="indexes/<corpus>-<model>-<type>")
@@ -65,18 +67,32 @@ def index(
         str | None,
         typer.Option(help="Store vectors as float32, float16 or int8; the last two round.", show_default="float32"),
     ] = None,
+    factory: Annotated[
+        str | None, typer.Option(metavar="STRING", help="A faiss factory string, as in OPQ48,IVF4096,PQ48x4fs.")
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(help="Share of the exact ten nearest to find; without --type, the type is chosen by trial."),
+    ] = None,
+    memory_per_vector: Annotated[
+        int | None, typer.Option(metavar="BYTES", help="Most memory a vector may take while searched, for --recall.")
+    ] = None,
+    latency: Annotated[
+        float | None, typer.Option(metavar="MILLISECONDS", help="Most time a query may take, for --recall.")
+    ] = None,
     lists: Annotated[
-        int | None, typer.Option(help="Inverted lists of ivf-pq.", show_default="by the number of documents")
+        int | None, typer.Option(help="Inverted lists.", show_default="by the number of documents")
     ] = None,
     subquantisers: Annotated[
         int | None, typer.Option(help="Parts a vector is coded in, ivf-pq.", show_default="dimensions / 4")
     ] = None,
-    bits: Annotated[int | None, typer.Option(help="Bits a part, 4 or 8, ivf-pq.", show_default="4")] = None,
-    nprobe: Annotated[
-        int | None, typer.Option(help="Lists visited by default, ivf-pq.", show_default="measured")
-    ] = None,
+    bits: Annotated[int | None, typer.Option(help="Bits a part, ivf-pq (4 or 8) and rabitq.")] = None,
+    nprobe: Annotated[int | None, typer.Option(help="Lists visited by default.", show_default="measured")] = None,
     refine: Annotated[
-        int | None, typer.Option(help="Candidates per result scored exactly, ivf-pq.", show_default="measured")
+        int | None, typer.Option(help="Candidates per result scored exactly.", show_default="measured")
+    ] = None,
+    ef_search: Annotated[
+        int | None, typer.Option(help="Nodes kept in view by default, hnsw.", show_default="measured")
     ] = None,
     workers: Annotated[
         int, typer.Option(help="Encoder processes: they share the cores, or take a GPU each in turn.")
@@ -115,13 +131,22 @@ def index(
     from ibkd_retrieval.indexing.combine import combine_indexes
     from ibkd_retrieval.indexing.delete import delete_documents
     from ibkd_retrieval.indexing.faiss_binding import load_faiss
-    from ibkd_retrieval.indexing.families import family_named
     from ibkd_retrieval.indexing.manifest import read_manifest
 
     progress = reporter(quiet)
     load_faiss()
-    chosen = {"lists": lists, "subquantisers": subquantisers, "bits": bits, "nprobe": nprobe, "refine": refine}
+    chosen = {
+        "factory": factory,
+        "recall": recall,
+        "lists": lists,
+        "subquantisers": subquantisers,
+        "bits": bits,
+        "nprobe": nprobe,
+        "refine": refine,
+        "ef_search": ef_search,
+    }
     chosen = {name: value for name, value in chosen.items() if value is not None}
+    budget = {"--memory-per-vector": memory_per_vector, "--latency": latency}
     jobs = {"--from": source, "--merge": merge, "--append": append, "--delete": delete}
     options = EncodingOptions(
         model=model,
@@ -134,7 +159,7 @@ def index(
         memory=memory,
         shard_size=shard_size,
     )
-    structure = {"--type": type, "--vectors": vectors} | {f"--{name}": value for name, value in chosen.items()}
+    structure = {"--type": type, "--vectors": vectors, **budget} | {f"--{name}": chosen[name] for name in chosen}
     _check_job(jobs, {"--corpus": corpus, **options.given()}, structure, output)
     if delete is not None and output is not None:
         _refuse("--delete", {"--resume": resume, "--overwrite": overwrite})
@@ -155,7 +180,7 @@ def index(
             progress=progress,
         )
     elif source is not None or merge:
-        family = family_named(type or "flat", **chosen)
+        family = _family(type, chosen, budget)
         sources = [source] if source is not None else merge or []
         target = output or _beside(sources[0], family)
         progress.say(f"{', '.join(map(str, sources))} · type {family.name} → {target}")
@@ -170,7 +195,7 @@ def index(
         )
     else:
         manifest, target = _build(
-            corpus or "pydocs", options, family_named(type or "flat", **chosen), output, vectors, resume, overwrite,
+            corpus or "pydocs", options, _family(type, chosen, budget), output, vectors, resume, overwrite,
             progress,
         )  # fmt: skip
     _print(manifest, target, json)
@@ -208,6 +233,28 @@ def _build(
         progress=progress,
     )
     return manifest, target
+
+
+def _family(type: str | None, chosen: Mapping[str, Option], budget: Mapping[str, float | None]) -> Family:
+    """The family named, or where only what it is to reach is given, one that is chosen by trial.
+
+    Raises:
+        UserError: there is no such family or option, or a budget is given without --recall.
+    """
+    from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.indexing.families import family_named
+    from ibkd_retrieval.indexing.wanted import Wanted
+
+    given = [option for option, value in budget.items() if value is not None]
+    if type is None and set(chosen) == {"recall"}:
+        memory, latency = budget["--memory-per-vector"], budget["--latency"]
+        return Wanted(float(chosen["recall"] or 0), None if memory is None else int(memory), latency)
+    if given:
+        raise UserError(
+            f"{' and '.join(given)} bound the choice of a type by trial: give --recall with them, and no --type nor "
+            "options of one."
+        )
+    return family_named(type or ("factory" if "factory" in chosen else "flat"), **chosen)
 
 
 def _opened(corpus: str, progress: Progress) -> Corpus:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ibkd_retrieval.errors import MissingPackage
@@ -44,27 +46,33 @@ def gpu_count() -> int:
     return int(count()) if count is not None else 0
 
 
-def train_on_gpu(index: Any, progress: Progress) -> None:
-    """Let the k-means of an index's training, for lists and for product quantisers, run on the first GPU.
+@contextmanager
+def training_on(device: str, index: Any, progress: Progress) -> Iterator[None]:
+    """While this lasts, the k-means of an index's training, for lists and product quantisers, runs on `device`.
 
     The index itself stays in main memory, so that every kind of it can be trained so, 4-bit codes included, which
-    exist on no GPU. Without a GPU that faiss can use nothing is changed, which is said.
+    exist on no GPU. On "cpu", and without a GPU that faiss can use, nothing is changed; the latter is said.
     """
     faiss = load_faiss()
-    if not gpu_count():
+    if device != "cpu" and not gpu_count():
         progress.say(_no_gpu("trained"))
-        return
     inverted = faiss.try_extract_index_ivf(index)
-    if inverted is None:
+    if device == "cpu" or not gpu_count() or inverted is None:
+        yield
         return
-    helpers = [_on_gpu(faiss.IndexFlat(inverted.d, inverted.quantizer.metric_type))]
-    inverted.clustering_index = helpers[0]
     quantiser = getattr(faiss.downcast_index(inverted), "pq", None)
+    # The index holds plain pointers to these, so they are taken back before they go.
+    assigning = _on_gpu(faiss.IndexFlat(inverted.d, inverted.quantizer.metric_type))
+    assigning_parts = None if quantiser is None else _on_gpu(faiss.IndexFlatL2(quantiser.dsub))
+    inverted.clustering_index = assigning
     if quantiser is not None:
-        helpers.append(_on_gpu(faiss.IndexFlatL2(quantiser.dsub)))
-        quantiser.assign_index = helpers[1]
-    # The index holds plain pointers to them.
-    index.training_helpers = helpers
+        quantiser.assign_index = assigning_parts
+    try:
+        yield
+    finally:
+        inverted.clustering_index = None
+        if quantiser is not None:
+            quantiser.assign_index = None
 
 
 def to_gpu(index: Any, progress: Progress) -> Any:

@@ -21,11 +21,13 @@ from ibkd_retrieval.indexing.manifest import (
     CorpusRecord,
     FileRecord,
     IndexManifest,
+    OperatingPoint,
     ShardEntry,
     write_manifest,
 )
 from ibkd_retrieval.indexing.shards import ShardRecord, ShardVectors, file_record, stored_ids
 from ibkd_retrieval.indexing.structure import write_structure
+from ibkd_retrieval.indexing.wanted import Wanted
 from ibkd_retrieval.progress import Progress
 
 
@@ -54,6 +56,10 @@ def finish_index(
     """
     start = time.perf_counter()
     vectors = ShardVectors(folder, [record.documents for record in records], plan.encoder.dim)
+    tried: tuple[OperatingPoint, ...] = ()
+    if isinstance(family, Wanted):
+        family, tried = family.choice(vectors, progress)
+        progress.say(f"Chosen by trial: an index of type {family.name}.")
     built = family.build(vectors, progress)
     if built.index is None:
         (folder / layout.STRUCTURE).unlink(missing_ok=True)
@@ -80,7 +86,7 @@ def finish_index(
         build=build_record(records, structure_seconds),
         versions=library_versions(),
         created=now(),
-        operating_points=built.operating_points,
+        operating_points=(*built.operating_points, *tried),
         vector_format=plan.vector_format,
         changes=changes,
     )

@@ -24,6 +24,7 @@ from ibkd_retrieval.indexing.families.effort import (
     takes_selector,
 )
 from ibkd_retrieval.indexing.families.family import check_recall
+from ibkd_retrieval.indexing.families.trial import reaches
 from ibkd_retrieval.indexing.layout import documents_file
 from ibkd_retrieval.indexing.lines import LineStore
 from ibkd_retrieval.indexing.manifest import IndexManifest, SearchDefaults, read_manifest
@@ -128,6 +129,10 @@ class StoredIndex:
             effort = effort_for(self._structure, self.manifest.search, given, found, self.manifest.rows, left)
             selector = None if allowed is None else _selector(allowed)
             scores, rows = search_structure(self._structure, queries, found, effort, self._vectors, selector)
+            nothing = np.flatnonzero(rows[:, 0] < 0)
+            if len(nothing):
+                # The lists visited were empty, or 4-bit codes could not tell the documents apart.
+                scores[nothing], rows[nothing] = scan(queries[nothing], self._vectors, found, allowed)
         zero = ~queries.any(axis=1)
         if zero.any():
             # All documents are equally near; 4-bit codes, whose tables of distances are then all equal, find none.
@@ -140,7 +145,7 @@ class StoredIndex:
         return scores, rows
 
     def defaults_for(self, recall: float) -> SearchDefaults:
-        """The fastest setting that was measured to find the share `recall` of the exact ten nearest documents.
+        """The fastest setting known to find the share `recall` of the exact ten nearest documents, with a margin.
 
         Raises:
             UserError: the share is not in (0, 1], or no setting that was tried finds as much.
@@ -149,11 +154,16 @@ class StoredIndex:
         if self.manifest.search.is_exact:
             return SearchDefaults()
         own = [point for point in self.manifest.operating_points if point.structure is None]
-        good = [point for point in own if point.recall_at_10 >= recall]
+        good = [point for point in own if reaches(point, recall)]
         if good:
             return min(good, key=lambda point: point.milliseconds).effort
         best = max((point.recall_at_10 for point in own), default=None)
-        known = "no setting of it was measured" if best is None else f"the best setting measured finds {best:.4g}"
+        known = (
+            "no setting of it was measured"
+            if best is None
+            else f"the best measured finds {best:.4g} of sampled documents' neighbours, which promises "
+            f"{max(0.0, 2 * best - 1):.4g} for questions"
+        )
         raise UserError(
             f"The index in {self.folder} is not known to reach a recall of {recall:g} ({known}): ask for less, or make "
             "it anew with a higher --recall or with --type flat."

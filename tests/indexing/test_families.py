@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from indexing_fakes import Listener, TableEncoder, clustered, table_corpus
 
@@ -138,21 +138,23 @@ def test_the_cheapest_measured_setting_that_reaches_a_recall_is_given(index: Sto
         assert index.defaults_for(1.0) == SearchDefaults()
         return
     points = index.manifest.operating_points
-    best = max(points, key=lambda point: point.recall_at_10)
-    chosen = index.defaults_for(best.recall_at_10)
+    best = max(point.recall_at_10 for point in points)
+    promised = 2 * best - 1 - 1e-9
+    chosen = index.defaults_for(promised)
     (of_chosen,) = [point for point in points if point.effort == chosen]
-    assert of_chosen.recall_at_10 == best.recall_at_10
-    lowest = index.defaults_for(0.01)
-    assert min(points, key=lambda point: point.milliseconds).effort == lowest
-    if best.recall_at_10 < 1:
-        with pytest.raises(UserError, match=f"best setting measured finds {best.recall_at_10:.4g}"):
+    assert of_chosen.recall_at_10 == best
+    cheap = index.defaults_for(0.01)
+    assert cheap == min((p for p in points if p.recall_at_10 >= 0.505), key=lambda point: point.milliseconds).effort
+    if best < 1:
+        with pytest.raises(UserError, match=f"the best measured finds {best:.4g}"):
             index.defaults_for(1.0)
     for wrong in (0.0, 1.2, float("nan")):
         with pytest.raises(UserError, match="above 0 and at most 1"):
             index.defaults_for(wrong)
 
 
-@settings(max_examples=15, deadline=None)
+# Shrinking would train hundreds of quantisers.
+@settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     name=st.sampled_from([name for name in FAMILIES if name not in ("flat", "factory")]),
     count=st.integers(FEWEST_DOCUMENTS, FEWEST_DOCUMENTS + 200),
@@ -180,7 +182,9 @@ def test_any_vectors_searched_with_all_effort_give_the_exact_scores(name, count,
         kept = rows[query] >= 0
         assert len(set(rows[query][kept].tolist())) == kept.sum() <= min(k, count)
         np.testing.assert_allclose(scores[query][kept], table[rows[query][kept]] @ queries[query], atol=1e-5)
-        if name != "hnsw":  # A graph of many equal vectors need not be connected.
+        assert kept[0]
+        # A graph of many equal vectors need not be connected, and 4-bit codes of them need not differ.
+        if name not in ("hnsw", "ivf-pq"):
             assert kept.sum() == min(k, count)
             best = np.sort(table @ queries[query])[::-1][:k]
             np.testing.assert_allclose(scores[query][kept], best, atol=1e-5)
@@ -192,6 +196,15 @@ def test_too_few_documents_fall_back_to_flat_and_say_so(name: str):
     assert family_named(name).suited_to(FEWEST_DOCUMENTS - 1, listener).name == "flat"
     assert f"too few to train an {name} index" in listener.said[0]
     assert family_named(name).suited_to(FEWEST_DOCUMENTS, listener).name == name
+
+
+@pytest.mark.parametrize("name", ["ivf-pq", "hnsw", "rabitq"])
+def test_documents_that_are_all_equal_are_found(tmp_path: Path, name: str):
+    table = np.repeat(clustered(1, 16), 1000, axis=0)
+    build_index(table_corpus(1000), TableEncoder(table), tmp_path / "i", family=name)
+    scores, rows = open_index(tmp_path / "i").search(table[:2], 5)
+    assert (rows >= 0).all()
+    np.testing.assert_allclose(scores, 1, atol=1e-5)
 
 
 def test_options_of_every_kind_come_back_from_the_manifest(table: np.ndarray, tmp_path: Path):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss, train_on_gpu
+from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss, training_on
 from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS, BuiltStructure, Family, check_range, check_recall
 from ibkd_retrieval.indexing.families.flat import Flat
 from ibkd_retrieval.indexing.families.trial import efforts_for, trial_of, try_settings
@@ -156,13 +156,12 @@ def train(
     """
     if index.is_trained:
         return
-    if device != "cpu":
-        train_on_gpu(index, progress)
     with progress.task(f"Training {factory}", None, "vectors") as task:
         training = vectors.gather(sample_rows(vectors.count, sample, np.random.default_rng(seed)))
         check_finite(training)
         try:
-            index.train(training)
+            with training_on(device, index, progress):
+                index.train(training)
         except RuntimeError as error:
             raise UserError(
                 f"faiss cannot train {factory!r} on {len(training):,} vectors ({reason(error)}): "

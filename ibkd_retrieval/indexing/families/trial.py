@@ -16,11 +16,13 @@ from ibkd_retrieval.indexing.vector_source import VectorSource, sample_rows
 from ibkd_retrieval.progress import Progress
 
 TARGET_RECALL = 0.98
+"""Share of the exact ten nearest documents that a family is to find by default."""
 
 NEIGHBOURS = 10
 
 _QUERIES = 256
 _REFINEMENTS = (4, 8, 16, 32)
+_SHARE_OF_ANOTHER = 0.75
 
 
 class Trial(NamedTuple):
@@ -43,7 +45,7 @@ def trial_of(vectors: VectorSource, queries: NDArray[np.float32] | None, seed: i
     if queries is None:
         generator = np.random.default_rng(seed + 1)
         own = sample_rows(vectors.count, _QUERIES, generator)
-        queries = _as_queries(vectors.gather(own), generator)
+        queries = _as_queries(vectors.gather(own), vectors, generator)
     else:
         own = np.full(len(queries), -1, dtype=np.int64)
     k = min(NEIGHBOURS + 1, vectors.count)
@@ -77,9 +79,9 @@ def try_settings(
             for effort in group:
                 points.append(measured(index, vectors, trial, effort))
                 task.advance(1, f"{describe(points[-1])}: recall@10 {points[-1].recall_at_10:.3f}")
-            if points[-1].recall_at_10 >= recall:
+            if reaches(points[-1], recall):
                 break
-    good = [point for point in points if point.recall_at_10 >= recall]
+    good = [point for point in points if reaches(point, recall)]
     chosen = (
         min(good, key=lambda point: point.milliseconds)
         if good
@@ -91,6 +93,15 @@ def try_settings(
             "the best of what was tried."
         )
     return chosen.effort, tuple(points)
+
+
+def reaches(point: OperatingPoint, recall: float) -> bool:
+    """Whether a setting can be trusted to find the share `recall` for queries it was not tried on.
+
+    Half of what may be missed is kept as a margin, for the error of a trial on 256 queries (0.003) and because they
+    stand in for questions: settings chosen to find 0.99 for them found 0.991 and 0.994 for titles and claims.
+    """
+    return point.recall_at_10 >= (1 + recall) / 2
 
 
 def measured(index: Any, vectors: VectorSource, trial: Trial, effort: SearchDefaults) -> OperatingPoint:
@@ -134,8 +145,19 @@ def describe(point: OperatingPoint) -> str:
     return ", ".join(f"{name} {value}" for name, value in said.items() if value) or "no setting"
 
 
-def _as_queries(documents: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
-    return documents
+def _as_queries(
+    documents: NDArray[np.float32], vectors: VectorSource, generator: np.random.Generator
+) -> NDArray[np.float32]:
+    """Unit vectors that are as hard to answer as questions: each document mixed with another one.
+
+    A question lies further from the documents than they from each other, so that documents themselves flatter: with
+    57,968 abstracts, nprobe 64 and refine 8 find 0.985 of the neighbours of documents, 0.972 of those of titles and
+    0.969 of those of documents to which 0.75 of another was added.
+    """
+    others = vectors.gather(generator.integers(0, vectors.count, len(documents)))
+    mixed = documents + _SHARE_OF_ANOTHER * others
+    length = np.linalg.norm(mixed, axis=1, keepdims=True)
+    return np.asarray(mixed / np.where(length > 0, length, 1), dtype=np.float32)
 
 
 def _doubling(first: int, most: int) -> Iterator[int]:
