@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing import layout
 from ibkd_retrieval.indexing.json_records import decode
 from ibkd_retrieval.indexing.manifest import EncoderRecord, read_manifest
 from ibkd_retrieval.progress import Progress
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -104,10 +105,20 @@ def differing_fields(one: EncoderRecord, other: EncoderRecord) -> str:
 
 @contextmanager
 def refusals_named(folder: Path) -> Iterator[None]:
-    """Turn the system's refusal to write in `folder` into an error that says what to do."""
+    """Turn the system's refusal to write in `folder` into an error that says what to do.
+
+    Raises:
+        UserError: the folder may not be written.
+        WorkFailed: there is no room for a file.
+    """
     try:
         yield
     except OSError as error:
+        if error.errno in _FULL:
+            raise WorkFailed(
+                f"{error.strerror} while writing to {folder}: what is finished is kept; make room and go on with "
+                "--resume."
+            ) from error
         if error.errno not in _REFUSALS or error.filename is None:
             raise
         path = Path(error.filename)

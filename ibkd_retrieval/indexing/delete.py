@@ -12,6 +12,7 @@ import numpy as np
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write
 from ibkd_retrieval.indexing import layout
+from ibkd_retrieval.indexing.arrays import save_array
 from ibkd_retrieval.indexing.claim import refusals_named
 from ibkd_retrieval.indexing.identity import chained_fingerprint
 from ibkd_retrieval.indexing.manifest import Change, CorpusRecord, IndexManifest, write_manifest
@@ -60,7 +61,7 @@ def delete_documents(folder: Path | str, ids: Collection[str]) -> IndexManifest:
     with refusals_named(folder):
         tombstones = layout.next_name(folder, layout.TOMBSTONES, ".npy")
         with atomic_write(folder / tombstones) as file:
-            np.save(file, gone)
+            save_array(file, gone)
         files = {name: record for name, record in manifest.files.items() if name != manifest.tombstones}
         after = dataclasses.replace(
             manifest,

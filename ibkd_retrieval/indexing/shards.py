@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.records import NO_FIELDS, Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, sha256_file, write_json
+from ibkd_retrieval.indexing.arrays import save_array
 from ibkd_retrieval.indexing.json_records import decode
 from ibkd_retrieval.indexing.layout import FORMAT, documents_file, record_file, vectors_file
 from ibkd_retrieval.indexing.lines import LineStore, offsets_path, write_lines
@@ -83,7 +84,7 @@ def write_shard(
     """
     packed = pack(vectors, vector_format)
     with atomic_write(folder / vectors_file(number)) as file:
-        np.save(file, packed)
+        save_array(file, packed)
     texts = folder / documents_file(number)
     write_lines(texts, map(_to_json, documents))
     record = ShardRecord(
