@@ -121,7 +121,6 @@ def test_arrays_are_saved_as_numpy_does(tmp_path: Path):
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path):
-
     def peak(count: int) -> int:
         script = f"""
 import resource, sys
@@ -131,11 +130,16 @@ from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.memory import plan_memory, resident_bytes
+class Forgetting(HashingEncoder):
+    def encode(self, texts, kind="document", progress=None):
+        vectors = super().encode(texts, kind, progress)
+        self.encoded.clear()
+        return vectors
 load_faiss()
 begun = resident_bytes()
 corpus = Corpus("long", None, lambda: (Document(f"d{{i}}", f"{{i}} " + "word " * 20_000) for i in range({count})))
 plan = plan_memory(begun + 60_000_000, dim=16, batch_tokens=512)
-build_index(corpus, HashingEncoder(), {str(tmp_path / str(count))!r}, memory=plan)
+build_index(corpus, Forgetting(), {str(tmp_path / str(count))!r}, memory=plan)
 print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begun)
 """
         return int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
