@@ -62,10 +62,18 @@ def read_queries(path: Path, model: str | None, most: int) -> NDArray[np.float32
     return np.asarray(Encoder.load(str(model)).encode(texts, "query"), dtype=np.float32)
 
 
-def recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
-    """Mean share of the exact answers found."""
-    pairs = zip(found.tolist(), truth.tolist(), strict=True)
-    return round(float(np.mean([len(set(a) & set(b)) / len(b) for a, b in pairs])), 4)
+def recall(
+    queries: NDArray[np.float32], found: NDArray[np.int64], vectors: ArrayVectors, least: NDArray[np.float32]
+) -> float:
+    """Mean share of answers [q, k] that score as well as the last exact one, `least` [q].
+
+    By score and not by row, as collections repeat documents (2 % of these abstracts), any of which is as good.
+    """
+    shares = []
+    for query, rows, bound in zip(queries, found, least, strict=True):
+        scores = vectors.gather(rows[rows >= 0]) @ query
+        shares.append(np.count_nonzero(scores >= bound - 1e-6) / len(rows))
+    return round(float(np.mean(shares)), 4)
 
 
 def searcher(built: BuiltStructure, vectors: ArrayVectors) -> Callable[[NDArray[np.float32], int], NDArray[np.int64]]:
@@ -97,7 +105,7 @@ def main() -> None:
     queries = asked[: len(asked) // 2] if given.tuning else asked[len(asked) // 2 :]
     vectors = ArrayVectors(read_vectors(given.vectors))
     blas_threshold(vectors.dim)
-    truth = scan(queries, vectors, 100)[1]
+    exact = scan(queries, vectors, 100)[0]
     rows = {}
     searches = {}
     for label in given.families:
@@ -113,8 +121,8 @@ def main() -> None:
             "nprobe": built.search.nprobe,
             "refine": built.search.refine,
             "ef_search": built.search.ef_search,
-            "recall@10": recall(searches[label](queries, 10), truth[:, :10]),
-            "recall@100": recall(searches[label](queries, 100), truth),
+            "recall@10": recall(queries, searches[label](queries, 10), vectors, exact[:, 9]),
+            "recall@100": recall(queries, searches[label](queries, 100), vectors, exact[:, 99]),
             "bytes_per_vector": round(len(load_faiss().serialize_index(built.index)) / vectors.count, 1),
         }
         print(label, rows[label], flush=True)

@@ -262,3 +262,14 @@ def test_vectors_that_are_not_finite_are_refused(table: np.ndarray, name: str):
     spoilt[17, 3] = np.nan
     with pytest.raises(UserError, match="not finite"):
         family_named(name).build(ArrayVectors(spoilt), SILENT)
+
+
+def test_the_lists_of_a_large_collection_are_found_through_a_graph(
+    table: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ibkd_retrieval.indexing.families.inverted.GRAPH_OVER_LISTS", COUNT)
+    build_index(table_corpus(COUNT), TableEncoder(table[:COUNT]), tmp_path / "i", family="ivf-pq")
+    index = open_index(tmp_path / "i")
+    assert index.manifest.factory == "IVF76_HNSW32,PQ8x4fs"
+    queries = table[COUNT:]
+    assert found_share(index.search(queries, 10)[1], exact_rows(queries, table[:COUNT], 10)) >= 0.96
