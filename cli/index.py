@@ -9,6 +9,7 @@ import typer
 
 from .console import reporter, stdout
 from .encoding import EncodingOptions
+from .index_jobs import check_job, chosen_family, folder_beside, read_ids, refuse, settled_family
 from .options import (
     CORPUS_HELP,
     INDEXES,
@@ -23,10 +24,8 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ibkd_retrieval.corpora.records import Corpus
-    from ibkd_retrieval.indexing.families import Family, Option
+    from ibkd_retrieval.indexing.families import Family
     from ibkd_retrieval.indexing.manifest import IndexManifest
     from ibkd_retrieval.progress import Progress
 
@@ -160,10 +159,10 @@ def index(
         shard_size=shard_size,
     )
     structure = {"--type": type, "--vectors": vectors, **budget} | {f"--{name}": chosen[name] for name in chosen}
-    _check_job(jobs, {"--corpus": corpus, **options.given()}, structure, output)
+    check_job(jobs, {"--corpus": corpus, **options.given()}, structure, output)
     if delete is not None and output is not None:
-        _refuse("--delete", {"--resume": resume, "--overwrite": overwrite})
-        manifest, target = delete_documents(output, _read_ids(delete)), output
+        refuse("--delete", {"--resume": resume, "--overwrite": overwrite})
+        manifest, target = delete_documents(output, read_ids(delete)), output
     elif append and output is not None and corpus is not None:
         begun = read_manifest(output).encoder
         encoder, sizes, processes = options.like(begun).load()
@@ -180,9 +179,9 @@ def index(
             progress=progress,
         )
     elif source is not None or merge:
-        family = _family(type, chosen, budget)
+        family = chosen_family(type, chosen, budget)
         sources = [source] if source is not None else merge or []
-        target = output or _beside(sources[0], family)
+        target = output or folder_beside(sources[0], family)
         progress.say(f"{', '.join(map(str, sources))} · type {family.name} → {target}")
         manifest = combine_indexes(
             sources,
@@ -195,7 +194,7 @@ def index(
         )
     else:
         manifest, target = _build(
-            corpus or "pydocs", options, _family(type, chosen, budget), output, vectors, resume, overwrite,
+            corpus or "pydocs", options, chosen_family(type, chosen, budget), output, vectors, resume, overwrite,
             progress,
         )  # fmt: skip
     _print(manifest, target, json)
@@ -216,7 +215,7 @@ def _build(
 
     options = options.with_model()
     opened = _opened(corpus, progress)
-    settled = _settled(family, opened)
+    settled = settled_family(family, opened)
     target = output or INDEXES / f"{corpus_slug(corpus)}-{short_model_name(options.model or '')}-{settled.name}"
     progress.say(f"corpus {opened.name} · model {options.model} · type {settled.name} → {target}")
     encoder, sizes, processes = options.load()
@@ -235,107 +234,10 @@ def _build(
     return manifest, target
 
 
-def _family(type: str | None, chosen: Mapping[str, Option], budget: Mapping[str, float | None]) -> Family:
-    """The family named, or where only what it is to reach is given, one that is chosen by trial.
-
-    Raises:
-        UserError: there is no such family or option, or a budget is given without --recall.
-    """
-    from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.indexing.families import family_named
-    from ibkd_retrieval.indexing.wanted import Wanted
-
-    given = [option for option, value in budget.items() if value is not None]
-    if type is None and set(chosen) == {"recall"}:
-        memory, latency = budget["--memory-per-vector"], budget["--latency"]
-        return Wanted(float(chosen["recall"] or 0), None if memory is None else int(memory), latency)
-    if given:
-        raise UserError(
-            f"{' and '.join(given)} bound the choice of a type by trial: give --recall with them, and no --type nor "
-            "options of one."
-        )
-    return family_named(type or ("factory" if "factory" in chosen else "flat"), **chosen)
-
-
 def _opened(corpus: str, progress: Progress) -> Corpus:
     from ibkd_retrieval.corpora.resolve import open_corpus
 
     return open_corpus(corpus, progress)
-
-
-def _settled(family: Family, corpus: Corpus) -> Family:
-    """What the family becomes where the documents are too few for it, so that the folder's name tells the truth."""
-    from itertools import islice
-
-    from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS
-    from ibkd_retrieval.progress import SILENT
-
-    few = corpus.count
-    if few is None:
-        few = sum(1 for _ in islice(corpus.documents(), FEWEST_DOCUMENTS))
-    return family.suited_to(few, SILENT)
-
-
-def _beside(source: Path, family: Family) -> Path:
-    """A folder's name for another index of the vectors of `source`."""
-    from ibkd_retrieval.indexing.manifest import read_manifest
-    from ibkd_retrieval.progress import SILENT
-
-    manifest = read_manifest(source)
-    name = source.resolve().name.removesuffix(f"-{manifest.family}")
-    return INDEXES / f"{name}-{family.suited_to(manifest.document_count, SILENT).name}"
-
-
-def _check_job(
-    jobs: Mapping[str, object], encoding: Mapping[str, object], structure: Mapping[str, object], output: Path | None
-) -> None:
-    """Refuse options that contradict each other.
-
-    Raises:
-        UserError: names them.
-    """
-    from ibkd_retrieval.errors import UserError
-
-    given = [option for option, value in jobs.items() if value]
-    if len(given) > 1:
-        raise UserError(f"{' and '.join(given)} are different jobs: give one of them.")
-    if not given:
-        return
-    (job,) = given
-    if job in ("--append", "--delete"):
-        _refuse(job, structure)
-        if output is None:
-            raise UserError(f"{job} changes a finished index: name it with --output.")
-    if job == "--append":
-        if encoding["--corpus"] is None:
-            raise UserError("--append adds the documents of a corpus: name it with --corpus.")
-    else:
-        _refuse(job, encoding)
-    if job == "--merge" and output is None:
-        raise UserError("--merge makes a new index: name its folder with --output.")
-
-
-def _refuse(job: str, options: Mapping[str, object]) -> None:
-    from ibkd_retrieval.errors import UserError
-
-    given = [option for option, value in options.items() if value not in (None, False)]
-    if given:
-        raise UserError(f"{', '.join(given)} {'say' if len(given) > 1 else 'says'} nothing to {job}: leave out.")
-
-
-def _read_ids(path: Path) -> list[str]:
-    """The ids in a file, one a line; empty lines are skipped.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    from ibkd_retrieval.errors import UserError
-
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give a text file with one document id a line.") from error
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _print(manifest: IndexManifest, target: Path, json: bool) -> None:

@@ -18,6 +18,9 @@ _SIZE = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]I?|)B?\s*", re.
 _TEXT_SHARE = 4
 """A shard is closed when its text has taken this part (1 in 4) of what it may take in all."""
 
+_LEAST_TEXT, _MOST_TEXT = 1 << 16, 1 << 25
+"""Bounds of the characters at which a shard is closed."""
+
 _STAGES = 3
 """Shards at work at once: one is read, one encoded, one written; the queues between hold `depth` more each."""
 
@@ -117,9 +120,10 @@ def plan_memory(
         share = free // in_flight
         fits = (share - share // _TEXT_SHARE) // _document_bytes(dim)
         if fits >= least:
-            size = shard_size or min(fits, DEFAULT_SHARD_SIZE)
+            size = shard_size or min(_power_of_two(fits), DEFAULT_SHARD_SIZE)
             # Text is held with its tokens and, while written, once more: a third of its share is for itself.
-            return MemoryPlan(limit, size, max(1 << 16, share // _TEXT_SHARE // 3), depth, batch_tokens)
+            text = min(_power_of_two(max(_LEAST_TEXT, share // _TEXT_SHARE // 3)), _MOST_TEXT)
+            return MemoryPlan(limit, size, text, depth, batch_tokens)
     least = (_STAGES + 1 + workers) * _document_bytes(dim) * (shard_size or FEWEST_DOCUMENTS) * 4 // 3
     needed = processes * resident + workers * _batch_bytes(batch_tokens, dim) + least
     raise UserError(
@@ -127,6 +131,11 @@ def plan_memory(
         f"take {needed / 1e6:,.0f}MB{' in all processes' if workers > 1 else ''}; give more, or a smaller "
         f"{'--shard-size, ' if shard_size else ''}--batch-tokens or model."
     )
+
+
+def _power_of_two(number: int) -> int:
+    """The largest that is not more: what else is in memory differs by a little from run to run, shards should not."""
+    return 1 << (number.bit_length() - 1)
 
 
 def _batch_bytes(tokens: int, dim: int) -> int:
