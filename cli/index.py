@@ -1,18 +1,18 @@
-"""`ibkd index`: corpus to index folder."""
+"""`ibkd index`: corpus to index folder, and what can be done to one later."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .console import reporter, stdout
+from .encoding import EncodingOptions
+from .index_jobs import check_job, chosen_family, folder_beside, read_ids, refuse, settled_family
 from .options import (
     CORPUS_HELP,
     INDEXES,
-    MODELS,
-    BatchTokens,
     Device,
     Dtype,
     Json,
@@ -23,9 +23,15 @@ from .options import (
     Resume,
 )
 
+if TYPE_CHECKING:
+    from ibkd_retrieval.corpora.records import Corpus
+    from ibkd_retrieval.indexing.families import Family
+    from ibkd_retrieval.indexing.manifest import IndexManifest
+    from ibkd_retrieval.progress import Progress
+
 
 def index(
-    corpus: Annotated[str, typer.Option(metavar="CORPUS", help=CORPUS_HELP)] = "pydocs",
+    corpus: Annotated[str | None, typer.Option(metavar="CORPUS", help=CORPUS_HELP, show_default="pydocs")] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -33,34 +39,82 @@ def index(
         ),
     ] = None,
     type: Annotated[
-        str, typer.Option(help="flat (exact) or ivf-pq (compressed, refined with the exact vectors).")
-    ] = "flat",
+        str | None,
+        typer.Option(
+            help="flat (exact), ivf-pq, ivf-flat, hnsw, sq8, rabitq or factory (approximate).", show_default="flat"
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Index folder to make.", show_default="indexes/<corpus>-<model>-<type>")
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option(
-            "--from", metavar="INDEX", help="Take vectors and texts from this index; nothing is encoded again."
-        ),
+        typer.Option("--from", metavar="INDEX", help="Make it from this index: no corpus, no model, no encoding."),
+    ] = None,
+    merge: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="INDEX", help="Make it from several indexes of one model; name each with --merge."),
+    ] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add the corpus to the finished index named by --output.")
+    ] = False,
+    delete: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Delete documents, one id a line, from the index named by --output."),
+    ] = None,
+    vectors: Annotated[
+        str | None,
+        typer.Option(help="Store vectors as float32, float16 or int8; the last two round.", show_default="float32"),
+    ] = None,
+    factory: Annotated[
+        str | None, typer.Option(metavar="STRING", help="A faiss factory string, as in OPQ48,IVF4096,PQ48x4fs.")
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(help="Share of the exact ten nearest to find; without --type, the type is chosen by trial."),
+    ] = None,
+    memory_per_vector: Annotated[
+        int | None, typer.Option(metavar="BYTES", help="Most memory a vector may take while searched, for --recall.")
+    ] = None,
+    latency: Annotated[
+        float | None, typer.Option(metavar="MILLISECONDS", help="Most time a query may take, for --recall.")
     ] = None,
     lists: Annotated[
-        int | None, typer.Option(help="Inverted lists of ivf-pq.", show_default="by the number of documents")
+        int | None, typer.Option(help="Inverted lists.", show_default="by the number of documents")
     ] = None,
     subquantisers: Annotated[
         int | None, typer.Option(help="Parts a vector is coded in, ivf-pq.", show_default="dimensions / 4")
     ] = None,
-    bits: Annotated[int | None, typer.Option(help="Bits a part, 4 or 8, ivf-pq.", show_default="4")] = None,
-    nprobe: Annotated[
-        int | None, typer.Option(help="Lists visited by default, ivf-pq.", show_default="measured")
-    ] = None,
+    bits: Annotated[int | None, typer.Option(help="Bits a part, ivf-pq (4 or 8) and rabitq.")] = None,
+    nprobe: Annotated[int | None, typer.Option(help="Lists visited by default.", show_default="measured")] = None,
     refine: Annotated[
-        int | None, typer.Option(help="Candidates per result scored exactly, ivf-pq.", show_default="measured")
+        int | None, typer.Option(help="Candidates per result scored exactly.", show_default="measured")
     ] = None,
-    shard_size: Annotated[int, typer.Option(help="Documents a shard; a killed run loses at most one.")] = 8192,
+    ef_search: Annotated[
+        int | None, typer.Option(help="Nodes kept in view by default, hnsw.", show_default="measured")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Encoder processes: they share the cores, or take a GPU each in turn.")
+    ] = 1,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Most memory to take, such as 2GB or 512MB.", show_default="a quarter of the machine's"
+        ),
+    ] = None,
+    shard_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Documents a shard; a killed run loses the few in the making.",
+            show_default="8192, less in little memory",
+        ),
+    ] = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
-    batch_tokens: BatchTokens = 4096,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(help="Most tokens in one batch, padding counted.", show_default="4096, less in little memory"),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     resume: Resume = False,
@@ -68,54 +122,125 @@ def index(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Encode a corpus and build a searchable index folder; a killed run goes on with --resume."""
-    from ibkd_retrieval.corpora.resolve import open_corpus
-    from ibkd_retrieval.distill.model_folder import newest_student
-    from ibkd_retrieval.encoders.encoder import Encoder
-    from ibkd_retrieval.encoders.names import short_model_name
-    from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.indexing.build import build_index
-    from ibkd_retrieval.indexing.claim import link_shards
+    """Encode a corpus and build a searchable index folder; a killed run goes on with --resume.
+
+    A finished index grows with --append and shrinks with --delete; --from and --merge make new ones of finished ones.
+    """
+    from ibkd_retrieval.indexing.append import append_documents
+    from ibkd_retrieval.indexing.combine import combine_indexes
+    from ibkd_retrieval.indexing.delete import delete_documents
     from ibkd_retrieval.indexing.faiss_binding import load_faiss
-    from ibkd_retrieval.indexing.families import family_named
     from ibkd_retrieval.indexing.manifest import read_manifest
 
-    chosen = {"lists": lists, "subquantisers": subquantisers, "bits": bits, "nprobe": nprobe, "refine": refine}
-    family = family_named(type, **{name: value for name, value in chosen.items() if value is not None})
     progress = reporter(quiet)
     load_faiss()
-    begun = read_manifest(source) if source is not None else None
-    if begun is not None:
-        corpus, model = begun.corpus.name, model or begun.encoder.name
-        pooling, max_length = pooling or begun.encoder.pooling, max_length or begun.encoder.max_length or None
-        dtype = begun.encoder.dtype if dtype == "auto" else dtype
-    model = model or str(newest_student(MODELS))
-    opened = open_corpus(corpus, progress)
-    target = output or INDEXES / f"{corpus_slug(corpus)}-{short_model_name(model)}-{type}"
-    if source is not None and target.resolve() == source.resolve():
-        raise UserError(f"--from and --output are both {source}: name another --output.")
-    progress.say(f"corpus {opened.name} · model {model} · type {type} → {target}")
-    encoder = Encoder.load(
-        model, device=device, dtype=dtype, pooling=pooling, max_length=max_length, batch_tokens=batch_tokens
+    chosen = {
+        "factory": factory,
+        "recall": recall,
+        "lists": lists,
+        "subquantisers": subquantisers,
+        "bits": bits,
+        "nprobe": nprobe,
+        "refine": refine,
+        "ef_search": ef_search,
+    }
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    budget = {"--memory-per-vector": memory_per_vector, "--latency": latency}
+    jobs = {"--from": source, "--merge": merge, "--append": append, "--delete": delete}
+    options = EncodingOptions(
+        model=model,
+        device=device,
+        dtype=dtype,
+        pooling=pooling,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        workers=workers,
+        memory=memory,
+        shard_size=shard_size,
     )
-    if begun is not None and source is not None:
-        # After the model is known to fit: --overwrite deletes what is there.
-        if encoder.weight_hash != begun.encoder.weight_hash:
-            raise UserError(
-                f"--from {source} holds vectors of {begun.encoder.name}, not of {model}: leave out --from to encode "
-                "the corpus, or leave out --model."
-            )
-        link_shards(source, target, resume=resume, overwrite=overwrite)
+    structure = {"--type": type, "--vectors": vectors, **budget} | {f"--{name}": chosen[name] for name in chosen}
+    check_job(jobs, {"--corpus": corpus, **options.given()}, structure, output)
+    if delete is not None and output is not None:
+        refuse("--delete", {"--resume": resume, "--overwrite": overwrite})
+        manifest, target = delete_documents(output, read_ids(delete)), output
+    elif append and output is not None and corpus is not None:
+        begun = read_manifest(output).encoder
+        encoder, sizes, processes = options.like(begun).load()
+        progress.say(f"corpus {corpus} · model {encoder.name} → {output}")
+        target = output
+        manifest = append_documents(
+            _opened(corpus, progress),
+            encoder,
+            target,
+            resume=resume,
+            restart=overwrite,
+            memory=sizes,
+            processes=processes,
+            progress=progress,
+        )
+    elif source is not None or merge:
+        family = chosen_family(type, chosen, budget)
+        sources = [source] if source is not None else merge or []
+        target = output or folder_beside(sources[0], family)
+        progress.say(f"{', '.join(map(str, sources))} · type {family.name} → {target}")
+        manifest = combine_indexes(
+            sources,
+            target,
+            family=family,
+            vector_format=vectors,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    else:
+        manifest, target = _build(
+            corpus or "pydocs", options, chosen_family(type, chosen, budget), output, vectors, resume, overwrite,
+            progress,
+        )  # fmt: skip
+    _print(manifest, target, json)
+
+
+def _build(
+    corpus: str,
+    options: EncodingOptions,
+    family: Family,
+    output: Path | None,
+    vectors: str | None,
+    resume: bool,
+    overwrite: bool,
+    progress: Progress,
+) -> tuple[IndexManifest, Path]:
+    from ibkd_retrieval.encoders.names import short_model_name
+    from ibkd_retrieval.indexing.build import build_index
+
+    options = options.with_model()
+    opened = _opened(corpus, progress)
+    settled = settled_family(family, opened)
+    target = output or INDEXES / f"{corpus_slug(corpus)}-{short_model_name(options.model or '')}-{settled.name}"
+    progress.say(f"corpus {opened.name} · model {options.model} · type {settled.name} → {target}")
+    encoder, sizes, processes = options.load()
     manifest = build_index(
         opened,
         encoder,
         target,
         family=family,
-        resume=resume or source is not None,
-        overwrite=overwrite and source is None,
-        shard_size=shard_size,
+        resume=resume,
+        overwrite=overwrite,
+        vector_format=vectors or "float32",
+        memory=sizes,
+        processes=processes,
         progress=progress,
     )
+    return manifest, target
+
+
+def _opened(corpus: str, progress: Progress) -> Corpus:
+    from ibkd_retrieval.corpora.resolve import open_corpus
+
+    return open_corpus(corpus, progress)
+
+
+def _print(manifest: IndexManifest, target: Path, json: bool) -> None:
     if json:
         import dataclasses
         import json as encoder_
@@ -123,9 +248,11 @@ def index(
         shown = dataclasses.asdict(manifest) | {"output": str(target), "disk_bytes": manifest.disk_bytes}
         stdout().print(encoder_.dumps(shown), markup=False, soft_wrap=True)
         return
-    in_memory = manifest.files["index.faiss"].bytes / manifest.document_count
+    structure = manifest.files.get(manifest.structure)
+    in_memory = 0 if structure is None else structure.bytes / manifest.rows
+    gone = f" ({manifest.deleted_count:,} deleted)" if manifest.deleted_count else ""
     stdout().print(
-        f"{target}: {manifest.document_count:,} documents × {manifest.dim} dimensions, {manifest.factory}, "
+        f"{target}: {manifest.document_count:,} documents{gone} × {manifest.dim} dimensions, {manifest.factory}, "
         f"{in_memory:,.0f} bytes a document in memory; encoded at {manifest.build.documents_per_second:,.0f} "
         "documents/s",
         markup=False,

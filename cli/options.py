@@ -14,7 +14,6 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[
     str, typer.Option(help="auto, float32, bfloat16 or float16; auto is what the hardware multiplies fastest.")
 ]
-BatchTokens = Annotated[int, typer.Option(help="Most tokens in one batch, padding counted.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens to read of a text.", show_default="the model's own limit")]
 Pooling = Annotated[
     str | None, typer.Option(help="mean or cls, for a plain transformers encoder.", show_default="mean")

@@ -35,7 +35,7 @@ def quickstart(
     from ibkd_retrieval.errors import MissingPackage
     from ibkd_retrieval.evaluation.systems import Measuring, compare_systems
     from ibkd_retrieval.indexing.build import build_index
-    from ibkd_retrieval.indexing.claim import link_shards
+    from ibkd_retrieval.indexing.combine import combine_indexes
     from ibkd_retrieval.indexing.faiss_binding import load_faiss
 
     load_faiss()
@@ -78,8 +78,7 @@ def quickstart(
         folders[f"{label} flat"] = flat
         if label != "undistilled student":
             compressed = INDEXES / f"quickstart-{label}-ivf-pq"
-            link_shards(flat, compressed, resume=False, overwrite=True)
-            build_index(corpus, encoder, compressed, family="ivf-pq", resume=True, progress=progress)
+            combine_indexes([flat], compressed, family="ivf-pq", overwrite=True, progress=progress)
             folders[f"{label} ivf-pq"] = compressed
 
     stage(3, "search and evaluate")

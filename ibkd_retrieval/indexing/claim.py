@@ -5,30 +5,37 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing import layout
 from ibkd_retrieval.indexing.json_records import decode
 from ibkd_retrieval.indexing.manifest import EncoderRecord, read_manifest
 from ibkd_retrieval.progress import Progress
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """`build.json`, written first: what a resumed build has to agree with."""
+    """`build.json`, written first: what a resumed build has to agree with.
+
+    Attributes:
+        shard_size: most documents in a shard.
+        shard_text: characters at which a shard is closed with fewer documents; None for no such limit.
+        vector_format: how vectors are stored (`vector_formats`).
+    """
 
     corpus: str
     encoder: EncoderRecord
     shard_size: int
+    shard_text: int | None = None
+    vector_format: str = "float32"
 
 
 def claim(folder: Path, plan: BuildPlan, resume: bool, overwrite: bool, progress: Progress) -> BuildPlan:
@@ -75,54 +82,46 @@ def _resumed_plan(folder: Path, plan: BuildPlan, progress: Progress) -> BuildPla
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): index anew with --overwrite.") from error
     if not begun.encoder.makes_the_vectors_of(plan.encoder):
-        differing = [
-            field.name
-            for field in dataclasses.fields(EncoderRecord)
-            if getattr(begun.encoder, field.name) != getattr(plan.encoder, field.name)
-        ]
         raise UserError(
             f"The index in {folder} was begun with the model {begun.encoder.name} and {plan.encoder.name} would give "
-            f"other vectors ({', '.join(differing)} differ): resume with the same model, or use --overwrite."
+            f"other vectors ({differing_fields(begun.encoder, plan.encoder)} differ): resume with the same "
+            "model, or use --overwrite."
+        )
+    if begun.vector_format != plan.vector_format:
+        raise UserError(
+            f"The index in {folder} was begun with vectors in {begun.vector_format}: resume with --vectors "
+            f"{begun.vector_format}, or use --overwrite."
         )
     if begun.shard_size != plan.shard_size:
         progress.say(f"Continuing with shards of {begun.shard_size:,} documents, as the build began.")
     return dataclasses.replace(begun, corpus=plan.corpus)
 
 
+def differing_fields(one: EncoderRecord, other: EncoderRecord) -> str:
+    """The fields in which two encoders differ, for a sentence."""
+    names = [field.name for field in dataclasses.fields(EncoderRecord)]
+    return ", ".join(name for name in names if getattr(one, name) != getattr(other, name))
+
+
 @contextmanager
 def refusals_named(folder: Path) -> Iterator[None]:
-    """Turn the system's refusal to write in `folder` into an error that says what to do."""
+    """Turn the system's refusal to write in `folder` into an error that says what to do.
+
+    Raises:
+        UserError: the folder may not be written.
+        WorkFailed: there is no room for a file.
+    """
     try:
         yield
     except OSError as error:
+        if error.errno in _FULL:
+            raise WorkFailed(
+                f"{error.strerror} while writing to {folder}: what is finished is kept; make room and go on with "
+                "--resume."
+            ) from error
         if error.errno not in _REFUSALS or error.filename is None:
             raise
         path = Path(error.filename)
         if path != folder and folder not in path.parents and path not in folder.parents:
             raise  # A file of the corpus or the model.
         raise UserError(f"{path} cannot be written ({error.strerror}): name another folder with --output.") from error
-
-
-def link_shards(source: Path, folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Give `folder` the shards of another index, as hard links where the file system allows, copies elsewhere.
-
-    A build that resumes there finds all of them done and only makes its structure. The links are safe: files of an
-    index are replaced whole, never written into.
-
-    Raises:
-        UserError: `folder` is taken and the options do not say what to do.
-    """
-    if _goes_on(folder, resume, overwrite):
-        return
-    for path in layout.ours(source):
-        relative = path.relative_to(source)
-        if relative.as_posix() in (layout.MANIFEST, layout.STRUCTURE) or relative.name.startswith(
-            (layout.DOC_IDS, ".")
-        ):
-            continue
-        target = folder / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, target)
-        except OSError:
-            shutil.copy2(path, target)

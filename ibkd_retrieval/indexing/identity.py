@@ -42,6 +42,11 @@ def fingerprint(documents: Iterable[Document]) -> str:
     return result.hexdigest()
 
 
+def chained_fingerprint(before: str, change: str, what: str) -> str:
+    """The fingerprint of a corpus after a change: the same changes, in the same order, give the same one."""
+    return hashlib.sha256(f"{before} {change} {what}".encode()).hexdigest()
+
+
 def hash_id(doc_id: str) -> int:
     """64 bits of BLAKE2b of a document id."""
     return int.from_bytes(hashlib.blake2b(doc_id.encode(), digest_size=8).digest(), "little")
@@ -104,6 +109,29 @@ class IdGuard:
             f"The document id {doc_id!r} appears twice in {self._corpus}, as documents {first + 1:,} and "
             f"{second + 1:,}: give every document an id of its own."
         )
+
+
+class TakenIds:
+    """Refuses ids that an index holds already, at eight bytes of memory an id."""
+
+    def __init__(self, stored: Callable[[], Iterator[str]], refusal: Callable[[str], UserError]) -> None:
+        """Take a way to read the ids held, and what to say of one that comes again."""
+        self._stored = stored
+        self._refusal = refusal
+        self._hashes = np.sort(np.fromiter(map(hash_id, stored()), np.uint64))
+
+    def refuse(self, ids: Sequence[str]) -> None:
+        """Raise the refusal if one of `ids` is held.
+
+        Raises:
+            UserError: an id is held.
+        """
+        if not _intersects(self._hashes, np.fromiter(map(hash_id, ids), np.uint64, len(ids))):
+            return
+        here = set(ids)
+        for doc_id in self._stored():
+            if doc_id in here:
+                raise self._refusal(doc_id)
 
 
 def _is_utf8(text: str) -> bool:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def decode(kind: type[T], value: Any, where: str = "") -> T:
-    """Turn parsed JSON into a `kind`: a dataclass, dict, tuple, int, float, str, bool or a union with None.
+    """Turn parsed JSON into a `kind`: a dataclass, dict, tuple, int, float, str, bool or a union of these with None.
 
     Keys that the dataclass does not know are ignored; those it has no default for must be there.
 
@@ -29,8 +29,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        (inner,) = [part for part in typing.get_args(kind) if part is not types.NoneType]
-        return _decode(inner, value, where)
+        parts = [part for part in typing.get_args(kind) if part is not types.NoneType]
+        return _decode(next((part for part in parts if type(value) is part), parts[0]), value, where)
     if origin is tuple:
         inner = typing.get_args(kind)[0]
         return tuple(_decode(inner, item, f"{where}[{i}]") for i, item in enumerate(_of(list, value, where)))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write
+from ibkd_retrieval.indexing.arrays import save_array
 
 _STRETCH = 1 << 14
 _DENSE = 8
@@ -43,7 +44,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
                 raise ValueError(f"line {len(offsets)} for {path} holds a line feed")
             offsets.append(offsets[-1] + file.write(f"{line}\n".encode()))
     with atomic_write(offsets_path(path)) as file:
-        np.save(file, np.frombuffer(offsets, dtype=np.int64))
+        save_array(file, np.frombuffer(offsets, dtype=np.int64))
     return len(offsets) - 1
 
 

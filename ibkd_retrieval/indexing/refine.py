@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.indexing.shards import ShardVectors
+from ibkd_retrieval.indexing.vector_source import VectorSource
 
 _BLOCK_BYTES = 64 << 20
 
 
 def rescore(
-    queries: NDArray[np.float32], candidates: NDArray[np.int64], vectors: ShardVectors, k: int
+    queries: NDArray[np.float32], candidates: NDArray[np.int64], vectors: VectorSource, k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Keep the k best of each query's candidates by exact inner product.
 

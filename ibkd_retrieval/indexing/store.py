@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,22 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.records import Document, FieldValue
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import sha256_file
-from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss
-from ibkd_retrieval.indexing.families.ivf_pq import default_effort, search_ivf
-from ibkd_retrieval.indexing.layout import DOC_IDS, STRUCTURE, documents_file
+from ibkd_retrieval.indexing.exact import Found, scan, search_array, with_ties_by_row
+from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss, to_gpu
+from ibkd_retrieval.indexing.families.effort import (
+    effort_for,
+    is_graph,
+    list_count,
+    search_structure,
+    takes_selector,
+)
+from ibkd_retrieval.indexing.families.family import check_recall
+from ibkd_retrieval.indexing.families.trial import reaches
+from ibkd_retrieval.indexing.layout import documents_file
 from ibkd_retrieval.indexing.lines import LineStore
-from ibkd_retrieval.indexing.manifest import IndexManifest, read_manifest
+from ibkd_retrieval.indexing.manifest import IndexManifest, SearchDefaults, read_manifest
 from ibkd_retrieval.indexing.shards import OpenFiles, ShardVectors, document_from_json, fields_from_json
+from ibkd_retrieval.progress import SILENT, Progress
 
 ALWAYS_VERIFIED_BYTES = 256 << 20
 """Largest faiss file whose checksum is tested at every opening (a fraction of a second)."""
@@ -35,24 +46,30 @@ class StoredIndex:
     Attributes:
         folder: the index folder.
         manifest: what the folder says of itself.
+        is_scanned: whether the vectors stay in their files and every search reads them all.
     """
 
     def __init__(self, folder: Path, manifest: IndexManifest, structure: Any) -> None:
         self.folder = folder
         self.manifest = manifest
         self._structure = structure
+        self.is_scanned = structure is None
         self._vectors = ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim)
-        self._ids = LineStore(folder / DOC_IDS)
+        self._ids = LineStore(folder / manifest.doc_ids)
+        self._present = _present_rows(folder, manifest)
         self._texts = OpenFiles(lambda number: LineStore(folder / documents_file(number)))
 
     def __len__(self) -> int:
-        """Number of documents."""
+        """Number of documents that can be found; deleted ones keep their rows and are not counted."""
         return self.manifest.document_count
 
     @property
     def memory_bytes(self) -> int:
-        """What the faiss structure takes in memory, which is what it takes on disk."""
-        return self.manifest.files[STRUCTURE].bytes
+        """What the faiss structure takes in memory, which is what it takes on disk; 0 where the files are scanned."""
+        if self.is_scanned:
+            return 0
+        record = self.manifest.files.get(self.manifest.structure)
+        return 4 * self.manifest.dim * self.manifest.rows if record is None else record.bytes
 
     @property
     def disk_bytes(self) -> int:
@@ -66,64 +83,102 @@ class StoredIndex:
         *,
         nprobe: int | None = None,
         refine: int | None = None,
+        ef_search: int | None = None,
         allowed: NDArray[np.bool_] | None = None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    ) -> Found:
         """Find the k documents of largest inner product for each query.
 
         Args:
             vectors: queries [q, dim].
             k: number of results.
             nprobe: inverted lists visited, where the index has them; if None, the manifest's default, or more where k
-                is large (`families.ivf_pq.default_effort`).
+                is large (`families.effort.effort_for`).
             refine: candidates per result whose score is taken from the exact vectors, 0 for the scores of the codes;
                 if None, the manifest's default, or less where k is large.
+            ef_search: nodes kept in view, where the index is an HNSW graph; if None, as for nprobe.
             allowed: one bool a row [n]; only rows that hold True are found. Few of them (up to
                 `EXACT_ALLOWED_ROWS`) are compared exactly; of more, an approximate index visits as many times more
                 lists as rows are shut out.
 
         Returns:
             Scores float32 [q, k], not increasing, and rows int64 [q, k]. Where fewer than k are found, rows end in
-            -1 and scores in -inf.
+            -1 and scores in -inf. An exact index orders equal scores by row.
 
         Raises:
             UserError: the vectors have another dimension than the index or are not finite, k is not positive, or the
-                index is flat and nprobe or refine was given.
+                index has no such setting.
         """
         queries = np.ascontiguousarray(vectors, dtype=np.float32)
-        self._check(queries, k, nprobe, refine, allowed)
+        allowed = self.findable(allowed)
+        given = SearchDefaults(nprobe, refine, ef_search)
+        self._check(queries, k, given)
         blas_threshold(self.manifest.dim)
-        defaults = self.manifest.search
         # faiss sets k places aside for each query; a k far beyond the documents must not cost their memory twice.
-        left = len(self) if allowed is None else int(np.count_nonzero(allowed))
+        left = self.manifest.rows if allowed is None else int(np.count_nonzero(allowed))
         found = min(k, left)
         if not left:
             scores = np.empty((len(queries), 0), dtype=np.float32)
             rows = np.empty((len(queries), 0), dtype=np.int64)
         elif allowed is not None and left <= EXACT_ALLOWED_ROWS:
-            faiss = load_faiss()
             candidates = np.flatnonzero(allowed)
-            exact = self._vectors.gather(candidates)
-            scores, places = faiss.knn(queries, exact, found, metric=faiss.METRIC_INNER_PRODUCT)
+            scores, places = search_array(queries, self._vectors.gather(candidates), found)
             rows = candidates[places]
-        elif defaults.nprobe is None:
-            parameters = None if allowed is None else load_faiss().SearchParameters(sel=_selector(allowed))
-            scores, rows = self._structure.search(queries, found, params=parameters)
+        elif self._structure is None or (allowed is not None and not takes_selector(self._structure)):
+            scores, rows = scan(queries, self._vectors, found, allowed)
+        elif self.manifest.search.is_exact:
+            scores, rows = self._search_flat(queries, found, left, allowed)
         else:
-            effort = default_effort(defaults, found, self._structure.nlist, left)
-            nprobe = effort.nprobe if nprobe is None else nprobe
-            refine = effort.refine if refine is None else refine
-            selector = None
-            if allowed is not None:
-                selector = _selector(allowed)
-                nprobe = min(self._structure.nlist, math.ceil((nprobe or 1) * len(self) / left))
-            scores, rows = search_ivf(
-                self._structure, queries, found, nprobe or 1, refine or 0, self._vectors, selector
-            )
+            effort = effort_for(self._structure, self.manifest.search, given, found, self.manifest.rows, left)
+            selector = None if allowed is None else _selector(allowed)
+            scores, rows = search_structure(self._structure, queries, found, effort, self._vectors, selector)
+            nothing = np.flatnonzero(rows[:, 0] < 0)
+            if len(nothing):
+                # The lists visited were empty, or 4-bit codes could not tell the documents apart.
+                scores[nothing], rows[nothing] = scan(queries[nothing], self._vectors, found, allowed)
+        zero = ~queries.any(axis=1)
+        if zero.any():
+            # All documents are equally near; 4-bit codes, whose tables of distances are then all equal, find none.
+            scores[zero] = 0
+            rows[zero] = np.arange(found) if allowed is None else np.flatnonzero(allowed)[:found]
         scores[rows < 0] = -np.inf
         if found < k:
             scores = np.pad(scores, ((0, 0), (0, k - found)), constant_values=-np.inf)
             rows = np.pad(rows, ((0, 0), (0, k - found)), constant_values=-1)
         return scores, rows
+
+    def defaults_for(self, recall: float) -> SearchDefaults:
+        """The fastest setting known to find the share `recall` of the exact ten nearest documents, with a margin.
+
+        Raises:
+            UserError: the share is not in (0, 1], or no setting that was tried finds as much.
+        """
+        check_recall(recall)
+        if self.manifest.search.is_exact:
+            return SearchDefaults()
+        own = [point for point in self.manifest.operating_points if point.structure is None]
+        good = [point for point in own if reaches(point, recall)]
+        if good:
+            return min(good, key=lambda point: point.milliseconds).effort
+        best = max((point.recall_at_10 for point in own), default=None)
+        known = (
+            "no setting of it was measured"
+            if best is None
+            else f"the best measured finds {best:.4g} of sampled documents' neighbours, which promises "
+            f"{max(0.0, 2 * best - 1):.4g} for questions"
+        )
+        raise UserError(
+            f"The index in {self.folder} is not known to reach a recall of {recall:g} ({known}): ask for less, or make "
+            "it anew with a higher --recall or with --type flat."
+        )
+
+    def _search_flat(self, queries: NDArray[np.float32], k: int, left: int, allowed: NDArray[np.bool_] | None) -> Found:
+        parameters = None if allowed is None else load_faiss().SearchParameters(sel=_selector(allowed))
+
+        def nearest(asked: NDArray[np.float32], number: int) -> Found:
+            scores, rows = self._structure.search(asked, number, params=parameters)
+            return scores, rows
+
+        return with_ties_by_row(nearest, left)(queries, k)
 
     def doc_id(self, row: int) -> str:
         """The id of the document in `row`."""
@@ -142,39 +197,55 @@ class StoredIndex:
         ids = self._ids.lines(wanted[order])
         return [ids[place] for place in places.tolist()]
 
-    def all_doc_ids(self) -> Iterator[str]:
-        """The ids of all documents in row order, as a stream."""
-        return iter(self._ids)
-
     def documents(self) -> Iterator[Document]:
-        """All stored documents in row order, as a stream."""
+        """The stored document of every row in order, as a stream; deleted ones are among them."""
         for number in range(len(self.manifest.shards)):
             yield from map(document_from_json, LineStore(self.folder / documents_file(number)))
 
     def fields(self) -> Iterator[dict[str, FieldValue]]:
-        """The fields of all documents in row order, as a stream; several times as fast as the documents."""
+        """The fields of every row's document in order, as a stream; several times as fast as the documents."""
         for number in range(len(self.manifest.shards)):
             yield from map(fields_from_json, LineStore(self.folder / documents_file(number)))
 
     def document(self, row: int) -> Document:
         """The stored document in `row`."""
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)} documents")
+        if not 0 <= row < self.manifest.rows:
+            raise IndexError(f"row {row} of {self.manifest.rows}")
         number, position = self._vectors.place(int(row))
         return document_from_json(self._texts[number][position])
 
     def vectors(self) -> Iterator[NDArray[np.float32]]:
-        """The exact vectors, shard by shard [n, dim], memory-mapped and read-only."""
+        """The stored vectors as float32, shard by shard [n, dim]; deleted documents' rows are among them."""
         return iter(self._vectors)
 
-    def _check(
-        self,
-        queries: NDArray[np.float32],
-        k: int,
-        nprobe: int | None,
-        refine: int | None,
-        allowed: NDArray[np.bool_] | None,
-    ) -> None:
+    def shard_vectors(self, number: int) -> NDArray[np.float32]:
+        """The stored vectors of one shard [n, dim], as float32."""
+        return next(self._vectors.from_shard(number))
+
+    def all_ids(self) -> Iterator[str]:
+        """The id of every row in order, those of deleted documents included."""
+        return iter(self._ids)
+
+    def present_ids(self) -> Iterator[str]:
+        """The ids of the documents that can be found, in the order of their rows."""
+        if self._present is None:
+            return iter(self._ids)
+        return compress(self._ids, self._present)
+
+    @property
+    def present(self) -> NDArray[np.bool_] | None:
+        """One bool a row, False for those of deleted documents; None where none was deleted."""
+        return self._present
+
+    def findable(self, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.bool_] | None:
+        """The rows [n] that are allowed and whose documents were not deleted, one bool each; None for all."""
+        if allowed is not None and allowed.shape != (self.manifest.rows,):
+            raise ValueError(f"`allowed` has shape {allowed.shape}, the index {self.manifest.rows} rows")
+        if self._present is None or allowed is None:
+            return self._present if allowed is None else allowed
+        return allowed & self._present
+
+    def _check(self, queries: NDArray[np.float32], k: int, given: SearchDefaults) -> None:
         if queries.ndim != 2 or queries.shape[1] != self.manifest.dim:
             raise UserError(
                 f"The query vectors have shape {queries.shape}, the index in {self.folder} holds vectors of "
@@ -185,16 +256,29 @@ class StoredIndex:
             raise UserError("A query vector is not finite (NaN or infinity): the model that made it is damaged.")
         if k < 1:
             raise UserError(f"The number of results must be at least 1, not {k}.")
-        if allowed is not None and allowed.shape != (len(self),):
-            raise ValueError(f"`allowed` has shape {allowed.shape}, the index {len(self)} rows")
-        if self.manifest.search.nprobe is None and (nprobe is not None or refine is not None):
+        self._check_effort(given)
+
+    def _check_effort(self, given: SearchDefaults) -> None:
+        if given == SearchDefaults():
+            return
+        if self.manifest.search.is_exact:
             raise UserError(
-                f"The index in {self.folder} is {self.manifest.family} and always exact: leave out nprobe and refine."
+                f"The index in {self.folder} is {self.manifest.family} and always exact: leave out nprobe, refine and "
+                "ef_search."
             )
-        if nprobe is not None and nprobe < 1:
-            raise UserError(f"The number of lists to visit (nprobe) must be at least 1, not {nprobe}.")
-        if refine is not None and refine < 0:
-            raise UserError(f"The candidates to refine per result must be 0 (off) or more, not {refine}.")
+        name = f"The index in {self.folder} ({self.manifest.factory})"
+        if given.nprobe is not None and list_count(self._structure) is None:
+            raise UserError(f"{name} has no inverted lists to visit: leave out nprobe.")
+        if given.ef_search is not None and not is_graph(self._structure):
+            raise UserError(f"{name} is no HNSW graph: leave out ef_search.")
+        if given.nprobe is not None and given.nprobe < 1:
+            raise UserError(f"The number of lists to visit (nprobe) must be at least 1, not {given.nprobe}.")
+        if given.ef_search is not None and given.ef_search < 1:
+            raise UserError(
+                f"The number of nodes to keep in view (ef_search) must be at least 1, not {given.ef_search}."
+            )
+        if given.refine is not None and given.refine < 0:
+            raise UserError(f"The candidates to refine per result must be 0 (off) or more, not {given.refine}.")
 
 
 def _selector(allowed: NDArray[np.bool_]) -> Any:
@@ -202,11 +286,27 @@ def _selector(allowed: NDArray[np.bool_]) -> Any:
     return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
 
 
-def open_index(folder: Path | str, verify: bool = False) -> StoredIndex:
+def open_index(
+    folder: Path | str,
+    verify: bool = False,
+    *,
+    memory_limit: int | None = None,
+    device: str = "cpu",
+    progress: Progress = SILENT,
+) -> StoredIndex:
     """Open a finished index.
 
     Sizes of all files are always compared with the manifest, checksums of all with `verify`, and that of the faiss
     file whenever it is small.
+
+    Args:
+        folder: of the index.
+        verify: compare the checksums of all files.
+        memory_limit: most bytes that the vectors of a flat index may take in memory, half of the machine's memory if
+            None. A larger one is scanned in its files by every search, which gives the same answers. Other families
+            are held in memory whatever they take.
+        device: "cuda" to search on a GPU where faiss has one.
+        progress: told where the index is scanned or a GPU was asked for in vain.
 
     Raises:
         UserError: the folder holds no finished index, or a file of it is missing or damaged.
@@ -215,19 +315,55 @@ def open_index(folder: Path | str, verify: bool = False) -> StoredIndex:
     folder = Path(folder)
     manifest = read_manifest(folder)
     _verify_files(folder, manifest, contents=verify)
+    load_faiss()
+    if manifest.search.is_exact:
+        size = 4 * manifest.dim * manifest.rows
+        if size > (_half_of_memory() if memory_limit is None else memory_limit):
+            progress.say(f"The {size / 1e9:,.1f} GB of vectors in {folder} are not loaded: every search reads them.")
+            return StoredIndex(folder, manifest, None)
+    structure = _read_structure(folder, manifest)
+    if device != "cpu":
+        structure = to_gpu(structure, progress)
+    return StoredIndex(folder, manifest, structure)
+
+
+def _read_structure(folder: Path, manifest: IndexManifest) -> Any:
     faiss = load_faiss()
+    if manifest.structure not in manifest.files:
+        structure = faiss.IndexFlatIP(manifest.dim)
+        for shard in ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim):
+            structure.add(np.ascontiguousarray(shard))
+        return structure
     try:
-        structure = faiss.read_index(str(folder / STRUCTURE))
+        structure = faiss.read_index(str(folder / manifest.structure))
     except RuntimeError as error:
-        raise _damaged(folder, STRUCTURE, "faiss cannot read it") from error
-    if structure.d != manifest.dim or structure.ntotal != manifest.document_count:
+        raise _damaged(folder, manifest.structure, "faiss cannot read it") from error
+    if structure.d != manifest.dim or structure.ntotal != manifest.rows:
         raise _damaged(
             folder,
-            STRUCTURE,
+            manifest.structure,
             f"it holds {structure.ntotal:,} vectors of {structure.d} dimensions and "
-            f"{manifest.document_count:,} of {manifest.dim} are recorded",
+            f"{manifest.rows:,} of {manifest.dim} are recorded",
         )
-    return StoredIndex(folder, manifest, structure)
+    return structure
+
+
+def _half_of_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _present_rows(folder: Path, manifest: IndexManifest) -> NDArray[np.bool_] | None:
+    if manifest.tombstones is None:
+        return None
+    try:
+        deleted = np.load(folder / manifest.tombstones, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(folder, manifest.tombstones, f"it cannot be read ({error})") from error
+    if deleted.dtype != np.int64 or deleted.shape != (manifest.deleted_count,):
+        raise _damaged(folder, manifest.tombstones, f"it does not list {manifest.deleted_count:,} rows")
+    present = np.ones(manifest.rows, dtype=np.bool_)
+    present[deleted] = False
+    return present
 
 
 def verify_index(folder: Path | str) -> IndexManifest:
@@ -242,7 +378,7 @@ def verify_index(folder: Path | str) -> IndexManifest:
 
 
 def _verify_files(folder: Path, manifest: IndexManifest, contents: bool) -> None:
-    for name in (STRUCTURE, DOC_IDS):
+    for name in (manifest.doc_ids,) if manifest.search.is_exact else (manifest.structure, manifest.doc_ids):
         if name not in manifest.files:
             raise _damaged(folder, name, "the manifest does not list it")
     for name, record in manifest.files.items():
@@ -252,7 +388,7 @@ def _verify_files(folder: Path, manifest: IndexManifest, contents: bool) -> None
         size = path.stat().st_size
         if size != record.bytes:
             raise _damaged(folder, name, f"it has {size:,} bytes and {record.bytes:,} are recorded")
-        read = contents or (name == STRUCTURE and size <= ALWAYS_VERIFIED_BYTES)
+        read = contents or (name == manifest.structure and size <= ALWAYS_VERIFIED_BYTES)
         if read and sha256_file(path) != record.sha256:
             raise _damaged(folder, name, "its checksum is not the one recorded")
 

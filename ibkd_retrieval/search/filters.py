@@ -105,16 +105,16 @@ def allowed_rows(
     """
     conditions = [parse_condition(text) for text in filters if not text.startswith("@")]
     listed = [_ids_in(Path(text[1:])) for text in filters if text.startswith("@")]
-    masks = [np.ones(len(index), dtype=np.bool_) for index in indexes]
+    masks = [np.ones(index.manifest.rows, dtype=np.bool_) for index in indexes]
     on_ids = [condition for condition in conditions if condition.field == "id"]
     on_fields = [condition for condition in conditions if condition.field != "id"]
     if listed or on_ids:
         for index, mask in zip(indexes, masks, strict=True):
-            for row, doc_id in enumerate(index.all_doc_ids()):
+            for row, doc_id in enumerate(index.all_ids()):
                 mask[row] = all(doc_id in ids for ids in listed) and all(each.holds(doc_id) for each in on_ids)
     if on_fields:
         known = {"id", "title"}
-        with progress.task("Filtering", sum(map(len, indexes)), "documents") as task:
+        with progress.task("Filtering", sum(index.manifest.rows for index in indexes), "documents") as task:
             for index, mask in zip(indexes, masks, strict=True):
                 mask &= _passing(index, on_fields, known, task)
         unknown = [condition for condition in on_fields if condition.field not in known]
@@ -123,22 +123,25 @@ def allowed_rows(
                 f"No document has the field `{unknown[0].field}` of the filter {unknown[0]}: the fields are "
                 f"{', '.join(sorted(known))}."
             )
+    for index, mask in zip(indexes, masks, strict=True):
+        if index.present is not None:
+            mask &= index.present
     if not any(mask.any() for mask in masks):
         raise UserError(f"No document passes the filter {' and '.join(filters)}: loosen it.")
     passed = sum(int(np.count_nonzero(mask)) for mask in masks)
-    progress.say(f"{passed:,} of {sum(map(len, masks)):,} documents pass {' and '.join(filters)}")
+    progress.say(f"{passed:,} of {sum(map(len, indexes)):,} documents pass {' and '.join(filters)}")
     return masks
 
 
 def _passing(index: StoredIndex, conditions: Sequence[Condition], known: set[str], task: Task) -> NDArray[np.bool_]:
-    mask = np.zeros(len(index), dtype=np.bool_)
+    mask = np.zeros(index.manifest.rows, dtype=np.bool_)
     with_title = any(condition.field == "title" for condition in conditions)
     for row, fields in enumerate(_stored_fields(index, with_title)):
         known.update(fields)
         mask[row] = all(each.field in fields and each.holds(fields[each.field]) for each in conditions)
         if row % _REPORT_EVERY == _REPORT_EVERY - 1:
             task.advance(_REPORT_EVERY)
-    task.advance(len(index) % _REPORT_EVERY)
+    task.advance(index.manifest.rows % _REPORT_EVERY)
     return mask
 
 

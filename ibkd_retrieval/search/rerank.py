@@ -120,10 +120,7 @@ class _Texts:
             for doc_id in run.doc_ids[start : min(stop, start + depth)]
         }
         self._place = {
-            doc_id: (index, row)
-            for index in indexes
-            for row, doc_id in enumerate(index.all_doc_ids())
-            if doc_id in wanted
+            doc_id: (index, row) for index in indexes for row, doc_id in enumerate(index.all_ids()) if doc_id in wanted
         }
 
     def content(self, doc_id: str) -> str:

@@ -133,7 +133,7 @@ class Searcher:
 
     def _ids(self, rows: NDArray[np.int64]) -> Ids:
         """The document id of each row, None for padding; each id is read once and shared."""
-        documents = len(self.index)
+        documents = self.index.manifest.rows
         if documents <= rows.size:
             # Faster than sorting, and no larger than the results. Padding, -1, is the place behind the last document.
             wanted = np.zeros(documents + 1, dtype=np.bool_)

@@ -40,6 +40,15 @@ def test_a_tokenizer_without_limit_is_cut_at_the_positions_there_are(tmp_path, k
     assert np.isfinite(encoder.encode(["word " * 500])).all()
 
 
+@pytest.mark.parametrize("window", [5, 8192])
+def test_preparing_and_encoding_apart_gives_the_same_bits(bert, window, monkeypatch):
+    monkeypatch.setattr("ibkd_retrieval.encoders.encoder._WINDOW", window)
+    encoder = load(bert, batch_tokens=200)
+    prepared = encoder.prepare(TEXTS)
+    assert encoder.encode_prepared(prepared).tobytes() == encoder.encode(TEXTS).tobytes()
+    assert encoder.encode_prepared(encoder.prepare([])).shape == (0, 32)
+
+
 def test_windows_do_not_show_in_the_result(bert, monkeypatch):
     whole = load(bert).encode(TEXTS)
     monkeypatch.setattr("ibkd_retrieval.encoders.encoder._WINDOW", 5)

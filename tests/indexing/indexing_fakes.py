@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
 from ibkd_retrieval.corpora.records import Corpus, Document
+from ibkd_retrieval.errors import UserError
 
 
 class HashingEncoder:
@@ -51,6 +55,40 @@ class TableEncoder(HashingEncoder):
 
     def vector(self, text: str) -> np.ndarray:
         return self.table[int(text)]
+
+
+@dataclass(frozen=True)
+class LoadFake:
+    """Makes an encoder in a process of its own; what goes wrong there goes wrong at the text named."""
+
+    at: str = ""
+    fault: str = ""
+    sleep: float = 0.0
+
+    def __call__(self, number: int, count: int) -> HashingEncoder:
+        if self.fault == "loading":
+            raise UserError("There is no such model.")
+        return _Faulty(self)
+
+
+class _Faulty(HashingEncoder):
+    def __init__(self, load: LoadFake) -> None:
+        super().__init__(sleep=load.sleep)
+        self.load = load
+
+    def encode(self, texts, kind="document", progress=None):
+        if any(text == self.load.at for text in texts):
+            if self.load.fault == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.load.fault == "user":
+                raise UserError("Text number 3 is no text.")
+            if self.load.fault == "system":
+                raise OSError(5, "Input/output error", "/models/weights")
+            if self.load.fault == "work":
+                raise RuntimeError("out of memory")
+            if self.load.fault == "nan":
+                return np.full((len(texts), self.dim), np.nan, np.float32)
+        return super().encode(texts, kind, progress)
 
 
 class Listener:

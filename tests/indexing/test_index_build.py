@@ -13,7 +13,7 @@ import pytest
 from indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, corpus_of, numbered_corpus, table_corpus
 
 from ibkd_retrieval.corpora.records import Document
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.identity import fingerprint
 from ibkd_retrieval.indexing.manifest import read_manifest
@@ -312,7 +312,7 @@ def test_a_file_where_the_folder_should_be_is_a_user_error(tmp_path: Path):
             build_index(numbered_corpus(5), HashingEncoder(), folder)
 
 
-def test_a_folder_that_may_not_be_written_is_a_user_error_and_a_full_disk_is_not(
+def test_a_folder_that_may_not_be_written_is_a_user_error_and_a_full_disk_is_failed_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def refuse(number):
@@ -327,7 +327,7 @@ def test_a_folder_that_may_not_be_written_is_a_user_error_and_a_full_disk_is_not
             build_index(numbered_corpus(5), HashingEncoder(), tmp_path / "a")
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", refuse(errno.ENOSPC))
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(WorkFailed, match=r"No space left on device while writing to .*b: .* --resume"):
             build_index(numbered_corpus(5), HashingEncoder(), tmp_path / "b")
     build_index(numbered_corpus(5), HashingEncoder(), tmp_path / "b")
 

@@ -6,10 +6,11 @@ from indexing_fakes import Listener, TableEncoder, clustered, table_corpus
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.exact import scan
 from ibkd_retrieval.indexing.families import IvfPq, family_named
-from ibkd_retrieval.indexing.families.ivf_pq import _exact, _sample_rows
 from ibkd_retrieval.indexing.shards import ShardVectors
 from ibkd_retrieval.indexing.store import StoredIndex, open_index
+from ibkd_retrieval.indexing.vector_source import sample_rows
 
 COUNT, DIM = 6000, 64
 
@@ -99,7 +100,7 @@ def test_the_structure_takes_a_tenth_of_the_vectors_memory(index: StoredIndex):
 
 
 def test_training_vectors_come_from_all_shards():
-    rows = _sample_rows(100_000, 1000, np.random.default_rng(0))
+    rows = sample_rows(100_000, 1000, np.random.default_rng(0))
     assert len(np.unique(rows)) == 1000
     assert np.histogram(rows, bins=10, range=(0, 100_000))[0].min() > 60
 
@@ -107,7 +108,7 @@ def test_training_vectors_come_from_all_shards():
 def test_exact_neighbours_over_shards_equal_those_over_the_whole(index: StoredIndex, table: np.ndarray):
     counts = [shard.documents for shard in index.manifest.shards]
     queries = table[COUNT:]
-    rows = _exact(queries, ShardVectors(index.folder, counts, DIM), 11)
+    rows = scan(queries, ShardVectors(index.folder, counts, DIM), 11)[1]
     assert np.array_equal(rows, np.argsort(-(queries @ table[:COUNT].T), axis=1, kind="stable")[:, :11])
 
 
@@ -148,7 +149,8 @@ def test_a_dimension_that_four_does_not_divide_is_served(dim: int, tmp_path: Pat
     [
         ({"bits": 5}, "4 or 8 bits"),
         ({"lists": 0}, "lists .* at least 1"),
-        ({"refine": -1}, "0 .off. or more"),
+        ({"refine": -1}, "refine .* at least 0"),
+        ({"recall": 1.5}, "at most 1"),
         ({"speed": 3}, "no such option"),
     ],
 )
@@ -163,5 +165,5 @@ def test_subquantisers_that_do_not_divide_the_dimension_are_a_user_error(table: 
 
 
 def test_an_unknown_family_lists_those_known():
-    with pytest.raises(UserError, match="choose one of flat, ivf-pq"):
-        family_named("hnsw")
+    with pytest.raises(UserError, match="choose one of flat, ivf-flat, ivf-pq"):
+        family_named("annoy")

@@ -6,19 +6,32 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.families.family import BuiltStructure, Family
+from ibkd_retrieval.indexing.families.factory import Factory
+from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, Option
 from ibkd_retrieval.indexing.families.flat import Flat
+from ibkd_retrieval.indexing.families.hnsw import Hnsw
+from ibkd_retrieval.indexing.families.ivf_flat import IvfFlat
 from ibkd_retrieval.indexing.families.ivf_pq import IvfPq
+from ibkd_retrieval.indexing.families.rabitq import RaBitQ
+from ibkd_retrieval.indexing.families.sq8 import Sq8
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FAMILIES", "BuiltStructure", "Family", "Flat", "IvfPq", "family_named", "family_options"]
+__all__ = ["FAMILIES", "BuiltStructure", "Family", "Flat", "IvfPq", "Option", "family_named", "family_options"]
 
-FAMILIES: dict[str, Callable[..., Family]] = {"flat": Flat, "ivf-pq": IvfPq}
+FAMILIES: dict[str, Callable[..., Family]] = {
+    "flat": Flat,
+    "ivf-flat": IvfFlat,
+    "ivf-pq": IvfPq,
+    "hnsw": Hnsw,
+    "sq8": Sq8,
+    "rabitq": RaBitQ,
+    "factory": Factory,
+}
 
 
-def family_named(name: str, **options: int | None) -> Family:
+def family_named(name: str, **options: Option) -> Family:
     """The family called `name`, with `options` in place of what it would choose itself.
 
     Raises:
@@ -26,13 +39,15 @@ def family_named(name: str, **options: int | None) -> Family:
     """
     if name not in FAMILIES:
         raise UserError(f"There is no index type {name!r}: choose one of {', '.join(FAMILIES)}.")
-    try:
-        return FAMILIES[name](**options)
-    except TypeError as error:
-        known = ", ".join(field.name for field in dataclasses.fields(FAMILIES[name])) or "none"  # type: ignore[arg-type]
-        raise UserError(f"An index of type {name} has no such option ({error}): its options are {known}.") from error
+    known = [field.name for field in dataclasses.fields(FAMILIES[name])]  # type: ignore[arg-type]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise UserError(
+            f"An index of type {name} has no such option as {', '.join(unknown)}: its options are {', '.join(known)}."
+        )
+    return FAMILIES[name](**options)
 
 
-def family_options(family: Family) -> dict[str, int | None]:
+def family_options(family: Family) -> dict[str, Option]:
     """The settings of `family` by name."""
     return dataclasses.asdict(family)  # type: ignore[call-overload, no-any-return]

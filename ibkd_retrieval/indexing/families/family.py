@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.manifest import OperatingPoint, SearchDefaults
-from ibkd_retrieval.indexing.shards import ShardVectors
+from ibkd_retrieval.indexing.vector_source import VectorSource
 from ibkd_retrieval.progress import Progress
+
+Option = int | float | str | bool | None
+
+FEWEST_DOCUMENTS = 1000
+"""Documents below which quantisers cannot be trained and exact search costs nothing."""
 
 
 class BuiltStructure(NamedTuple):
     """A filled faiss index.
 
     Attributes:
-        index: the faiss index, whose ids are the rows of the vectors.
+        index: the faiss index, whose ids are the rows of the vectors; None where the vectors are searched as they
+            lie in their shards, so that no file of the structure is to be written.
         factory: how it was made, as a faiss factory string.
         search: how to search it by default.
         operating_points: settings tried and what they gave.
@@ -35,5 +42,32 @@ class Family(Protocol):
     def suited_to(self, count: int, progress: Progress) -> Family:
         """This family, or the one to use instead for only `count` documents; the change is said."""
 
-    def build(self, vectors: ShardVectors, progress: Progress) -> BuiltStructure:
-        """Train on and add all `vectors`, by inner product, reading them shard by shard."""
+    def bytes_per_vector(self, count: int, dim: int) -> float:
+        """What `count` vectors of length `dim` take in memory while searched, in bytes a vector."""
+
+    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+        """Train on and add all `vectors`, by inner product, reading them shard by shard.
+
+        On the device "cuda" k-means runs on a GPU where faiss has one; the index that comes back lies in main memory.
+        """
+
+
+def check_range(family: str, least: int, **options: int | None) -> None:
+    """Refuse an option below `least`; None, which leaves the choice to the family, passes.
+
+    Raises:
+        UserError: names the option.
+    """
+    for option, value in options.items():
+        if value is not None and value < least:
+            raise UserError(f"The option {option} of an index of type {family} must be at least {least}, not {value}.")
+
+
+def check_recall(recall: float) -> None:
+    """Refuse a target outside (0, 1].
+
+    Raises:
+        UserError: it is.
+    """
+    if not 0 < recall <= 1:
+        raise UserError(f"The recall to reach must be above 0 and at most 1, as in 0.95, not {recall}.")

@@ -8,23 +8,50 @@ from typing import ClassVar
 import numpy as np
 
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
-from ibkd_retrieval.indexing.families.family import BuiltStructure, Family
-from ibkd_retrieval.indexing.shards import ShardVectors
+from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range
+from ibkd_retrieval.indexing.vector_source import VectorSource
 from ibkd_retrieval.progress import Progress
+
+STORED_ONCE_BYTES = 1 << 30
+"""Size of the vectors from which a flat index does not store them a second time as a faiss structure."""
 
 
 @dataclass(frozen=True)
 class Flat:
-    """`IndexFlatIP`: the vectors as they are, 4 x dim bytes each, in memory while built and searched."""
+    """`IndexFlatIP`: the vectors as they are, 4 x dim bytes each, in memory while built and searched.
+
+    Above `memory_bytes` no structure is made: the shards themselves are the index, searched block by block
+    (`exact.scan`), or loaded whole where the machine that opens it has the memory.
+
+    Attributes:
+        memory_bytes: most bytes of vectors that are made a faiss structure; 1 GiB if None.
+    """
 
     name: ClassVar[str] = "flat"
+
+    memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            UserError: one is out of range.
+        """
+        check_range(self.name, 0, memory_bytes=self.memory_bytes)
 
     def suited_to(self, count: int, progress: Progress) -> Family:
         """Any number of documents suits."""
         return self
 
-    def build(self, vectors: ShardVectors, progress: Progress) -> BuiltStructure:
-        """Add all vectors."""
+    def bytes_per_vector(self, count: int, dim: int) -> float:
+        """Four a dimension."""
+        return 4 * dim
+
+    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+        """Add all vectors, or make no structure where they are too large."""
+        limit = STORED_ONCE_BYTES if self.memory_bytes is None else self.memory_bytes
+        if 4 * vectors.dim * vectors.count > limit:
+            return BuiltStructure(None, "Flat")
         index = load_faiss().IndexFlatIP(vectors.dim)
         with progress.task("Adding vectors", vectors.count, "vectors") as task:
             for shard in vectors:

@@ -60,7 +60,6 @@ def open_lexical(
         raise UserError(f"BM25's k1 must be a number of at least 0, not {k1}: leave it out for 0.9.")
     if not 0 <= b <= 1:
         raise UserError(f"BM25's b must lie between 0 and 1, not {b}: leave it out for 0.4.")
-    if allowed is not None and allowed.shape != (len(index),):
-        raise ValueError(f"`allowed` has shape {allowed.shape}, the index {len(index)} rows")
     chosen = _TABLE[engine](float(k1), float(b), progress)
-    return LexicalSearcher(index, engine, chosen.open(made_folder(index, chosen, progress)), allowed)
+    findable = index.findable(allowed)
+    return LexicalSearcher(index, engine, chosen.open(made_folder(index, chosen, progress)), findable)

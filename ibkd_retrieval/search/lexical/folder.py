@@ -50,7 +50,7 @@ class LexicalManifest:
         version: of the engine's library when the files were written.
         settings: of the engine, as text.
         corpus_fingerprint: of the documents, as the index's manifest has it.
-        document_count: number of documents.
+        document_count: number of documents, those that were deleted from the index included.
         files: by path relative to the folder, with "/".
         seconds: spent on reading the documents and indexing them.
         created: when the manifest was written, ISO 8601 in UTC.
@@ -94,7 +94,10 @@ def _fault(folder: Path, index: StoredIndex, engine: Engine) -> str | None:
         manifest = decode(LexicalManifest, value)
     except (OSError, ValueError):
         return "is not finished"
-    if manifest.corpus_fingerprint != index.manifest.corpus.fingerprint or manifest.document_count != len(index):
+    if (
+        manifest.corpus_fingerprint != index.manifest.corpus.fingerprint
+        or manifest.document_count != index.manifest.rows
+    ):
         return "belongs to other documents"
     if manifest.format_version != FORMAT_VERSION or _release(manifest.version) != _release(engine.version):
         return f"was written by another version ({manifest.version})"
@@ -126,7 +129,7 @@ def _make(folder: Path, index: StoredIndex, engine: Engine, progress: Progress) 
         ) from error
     try:
         started = time.perf_counter()
-        with progress.task(f"Indexing words ({engine.name})", len(index), "documents") as task:
+        with progress.task(f"Indexing words ({engine.name})", index.manifest.rows, "documents") as task:
             engine.build(temporary, _stored_documents(index), task)
         names = sorted(path.relative_to(temporary).as_posix() for path in temporary.rglob("*") if path.is_file())
         for name in names:
@@ -137,7 +140,7 @@ def _make(folder: Path, index: StoredIndex, engine: Engine, progress: Progress) 
             version=engine.version,
             settings=dict(engine.settings),
             corpus_fingerprint=index.manifest.corpus.fingerprint,
-            document_count=len(index),
+            document_count=index.manifest.rows,
             files={name: file_record(temporary, name) for name in names},
             seconds=time.perf_counter() - started,
             created=datetime.datetime.now(datetime.UTC).isoformat(),

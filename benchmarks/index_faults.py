@@ -1,0 +1,126 @@
+"""One build of a real corpus, killed at random moments and resumed each time, against one that was left alone.
+
+usage: python benchmarks/index_faults.py --corpus CORPUS --model MODEL --work-dir DIR [--kills 20] [--workers 1]
+
+Every kill is a SIGKILL to the whole process group. The two folders have to hold the same files with the same bytes;
+the manifest and the records of shards are compared without what is a time or a measure of one.
+Writes benchmarks/results/index_faults.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ibkd_retrieval.evaluation.environment import read_environment
+from ibkd_retrieval.files import write_json
+
+TIMES = ("build", "created", "encode_seconds", "operating_points")
+COMMAND = "from ibkd_cli.app import main; main()"
+
+
+def begin(given: argparse.Namespace, folder: Path) -> subprocess.Popen[bytes]:
+    """Start the command in a process group of its own."""
+    options = ["--corpus", given.corpus, "--model", given.model, "--output", folder, "--shard-size", given.shard_size]
+    options += ["--workers", given.workers, "--type", given.type, "--quiet", "--resume"]
+    command = [sys.executable, "-c", COMMAND, "index", *map(str, options)]
+    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+
+
+def finished_shards(folder: Path) -> int:
+    """Shards that are done."""
+    return len(list(folder.glob("shards/*.json")))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """A hash of every file; of JSON files without times, and of the plan without what the user typed."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file():
+            continue
+        data = path.read_bytes()
+        if path.suffix == ".json":
+            value = {key: part for key, part in json.loads(data).items() if key not in TIMES}
+            data = json.dumps(value, sort_keys=True).encode()
+        found[path.relative_to(folder).as_posix()] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def main() -> None:
+    """Build once, then build under fire, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--work-dir", type=Path, required=True)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--shard-size", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--type", default="ivf-pq")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    # Sums are added in another order by another number of threads, and results are compared to the byte.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    generator = random.Random(given.seed)
+    whole, broken = given.work_dir / "undisturbed", given.work_dir / "killed"
+    for folder in (whole, broken):
+        shutil.rmtree(folder, ignore_errors=True)
+
+    start = time.monotonic()
+    if begin(given, whole).wait() != 0:
+        raise SystemExit("the undisturbed build failed")
+    undisturbed = time.monotonic() - start
+    shards = finished_shards(whole)
+
+    kills, lost = [], []
+    while len(kills) < given.kills:
+        process, before = begin(given, broken), finished_shards(broken)
+        # Spread over the whole build: each run may do about its share of the shards before it is killed.
+        share = generator.random() * 2 * (shards + 4) / given.kills
+        began = time.monotonic()
+        while process.poll() is None and finished_shards(broken) - before < int(share):
+            time.sleep(0.005)
+        time.sleep(generator.random() * undisturbed / (shards + 4))
+        if process.poll() is not None:
+            break  # Done before it could be killed.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        half_written = len([path for path in broken.rglob("*") if path.name.endswith(".tmp")])
+        kills.append({"after_seconds": round(time.monotonic() - began, 2), "shards": finished_shards(broken)})
+        lost.append(half_written)
+    resumed = begin(given, broken).wait()
+    ours, theirs = contents(broken), contents(whole)
+    differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    result = {
+        "what": "one build killed by SIGKILL at random moments and resumed, against an undisturbed one",
+        "corpus": Path(given.corpus).name,
+        "model": Path(given.model).name,
+        "type": given.type,
+        "shards": shards,
+        "workers": given.workers,
+        "seed": given.seed,
+        "kills": kills,
+        "half_written_files_found": sum(lost),
+        "last_run_exit_code": resumed,
+        "files_compared": len(theirs),
+        "files_that_differ": differing,
+        "equal": resumed == 0 and not differing,
+        "date": datetime.date.today().isoformat(),
+        "environment": read_environment().to_json(),
+    }
+    write_json(Path(__file__).parent / "results" / "index_faults.json", result)
+    print(json.dumps({key: result[key] for key in ("shards", "files_compared", "files_that_differ", "equal")}))
+    raise SystemExit(0 if result["equal"] else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""More documents into a finished index: only they are encoded, and the index serves as it was until they are in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from ibkd_retrieval.corpora.records import Corpus
+from ibkd_retrieval.encoders.protocol import TextEncoder
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import write_json
+from ibkd_retrieval.indexing import layout
+from ibkd_retrieval.indexing.claim import BuildPlan, differing_fields, refusals_named
+from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.finish import build_record, library_versions, now, shard_entries, shard_file_records
+from ibkd_retrieval.indexing.identity import TakenIds, chained_fingerprint
+from ibkd_retrieval.indexing.json_records import decode
+from ibkd_retrieval.indexing.lines import write_lines
+from ibkd_retrieval.indexing.manifest import (
+    Change,
+    CorpusRecord,
+    EncoderRecord,
+    IndexManifest,
+    read_manifest,
+    write_manifest,
+)
+from ibkd_retrieval.indexing.memory import MemoryPlan
+from ibkd_retrieval.indexing.shard_stage import ShardStage
+from ibkd_retrieval.indexing.shards import ShardRecord, ShardVectors, file_record, read_records, stored_ids
+from ibkd_retrieval.indexing.store import StoredIndex, open_index
+from ibkd_retrieval.indexing.structure import write_structure
+from ibkd_retrieval.indexing.workers import EncoderProcesses
+from ibkd_retrieval.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class AppendPlan:
+    """`append.json`: an append that was begun, and the number of its first shard."""
+
+    build: BuildPlan
+    first: int
+
+
+def append_documents(
+    corpus: Corpus,
+    encoder: TextEncoder,
+    folder: Path | str,
+    *,
+    resume: bool = False,
+    restart: bool = False,
+    memory: MemoryPlan | None = None,
+    processes: EncoderProcesses | None = None,
+    progress: Progress = SILENT,
+) -> IndexManifest:
+    """Encode the documents of a corpus and add them to a finished index.
+
+    They follow the rows that are there. The structure is not trained again: new vectors go into the lists and codes
+    that it has. New files lie beside the old ones until the manifest, replaced in one step, names them; killed before
+    that, the index is what it was.
+
+    Args:
+        corpus: read once; ids must not be in the index, but may be those of deleted documents.
+        encoder: the one that made the index.
+        folder: of the finished index.
+        resume: go on with an append that was broken off.
+        restart: forget an append that was broken off.
+        memory: sizes within a memory budget; where None, shards are of the index's size.
+        processes: encode in these and not in this one.
+        progress: told of the work.
+
+    Raises:
+        UserError: there is no sound index, the encoder is another one, an id is taken, the corpus is empty, or another
+            append is unfinished.
+        WorkFailed: an encoder process died.
+        OSError: the disk is full or fails.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    given = EncoderRecord.of(encoder)
+    if not manifest.encoder.makes_the_vectors_of(given):
+        raise UserError(
+            f"The index in {folder} was made with the model {manifest.encoder.name} and {encoder.name} would give "
+            f"other vectors ({differing_fields(manifest.encoder, given)} differ): append with the same model."
+        )
+    if next(corpus.documents(), None) is None:
+        raise UserError(f"The corpus {corpus.name} holds no documents: there is nothing to append.")
+    before = open_index(folder)
+    build = BuildPlan(
+        corpus=corpus.name,
+        encoder=manifest.encoder,
+        shard_size=min(manifest.shard_size, memory.shard_size) if memory is not None else manifest.shard_size,
+        shard_text=memory.shard_text if memory is not None else None,
+        vector_format=manifest.vector_format,
+    )
+    with refusals_named(folder):
+        plan = _claim(folder, AppendPlan(build, len(manifest.shards)), resume, restart)
+        stage = ShardStage(
+            corpus=corpus,
+            encoder=encoder,
+            folder=folder,
+            plan=plan.build,
+            begun={number: record for number, record in read_records(folder).items() if number >= plan.first},
+            progress=progress,
+            first=plan.first,
+            taken=TakenIds(before.present_ids, partial(_refusal, folder, corpus.name)),
+            processes=processes,
+            depth=memory.depth if memory is not None else 1,
+        )
+        records, fingerprint = stage.run()
+        return _add(folder, before, records, corpus.name, fingerprint, progress)
+
+
+def _claim(folder: Path, plan: AppendPlan, resume: bool, restart: bool) -> AppendPlan:
+    """Note that an append has begun; return the plan to follow, that of the append gone on with if there is one."""
+    begun = _begun(folder, plan.first)
+    if begun is not None and not restart:
+        if not resume:
+            raise UserError(
+                f"An append of {begun.build.corpus} to {folder} is unfinished: go on with --append --resume, or "
+                "drop it with --append --overwrite."
+            )
+        if (begun.build.corpus, begun.build.encoder.weight_hash) != (plan.build.corpus, plan.build.encoder.weight_hash):
+            raise UserError(
+                f"An append of {begun.build.corpus} to {folder} is unfinished, not one of {plan.build.corpus}: finish "
+                "that with --append --resume, or drop it with --append --overwrite."
+            )
+        layout.remove_leftovers(folder)
+        return begun
+    manifest = read_manifest(folder)
+    layout.remove_unlisted(folder, manifest.files, len(manifest.shards))
+    value = {"format": layout.FORMAT, "format_version": layout.FORMAT_VERSION, **dataclasses.asdict(plan)}
+    write_json(folder / layout.APPEND_PLAN, value)
+    return plan
+
+
+def _begun(folder: Path, first: int) -> AppendPlan | None:
+    """The append that was broken off; one that was finished but for its tidying up does not count."""
+    path = folder / layout.APPEND_PLAN
+    if not path.exists():
+        return None
+    try:
+        plan = decode(AppendPlan, json.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): drop that append with --append --overwrite.") from error
+    return plan if plan.first == first else None
+
+
+def _add(
+    folder: Path,
+    before: StoredIndex,
+    records: Sequence[ShardRecord],
+    corpus: str,
+    fingerprint: str,
+    progress: Progress,
+) -> IndexManifest:
+    start = time.perf_counter()
+    manifest = before.manifest
+    first = len(manifest.shards)
+    added = sum(record.documents for record in records)
+    counts = [shard.documents for shard in manifest.shards] + [record.documents for record in records]
+    structure = manifest.structure
+    files = {name: record for name, record in manifest.files.items() if name not in _replaced(manifest)}
+    files |= shard_file_records(records)
+    if manifest.structure in manifest.files:
+        index = load_faiss().read_index(str(folder / manifest.structure))
+        with progress.task("Adding vectors", added, "vectors") as task:
+            for shard in ShardVectors(folder, counts, manifest.dim).from_shard(first):
+                index.add(np.ascontiguousarray(shard))
+                task.advance(len(shard))
+        structure = layout.next_name(folder, "index", ".faiss")
+        write_structure(index, folder / structure)
+        files[structure] = file_record(folder, structure)
+    doc_ids = layout.next_name(folder, layout.DOC_IDS)
+    write_lines(folder / doc_ids, chain(before.all_ids(), stored_ids(folder, len(counts), first)))
+    files |= {name: file_record(folder, name) for name in layout.doc_id_files(doc_ids)}
+    changes = (*manifest.changes, Change("append", added, corpus, fingerprint))
+    if not manifest.search.is_exact and sum(change.documents for change in changes) > manifest.document_count:
+        progress.say(
+            f"Most documents of {folder} came after its quantisers were trained: train them anew with "
+            f"`ibkd index --from {folder} --type {manifest.family}`."
+        )
+    entries = shard_entries([*_as_records(manifest), *records])
+    cost = build_record(records, time.perf_counter() - start)
+    after = dataclasses.replace(
+        manifest,
+        corpus=CorpusRecord(
+            manifest.corpus.name, chained_fingerprint(manifest.corpus.fingerprint, "append", fingerprint)
+        ),
+        document_count=manifest.document_count + added,
+        shards=entries,
+        files=files,
+        build=dataclasses.replace(
+            cost,
+            encode_seconds=round(manifest.build.encode_seconds + cost.encode_seconds, 3),
+            structure_seconds=round(manifest.build.structure_seconds + cost.structure_seconds, 3),
+        ),
+        versions=library_versions(),
+        created=now(),
+        structure=structure,
+        doc_ids=doc_ids,
+        changes=changes,
+    )
+    after = write_manifest(folder, after)
+    layout.remove_unlisted(folder, after.files, len(after.shards))
+    return after
+
+
+def _replaced(manifest: IndexManifest) -> tuple[str, ...]:
+    return (manifest.structure, *layout.doc_id_files(manifest.doc_ids))
+
+
+def _as_records(manifest: IndexManifest) -> Iterator[ShardRecord]:
+    return (ShardRecord(shard.documents, "", "", 0.0, {}) for shard in manifest.shards)
+
+
+def _refusal(folder: Path, corpus: str, doc_id: str) -> UserError:
+    return UserError(
+        f"The document id {doc_id!r} of {corpus} is already in the index in {folder}: leave the document out, or "
+        "delete the old one first with `ibkd index --delete`."
+    )

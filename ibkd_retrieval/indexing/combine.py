@@ -1,0 +1,263 @@
+"""An index from the vectors and texts of others: another structure, another format, several into one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count as numbers
+from pathlib import Path
+
+import numpy as np
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import atomic_write
+from ibkd_retrieval.indexing import layout
+from ibkd_retrieval.indexing.claim import BuildPlan, claim, differing_fields, refusals_named
+from ibkd_retrieval.indexing.families import Family, family_named, family_options
+from ibkd_retrieval.indexing.finish import finish_index
+from ibkd_retrieval.indexing.identity import TakenIds, chained_fingerprint, fingerprint
+from ibkd_retrieval.indexing.json_records import decode
+from ibkd_retrieval.indexing.lines import LineStore
+from ibkd_retrieval.indexing.manifest import Change, CorpusRecord, IndexManifest, read_manifest
+from ibkd_retrieval.indexing.shards import (
+    ShardRecord,
+    document_from_json,
+    is_intact,
+    read_records,
+    shard_files,
+    write_record,
+    write_shard,
+)
+from ibkd_retrieval.indexing.store import StoredIndex, open_index
+from ibkd_retrieval.indexing.vector_formats import check_format
+from ibkd_retrieval.progress import SILENT, Progress
+
+
+def combine_indexes(
+    sources: Sequence[Path | str],
+    folder: Path | str,
+    *,
+    family: str | Family = "flat",
+    vector_format: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> IndexManifest:
+    """Make an index of the documents of one or several others, without their corpora and without encoding.
+
+    Shards are hard links to those of the sources where the file system allows, copies elsewhere. The links are safe:
+    files of an index are replaced whole, never written into. A shard that holds deleted documents is written anew
+    without them, and so is every shard where another vector format is asked for.
+
+    Args:
+        sources: folders of finished indexes by the same encoder; their documents follow one another.
+        folder: of the index to make.
+        family: how the vectors are arranged, by name or with options.
+        vector_format: how vectors are stored; as in the first source where None.
+        resume: go on where a run before was broken off.
+        overwrite: delete the index that is in `folder` first.
+        progress: told of the work.
+
+    Raises:
+        UserError: a source is missing, damaged or by another encoder; two hold the same id; the folder is taken.
+        OSError: the disk is full or fails.
+    """
+    folder = Path(folder)
+    family = family_named(family) if isinstance(family, str) else family
+    if resume and overwrite:
+        raise UserError("An index is either resumed or overwritten: give one of --resume and --overwrite.")
+    for source in map(Path, sources):
+        if source.resolve() == folder.resolve():
+            raise UserError(f"The index would be made in {folder}, which it is made from: name another --output.")
+    indexes = [open_index(source) for source in sources]
+    _check_encoders(indexes)
+    _check_ids(indexes)
+    manifests = [index.manifest for index in indexes]
+    plan = _plan(indexes[0], max(manifest.shard_size for manifest in manifests))
+    plan = dataclasses.replace(plan, vector_format=check_format(vector_format or manifests[0].vector_format))
+    corpus, changes = _history(manifests)
+    with refusals_named(folder):
+        plan = claim(folder, plan, resume, overwrite, progress)
+        _refuse_others(folder, indexes)
+        documents = sum(manifest.document_count for manifest in manifests)
+        family = family.suited_to(documents, progress)
+        done = _finished(folder, corpus, plan, family)
+        if done is not None:
+            progress.say(f"The index in {folder} is finished and intact: nothing was left to do.")
+            return done
+        layout.withdraw(folder)
+        records = _take_shards(indexes, folder, plan, progress)
+        manifest = finish_index(folder, records, corpus, plan, family, progress, changes)
+        layout.remove_unlisted(folder, manifest.files, len(records))
+        return manifest
+
+
+def _refuse_others(folder: Path, indexes: Sequence[StoredIndex]) -> None:
+    """Refuse to go on in a folder whose shards are not those of the sources."""
+    expected = {record.fingerprint for index in indexes for record in read_records(index.folder).values()}
+    if any(index.present is not None for index in indexes):
+        return  # Shards are written anew without deleted documents, and what they will be is not known yet.
+    if any(record.fingerprint not in expected for record in read_records(folder).values()):
+        raise UserError(
+            f"The index in {folder} was begun with other documents than those of "
+            f"{', '.join(str(index.folder) for index in indexes)}: name another --output, or replace it with "
+            "--overwrite."
+        )
+
+
+def _finished(folder: Path, corpus: CorpusRecord, plan: BuildPlan, family: Family) -> IndexManifest | None:
+    """The manifest, if there is one and it describes just what would be made."""
+    if not (folder / layout.MANIFEST).exists():
+        return None
+    done = read_manifest(folder)
+    same = (
+        (done.corpus.fingerprint, done.vector_format) == (corpus.fingerprint, plan.vector_format)
+        and (done.family, done.family_options) == (family.name, family_options(family))
+        and not done.deleted_count
+    )
+    return done if same and is_intact(folder, done.files) else None
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A shard of a source: its number there, and which of its documents are not deleted."""
+
+    index: StoredIndex
+    number: int
+    record: ShardRecord
+    present: np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+
+def _take_shards(
+    indexes: Sequence[StoredIndex], folder: Path, plan: BuildPlan, progress: Progress
+) -> list[ShardRecord]:
+    begun = read_records(folder)
+    records: list[ShardRecord] = []
+    total = sum(len(index.manifest.shards) for index in indexes)
+    target = numbers()
+    with progress.task("Taking shards", total, "shards") as task:
+        for shard in _shards(indexes):
+            task.advance()
+            if not shard.present.any():
+                continue
+            number = next(target)
+            if shard.present.all() and shard.record.vector_format == plan.vector_format:
+                records.append(_link(shard, folder, number, begun.get(number)))
+            else:
+                records.append(_rewrite(shard, folder, number, plan))
+    return records
+
+
+def _shards(indexes: Sequence[StoredIndex]) -> Iterator[_Shard]:
+    for index in indexes:
+        records, start = read_records(index.folder), 0
+        for number, entry in enumerate(index.manifest.shards):
+            files = {name: index.manifest.files[name] for name in shard_files(number)}
+            if number not in records or records[number].files != files or not is_intact(index.folder, files):
+                raise UserError(
+                    f"Shard {number} of the index in {index.folder} is damaged: repair that index with "
+                    "`ibkd index --resume` first."
+                )
+            rows = slice(start, start + entry.documents)
+            present = np.ones(entry.documents, dtype=np.bool_) if index.present is None else index.present[rows]
+            yield _Shard(index, number, records[number], present)
+            start += entry.documents
+
+
+def _link(shard: _Shard, folder: Path, number: int, begun: ShardRecord | None) -> ShardRecord:
+    names = dict(zip(shard_files(shard.number), shard_files(number), strict=True))
+    record = dataclasses.replace(
+        shard.record, files={names[name]: measured for name, measured in shard.record.files.items()}
+    )
+    if record == begun and is_intact(folder, record.files):
+        return record
+    for name, new in names.items():
+        source, target = shard.index.folder / name, folder / new
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            with open(source, "rb") as data, atomic_write(target) as file:
+                shutil.copyfileobj(data, file)
+    write_record(folder, number, record)
+    return record
+
+
+def _rewrite(shard: _Shard, folder: Path, number: int, plan: BuildPlan) -> ShardRecord:
+    lines = LineStore(shard.index.folder / layout.documents_file(shard.number))
+    documents = [document_from_json(line) for line, kept in zip(lines, shard.present, strict=True) if kept]
+    return write_shard(
+        folder,
+        number,
+        documents,
+        shard.index.shard_vectors(shard.number)[shard.present],
+        fingerprint=fingerprint(documents),
+        weight_hash=plan.encoder.weight_hash,
+        encode_seconds=shard.record.encode_seconds,
+        vector_format=plan.vector_format,
+    )
+
+
+def _check_encoders(indexes: Sequence[StoredIndex]) -> None:
+    first = indexes[0]
+    for other in indexes[1:]:
+        ours, theirs = first.manifest.encoder, other.manifest.encoder
+        if not ours.makes_the_vectors_of(theirs):
+            raise UserError(
+                f"The indexes in {first.folder} and {other.folder} were made with {ours.name} and {theirs.name}, which "
+                f"give other vectors ({differing_fields(ours, theirs)} differ): merge indexes of one model."
+            )
+
+
+def _check_ids(indexes: Sequence[StoredIndex]) -> None:
+    for place, first in enumerate(indexes[:-1]):
+        for other in indexes[place + 1 :]:
+            taken = TakenIds(first.present_ids, partial(_twice, first.folder, other.folder))
+            for ids in _blocks(other.present_ids()):
+                taken.refuse(ids)
+
+
+def _twice(first: Path, second: Path, doc_id: str) -> UserError:
+    return UserError(
+        f"The document id {doc_id!r} is in {first} and in {second}: delete it from one of them first with "
+        "`ibkd index --delete`."
+    )
+
+
+def _blocks(ids: Iterator[str], size: int = 8192) -> Iterator[list[str]]:
+    block: list[str] = []
+    for doc_id in ids:
+        block.append(doc_id)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _plan(index: StoredIndex, shard_size: int) -> BuildPlan:
+    """What the first source was built by, so that an index of the same shards can be repaired as that one could."""
+    manifest = index.manifest
+    try:
+        begun = decode(BuildPlan, json.loads((index.folder / layout.PLAN).read_bytes()))
+        return dataclasses.replace(begun, shard_size=shard_size)
+    except (OSError, ValueError):
+        return BuildPlan(manifest.corpus.name, manifest.encoder, shard_size)
+
+
+def _history(manifests: Sequence[IndexManifest]) -> tuple[CorpusRecord, tuple[Change, ...]]:
+    corpus, changes = manifests[0].corpus, manifests[0].changes
+    for other in manifests[1:]:
+        chained = chained_fingerprint(corpus.fingerprint, "merge", other.corpus.fingerprint)
+        corpus = CorpusRecord(corpus.name, chained)
+        changes = (
+            *changes,
+            Change("merge", other.document_count, other.corpus.name, other.corpus.fingerprint),
+        )
+    return corpus, changes

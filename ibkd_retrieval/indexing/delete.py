@@ -1,0 +1,80 @@
+"""Documents out of a finished index: their rows stay, marked, and no search finds them any more."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import atomic_write
+from ibkd_retrieval.indexing import layout
+from ibkd_retrieval.indexing.arrays import save_array
+from ibkd_retrieval.indexing.claim import refusals_named
+from ibkd_retrieval.indexing.identity import chained_fingerprint
+from ibkd_retrieval.indexing.manifest import Change, CorpusRecord, IndexManifest, write_manifest
+from ibkd_retrieval.indexing.shards import file_record
+from ibkd_retrieval.indexing.store import open_index
+
+
+def delete_documents(folder: Path | str, ids: Collection[str]) -> IndexManifest:
+    """Delete documents by id. What they took on disk is freed when another index is made from this one.
+
+    All are deleted or none: the list of deleted rows is a new file, and the manifest that names it replaces the old
+    one in a single step.
+
+    Args:
+        folder: of a finished index.
+        ids: of documents in it.
+
+    Returns:
+        The new manifest.
+
+    Raises:
+        UserError: there is no sound index, an id is not in it (nothing is deleted then), or no document would be left.
+        OSError: the disk is full or fails.
+    """
+    folder = Path(folder)
+    index = open_index(folder)
+    manifest, wanted = index.manifest, set(ids)
+    if not wanted:
+        raise UserError("There are no ids of documents to delete: give one a line.")
+    rows, left = [], set(wanted)
+    for row, doc_id in enumerate(index.all_ids()):
+        if doc_id in left and (index.present is None or index.present[row]):
+            rows.append(row)
+            left.remove(doc_id)
+    if left:
+        raise UserError(
+            f"{len(left):,} of {len(wanted):,} ids to delete are not in the index in {folder} (such as {min(left)!r}); "
+            "nothing was deleted: give ids of documents that it holds."
+        )
+    if len(rows) == manifest.document_count:
+        raise UserError(f"These are all the documents of the index in {folder}: delete its folder instead.")
+    gone = np.array(rows, dtype=np.int64)
+    if manifest.tombstones is not None:
+        gone = np.union1d(gone, np.load(folder / manifest.tombstones, allow_pickle=False))
+    digest = hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest()
+    with refusals_named(folder):
+        tombstones = layout.next_name(folder, layout.TOMBSTONES, ".npy")
+        with atomic_write(folder / tombstones) as file:
+            save_array(file, gone)
+        files = {name: record for name, record in manifest.files.items() if name != manifest.tombstones}
+        after = dataclasses.replace(
+            manifest,
+            corpus=CorpusRecord(
+                manifest.corpus.name, chained_fingerprint(manifest.corpus.fingerprint, "delete", digest)
+            ),
+            document_count=manifest.document_count - len(rows),
+            deleted_count=len(gone),
+            tombstones=tombstones,
+            files=files | {tombstones: file_record(folder, tombstones)},
+            changes=(*manifest.changes, Change("delete", len(rows), "", digest)),
+        )
+        after = write_manifest(folder, after)
+        if manifest.tombstones is not None:
+            (folder / manifest.tombstones).unlink(missing_ok=True)
+    return after

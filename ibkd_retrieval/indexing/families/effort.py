@@ -1,0 +1,141 @@
+"""How hard a structure is searched: what its kind can be told, and what a k or a filter asks for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.indexing.exact import Found
+from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.manifest import SearchDefaults
+from ibkd_retrieval.indexing.refine import rescore
+from ibkd_retrieval.indexing.vector_source import VectorSource
+
+_QUERY_BLOCK = 256
+
+
+def inner_index(index: Any) -> Any:
+    """The index below the rotations and projections (IndexPreTransform) that a query goes through first."""
+    faiss = load_faiss()
+    index = faiss.downcast_index(index)
+    while isinstance(index, faiss.IndexPreTransform):
+        index = faiss.downcast_index(index.index)
+    return index
+
+
+def list_count(index: Any) -> int | None:
+    """Number of inverted lists, None for a structure without."""
+    lists: int | None = getattr(inner_index(index), "nlist", None)
+    return lists
+
+
+def is_graph(index: Any) -> bool:
+    """Whether the structure is an HNSW graph, whose search takes `ef_search`."""
+    return isinstance(inner_index(index), load_faiss().IndexHNSW)
+
+
+def effort_for(
+    index: Any, defaults: SearchDefaults, given: SearchDefaults, k: int, count: int, allowed: int
+) -> SearchDefaults:
+    """The settings of one search: those given, or the index's own, which were chosen for ten results, adapted to k.
+
+    Enough lists are visited to hold about 16 k documents, since those visited bound what can be found: with 5,183
+    documents, nprobe 32 of 132 finds 71 % of the exact thousand nearest and this rule all of them. From k = 500 on no
+    more than 4 k candidates are refined, which takes half the time of 8 k and finds 97.6 % instead of 98.2 %
+    (41,200 documents, k = 1,000). A graph keeps at least 2 k nodes in view. Where only some rows may be found, as many
+    times more lists or nodes are visited as rows are shut out.
+
+    Args:
+        index: the faiss index.
+        defaults: of the index.
+        given: by the caller, None where it leaves the choice.
+        k: number of results.
+        count: number of vectors in the index.
+        allowed: how many of them may be found, at least one.
+    """
+    refine = given.refine
+    if refine is None and defaults.refine is not None:
+        refine = defaults.refine if k < 500 else min(defaults.refine, 4)
+    shut_out = count / allowed
+    lists = list_count(index)
+    if lists is not None:
+        nprobe = math.ceil((given.nprobe or defaults.nprobe or 1) * shut_out)
+        if given.nprobe is None:
+            nprobe = max(nprobe, math.ceil(16 * k * lists / allowed))
+        return SearchDefaults(min(nprobe, lists), refine)
+    if is_graph(index):
+        kept = math.ceil((given.ef_search or defaults.ef_search or 1) * shut_out)
+        if given.ef_search is None:
+            kept = max(kept, 2 * k)
+        return SearchDefaults(refine=refine, ef_search=min(kept, max(1, count)))
+    return SearchDefaults(refine=refine)
+
+
+def set_defaults(index: Any, effort: SearchDefaults) -> None:
+    """Write nprobe or ef_search into the structure itself, for programs that search it as it is."""
+    inner = inner_index(index)
+    if effort.nprobe is not None and list_count(index) is not None:
+        inner.nprobe = effort.nprobe
+    if effort.ef_search is not None and is_graph(index):
+        inner.hnsw.efSearch = effort.ef_search
+
+
+def takes_selector(index: Any) -> bool:
+    """Whether faiss can leave rows out while searching the structure; the others raise."""
+    faiss = load_faiss()
+    inner = inner_index(index)
+    return list_count(index) is not None or is_graph(index) or isinstance(inner, faiss.IndexScalarQuantizer)
+
+
+def search_structure(
+    index: Any,
+    queries: NDArray[np.float32],
+    k: int,
+    effort: SearchDefaults,
+    vectors: VectorSource,
+    selector: Any = None,
+) -> Found:
+    """Search for k x refine candidates and keep the k best by exact score.
+
+    Args:
+        index: a faiss index.
+        queries: [q, dim].
+        k: number of results.
+        effort: what of it the structure does not know is ignored; refine 0 or None gives the structure's own scores.
+        vectors: the exact vectors.
+        selector: a faiss IDSelector of the rows that may be found, None for all.
+
+    Returns:
+        Scores [q, k], not increasing, and rows [q, k], padded with -1 (whose scores mean nothing without refinement).
+    """
+    candidates = min(k * max(1, effort.refine or 1), vectors.count)
+    parameters = _parameters(index, effort, max(k, candidates), selector)
+    if not effort.refine:
+        scores, rows = index.search(queries, k, params=parameters)
+        return scores, rows
+    results = []
+    # Blocks of queries bound the memory that candidates take, k times refine of them each.
+    for start in range(0, len(queries), _QUERY_BLOCK):
+        block = queries[start : start + _QUERY_BLOCK]
+        results.append(rescore(block, index.search(block, candidates, params=parameters)[1], vectors, k))
+    if not results:
+        return np.empty((0, k), dtype=np.float32), np.empty((0, k), dtype=np.int64)
+    return np.concatenate([scores for scores, _ in results]), np.concatenate([rows for _, rows in results])
+
+
+def _parameters(index: Any, effort: SearchDefaults, candidates: int, selector: Any) -> Any:
+    faiss = load_faiss()
+    if list_count(index) is not None:
+        parameters = faiss.SearchParametersIVF(nprobe=effort.nprobe or 1, sel=selector)
+    elif is_graph(index):
+        parameters = faiss.SearchParametersHNSW(efSearch=max(effort.ef_search or 1, candidates), sel=selector)
+    elif selector is not None:
+        parameters = faiss.SearchParameters(sel=selector)
+    else:
+        return None
+    if isinstance(faiss.downcast_index(index), faiss.IndexPreTransform):
+        return faiss.SearchParametersPreTransform(index_params=parameters)
+    return parameters

@@ -1,0 +1,95 @@
+"""Any structure that faiss can make, by its factory string."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.families.effort import is_graph, list_count
+from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range, check_recall
+from ibkd_retrieval.indexing.families.inverted import add, parsed, train
+from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, efforts_for, trial_of, try_settings
+from ibkd_retrieval.indexing.manifest import SearchDefaults
+from ibkd_retrieval.indexing.vector_source import VectorSource
+from ibkd_retrieval.progress import Progress
+
+_IDS_OR_REFINEMENT = re.compile(r"(^|,)\s*(IDMap2?|RFlat|Refine\b.*)", re.IGNORECASE)
+_TRAINING_VECTORS = 65_536
+
+
+@dataclass(frozen=True)
+class Factory:
+    """What the expert writes, as in `OPQ48,IVF4096,PQ48x4fs`.
+
+    It is trained on 64 vectors for each inverted list and at least 65,536, as far as there are so many. nprobe (where
+    the structure has inverted lists), ef_search (where it is a graph) and refine are chosen by trial.
+
+    Attributes:
+        factory: a faiss factory string. Ids and refinement are ours already: it has no `IDMap` and no `RFlat`.
+        nprobe: lists visited by default; chosen by trial if None.
+        ef_search: nodes of a graph kept in view by default; chosen by trial if None.
+        refine: candidates scored exactly per result by default; chosen by trial if None.
+        recall: for the trial to reach.
+        seed: of the samples.
+    """
+
+    name: ClassVar[str] = "factory"
+
+    factory: str = ""
+    nprobe: int | None = None
+    ef_search: int | None = None
+    refine: int | None = None
+    recall: float = TARGET_RECALL
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the options; the string itself is parsed when the dimension is known.
+
+        Raises:
+            UserError: one is out of range, or the string is empty or has a part that is not needed.
+        """
+        if not self.factory.strip():
+            raise UserError("An index of type factory needs its faiss factory string, as in OPQ48,IVF4096,PQ48x4fs.")
+        unwanted = _IDS_OR_REFINEMENT.search(self.factory)
+        if unwanted:
+            raise UserError(
+                f"Leave {unwanted[2]} out of the factory string {self.factory!r}: rows are the ids, and candidates "
+                "are refined with the vectors on disk (option refine)."
+            )
+        check_range(self.name, 1, nprobe=self.nprobe, ef_search=self.ef_search)
+        check_range(self.name, 0, refine=self.refine, seed=self.seed)
+        check_recall(self.recall)
+
+    def suited_to(self, count: int, progress: Progress) -> Family:
+        """What was written is what is built."""
+        return self
+
+    def bytes_per_vector(self, count: int, dim: int) -> float:
+        """The codes as faiss counts them, without what is stored once.
+
+        Raises:
+            UserError: faiss does not understand the string.
+        """
+        return float(parsed(self.factory, dim).sa_code_size())
+
+    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+        """Train, add, choose the search settings by trial.
+
+        Raises:
+            UserError: faiss does not understand the string, or cannot train it on these vectors.
+        """
+        index = parsed(self.factory, vectors.dim)
+        lists = list_count(index)
+        if self.nprobe is not None and lists is None:
+            raise UserError(f"The index {self.factory!r} has no inverted lists: leave out nprobe.")
+        if self.ef_search is not None and not is_graph(index):
+            raise UserError(f"The index {self.factory!r} is no graph: leave out ef_search.")
+        sample = max(64 * (lists or 0), _TRAINING_VECTORS)
+        train(index, self.factory, vectors, sample, self.seed, progress, device)
+        add(index, vectors, progress)
+        efforts = efforts_for(index, SearchDefaults(self.nprobe, self.refine, self.ef_search), (0, 2, 4, 8, 16, 32))
+        trial = trial_of(vectors, None, self.seed)
+        search, points = try_settings(index, vectors, trial, efforts, self.recall, progress)
+        return BuiltStructure(index, self.factory, search, points)

@@ -1,0 +1,67 @@
+"""A navigable small-world graph over whole vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range, check_recall
+from ibkd_retrieval.indexing.families.inverted import add, flat_if_few, parsed
+from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, efforts_for, trial_of, try_settings
+from ibkd_retrieval.indexing.manifest import SearchDefaults
+from ibkd_retrieval.indexing.vector_source import VectorSource
+from ibkd_retrieval.progress import Progress
+
+
+@dataclass(frozen=True)
+class Hnsw:
+    """`HNSW{links},Flat`: the fastest on a single query and the largest, the vectors and the links beside them.
+
+    Malkov, Yashunin: Efficient and Robust Approximate Nearest Neighbor Search Using Hierarchical Navigable Small World
+    Graphs. TPAMI 2020. https://arxiv.org/abs/1603.09320
+
+    Attributes:
+        links: of a node on the upper levels, twice as many on the lowest.
+        ef_construction: candidates kept in view while a node is linked.
+        ef_search: candidates kept in view by default while searching; chosen by trial if None.
+        recall: for the trial to reach.
+        seed: of the documents tried as queries.
+    """
+
+    name: ClassVar[str] = "hnsw"
+
+    links: int = 32
+    ef_construction: int = 80
+    ef_search: int | None = None
+    recall: float = TARGET_RECALL
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            UserError: one is out of range.
+        """
+        check_range(self.name, 2, links=self.links)
+        check_range(self.name, 1, ef_construction=self.ef_construction, ef_search=self.ef_search)
+        check_range(self.name, 0, seed=self.seed)
+        check_recall(self.recall)
+
+    def suited_to(self, count: int, progress: Progress) -> Family:
+        """A flat index below 1,000 documents."""
+        return flat_if_few(self, count, progress)
+
+    def bytes_per_vector(self, count: int, dim: int) -> float:
+        """Four a dimension, and four for each of 2 x links on the lowest level and some above."""
+        return 4 * dim + 8 * self.links + 4 * self.links / (self.links - 1) + 20
+
+    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+        """Link all vectors, then choose ef_search by trial; a graph is built on the CPU whatever the device."""
+        factory = f"HNSW{self.links},Flat"
+        index = parsed(factory, vectors.dim)
+        index.hnsw.efConstruction = self.ef_construction
+        add(index, vectors, progress)
+        efforts = efforts_for(index, SearchDefaults(refine=0, ef_search=self.ef_search))
+        trial = trial_of(vectors, None, self.seed)
+        search, points = try_settings(index, vectors, trial, efforts, self.recall, progress)
+        return BuiltStructure(index, factory, search, points)

@@ -1,0 +1,52 @@
+"""Inverted lists of whole vectors: the scores are exact, only lists that are not visited are missed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ibkd_retrieval.indexing.families.family import BuiltStructure, Family
+from ibkd_retrieval.indexing.families.inverted import build_inverted, bytes_of_lists, check_inverted, flat_if_few
+from ibkd_retrieval.indexing.families.trial import TARGET_RECALL
+from ibkd_retrieval.indexing.vector_source import VectorSource
+from ibkd_retrieval.progress import Progress
+
+
+@dataclass(frozen=True)
+class IvfFlat:
+    """`IVF{lists},Flat`: as large as a flat index and as much faster as lists are left out.
+
+    Attributes:
+        lists: see `inverted.InvertedOptions`, as the others.
+        nprobe: lists visited by default.
+        recall: for the trial to reach.
+        seed: of the samples.
+    """
+
+    name: ClassVar[str] = "ivf-flat"
+    refine: ClassVar[int] = 0
+
+    lists: int | None = None
+    nprobe: int | None = None
+    recall: float = TARGET_RECALL
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            UserError: one is out of range.
+        """
+        check_inverted(self)
+
+    def suited_to(self, count: int, progress: Progress) -> Family:
+        """A flat index below 1,000 documents."""
+        return flat_if_few(self, count, progress)
+
+    def bytes_per_vector(self, count: int, dim: int) -> float:
+        """Four a dimension, the id and a share of the centroids."""
+        return 4 * dim + bytes_of_lists(self.lists, count, dim)
+
+    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+        """Train the lists, add, choose nprobe by trial."""
+        return build_inverted(self, "Flat", vectors, progress, device)

@@ -1,0 +1,48 @@
+"""Where an index's vectors come from: the shards of a folder, or an array of a sample of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class VectorSource(Protocol):
+    """Float32 vectors [count, dim] that are read block by block or row by row; `shards.ShardVectors` is one."""
+
+    @property
+    def count(self) -> int:
+        """Number of vectors."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """The vectors in order, block by block."""
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Copy the vectors of `rows` [m], in any order, into an array [m, dim]."""
+
+
+class ArrayVectors:
+    """A `VectorSource` of an array [count, dim] in memory."""
+
+    def __init__(self, vectors: NDArray[np.float32]) -> None:
+        self._vectors = vectors
+        self.count, self.dim = vectors.shape
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """The array as the only block."""
+        yield self._vectors
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Copy the vectors of `rows`."""
+        return self._vectors[rows]
+
+
+def sample_rows(count: int, size: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Up to `size` of `count` rows, drawn at random without replacement, in ascending order."""
+    return np.sort(generator.choice(count, min(size, count), replace=False)).astype(np.int64)

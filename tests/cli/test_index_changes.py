@@ -1,0 +1,100 @@
+"""`ibkd index` on finished indexes: growing, shrinking, merging, other structures, and what is refused."""
+
+import json
+
+import pytest
+
+MORE = ({"_id": f"m{i}", "text": f"river {i} bank cup dish"} for i in range(5))
+
+
+@pytest.fixture(scope="module")
+def more(tmp_path_factory):
+    path = tmp_path_factory.mktemp("more") / "more.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in MORE))
+    return path
+
+
+@pytest.fixture
+def index(shell, beir, teacher):
+    shell.must("index", "--corpus", beir, "--model", teacher, "--output", "i", "--shard-size", 64, "--quiet")
+    return shell.folder / "i"
+
+
+def found(shell, text, index="i", k=3):
+    hits = json.loads(shell.must("search", text, "--index", index, "-k", k, "--json").out)["hits"]
+    return [hit.get("doc_id", hit.get("id")) for hit in hits]
+
+
+def test_an_index_grows_shrinks_and_is_made_anew_from_itself(shell, index, more, teacher):
+    said = shell.must("index", "--append", "--corpus", more, "--output", index)
+    assert "i: 205 documents × " in said.out
+    assert found(shell, "river 3 bank cup dish")[0] == "m3"
+    (shell.folder / "gone.txt").write_text("m3\nm4\n\n")
+    assert "203 documents (2 deleted)" in shell.must("index", "--delete", "gone.txt", "--output", index).out
+    assert not {"m3", "m4"} & set(found(shell, "river 3 bank cup dish", k=203))
+    shell.must("info", index, "--verify")
+    made = shell.must("index", "--from", index, "--vectors", "float16", "--output", "j")
+    assert "j: 203 documents × " in made.out
+    assert json.loads((shell.folder / "j" / "index.json").read_text())["vector_format"] == "float16"
+    assert not {"m3", "m4"} & set(found(shell, "river 3 bank cup dish", "j", k=203))
+
+    shell.must("index", "--corpus", more, "--model", teacher, "--output", "m", "--quiet")
+    assert "is in " in shell("index", "--merge", "i", "--merge", "m", "--output", "both").err
+    (shell.folder / "again.txt").write_text("m0\nm1\nm2\n")
+    shell.must("index", "--delete", "again.txt", "--output", index, "--quiet")
+    assert "both: 205 documents" in shell.must("index", "--merge", "i", "--merge", "m", "--output", "both").out
+    assert found(shell, "river 3 bank cup dish", "both")[0] == "m3"
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (("--append", "--output", "i"), "name it with --corpus"),
+        (("--append", "--corpus", "x.jsonl"), "name it with --output"),
+        (("--append", "--corpus", "x.jsonl", "--output", "i", "--type", "ivf-pq"), "--type says nothing to --append"),
+        (("--delete", "none.txt", "--output", "i"), "none.txt cannot be read"),
+        (("--delete", "none.txt"), "name it with --output"),
+        (("--from", "i", "--corpus", "x.jsonl"), "--corpus says nothing to --from"),
+        (("--from", "i", "--model", "m", "--memory", "2GB"), "--model, --memory say nothing to --from"),
+        (("--from", "i", "--merge", "j"), "--from and --merge are different jobs"),
+        (("--merge", "i", "--merge", "j"), "name its folder with --output"),
+        (("--from", "i", "--output", "i"), "which it is made from"),
+        (("--from", "nowhere"), "no index folder"),
+        (("--latency", "2"), "give --recall"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(args, sentence, shell, index):
+    answer = shell("index", *args)
+    assert answer.code == 2
+    assert sentence in answer.err
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--memory", "much", "is no size"),
+        ("--memory", "10MB", "is too little"),
+        ("--workers", 0, "at least 1"),
+        ("--vectors", "float8", "float32, float16, int8"),
+        ("--shard-size", 0, "at least one document"),
+    ],
+)
+def test_impossible_sizes_are_refused(option, value, sentence, shell, beir, teacher):
+    answer = shell("index", "--corpus", beir, "--model", teacher, option, value)
+    assert answer.code == 2
+    assert sentence in answer.err
+
+
+def test_the_default_folder_names_what_is_built(shell, beir, teacher):
+    said = shell.must("index", "--corpus", beir, "--model", teacher, "--type", "ivf-pq")
+    assert said.out.startswith("indexes/pages-teacher-flat: 200 documents")
+    assert "type flat" in said.err
+
+
+def test_two_encoder_processes_make_the_index_of_one(shell, index, beir, teacher):
+    command = ("index", "--corpus", beir, "--model", teacher, "--shard-size", 64, "--output", "two", "--workers", 2)
+    answer = shell.process(*command)
+    assert answer.code == 0, answer.err
+    for name in ("vectors/00000.npy", "vectors/00003.npy", "index.faiss", "docids"):
+        assert (shell.folder / "two" / name).read_bytes() == (index / name).read_bytes()
