@@ -1,19 +1,53 @@
-"""Index folders for other tools."""
+"""Index folders for other tools: Pyserini, NumPy and parquet."""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import atomic_write
+from ibkd_retrieval.files import sync_directory
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Flat
 from ibkd_retrieval.indexing.layout import DOC_IDS, STRUCTURE
 from ibkd_retrieval.indexing.shards import ShardVectors
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.store import StoredIndex, open_index
 from ibkd_retrieval.indexing.structure import write_structure
 from ibkd_retrieval.progress import SILENT, Progress
+
+_ROW_GROUP = 8192
+
+
+def export_index(
+    folder: Path | str, destination: Path | str, to: str, *, exact: bool = False, progress: Progress = SILENT
+) -> None:
+    """Write an index in another tool's format, as a folder that appears whole or not at all.
+
+    Args:
+        folder: the index.
+        destination: a folder that does not exist or is empty.
+        to: a key of `FORMATS`.
+        exact: for pyserini: write exact vectors whatever the index's type. The other formats always hold them.
+        progress: told of the work.
+
+    Raises:
+        UserError: there is no such format, `folder` holds no sound index, or `destination` is taken.
+        OSError: the disk is full or fails.
+    """
+    if to not in FORMATS:
+        raise UserError(f"Unknown format `{to}`: use {', '.join(FORMATS)}.")
+    if to == "pyserini":
+        export_pyserini(folder, destination, exact=exact, progress=progress)
+    else:
+        FORMATS[to](folder, destination, progress=progress)
 
 
 def export_pyserini(
@@ -27,24 +61,120 @@ def export_pyserini(
     Raises:
         UserError: `folder` holds no sound index, or `destination` is not an empty or new folder.
     """
-    folder, destination = Path(folder), Path(destination)
+    folder = Path(folder)
+    with _new_folder(destination) as made:
+        manifest = open_index(folder).manifest
+        shutil.copyfile(folder / DOC_IDS, made / "docid")
+        if manifest.search.nprobe is not None and exact:
+            vectors = ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim)
+            write_structure(Flat().build(vectors, progress).index, made / "index")
+        elif manifest.search.nprobe is not None:
+            index = load_faiss().read_index(str(folder / STRUCTURE))
+            index.nprobe = manifest.search.nprobe
+            write_structure(index, made / "index")
+            progress.say(
+                "Pyserini scores with the quantised vectors and finds less than `ibkd search` does: "
+                "export exact vectors if that matters."
+            )
+        else:
+            shutil.copyfile(folder / STRUCTURE, made / "index")
+
+
+def export_numpy(folder: Path | str, destination: Path | str, *, progress: Progress = SILENT) -> None:
+    """Write `vectors.npy`, float32 [n, dim], and `ids.txt`, one id a line in the order of the rows.
+
+    The file is written shard by shard.
+
+    Raises:
+        UserError: `folder` holds no sound index, or `destination` is not an empty or new folder.
+    """
+    folder = Path(folder)
+    with _new_folder(destination) as made:
+        index = open_index(folder)
+        shutil.copyfile(folder / DOC_IDS, made / "ids.txt")
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(index), index.manifest.dim)}
+        with open(made / "vectors.npy", "wb") as file, progress.task("Writing vectors", len(index), "vectors") as task:
+            np.lib.format.write_array_header_1_0(file, header)
+            for shard in index.vectors():
+                file.write(np.ascontiguousarray(shard, dtype="<f4").data)
+                task.advance(len(shard))
+
+
+def export_parquet(folder: Path | str, destination: Path | str, *, progress: Progress = SILENT) -> None:
+    """Write `documents.parquet`: `id`, `title`, `text` and `vector` (fixed-size list of dim float32).
+
+    A row group holds a shard, or part of one. Other fields of documents are left out.
+
+    Raises:
+        UserError: `folder` holds no sound index, a text cannot be written as UTF-8, or `destination` is not an empty
+            or new folder.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _new_folder(destination) as made:
+        index = open_index(folder)
+        dim = index.manifest.dim
+        texts = [pa.field(name, pa.string(), nullable=False) for name in ("id", "title", "text")]
+        schema = pa.schema([*texts, pa.field("vector", pa.list_(pa.float32(), dim), nullable=False)])
+        documents = _documents(index)
+        with (
+            pq.ParquetWriter(made / "documents.parquet", schema, compression="zstd") as writer,
+            progress.task("Writing documents", len(index), "documents") as task,
+        ):
+            for shard in index.vectors():
+                for start in range(0, len(shard), _ROW_GROUP):
+                    rows = np.ascontiguousarray(shard[start : start + _ROW_GROUP], dtype=np.float32)
+                    here = list(islice(documents, len(rows)))
+                    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), dim)
+                    writer.write_table(pa.table([*_columns(here, pa), vectors], schema=schema))
+                    task.advance(len(rows))
+
+
+FORMATS: dict[str, Callable[..., None]] = {
+    "pyserini": export_pyserini,
+    "numpy": export_numpy,
+    "parquet": export_parquet,
+}
+"""The tools that an index can be written for."""
+
+
+def _documents(index: StoredIndex) -> Iterator[Document]:
+    return map(index.document, range(len(index)))
+
+
+def _columns(documents: list[Document], pa: Any) -> list[Any]:
+    try:
+        return [
+            pa.array([getattr(document, name) for document in documents], pa.string())
+            for name in ("doc_id", "title", "text")
+        ]
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"A text among {documents[0].doc_id!r} to {documents[-1].doc_id!r} holds half of a surrogate pair, which "
+            "parquet cannot hold: export with --to numpy."
+        ) from error
+
+
+@contextmanager
+def _new_folder(destination: Path | str) -> Iterator[Path]:
+    """A folder to write into that becomes `destination` on success and is removed on failure.
+
+    Raises:
+        UserError: `destination` is neither an empty nor a new folder.
+    """
+    destination = Path(destination)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UserError(f"{destination} exists and is not an empty folder: name another with --output.")
-    manifest = open_index(folder).manifest
-    destination.mkdir(parents=True, exist_ok=True)
-    with open(folder / DOC_IDS, "rb") as source, atomic_write(destination / "docid") as target:
-        shutil.copyfileobj(source, target)
-    if manifest.search.nprobe is not None and exact:
-        vectors = ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim)
-        write_structure(Flat().build(vectors, progress).index, destination / "index")
-    elif manifest.search.nprobe is not None:
-        index = load_faiss().read_index(str(folder / STRUCTURE))
-        index.nprobe = manifest.search.nprobe
-        write_structure(index, destination / "index")
-        progress.say(
-            "Pyserini scores with the quantised vectors and finds less than `ibkd search` does: "
-            "export exact vectors if that matters."
-        )
-    else:
-        with open(folder / STRUCTURE, "rb") as source, atomic_write(destination / "index") as target:
-            shutil.copyfileobj(source, target)
+    made = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
+    try:
+        made.mkdir(parents=True)
+        yield made
+        for path in made.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        sync_directory(made)
+        os.replace(made, destination)
+        sync_directory(destination.parent)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
