@@ -81,7 +81,7 @@ class Replicas:
     pooling = None
     dtype = "float32"
     device = "cpu"
-    prompts: Mapping[str, str] = {"query": "", "document": ""}  # noqa: RUF012
+    prompts: Mapping[str, str] = {"query": "", "document": ""}
 
     def __init__(self, real: RealVectors, seed: int, noise: float = NOISE) -> None:
         self._real = real

@@ -43,6 +43,10 @@ def import_vectors(
     type: Annotated[
         str, typer.Option(help="flat (exact) or ivf-pq (compressed, refined with the exact vectors).")
     ] = "flat",
+    vectors: Annotated[
+        str,
+        typer.Option(help="How exact vectors are stored: float32, float16 (half the bytes) or int8 (a quarter)."),
+    ] = "float32",
     normalise: Annotated[
         bool, typer.Option("--normalise", help="Scale vectors to length 1: inner product becomes cosine.")
     ] = False,
@@ -88,6 +92,7 @@ def import_vectors(
         normalise=normalise,
         resume=resume,
         overwrite=overwrite,
+        vector_format=vectors,
         progress=progress,
     )
     if json:

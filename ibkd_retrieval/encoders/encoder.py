@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,27 @@ if TYPE_CHECKING:
 
 # Texts tokenised at a time: enough for sorting by length to leave little padding, small enough to forget.
 _WINDOW = 8192
+_TOKENIZED_AT_ONCE = 1024
 DEFAULT_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Texts tokenised together, the first of which is number `start` of the caller's; a static model keeps texts."""
+
+    start: int
+    prompt: str
+    texts: Sequence[str] = ()
+    token_ids: Sequence[NDArray[np.int32]] = ()
+    prompt_length: int = 0
+
+
+@dataclass(frozen=True)
+class PreparedTexts:
+    """`count` texts as `Encoder.prepare` made them; only the encoder that did understands them."""
+
+    count: int
+    windows: tuple[_Window, ...]
 
 
 class Encoder:
@@ -35,6 +56,9 @@ class Encoder:
 
     Satisfies `TextEncoder`. The transformer computes in `dtype`; pooling and everything after it stay in
     float32, where they cost nothing and rounding would show.
+
+    Attributes:
+        batch_tokens: most tokens in one batch, padding counted; may be changed between calls.
     """
 
     def __init__(
@@ -67,7 +91,7 @@ class Encoder:
         self._model = model
         if not self._static:
             model[0].auto_model.to(chosen)
-        self._batch_tokens = batch_tokens
+        self.batch_tokens = batch_tokens
 
     @classmethod
     def load(
@@ -118,29 +142,54 @@ class Encoder:
         """
         out = np.empty((len(texts), self.dim), dtype=np.float32)
         for start in range(0, len(texts), _WINDOW):
-            self._encode_window(texts, start, kind, out[start : start + _WINDOW], progress)
+            self._encode_window(self._prepare_window(texts, start, kind), out[start : start + _WINDOW], progress)
         return out
 
-    def _encode_window(
-        self, texts: Sequence[str], start: int, kind: Kind, out: NDArray[np.float32], progress: Task | None
-    ) -> None:
-        import torch
+    def prepare(self, texts: Sequence[str], kind: Kind = "document") -> PreparedTexts:
+        """Tokenise texts for `encode_prepared`; another thread may do so while this encoder encodes.
 
+        Raises:
+            UserError: something in `texts` is no text.
+        """
+        windows = tuple(self._prepare_window(texts, start, kind) for start in range(0, len(texts), _WINDOW))
+        return PreparedTexts(len(texts), windows)
+
+    def encode_prepared(self, prepared: PreparedTexts, progress: Task | None = None) -> NDArray[np.float32]:
+        """The second half of `encode`: the same vectors, float32 [n, dim], to the bit."""
+        out = np.empty((prepared.count, self.dim), dtype=np.float32)
+        for number, window in enumerate(prepared.windows):
+            self._encode_window(window, out[number * _WINDOW : (number + 1) * _WINDOW], progress)
+        return out
+
+    def _prepare_window(self, texts: Sequence[str], start: int, kind: Kind) -> _Window:
         prompt = self.prompts[kind]
         window = list(texts[start : start + _WINDOW])
         if self._static:
-            with _text_errors(window, start):
+            return _Window(start, prompt, texts=window)
+        token_ids: list[NDArray[np.int32]] = []
+        for first in range(0, len(window), _TOKENIZED_AT_ONCE):
+            part = window[first : first + _TOKENIZED_AT_ONCE]
+            found = tokenize(self._model, part, prompt, first=start + first)
+            # A list of Python integers takes nine times the memory.
+            token_ids += [np.array(ids, dtype=np.int32) for ids in found]
+        return _Window(start, prompt, token_ids=token_ids, prompt_length=self._prompt_length(prompt))
+
+    def _encode_window(self, window: _Window, out: NDArray[np.float32], progress: Task | None) -> None:
+        import torch
+
+        if self._static:
+            with _text_errors(window.texts, window.start):
                 # The prompt is given in full: without one, the model would put its default prompt there.
-                out[:] = self._model.encode(window, prompt=prompt, convert_to_numpy=True, show_progress_bar=False)
+                out[:] = self._model.encode(
+                    list(window.texts), prompt=window.prompt, convert_to_numpy=True, show_progress_bar=False
+                )
             if progress is not None:
-                progress.advance(len(window))
+                progress.advance(len(window.texts))
             return
-        token_ids = tokenize(self._model, window, prompt, first=start)
-        prompt_length = self._prompt_length(prompt)
-        for rows in token_budget_batches([len(ids) for ids in token_ids], self._batch_tokens):
-            features = pad(self._model, [token_ids[row] for row in rows])
-            if prompt_length:
-                features["prompt_length"] = prompt_length
+        for rows in token_budget_batches([len(ids) for ids in window.token_ids], self.batch_tokens):
+            features = pad(self._model, [window.token_ids[row] for row in rows])
+            if window.prompt_length:
+                features["prompt_length"] = window.prompt_length
             with torch.inference_mode():
                 out[rows] = self._forward(features).cpu().numpy()
             if progress is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ibkd_retrieval.encoders.encoder import PreparedTexts
     from ibkd_retrieval.progress import Task
 
 Kind = Literal["query", "document"]
@@ -64,3 +65,14 @@ class TextEncoder(Protocol):
         self, texts: Sequence[str], kind: Kind = "document", progress: Task | None = None
     ) -> NDArray[np.float32]:
         """Encode `texts` [n] into float32 vectors [n, dim], in the order given."""
+
+
+@runtime_checkable
+class PreparingEncoder(TextEncoder, Protocol):
+    """An encoder whose tokenising can run beside its encoding."""
+
+    def prepare(self, texts: Sequence[str], kind: Kind = "document") -> PreparedTexts:
+        """Tokenise `texts`; safe beside `encode_prepared`, not beside itself or `encode`."""
+
+    def encode_prepared(self, prepared: PreparedTexts, progress: Task | None = None) -> NDArray[np.float32]:
+        """Encode prepared texts [n] into the vectors [n, dim] that `encode` gives for them."""

@@ -24,11 +24,19 @@ _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """`build.json`, written first: what a resumed build has to agree with."""
+    """`build.json`, written first: what a resumed build has to agree with.
+
+    Attributes:
+        shard_size: most documents in a shard.
+        shard_text: characters at which a shard is closed with fewer documents; None for no such limit.
+        vector_format: how vectors are stored (`vector_formats`).
+    """
 
     corpus: str
     encoder: EncoderRecord
     shard_size: int
+    shard_text: int | None = None
+    vector_format: str = "float32"
 
 
 def claim(folder: Path, plan: BuildPlan, resume: bool, overwrite: bool, progress: Progress) -> BuildPlan:
@@ -83,6 +91,11 @@ def _resumed_plan(folder: Path, plan: BuildPlan, progress: Progress) -> BuildPla
         raise UserError(
             f"The index in {folder} was begun with the model {begun.encoder.name} and {plan.encoder.name} would give "
             f"other vectors ({', '.join(differing)} differ): resume with the same model, or use --overwrite."
+        )
+    if begun.vector_format != plan.vector_format:
+        raise UserError(
+            f"The index in {folder} was begun with vectors in {begun.vector_format}: resume with --vectors "
+            f"{begun.vector_format}, or use --overwrite."
         )
     if begun.shard_size != plan.shard_size:
         progress.say(f"Continuing with shards of {begun.shard_size:,} documents, as the build began.")

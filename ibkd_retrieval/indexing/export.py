@@ -6,19 +6,20 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import sync_directory
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Flat
-from ibkd_retrieval.indexing.layout import DOC_IDS, STRUCTURE
-from ibkd_retrieval.indexing.shards import ShardVectors
+from ibkd_retrieval.indexing.lines import LineStore
+from ibkd_retrieval.indexing.shards import ShardVectors, document_from_json
 from ibkd_retrieval.indexing.store import StoredIndex, open_index
 from ibkd_retrieval.indexing.structure import write_structure
 from ibkd_retrieval.progress import SILENT, Progress
@@ -64,12 +65,17 @@ def export_pyserini(
     folder = Path(folder)
     with _new_folder(destination) as made:
         manifest = open_index(folder).manifest
-        shutil.copyfile(folder / DOC_IDS, made / "docid")
+        if manifest.deleted_count:
+            raise UserError(
+                f"{manifest.deleted_count:,} documents of {folder} are deleted, and Pyserini would find them: "
+                f"make an index without them with `ibkd index --from {folder}` and export that."
+            )
+        shutil.copyfile(folder / manifest.doc_ids, made / "docid")
         if manifest.search.nprobe is not None and exact:
             vectors = ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim)
             write_structure(Flat().build(vectors, progress).index, made / "index")
         elif manifest.search.nprobe is not None:
-            index = load_faiss().read_index(str(folder / STRUCTURE))
+            index = load_faiss().read_index(str(folder / manifest.structure))
             index.nprobe = manifest.search.nprobe
             write_structure(index, made / "index")
             progress.say(
@@ -77,7 +83,7 @@ def export_pyserini(
                 "export exact vectors if that matters."
             )
         else:
-            shutil.copyfile(folder / STRUCTURE, made / "index")
+            shutil.copyfile(folder / manifest.structure, made / "index")
 
 
 def export_numpy(folder: Path | str, destination: Path | str, *, progress: Progress = SILENT) -> None:
@@ -88,14 +94,14 @@ def export_numpy(folder: Path | str, destination: Path | str, *, progress: Progr
     Raises:
         UserError: `folder` holds no sound index, or `destination` is not an empty or new folder.
     """
-    folder = Path(folder)
     with _new_folder(destination) as made:
         index = open_index(folder)
-        shutil.copyfile(folder / DOC_IDS, made / "ids.txt")
+        with open(made / "ids.txt", "w", encoding="utf-8", newline="\n") as lines:
+            lines.writelines(f"{index.doc_id(row)}\n" for row in _rows(index))
         header = {"descr": "<f4", "fortran_order": False, "shape": (len(index), index.manifest.dim)}
         with open(made / "vectors.npy", "wb") as file, progress.task("Writing vectors", len(index), "vectors") as task:
             np.lib.format.write_array_header_1_0(file, header)
-            for shard in index.vectors():
+            for shard, _ in _shards(index):
                 file.write(np.ascontiguousarray(shard, dtype="<f4").data)
                 task.advance(len(shard))
 
@@ -117,12 +123,11 @@ def export_parquet(folder: Path | str, destination: Path | str, *, progress: Pro
         dim = index.manifest.dim
         texts = [pa.field(name, pa.string(), nullable=False) for name in ("id", "title", "text")]
         schema = pa.schema([*texts, pa.field("vector", pa.list_(pa.float32(), dim), nullable=False)])
-        documents = _documents(index)
         with (
             pq.ParquetWriter(made / "documents.parquet", schema, compression="zstd") as writer,
             progress.task("Writing documents", len(index), "documents") as task,
         ):
-            for shard in index.vectors():
+            for shard, documents in _shards(index):
                 for start in range(0, len(shard), _ROW_GROUP):
                     rows = np.ascontiguousarray(shard[start : start + _ROW_GROUP], dtype=np.float32)
                     here = list(islice(documents, len(rows)))
@@ -139,8 +144,23 @@ FORMATS: dict[str, Callable[..., None]] = {
 """The tools that an index can be written for."""
 
 
-def _documents(index: StoredIndex) -> Iterator[Document]:
-    return map(index.document, range(len(index)))
+def _rows(index: StoredIndex) -> Iterator[int]:
+    """The rows whose documents were not deleted."""
+    rows = range(index.manifest.rows)
+    return iter(rows) if index.present is None else compress(rows, index.present)
+
+
+def _shards(index: StoredIndex) -> Iterator[tuple[NDArray[np.float32], Iterator[Document]]]:
+    """Shard by shard, the vectors and the documents that were not deleted."""
+    row = 0
+    for shard, vectors in zip(index.manifest.shards, index.vectors(), strict=True):
+        documents = map(document_from_json, LineStore(index.folder / shard.texts))
+        if index.present is None:
+            yield vectors, documents
+        else:
+            kept = index.present[row : row + shard.documents]
+            yield vectors[kept], compress(documents, kept)
+        row += shard.documents
 
 
 def _columns(documents: list[Document], pa: Any) -> list[Any]:

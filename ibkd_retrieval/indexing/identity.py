@@ -106,6 +106,29 @@ class IdGuard:
         )
 
 
+class TakenIds:
+    """Refuses ids that an index holds already, at eight bytes of memory an id."""
+
+    def __init__(self, stored: Callable[[], Iterator[str]], refusal: Callable[[str], UserError]) -> None:
+        """Take a way to read the ids held, and what to say of one that comes again."""
+        self._stored = stored
+        self._refusal = refusal
+        self._hashes = np.sort(np.fromiter(map(hash_id, stored()), np.uint64))
+
+    def refuse(self, ids: Sequence[str]) -> None:
+        """Raise the refusal if one of `ids` is held.
+
+        Raises:
+            UserError: an id is held.
+        """
+        if not _intersects(self._hashes, np.fromiter(map(hash_id, ids), np.uint64, len(ids))):
+            return
+        here = set(ids)
+        for doc_id in self._stored():
+            if doc_id in here:
+                raise self._refusal(doc_id)
+
+
 def _is_utf8(text: str) -> bool:
     try:
         text.encode("utf-8")

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.lines import offsets_path
 
 FORMAT = "ibkd-index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 MANIFEST = "index.json"
 PLAN = "build.json"
+APPEND_PLAN = "append.json"
 STRUCTURE = "index.faiss"
 DOC_IDS = "docids"
 
 _FOLDERS = ("vectors", "documents", "shards")
 _OURS = re.compile(
-    r"(index\.json|build\.json|index\.faiss|docids(\.offsets\.npy)?"
+    r"(index\.json|build\.json|append\.json|index(\.\d+)?\.faiss|docids(\.\d+)?(\.offsets\.npy)?|deleted\.\d+\.npy"
     r"|vectors/\d{5,}\.npy|documents/\d{5,}\.jsonl(\.offsets\.npy)?|shards/\d{5,}\.json)"
 )
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
@@ -40,9 +42,24 @@ def record_file(shard: int) -> str:
     return f"shards/{shard:05d}.json"
 
 
-def doc_id_files() -> tuple[str, str]:
-    """Relative paths of the list of document ids and of its offsets."""
-    return DOC_IDS, offsets_path(Path(DOC_IDS)).name
+def doc_id_files(doc_ids: str = DOC_IDS) -> tuple[str, str]:
+    """Relative paths of a list of document ids and of its offsets."""
+    return doc_ids, offsets_path(Path(doc_ids)).name
+
+
+def next_name(folder: Path, stem: str, suffix: str = "") -> str:
+    """A name of the form stem.N.suffix that no file in `folder` has, N counted up from those there are."""
+    pattern = re.compile(rf"{re.escape(stem)}\.(\d+){re.escape(suffix)}")
+    used = [int(match[1]) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
+    return f"{stem}.{max(used, default=1) + 1}{suffix}"
+
+
+def remove_unlisted(folder: Path, listed: Collection[str], shards: int) -> None:
+    """Delete files of ours that a finished index of `shards` shards does not list, and that no plan stands for."""
+    kept = {*listed, MANIFEST, PLAN, *(record_file(number) for number in range(shards))}
+    for path in ours(folder):
+        if path.relative_to(folder).as_posix() not in kept:
+            path.unlink()
 
 
 def ours(folder: Path) -> list[Path]:
@@ -110,3 +127,8 @@ def _has_mark(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(value, dict) and value.get("format") == FORMAT
+
+
+def withdraw(folder: Path) -> None:
+    """Make the folder an unfinished one, before anything its manifest describes is replaced."""
+    (folder / MANIFEST).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.json_records import decode
-from ibkd_retrieval.indexing.layout import FORMAT, FORMAT_VERSION, MANIFEST, is_index
+from ibkd_retrieval.indexing.layout import DOC_IDS, FORMAT, FORMAT_VERSION, MANIFEST, STRUCTURE, is_index
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.protocol import TextEncoder
@@ -98,11 +98,28 @@ class SearchDefaults:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What was done to the documents of a finished index.
+
+    Attributes:
+        kind: "append", "delete" or "merge".
+        documents: how many came or went.
+        corpus: where they came from; "" for a deletion.
+        fingerprint: of those that came, or of the sorted ids of those that went.
+    """
+
+    kind: str
+    documents: int
+    corpus: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class BuildRecord:
     """What the build cost.
 
     Attributes:
-        encode_seconds: inside the encoder, added over all runs of a resumed build.
+        encode_seconds: while encoding, added over all runs of a resumed build; several processes count once.
         structure_seconds: training, filling, trying and writing the faiss structure.
         documents_per_second: while encoding.
         peak_memory_bytes: largest resident size of the process that finished the build.
@@ -119,15 +136,23 @@ class IndexManifest:
     """`index.json`, written last: a folder that has one is a finished index.
 
     Attributes:
-        document_count: number of documents, which are the rows 0 to n - 1 of the vectors.
+        corpus: what the index was begun with; its fingerprint takes in every change since.
+        document_count: number of documents that can be found.
         metric: always "inner_product".
         family: the structure built ("flat", "ivf-pq").
         family_options: the family's settings, None where it chose them itself.
         factory: the structure as a faiss factory string.
-        shard_size: documents in every shard but the last.
+        shard_size: most documents in a shard.
         files: by path relative to the folder, with "/".
         versions: of Python and of the libraries that took part.
         created: when the manifest was written, ISO 8601 in UTC.
+        vector_format: how vectors are stored (`vector_formats`).
+        structure: the file of the faiss structure; another one after each append, so that the old one serves until
+            the manifest names the new one. So it is with `doc_ids` and `tombstones`.
+        doc_ids: the file of the ids, in row order.
+        tombstones: the file of the rows whose documents were deleted, int64 and sorted; None without any.
+        deleted_count: how many rows that are.
+        changes: what was done to the documents since the index was made, in order.
     """
 
     format_version: int
@@ -146,6 +171,17 @@ class IndexManifest:
     versions: dict[str, str]
     created: str
     operating_points: tuple[OperatingPoint, ...] = field(default=())
+    vector_format: str = "float32"
+    structure: str = STRUCTURE
+    doc_ids: str = DOC_IDS
+    tombstones: str | None = None
+    deleted_count: int = 0
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Number of vectors, those of deleted documents included; rows are numbered from 0."""
+        return self.document_count + self.deleted_count
 
     @property
     def dim(self) -> int:
@@ -158,9 +194,23 @@ class IndexManifest:
         return sum(record.bytes for record in self.files.values())
 
 
-def write_manifest(folder: Path | str, manifest: IndexManifest) -> None:
-    """Write `index.json`, whole or not at all."""
+def write_manifest(folder: Path | str, manifest: IndexManifest) -> IndexManifest:
+    """Write `index.json`, whole or not at all; return it as written.
+
+    Its format version is the oldest whose readers understand it.
+    """
+    version = FORMAT_VERSION if _needs_version_2(manifest) else 1
+    manifest = dataclasses.replace(manifest, format_version=version)
     write_json(Path(folder) / MANIFEST, {"format": FORMAT, **dataclasses.asdict(manifest)})
+    return manifest
+
+
+def _needs_version_2(manifest: IndexManifest) -> bool:
+    return (
+        manifest.vector_format != "float32"
+        or manifest.tombstones is not None
+        or (manifest.structure, manifest.doc_ids) != (STRUCTURE, DOC_IDS)
+    )
 
 
 def read_manifest(folder: Path | str) -> IndexManifest:
@@ -216,9 +266,10 @@ def newest_index(folder: Path | str) -> Path:
 
 
 def _check(manifest: IndexManifest) -> None:
-    if manifest.document_count != sum(shard.documents for shard in manifest.shards):
-        raise ValueError("document_count is not the sum of the shards' documents")
-    for name in [name for shard in manifest.shards for name in (shard.vectors, shard.texts)]:
+    if manifest.rows != sum(shard.documents for shard in manifest.shards):
+        raise ValueError("document_count and deleted_count are not the sum of the shards' documents")
+    tombstones = [manifest.tombstones] if manifest.tombstones is not None else []
+    for name in [name for shard in manifest.shards for name in (shard.vectors, shard.texts)] + tombstones:
         if name not in manifest.files:
             raise ValueError(f"files has no entry {name!r}")
     for name in manifest.files:

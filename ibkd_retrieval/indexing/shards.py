@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from ibkd_retrieval.indexing.json_records import decode
 from ibkd_retrieval.indexing.layout import FORMAT, documents_file, record_file, vectors_file
 from ibkd_retrieval.indexing.lines import LineStore, offsets_path, write_lines
 from ibkd_retrieval.indexing.manifest import FileRecord
+from ibkd_retrieval.indexing.vector_formats import format_of, pack, unpack
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class ShardRecord:
         weight_hash: of the encoder.
         encode_seconds: spent in the encoder.
         files: the shard's files by path relative to the index folder.
+        vector_format: how the vectors lie in their file (`vector_formats`).
     """
 
     documents: int
@@ -44,6 +46,7 @@ class ShardRecord:
     weight_hash: str
     encode_seconds: float
     files: dict[str, FileRecord]
+    vector_format: str = "float32"
 
 
 def file_record(folder: Path, name: str) -> FileRecord:
@@ -70,22 +73,40 @@ def write_shard(
     fingerprint: str,
     weight_hash: str,
     encode_seconds: float,
+    vector_format: str = "float32",
 ) -> ShardRecord:
-    """Write the vectors [n, dim] and the documents of a shard, and last the record that says it is done."""
+    """Write the vectors [n, dim] and the documents of a shard, and last the record that says it is done.
+
+    Raises:
+        UserError: `vector_format` cannot hold the vectors.
+        OSError: the disk is full or fails.
+    """
+    packed = pack(vectors, vector_format)
     with atomic_write(folder / vectors_file(number)) as file:
-        np.save(file, vectors)
+        np.save(file, packed)
     texts = folder / documents_file(number)
     write_lines(texts, map(_to_json, documents))
-    names = (vectors_file(number), documents_file(number), offsets_path(texts).relative_to(folder).as_posix())
     record = ShardRecord(
         documents=len(documents),
         fingerprint=fingerprint,
         weight_hash=weight_hash,
         encode_seconds=encode_seconds,
-        files={name: file_record(folder, name) for name in names},
+        files={name: file_record(folder, name) for name in shard_files(number)},
+        vector_format=vector_format,
     )
-    write_json(folder / record_file(number), {"format": FORMAT, **dataclasses.asdict(record)})
+    write_record(folder, number, record)
     return record
+
+
+def shard_files(number: int) -> tuple[str, str, str]:
+    """Relative paths of the files of a shard: its vectors, its documents, and where each of these starts."""
+    texts = documents_file(number)
+    return vectors_file(number), texts, offsets_path(Path(texts)).as_posix()
+
+
+def write_record(folder: Path, number: int, record: ShardRecord) -> None:
+    """Say that a shard, whose files are there, is done."""
+    write_json(folder / record_file(number), {"format": FORMAT, **dataclasses.asdict(record)})
 
 
 def read_records(folder: Path) -> dict[int, ShardRecord]:
@@ -148,8 +169,14 @@ class OpenFiles(Generic[T]):
             return self._opened[number]
 
 
+_ROWS_WORTH_A_MAP = 64
+"""Rows wanted of a shard from which its map is not kept: touched pages count as memory for as long as it is open."""
+
+
 class ShardVectors:
     """The float32 vectors [n, dim] of an index, memory-mapped shard by shard.
+
+    Shards stored in another format (`vector_formats`) are given as float32, which is then a copy.
 
     Attributes:
         count: number of vectors n.
@@ -160,21 +187,23 @@ class ShardVectors:
         self.count = sum(counts)
         self.dim = dim
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._open = partial(_open_vectors, folder, tuple(counts), dim)
         # A partial and not a method of self: a cycle would keep the files open until the collector finds it.
-        self._maps = OpenFiles(partial(_open_vectors, folder, tuple(counts), dim))
+        self._maps = OpenFiles(self._open)
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        """The shards in order, each a read-only memory map."""
+        """The shards in order, each read-only or a copy; those given before are let go of."""
         for number in range(len(self._starts) - 1):
-            yield self._maps[number]
+            yield unpack(self._open(number))
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Copy the vectors of `rows` [m], in any order, into an array [m, dim]."""
         result = np.empty((len(rows), self.dim), dtype=np.float32)
         shards = self.shards_of(rows)
-        for number in np.unique(shards):
+        for number in np.unique(shards).tolist():
             here = np.flatnonzero(shards == number)
-            result[here] = self._maps[int(number)][rows[here] - self._starts[number]]
+            opened = self._maps[number] if len(here) < _ROWS_WORTH_A_MAP else self._open(number)
+            result[here] = unpack(opened[rows[here] - self._starts[number]])
         return result
 
     def shards_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -187,16 +216,15 @@ class ShardVectors:
         return number, row - int(self._starts[number])
 
 
-def _open_vectors(folder: Path, counts: tuple[int, ...], dim: int, number: int) -> NDArray[np.float32]:
+def _open_vectors(folder: Path, counts: tuple[int, ...], dim: int, number: int) -> NDArray[Any]:
     path = folder / vectors_file(number)
     try:
-        vectors: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+        vectors: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} cannot be read ({error}): repair the index with `ibkd index --resume`.") from error
-    due = (counts[number], dim)
-    if vectors.shape != due or vectors.dtype != np.float32:
+    if vectors.shape[:1] != (counts[number],) or format_of(vectors, dim) is None:
         raise UserError(
-            f"{path} holds {vectors.dtype} {vectors.shape} where float32 {due} is due: "
+            f"{path} holds {vectors.dtype} {vectors.shape} where {counts[number]} vectors of {dim} dimensions are due: "
             "repair the index with `ibkd index --resume`."
         )
     return vectors

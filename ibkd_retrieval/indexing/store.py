@@ -15,7 +15,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import sha256_file
 from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss
 from ibkd_retrieval.indexing.families.ivf_pq import default_effort, search_ivf
-from ibkd_retrieval.indexing.layout import DOC_IDS, STRUCTURE, documents_file
+from ibkd_retrieval.indexing.layout import documents_file
 from ibkd_retrieval.indexing.lines import LineStore
 from ibkd_retrieval.indexing.manifest import IndexManifest, read_manifest
 from ibkd_retrieval.indexing.shards import OpenFiles, ShardVectors, document_from_json
@@ -40,17 +40,18 @@ class StoredIndex:
         self.manifest = manifest
         self._structure = structure
         self._vectors = ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim)
-        self._ids = LineStore(folder / DOC_IDS)
+        self._ids = LineStore(folder / manifest.doc_ids)
+        self._present = _present_rows(folder, manifest)
         self._texts = OpenFiles(lambda number: LineStore(folder / documents_file(number)))
 
     def __len__(self) -> int:
-        """Number of documents."""
+        """Number of documents that can be found; deleted ones keep their rows and are not counted."""
         return self.manifest.document_count
 
     @property
     def memory_bytes(self) -> int:
         """What the faiss structure takes in memory, which is what it takes on disk."""
-        return self.manifest.files[STRUCTURE].bytes
+        return self.manifest.files[self.manifest.structure].bytes
 
     @property
     def disk_bytes(self) -> int:
@@ -88,11 +89,12 @@ class StoredIndex:
                 index is flat and nprobe or refine was given.
         """
         queries = np.ascontiguousarray(vectors, dtype=np.float32)
-        self._check(queries, k, nprobe, refine, allowed)
+        allowed = self._still_there(allowed)
+        self._check(queries, k, nprobe, refine)
         blas_threshold(self.manifest.dim)
         defaults = self.manifest.search
         # faiss sets k places aside for each query; a k far beyond the documents must not cost their memory twice.
-        left = len(self) if allowed is None else int(np.count_nonzero(allowed))
+        left = self.manifest.rows if allowed is None else int(np.count_nonzero(allowed))
         found = min(k, left)
         if not left:
             scores = np.empty((len(queries), 0), dtype=np.float32)
@@ -113,7 +115,7 @@ class StoredIndex:
             selector = None
             if allowed is not None:
                 selector = _selector(allowed)
-                nprobe = min(self._structure.nlist, math.ceil((nprobe or 1) * len(self) / left))
+                nprobe = min(self._structure.nlist, math.ceil((nprobe or 1) * self.manifest.rows / left))
             scores, rows = search_ivf(
                 self._structure, queries, found, nprobe or 1, refine or 0, self._vectors, selector
             )
@@ -133,14 +135,27 @@ class StoredIndex:
 
     def document(self, row: int) -> Document:
         """The stored document in `row`."""
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)} documents")
+        if not 0 <= row < self.manifest.rows:
+            raise IndexError(f"row {row} of {self.manifest.rows}")
         number, position = self._vectors.place(int(row))
         return document_from_json(self._texts[number][position])
 
     def vectors(self) -> Iterator[NDArray[np.float32]]:
-        """The exact vectors, shard by shard [n, dim], memory-mapped and read-only."""
+        """The stored vectors as float32, shard by shard [n, dim]; deleted documents' rows are among them."""
         return iter(self._vectors)
+
+    @property
+    def present(self) -> NDArray[np.bool_] | None:
+        """One bool a row, False for those of deleted documents; None where none was deleted."""
+        return self._present
+
+    def _still_there(self, allowed: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        """The rows that are allowed and whose documents were not deleted; None for all."""
+        if allowed is not None and allowed.shape != (self.manifest.rows,):
+            raise ValueError(f"`allowed` has shape {allowed.shape}, the index {self.manifest.rows} rows")
+        if self._present is None or allowed is None:
+            return self._present if allowed is None else allowed
+        return allowed & self._present
 
     def _check(
         self,
@@ -148,7 +163,6 @@ class StoredIndex:
         k: int,
         nprobe: int | None,
         refine: int | None,
-        allowed: NDArray[np.bool_] | None,
     ) -> None:
         if queries.ndim != 2 or queries.shape[1] != self.manifest.dim:
             raise UserError(
@@ -160,8 +174,6 @@ class StoredIndex:
             raise UserError("A query vector is not finite (NaN or infinity): the model that made it is damaged.")
         if k < 1:
             raise UserError(f"The number of results must be at least 1, not {k}.")
-        if allowed is not None and allowed.shape != (len(self),):
-            raise ValueError(f"`allowed` has shape {allowed.shape}, the index {len(self)} rows")
         if self.manifest.search.nprobe is None and (nprobe is not None or refine is not None):
             raise UserError(
                 f"The index in {self.folder} is {self.manifest.family} and always exact: leave out nprobe and refine."
@@ -192,17 +204,31 @@ def open_index(folder: Path | str, verify: bool = False) -> StoredIndex:
     _verify_files(folder, manifest, contents=verify)
     faiss = load_faiss()
     try:
-        structure = faiss.read_index(str(folder / STRUCTURE))
+        structure = faiss.read_index(str(folder / manifest.structure))
     except RuntimeError as error:
-        raise _damaged(folder, STRUCTURE, "faiss cannot read it") from error
-    if structure.d != manifest.dim or structure.ntotal != manifest.document_count:
+        raise _damaged(folder, manifest.structure, "faiss cannot read it") from error
+    if structure.d != manifest.dim or structure.ntotal != manifest.rows:
         raise _damaged(
             folder,
-            STRUCTURE,
+            manifest.structure,
             f"it holds {structure.ntotal:,} vectors of {structure.d} dimensions and "
-            f"{manifest.document_count:,} of {manifest.dim} are recorded",
+            f"{manifest.rows:,} of {manifest.dim} are recorded",
         )
     return StoredIndex(folder, manifest, structure)
+
+
+def _present_rows(folder: Path, manifest: IndexManifest) -> NDArray[np.bool_] | None:
+    if manifest.tombstones is None:
+        return None
+    try:
+        deleted = np.load(folder / manifest.tombstones, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(folder, manifest.tombstones, f"it cannot be read ({error})") from error
+    if deleted.dtype != np.int64 or deleted.shape != (manifest.deleted_count,):
+        raise _damaged(folder, manifest.tombstones, f"it does not list {manifest.deleted_count:,} rows")
+    present = np.ones(manifest.rows, dtype=np.bool_)
+    present[deleted] = False
+    return present
 
 
 def verify_index(folder: Path | str) -> IndexManifest:
@@ -217,7 +243,7 @@ def verify_index(folder: Path | str) -> IndexManifest:
 
 
 def _verify_files(folder: Path, manifest: IndexManifest, contents: bool) -> None:
-    for name in (STRUCTURE, DOC_IDS):
+    for name in (manifest.structure, manifest.doc_ids):
         if name not in manifest.files:
             raise _damaged(folder, name, "the manifest does not list it")
     for name, record in manifest.files.items():
@@ -227,7 +253,7 @@ def _verify_files(folder: Path, manifest: IndexManifest, contents: bool) -> None
         size = path.stat().st_size
         if size != record.bytes:
             raise _damaged(folder, name, f"it has {size:,} bytes and {record.bytes:,} are recorded")
-        read = contents or (name == STRUCTURE and size <= ALWAYS_VERIFIED_BYTES)
+        read = contents or (name == manifest.structure and size <= ALWAYS_VERIFIED_BYTES)
         if read and sha256_file(path) != record.sha256:
             raise _damaged(folder, name, "its checksum is not the one recorded")
 

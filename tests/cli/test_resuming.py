@@ -8,13 +8,13 @@ from driving import COMMAND, files_of
 # Killed from within, at once and without clean-up: a kill from outside would come at a random time.
 KILLED_BUILD = f"""
 import os, signal
-from ibkd_retrieval.indexing import build
-write = build.write_shard
+from ibkd_retrieval.indexing import shard_stage
+write = shard_stage.write_shard
 def fatal(folder, number, *rest, **options):
     if number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return write(folder, number, *rest, **options)
-build.write_shard = fatal
+shard_stage.write_shard = fatal
 {COMMAND}
 """
 KILLED_TRAINING = f"""

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from ibkd_retrieval.indexing.shards import (
     read_records,
     write_shard,
 )
+from ibkd_retrieval.indexing.vector_formats import check_format, pack
 from ibkd_retrieval.progress import SILENT, Progress, Task
 
 UNNAMED_MODEL = "(not named)"
@@ -55,6 +57,7 @@ def import_vectors(
     resume: bool = False,
     overwrite: bool = False,
     shard_size: int = 8192,
+    vector_format: str = "float32",
     progress: Progress = SILENT,
 ) -> IndexManifest:
     """Make an index folder of vectors that were encoded elsewhere, as `build_index` makes one of texts.
@@ -72,6 +75,7 @@ def import_vectors(
         resume: continue an interrupted import, or with another family make that of the same vectors.
         overwrite: delete the index that is in `folder` first.
         shard_size: vectors a shard.
+        vector_format: how the exact vectors are stored (`vector_formats`).
         progress: told of the work.
 
     Returns:
@@ -87,6 +91,7 @@ def import_vectors(
     folder = Path(folder)
     family = family_named(family) if isinstance(family, str) else family
     load_faiss()
+    check_format(vector_format)
     if resume and overwrite:
         raise UserError("An index is either resumed or overwritten: give one of --resume and --overwrite.")
     with texts_by_id(corpus, folder.parent, progress) if corpus else nullcontext() as texts:
@@ -95,11 +100,20 @@ def import_vectors(
         record = EncoderRecord.of(encoder) if encoder else EncoderRecord(UNNAMED_MODEL, "", dim, 0, {}, None, "float32")
         name = corpus.name if corpus else str(source.path.resolve())
         with refusals_named(folder):
-            plan = claim(folder, BuildPlan(name, record, shard_size), resume, overwrite, progress)
+            plan = claim(
+                folder, BuildPlan(name, record, shard_size, vector_format=vector_format), resume, overwrite, progress
+            )
             shards = _write_shards(reading, folder, plan, progress)
     imported = Corpus(name, sum(shards), lambda: _stored_documents(folder, len(shards)))
     manifest = build_index(
-        imported, _Imported(record), folder, family=family, resume=True, shard_size=plan.shard_size, progress=progress
+        imported,
+        _Imported(record),
+        folder,
+        family=family,
+        resume=True,
+        shard_size=plan.shard_size,
+        vector_format=plan.vector_format,
+        progress=progress,
     )
     # Nothing was encoded, so there was no speed to it.
     manifest = dataclasses.replace(manifest, build=dataclasses.replace(manifest.build, documents_per_second=0.0))
@@ -221,7 +235,7 @@ def _write_shards(reading: _Reading, folder: Path, plan: BuildPlan, progress: Pr
     with progress.task("Writing shards", reading.source.count, "vectors") as task:
         for number, (documents, vectors) in enumerate(reading.blocks(plan.shard_size)):
             due = fingerprint(documents)
-            if not _is_done(folder, number, begun.get(number), due, vectors):
+            if not _is_done(folder, number, begun.get(number), due, pack(vectors, plan.vector_format)):
                 (folder / layout.MANIFEST).unlink(missing_ok=True)
                 write_shard(
                     folder,
@@ -231,6 +245,7 @@ def _write_shards(reading: _Reading, folder: Path, plan: BuildPlan, progress: Pr
                     fingerprint=due,
                     weight_hash=plan.encoder.weight_hash,
                     encode_seconds=0.0,
+                    vector_format=plan.vector_format,
                 )
             counts.append(len(documents))
             task.advance(len(documents))
@@ -239,13 +254,11 @@ def _write_shards(reading: _Reading, folder: Path, plan: BuildPlan, progress: Pr
     return counts
 
 
-def _is_done(
-    folder: Path, number: int, record: ShardRecord | None, fingerprint: str, vectors: NDArray[np.float32]
-) -> bool:
+def _is_done(folder: Path, number: int, record: ShardRecord | None, fingerprint: str, packed: NDArray[Any]) -> bool:
     if record is None or record.fingerprint != fingerprint or not is_intact(folder, record.files):
         return False
     stored = np.load(folder / layout.vectors_file(number), mmap_mode="r", allow_pickle=False)
-    return np.array_equal(stored, vectors)
+    return np.array_equal(stored, packed)
 
 
 def _stored_documents(folder: Path, shards: int) -> Iterator[Document]:

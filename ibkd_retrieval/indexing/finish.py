@@ -1,0 +1,133 @@
+"""The last stage of every build: shards that are all there into a structure, a list of ids and a manifest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ibkd_retrieval.indexing import layout
+from ibkd_retrieval.indexing.claim import BuildPlan
+from ibkd_retrieval.indexing.families import Family, family_options
+from ibkd_retrieval.indexing.lines import write_lines
+from ibkd_retrieval.indexing.manifest import (
+    BuildRecord,
+    Change,
+    CorpusRecord,
+    FileRecord,
+    IndexManifest,
+    ShardEntry,
+    write_manifest,
+)
+from ibkd_retrieval.indexing.shards import ShardRecord, ShardVectors, file_record, stored_ids
+from ibkd_retrieval.indexing.structure import write_structure
+from ibkd_retrieval.progress import Progress
+
+
+def finish_index(
+    folder: Path,
+    records: Sequence[ShardRecord],
+    corpus: CorpusRecord,
+    plan: BuildPlan,
+    family: Family,
+    progress: Progress,
+    changes: tuple[Change, ...] = (),
+) -> IndexManifest:
+    """Make the structure and the list of ids from the shards, and write the manifest last.
+
+    Args:
+        folder: holds the shards 0 to n - 1, and no manifest.
+        records: of the shards, in order.
+        corpus: the manifest's entry.
+        plan: what the shards were made by.
+        family: suited to the number of documents.
+        progress: told of the work.
+        changes: the manifest's entry.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    start = time.perf_counter()
+    vectors = ShardVectors(folder, [record.documents for record in records], plan.encoder.dim)
+    built = family.build(vectors, progress)
+    write_structure(built.index, folder / layout.STRUCTURE)
+    write_lines(folder / layout.DOC_IDS, stored_ids(folder, len(records)))
+    structure_seconds = time.perf_counter() - start
+    files = shard_file_records(records)
+    for name in (layout.STRUCTURE, *layout.doc_id_files()):
+        files[name] = file_record(folder, name)
+    manifest = IndexManifest(
+        format_version=layout.FORMAT_VERSION,
+        corpus=corpus,
+        document_count=vectors.count,
+        encoder=plan.encoder,
+        metric="inner_product",
+        family=family.name,
+        family_options=family_options(family),
+        factory=built.factory,
+        search=built.search,
+        shard_size=plan.shard_size,
+        shards=shard_entries(records),
+        files=files,
+        build=build_record(records, structure_seconds),
+        versions=library_versions(),
+        created=now(),
+        operating_points=built.operating_points,
+        vector_format=plan.vector_format,
+        changes=changes,
+    )
+    return write_manifest(folder, manifest)
+
+
+def shard_entries(records: Sequence[ShardRecord]) -> tuple[ShardEntry, ...]:
+    """The manifest's entries for shards 0 to n - 1."""
+    return tuple(
+        ShardEntry(record.documents, layout.vectors_file(number), layout.documents_file(number))
+        for number, record in enumerate(records)
+    )
+
+
+def shard_file_records(records: Sequence[ShardRecord]) -> dict[str, FileRecord]:
+    """The files of all shards."""
+    files: dict[str, FileRecord] = {}
+    for record in records:
+        files |= record.files
+    return files
+
+
+def build_record(records: Sequence[ShardRecord], structure_seconds: float) -> BuildRecord:
+    """What it cost, given the records of all shards."""
+    encode_seconds = sum(record.encode_seconds for record in records)
+    count = sum(record.documents for record in records)
+    return BuildRecord(
+        encode_seconds=round(encode_seconds, 3),
+        structure_seconds=round(structure_seconds, 3),
+        documents_per_second=round(count / max(encode_seconds, 1e-9), 1),
+        peak_memory_bytes=_peak_memory_bytes(),
+    )
+
+
+def now() -> str:
+    """The time as a manifest gives it."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _peak_memory_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that take part in a build."""
+    versions = {"python": platform.python_version()}
+    for package in ("ibkd-retrieval", "faiss-cpu", "faiss-gpu", "numpy", "torch", "transformers"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,139 @@
+"""How much memory a build may take, and the sizes that keep it within."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from ibkd_retrieval.errors import UserError
+
+DEFAULT_SHARD_SIZE = 8192
+FEWEST_DOCUMENTS = 64
+"""Smallest shard that a small budget leads to: below it, files cost more than what they hold."""
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_SIZE = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]I?|)B?\s*", re.IGNORECASE)
+
+_TEXT_SHARE = 4
+"""A shard is closed when its text has taken this part (1 in 4) of what it may take in all."""
+
+_STAGES = 3
+"""Shards at work at once: one is read, one encoded, one written; the queues between hold `depth` more each."""
+
+
+def parse_size(text: str) -> int:
+    """Bytes from "512MB", "2GB", "1.5GiB" or a plain number; K, M and G are powers of 1,000.
+
+    Raises:
+        UserError: it is no size, or zero.
+    """
+    match = _SIZE.fullmatch(text)
+    size = int(float(match["number"]) * _UNITS[match["unit"].upper()]) if match else 0
+    if size <= 0:
+        raise UserError(f"--memory {text!r} is no size: give one such as 512MB or 2GB.")
+    return size
+
+
+def machine_memory() -> int:
+    """Bytes of memory this process may use: the machine's, or its control group's where that is less."""
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path, encoding="ascii") as file:
+                most = min(most, int(file.read()))
+        except (OSError, ValueError):
+            continue  # No control groups here, or no limit ("max").
+    return most
+
+
+def resident_bytes() -> int:
+    """Memory this process takes now."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Sizes that follow from a memory budget.
+
+    Attributes:
+        limit: the budget in bytes.
+        shard_size: most documents in a shard.
+        shard_text: characters at which a shard is closed even with fewer documents, so that long ones are bounded too.
+        depth: shards that may wait between two stages.
+        batch_tokens: most tokens in a batch.
+    """
+
+    limit: int
+    shard_size: int
+    shard_text: int
+    depth: int
+    batch_tokens: int
+
+
+def plan_memory(
+    limit: int | None,
+    *,
+    dim: int,
+    batch_tokens: int,
+    shard_size: int | None = None,
+    resident: int | None = None,
+    workers: int = 1,
+) -> MemoryPlan:
+    """Choose sizes for encoding within `limit` bytes.
+
+    The process as it is (the model and the libraries are loaded) and the batch being encoded are taken off the limit;
+    the rest is divided among the shards in flight. What grows with the corpus is not in it: eight bytes a document
+    for the ids seen, and what the index's family keeps in memory.
+
+    Args:
+        limit: for this process and its encoder processes; a quarter of the machine's where None.
+        dim: length of a vector.
+        batch_tokens: wanted; made smaller where the limit asks for it.
+        shard_size: wanted by the user; where None, 8,192 or what the limit leaves room for.
+        resident: bytes taken already; measured where None.
+        workers: encoder processes, each of which takes as much as this one again; 1 encodes in this process.
+
+    Raises:
+        UserError: the limit leaves no room for the smallest shards.
+    """
+    limit = machine_memory() // 4 if limit is None else limit
+    resident = resident_bytes() if resident is None else resident
+    processes = 1 if workers == 1 else workers + 1
+    free = limit - processes * resident
+    while workers * _batch_bytes(batch_tokens, dim) > free // 2 and batch_tokens > 512:
+        batch_tokens //= 2
+    free -= workers * _batch_bytes(batch_tokens, dim)
+    for depth, least in ((2, shard_size or DEFAULT_SHARD_SIZE), (1, shard_size or FEWEST_DOCUMENTS)):
+        in_flight = _STAGES + 2 * depth + (workers - 1)
+        share = free // in_flight
+        fits = (share - share // _TEXT_SHARE) // _document_bytes(dim)
+        if fits >= least:
+            size = shard_size or min(fits, DEFAULT_SHARD_SIZE)
+            # Text is held with its tokens and, while written, once more: a third of its share is for itself.
+            return MemoryPlan(limit, size, max(1 << 16, share // _TEXT_SHARE // 3), depth, batch_tokens)
+    least = (_STAGES + 1 + workers) * _document_bytes(dim) * (shard_size or FEWEST_DOCUMENTS) * 4 // 3
+    needed = processes * resident + workers * _batch_bytes(batch_tokens, dim) + least
+    raise UserError(
+        f"--memory {limit / 1e6:,.0f}MB is too little: the loaded model and libraries, a batch and the smallest shards "
+        f"take {needed / 1e6:,.0f}MB{' in all processes' if workers > 1 else ''}; give more, or a smaller "
+        f"{'--shard-size, ' if shard_size else ''}--batch-tokens or model."
+    )
+
+
+def _batch_bytes(tokens: int, dim: int) -> int:
+    """A transformer's intermediate results: about 32 arrays of the hidden size in float32, attention included."""
+    return tokens * dim * 4 * 32
+
+
+def _document_bytes(dim: int) -> int:
+    """A document's vector as encoded and as packed, and the objects around its text."""
+    return 8 * dim + 1024

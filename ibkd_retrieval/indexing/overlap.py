@@ -1,0 +1,177 @@
+"""Stages of a job that run beside each other, with a bounded number of items between them.
+
+An error in any stage ends all of them, and is raised where the caller waits. What stood before it in the stream is
+finished first where it came from the reader, so that a job broken off by its input keeps all that was read until then.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_PATIENCE = 5.0
+"""Seconds to wait for a reader that is in the middle of reading when nobody wants its items any more."""
+
+
+class _Closed(Exception):
+    """Nothing more comes, or nothing more is wanted."""
+
+
+class _Channel(Generic[T]):
+    """A bounded queue that can be closed from both ends."""
+
+    def __init__(self, depth: int) -> None:
+        self._items: deque[T] = deque()
+        self._depth = depth
+        self._changed = threading.Condition()
+        self._ended = self._closed = False
+
+    def put(self, item: T) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._items) < self._depth)
+            if self._closed:
+                raise _Closed
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def get(self) -> T:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._ended or self._items)
+            if self._closed or not self._items:
+                raise _Closed
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    def end(self) -> None:
+        """Nothing more will be put; what is inside can still be had."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nothing more is wanted; what is inside is dropped."""
+        with self._changed:
+            self._closed = True
+            self._items.clear()
+            self._changed.notify_all()
+
+
+@contextmanager
+def read_ahead(items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
+    """Make `items` in a thread of their own while the caller works on earlier ones.
+
+    Args:
+        items: made one by one; an error while making one is raised to the caller when it has had all before it.
+        depth: items that may wait; one more is in the making.
+
+    Yields:
+        The items in order.
+    """
+    channel: _Channel[T | _Failure] = _Channel(depth)
+
+    def read() -> None:
+        try:
+            for item in items:
+                channel.put(item)
+                del item  # It belongs to whoever takes it; this thread must not keep it from being freed.
+        except _Closed:
+            pass
+        except BaseException as error:
+            _put_quietly(channel, _Failure(error))
+        finally:
+            channel.end()
+
+    thread = threading.Thread(target=read, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        yield _received(channel)
+    finally:
+        channel.close()
+        thread.join(_PATIENCE)
+
+
+class _Failure:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _put_quietly(channel: _Channel[T | _Failure], failure: _Failure) -> None:
+    # If closed, the caller has left for a reason of its own, which is the one to tell.
+    with suppress(_Closed):
+        channel.put(failure)
+
+
+def _received(channel: _Channel[T | _Failure]) -> Iterator[T]:
+    while True:
+        try:
+            item = channel.get()
+        except _Closed:
+            return
+        if isinstance(item, _Failure):
+            raise item.error
+        yield item
+        del item
+
+
+class WriteBehind(Generic[T]):
+    """Handles items in a thread of its own, in the order they were put, while the caller makes the next.
+
+    A context manager: leaving it waits for everything put; leaving it by an error drops what waits, and finishes what
+    is being handled.
+    """
+
+    def __init__(self, handle: Callable[[T], object], depth: int = 1) -> None:
+        """Take what to do with an item, and how many may wait."""
+        self._handle = handle
+        self._channel: _Channel[T] = _Channel(depth)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
+
+    def put(self, item: T) -> None:
+        """Hand over an item; waits while as many wait as may.
+
+        Raises:
+            BaseException: what handling an earlier item raised.
+        """
+        try:
+            self._channel.put(item)
+        except _Closed:
+            self.check()
+
+    def check(self) -> None:
+        """Raise what handling an earlier item raised, if anything."""
+        if self._error is not None:
+            raise self._error
+
+    def __enter__(self) -> WriteBehind[T]:
+        """Start the thread."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Wait for what was put, and raise what went wrong with it unless another error is on its way."""
+        if kind is None:
+            self._channel.end()
+        else:
+            self._channel.close()
+        self._thread.join()
+        if kind is None:
+            self.check()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                item = self._channel.get()
+                self._handle(item)
+                del item
+        except _Closed:
+            pass
+        except BaseException as error:
+            self._error = error
+            self._channel.close()

@@ -1,0 +1,86 @@
+"""How vectors lie in a shard's file: as they were encoded, in half the bytes, or in a quarter of them.
+
+| format  | bytes a vector | numpy type of a row                           | largest error of a component |
+|---------|----------------|-----------------------------------------------|------------------------------|
+| float32 | 4 dim          | float32 [dim]                                 | none                         |
+| float16 | 2 dim          | float16 [dim]                                 | 1/2048 of its value          |
+| int8    | dim + 4        | record of `scale` (float32) and `codes` int8 [dim] | 1/254 of the vector's largest |
+
+An int8 component is code x scale, where the scale of a vector is its largest absolute component / 127.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.errors import UserError
+
+FORMATS = ("float32", "float16", "int8")
+
+
+def check_format(name: str) -> str:
+    """Return `name`.
+
+    Raises:
+        UserError: there is no such format.
+    """
+    if name not in FORMATS:
+        raise UserError(f"There is no vector format {name!r}: choose one of {', '.join(FORMATS)} with --vectors.")
+    return name
+
+
+def row_type(name: str, dim: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """The numpy type of a file in a format, and the shape of a row in it."""
+    if name == "int8":
+        return np.dtype([("scale", "<f4"), ("codes", "i1", (dim,))]), ()
+    return np.dtype(name), (dim,)
+
+
+def bytes_per_vector(name: str, dim: int) -> int:
+    """Size of a stored vector."""
+    kind, shape = row_type(name, dim)
+    return int(kind.itemsize * np.prod(shape, dtype=np.int64))
+
+
+def pack(vectors: NDArray[np.float32], name: str) -> NDArray[Any]:
+    """Put vectors [n, dim] into a format.
+
+    Raises:
+        UserError: a component is too large for float16.
+    """
+    if name == "float16":
+        with np.errstate(over="ignore"):
+            half = vectors.astype(np.float16)
+        if not np.isfinite(half).all():
+            raise UserError("A vector has components beyond float16's 65,504: store them with --vectors float32.")
+        return half
+    if name == "int8":
+        kind, _ = row_type(name, vectors.shape[1])
+        rows = np.empty(len(vectors), dtype=kind)
+        rows["scale"] = np.abs(vectors).max(axis=1, initial=0.0) / np.float32(127)
+        divisor = np.where(rows["scale"] > 0, rows["scale"], np.float32(1))
+        # A scale so small that it is subnormal divides imprecisely; codes stay within their range all the same.
+        rows["codes"] = np.clip(np.rint(vectors / divisor[:, None]), -127, 127)
+        return rows
+    return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def unpack(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """float32 vectors [n, dim] from rows of a file in any format; float32 rows are returned as they are."""
+    if rows.dtype.names:
+        vectors: NDArray[np.float32] = rows["codes"].astype(np.float32)
+        vectors *= rows["scale"][:, None]
+        return vectors
+    return rows if rows.dtype == np.float32 else rows.astype(np.float32)
+
+
+def format_of(rows: NDArray[Any], dim: int) -> str | None:
+    """The format that an array read from a file is in, None where it is in none of vectors of length `dim`."""
+    for name in FORMATS:
+        kind, shape = row_type(name, dim)
+        if rows.dtype == kind and rows.shape[1:] == shape and rows.ndim == 1 + len(shape):
+            return name
+    return None
