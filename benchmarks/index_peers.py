@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="to build; queries take one")
     parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--leave-out", nargs="*", default=(), help="systems whose names hold one of these words")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "index_peers.json")
     parser.add_argument("--stage", choices=("ours", "build", "memory"), help="of one system, in this process")
@@ -194,7 +195,8 @@ def main() -> None:
         return
     if given.stage is None and not (given.work_dir / "ours.json").exists():
         _again("ours", 0)
-    peers = all_peers(folder, given.count)
+    everyone = all_peers(folder, given.count)
+    peers = [everyone[0], *(p for p in everyone[1:] if not any(word in p.name for word in given.leave_out))]
     if given.stage == "build":
         build_peer(given, peers[given.system], folder)
         return
