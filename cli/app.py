@@ -21,6 +21,7 @@ from .datasets import datasets
 from .distill import distill
 from .eval import evaluate
 from .export import export
+from .import_vectors import import_vectors
 from .index import index
 from .info import info
 from .quickstart import quickstart
@@ -73,8 +74,9 @@ for name, command in (
     ("datasets", datasets),
     ("info", info),
     ("export", export),
+    ("import", import_vectors),
 ):
-    app.command(name, no_args_is_help=name == "export")(_answering(command))
+    app.command(name, no_args_is_help=name in ("export", "import"))(_answering(command))
 
 
 def main() -> None:

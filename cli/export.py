@@ -13,20 +13,36 @@ from .options import Quiet
 
 
 def export(
-    to: Annotated[str, typer.Option(help="pyserini: the folder that Pyserini's FaissSearcher reads.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="pyserini (index, docid: what its FaissSearcher reads), numpy (vectors.npy, ids.txt) or parquet "
+            "(id, title, text, vector)."
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="New folder to write.")],
-    index: Annotated[
-        Path | None, typer.Option(metavar="INDEX", help="Index folder.", show_default="the newest in indexes/")
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="INDEX", help="Index folder.", show_default="the newest in indexes/")
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Write exact vectors, whatever the index's type.")] = False,
+    index: Annotated[
+        Path | None, typer.Option(metavar="INDEX", help="The same, as an option.", show_default=False)
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="For pyserini: write exact vectors, whatever the index's type.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Write an index in another tool's format."""
     from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.indexing.export import export_pyserini
+    from ibkd_retrieval.indexing.export import export_index
 
-    if to != "pyserini":
-        raise UserError(f"Unknown format `{to}`: use pyserini.")
+    if folder is not None and index is not None:
+        raise UserError(f"Two indexes were named, {folder} and {index}: name one.")
     progress = reporter(quiet)
-    export_pyserini(index_folder(index, progress), output, exact=exact, progress=progress)
-    stdout().print(f"{output}: search it with FaissSearcher({str(output)!r}, ...)", markup=False)
+    export_index(index_folder(folder or index, progress), output, to, exact=exact, progress=progress)
+    use = {
+        "pyserini": f"search it with FaissSearcher({str(output)!r}, ...)",
+        "numpy": 'read it with numpy.load("vectors.npy", mmap_mode="r"); ids.txt has an id for each row',
+        "parquet": "documents.parquet has the columns id, title, text and vector",
+    }
+    stdout().print(f"{output}: {use[to]}", markup=False)

@@ -1,12 +1,17 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, numbered_corpus, table_corpus
+from indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, corpus_of, numbered_corpus, table_corpus
 
+from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.export import export_pyserini
+from ibkd_retrieval.indexing.export import FORMATS, export_index, export_pyserini
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.store import open_index
 from ibkd_retrieval.indexing.structure import write_structure
@@ -51,6 +56,80 @@ def test_a_folder_with_anything_in_it_is_not_exported_into(tmp_path: Path):
         with pytest.raises(UserError, match="not an empty folder"):
             export_pyserini(tmp_path / "i", destination)
     assert (tmp_path / "out" / "index").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("to", list(FORMATS))
+def test_a_failed_export_leaves_nothing_and_a_whole_one_nothing_else(
+    tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch
+):
+    build_index(numbered_corpus(25), HashingEncoder(), tmp_path / "i", shard_size=10)
+    (tmp_path / "full").mkdir()
+
+    def full(folder: Path):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ibkd_retrieval.indexing.export.sync_directory", full)
+        for name in ("out", "full"):
+            with pytest.raises(OSError, match="No space left"):
+                export_index(tmp_path / "i", tmp_path / name, to)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "i"]
+    assert not list((tmp_path / "full").iterdir())
+    export_index(tmp_path / "i", tmp_path / "full", to)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "i"]
+    assert list((tmp_path / "full").iterdir())
+
+
+def test_numpy_and_parquet_hold_the_exact_vectors_in_order(tmp_path: Path):
+    table = clustered(1200, 16)
+    build_index(table_corpus(1200), TableEncoder(table), tmp_path / "i", family="ivf-pq", shard_size=500)
+    export_index(tmp_path / "i", tmp_path / "numpy", "numpy")
+    export_index(tmp_path / "i", tmp_path / "parquet", "parquet")
+    ids = [f"d{row}" for row in range(1200)]
+    np.testing.assert_array_equal(np.load(tmp_path / "numpy" / "vectors.npy", mmap_mode="r"), table)
+    assert (tmp_path / "numpy" / "ids.txt").read_text().split("\n") == [*ids, ""]
+    written = pq.read_table(tmp_path / "parquet" / "documents.parquet")
+    assert written.schema.field("vector").type == pa.list_(pa.float32(), 16)
+    assert written.column("id").to_pylist() == ids
+    assert written.column("text").to_pylist() == [str(row) for row in range(1200)]
+    np.testing.assert_array_equal(np.stack(written.column("vector").to_numpy()), table)
+    assert pq.ParquetFile(tmp_path / "parquet" / "documents.parquet").num_row_groups == 3
+
+
+def test_a_text_that_parquet_cannot_hold_is_named(tmp_path: Path):
+    build_index(corpus_of([Document("odd", "half \ud800")]), HashingEncoder(), tmp_path / "i")
+    with pytest.raises(UserError, match=r"'odd'.*--to numpy"):
+        export_index(tmp_path / "i", tmp_path / "out", "parquet")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_format_lists_the_known(tmp_path: Path):
+    with pytest.raises(UserError, match="pyserini, numpy, parquet"):
+        export_index(tmp_path / "i", tmp_path / "out", "zip")
+
+
+@pytest.mark.parametrize("family", ["flat", "ivf-pq"])
+def test_faiss_alone_reads_and_searches_the_structure_of_an_index(tmp_path: Path, family: str):
+    table = clustered(1500, 16)
+    build_index(table_corpus(1500), TableEncoder(table), tmp_path / "i", family=family)
+    script = (
+        "import sys, faiss, numpy as np\n"
+        "index = faiss.read_index(sys.argv[1])\n"
+        "queries = np.load(sys.argv[2])\n"
+        "if hasattr(index, 'nprobe'):\n"
+        "    index.nprobe = index.nlist\n"
+        "np.save(sys.argv[3], index.search(queries, 50)[1])\n"
+    )
+    np.save(tmp_path / "q.npy", table[:20])
+    paths = [tmp_path / "i" / "index.faiss", tmp_path / "q.npy", tmp_path / "rows.npy"]
+    subprocess.run([sys.executable, "-c", script, *map(str, paths)], check=True)
+    exact = np.argsort(-(table[:20] @ table.T), axis=1, kind="stable")[:, :10]
+    rows = np.load(tmp_path / "rows.npy")
+    if family == "flat":
+        np.testing.assert_array_equal(rows[:, :10], exact)
+    else:
+        shared = [len(set(a) & set(b)) / 10 for a, b in zip(rows.tolist(), exact.tolist(), strict=True)]
+        assert np.mean(shared) > 0.9
 
 
 def test_a_full_disk_while_faiss_writes_is_an_os_error():

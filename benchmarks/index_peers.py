@@ -1,0 +1,249 @@
+"""Our ivf-pq index beside faiss, hnswlib and usearch on the same vectors: recall against speed, memory, build time.
+
+usage: python benchmarks/index_peers.py --vectors FOLDER --work-dir DIR [--count 1000000]
+
+FOLDER holds .npy files of real unit vectors, which are replicated (replicated_vectors.py) to `--count`. Every index is
+built in a process of its own and kept in DIR, so that the script goes on where it was stopped; the memory of each is
+that of a fresh process after it was loaded and has answered. Then all are loaded into one process and asked in turn,
+query by query, system and effort in random order, in one thread: what else the machine does hits all alike.
+
+Writes benchmarks/results/index_peers.json and .png (--output). Needs hnswlib, usearch and matplotlib. With a million
+vectors of 384 dimensions: 14 GB of disk, 14 GB of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measuring import Watch, exact_neighbours, memory, quantiles, recall
+from numpy.typing import NDArray
+from peers import Loaded, Peer, all_peers, file_of, size_of
+from replicated_vectors import QUERIES, RealVectors, Replicas, numbered, read_real
+
+from ibkd_retrieval.evaluation.environment import read_environment
+from ibkd_retrieval.files import write_json
+from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.store import open_index
+
+K = 10
+
+
+def build_ours(given: argparse.Namespace, real: RealVectors, folder: Path) -> None:
+    """Our index, from which the other systems take their vectors; the time to make these is kept apart."""
+    load_faiss().omp_set_num_threads(given.threads)
+    watch = Watch()
+    with watch.sampling():
+        build_index(
+            numbered(given.count),
+            Replicas(real, given.seed),
+            folder,
+            family="ivf-pq",
+            resume=folder.exists(),
+            vector_format="float16",
+            progress=watch,
+        )
+    seconds = sum(watch.seconds.get(stage, 0.0) for stage in ("train", "add", "choose"))
+    peak = max(watch.peak_own.get(stage, 0) for stage in ("train", "add", "choose"))
+    write_json(given.work_dir / "ours.json", {"build_seconds": round(seconds, 1), "build_peak_own_bytes": peak})
+
+
+def build_peer(given: argparse.Namespace, peer: Peer, folder: Path) -> None:
+    """One of the other systems."""
+    index = open_index(folder)
+
+    def blocks() -> Iterable[NDArray[np.float32]]:
+        return index.vectors()
+
+    watch, path = Watch(), file_of(given.work_dir, peer)
+    began = time.perf_counter()
+    with watch.sampling():
+        peer.build(blocks, given.count, index.manifest.dim, path, given.threads)
+    seconds = time.perf_counter() - began
+    peak = max(watch.peak_own.values(), default=0)
+    write_json(path.with_suffix(".json"), {"build_seconds": round(seconds, 1), "build_peak_own_bytes": peak})
+
+
+def measure_memory(given: argparse.Namespace, peer: Peer, real: RealVectors) -> None:
+    """Print what a process that loaded one system takes, beyond what the libraries themselves do."""
+    load_faiss().omp_set_num_threads(1)
+    before = memory()
+    loaded = peer.load(file_of(given.work_dir, peer))
+    for query in real.queries:
+        loaded.search(query[None], K, peer.efforts[len(peer.efforts) // 2])
+    after = memory()
+    print(json.dumps({name: after[name] - before[name] for name in after}))
+
+
+def ask(peers: list[Peer], loaded: list[Loaded], queries: NDArray[np.float32], passes: int, truth: Any) -> list[Any]:
+    """Speed and recall of every system at each of its efforts, interleaved."""
+    load_faiss().omp_set_num_threads(1)
+    settings = [(number, effort) for number, peer in enumerate(peers) for effort in peer.efforts]
+    for number, effort in settings:
+        loaded[number].search(queries[:1], K, effort)
+    generator = np.random.default_rng(0)
+    milliseconds: dict[tuple[int, int], list[float]] = {setting: [] for setting in settings}
+    found: dict[tuple[int, int], Any] = {s: np.empty((len(queries), K), dtype=np.int64) for s in settings}
+    for _ in range(passes):
+        for query in generator.permutation(len(queries)):
+            for number, effort in generator.permutation(settings).tolist():
+                began = time.perf_counter()
+                rows = loaded[number].search(queries[query : query + 1], K, effort)
+                milliseconds[number, effort].append(1000 * (time.perf_counter() - began))
+                found[number, effort][query] = rows[0]
+    return [
+        [
+            {
+                peer.effort: effort,
+                "recall@10": round(recall(found[number, effort], truth), 4),
+                "queries_per_second": round(1000 / float(np.median(milliseconds[number, effort])), 1),
+                **quantiles(milliseconds[number, effort]),
+            }
+            for effort in peer.efforts
+        ]
+        for number, peer in enumerate(peers)
+    ]
+
+
+def beyond(systems: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is better than each setting of ours: systems as fast or faster at no less recall, at any memory or no more.
+
+    Where the first list is empty, ours is on the front.
+    """
+    ours, others = systems[0], systems[1:]
+    result = []
+    for point in ours["points"]:
+        better = [
+            system
+            for system in others
+            if any(
+                other["recall@10"] >= point["recall@10"] and other["queries_per_second"] >= point["queries_per_second"]
+                for other in system["points"]
+            )
+        ]
+        smaller = [each["name"] for each in better if sum(each["memory"].values()) <= sum(ours["memory"].values())]
+        result.append({**point, "better": [each["name"] for each in better], "better_and_smaller": smaller})
+    return result
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Recall against speed, and the memory of each system."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    systems = result["systems"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), constrained_layout=True, width_ratios=(3, 2))
+    for number, system in enumerate(systems):
+        points = system["points"]
+        left.plot(
+            [point["recall@10"] for point in points],
+            [point["queries_per_second"] for point in points],
+            "o-",
+            linewidth=3 if number == 0 else 1.2,
+            label=system["name"],
+        )
+    left.set(xlabel="recall@10", ylabel="queries per second, one thread", yscale="log")
+    left.grid(True, which="both", alpha=0.25)
+    left.legend(fontsize=8)
+    names = [system["name"] for system in systems]
+    own = [system["memory"]["own"] / 2**20 for system in systems]
+    mapped = [max(0, system["memory"]["mapped"]) / 2**20 for system in systems]
+    colours = [f"C{number}" for number in range(len(systems))]
+    right.barh(names, own, color=colours)
+    right.barh(names, mapped, left=own, color=colours, alpha=0.4, hatch="//")
+    right.invert_yaxis()
+    right.set(xlabel="memory of a process that loaded it and answered (MiB; hatched: pages of mapped files)")
+    right.set_xscale("log")
+    figure.suptitle(f"{result['documents']:,} vectors × {result['dimensions']} dimensions")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Build what is not there, measure, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vectors", type=Path, required=True)
+    parser.add_argument("--work-dir", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="to build; queries take one")
+    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--leave-out", nargs="*", default=(), help="systems whose names hold one of these words")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "index_peers.json")
+    parser.add_argument("--stage", choices=("ours", "build", "memory"), help="of one system, in this process")
+    parser.add_argument("--system", type=int, default=0)
+    given = parser.parse_args()
+    given.work_dir.mkdir(parents=True, exist_ok=True)
+    folder = given.work_dir / f"ours-{given.count}"
+    real = read_real(given.vectors, given.work_dir, given.seed)
+    if given.stage == "ours":
+        build_ours(given, real, folder)
+        return
+    if given.stage is None and not (given.work_dir / "ours.json").exists():
+        _again("ours", 0)
+    everyone = all_peers(folder, given.count)
+    peers = [everyone[0], *(p for p in everyone[1:] if not any(word in p.name for word in given.leave_out))]
+    if given.stage == "build":
+        build_peer(given, peers[given.system], folder)
+        return
+    if given.stage == "memory":
+        measure_memory(given, peers[given.system], real)
+        return
+    systems: list[dict[str, Any]] = []
+    for number, peer in enumerate(peers):
+        cost = file_of(given.work_dir, peer).with_suffix(".json") if number else given.work_dir / "ours.json"
+        if not cost.exists():
+            _again("build", number)
+        systems.append(
+            {
+                "name": peer.name,
+                "recipe": peer.recipe,
+                **json.loads(cost.read_bytes()),
+                "memory": json.loads(_again("memory", number).splitlines()[-1]),
+                "file_bytes": size_of(file_of(given.work_dir, peer)) or size_of(folder / "index.faiss"),
+            }
+        )
+        print(systems[-1], flush=True)
+    truth = exact_neighbours(real.queries, open_index(folder).vectors(), K)
+    loaded = [peer.load(file_of(given.work_dir, peer)) for peer in peers]
+    for system, points in zip(systems, ask(peers, loaded, real.queries, given.passes, truth), strict=True):
+        system["points"] = points
+    result = {
+        "documents": given.count,
+        "dimensions": int(real.rows.shape[1]),
+        "vectors": f"{len(real.rows):,} real vectors, replicated (benchmarks/replicated_vectors.py)",
+        "queries": QUERIES,
+        "threads": {"build": given.threads, "search": 1},
+        "systems": systems,
+        "ours_against_the_front": beyond(systems),
+        "date": datetime.date.today().isoformat(),
+        "environment": read_environment().to_json(),
+        "peer_versions": {package: metadata.version(package) for package in ("hnswlib", "usearch")},
+    }
+    write_json(given.output, result)
+    draw(result, given.output.with_suffix(".png"))
+    for point in result["ours_against_the_front"]:
+        print(point)
+
+
+def _again(stage: str, system: int) -> str:
+    command = [sys.executable, *sys.argv, "--stage", stage, "--system", str(system)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+if __name__ == "__main__":
+    main()

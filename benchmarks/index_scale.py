@@ -1,0 +1,186 @@
+"""An ivf-pq index of as many vectors as MS MARCO has passages: time, memory, disk, latency and recall, by size.
+
+usage: python benchmarks/index_scale.py --vectors FOLDER --work-dir DIR [--count 8841823] [--sizes 10000 100000 ...]
+
+FOLDER holds .npy files of real unit vectors, as the `vectors` folder of an index does. They are replicated
+(replicated_vectors.py) to `--count` documents, whose vectors go through `build_index` like any encoder's. Each size is
+built in a fresh process. Run again, the script goes on with what is unfinished: shards, points and exact neighbours
+are kept in DIR. Queries are 200 real vectors that were left out.
+
+Writes benchmarks/results/index_scale.json and .png (--output). Disk: 2 bytes a dimension and 130 bytes a document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measuring import Watch, exact_neighbours, memory, peak_resident, recall, timed
+from replicated_vectors import NOISE, QUERIES, RealVectors, Replicas, likeness, numbered, read_real
+
+from ibkd_retrieval.evaluation.environment import read_environment
+from ibkd_retrieval.files import atomic_write, write_json
+from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.manifest import IndexManifest
+from ibkd_retrieval.indexing.store import StoredIndex, open_index
+
+MS_MARCO_PASSAGES = 8_841_823
+SIZES = (10_000, 100_000, 1_000_000)
+DEPTH = 1000
+
+
+def point_file(work: Path, count: int) -> Path:
+    """Where the result of one size is kept."""
+    return work / "points" / f"{count}.json"
+
+
+def measure(given: argparse.Namespace, count: int) -> None:
+    """Build and search an index of one size; write its point."""
+    faiss = load_faiss()
+    faiss.omp_set_num_threads(given.threads)
+    real = read_real(given.vectors, given.work_dir, given.seed)
+    folder = given.work_dir / "indexes" / str(count)
+    manifest, built = build(given, real, folder, count)
+    index = open_index(folder)
+    path = given.work_dir / f"exact-{count}-{given.seed}.npy"
+    began = time.perf_counter()
+    if not path.exists():
+        with atomic_write(path) as file:
+            np.save(file, exact_neighbours(real.queries, index.vectors(), DEPTH))
+    scan_seconds = time.perf_counter() - began
+    write_json(
+        point_file(given.work_dir, count),
+        {
+            "documents": count,
+            "dimensions": manifest.dim,
+            "factory": manifest.factory,
+            **built,
+            "bytes": {
+                "index.faiss": index.memory_bytes,
+                "vectors": sum(record.bytes for name, record in manifest.files.items() if name.startswith("vectors/")),
+                "all": index.disk_bytes,
+            },
+            "exact_scan_seconds": round(scan_seconds, 1),
+            "memory_after_build": memory(),
+            "search": search(index, real, np.load(path)),
+        },
+    )
+
+
+def build(
+    given: argparse.Namespace, real: RealVectors, folder: Path, count: int
+) -> tuple[IndexManifest, dict[str, Any]]:
+    """Make the index, or finish it; an interrupted build's times are those of the run that finished it."""
+    watch = Watch()
+    begun = folder.exists()
+    with watch.sampling():
+        manifest = build_index(
+            numbered(count),
+            Replicas(real, given.seed, given.noise),
+            folder,
+            family="ivf-pq",
+            resume=begun,
+            vector_format="float16",
+            progress=watch,
+        )
+    return manifest, {
+        "seconds": {stage: round(seconds, 2) for stage, seconds in watch.seconds.items()},
+        "resumed": begun,
+        "peak_own_bytes": watch.peak_own,
+        "peak_resident_bytes": watch.peak_resident,
+        "peak_resident_with_mapped_files_bytes": peak_resident(),
+        "remarks": watch.said,
+    }
+
+
+def search(index: StoredIndex, real: RealVectors, truth: Any) -> list[dict[str, Any]]:
+    """Latency of single queries in one thread, and recall, at the index's own settings and at others around them."""
+    load_faiss().omp_set_num_threads(1)
+    points = []
+    chosen = index.manifest.search
+    tries: list[tuple[int, int | None]] = [(10, None), (DEPTH, None)]
+    if chosen.nprobe is not None:
+        tries += [(10, max(1, int(chosen.nprobe * factor))) for factor in (0.25, 0.5, 2, 4)]
+    for k, nprobe in tries:
+        times, rows = timed(lambda query, k=k, nprobe=nprobe: index.search(query, k, nprobe=nprobe)[1], real.queries)
+        points.append({"k": k, "nprobe": nprobe, "recall": round(recall(rows, truth[:, :k]), 4), **times})
+        print(points[-1], flush=True)
+    return [{"own_settings": {"nprobe": chosen.nprobe, "refine": chosen.refine}}, *points]
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Build time and peak memory against the number of documents."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    points = result["points"]
+    documents = [point["documents"] for point in points]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), constrained_layout=True)
+    total = [sum(point["seconds"].values()) for point in points]
+    left.plot(documents, total, "o-", color="black", label="all")
+    for stage in ("generate", "train", "add", "choose"):
+        left.plot(documents, [point["seconds"].get(stage, np.nan) for point in points], "o--", label=stage)
+    left.plot(documents, [total[-1] * count / documents[-1] for count in documents], ":", color="grey", label="linear")
+    left.set(xlabel="documents", ylabel="build time (s)", xscale="log", yscale="log")
+    gib = 2.0**30
+    right.plot(documents, [max(p["peak_own_bytes"].values()) / gib for p in points], "o-", label="build, peak")
+    right.plot(documents, [p["bytes"]["index.faiss"] / gib for p in points], "o-", label="index.faiss, searched")
+    right.plot(documents, [p["bytes"]["vectors"] / gib for p in points], "o--", label="vectors on disk")
+    right.set(xlabel="documents", ylabel="GiB", xscale="log", yscale="log")
+    for axis in (left, right):
+        axis.grid(True, which="both", alpha=0.25)
+        axis.legend()
+    figure.suptitle(f"ivf-pq, {points[-1]['dimensions']} dimensions, {result['threads']} threads")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Measure every size that has no point yet, each in a process of its own, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vectors", type=Path, required=True)
+    parser.add_argument("--work-dir", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=MS_MARCO_PASSAGES, help="the largest size")
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="further sizes; larger ones are left out")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--noise", type=float, default=NOISE)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "index_scale.json")
+    parser.add_argument("--only", type=int, help="measure this size, in this process, and write no result")
+    given = parser.parse_args()
+    if given.only:
+        measure(given, given.only)
+        return
+    sizes = sorted({size for size in given.sizes if size < given.count} | {given.count})
+    for size in sizes:
+        if not point_file(given.work_dir, size).exists():
+            subprocess.run([sys.executable, *sys.argv, "--only", str(size)], check=True)
+    real = read_real(given.vectors, given.work_dir, given.seed)
+    result = {
+        "vectors": f"{len(real.rows):,} real vectors, replicated (benchmarks/replicated_vectors.py), float16",
+        "noise": given.noise,
+        "queries": QUERIES,
+        "threads": given.threads,
+        "likeness": likeness(real, Replicas(real, given.seed, given.noise)),
+        "points": [json.loads(point_file(given.work_dir, size).read_bytes()) for size in sizes],
+        "date": datetime.date.today().isoformat(),
+        "environment": read_environment().to_json(),
+    }
+    write_json(given.output, result)
+    draw(result, given.output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

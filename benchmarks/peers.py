@@ -1,0 +1,222 @@
+"""The systems that `index_peers.py` compares: how each is built, loaded and searched, and what sets its effort."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.store import open_index
+
+Vectors = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+
+class Loaded(NamedTuple):
+    """A system ready to answer: `search(queries [q, d], k, effort)` gives rows [q, k], in one thread."""
+
+    search: Callable[[Vectors, int, int], Rows]
+
+
+class Peer(Protocol):
+    """One system in one setting.
+
+    Attributes:
+        name: as the figure shows it.
+        effort: what the parameter is called.
+        efforts: its values, from fast to thorough.
+        recipe: the setting in the system's own words.
+    """
+
+    name: str
+    effort: str
+    efforts: tuple[int, ...]
+    recipe: str
+
+    def build(self, blocks: Callable[[], Iterable[Vectors]], count: int, dim: int, path: Path, threads: int) -> None:
+        """Make the index of all vectors and write it to `path`."""
+
+    def load(self, path: Path) -> Loaded:
+        """Read it back."""
+
+
+class Ours:
+    """This toolkit: product-quantised lists in memory, exact vectors on disk; the folder is built beforehand."""
+
+    name = "ibkd-retrieval ivf-pq"
+    effort = "nprobe"
+    efforts = (4, 8, 16, 32, 64, 128, 256)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        manifest = open_index(folder).manifest
+        self.recipe = f"{manifest.factory}, refine {manifest.search.refine} from disk"
+
+    def build(self, blocks: Callable[[], Iterable[Vectors]], count: int, dim: int, path: Path, threads: int) -> None:
+        """Done by `index_peers.py`, as the other systems take their vectors from the folder."""
+
+    def load(self, path: Path) -> Loaded:
+        """Open the folder."""
+        index = open_index(self._folder)
+        return Loaded(lambda queries, k, effort: index.search(queries, k, nprobe=effort)[1])
+
+
+class Faiss:
+    """faiss by itself, as its wiki's "Guidelines to choose an index" has it.
+
+    Where memory is no concern, HNSW32 or IVF with fast-scan codes refined by whole vectors in memory (PQNx4fs,RFlat);
+    where it is, OPQ and codes of the same size without whole vectors (OPQM,...,PQMx4fsr). Up to a million vectors the
+    wiki takes 4 to 16 roots of n lists; the IVF65536_HNSW32 of the next size asks for two million training vectors.
+    """
+
+    def __init__(self, factory: str, name: str, efforts: tuple[int, ...], k_factor: int = 0) -> None:
+        self.name = f"faiss {name}"
+        self.recipe = factory + (f", k_factor {k_factor}" if k_factor else "")
+        self.effort = "efSearch" if "HNSW" in factory else "nprobe"
+        self.efforts = efforts
+        self._factory = factory
+        self._k_factor = k_factor
+
+    def build(self, blocks: Callable[[], Iterable[Vectors]], count: int, dim: int, path: Path, threads: int) -> None:
+        """Train on 64 vectors a list, spread over all, and add."""
+        faiss = load_faiss()
+        faiss.omp_set_num_threads(threads)
+        index = faiss.index_factory(dim, self._factory, faiss.METRIC_INNER_PRODUCT)
+        if not index.is_trained:
+            lists = faiss.extract_index_ivf(_below(index)).nlist
+            share = min(1.0, max(64 * lists, 40_000) / count)
+            generator = np.random.default_rng(0)
+            index.train(np.concatenate([block[generator.random(len(block)) < share] for block in blocks()]))
+        for block in blocks():
+            index.add(np.ascontiguousarray(block))
+        faiss.write_index(index, str(path))
+
+    def load(self, path: Path) -> Loaded:
+        """Read the file into memory."""
+        faiss = load_faiss()
+        index = faiss.read_index(str(path))
+        if self._k_factor:
+            index.k_factor = self._k_factor
+
+        def search(queries: Vectors, k: int, effort: int) -> Rows:
+            if self.effort == "efSearch":
+                index.hnsw.efSearch = effort
+            else:
+                faiss.extract_index_ivf(_below(index)).nprobe = effort
+            rows: Rows = index.search(queries, k)[1]
+            return rows
+
+        return Loaded(search)
+
+
+def _below(index: Any) -> Any:
+    """The index under a refinement."""
+    faiss = load_faiss()
+    return faiss.downcast_index(index.base_index) if isinstance(index, faiss.IndexRefine) else index
+
+
+class Hnswlib:
+    """hnswlib: a graph over whole vectors in memory."""
+
+    effort = "ef"
+    efforts = (16, 32, 64, 128, 256, 512)
+
+    def __init__(self, links: int) -> None:
+        self.name = f"hnswlib M {links}"
+        self.recipe = f"M {links}, ef_construction 200"
+        self._links = links
+
+    def build(self, blocks: Callable[[], Iterable[Vectors]], count: int, dim: int, path: Path, threads: int) -> None:
+        """Add block by block."""
+        import hnswlib
+
+        index = hnswlib.Index("ip", dim)
+        index.init_index(max_elements=count, M=self._links, ef_construction=200, random_seed=0)
+        for block in blocks():
+            index.add_items(block, num_threads=threads)
+        index.save_index(str(path))
+        path.with_suffix(".dim").write_text(str(dim), "ascii")
+
+    def load(self, path: Path) -> Loaded:
+        """Read the file into memory."""
+        import hnswlib
+
+        index = hnswlib.Index("ip", int(path.with_suffix(".dim").read_text("ascii")))
+        index.load_index(str(path))
+
+        def search(queries: Vectors, k: int, effort: int) -> Rows:
+            index.set_ef(max(effort, k))
+            return np.asarray(index.knn_query(queries, k, num_threads=1)[0], dtype=np.int64)
+
+        return Loaded(search)
+
+
+class Usearch:
+    """usearch: a graph over vectors in memory, in the number format asked for."""
+
+    effort = "expansion"
+    efforts = (16, 32, 64, 128, 256, 512)
+
+    def __init__(self, links: int, dtype: str) -> None:
+        self.name = f"usearch M {links} {dtype}"
+        self.recipe = f"connectivity {links}, expansion_add 128, {dtype}"
+        self._links = links
+        self._dtype = dtype
+
+    def build(self, blocks: Callable[[], Iterable[Vectors]], count: int, dim: int, path: Path, threads: int) -> None:
+        """Add block by block."""
+        from usearch.index import Index
+
+        index = Index(ndim=dim, metric="ip", dtype=self._dtype, connectivity=self._links, expansion_add=128)
+        row = 0
+        for block in blocks():
+            index.add(np.arange(row, row + len(block), dtype=np.uint64), block, threads=threads)
+            row += len(block)
+        index.save(str(path))
+
+    def load(self, path: Path) -> Loaded:
+        """Read the file into memory."""
+        from usearch.index import Index
+
+        index: Any = Index.restore(str(path), view=False)
+
+        def search(queries: Vectors, k: int, effort: int) -> Rows:
+            index.expansion_search = effort
+            found = index.search(queries, k, threads=1)
+            keys = np.full((len(queries), k), -1, dtype=np.int64)
+            given = np.atleast_2d(np.asarray(found.keys))
+            keys[:, : given.shape[1]] = given
+            return keys
+
+        return Loaded(search)
+
+
+def all_peers(folder: Path, count: int) -> list[Peer]:
+    """The systems to compare for so many vectors, ours first."""
+    lists = 2 ** round(np.log2(8 * np.sqrt(count)))
+    visited = (4, 8, 16, 32, 64, 128, 256)
+    return [
+        Ours(folder),
+        Faiss(f"IVF{lists},PQ192x4fs,RFlat", "IVF+PQ4, whole vectors in memory", visited, k_factor=8),
+        Faiss(f"OPQ192,IVF{lists},PQ192x4fsr", "OPQ+IVF+PQ4, codes only", visited),
+        Faiss("HNSW32", "HNSW32", (16, 32, 64, 128, 256, 512)),
+        Hnswlib(16),
+        Hnswlib(32),
+        Usearch(16, "f32"),
+        Usearch(32, "f16"),
+    ]
+
+
+def file_of(work: Path, peer: Peer) -> Path:
+    """Where a system's index is kept."""
+    return work / (peer.name.replace(" ", "-").replace(",", "").replace("+", "-") + ".index")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, 0 where there is none."""
+    return os.stat(path).st_size if path.exists() else 0

@@ -1,0 +1,307 @@
+"""Vectors made elsewhere into a finished index folder, checked before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import Corpus, Document
+from ibkd_retrieval.encoders.protocol import Kind, TextEncoder
+from ibkd_retrieval.errors import UserError, WorkFailed
+from ibkd_retrieval.indexing import layout
+from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.claim import BuildPlan, claim, refusals_named
+from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.families import Family, family_named
+from ibkd_retrieval.indexing.identity import IdGuard, fingerprint
+from ibkd_retrieval.indexing.importing.foreign import BLOCK_ROWS, ForeignVectors, VectorBlock
+from ibkd_retrieval.indexing.importing.texts import TextsById, texts_by_id
+from ibkd_retrieval.indexing.lines import LineStore
+from ibkd_retrieval.indexing.manifest import EncoderRecord, IndexManifest, write_manifest
+from ibkd_retrieval.indexing.shards import (
+    ShardRecord,
+    document_from_json,
+    is_intact,
+    read_records,
+    write_shard,
+)
+from ibkd_retrieval.indexing.vector_formats import check_format, pack
+from ibkd_retrieval.progress import SILENT, Progress, Task
+
+UNNAMED_MODEL = "(not named)"
+"""Stands for the model in the manifest of an index whose vectors came without one."""
+
+UNIT_TOLERANCE = 1e-3
+"""How far from 1 a length may lie: float16 vectors come within 3e-4."""
+
+_COMPARED_TEXTS = 8
+_LEAST_COSINE = 0.9
+
+
+def import_vectors(
+    source: ForeignVectors,
+    folder: Path | str,
+    *,
+    encoder: TextEncoder | None = None,
+    corpus: Corpus | None = None,
+    family: str | Family = "flat",
+    normalise: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    shard_size: int = 8192,
+    vector_format: str = "float32",
+    progress: Progress = SILENT,
+) -> IndexManifest:
+    """Make an index folder of vectors that were encoded elsewhere, as `build_index` makes one of texts.
+
+    All vectors and ids are read once and checked before anything is written, then once more, shard by shard. Texts
+    come from `corpus`, found by id, or from the source itself where it has them; elsewhere they are empty.
+
+    Args:
+        source: the vectors and ids (`opening.open_vectors`).
+        folder: made if need be.
+        encoder: the model that made the vectors. Without it, the index can be searched by vectors only.
+        corpus: the texts; it may hold more documents than there are vectors, in any order.
+        family: how the vectors are arranged, by name or with options.
+        normalise: scale every vector to length 1, so that the inner product is the cosine.
+        resume: continue an interrupted import, or with another family make that of the same vectors.
+        overwrite: delete the index that is in `folder` first.
+        shard_size: vectors a shard.
+        vector_format: how the exact vectors are stored (`vector_formats`).
+        progress: told of the work.
+
+    Returns:
+        The manifest, as written.
+
+    Raises:
+        UserError: a vector is not finite, has no length where it should be scaled, is not of length 1 where the
+            encoder's are, or has another dimension than they; an id is unfit, repeated or not in the corpus; the
+            folder is taken, or holds another import.
+        MissingPackage: faiss is not installed.
+        OSError: the disk is full or fails.
+    """
+    folder = Path(folder)
+    family = family_named(family) if isinstance(family, str) else family
+    load_faiss()
+    check_format(vector_format)
+    if resume and overwrite:
+        raise UserError("An index is either resumed or overwritten: give one of --resume and --overwrite.")
+    with texts_by_id(corpus, folder.parent, progress) if corpus else nullcontext() as texts:
+        reading = _Reading(source, texts, normalise)
+        dim = _check(reading, encoder, progress)
+        record = EncoderRecord.of(encoder) if encoder else EncoderRecord(UNNAMED_MODEL, "", dim, 0, {}, None, "float32")
+        name = corpus.name if corpus else str(source.path.resolve())
+        with refusals_named(folder):
+            plan = claim(
+                folder, BuildPlan(name, record, shard_size, vector_format=vector_format), resume, overwrite, progress
+            )
+            shards = _write_shards(reading, folder, plan, progress)
+    imported = Corpus(name, sum(shards), lambda: _stored_documents(folder, len(shards)))
+    manifest = build_index(
+        imported,
+        _Imported(record),
+        folder,
+        family=family,
+        resume=True,
+        shard_size=plan.shard_size,
+        vector_format=plan.vector_format,
+        progress=progress,
+    )
+    # Nothing was encoded, so there was no speed to it.
+    manifest = dataclasses.replace(manifest, build=dataclasses.replace(manifest.build, documents_per_second=0.0))
+    write_manifest(folder, manifest)
+    return manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """The source as it goes into the index: with its texts, and scaled if the user wants it."""
+
+    source: ForeignVectors
+    texts: TextsById | None
+    normalise: bool
+
+    def blocks(self, size: int) -> Iterator[VectorBlock]:
+        position = 0
+        for documents, vectors in self.source.blocks_of(size):
+            if self.texts is not None:
+                documents = self.texts.documents(document.doc_id for document in documents)
+            if self.normalise:
+                vectors = self._scaled(vectors, position)
+            yield VectorBlock(documents, vectors)
+            position += len(documents)
+
+    def _scaled(self, vectors: NDArray[np.float32], position: int) -> NDArray[np.float32]:
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not lengths.all():
+            zero = position + int(np.argmin(lengths[:, 0])) + 1
+            raise UserError(f"Vector {zero:,} in {self.source.path} is all zeros and cannot be scaled: remove it.")
+        scaled: NDArray[np.float32] = vectors / lengths
+        return scaled
+
+
+def _check(reading: _Reading, encoder: TextEncoder | None, progress: Progress) -> int:
+    """Read everything once, refuse what cannot be searched, and return the dimension."""
+    path = reading.source.path
+    unit = encoder is not None and _gives_unit_vectors(encoder)
+    guard = IdGuard(str(path))
+    count, dim, shortest, longest = 0, encoder.dim if encoder else 0, np.inf, 0.0
+    with progress.task("Checking vectors", reading.source.count, "vectors") as task:
+        for documents, vectors in reading.blocks(BLOCK_ROWS):
+            dim = dim or vectors.shape[1]
+            if vectors.shape[1] != dim:
+                due = f"{encoder.name} makes {dim}" if encoder else f"the first has {dim}"
+                raise UserError(
+                    f"{path} holds a vector of {vectors.shape[1]} dimensions and {due}: give vectors of one model, and "
+                    "that one with --model."
+                )
+            lengths = _checked_lengths(vectors, path, count, encoder.name if encoder is not None and unit else None)
+            guard.admit([document.doc_id for document in documents], partial(_first_ids, reading.source, count))
+            if encoder is not None and not count:
+                _compare_texts(documents, vectors, encoder, progress)
+            shortest, longest = min(shortest, float(lengths.min())), max(longest, float(lengths.max()))
+            count += len(documents)
+            task.advance(len(documents))
+    if not count:
+        raise UserError(f"{path} holds no vectors: there is nothing to import.")
+    if encoder is None and (shortest < 1 - UNIT_TOLERANCE or longest > 1 + UNIT_TOLERANCE):
+        progress.say(
+            f"The vectors have lengths from {shortest:.4g} to {longest:.4g}, and the search ranks by inner product: "
+            "where cosine is meant, give --normalise."
+        )
+    return dim
+
+
+def _checked_lengths(
+    vectors: NDArray[np.float32], path: Path, before: int, unit_model: str | None
+) -> NDArray[np.float32]:
+    """The lengths [n] of vectors that come after `before` others; `unit_model` names a model whose have length 1."""
+    lengths: NDArray[np.float32] = np.linalg.norm(vectors, axis=1)
+    # Not from the lengths: the square of a number near the end of the range is infinite.
+    unfit = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(unfit):
+        raise UserError(
+            f"Vector {before + int(unfit[0]) + 1:,} in {path} is not finite (NaN or infinity): encode its document "
+            "again or leave it out."
+        )
+    off = np.flatnonzero(np.abs(lengths - 1) > UNIT_TOLERANCE)
+    if unit_model is not None and len(off):
+        raise UserError(
+            f"Vector {before + int(off[0]) + 1:,} in {path} has length {lengths[off[0]]:.4f}, where {unit_model} gives "
+            "vectors of length 1: scale them with --normalise, or name the model that made them."
+        )
+    return lengths
+
+
+def _gives_unit_vectors(encoder: TextEncoder) -> bool:
+    length = float(np.linalg.norm(encoder.encode(["How long is the vector of a text?"], "document")))
+    return abs(length - 1) <= UNIT_TOLERANCE
+
+
+def _compare_texts(
+    documents: Sequence[Document], vectors: NDArray[np.float32], encoder: TextEncoder, progress: Progress
+) -> None:
+    """Say so where the model gives quite other vectors for the first texts than those that came with them."""
+    rows = [row for row, document in enumerate(documents) if document.content.strip()][:_COMPARED_TEXTS]
+    if not rows:
+        return
+    own = encoder.encode([documents[row].content for row in rows], "document")
+    given = vectors[rows]
+    lengths = np.linalg.norm(own, axis=1) * np.linalg.norm(given, axis=1)
+    cosine = float(np.median(np.sum(own * given, axis=1) / np.maximum(lengths, 1e-12)))
+    if cosine < _LEAST_COSINE:
+        progress.say(
+            f"{encoder.name} gives other vectors for the first texts than those imported (median cosine {cosine:.2f}): "
+            "check that ids, texts and model belong to these vectors."
+        )
+
+
+def _first_ids(source: ForeignVectors, count: int) -> Iterator[str]:
+    return islice((document.doc_id for block in source.blocks() for document in block.documents), count)
+
+
+def _write_shards(reading: _Reading, folder: Path, plan: BuildPlan, progress: Progress) -> list[int]:
+    """Write the shards that are not there and as they should be; return how many vectors each holds."""
+    begun = read_records(folder)
+    counts: list[int] = []
+    with progress.task("Writing shards", reading.source.count, "vectors") as task:
+        for number, (documents, vectors) in enumerate(reading.blocks(plan.shard_size)):
+            due = fingerprint(documents)
+            if not _is_done(folder, number, begun.get(number), due, pack(vectors, plan.vector_format)):
+                (folder / layout.MANIFEST).unlink(missing_ok=True)
+                write_shard(
+                    folder,
+                    number,
+                    documents,
+                    vectors,
+                    fingerprint=due,
+                    weight_hash=plan.encoder.weight_hash,
+                    encode_seconds=0.0,
+                    vector_format=plan.vector_format,
+                )
+            counts.append(len(documents))
+            task.advance(len(documents))
+    if begun and max(begun) >= len(counts):
+        raise UserError(f"{folder} was begun with more vectors than {reading.source.path} holds: use --overwrite.")
+    return counts
+
+
+def _is_done(folder: Path, number: int, record: ShardRecord | None, fingerprint: str, packed: NDArray[Any]) -> bool:
+    if record is None or record.fingerprint != fingerprint or not is_intact(folder, record.files):
+        return False
+    stored = np.load(folder / layout.vectors_file(number), mmap_mode="r", allow_pickle=False)
+    return np.array_equal(stored, packed)
+
+
+def _stored_documents(folder: Path, shards: int) -> Iterator[Document]:
+    for number in range(shards):
+        yield from map(document_from_json, LineStore(folder / layout.documents_file(number)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Imported:
+    """An encoder to `build_index`, which finds every shard done and never asks it for a vector."""
+
+    record: EncoderRecord
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def weight_hash(self) -> str:
+        return self.record.weight_hash
+
+    @property
+    def dim(self) -> int:
+        return self.record.dim
+
+    @property
+    def max_length(self) -> int:
+        return self.record.max_length
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        return self.record.prompts
+
+    @property
+    def pooling(self) -> str | None:
+        return self.record.pooling
+
+    @property
+    def dtype(self) -> str:
+        return self.record.dtype
+
+    def encode(
+        self, texts: Sequence[str], kind: Kind = "document", progress: Task | None = None
+    ) -> NDArray[np.float32]:
+        raise WorkFailed("A shard was damaged while it was imported: run the same command with --resume.")

@@ -1,0 +1,64 @@
+"""Vectors that another tool made, with their ids, read block by block whatever file they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import Document
+
+BLOCK_ROWS = 8192
+"""Vectors read at once where the file leaves the choice."""
+
+
+class VectorBlock(NamedTuple):
+    """Some documents, whose texts may be empty, and their vectors float32 [n, dim]."""
+
+    documents: list[Document]
+    vectors: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ForeignVectors:
+    """Vectors that can be read again from the start, never held together.
+
+    Attributes:
+        path: the file or folder.
+        count: number of vectors, None where only reading tells.
+        has_texts: whether the documents carry their texts.
+    """
+
+    path: Path
+    count: int | None
+    has_texts: bool
+    _open: Callable[[], Iterable[VectorBlock]]
+
+    def blocks(self) -> Iterator[VectorBlock]:
+        """The vectors in the order of the file, in blocks of any size."""
+        return iter(self._open())
+
+    def blocks_of(self, size: int) -> Iterator[VectorBlock]:
+        """The same in blocks of `size` vectors, the last of which may hold fewer."""
+        documents: list[Document] = []
+        vectors: list[NDArray[np.float32]] = []
+        for block in self.blocks():
+            documents += block.documents
+            vectors.append(block.vectors)
+            if len(documents) >= size:
+                together = np.concatenate(vectors)
+                whole = len(documents) - len(documents) % size
+                for start in range(0, whole, size):
+                    yield VectorBlock(documents[start : start + size], together[start : start + size])
+                documents, vectors = documents[whole:], [together[whole:]]
+        if documents:
+            yield VectorBlock(documents, np.concatenate(vectors))
+
+
+def without_texts(ids: Iterable[str]) -> list[Document]:
+    """Documents of which only the id is known."""
+    return [Document(doc_id, "") for doc_id in ids]

@@ -1,0 +1,90 @@
+"""`ibkd import` and `ibkd export`, as a user drives them."""
+
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from driving import files_of
+
+
+def hits(shell, index, question="river bank", **options):
+    answer = shell.must("search", question, "--index", index, "--json", *options.get("more", ()))
+    return [(hit["id"], hit["score"], hit["text"]) for hit in json.loads(answer.out)["hits"]]
+
+
+@pytest.mark.parametrize("to", ["numpy", "parquet", "pyserini"])
+def test_an_index_goes_out_and_comes_back_and_answers_a_question_as_before(to, shell, chain, teacher, beir):
+    answer = shell.must("export", chain.teacher_index, "--to", to, "--output", "out")
+    assert answer.out.startswith("out: ")
+    texts = () if to == "parquet" else ("--corpus", beir)
+    answer = shell.must("import", "out", "--model", teacher, "--output", "back", *texts)
+    assert "200 vectors × 32 dimensions, Flat" in answer.out
+    assert "check that" not in answer.err
+    assert hits(shell, "back") == hits(shell, chain.teacher_index)
+    shell.must("info", "back", "--verify")
+
+
+def test_an_imported_index_is_evaluated_on_the_queries_of_its_corpus(shell, chain, teacher, beir):
+    shell.must("export", "--index", chain.teacher_index, "--to", "numpy", "--output", "out")
+    shell.must("import", "out", "--model", teacher, "--corpus", beir, "--output", "back")
+    scores = [
+        json.loads(shell.must("eval", "--index", index, "--metric", "mrr@10", "--json").out)["mrr@10"]
+        for index in ("back", chain.teacher_index)
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_an_import_is_kept_resumed_and_replaced(shell, chain, teacher):
+    shell.must("export", chain.teacher_index, "--to", "numpy", "--output", "out")
+    command = ("import", "out", "--model", teacher, "--output", "back")
+    said = json.loads(shell.must(*command, "--json").out)
+    assert (said["document_count"], said["output"]) == (200, "back")
+    assert said["build"]["documents_per_second"] == 0
+    before = files_of(shell.folder / "back")
+    assert "--overwrite" in shell(*command).err
+    (shell.folder / "back" / "index.json").unlink()
+    shell.must(*command, "--resume")
+    after = files_of(shell.folder / "back")
+    assert before.keys() == after.keys()
+    assert all(before[name] == after[name] for name in before if name != "index.json")
+    shell.must(*command, "--overwrite")
+
+
+def test_pickle_is_refused_with_the_reason_and_the_way_out(shell, teacher):
+    vectors = np.eye(4, 32, dtype=np.float32)
+    (shell.folder / "corpus.pkl").write_bytes(pickle.dumps((vectors, ["a", "b", "c", "d"])))
+    answer = shell("import", "corpus.pkl", "--output", "i")
+    assert answer.code == 2
+    assert "can run any program" in answer.err
+    assert "--allow-pickle" in answer.err
+    assert not (shell.folder / "i").exists()
+    assert "Unsafe" in shell.must("import", "--help").out
+    answer = shell.must("import", "corpus.pkl", "--output", "i", "--allow-pickle")
+    assert "searchable by vectors only" in answer.out
+
+
+@pytest.mark.parametrize("options", [("--model", "no-such-model"), ("--type", "hnsw"), ("--corpus", "nowhere.jsonl")])
+def test_wrong_options_of_an_import_are_refused_before_it_begins(options, shell):
+    np.save(shell.folder / "v.npy", np.eye(4, dtype=np.float32))
+    (shell.folder / "ids.txt").write_text("a\nb\nc\nd\n")
+    answer = shell("import", "v.npy", "--ids", "ids.txt", "--output", "i", *options)
+    assert answer.code == 2
+    assert options[1] in answer.err
+    assert sorted(path.name for path in shell.folder.iterdir()) == ["ids.txt", "v.npy"]
+
+
+def test_two_indexes_to_export_are_one_too_many(shell, chain):
+    answer = shell("export", chain.teacher_index, "--index", chain.student_index, "--to", "numpy", "--output", "x")
+    assert answer.code == 2
+    assert "name one" in answer.err
+
+
+def test_an_export_into_a_folder_of_somebody_else_is_refused(shell, chain):
+    (shell.folder / "mine").mkdir()
+    (shell.folder / "mine" / "letter.txt").write_text("dear")
+    for to in ("numpy", "parquet", "pyserini"):
+        assert shell("export", chain.teacher_index, "--to", to, "--output", "mine").code == 2
+    assert files_of(shell.folder / "mine") == {"letter.txt": b"dear"}
+    shutil.rmtree(shell.folder / "mine")
