@@ -12,6 +12,7 @@ from .opening import RankerOptions
 from .options import (
     Device,
     Dtype,
+    EfSearch,
     Engine,
     ExcludeSelf,
     Filter,
@@ -22,6 +23,7 @@ from .options import (
     Queries,
     QueryModel,
     Quiet,
+    Recall,
     Refine,
     Rerank,
     RerankDepth,
@@ -101,6 +103,8 @@ def evaluate(
     exclude_self: ExcludeSelf = False,
     nprobe: Nprobe = None,
     refine: Refine = None,
+    ef_search: EfSearch = None,
+    recall: Recall = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -146,6 +150,8 @@ def evaluate(
         pooling=pooling,
         nprobe=nprobe,
         refine=refine,
+        ef_search=ef_search,
+        recall=recall,
         filters=tuple(filter or ()),
         exclude_self=exclude_self,
     )

@@ -32,6 +32,7 @@ class RankerOptions:
         tune: judged queries to find the weights of --hybrid sum on.
         model: another place of the encoder that made the index.
         query_model: a student in that encoder's vector space.
+        recall: share of the exact ten nearest documents to find; instead of nprobe, refine and ef_search.
         filters: conditions on documents, all of which must hold.
     """
 
@@ -49,6 +50,8 @@ class RankerOptions:
     pooling: str | None = None
     nprobe: int | None = None
     refine: int | None = None
+    ef_search: int | None = None
+    recall: float | None = None
     filters: tuple[str, ...] = ()
     exclude_self: bool = False
 
@@ -117,7 +120,7 @@ def open_ranker(
     from ibkd_retrieval.indexing.store import open_index
 
     _check(folders, options)
-    indexes = [open_index(folder) for folder in folders]
+    indexes = [open_index(folder, device=_search_device(options.device), progress=progress) for folder in folders]
     masks: Sequence[NDArray[np.bool_] | None] = [None] * len(indexes)
     if options.filters:
         from ibkd_retrieval.search.filters import allowed_rows
@@ -143,6 +146,11 @@ def open_ranker(
     return ranker
 
 
+def _search_device(device: str) -> str:
+    """Where to search: on a GPU only when one was asked for, since queries alone seldom repay the copy."""
+    return "cpu" if device == "auto" else device
+
+
 def _check(folders: Sequence[Path], options: RankerOptions) -> None:
     if options.engine != "dense":
         from ibkd_retrieval.search.lexical import ENGINES
@@ -163,6 +171,9 @@ def _check(folders: Sequence[Path], options: RankerOptions) -> None:
         raise UserError(
             "Several indexes can be searched together by their vectors only: leave out --engine and --hybrid."
         )
+    effort = (options.nprobe, options.refine, options.ef_search)
+    if options.recall is not None and effort != (None, None, None):
+        raise UserError("--recall chooses --nprobe, --refine and --ef-search: give it or them, not both.")
     if options.model is not None and options.query_model is not None:
         raise UserError("Give --model (the index's own encoder) or --query-model (a student of it), not both.")
 
@@ -228,11 +239,16 @@ def _searcher(
 ) -> Searcher:
     from ibkd_retrieval.search.searcher import Searcher
 
+    nprobe, refine, ef_search = options.nprobe, options.refine, options.ef_search
+    if options.recall is not None:
+        chosen = index.defaults_for(options.recall)
+        nprobe, refine, ef_search = chosen.nprobe, chosen.refine, chosen.ef_search
     return Searcher(
         index,
         encoder,
-        nprobe=options.nprobe,
-        refine=options.refine,
+        nprobe=nprobe,
+        refine=refine,
+        ef_search=ef_search,
         other_encoder=options.query_model is not None,
         allowed=allowed,
     )

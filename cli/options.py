@@ -34,6 +34,16 @@ Nprobe = Annotated[int | None, typer.Option(help="Inverted lists to visit.", sho
 Refine = Annotated[
     int | None, typer.Option(help="Candidates per result scored exactly.", show_default="the index's own")
 ]
+EfSearch = Annotated[
+    int | None, typer.Option(help="Nodes of an hnsw graph kept in view.", show_default="the index's own")
+]
+Recall = Annotated[
+    float | None,
+    typer.Option(
+        help="Search with the fastest measured setting that finds this share of the exact ten nearest.",
+        show_default="the index's own setting",
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="Where the index's own encoder is.", show_default="where it was when indexing"),

@@ -15,6 +15,7 @@ from .opening import RankerOptions, index_folder, open_ranker
 from .options import (
     Device,
     Dtype,
+    EfSearch,
     Engine,
     ExcludeSelf,
     Filter,
@@ -26,6 +27,7 @@ from .options import (
     Queries,
     QueryModel,
     Quiet,
+    Recall,
     Refine,
     Rerank,
     RerankDepth,
@@ -74,6 +76,8 @@ def search(
     exclude_self: ExcludeSelf = False,
     nprobe: Nprobe = None,
     refine: Refine = None,
+    ef_search: EfSearch = None,
+    recall: Recall = None,
     model: Model = None,
     query_model: QueryModel = None,
     pooling: Pooling = None,
@@ -101,6 +105,8 @@ def search(
         pooling=pooling,
         nprobe=nprobe,
         refine=refine,
+        ef_search=ef_search,
+        recall=recall,
         filters=tuple(filter or ()),
         exclude_self=exclude_self,
     )

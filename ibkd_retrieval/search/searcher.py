@@ -33,6 +33,7 @@ class Searcher:
         *,
         nprobe: int | None = None,
         refine: int | None = None,
+        ef_search: int | None = None,
         other_encoder: bool = False,
         allowed: NDArray[np.bool_] | None = None,
     ) -> None:
@@ -43,6 +44,7 @@ class Searcher:
             encoder: encodes the queries.
             nprobe: inverted lists to visit, the index's own default where None.
             refine: candidates per result scored with exact vectors, the index's own default where None.
+            ef_search: nodes of an HNSW graph kept in view, the index's own default where None.
             other_encoder: accept an encoder that did not build the index, as asymmetric search needs: a student
                 that was trained into the teacher's space searches the teacher's index.
             allowed: one bool a row [n]: only rows that hold True are found; None for all.
@@ -67,6 +69,7 @@ class Searcher:
         self.encoder = encoder
         self.nprobe = nprobe
         self.refine = refine
+        self.ef_search = ef_search
         self.allowed = allowed
 
     @property
@@ -129,7 +132,9 @@ class Searcher:
         return Run.from_matrix(query_ids, self._ids(rows), scores, tag)
 
     def _find(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        return self.index.search(vectors, k, nprobe=self.nprobe, refine=self.refine, allowed=self.allowed)
+        return self.index.search(
+            vectors, k, nprobe=self.nprobe, refine=self.refine, ef_search=self.ef_search, allowed=self.allowed
+        )
 
     def _ids(self, rows: NDArray[np.int64]) -> Ids:
         """The document id of each row, None for padding; each id is read once and shared."""

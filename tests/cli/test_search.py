@@ -158,6 +158,29 @@ def test_weights_found_on_judged_queries_are_said_used_and_recorded(shell, chain
     assert tuned >= max(alone)
 
 
+def test_a_search_may_ask_for_the_recall_that_was_measured(dated, tmp_path_factory, teacher, home):
+    from driving import Shell
+
+    from ibkd_retrieval.corpora.records import Corpus, Document
+    from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.indexing.build import build_index
+
+    documents = [Document(f"d{i}", text) for i, text in enumerate(sentences(1200))]
+    folder = tmp_path_factory.mktemp("approximate")
+    build_index(
+        Corpus("many", len(documents), lambda: documents), Encoder.load(str(teacher)), folder / "ivf", family="ivf-flat"
+    )
+    shell = Shell(folder, home)
+    ask = ("search", documents[7].text, "--index", "ivf", "--json")
+    assert json.loads(shell.must(*ask, "--recall", 0.9).out)["hits"][0]["id"] == "d7"
+    answer = shell(*ask, "--recall", 0.9, "--nprobe", 3)
+    assert (answer.code, "not both" in answer.err) == (2, True)
+    answer = shell(*ask, "--recall", 1.5)
+    assert (answer.code, "1.5" in answer.err) == (2, True)
+    answer = shell(*ask, "--ef-search", 3)
+    assert (answer.code, "no HNSW graph" in answer.err) == (2, True)
+
+
 def test_a_student_of_another_space_may_not_ask_for_its_teacher(chain, shell):
     answer = shell("search", "river", "--index", chain.teacher_index, "--query-model", chain.student)
     assert answer.code == 2

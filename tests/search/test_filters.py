@@ -6,7 +6,9 @@ from searching import HashEncoder, indexed
 
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.shards import _to_json, document_from_json, fields_from_json
+from ibkd_retrieval.indexing.store import open_index
 from ibkd_retrieval.search.filters import allowed_rows, parse_condition
 from ibkd_retrieval.search.searcher import Searcher
 
@@ -107,3 +109,13 @@ def test_a_value_may_hold_what_looks_like_a_comparison():
 def test_fields_read_alone_are_those_of_the_document(text, title, fields):
     line = _to_json(Document("d", text, title, fields))
     assert fields_from_json(line) == dict(document_from_json(line).fields) == fields
+
+
+def test_deleted_documents_pass_no_filter(index):
+    before = np.flatnonzero(allowed_rows([index], ["source=arxiv"])[0])
+    deleted = index.doc_id(before[0])
+    delete_documents(index.folder, [deleted])
+    (mask,) = allowed_rows([open_index(index.folder)], ["source=arxiv"])
+    assert np.flatnonzero(mask).tolist() == before[1:].tolist()
+    with pytest.raises(UserError, match="No document passes"):
+        allowed_rows([open_index(index.folder)], [f"id={deleted}"])

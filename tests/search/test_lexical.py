@@ -11,7 +11,9 @@ import pytest
 from ibkd_retrieval.corpora.records import Corpus, Document, Query
 from ibkd_retrieval.errors import MissingPackage, UserError
 from ibkd_retrieval.indexing import layout
+from ibkd_retrieval.indexing.append import append_documents
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.store import open_index
 from ibkd_retrieval.search.lexical import ENGINES, open_lexical
 
@@ -197,3 +199,19 @@ def test_wrong_input_is_refused_in_one_sentence(index, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jnius_config", None)
     with pytest.raises(MissingPackage, match=r"pip install 'ibkd-retrieval\[pyserini\]'"):
         open_lexical(index, "lucene")
+
+
+@both
+def test_deleted_documents_are_not_found_by_words_and_a_document_of_the_same_id_is(tmp_path, engine):
+    make(tmp_path / "index")
+    delete_documents(tmp_path / "index", ["d2"])
+    left = open_index(tmp_path / "index")
+    assert "d2" not in found(open_lexical(left, engine), "heat")
+    allowed = np.array([True, False, True, True, True, True, True])
+    assert set(found(open_lexical(left, engine, allowed=allowed), "heat")) == {"d5", "d6"}
+    again = Corpus("again", 1, lambda: [Document("d2", "heat returns")])
+    append_documents(again, Encoder(), tmp_path / "index")
+    grown = open_index(tmp_path / "index")
+    hits = {hit.doc_id: hit.document for hit in open_lexical(grown, engine).search("heat")}
+    assert hits["d2"].text == "heat returns"
+    assert set(hits) == {"d1", "d2", "d5", "d6"}
