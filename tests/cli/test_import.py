@@ -65,7 +65,7 @@ def test_pickle_is_refused_with_the_reason_and_the_way_out(shell, teacher):
     assert "searchable by vectors only" in answer.out
 
 
-@pytest.mark.parametrize("options", [("--model", "no-such-model"), ("--type", "hnsw"), ("--corpus", "nowhere.jsonl")])
+@pytest.mark.parametrize("options", [("--model", "no-such-model"), ("--type", "annoy"), ("--corpus", "nowhere.jsonl")])
 def test_wrong_options_of_an_import_are_refused_before_it_begins(options, shell):
     np.save(shell.folder / "v.npy", np.eye(4, dtype=np.float32))
     (shell.folder / "ids.txt").write_text("a\nb\nc\nd\n")

@@ -115,7 +115,7 @@ def test_an_unknown_choice_of_distill_lists_the_known(option, value, known, refu
 
 @pytest.mark.parametrize(
     ("option", "value", "known"),
-    [("--type", "hnsw", "ivf-pq"), ("--dtype", "float8", "float32"), ("--pooling", "max", "mean"), ("--lists", 4, "")],
+    [("--type", "annoy", "ivf-pq"), ("--dtype", "float8", "float32"), ("--pooling", "max", "mean"), ("--lists", 4, "")],
 )
 def test_an_unknown_choice_of_index_lists_the_known(option, value, known, refused, beir, teacher):
     refused("index", "--corpus", beir, "--model", teacher, option, value, names=[known])

@@ -18,11 +18,13 @@ class ExactIndex:
 
     def __init__(self, encoder):
         record = SimpleNamespace(name=encoder.name, weight_hash=encoder.weight_hash)
-        self.manifest = SimpleNamespace(encoder=record, dim=encoder.dim, document_count=len(DOCUMENTS))
+        self.manifest = SimpleNamespace(
+            encoder=record, dim=encoder.dim, document_count=len(DOCUMENTS), rows=len(DOCUMENTS)
+        )
         self.vectors = encoder.encode(TEXTS)
         self.asked = []
 
-    def search(self, vectors, k, *, nprobe=None, refine=None, allowed=None):
+    def search(self, vectors, k, *, nprobe=None, refine=None, ef_search=None, allowed=None):
         self.asked.append((nprobe, refine))
         all_scores = vectors @ self.vectors.T
         rows = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
