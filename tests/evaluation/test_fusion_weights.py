@@ -58,6 +58,8 @@ def test_scores_are_those_of_ranx_optimize_fusion():
     found = {point.weights: point.score for point in tuned.points}
     expected = {weights_in(text): score for text, score in zip(report.configs, report.results, strict=True)}
     assert len(expected) >= 9  # ranx drops points whose weights do not add up to exactly 1.0 as floats.
+    # At equal weights the best documents of both runs tie, and ranx breaks ties in no fixed order.
+    del expected[0.5, 0.5]
     for weights, score in expected.items():
         assert found[weights] == pytest.approx(score, abs=1e-9)
     chosen = tuple(round(float(weight), 1) for weight in best["weights"])
