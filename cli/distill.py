@@ -32,6 +32,13 @@ def distill(
         int | None,
         typer.Option(help="Dimensions of the student's vectors.", show_default="128 without --student, else its own"),
     ] = None,
+    dims: Annotated[
+        str | None,
+        typer.Option(
+            help="Lengths at which the vectors are to be usable when cut, the full one first: 128,64,32.",
+            show_default="the full one",
+        ),
+    ] = None,
     pooling: Annotated[
         str | None, typer.Option(help="mean or cls, for a plain transformers student.", show_default="mean")
     ] = None,
@@ -54,12 +61,15 @@ def distill(
             show_default="pydocs:train with pydocs, else neighbours of the teacher among held-out texts",
         ),
     ] = None,
-    objective: Annotated[str, typer.Option(help="ibkd, infonce or mse.")] = "ibkd",
+    objective: Annotated[str, typer.Option(help="ibkd, infonce, mse, cosine, crd, hpd or kl.")] = "ibkd",
     preset: Annotated[
         str | None, typer.Option(help="paper: the published settings of the method.", show_default="none")
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 500,
-    batch_size: Annotated[int, typer.Option(help="Texts a step.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Texts in a batch.")] = 256,
+    accumulate: Annotated[
+        int, typer.Option(help="Batches a step, their losses averaged; negatives stay those of one batch and the bank.")
+    ] = 1,
     bank_size: Annotated[int, typer.Option(help="Further teacher vectors a step, as negatives.")] = 4096,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak learning rate.", show_default="0.002, with --student 0.0003")
@@ -75,6 +85,9 @@ def distill(
     temperature: Annotated[float, typer.Option(help="Of the contrast; smaller looks harder at near negatives.")] = 0.05,
     hsic_weight: Annotated[float, typer.Option(help="Weight of the forgetting term (lambda).")] = 0.2,
     hsic_bandwidth: Annotated[str, typer.Option(help="median, or gamma as a number.")] = "median",
+    hsic_estimator: Annotated[
+        str, typer.Option(help="biased (as published), unbiased, or cka (normalised).")
+    ] = "biased",
     max_length: Annotated[int, typer.Option(help="Tokens read of a training text.")] = 96,
     max_documents: Annotated[
         int | None, typer.Option(help="Most documents to learn from, drawn at random.", show_default="all")
@@ -83,7 +96,11 @@ def distill(
         str, typer.Option(help="student: compact vectors; teacher: vectors that search the teacher's index.")
     ] = "student",
     eval_every: Annotated[int, typer.Option(help="Steps between looks at the dev set.")] = 200,
+    patience: Annotated[
+        int, typer.Option(help="End after so many looks without a better figure, with the best weights; 0: never.")
+    ] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log to <output>/tensorboard.")] = False,
     output: Annotated[Path | None, typer.Option(help="Model folder to make.", show_default="models/<name>")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Where teacher vectors are kept.", show_default="~/.cache/ibkd/teachers")
@@ -104,17 +121,19 @@ def distill(
     from ibkd_retrieval.distill.settings import DistillSettings, paper_preset
     from ibkd_retrieval.errors import UserError
 
+    nested = _numbers("--dims", dims)
     embedded = corpus.split(":")[0] == "pydocs"
     if embedded:
         queries = queries or "pydocs:train"
         dev = dev or "pydocs:train"
     if student is None:
-        layers, dim = layers or "2", dim if dim is not None else 128
+        layers, dim = layers or "2", dim if dim is not None else (nested[0] if nested else 128)
     plan = StudentPlan(student, _layers(layers), dim or None, pooling)
     settings = DistillSettings(
         objective=objective,
         steps=steps,
         batch_size=batch_size,
+        accumulate=accumulate,
         bank_size=bank_size,
         learning_rate=learning_rate if learning_rate is not None else 2e-3 if student is None else 3e-4,
         freeze_embeddings=student is None if freeze_embeddings is None else freeze_embeddings,
@@ -123,8 +142,10 @@ def distill(
         dtype=dtype,
         eval_every=eval_every,
         checkpoint_every=checkpoint_every,
+        patience=patience,
+        dims=nested,
         output_space=output_space,
-        objective_settings=ObjectiveSettings(temperature, hsic_weight, _bandwidth(hsic_bandwidth)),
+        objective_settings=ObjectiveSettings(temperature, hsic_weight, _bandwidth(hsic_bandwidth), hsic_estimator),
     )
     if preset is not None:
         if preset != "paper":
@@ -151,6 +172,7 @@ def distill(
         device=device,
         resume=resume,
         overwrite=overwrite,
+        tensorboard=tensorboard,
         progress=progress,
     )
     if json:
@@ -187,6 +209,15 @@ def _layers(text: str | None) -> int | tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(",")) if "," in text else int(text)
     except ValueError as error:
         raise UserError(f"--layers {text}: give a number, or positions such as 0,3,5.") from error
+
+
+def _numbers(option: str, text: str | None) -> tuple[int, ...]:
+    from ibkd_retrieval.errors import UserError
+
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise UserError(f"{option} {text}: give numbers with commas between, such as 128,64,32.") from error
 
 
 def _bandwidth(text: str) -> float | str:

@@ -22,7 +22,7 @@ from ibkd_retrieval.files import atomic_write, write_json
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from ibkd_retrieval.distill.train import DevPoint
+    from ibkd_retrieval.distill.loop import DevPoint
     from ibkd_retrieval.encoders.encoder import Encoder
 
 FINISHED = "ibkd.json"

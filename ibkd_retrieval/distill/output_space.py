@@ -56,17 +56,25 @@ def finished_model(
     left, sizes, right = np.linalg.svd(projection.astype(np.float64), full_matrices=False)
     # The size of M cancels in every cosine; divided out, the layer's weights stay near the size they were trained at.
     stretch = (right.T * (sizes / sizes.max())) @ right
-    _stretch_output(model, stretch.astype(np.float32))
+    stretch_output(model, stretch.astype(np.float32))
     return FinishedModel(model, (left @ right).astype(np.float32))
 
 
-def _stretch_output(model: SentenceTransformer, stretch: NDArray[np.float32]) -> None:
-    """Multiply what the final normalisation reads by `stretch`: inside the linear layer before it, if there is one."""
+def ends_in_linear(model: SentenceTransformer) -> bool:
+    """Whether a linear layer stands right before the model's final normalisation."""
     import torch
     from sentence_transformers.sentence_transformer.modules import Dense
 
     last: Any = model[len(model) - 2]
-    if isinstance(last, Dense) and isinstance(last.activation_function, torch.nn.Identity) and not last.bias:
+    return isinstance(last, Dense) and isinstance(last.activation_function, torch.nn.Identity) and not last.bias
+
+
+def stretch_output(model: SentenceTransformer, stretch: NDArray[np.float32]) -> None:
+    """Multiply what the final normalisation reads by `stretch`: inside the linear layer before it, if there is one."""
+    import torch
+
+    if ends_in_linear(model):
+        last: Any = model[len(model) - 2]
         with torch.no_grad():
             weight = last.linear.weight
             weight.copy_(torch.from_numpy(stretch).to(weight) @ weight)

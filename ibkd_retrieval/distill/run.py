@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 from ibkd_retrieval.corpora.records import Corpus, QuerySet
 from ibkd_retrieval.distill.dev import Dev, judged_dev, neighbour_dev
 from ibkd_retrieval.distill.model_folder import FINISHED, EncoderFacts, StudentReport, save_student
-from ibkd_retrieval.distill.output_space import finished_model
+from ibkd_retrieval.distill.objectives.table import check_dims
+from ibkd_retrieval.distill.output_space import ends_in_linear, finished_model
 from ibkd_retrieval.distill.settings import DistillSettings
 from ibkd_retrieval.distill.teacher_cache import TeacherCache
 from ibkd_retrieval.distill.texts import TrainingTexts, gather_texts
 from ibkd_retrieval.distill.train import train_student
-from ibkd_retrieval.distill.training_log import LOG_FILE
+from ibkd_retrieval.distill.training_log import LOG_FILE, require_tensorboard
 from ibkd_retrieval.encoders.device import choose_device
-from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.encoder import Encoder, weight_hash
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit, quiet_transformers
 from ibkd_retrieval.encoders.names import short_model_name
-from ibkd_retrieval.encoders.students import reduce_dimension, student_from_layers
+from ibkd_retrieval.encoders.students import add_output_layer, reduce_dimension, student_from_layers
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -76,6 +77,7 @@ def distill(
     resume: bool = False,
     overwrite: bool = False,
     keep_undistilled: Path | None = None,
+    tensorboard: bool = False,
     progress: Progress = SILENT,
 ) -> StudentReport:
     """Distil a teacher into a student and write the student's folder.
@@ -95,6 +97,7 @@ def distill(
         resume: go on with an unfinished `output`.
         overwrite: replace a finished or unfinished `output`.
         keep_undistilled: also save the student as it was born, here.
+        tensorboard: also log to TensorBoard, in `output`/tensorboard.
         progress: told of everything.
 
     Raises:
@@ -102,10 +105,14 @@ def distill(
         WorkFailed: training broke down.
     """
     prepare_output(output, resume=resume, overwrite=overwrite)
+    if tensorboard:
+        require_tensorboard()
     device = choose_device(device)
     teacher_model = load_sentence_transformer(teacher_name, device=device)
     student = _student(plan, teacher_model, device)
+    born_of = weight_hash(student)
     _check_length(student, settings.max_length)
+    check_dims(settings.dims, plan.dim or _dim(student), _dim(teacher_model))
     # Measured at its own length; the vectors to learn come from no more of a text than the student is shown.
     teacher = Encoder(_copy(teacher_model), teacher_name, dtype=settings.dtype)
     teacher_model.max_seq_length = min(settings.max_length, teacher_model.max_seq_length or settings.max_length)
@@ -134,21 +141,31 @@ def distill(
     if plan.dim is not None:
         sample = Encoder(_copy(student), "student", dtype=settings.dtype).encode(_spread(texts, _START_SAMPLE))
         reduce_dimension(student, sample, plan.dim)
+    if settings.needs_output_layer and not ends_in_linear(student):
+        add_output_layer(student)
     if keep_undistilled is not None:
         save_plain(student, keep_undistilled)
     if overwrite:
         # Only now: whatever was wrong with the options would have cost the old student.
         remove_output(output)
-    origin = f"{plan} of {teacher_name}"
     result = train_student(
-        student, cache, texts, dev, settings, output / "checkpoints", origin, resume=resume, progress=progress
+        student,
+        cache,
+        texts,
+        dev,
+        settings,
+        output / "checkpoints",
+        f"{born_of} with {plan.dim or 'all'} dimensions",
+        resume=resume,
+        tensorboard=output / "tensorboard" if tensorboard else None,
+        progress=progress,
     )
     final = finished_model(student, result.projection, settings)
     trained = Encoder(_copy(final.model), str(output), dtype=settings.dtype)
     speeds = _speeds(teacher, trained, dev.texts[-_SPEED_SAMPLE:])
     report = StudentReport(
         teacher=EncoderFacts.of(teacher, dev.score(teacher), speeds[0]),
-        student=EncoderFacts.of(trained, result.history[-1].value, speeds[1]),
+        student=EncoderFacts.of(trained, result.dev, speeds[1]),
         undistilled_dev=result.history[0].value,
         dev_metric=dev.metric,
         history=result.history,
@@ -156,7 +173,7 @@ def distill(
         queries=queries.name if queries else None,
         texts=len(texts),
         fingerprint=texts.fingerprint,
-        origin=origin,
+        origin=f"{plan} of {teacher_name}",
         settings=settings,
         train_seconds=result.seconds,
         texts_per_second=result.texts_per_second,
@@ -247,6 +264,10 @@ def _without(texts: TrainingTexts, held_out: list[str]) -> TrainingTexts:
 def _spread(texts: TrainingTexts, most: int) -> list[str]:
     every = [*texts.documents, *texts.queries]
     return every[:: max(1, len(every) // most)][:most]
+
+
+def _dim(model: SentenceTransformer) -> int:
+    return int(model.get_embedding_dimension() or 0)
 
 
 def _copy(model: SentenceTransformer) -> SentenceTransformer:

@@ -40,10 +40,15 @@ class StudentModule(torch.nn.Module):
     def forward(self, features: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Encode padded features.
 
+        Args:
+            features: what `pad` gives; with `prompt_lengths` [n] where pooling leaves out so many tokens of each text.
+
         Returns:
             Unit vectors [n, d] with gradient, and the mean over a text's tokens of the embedding layer's
             output [n, e] without.
         """
+        features = dict(features)
+        prompts = features.pop("prompt_lengths", None)
         device = features["input_ids"].device.type
         embedded: list[Tensor] = []
         hook = self.token_layer.register_forward_hook(lambda module, arguments, output: embedded.append(output))
@@ -54,6 +59,10 @@ class StudentModule(torch.nn.Module):
             hook.remove()
         name = self.model[0].module_output_name
         out[name] = out[name].float()
+        if prompts is not None:
+            # The modules after the transformer know one prompt length a batch; here documents and queries meet.
+            positions = torch.arange(out["attention_mask"].shape[1], device=prompts.device)
+            out["attention_mask"] = out["attention_mask"] * (positions >= prompts[:, None])
         for module in list(self.model)[1:]:
             out = module(out)
         mask = features["attention_mask"][..., None].float()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.encoders.encoder import prompt_of, tokenize
+from ibkd_retrieval.encoders.encoder import excluded_prompt_length, prompt_of, tokenize
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ _WINDOW = 8192
 class TokenIds:
     """Token ids text by text, in one array."""
 
-    def __init__(self, parts: Sequence[NDArray[np.int32]], lengths: Sequence[int]) -> None:
-        """Join `parts`, whose texts have `lengths` tokens."""
+    def __init__(self, parts: Sequence[NDArray[np.int32]], lengths: Sequence[int], prompts: NDArray[np.int64]) -> None:
+        """Join `parts`, whose texts have `lengths` tokens, the first `prompts` of which pooling leaves out."""
+        self.prompts = prompts
         self._ids = np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
         self._ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
 
@@ -59,12 +60,14 @@ def training_tokens(
     student.max_seq_length = min(max_length, limit or max_length)
     parts: list[NDArray[np.int32]] = []
     lengths: list[int] = []
+    prompts: list[NDArray[np.int64]] = []
     try:
         with progress.task("tokenising", len(texts), "texts") as task:
             for part, prompt in (
                 (texts.documents, prompt_of(student, "document")),
                 (texts.queries, prompt_of(student, "query")),
             ):
+                prompts.append(np.full(len(part), excluded_prompt_length(student, prompt), dtype=np.int64))
                 for start in range(0, len(part), _WINDOW):
                     ids = tokenize(student, part[start : start + _WINDOW], prompt, first=start)
                     lengths += [len(one) for one in ids]
@@ -72,4 +75,4 @@ def training_tokens(
                     task.advance(len(ids))
     finally:
         student.max_seq_length = limit
-    return TokenIds(parts, lengths)
+    return TokenIds(parts, lengths, np.concatenate(prompts))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.distill.objectives.base import Batch, LossTerms
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.table import build_objective
-from ibkd_retrieval.distill.output_space import finished_model
+from ibkd_retrieval.distill.output_space import finished_model, stretch_output
 from ibkd_retrieval.distill.schedule import BatchSchedule
 from ibkd_retrieval.distill.settings import DistillSettings
 from ibkd_retrieval.distill.teacher_cache import TeacherCache
@@ -62,8 +62,8 @@ class TrainingRun:
         dtype = choose_dtype(settings.dtype, self.device)
         # Gradients in float16 vanish without loss scaling; hardware without bfloat16 trains in float32.
         self.module = StudentModule(student, torch.float32 if dtype == torch.float16 else dtype)
-        dim = int(student.get_embedding_dimension() or 0)
-        self.objective = build_objective(settings.objective, dim, cache.dim, settings.objective_settings)
+        sizes = Sizes(int(student.get_embedding_dimension() or 0), cache.dim, len(self.bank_rows))
+        self.objective = build_objective(settings.objective, sizes, settings.objective_settings, settings.dims)
         self.objective.to(self.device)
         self.modules: dict[str, torch.nn.Module] = {"student": student, "objective": self.objective}
         self._frozen = []
@@ -81,7 +81,7 @@ class TrainingRun:
         import torch
 
         named = [(p, self.settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
-        named += [(p, self.settings.projection_learning_rate) for p in self.objective.parameters()]
+        named += [(p, self.settings.projection_learning_rate) for p in self.objective.parameters() if p.requires_grad]
         groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         for parameter, rate in named:
             decay = self.settings.weight_decay if parameter.dim() > 1 else 0.0
@@ -92,28 +92,31 @@ class TrainingRun:
             fused=True,
         )
 
-    def start_projection(self) -> None:
-        """Start W as the least-squares map from the untrained student's vectors to the teacher's.
+    def start(self) -> None:
+        """Start W where it serves the untrained student best; a random one would first pull it from what it knows.
 
-        A random W would first pull the student away from what it already knows.
+        W is the least-squares map from the student's vectors to the teacher's. Where W is held fixed instead, the
+        student's last linear layer is brought to it.
         """
-        import torch
-
         projection = getattr(self.objective, "projection", None)
         if projection is None:
             return
         chosen = np.random.default_rng([self.settings.seed, 4]).permutation(len(self.rows))[:4096]
+        student, teacher = self._student_vectors(chosen), self.cache.vectors(self.rows[chosen])
+        if projection.weight.requires_grad:
+            projection.fit(student, teacher)
+        else:
+            stretch_output(self.module.model, projection.hold(student, teacher))
+
+    def _student_vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        import torch
+
         student = []
         with torch.no_grad():
-            for start in range(0, len(chosen), 256):
-                features = pad(self.module.model, [self.token_ids[i] for i in chosen[start : start + 256]])
+            for start in range(0, len(positions), 256):
+                features = self._features(positions[start : start + 256])
                 student.append(self.module(features)[0].cpu().numpy())
-        x = np.concatenate(student).astype(np.float64)
-        y = self.cache.vectors(self.rows[chosen]).astype(np.float64)
-        ridge = 1e-3 * np.trace(x.T @ x) / x.shape[1]
-        solution = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y)
-        with torch.no_grad():
-            projection.weight.copy_(torch.from_numpy(solution.T))
+        return np.concatenate(student)
 
     def step(self, number: int, *, detailed: bool) -> dict[str, float]:
         """Run one optimiser step and return its figures; the watched terms' gradient norms when `detailed`."""
@@ -122,16 +125,10 @@ class TrainingRun:
         factor = self._rate_factor(number)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        positions = self.schedule.batch(number)
-        student, inputs = self.module(pad(self.module.model, [self.token_ids[i] for i in positions]))
-        terms: LossTerms = self.objective(self._batch(number, positions, student, inputs))
-        values = {"loss": float(terms.total.detach())} | {name: float(value) for name, value in terms.terms.items()}
-        if detailed:
-            for name, term in terms.watch.items():
-                (gradient,) = torch.autograd.grad(term, student, retain_graph=True)
-                values[f"{name}_gradient"] = float(gradient.norm())
         self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()  # type: ignore[no-untyped-call]
+        share = self.settings.accumulate
+        batches = [self._backward(number * share + i, detailed=detailed) for i in range(share)]
+        values = {name: sum(each[name] for each in batches) / share for name in batches[0]}
         norm = torch.nn.utils.clip_grad_norm_(
             [p for module in self.modules.values() for p in module.parameters() if p.grad is not None],
             1.0,
@@ -141,6 +138,29 @@ class TrainingRun:
             # Else the weights stay as they were, and the caller sees from the figures that they did.
             self.optimizer.step()
         return values | {"gradient": float(norm), "learning_rate": self.settings.learning_rate * factor}
+
+    def _backward(self, number: int, *, detailed: bool) -> dict[str, float]:
+        """Add the gradient of batch `number`, counted over all steps, and return its figures."""
+        import torch
+
+        positions = self.schedule.batch(number)
+        student, inputs = self.module(self._features(positions))
+        terms: LossTerms = self.objective(self._batch(number, positions, student, inputs))
+        values = {"loss": float(terms.total.detach())} | {name: float(value) for name, value in terms.terms.items()}
+        if detailed:
+            for name, term in terms.watch.items():
+                (gradient,) = torch.autograd.grad(term, student, retain_graph=True)
+                values[f"{name}_gradient"] = float(gradient.norm())
+        (terms.total / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
+        return values
+
+    def _features(self, positions: NDArray[np.int64]) -> dict[str, Any]:
+        """Tokens of some texts as the student module reads them."""
+        import torch
+
+        features = pad(self.module.model, [self.token_ids[i] for i in positions])
+        prompts = self.token_ids.prompts[positions]
+        return features | ({"prompt_lengths": torch.from_numpy(prompts).to(self.device)} if prompts.any() else {})
 
     def _batch(self, number: int, positions: Any, student: Any, inputs: Any) -> Batch:
         import torch

@@ -136,7 +136,7 @@ class Encoder:
                 progress.advance(len(window))
             return
         token_ids = tokenize(self._model, window, prompt, first=start)
-        prompt_length = self._prompt_length(prompt)
+        prompt_length = excluded_prompt_length(self._model, prompt)
         for rows in token_budget_batches([len(ids) for ids in token_ids], self._batch_tokens):
             features = pad(self._model, [token_ids[row] for row in rows])
             if prompt_length:
@@ -154,16 +154,16 @@ class Encoder:
             features = module(features)
         return features["sentence_embedding"]  # type: ignore[no-any-return]
 
-    def _prompt_length(self, prompt: str) -> int:
-        """Tokens of the prompt that pooling is to leave out, 0 where it includes them."""
-        from sentence_transformers.sentence_transformer.modules import Pooling
 
-        excluded = prompt and any(isinstance(m, Pooling) and not m.include_prompt for m in self._model)
-        if not excluded:
-            return 0
-        ids = self._model.tokenizer(prompt)["input_ids"]
-        # A closing special token belongs to the text that follows, not to the prompt.
-        return len(ids) - (ids[-1] in self._model.tokenizer.all_special_ids)
+def excluded_prompt_length(model: SentenceTransformer, prompt: str) -> int:
+    """Tokens of the prompt that the model's pooling is to leave out, 0 where it includes them."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    if not prompt or not any(isinstance(module, Pooling) and not module.include_prompt for module in model):
+        return 0
+    ids = model.tokenizer(prompt)["input_ids"]
+    # A closing special token belongs to the text that follows, not to the prompt.
+    return len(ids) - (ids[-1] in model.tokenizer.all_special_ids)
 
 
 def tokenize(model: SentenceTransformer, texts: Sequence[str], prompt: str = "", *, first: int = 0) -> list[list[int]]:
