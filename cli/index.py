@@ -58,6 +58,10 @@ def index(
         int | None, typer.Option(help="Candidates per result scored exactly, ivf-pq.", show_default="measured")
     ] = None,
     shard_size: Annotated[int, typer.Option(help="Documents a shard; a killed run loses at most one.")] = 8192,
+    dim: Annotated[
+        int | None,
+        typer.Option(help="Cut vectors to this length; for students trained with --dims.", show_default="all"),
+    ] = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
     batch_tokens: BatchTokens = 4096,
@@ -84,19 +88,27 @@ def index(
     family = family_named(type, **{name: value for name, value in chosen.items() if value is not None})
     progress = reporter(quiet)
     load_faiss()
+    cut = f"-d{dim}" if dim else ""
     begun = read_manifest(source) if source is not None else None
     if begun is not None:
         corpus, model = begun.corpus.name, model or begun.encoder.name
         pooling, max_length = pooling or begun.encoder.pooling, max_length or begun.encoder.max_length or None
+        dim = dim or begun.dim
         dtype = begun.encoder.dtype if dtype == "auto" else dtype
     model = model or str(newest_student(MODELS))
     opened = open_corpus(corpus, progress)
-    target = output or INDEXES / f"{corpus_slug(corpus)}-{short_model_name(model)}-{type}"
+    target = output or INDEXES / f"{corpus_slug(corpus)}-{short_model_name(model)}{cut}-{type}"
     if source is not None and target.resolve() == source.resolve():
         raise UserError(f"--from and --output are both {source}: name another --output.")
     progress.say(f"corpus {opened.name} · model {model} · type {type} → {target}")
     encoder = Encoder.load(
-        model, device=device, dtype=dtype, pooling=pooling, max_length=max_length, batch_tokens=batch_tokens
+        model,
+        device=device,
+        dtype=dtype,
+        pooling=pooling,
+        max_length=max_length,
+        dim=dim,
+        batch_tokens=batch_tokens,
     )
     if begun is not None and source is not None:
         # After the model is known to fit: --overwrite deletes what is there.

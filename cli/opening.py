@@ -64,6 +64,8 @@ def open_searcher(
             dtype=dtype,
             pooling=pooling or made_by.pooling,
             max_length=made_by.max_length or None,
+            # An index may hold the leading dimensions of its encoder's vectors only.
+            dim=index.manifest.dim if model is None else None,
         )
         known[encoder.weight_hash] = encoder
     return Searcher(index, encoder, nprobe=nprobe, refine=refine)

@@ -28,6 +28,7 @@ HEAVY = {
 }
 # Modules that define torch modules or operate on tensors throughout; nothing that `--help` loads imports them.
 TORCH_MODULES = {
+    "ibkd_retrieval/distill/soft_labels.py",
     "ibkd_retrieval/distill/student_module.py",
     "ibkd_retrieval/distill/objectives/cosine.py",
     "ibkd_retrieval/distill/objectives/crd.py",

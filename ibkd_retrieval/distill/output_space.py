@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval.encoders.static import is_static
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,11 +62,13 @@ def finished_model(
 
 
 def ends_in_linear(model: SentenceTransformer) -> bool:
-    """Whether a linear layer stands right before the model's final normalisation."""
+    """Whether a linear layer stands right before the model's final normalisation, as a static table does."""
     import torch
     from sentence_transformers.sentence_transformer.modules import Dense
 
     last: Any = model[len(model) - 2]
+    if is_static(model) and len(model) == 2:
+        return True
     return isinstance(last, Dense) and isinstance(last.activation_function, torch.nn.Identity) and not last.bias
 
 
@@ -76,8 +79,13 @@ def stretch_output(model: SentenceTransformer, stretch: NDArray[np.float32]) -> 
     if ends_in_linear(model):
         last: Any = model[len(model) - 2]
         with torch.no_grad():
-            weight = last.linear.weight
-            weight.copy_(torch.from_numpy(stretch).to(weight) @ weight)
+            if is_static(model) and len(model) == 2:
+                # The mean of stretched token vectors is the stretched mean.
+                table = last.embedding.weight
+                table.copy_(table @ torch.from_numpy(stretch).to(table).T)
+            else:
+                weight = last.linear.weight
+                weight.copy_(torch.from_numpy(stretch).to(weight) @ weight)
     else:
         model.insert(len(model) - 1, _linear(stretch, model))
 

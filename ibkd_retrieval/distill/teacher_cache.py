@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,28 @@ class KeyIndex:
                 equal = np.flatnonzero(self._keys[first:last, 1] == keys[row, 1])
                 out[row] = self._rows[first + equal[-1]] if len(equal) else -1
         return out
+
+
+class TeacherVectors(Protocol):
+    """Unit vectors by text, of one teacher or of several."""
+
+    @property
+    def teacher(self) -> TextEncoder:
+        """Whose vectors they are."""
+
+    @property
+    def folder(self) -> Path:
+        """Where they live, and what else is made with this teacher."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector, D."""
+
+    def rows(self, texts: Sequence[str], kind: Kind = "document", progress: Progress = SILENT) -> NDArray[np.int64]:
+        """Positions [n] of the texts' vectors, computed first where they are missing."""
+
+    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Unit vectors [n, D] at positions [n]."""
 
 
 class TeacherCache:

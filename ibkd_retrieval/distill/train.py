@@ -11,7 +11,7 @@ import numpy as np
 from ibkd_retrieval.distill.dev import Dev
 from ibkd_retrieval.distill.loop import LoopResult, TrainingLoop
 from ibkd_retrieval.distill.settings import DistillSettings
-from ibkd_retrieval.distill.teacher_cache import TeacherCache
+from ibkd_retrieval.distill.teacher_cache import TeacherVectors
 from ibkd_retrieval.distill.texts import TrainingTexts
 from ibkd_retrieval.distill.training_run import TrainingRun
 from ibkd_retrieval.progress import SILENT, Progress
@@ -29,7 +29,7 @@ class TrainingResult(LoopResult):
 
 def train_student(
     student: SentenceTransformer,
-    cache: TeacherCache,
+    cache: TeacherVectors,
     texts: TrainingTexts,
     dev: Dev,
     settings: DistillSettings,

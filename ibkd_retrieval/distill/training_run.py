@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,14 +9,15 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.table import build_objective
+from ibkd_retrieval.distill.optimising import adamw, apply_gradients, set_rates
 from ibkd_retrieval.distill.output_space import finished_model, stretch_output
 from ibkd_retrieval.distill.schedule import BatchSchedule
 from ibkd_retrieval.distill.settings import DistillSettings
-from ibkd_retrieval.distill.teacher_cache import TeacherCache
+from ibkd_retrieval.distill.teacher_cache import TeacherVectors
 from ibkd_retrieval.distill.texts import TrainingTexts
 from ibkd_retrieval.distill.tokens import training_tokens
-from ibkd_retrieval.encoders.device import choose_dtype
-from ibkd_retrieval.encoders.encoder import Encoder, pad
+from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.static import is_static
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import Progress
 
@@ -32,7 +32,7 @@ class TrainingRun:
     def __init__(
         self,
         student: SentenceTransformer,
-        cache: TeacherCache,
+        cache: TeacherVectors,
         texts: TrainingTexts,
         settings: DistillSettings,
         progress: Progress,
@@ -59,38 +59,21 @@ class TrainingRun:
         self.bank_rows = self.rows[np.sort(first_seen)]
         self.token_ids = training_tokens(student, texts, settings.max_length, progress)
         self.schedule = BatchSchedule(self.token_ids.lengths, settings.batch_size, settings.seed)
-        dtype = choose_dtype(settings.dtype, self.device)
-        # Gradients in float16 vanish without loss scaling; hardware without bfloat16 trains in float32.
-        self.module = StudentModule(student, torch.float32 if dtype == torch.float16 else dtype)
+        self.module = StudentModule(student, settings.dtype)
         sizes = Sizes(int(student.get_embedding_dimension() or 0), cache.dim, len(self.bank_rows))
         self.objective = build_objective(settings.objective, sizes, settings.objective_settings, settings.dims)
         self.objective.to(self.device)
         self.modules: dict[str, torch.nn.Module] = {"student": student, "objective": self.objective}
         self._frozen = []
         if settings.freeze_embeddings:
+            if is_static(student):
+                raise UserError("--freeze-embeddings leaves nothing of a static student to train: leave it out.")
             self._frozen = [p for p in self.module.token_layer.parameters() if p.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
-        self.optimizer = self._optimizer()
-        self._attention = self.module.transformer.config._attn_implementation
-        if self.device == "cpu":
-            # The fused attention's backward pass on CPUs takes three times as long as the plain one's.
-            self.module.transformer.set_attn_implementation("eager")
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        import torch
-
-        named = [(p, self.settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
-        named += [(p, self.settings.projection_learning_rate) for p in self.objective.parameters() if p.requires_grad]
-        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-        for parameter, rate in named:
-            decay = self.settings.weight_decay if parameter.dim() > 1 else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
-        return torch.optim.AdamW(
-            [{"params": p, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), p in groups.items()],
-            betas=(0.9, 0.98),
-            fused=True,
-        )
+        rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
+        rates += [(p, settings.projection_learning_rate) for p in self.objective.parameters() if p.requires_grad]
+        self.optimizer = adamw(rates, settings.weight_decay)
 
     def start(self) -> None:
         """Start W where it serves the untrained student best; a random one would first pull it from what it knows.
@@ -114,37 +97,26 @@ class TrainingRun:
         student = []
         with torch.no_grad():
             for start in range(0, len(positions), 256):
-                features = self._features(positions[start : start + 256])
+                features = self.token_ids.features(self.module.model, positions[start : start + 256])
                 student.append(self.module(features)[0].cpu().numpy())
         return np.concatenate(student)
 
     def step(self, number: int, *, detailed: bool) -> dict[str, float]:
         """Run one optimiser step and return its figures; the watched terms' gradient norms when `detailed`."""
-        import torch
-
-        factor = self._rate_factor(number)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+        factor = set_rates(self.optimizer, number, self.settings.steps, self.settings.warmup)
         self.optimizer.zero_grad(set_to_none=True)
         share = self.settings.accumulate
         batches = [self._backward(number * share + i, detailed=detailed) for i in range(share)]
         values = {name: sum(each[name] for each in batches) / share for name in batches[0]}
-        norm = torch.nn.utils.clip_grad_norm_(
-            [p for module in self.modules.values() for p in module.parameters() if p.grad is not None],
-            1.0,
-            foreach=True,
-        )
-        if math.isfinite(values["loss"]) and math.isfinite(float(norm)):
-            # Else the weights stay as they were, and the caller sees from the figures that they did.
-            self.optimizer.step()
-        return values | {"gradient": float(norm), "learning_rate": self.settings.learning_rate * factor}
+        norm = apply_gradients(self.optimizer, values["loss"])
+        return values | {"gradient": norm, "learning_rate": self.settings.learning_rate * factor}
 
     def _backward(self, number: int, *, detailed: bool) -> dict[str, float]:
         """Add the gradient of batch `number`, counted over all steps, and return its figures."""
         import torch
 
         positions = self.schedule.batch(number)
-        student, inputs = self.module(self._features(positions))
+        student, inputs = self.module(self.token_ids.features(self.module.model, positions))
         terms: LossTerms = self.objective(self._batch(number, positions, student, inputs))
         values = {"loss": float(terms.total.detach())} | {name: float(value) for name, value in terms.terms.items()}
         if detailed:
@@ -153,14 +125,6 @@ class TrainingRun:
                 values[f"{name}_gradient"] = float(gradient.norm())
         (terms.total / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
         return values
-
-    def _features(self, positions: NDArray[np.int64]) -> dict[str, Any]:
-        """Tokens of some texts as the student module reads them."""
-        import torch
-
-        features = pad(self.module.model, [self.token_ids[i] for i in positions])
-        prompts = self.token_ids.prompts[positions]
-        return features | ({"prompt_lengths": torch.from_numpy(prompts).to(self.device)} if prompts.any() else {})
 
     def _batch(self, number: int, positions: Any, student: Any, inputs: Any) -> Batch:
         import torch
@@ -177,18 +141,11 @@ class TrainingRun:
         duplicate = torch.from_numpy(same).to(self.device) if same.any() else None
         return Batch(student, teacher, inputs, bank, duplicate)
 
-    def _rate_factor(self, number: int) -> float:
-        """Linear warm-up, then linear to zero."""
-        warm = max(1, round(self.settings.warmup * self.settings.steps))
-        if number < warm:
-            return (number + 1) / warm
-        return max(0.0, (self.settings.steps - number) / max(1, self.settings.steps - warm))
-
     def close(self) -> None:
         """Give the student back with the attention it came with and nothing frozen."""
         for parameter in self._frozen:
             parameter.requires_grad_(True)
-        self.module.transformer.set_attn_implementation(self._attention)
+        self.module.close()
 
     def projection(self) -> NDArray[np.float32] | None:
         """W as it stands [D, d], None where the objective has none."""
@@ -197,16 +154,9 @@ class TrainingRun:
 
     def untrained(self) -> Encoder:
         """The student as it was born, as an encoder of its own."""
-        return self._encoder(self.module.model)
+        return self.module.as_encoder(self.module.model, self.settings.dtype)
 
     def snapshot(self) -> Encoder:
         """The student as it would be saved now, as an encoder of its own."""
-        return self._encoder(finished_model(self.module.model, self.projection(), self.settings).model)
-
-    def _encoder(self, model: SentenceTransformer) -> Encoder:
-        import copy
-
-        model = copy.deepcopy(model)
-        transformer: Any = model[0].auto_model
-        transformer.set_attn_implementation(self._attention)
-        return Encoder(model, "student in training", dtype=self.settings.dtype)
+        finished = finished_model(self.module.model, self.projection(), self.settings).model
+        return self.module.as_encoder(finished, self.settings.dtype)

@@ -16,6 +16,7 @@ from ibkd_retrieval.encoders.allocator import keep_freed_memory
 from ibkd_retrieval.encoders.batching import token_budget_batches
 from ibkd_retrieval.encoders.device import choose_device, choose_dtype
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
+from ibkd_retrieval.encoders.students import keep_leading_dimensions
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Encoder:
         dtype: str = "auto",
         pooling: str | None = None,
         max_length: int | None = None,
+        dim: int | None = None,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> Encoder:
         """Load a model by folder or hub name.
@@ -88,6 +90,8 @@ class Encoder:
             dtype: "auto", "float32", "bfloat16" or "float16", for the transformer.
             pooling: "mean" or "cls", for a plain transformers encoder.
             max_length: tokens to read of a text; None keeps the model's own limit.
+            dim: length to cut vectors to before they are normalised; None keeps all. An encoder of cut vectors has a
+                weight hash of its own.
             batch_tokens: most tokens in one batch, padding counted.
 
         Raises:
@@ -96,6 +100,8 @@ class Encoder:
         if batch_tokens < 1:
             raise UserError(f"--batch-tokens is {batch_tokens}: give at least 1.")
         model = load_sentence_transformer(name, device=choose_device(device), pooling=pooling, max_length=max_length)
+        if dim is not None:
+            keep_leading_dimensions(model, dim)
         # A folder is remembered by its full path, so that an index finds its encoder from anywhere.
         known_as = str(Path(name).resolve()) if Path(name).is_dir() else name
         return cls(model, known_as, dtype=dtype, pooling=pooling, batch_tokens=batch_tokens)

@@ -92,6 +92,21 @@ def reduce_dimension(model: SentenceTransformer, sample: NDArray[np.float32], di
     _append_linear(model, principal_directions(sample, dim))
 
 
+def keep_leading_dimensions(model: SentenceTransformer, dim: int) -> None:
+    """Cut an encoder's vectors to their first `dim` numbers, in place; what it normalises is normalised after.
+
+    For students trained at several lengths; of others, the first dimensions are as good as any.
+
+    Raises:
+        UserError: the model has fewer.
+    """
+    width = int(model.get_embedding_dimension() or 0)
+    if not 1 <= dim <= width:
+        raise UserError(f"--dim {dim}: the model has {width} dimensions, give from 1 to {width}.")
+    if dim < width:
+        _append_linear(model, np.eye(dim, width, dtype=np.float32))
+
+
 def add_output_layer(model: SentenceTransformer) -> None:
     """Add a linear layer that changes nothing yet before the final normalisation, in place."""
     _append_linear(model, np.eye(int(model.get_embedding_dimension() or 0), dtype=np.float32))

@@ -12,7 +12,8 @@ from tiny_runs import corpus, run, settings
 from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
 from ibkd_retrieval.distill import train
 from ibkd_retrieval.distill.model_folder import newest_student
-from ibkd_retrieval.distill.run import StudentPlan, prepare_output, remove_output, save_plain
+from ibkd_retrieval.distill.output_folder import prepare_output, remove_output, save_plain
+from ibkd_retrieval.distill.plan import StudentPlan
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.errors import UserError
