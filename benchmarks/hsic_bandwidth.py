@@ -27,11 +27,13 @@ from ibkd_retrieval.files import write_json
 BATCH = 256
 MAX_LENGTH = 96
 MODELS = ("all-MiniLM-L6-v2", "all-mpnet-base-v2")
+# Bandwidth, and the length that vectors are brought to; None leaves each its own.
 CASES = {
-    "gamma 1, vectors as they come": (1.0, False),
-    "gamma 1, unit vectors": (1.0, True),
-    "median, vectors as they come": ("median", False),
-    "median, unit vectors": ("median", True),
+    "gamma 1, vectors as they come": (1.0, None),
+    "gamma 1, vectors of norm 6": (1.0, 6.0),
+    "gamma 1, unit vectors": (1.0, 1.0),
+    "median, vectors as they come": ("median", None),
+    "median, unit vectors": ("median", 1.0),
 }
 
 
@@ -53,25 +55,25 @@ def pooled(model, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(inputs).clone(), torch.cat(outputs).clone()
 
 
-def look(x: torch.Tensor, s: torch.Tensor, bandwidth: float | str, unit: bool) -> dict[str, float]:
+def look(x: torch.Tensor, s: torch.Tensor, bandwidth: float | str, length: float | None) -> dict[str, float]:
     """What HSIC and its gradient are for one batch."""
-    if unit:
-        x, s = (torch.nn.functional.normalize(each, dim=-1) for each in (x, s))
+    if length is not None:
+        x, s = (length * torch.nn.functional.normalize(each, dim=-1) for each in (x, s))
     s = s.clone().requires_grad_(True)
     kernel_x, kernel_s = gaussian_kernel(x, bandwidth), gaussian_kernel(s, bandwidth)
     value = hsic(kernel_x, kernel_s)
     (gradient,) = torch.autograd.grad(value, s, retain_graph=True)
     return {
         "norm_x": float(x.norm(dim=1).mean()),
-        "norm_s": float(s.norm(dim=1).mean()),
+        "norm_s": float(s.detach().norm(dim=1).mean()),
         "kernel_x_off_diagonal": float(off_diagonal_mean(kernel_x)),
-        "kernel_s_off_diagonal": float(off_diagonal_mean(kernel_s)),
-        "hsic": float(value),
+        "kernel_s_off_diagonal": float(off_diagonal_mean(kernel_s.detach())),
+        "hsic": float(value.detach()),
         "hsic_of_identity_kernels": 1 / (len(x) - 1),
-        "unbiased_hsic": float(unbiased_hsic(kernel_x, kernel_s)),
-        "cka": float(cka(kernel_x, kernel_s)),
+        "unbiased_hsic": float(unbiased_hsic(kernel_x, kernel_s.detach())),
+        "cka": float(cka(kernel_x, kernel_s.detach())),
         # Of the vectors' directions and lengths together, relative to their size, so that the cases compare.
-        "relative_gradient_norm": float(gradient.norm() * s.norm()),
+        "relative_gradient_norm": float(gradient.norm() * s.detach().norm()),
     }
 
 
@@ -89,9 +91,9 @@ def main() -> None:
     for name in given.model or MODELS:
         model = load_sentence_transformer(str(given.models_dir / name), max_length=MAX_LENGTH)
         x, s = pooled(model, texts)
-        for case, (bandwidth, unit) in CASES.items():
+        for case, (bandwidth, length) in CASES.items():
             looks = [
-                look(x[start : start + BATCH], s[start : start + BATCH], bandwidth, unit)
+                look(x[start : start + BATCH], s[start : start + BATCH], bandwidth, length)
                 for start in range(0, BATCH * given.batches, BATCH)
             ]
             medians = {key: statistics.median(each[key] for each in looks) for key in looks[0]}

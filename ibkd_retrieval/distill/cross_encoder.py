@@ -49,6 +49,9 @@ class CrossEncoderScores:
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
             raise UserError(f"Cannot load the cross-encoder `{name}` of --soft-labels: {reason}.") from error
+        if not any("SequenceClassification" in name for name in self._model.config.architectures or ()):
+            # Loaded all the same, with a head of random numbers.
+            raise UserError(f"`{name}` of --soft-labels is no cross-encoder: give a re-ranker, or `teacher`.")
         if self._model.num_labels != 1:
             raise UserError(f"`{name}` gives {self._model.num_labels} scores, not one: give a re-ranker.")
         self._activation = torch.nn.Identity()

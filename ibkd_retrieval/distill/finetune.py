@@ -116,6 +116,7 @@ def _labels(
         settings.soft_labels,
         cache.folder.parent / "cross-encoders",
         device=device,
-        max_length=2 * settings.max_length,
+        # Query and passage together; re-ranking models read 512 tokens.
+        max_length=min(2 * settings.max_length, 512),
     )
     return CrossEncoderLabels(scorer, texts, progress), scorer.weight_hash

@@ -18,7 +18,7 @@ from ibkd_retrieval.distill.objectives.table import check_dims
 from ibkd_retrieval.distill.output_folder import CHECKPOINTS, FINETUNING, prepare_output, remove_output, save_plain
 from ibkd_retrieval.distill.output_space import FinishedModel, ends_in_linear, finished_model
 from ibkd_retrieval.distill.pairs import PairSet
-from ibkd_retrieval.distill.plan import StudentPlan, born_student
+from ibkd_retrieval.distill.plan import STATIC, StudentPlan, born_student
 from ibkd_retrieval.distill.settings import DistillSettings
 from ibkd_retrieval.distill.teacher_cache import TeacherCache, TeacherVectors
 from ibkd_retrieval.distill.texts import TrainingTexts, gather_texts
@@ -100,6 +100,8 @@ def distill(
         require_tensorboard()
     device = choose_device(device)
     teacher_model = load_sentence_transformer(teacher_name, device=device)
+    if settings.dims and plan.dim is None and plan.model == STATIC:
+        plan = replace(plan, dim=settings.dims[0])
     student = born_student(plan, teacher_model, teacher_name, device)
     born_of = weight_hash(student)
     _check_length(student, settings.max_length)
@@ -132,7 +134,7 @@ def distill(
     if dev is None:
         dev = neighbour_dev(texts.documents or texts.queries, teacher, size=500, seed=settings.seed)
         texts = _without(texts, dev.texts)
-    if plan.dim is not None and plan.dim != _dim(student):
+    if plan.dim is not None and plan.model != STATIC:
         sample = Encoder(_copy(student), "student", dtype=settings.dtype).encode(_spread(texts, _START_SAMPLE))
         reduce_dimension(student, sample, plan.dim)
     if settings.needs_output_layer and not ends_in_linear(student):

@@ -18,12 +18,16 @@ from ibkd_retrieval.distill.texts import TrainingTexts
 from ibkd_retrieval.distill.tokens import training_tokens
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.static import is_static
+from ibkd_retrieval.encoders.students import principal_directions
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import Progress
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
+
+
+_DIRECTIONS_SAMPLE = 32_768
 
 
 class TrainingRun:
@@ -78,18 +82,24 @@ class TrainingRun:
     def start(self) -> None:
         """Start W where it serves the untrained student best; a random one would first pull it from what it knows.
 
-        W is the least-squares map from the student's vectors to the teacher's. Where W is held fixed instead, the
-        student's last linear layer is brought to it.
+        W is the least-squares map from the student's vectors to the teacher's. Where W is held fixed instead, it is
+        the teacher's principal directions, and the student's last linear layer is brought to them.
         """
+        from ibkd_retrieval.distill.objectives.projection import least_squares
+
         projection = getattr(self.objective, "projection", None)
         if projection is None:
             return
-        chosen = np.random.default_rng([self.settings.seed, 4]).permutation(len(self.rows))[:4096]
+        order = np.random.default_rng([self.settings.seed, 4]).permutation(len(self.rows))
+        chosen = order[:4096]
         student, teacher = self._student_vectors(chosen), self.cache.vectors(self.rows[chosen])
         if projection.weight.requires_grad:
             projection.fit(student, teacher)
         else:
-            stretch_output(self.module.model, projection.hold(student, teacher))
+            sample = self.cache.vectors(self.rows[order[:_DIRECTIONS_SAMPLE]])
+            directions = principal_directions(sample, projection.weight.shape[1])
+            projection.hold(directions)
+            stretch_output(self.module.model, least_squares(student, teacher @ directions.T).astype(np.float32))
 
     def _student_vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         import torch

@@ -173,6 +173,8 @@ def test_a_cross_encoders_scores_are_its_own_and_are_computed_once(cross_encoder
 def test_what_is_no_cross_encoder_is_refused(bert, tmp_path):
     with pytest.raises(UserError, match="cross-encoder `nowhere`"):
         CrossEncoderScores("nowhere", tmp_path, device="cpu", max_length=48)
+    with pytest.raises(UserError, match="is no cross-encoder"):
+        CrossEncoderScores(str(bert), tmp_path, device="cpu", max_length=48)
 
 
 @pytest.mark.parametrize("soft_labels", [None, "teacher", "cross"])

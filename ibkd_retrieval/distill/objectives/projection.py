@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ibkd_retrieval.encoders.students import principal_directions
-
 
 class Projection(torch.nn.Linear):
     """W s, made unit: [n, d] -> [n, D].
@@ -31,18 +29,13 @@ class Projection(torch.nn.Linear):
         with torch.no_grad():
             self.weight.copy_(torch.from_numpy(least_squares(student, teacher)))
 
-    def hold(self, student: NDArray[np.float32], teacher: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Set W to the teacher's d principal directions and train it no further.
+    def hold(self, directions: NDArray[np.float32]) -> None:
+        """Set W' to orthonormal `directions` [d, D], to be trained no further.
 
-        Its columns are orthonormal, so that cos(W s, W s') = cos(s, s'), for every prefix of s too.
-
-        Returns:
-            The matrix [d, d] that brings `student` nearest to where this W wants it.
+        Then cos(W s, W s') = cos(s, s'), for every prefix of s too.
         """
-        directions = principal_directions(teacher, self.weight.shape[1])
         with torch.no_grad():
             self.weight.copy_(torch.from_numpy(np.ascontiguousarray(directions.T)))
-        return least_squares(student, teacher @ directions.T)
 
 
 def least_squares(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:

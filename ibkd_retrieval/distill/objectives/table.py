@@ -58,7 +58,8 @@ def check_dims(dims: Sequence[int], student: int, teacher: int) -> None:
     Raises:
         UserError: the first is not the whole vector's, or more than the teacher has.
     """
+    shown = ",".join(map(str, dims))
     if dims and dims[0] != student:
-        raise UserError(f"--dims starts with {dims[0]}, the student has {student} dimensions: start with {student}.")
+        raise UserError(f"--dims {shown}: the student has {student} dimensions, start with {student}.")
     if dims and student > teacher:
-        raise UserError(f"--dims starts with {dims[0]}: give at most the teacher's {teacher} dimensions.")
+        raise UserError(f"--dims {shown}: start with at most the teacher's {teacher} dimensions.")
