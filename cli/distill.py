@@ -3,91 +3,64 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from . import distill_options as options
 from .console import reporter, stdout
-from .options import CORPUS_HELP, MODELS, Device, Dtype, Json, Overwrite, Quiet, Resume, Seed
+from .options import MODELS, Device, Dtype, Json, Overwrite, Quiet, Resume, Seed
 
 if TYPE_CHECKING:
     from ibkd_retrieval.distill.model_folder import StudentReport
+    from ibkd_retrieval.distill.pairs import PairSet
+    from ibkd_retrieval.progress import Progress
+
+
+_TEACHERS = ["all-MiniLM-L6-v2"]
 
 
 def distill(
-    teacher: Annotated[
-        str, typer.Option(metavar="MODEL", help="Encoder to learn from: folder or hub name.")
-    ] = "all-MiniLM-L6-v2",
-    student: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="A small model to train.", show_default="layers of the teacher")
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            help="How many layers of the teacher (or of --student), evenly spaced, or positions: 0,3,5.",
-            show_default="2 without --student",
-        ),
-    ] = None,
-    dim: Annotated[
-        int | None,
-        typer.Option(help="Dimensions of the student's vectors.", show_default="128 without --student, else its own"),
-    ] = None,
-    pooling: Annotated[
-        str | None, typer.Option(help="mean or cls, for a plain transformers student.", show_default="mean")
-    ] = None,
-    corpus: Annotated[
-        str, typer.Option(metavar="CORPUS", help=f"Documents to learn from, as unlabelled text: {CORPUS_HELP}")
-    ] = "pydocs:train",
-    queries: Annotated[
-        str | None,
-        typer.Option(
-            metavar="QUERIES",
-            help="Queries to learn from, as unlabelled text.",
-            show_default="pydocs:train with pydocs",
-        ),
-    ] = None,
-    dev: Annotated[
-        str | None,
-        typer.Option(
-            metavar="QUERIES",
-            help="Judged queries to watch (BEIR folder:split, ir_datasets id).",
-            show_default="pydocs:train with pydocs, else neighbours of the teacher among held-out texts",
-        ),
-    ] = None,
-    objective: Annotated[str, typer.Option(help="ibkd, infonce or mse.")] = "ibkd",
-    preset: Annotated[
-        str | None, typer.Option(help="paper: the published settings of the method.", show_default="none")
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 500,
-    batch_size: Annotated[int, typer.Option(help="Texts a step.")] = 256,
-    bank_size: Annotated[int, typer.Option(help="Further teacher vectors a step, as negatives.")] = 4096,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Peak learning rate.", show_default="0.002, with --student 0.0003")
-    ] = None,
-    freeze_embeddings: Annotated[
-        bool | None,
-        typer.Option(
-            "--freeze-embeddings/--train-embeddings",
-            help="Leave the student's token tables as they are.",
-            show_default="freeze, with --student train",
-        ),
-    ] = None,
-    temperature: Annotated[float, typer.Option(help="Of the contrast; smaller looks harder at near negatives.")] = 0.05,
-    hsic_weight: Annotated[float, typer.Option(help="Weight of the forgetting term (lambda).")] = 0.2,
-    hsic_bandwidth: Annotated[str, typer.Option(help="median, or gamma as a number.")] = "median",
-    max_length: Annotated[int, typer.Option(help="Tokens read of a training text.")] = 96,
-    max_documents: Annotated[
-        int | None, typer.Option(help="Most documents to learn from, drawn at random.", show_default="all")
-    ] = None,
-    output_space: Annotated[
-        str, typer.Option(help="student: compact vectors; teacher: vectors that search the teacher's index.")
-    ] = "student",
-    eval_every: Annotated[int, typer.Option(help="Steps between looks at the dev set.")] = 200,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
-    output: Annotated[Path | None, typer.Option(help="Model folder to make.", show_default="models/<name>")] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where teacher vectors are kept.", show_default="~/.cache/ibkd/teachers")
-    ] = None,
+    teacher: options.Teacher = _TEACHERS,
+    student: options.Student = None,
+    layers: options.Layers = None,
+    dim: options.Dim = None,
+    dims: options.Dims = None,
+    pooling: options.Pooling = None,
+    freeze_embeddings: options.FreezeEmbeddings = None,
+    output_space: options.OutputSpace = "student",
+    corpus: options.CorpusOption = "pydocs:train",
+    queries: options.QueriesOption = None,
+    dev: options.Dev = None,
+    max_length: options.MaxLength = 96,
+    max_documents: options.MaxDocuments = None,
+    objective: options.Objective = "ibkd",
+    steps: options.Steps = 500,
+    batch_size: options.BatchSize = 256,
+    accumulate: options.Accumulate = 1,
+    bank_size: options.BankSize = 4096,
+    learning_rate: options.LearningRate = None,
+    temperature: options.Temperature = 0.05,
+    hsic_weight: options.HsicWeight = 0.2,
+    hsic_bandwidth: options.HsicBandwidth = "median",
+    hsic_estimator: options.HsicEstimator = "biased",
+    pairs: options.Pairs = None,
+    finetune_steps: options.FinetuneSteps = 500,
+    finetune_batch_size: options.FinetuneBatchSize = 128,
+    finetune_learning_rate: options.FinetuneLearningRate = 2e-5,
+    finetune_temperature: options.FinetuneTemperature = 0.05,
+    finetune_hsic_weight: options.FinetuneHsicWeight = 1.0,
+    negatives: options.Negatives = 1,
+    negative_ranks: options.NegativeRanks = "10-100",
+    negative_margin: options.NegativeMargin = 0.05,
+    soft_labels: options.SoftLabels = None,
+    soft_weight: options.SoftWeight = 1.0,
+    stage: options.Stage = "distill",
+    preset: options.Preset = None,
+    eval_every: options.EvalEvery = 200,
+    patience: options.Patience = 0,
+    checkpoint_every: options.CheckpointEvery = 100,
+    tensorboard: options.TensorBoard = False,
+    output: options.Output = None,
+    cache: options.Cache = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     seed: Seed = 0,
@@ -96,53 +69,88 @@ def distill(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Distil a teacher into a small student with IBKD; writes a sentence-transformers folder."""
+    """Distil a teacher into a small student with IBKD, fine-tune it on pairs, or both; writes a model folder."""
     from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
+    from ibkd_retrieval.distill.finetune_settings import FinetuneSettings, paper_finetuning
+    from ibkd_retrieval.distill.hard_negatives import MiningSettings
     from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
-    from ibkd_retrieval.distill.run import StudentPlan, prepare_output
+    from ibkd_retrieval.distill.output_folder import prepare_output
+    from ibkd_retrieval.distill.plan import StudentPlan
+    from ibkd_retrieval.distill.run import check_stage
     from ibkd_retrieval.distill.run import distill as run
     from ibkd_retrieval.distill.settings import DistillSettings, paper_preset
     from ibkd_retrieval.errors import UserError
 
+    nested = _numbers("--dims", dims)
     embedded = corpus.split(":")[0] == "pydocs"
     if embedded:
         queries = queries or "pydocs:train"
         dev = dev or "pydocs:train"
     if student is None:
-        layers, dim = layers or "2", dim if dim is not None else 128
+        layers, dim = layers or "2", dim if dim is not None or nested else 128
     plan = StudentPlan(student, _layers(layers), dim or None, pooling)
     settings = DistillSettings(
         objective=objective,
         steps=steps,
         batch_size=batch_size,
+        accumulate=accumulate,
         bank_size=bank_size,
-        learning_rate=learning_rate if learning_rate is not None else 2e-3 if student is None else 3e-4,
+        learning_rate=learning_rate if learning_rate is not None else _LEARNING_RATES.get(student, 3e-4),
         freeze_embeddings=student is None if freeze_embeddings is None else freeze_embeddings,
         max_length=max_length,
         seed=seed,
         dtype=dtype,
         eval_every=eval_every,
         checkpoint_every=checkpoint_every,
+        patience=patience,
+        dims=nested,
         output_space=output_space,
-        objective_settings=ObjectiveSettings(temperature, hsic_weight, _bandwidth(hsic_bandwidth)),
+        objective_settings=ObjectiveSettings(temperature, hsic_weight, _bandwidth(hsic_bandwidth), hsic_estimator),
+    )
+    finetuning = FinetuneSettings(
+        steps=finetune_steps,
+        batch_size=finetune_batch_size,
+        negatives=negatives,
+        learning_rate=finetune_learning_rate,
+        temperature=finetune_temperature,
+        hsic_weight=finetune_hsic_weight,
+        hsic_bandwidth=settings.objective_settings.hsic_bandwidth,
+        hsic_estimator=hsic_estimator,
+        soft_labels=soft_labels,
+        soft_weight=soft_weight,
+        mining=MiningSettings(*_range("--negative-ranks", negative_ranks), margin=negative_margin),
+        freeze_embeddings=settings.freeze_embeddings,
+        max_length=max_length,
+        seed=seed,
+        dtype=dtype,
+        dims=nested,
+        eval_every=eval_every,
+        checkpoint_every=checkpoint_every,
+        patience=patience,
     )
     if preset is not None:
         if preset != "paper":
             raise UserError(f"Unknown preset `{preset}`: use paper.")
-        settings = paper_preset(settings)
-    target = output or MODELS / plan.name(teacher, settings.objective)
+        settings, finetuning = paper_preset(settings), paper_finetuning(finetuning)
+    check_stage(stage, settings, pairs)
+    target = output or MODELS / plan.name(teacher[0], _SUFFIX[stage].format(settings.objective))
     # Told now and not after minutes of reading text.
     prepare_output(target, resume=resume, overwrite=overwrite)
     progress = reporter(quiet)
     progress.say(
-        f"teacher {teacher} → student {target} · corpus {corpus}" + (f" · queries {queries}" if queries else "")
+        f"teacher {' + '.join(teacher)} → student {target} · corpus {corpus}"
+        + (f" · queries {queries}" if queries else "")
     )
     report = run(
-        teacher_name=teacher,
+        teacher_name=teacher[0],
+        further_teachers=teacher[1:],
         plan=plan,
         corpus=open_corpus(corpus, progress),
         queries=open_queries(queries) if queries else None,
         settings=settings,
+        stage=stage,
+        finetuning=finetuning,
+        pairs=_open_pairs(pairs, progress) if pairs and stage != "distill" else None,
         output=target,
         cache_root=cache or teacher_cache_root(),
         dev_corpus=open_corpus(_corpus_of(dev), progress) if dev else None,
@@ -151,6 +159,7 @@ def distill(
         device=device,
         resume=resume,
         overwrite=overwrite,
+        tensorboard=tensorboard,
         progress=progress,
     )
     if json:
@@ -159,6 +168,20 @@ def distill(
         stdout().print(encoder.dumps(report.as_dict() | {"output": str(target)}), markup=False, soft_wrap=True)
         return
     stdout().print(f"{target}: {_sentence(report)}", markup=False)
+
+
+_LEARNING_RATES = {None: 2e-3, "static": 1e-2}
+_SUFFIX = {"distill": "{}", "finetune": "finetuned", "both": "{}-finetuned"}
+
+
+def _open_pairs(spec: str, progress: Progress) -> PairSet:
+    """Pairs from a file, or judged queries with the passages of their own corpus."""
+    from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
+    from ibkd_retrieval.distill.pairs import judged_pairs, read_pairs
+
+    if Path(spec).is_file():
+        return read_pairs(Path(spec).resolve())
+    return judged_pairs(open_corpus(_corpus_of(spec), progress), open_queries(spec, need_judgements=True), progress)
 
 
 def _sentence(report: StudentReport) -> str:
@@ -187,6 +210,25 @@ def _layers(text: str | None) -> int | tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(",")) if "," in text else int(text)
     except ValueError as error:
         raise UserError(f"--layers {text}: give a number, or positions such as 0,3,5.") from error
+
+
+def _numbers(option: str, text: str | None) -> tuple[int, ...]:
+    from ibkd_retrieval.errors import UserError
+
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise UserError(f"{option} {text}: give numbers with commas between, such as 128,64,32.") from error
+
+
+def _range(option: str, text: str) -> tuple[int, int]:
+    from ibkd_retrieval.errors import UserError
+
+    first, _, last = text.partition("-")
+    try:
+        return int(first), int(last)
+    except ValueError as error:
+        raise UserError(f"{option} {text}: give a range of ranks such as 10-100.") from error
 
 
 def _bandwidth(text: str) -> float | str:

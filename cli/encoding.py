@@ -24,6 +24,7 @@ class EncodingOptions:
     dtype: str
     pooling: str | None
     max_length: int | None
+    dim: int | None
     batch_tokens: int | None
     workers: int
     memory: str | None
@@ -56,6 +57,7 @@ class EncodingOptions:
             dtype=encoder.dtype if self.dtype == "auto" else self.dtype,
             pooling=self.pooling or encoder.pooling,
             max_length=self.max_length or encoder.max_length or None,
+            dim=self.dim or encoder.dim,
         )
 
     def load(self) -> tuple[Encoder, MemoryPlan, EncoderProcesses | None]:
@@ -74,7 +76,7 @@ class EncodingOptions:
         if self.shard_size is not None and self.shard_size < 1:
             raise UserError(f"A shard must hold at least one document, not {self.shard_size}.")
         limit = None if self.memory is None else parse_size(self.memory)
-        settings = {name: getattr(self, name) for name in ("device", "dtype", "pooling", "max_length")}
+        settings = {name: getattr(self, name) for name in ("device", "dtype", "pooling", "max_length", "dim")}
         name = self.model or ""
         wanted = DEFAULT_BATCH_TOKENS if self.batch_tokens is None else self.batch_tokens
         encoder = Encoder.load(name, **settings, batch_tokens=wanted)

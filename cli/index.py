@@ -111,6 +111,10 @@ def index(
     ] = None,
     pooling: Pooling = None,
     max_length: MaxLength = None,
+    dim: Annotated[
+        int | None,
+        typer.Option(help="Cut vectors to this length; for students trained with --dims.", show_default="all"),
+    ] = None,
     batch_tokens: Annotated[
         int | None,
         typer.Option(help="Most tokens in one batch, padding counted.", show_default="4096, less in little memory"),
@@ -153,6 +157,7 @@ def index(
         dtype=dtype,
         pooling=pooling,
         max_length=max_length,
+        dim=dim,
         batch_tokens=batch_tokens,
         workers=workers,
         memory=memory,
@@ -216,7 +221,8 @@ def _build(
     options = options.with_model()
     opened = _opened(corpus, progress)
     settled = settled_family(family, opened)
-    target = output or INDEXES / f"{corpus_slug(corpus)}-{short_model_name(options.model or '')}-{settled.name}"
+    cut = f"-d{options.dim}" if options.dim else ""
+    target = output or INDEXES / f"{corpus_slug(corpus)}-{short_model_name(options.model or '')}{cut}-{settled.name}"
     progress.say(f"corpus {opened.name} · model {options.model} · type {settled.name} → {target}")
     encoder, sizes, processes = options.load()
     manifest = build_index(

@@ -22,7 +22,7 @@ def info(
     import dataclasses
     import json as encoder
 
-    from ibkd_retrieval.distill.model_folder import FINISHED
+    from ibkd_retrieval.distill.output_folder import FINISHED
     from ibkd_retrieval.errors import UserError
     from ibkd_retrieval.indexing.manifest import read_manifest
     from ibkd_retrieval.indexing.store import verify_index

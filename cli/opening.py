@@ -223,6 +223,8 @@ def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encode
             dtype=options.dtype,
             pooling=options.pooling or made_by.pooling,
             max_length=made_by.max_length or None,
+            # An index may hold the leading dimensions of its encoder's vectors only.
+            dim=index.manifest.dim if options.model is None else None,
         )
     else:
         from ibkd_retrieval.search.query_space import check_query_model

@@ -27,7 +27,7 @@ def quickstart(
     import time
 
     from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
-    from ibkd_retrieval.distill.run import StudentPlan
+    from ibkd_retrieval.distill.plan import StudentPlan
     from ibkd_retrieval.distill.run import distill as run_distill
     from ibkd_retrieval.distill.settings import DistillSettings
     from ibkd_retrieval.encoders.encoder import Encoder

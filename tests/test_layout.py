@@ -28,10 +28,17 @@ HEAVY = {
 }
 # Modules that define torch modules or operate on tensors throughout; nothing that `--help` loads imports them.
 TORCH_MODULES = {
+    "ibkd_retrieval/distill/soft_labels.py",
     "ibkd_retrieval/distill/student_module.py",
+    "ibkd_retrieval/distill/objectives/cosine.py",
+    "ibkd_retrieval/distill/objectives/crd.py",
+    "ibkd_retrieval/distill/objectives/forgetting.py",
+    "ibkd_retrieval/distill/objectives/hpd.py",
     "ibkd_retrieval/distill/objectives/ibkd.py",
     "ibkd_retrieval/distill/objectives/infonce.py",
+    "ibkd_retrieval/distill/objectives/kl.py",
     "ibkd_retrieval/distill/objectives/mse.py",
+    "ibkd_retrieval/distill/objectives/nested.py",
     "ibkd_retrieval/distill/objectives/projection.py",
 }
 

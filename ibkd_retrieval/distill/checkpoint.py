@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import sync_directory, write_json
@@ -17,10 +18,20 @@ if TYPE_CHECKING:
 _KEPT = 2
 
 
+class Stateful(Protocol):
+    """What has weights to save: a torch module, or a copy of one's."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights by name."""
+
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor], /) -> object:
+        """Put weights back."""
+
+
 def save_checkpoint(
     folder: Path,
     step: int,
-    modules: dict[str, torch.nn.Module],
+    modules: Mapping[str, Stateful],
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
 ) -> None:
@@ -89,7 +100,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text("utf-8"))
-        missing = [name for name in ("identity", "seconds", "history", "step") if name not in state]
+        missing = [name for name in ("identity", "seconds", "history", "ended", "step") if name not in state]
     except (ValueError, TypeError) as error:
         raise UserError(f"{checkpoint} is damaged: delete it to resume from the one before.") from error
     if missing:
@@ -97,7 +108,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def load_checkpoint(checkpoint: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer) -> None:
+def load_checkpoint(checkpoint: Path, modules: Mapping[str, Stateful], optimizer: torch.optim.Optimizer) -> None:
     """Put modules and optimiser back where they stood.
 
     Raises:

@@ -1,6 +1,7 @@
-"""The two information terms of IBKD as pure functions.
+"""Dependence between vectors, and contrasts over similarities, as pure functions.
 
-Text Representation Distillation via Information Bottleneck Principle, arXiv 2311.05472.
+The two terms of IBKD (Text Representation Distillation via Information Bottleneck Principle, arXiv 2311.05472) and
+what the other objectives are made of.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ def gaussian_kernel(x: Tensor, bandwidth: float | str = "median") -> Tensor:
     return (-gamma * distances).exp()
 
 
+def linear_kernel(x: Tensor) -> Tensor:
+    """Inner products of the rows of x [n, d], as [n, n]."""
+    return x @ x.T
+
+
 def hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - K and L are the paper's names
     """Biased Hilbert-Schmidt independence criterion tr(K H L H) / (n-1)^2, with H = I - 11'/n.
 
@@ -62,6 +68,40 @@ def hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - K and L are the paper'
     # H K H = K minus its row and column means plus its mean; tr(HKH L) is then one elementwise product.
     centred = k - k.mean(0, keepdim=True) - k.mean(1, keepdim=True) + k.mean()
     return (centred * l).sum() / (n - 1) ** 2
+
+
+def unbiased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
+    """The estimator of HSIC without bias: 0 on average for independent variables, so it may fall below 0.
+
+    [tr(K~ L~) + 1'K~1 1'L~1 / ((n-1)(n-2)) - 2/(n-2) 1'K~L~1] / (n(n-3)), K~ and L~ with their diagonals set to 0.
+    Song et al. 2012, Feature Selection via Dependence Maximization, theorem 2.
+
+    Args:
+        k: kernel matrix of the first variable [n, n], n of 4 at least.
+        l: kernel matrix of the second [n, n].
+    """
+    n = k.shape[0]
+    k, l = k - k.diagonal().diag(), l - l.diagonal().diag()  # noqa: E741
+    product = (k * l).sum()
+    sums = k.sum() * l.sum() / ((n - 1) * (n - 2))
+    cross = (k.sum(0) * l.sum(0)).sum() * 2 / (n - 2)
+    return (product + sums - cross) / (n * (n - 3))
+
+
+def cka(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
+    """Centred kernel alignment HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), from 0 to 1.
+
+    With linear kernels it does not change when a variable is rotated or scaled.
+    Kornblith et al. 2019, Similarity of Neural Network Representations Revisited, arXiv 1905.00414.
+
+    Args:
+        k: kernel matrix of the first variable [n, n].
+        l: kernel matrix of the second [n, n].
+    """
+    import torch
+
+    size = (hsic(k, k) * hsic(l, l)).clamp_min(torch.finfo(k.dtype).tiny).sqrt()
+    return hsic(k, l) / size
 
 
 def off_diagonal_mean(kernel: Tensor) -> Tensor:
@@ -103,3 +143,59 @@ def infonce(
         logits = logits.float()
     loss = torch.nn.functional.cross_entropy(logits, target)
     return Contrast(loss, math.log(candidates.shape[0]) - loss.detach())
+
+
+def nce(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    population: int,
+    *,
+    bank: Tensor | None = None,
+    duplicate: Tensor | None = None,
+) -> Tensor:
+    """Noise-contrastive estimation with the critic h(s, t) = exp(s't/tau) / (exp(s't/tau) + N/M).
+
+    -1/n sum_i [log h(s_i, t_i) + sum_{j != i} log(1 - h(s_i, t_j))] over the batch's and the bank's t_j.
+    Tian et al. 2020, Contrastive Representation Distillation, arXiv 1910.10699, equations 18 and 19.
+
+    Args:
+        student: unit student vectors [n, f].
+        teacher: unit teacher vectors [n, f]; row i belongs to student row i.
+        temperature: tau.
+        population: M, the number of texts that candidates are drawn from. N is the number of negatives of a row.
+        bank: further unit teacher vectors, only ever negatives [m, f].
+        duplicate: bool [n, n + m], as in `infonce`.
+    """
+    import torch
+
+    candidates = teacher if bank is None else torch.cat([teacher, bank])
+    n, total = student.shape[0], candidates.shape[0]
+    odds = student @ candidates.T / temperature - math.log((total - 1) / population)
+    positive = torch.zeros_like(odds, dtype=torch.bool)
+    positive[torch.arange(n), torch.arange(n)] = True
+    left_out = positive if duplicate is None else positive | duplicate
+    softplus = torch.nn.functional.softplus
+    # log h = -softplus(-odds) and log(1 - h) = -softplus(odds).
+    attraction = softplus(-odds.diagonal())
+    repulsion = softplus(odds).masked_fill(left_out, 0.0).sum(1)
+    return (attraction + repulsion).mean()
+
+
+def similarity_kl(student: Tensor, teacher: Tensor, temperature: float, *, bank: Tensor | None = None) -> Tensor:
+    """1/n sum_i KL(p_i || q_i), p_i = softmax_j(t_i't_j / tau) and q_i = softmax_j(s_i't_j / tau) over batch and bank.
+
+    Fang et al. 2021, SEED: Self-supervised Distillation for Visual Representation, arXiv 2101.04731.
+
+    Args:
+        student: unit student vectors in the teacher's space [n, D].
+        teacher: unit teacher vectors [n, D]; row i belongs to student row i.
+        temperature: tau, the same on both sides.
+        bank: further unit teacher vectors to compare with [m, D].
+    """
+    import torch
+
+    candidates = teacher if bank is None else torch.cat([teacher, bank])
+    wanted = (teacher @ candidates.T / temperature).log_softmax(1)
+    found = (student @ candidates.T / temperature).log_softmax(1)
+    return torch.nn.functional.kl_div(found, wanted, reduction="batchmean", log_target=True)

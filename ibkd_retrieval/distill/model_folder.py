@@ -13,6 +13,7 @@ import numpy as np
 
 from ibkd_retrieval import __version__
 from ibkd_retrieval.distill.checkpoint import sync_files
+from ibkd_retrieval.distill.output_folder import CHECKPOINTS, FINETUNING, FINISHED
 from ibkd_retrieval.distill.settings import DistillSettings
 from ibkd_retrieval.distill.training_log import LOG_FILE
 from ibkd_retrieval.encoders.loading import quiet_transformers
@@ -22,11 +23,13 @@ from ibkd_retrieval.files import atomic_write, write_json
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from ibkd_retrieval.distill.train import DevPoint
+    from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
+    from ibkd_retrieval.distill.joint_teacher import JointTeacher
+    from ibkd_retrieval.distill.loop import DevPoint
     from ibkd_retrieval.encoders.encoder import Encoder
 
-FINISHED = "ibkd.json"
 PROJECTION = "projection.safetensors"
+FINETUNING_LOG = "finetuning-log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class EncoderFacts:
     texts_per_second: float
 
     @classmethod
-    def of(cls, encoder: Encoder, dev: float, texts_per_second: float) -> EncoderFacts:
+    def of(cls, encoder: Encoder | JointTeacher, dev: float, texts_per_second: float) -> EncoderFacts:
         """Read the facts off an encoder."""
         counts = encoder.parameters
         return cls(
@@ -67,6 +70,18 @@ class EncoderFacts:
 
 
 @dataclass(frozen=True)
+class FinetuneFacts:
+    """How stage 2 went: pairs by name, number and fingerprint, the recipe, the dev figure by step, seconds."""
+
+    pairs: str
+    queries: int
+    fingerprint: str
+    settings: FinetuneSettings
+    history: tuple[DevPoint, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class StudentReport:
     """All that is worth knowing about how a student came to be."""
 
@@ -74,6 +89,7 @@ class StudentReport:
     student: EncoderFacts
     undistilled_dev: float
     dev_metric: str
+    stage: str
     history: tuple[DevPoint, ...]
     corpus: str
     queries: str | None
@@ -81,6 +97,7 @@ class StudentReport:
     fingerprint: str
     origin: str
     settings: DistillSettings
+    finetuning: FinetuneFacts | None
     train_seconds: float
     texts_per_second: float
 
@@ -120,9 +137,9 @@ def save_student(
         model.save(str(staging), create_model_card=False)
     if projection is not None:
         save_file({"weight": torch.from_numpy(np.ascontiguousarray(projection))}, staging / PROJECTION)
-    log = output / "checkpoints" / LOG_FILE
-    if log.is_file():
-        shutil.copy(log, staging / log.name)
+    for folder, name in ((CHECKPOINTS, LOG_FILE), (FINETUNING, FINETUNING_LOG)):
+        if (output / folder / LOG_FILE).is_file():
+            shutil.copy(output / folder / LOG_FILE, staging / name)
     sync_files(staging)
     # A folder is read as a model by its modules.json or config.json, so these come when all else is in place.
     for item in sorted(staging.iterdir(), key=lambda path: (path.name in ("modules.json", "config.json"), path.name)):
@@ -134,7 +151,7 @@ def save_student(
     with atomic_write(output / "README.md") as file:
         file.write(model_card(report, output.name).encode("utf-8"))
     write_json(output / FINISHED, report.as_dict())
-    shutil.rmtree(output / "checkpoints", ignore_errors=True)
+    shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
 
 
 def newest_student(folder: Path) -> Path:
@@ -149,9 +166,36 @@ def newest_student(folder: Path) -> Path:
     return finished[-1].parent
 
 
+def _made(report: StudentReport) -> str:
+    if report.stage == "finetune":
+        return f"fine-tuned beside its teacher `{report.teacher.name}`"
+    then = " and fine-tuned on pairs of query and passage" if report.finetuning else ""
+    return f"distilled from `{report.teacher.name}` with the objective `{report.settings.objective}`{then}"
+
+
+def _training(report: StudentReport) -> str:
+    settings, said = report.settings, []
+    if report.stage != "finetune":
+        queries = f" and `{report.queries}`" if report.queries else ""
+        said.append(
+            f"Trained on {report.texts:,} unlabelled texts of `{report.corpus}`{queries} (fingerprint "
+            f"`{report.fingerprint[:16]}`) for {settings.steps:,} steps of {settings.batch_size * settings.accumulate} "
+            f"texts, {report.train_seconds:.0f} s, seed {settings.seed}."
+        )
+    if settings.dims:
+        said.append(f"Its vectors may be cut to {', '.join(map(str, settings.dims[1:]))} dimensions.")
+    if (second := report.finetuning) is not None:
+        said.append(
+            f"Fine-tuned on {second.queries:,} queries of `{second.pairs}` with their passages and "
+            f"{second.settings.negatives} hard negatives each (fingerprint `{second.fingerprint[:16]}`) for "
+            f"{second.settings.steps:,} steps of {second.settings.batch_size} queries, {second.seconds:.0f} s."
+        )
+    return "\n".join(said)
+
+
 def model_card(report: StudentReport, name: str) -> str:
     """The folder's README: what the student is, how it compares, how it was made."""
-    teacher, student, settings = report.teacher, report.student, report.settings
+    teacher, student = report.teacher, report.student
     rows = [
         (f"{report.dev_metric} (dev)", f"{teacher.dev:.4f}", f"{report.undistilled_dev:.4f}", f"{student.dev:.4f}"),
         ("dimensions", f"{teacher.dim}", f"{student.dim}", f"{student.dim}"),
@@ -179,7 +223,7 @@ tags: [sentence-transformers, feature-extraction, dense-retrieval, distillation]
 
 # {name}
 
-A text encoder with {student.dim} dimensions, distilled from `{teacher.name}` with the objective `{settings.objective}`.
+A text encoder with {student.dim} dimensions, {_made(report)}.
 It keeps {kept:.1%} of its teacher's {report.dev_metric} on the dev set that was watched while training; test figures
 are for you to take on your own data (`ibkd compare`).
 
@@ -193,9 +237,7 @@ vectors = SentenceTransformer("{name}").encode(["a text"])
 |---|---|---|---|
 {table}
 
-Trained on {report.texts:,} unlabelled texts of `{report.corpus}`{f" and `{report.queries}`" if report.queries else ""}
-(fingerprint `{report.fingerprint[:16]}`) for {settings.steps:,} steps of {settings.batch_size} texts,
-{report.train_seconds:.0f} s, seed {settings.seed}. Every setting and version is in `{FINISHED}`.
+{_training(report)} Every setting and version is in `{FINISHED}`.
 
 Method: *Text Representation Distillation via Information Bottleneck Principle*, arXiv 2311.05472.
 """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval.encoders.static import is_static
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,20 +57,35 @@ def finished_model(
     left, sizes, right = np.linalg.svd(projection.astype(np.float64), full_matrices=False)
     # The size of M cancels in every cosine; divided out, the layer's weights stay near the size they were trained at.
     stretch = (right.T * (sizes / sizes.max())) @ right
-    _stretch_output(model, stretch.astype(np.float32))
+    stretch_output(model, stretch.astype(np.float32))
     return FinishedModel(model, (left @ right).astype(np.float32))
 
 
-def _stretch_output(model: SentenceTransformer, stretch: NDArray[np.float32]) -> None:
-    """Multiply what the final normalisation reads by `stretch`: inside the linear layer before it, if there is one."""
+def ends_in_linear(model: SentenceTransformer) -> bool:
+    """Whether a linear layer stands right before the model's final normalisation, as a static table does."""
     import torch
     from sentence_transformers.sentence_transformer.modules import Dense
 
     last: Any = model[len(model) - 2]
-    if isinstance(last, Dense) and isinstance(last.activation_function, torch.nn.Identity) and not last.bias:
+    if is_static(model) and len(model) == 2:
+        return True
+    return isinstance(last, Dense) and isinstance(last.activation_function, torch.nn.Identity) and not last.bias
+
+
+def stretch_output(model: SentenceTransformer, stretch: NDArray[np.float32]) -> None:
+    """Multiply what the final normalisation reads by `stretch`: inside the linear layer before it, if there is one."""
+    import torch
+
+    if ends_in_linear(model):
+        last: Any = model[len(model) - 2]
         with torch.no_grad():
-            weight = last.linear.weight
-            weight.copy_(torch.from_numpy(stretch).to(weight) @ weight)
+            if is_static(model) and len(model) == 2:
+                # The mean of stretched token vectors is the stretched mean.
+                table = last.embedding.weight
+                table.copy_(table @ torch.from_numpy(stretch).to(table).T)
+            else:
+                weight = last.linear.weight
+                weight.copy_(torch.from_numpy(stretch).to(weight) @ weight)
     else:
         model.insert(len(model) - 1, _linear(stretch, model))
 

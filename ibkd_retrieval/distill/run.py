@@ -2,73 +2,59 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ibkd_retrieval.corpora.records import Corpus, QuerySet
 from ibkd_retrieval.distill.dev import Dev, judged_dev, neighbour_dev
-from ibkd_retrieval.distill.model_folder import FINISHED, EncoderFacts, StudentReport, save_student
-from ibkd_retrieval.distill.output_space import finished_model
+from ibkd_retrieval.distill.finetune import FinetuneResult, finetune_student
+from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
+from ibkd_retrieval.distill.joint_teacher import JointCache, JointTeacher
+from ibkd_retrieval.distill.loop import LoopResult
+from ibkd_retrieval.distill.model_folder import EncoderFacts, FinetuneFacts, StudentReport, save_student
+from ibkd_retrieval.distill.objectives.table import check_dims
+from ibkd_retrieval.distill.output_folder import CHECKPOINTS, FINETUNING, prepare_output, remove_output, save_plain
+from ibkd_retrieval.distill.output_space import FinishedModel, ends_in_linear, finished_model
+from ibkd_retrieval.distill.pairs import PairSet
+from ibkd_retrieval.distill.plan import STATIC, StudentPlan, born_student
 from ibkd_retrieval.distill.settings import DistillSettings
-from ibkd_retrieval.distill.teacher_cache import TeacherCache
+from ibkd_retrieval.distill.teacher_cache import TeacherCache, TeacherVectors
 from ibkd_retrieval.distill.texts import TrainingTexts, gather_texts
 from ibkd_retrieval.distill.train import train_student
-from ibkd_retrieval.distill.training_log import LOG_FILE
+from ibkd_retrieval.distill.training_log import require_tensorboard
 from ibkd_retrieval.encoders.device import choose_device
-from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit, quiet_transformers
+from ibkd_retrieval.encoders.encoder import Encoder, weight_hash
+from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit
 from ibkd_retrieval.encoders.names import short_model_name
-from ibkd_retrieval.encoders.students import reduce_dimension, student_from_layers
+from ibkd_retrieval.encoders.students import add_output_layer, reduce_dimension
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+STAGES = ("distill", "finetune", "both")
 _DEV_QUERIES = 300
 _DEV_DOCUMENTS = 2000
 _SPEED_SAMPLE = 128
 _START_SAMPLE = 2048
 
 
-@dataclass(frozen=True)
-class StudentPlan:
-    """How the student is born.
-
-    Attributes:
-        model: a small model by folder or hub name; None takes layers of the teacher.
-        layers: how many layers, evenly spaced, or their positions; only without `model`.
-        dim: output length, None for the model's own.
-        pooling: for a plain transformers encoder.
-    """
-
-    model: str | None = None
-    layers: int | tuple[int, ...] | None = None
-    dim: int | None = None
-    pooling: str | None = None
-
-    def name(self, teacher: str, objective: str) -> str:
-        """A folder name that tells students apart: `all-MiniLM-L6-v2-l2-d128-ibkd`."""
-        parts = [short_model_name(self.model or teacher)]
-        if self.layers is not None:
-            parts.append(f"l{self.layers}" if isinstance(self.layers, int) else "l" + "_".join(map(str, self.layers)))
-        if self.dim is not None:
-            parts.append(f"d{self.dim}")
-        return "-".join([*parts, objective])
-
-
 def distill(
     *,
     teacher_name: str,
+    further_teachers: Sequence[str] = (),
     plan: StudentPlan,
     corpus: Corpus,
     queries: QuerySet | None,
     settings: DistillSettings,
     output: Path,
     cache_root: Path,
+    stage: str = "distill",
+    finetuning: FinetuneSettings | None = None,
+    pairs: PairSet | None = None,
     dev_corpus: Corpus | None = None,
     dev_queries: QuerySet | None = None,
     max_documents: int | None = None,
@@ -76,18 +62,23 @@ def distill(
     resume: bool = False,
     overwrite: bool = False,
     keep_undistilled: Path | None = None,
+    tensorboard: bool = False,
     progress: Progress = SILENT,
 ) -> StudentReport:
-    """Distil a teacher into a student and write the student's folder.
+    """Distil a teacher into a student, fine-tune it on pairs, or both, and write the student's folder.
 
     Args:
         teacher_name: the encoder to learn from.
+        further_teachers: more of them, whose vectors stand beside the first's.
         plan: how the student is born.
-        corpus: documents to learn from, as unlabelled text.
+        corpus: documents to learn from, as unlabelled text; hard negatives come from it too.
         queries: queries to learn from, likewise; None for documents only.
-        settings: the recipe.
+        settings: the recipe of stage 1; its length, number format, seed and dims count for both.
         output: the model folder to make; holds checkpoints until it is finished.
         cache_root: folder below which each teacher has its cache of vectors.
+        stage: "distill" for stage 1, "finetune" for stage 2, "both".
+        finetuning: the recipe of stage 2, where that is asked for.
+        pairs: what stage 2 learns from.
         dev_corpus: documents around the dev queries; with `dev_queries`.
         dev_queries: judged queries to watch; None watches the teacher's neighbours among held-out texts.
         max_documents: most documents to learn from, drawn at random.
@@ -95,23 +86,39 @@ def distill(
         resume: go on with an unfinished `output`.
         overwrite: replace a finished or unfinished `output`.
         keep_undistilled: also save the student as it was born, here.
+        tensorboard: also log to TensorBoard, in `output`/tensorboard.
         progress: told of everything.
 
     Raises:
         UserError: an input that cannot work.
         WorkFailed: training broke down.
+        MissingPackage: tensorboard is asked for and not installed.
     """
+    check_stage(stage, settings, pairs)
     prepare_output(output, resume=resume, overwrite=overwrite)
+    if tensorboard:
+        require_tensorboard()
     device = choose_device(device)
     teacher_model = load_sentence_transformer(teacher_name, device=device)
-    student = _student(plan, teacher_model, device)
+    if settings.dims and plan.dim is None and plan.model == STATIC:
+        plan = replace(plan, dim=settings.dims[0])
+    student = born_student(plan, teacher_model, teacher_name, device)
+    born_of = weight_hash(student)
     _check_length(student, settings.max_length)
+    if settings.dims and plan.dim is None and settings.dims[0] < _dim(student):
+        plan = replace(plan, dim=settings.dims[0])
     # Measured at its own length; the vectors to learn come from no more of a text than the student is shown.
-    teacher = Encoder(_copy(teacher_model), teacher_name, dtype=settings.dtype)
-    teacher_model.max_seq_length = min(settings.max_length, teacher_model.max_seq_length or settings.max_length)
-    reader = Encoder(teacher_model, teacher_name, dtype=settings.dtype)
-    cache_name = f"{short_model_name(teacher_name)}-{reader.weight_hash[:12]}-{reader.dtype}"
-    cache = TeacherCache(cache_root / cache_name, reader)
+    models = {teacher_name: teacher_model} | {
+        name: load_sentence_transformer(name, device=device) for name in further_teachers
+    }
+    encoders = [Encoder(_copy(model), name, dtype=settings.dtype) for name, model in models.items()]
+    caches = [_cache(name, model, settings, cache_root) for name, model in models.items()]
+    teacher: Encoder | JointTeacher = encoders[0]
+    cache: TeacherVectors = caches[0]
+    if len(encoders) > 1:
+        teacher = JointTeacher(encoders)
+        cache = JointCache(caches, JointTeacher([cast(Encoder, each.teacher) for each in caches]))
+    check_dims(settings.dims, plan.dim or _dim(student), cache.dim)
 
     dev: Dev | None = None
     if dev_queries is not None:
@@ -127,109 +134,112 @@ def distill(
     if dev is None:
         dev = neighbour_dev(texts.documents or texts.queries, teacher, size=500, seed=settings.seed)
         texts = _without(texts, dev.texts)
-    progress.say(
-        f"learning from {len(texts.documents):,} documents and {len(texts.queries):,} queries; "
-        f"watching {dev.metric} on {len(dev.texts):,} held-out texts"
-    )
-    if plan.dim is not None:
+    if plan.dim is not None and plan.model != STATIC:
         sample = Encoder(_copy(student), "student", dtype=settings.dtype).encode(_spread(texts, _START_SAMPLE))
         reduce_dimension(student, sample, plan.dim)
+    if settings.needs_output_layer and not ends_in_linear(student):
+        add_output_layer(student)
     if keep_undistilled is not None:
         save_plain(student, keep_undistilled)
     if overwrite:
         # Only now: whatever was wrong with the options would have cost the old student.
         remove_output(output)
-    origin = f"{plan} of {teacher_name}"
-    result = train_student(
-        student, cache, texts, dev, settings, output / "checkpoints", origin, resume=resume, progress=progress
-    )
-    final = finished_model(student, result.projection, settings)
+    origin = f"{born_of} with {plan.dim or 'all'} dimensions"
+    events = output / "tensorboard" if tensorboard else None
+    final, distilled, finetuned = FinishedModel(student, None), None, None
+    if stage != "finetune":
+        progress.say(
+            f"learning from {len(texts.documents):,} documents and {len(texts.queries):,} queries; "
+            f"watching {dev.metric} on {len(dev.texts):,} held-out texts"
+        )
+        distilled = train_student(
+            student,
+            cache,
+            texts,
+            dev,
+            settings,
+            output / CHECKPOINTS,
+            origin,
+            resume=resume,
+            tensorboard=events and events / "distilling",
+            progress=progress,
+        )
+        final = finished_model(student, distilled.projection, settings)
+        origin = f"{origin}, distilled with {settings.as_dict()} from {texts.fingerprint}"
+    if stage != "distill" and pairs is not None and finetuning is not None:
+        finetuned = finetune_student(
+            final.model,
+            cache,
+            pairs,
+            corpus,
+            dev,
+            finetuning,
+            output / FINETUNING,
+            origin,
+            resume=resume,
+            tensorboard=events and events / "finetuning",
+            progress=progress,
+        )
+        final = FinishedModel(final.model, None)
     trained = Encoder(_copy(final.model), str(output), dtype=settings.dtype)
     speeds = _speeds(teacher, trained, dev.texts[-_SPEED_SAMPLE:])
+    loops: list[LoopResult] = [distilled] if distilled else []
+    loops += [finetuned.loop] if finetuned else []
     report = StudentReport(
         teacher=EncoderFacts.of(teacher, dev.score(teacher), speeds[0]),
-        student=EncoderFacts.of(trained, result.history[-1].value, speeds[1]),
-        undistilled_dev=result.history[0].value,
+        student=EncoderFacts.of(trained, loops[-1].dev, speeds[1]),
+        undistilled_dev=loops[0].history[0].value,
         dev_metric=dev.metric,
-        history=result.history,
+        stage=stage,
+        history=loops[0].history,
         corpus=corpus.name,
         queries=queries.name if queries else None,
         texts=len(texts),
         fingerprint=texts.fingerprint,
-        origin=origin,
+        origin=f"{plan} of {teacher_name}",
         settings=settings,
-        train_seconds=result.seconds,
-        texts_per_second=result.texts_per_second,
+        finetuning=_finetune_facts(finetuned, finetuning, pairs),
+        train_seconds=loops[0].seconds,
+        texts_per_second=loops[0].texts_per_second,
     )
     save_student(final.model, final.to_teacher, report, output)
     return report
 
 
-def prepare_output(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make sure that `output` may be written; nothing is changed yet.
+def check_stage(stage: str, settings: DistillSettings, pairs: object | None) -> None:
+    """Make sure that a stage has what it needs.
 
     Raises:
-        UserError: it is finished, unfinished, or not ours, and the options do not say what to do.
+        UserError: it is unknown, lacks pairs, or its students live in the teacher's space.
     """
-    if resume and overwrite:
-        raise UserError("--resume goes on with a student and --overwrite starts anew: give one of them.")
-    if not output.exists() or (output.is_dir() and not any(path.is_file() for path in output.rglob("*"))):
+    if stage not in STAGES:
+        raise UserError(f"Unknown stage `{stage}`: use one of {', '.join(STAGES)}.")
+    if stage == "distill":
         return
-    # The name `checkpoints` alone is too common to tell our folders by.
-    finished, started = (output / FINISHED).is_file(), (output / "checkpoints" / LOG_FILE).is_file()
-    if not output.is_dir() or not (finished or started):
-        raise UserError(f"{output} exists and is no student of this toolkit: give another --output.")
-    if overwrite:
-        return
-    if finished:
-        raise UserError(f"{output} is finished: give another --output, or --overwrite to replace it.")
-    if not resume:
-        raise UserError(f"{output} is unfinished: give --resume to go on, or --overwrite to start anew.")
+    if pairs is None:
+        raise UserError(f"--stage {stage} learns from pairs of query and passage: name them with --pairs.")
+    if settings.output_space == "teacher":
+        raise UserError(
+            f"--stage {stage} moves the student away from the teacher's space: leave --output-space out, or use "
+            "--stage distill."
+        )
 
 
-def remove_output(output: Path) -> None:
-    """Delete a student's folder; killed in the middle of it, none is left that looks like a stranger's."""
-    if not output.exists():
-        return
-    doomed = output.with_name(f".{output.name}.removed")
-    shutil.rmtree(doomed, ignore_errors=True)
-    output.rename(doomed)
-    shutil.rmtree(doomed)
+def _cache(name: str, model: SentenceTransformer, settings: DistillSettings, root: Path) -> TeacherCache:
+    """The cache of a teacher that reads no more of a text than the student is shown; `model` is taken over."""
+    model.max_seq_length = min(settings.max_length, model.max_seq_length or settings.max_length)
+    reader = Encoder(model, name, dtype=settings.dtype)
+    return TeacherCache(root / f"{short_model_name(name)}-{reader.weight_hash[:12]}-{reader.dtype}", reader)
 
 
-def save_plain(model: SentenceTransformer, folder: Path) -> None:
-    """Save a model as a sentence-transformers folder, replacing one that is there.
-
-    Raises:
-        UserError: there is something else in its place.
-    """
-    if folder.exists() and not (folder / "modules.json").is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is no model folder: give another place for the undistilled student.")
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with quiet_transformers():
-        model.save(str(temporary), create_model_card=False)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-
-
-def _student(plan: StudentPlan, teacher: SentenceTransformer, device: str) -> SentenceTransformer:
-    from sentence_transformers.sentence_transformer.modules import Normalize
-
-    if plan.model is None:
-        if plan.layers is None:
-            raise UserError("No student: name a small model with --student, or take --layers N of the teacher.")
-        student = student_from_layers(teacher, plan.layers)
-    else:
-        student = load_sentence_transformer(plan.model, device=device, pooling=plan.pooling)
-        if not hasattr(student[0], "auto_model"):
-            raise UserError(f"`{plan.model}` is a static model, which cannot be trained here: give a transformer.")
-        if plan.layers is not None:
-            student = student_from_layers(student, plan.layers)
-    if not any(isinstance(module, Normalize) for module in student):
-        # Objectives train directions only; the lengths of a student compared by inner product would mean nothing.
-        student.append(Normalize())
-    return student
+def _finetune_facts(
+    result: FinetuneResult | None, settings: FinetuneSettings | None, pairs: PairSet | None
+) -> FinetuneFacts | None:
+    if result is None or settings is None or pairs is None:
+        return None
+    return FinetuneFacts(
+        pairs.name, result.pairs, result.fingerprint, settings, result.loop.history, result.loop.seconds
+    )
 
 
 def _check_length(student: SentenceTransformer, max_length: int) -> None:
@@ -249,13 +259,17 @@ def _spread(texts: TrainingTexts, most: int) -> list[str]:
     return every[:: max(1, len(every) // most)][:most]
 
 
+def _dim(model: SentenceTransformer) -> int:
+    return int(model.get_embedding_dimension() or 0)
+
+
 def _copy(model: SentenceTransformer) -> SentenceTransformer:
     import copy
 
     return copy.deepcopy(model)
 
 
-def _speeds(teacher: Encoder, student: Encoder, texts: list[str]) -> tuple[float, float]:
+def _speeds(teacher: Encoder | JointTeacher, student: Encoder, texts: list[str]) -> tuple[float, float]:
     """Texts a second of both on the same texts, in turn, median of three rounds."""
     from ibkd_retrieval.evaluation.efficiency import measure_throughput
 

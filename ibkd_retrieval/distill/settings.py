@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
+from ibkd_retrieval.distill.loop import Pace
 from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
-from ibkd_retrieval.distill.objectives.table import OBJECTIVES
+from ibkd_retrieval.distill.objectives.table import OBJECTIVES, WITHOUT_PROJECTION
 from ibkd_retrieval.encoders.device import DTYPES
 from ibkd_retrieval.errors import UserError
 
 OUTPUT_SPACES = ("student", "teacher")
+HSIC_ESTIMATORS = ("biased", "unbiased", "cka")
+_LEAST = {
+    "steps": 1,
+    "batch_size": 2,
+    "accumulate": 1,
+    "bank_size": 0,
+    "max_length": 2,
+    "eval_every": 0,
+    "checkpoint_every": 1,
+    "patience": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +34,10 @@ class DistillSettings:
     Attributes:
         objective: name in the table of objectives.
         steps: optimiser steps in all.
-        batch_size: texts a step.
+        batch_size: texts in a batch.
+        accumulate: batches a step. Their losses are averaged, which is not one batch of all their texts: a text's
+            negatives are those of its own batch and of the bank, and HSIC compares within a batch. Only objectives
+            that look at one text at a time (mse, cosine, hpd) cannot tell.
         bank_size: extra teacher vectors a step, as negatives only.
         learning_rate: peak of the schedule (linear warm-up, then linear to zero). The default suits layers taken out
             of a teacher, which have most to learn; a small model trained before wants about a fifth of it.
@@ -35,12 +51,16 @@ class DistillSettings:
         dtype: "auto", "float32" or "bfloat16": the arithmetic; weights stay in float32.
         eval_every: steps between looks at the dev set, 0 for the end only.
         checkpoint_every: steps between checkpoints.
+        patience: looks without a better dev figure after which training ends with the best weights, 0 for never.
         output_space: "student" leaves W out of the saved model; "teacher" keeps it as a Dense module.
+        dims: lengths at which a prefix of the student's vector is to be usable, the full one first; () for the full
+            one alone.
     """
 
     objective: str = "ibkd"
     steps: int = 1000
     batch_size: int = 256
+    accumulate: int = 1
     bank_size: int = 4096
     learning_rate: float = 2e-3
     projection_learning_rate: float = 5e-3
@@ -52,7 +72,9 @@ class DistillSettings:
     dtype: str = "auto"
     eval_every: int = 100
     checkpoint_every: int = 100
+    patience: int = 0
     output_space: str = "student"
+    dims: tuple[int, ...] = ()
     objective_settings: ObjectiveSettings = field(default_factory=ObjectiveSettings)
 
     def __post_init__(self) -> None:
@@ -61,11 +83,11 @@ class DistillSettings:
         Raises:
             UserError: one is outside its range.
         """
-        for name, least in (("steps", 1), ("batch_size", 2), ("bank_size", 0), ("max_length", 2), ("eval_every", 0)):
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give at least {least}.")
-        if self.checkpoint_every < 1:
-            raise UserError(f"--checkpoint-every is {self.checkpoint_every}: give at least 1.")
+        if self.patience and not self.eval_every:
+            raise UserError("--patience counts looks at the dev set, of which there is one: give --eval-every too.")
         if self.objective not in OBJECTIVES:
             raise UserError(f"Unknown objective `{self.objective}`: use one of {', '.join(OBJECTIVES)}.")
         if self.dtype not in DTYPES:
@@ -84,12 +106,41 @@ class DistillSettings:
             isinstance(terms.hsic_bandwidth, int | float) and 0 < terms.hsic_bandwidth < math.inf
         ):
             raise UserError(f"--hsic-bandwidth is {terms.hsic_bandwidth}: give median or a number above 0.")
+        if terms.hsic_estimator not in HSIC_ESTIMATORS:
+            raise UserError(
+                f"Unknown --hsic-estimator `{terms.hsic_estimator}`: use one of {', '.join(HSIC_ESTIMATORS)}."
+            )
+        if terms.hsic_estimator == "unbiased" and self.batch_size < 4:
+            raise UserError(f"--batch-size is {self.batch_size}: the unbiased HSIC needs at least 4.")
         if self.output_space not in OUTPUT_SPACES:
             raise UserError(f"Unknown output space `{self.output_space}`: use one of {', '.join(OUTPUT_SPACES)}.")
+        if self.output_space == "teacher" and self.objective in WITHOUT_PROJECTION:
+            raise UserError(
+                f"The objective {self.objective} has no projection to the teacher's space: leave --output-space out."
+            )
+        self._check_dims()
+
+    def _check_dims(self) -> None:
+        if any(dim < 1 for dim in self.dims) or any(b >= a for a, b in pairwise(self.dims)):
+            shown = ",".join(map(str, self.dims))
+            raise UserError(f"--dims {shown}: give different lengths, the largest first, such as 128,64,32.")
+        if self.dims and self.output_space == "teacher":
+            raise UserError("A student in the teacher's space has one length: leave out --dims or --output-space.")
+
+    @property
+    def needs_output_layer(self) -> bool:
+        """Whether W is held fixed, so that the student must have a linear layer of its own behind the pooling."""
+        return self.objective == "hpd" or bool(self.dims)
+
+    @property
+    def pace(self) -> Pace:
+        """Steps, looks and checkpoints."""
+        texts = self.batch_size * self.accumulate
+        return Pace(self.steps, texts, self.eval_every, self.checkpoint_every, self.patience)
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
-        return asdict(self)
+        return asdict(self) | {"dims": list(self.dims)}
 
 
 def paper_preset(settings: DistillSettings) -> DistillSettings:

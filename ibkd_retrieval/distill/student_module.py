@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from ibkd_retrieval.encoders.device import choose_dtype
+from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.static import is_static
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -18,10 +23,33 @@ class StudentModule(torch.nn.Module):
     and the step's number alone. The transformer runs in `dtype` under autocast, its weights stay float32.
     """
 
-    def __init__(self, model: SentenceTransformer, dtype: torch.dtype) -> None:
+    def __init__(self, model: SentenceTransformer, dtype: str) -> None:
+        """Take over `model` until `close`; `dtype` as the user names it."""
         super().__init__()
         self.model = model.eval()
-        self._dtype = dtype
+        chosen = choose_dtype(dtype, str(model.device))
+        # Gradients in float16 vanish without loss scaling; hardware without bfloat16 trains in float32.
+        self._dtype = torch.float32 if chosen == torch.float16 else chosen
+        self._static = is_static(model)
+        if self._static:
+            return
+        self._attention = self.transformer.config._attn_implementation
+        if model.device.type == "cpu":
+            # The fused attention's backward pass on CPUs takes three times as long as the plain one's.
+            self.transformer.set_attn_implementation("eager")
+
+    def close(self) -> None:
+        """Give the student back with the attention it came with."""
+        if not self._static:
+            self.transformer.set_attn_implementation(self._attention)
+
+    def as_encoder(self, model: SentenceTransformer, dtype: str) -> Encoder:
+        """A copy of the student, or of what is made of it, as an encoder of its own."""
+        model = copy.deepcopy(model)
+        if not self._static:
+            transformer: Any = model[0].auto_model
+            transformer.set_attn_implementation(self._attention)
+        return Encoder(model, "student in training", dtype=dtype)
 
     @property
     def transformer(self) -> Any:
@@ -30,7 +58,10 @@ class StudentModule(torch.nn.Module):
 
     @property
     def token_layer(self) -> torch.nn.Module:
-        """The module whose output is the transformer's input representation."""
+        """The module whose output is the transformer's input representation; a static student is nothing else."""
+        if self._static:
+            table: Any = self.model[0].embedding
+            return table  # type: ignore[no-any-return]
         embeddings = getattr(self.transformer, "embeddings", None)
         if isinstance(embeddings, torch.nn.Module):
             return embeddings
@@ -40,10 +71,17 @@ class StudentModule(torch.nn.Module):
     def forward(self, features: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Encode padded features.
 
+        Args:
+            features: what `pad` gives; with `prompt_lengths` [n] where pooling leaves out so many tokens of each text.
+
         Returns:
             Unit vectors [n, d] with gradient, and the mean over a text's tokens of the embedding layer's
             output [n, e] without.
         """
+        features = dict(features)
+        if self._static:
+            return self._forward_static(features)
+        prompts = features.pop("prompt_lengths", None)
         device = features["input_ids"].device.type
         embedded: list[Tensor] = []
         hook = self.token_layer.register_forward_hook(lambda module, arguments, output: embedded.append(output))
@@ -54,8 +92,19 @@ class StudentModule(torch.nn.Module):
             hook.remove()
         name = self.model[0].module_output_name
         out[name] = out[name].float()
+        if prompts is not None:
+            # The modules after the transformer know one prompt length a batch; here documents and queries meet.
+            positions = torch.arange(out["attention_mask"].shape[1], device=prompts.device)
+            out["attention_mask"] = out["attention_mask"] * (positions >= prompts[:, None])
         for module in list(self.model)[1:]:
             out = module(out)
         mask = features["attention_mask"][..., None].float()
         inputs = (embedded[0].detach().float() * mask).sum(1) / mask.sum(1).clamp_min(1.0)
+        return torch.nn.functional.normalize(out["sentence_embedding"], dim=-1), inputs
+
+    def _forward_static(self, features: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        out = self.model[0](features)
+        inputs = out["sentence_embedding"].detach().float()
+        for module in list(self.model)[1:]:
+            out = module(out)
         return torch.nn.functional.normalize(out["sentence_embedding"], dim=-1), inputs

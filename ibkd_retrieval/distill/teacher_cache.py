@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,60 @@ SHARD_SIZE = 4096
 
 def text_keys(texts: Sequence[str], prompt: str = "") -> NDArray[np.uint64]:
     """128-bit hashes of prompt + text, [n, 2]; equal texts have equal keys."""
-    digests = b"".join(
-        hashlib.blake2b((prompt + text).encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts
-    )
-    return np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
+    out = np.empty((len(texts), 2), dtype=np.uint64)
+    for row, text in enumerate(texts):
+        digest = hashlib.blake2b((prompt + text).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        out[row] = np.frombuffer(digest, dtype=np.uint64)
+    return out
+
+
+class KeyIndex:
+    """Positions of 128-bit keys, in 24 bytes a key."""
+
+    def __init__(self, keys: NDArray[np.uint64]) -> None:
+        """Sort `keys` [n, 2]; of equal ones the last is found."""
+        order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
+        self._keys = keys[order]
+        self._rows = order
+        # The second half is looked at only where two keys share their first: once in millions of corpora.
+        self._shared = bool((self._keys[1:, 0] == self._keys[:-1, 0]).any())
+
+    def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Positions [m] of `keys` [m, 2], -1 where one is not there."""
+        out = np.full(len(keys), -1, dtype=np.int64)
+        if not len(self._keys):
+            return out
+        places = np.searchsorted(self._keys[:, 0], keys[:, 0], side="right") - 1
+        found = (places >= 0) & (self._keys[places] == keys).all(1)
+        out[found] = self._rows[places[found]]
+        if self._shared:
+            for row in np.flatnonzero(~found):
+                first, last = (np.searchsorted(self._keys[:, 0], keys[row, 0], side) for side in ("left", "right"))
+                equal = np.flatnonzero(self._keys[first:last, 1] == keys[row, 1])
+                out[row] = self._rows[first + equal[-1]] if len(equal) else -1
+        return out
+
+
+class TeacherVectors(Protocol):
+    """Unit vectors by text, of one teacher or of several."""
+
+    @property
+    def teacher(self) -> TextEncoder:
+        """Whose vectors they are."""
+
+    @property
+    def folder(self) -> Path:
+        """Where they live, and what else is made with this teacher."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector, D."""
+
+    def rows(self, texts: Sequence[str], kind: Kind = "document", progress: Progress = SILENT) -> NDArray[np.int64]:
+        """Positions [n] of the texts' vectors, computed first where they are missing."""
+
+    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Unit vectors [n, D] at positions [n]."""
 
 
 class TeacherCache:
@@ -76,7 +126,8 @@ class TeacherCache:
             raise UserError(f"{folder} is not empty and no teacher cache: give another --cache folder.")
         else:
             write_json(manifest, identity | {"name": teacher.name})
-        self._rows: dict[bytes, int] = {}
+        self._keys: list[NDArray[np.uint64]] = []
+        self._index: KeyIndex | None = None
         self._shards: list[NDArray[np.float16]] = []
         self._starts: list[int] = [0]
         while self._keys_path(len(self._shards)).is_file():
@@ -92,16 +143,21 @@ class TeacherCache:
 
     def rows(self, texts: Sequence[str], kind: Kind = "document", progress: Progress = SILENT) -> NDArray[np.int64]:
         """Positions [n] of the texts' vectors; what is missing is encoded first, shard by shard."""
-        keys = [key.tobytes() for key in text_keys(texts, self.teacher.prompts[kind])]
-        missing = list({key: text for key, text in zip(keys, texts, strict=True) if key not in self._rows}.items())
-        if missing:
+        keys = text_keys(texts, self.teacher.prompts[kind])
+        found = self._find(keys)
+        absent = np.flatnonzero(found < 0)
+        if len(absent):
+            _, first = np.unique(keys[absent], axis=0, return_index=True)
+            missing = absent[np.sort(first)]
             # Neighbouring lengths share shards, so that padding stays low although each shard is encoded apart.
-            missing.sort(key=lambda item: len(item[1]))
+            missing = missing[np.argsort([len(texts[position]) for position in missing], kind="stable")]
             with progress.task("teacher vectors", len(texts), "texts", done=len(texts) - len(missing)) as task:
                 for start in range(0, len(missing), SHARD_SIZE):
                     part = missing[start : start + SHARD_SIZE]
-                    self._append(part, self.teacher.encode([text for _, text in part], kind, task))
-        return np.fromiter((self._rows[key] for key in keys), dtype=np.int64, count=len(keys))
+                    vectors = self.teacher.encode([texts[position] for position in part], kind, task)
+                    self._append(keys[part], vectors)
+            found = self._find(keys)
+        return found
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Unit vectors [n, D] at positions [n]."""
@@ -113,14 +169,19 @@ class TeacherCache:
         out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         return out
 
-    def _append(self, part: Sequence[tuple[bytes, str]], vectors: NDArray[np.float32]) -> None:
+    def _find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        if self._index is None:
+            self._keys = [np.concatenate([np.empty((0, 2), dtype=np.uint64), *self._keys])]
+            self._index = KeyIndex(self._keys[0])
+        return self._index.find(keys)
+
+    def _append(self, keys: NDArray[np.uint64], vectors: NDArray[np.float32]) -> None:
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         if not np.isfinite(unit).all():
             raise UserError(
                 f"The teacher `{self.teacher.name}` gives vectors that are not finite: try --dtype float32."
             )
         number = len(self._shards)
-        keys = np.frombuffer(b"".join(key for key, _ in part), dtype=np.uint64).reshape(-1, 2)
         with atomic_write(self._vectors_path(number, keys)) as file:
             np.save(file, unit.astype(np.float16))
         with atomic_write(self._keys_path(number)) as file:
@@ -133,7 +194,8 @@ class TeacherCache:
         if vectors.shape != (len(keys), self.dim):
             raise UserError(f"{path} does not fit its keys file: delete {self.folder} and run again to rebuild it.")
         start = len(self)
-        self._rows.update((key.tobytes(), start + position) for position, key in enumerate(keys))
+        self._keys.append(keys)
+        self._index = None
         self._shards.append(vectors)
         self._starts.append(start + len(keys))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.encoders.encoder import prompt_of, tokenize
+from ibkd_retrieval.encoders.encoder import excluded_prompt_length, pad, prompt_of, tokenize
+from ibkd_retrieval.encoders.static import is_static
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ _WINDOW = 8192
 class TokenIds:
     """Token ids text by text, in one array."""
 
-    def __init__(self, parts: Sequence[NDArray[np.int32]], lengths: Sequence[int]) -> None:
-        """Join `parts`, whose texts have `lengths` tokens."""
+    def __init__(self, parts: Sequence[NDArray[np.int32]], lengths: Sequence[int], prompts: NDArray[np.int64]) -> None:
+        """Join `parts`, whose texts have `lengths` tokens, the first `prompts` of which pooling leaves out."""
+        self.prompts = prompts
         self._ids = np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
         self._ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
 
@@ -35,6 +37,19 @@ class TokenIds:
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    def features(self, model: SentenceTransformer, positions: NDArray[np.int64]) -> dict[str, Any]:
+        """The texts at `positions` as the student module reads them."""
+        import torch
+
+        if is_static(model):
+            texts = [self[int(position)] for position in positions]
+            offsets = np.cumsum([0, *(len(text) for text in texts[:-1])])
+            flat = {"input_ids": np.concatenate(texts).astype(np.int64), "offsets": offsets.astype(np.int64)}
+            return {name: torch.from_numpy(array).to(model.device) for name, array in flat.items()}
+        features = pad(model, [self[int(position)] for position in positions])
+        prompts = self.prompts[positions]
+        return features | ({"prompt_lengths": torch.from_numpy(prompts).to(model.device)} if prompts.any() else {})
 
     def __getitem__(self, position: int) -> NDArray[np.int32]:
         start = self._ends[position - 1] if position else 0
@@ -55,21 +70,36 @@ def training_tokens(
     Raises:
         UserError: a text cannot be tokenised.
     """
+    static = is_static(student)
     limit = student.max_seq_length
-    student.max_seq_length = min(max_length, limit or max_length)
+    if not static:
+        student.max_seq_length = min(max_length, limit or max_length)
     parts: list[NDArray[np.int32]] = []
     lengths: list[int] = []
+    prompts: list[NDArray[np.int64]] = []
     try:
         with progress.task("tokenising", len(texts), "texts") as task:
             for part, prompt in (
                 (texts.documents, prompt_of(student, "document")),
                 (texts.queries, prompt_of(student, "query")),
             ):
+                prompts.append(np.full(len(part), excluded_prompt_length(student, prompt), dtype=np.int64))
                 for start in range(0, len(part), _WINDOW):
-                    ids = tokenize(student, part[start : start + _WINDOW], prompt, first=start)
+                    window = part[start : start + _WINDOW]
+                    if static:
+                        ids = _static_tokens(student, window, prompt, max_length)
+                    else:
+                        ids = tokenize(student, window, prompt, first=start)
                     lengths += [len(one) for one in ids]
                     parts.append(np.fromiter((token for one in ids for token in one), dtype=np.int32))
                     task.advance(len(ids))
     finally:
-        student.max_seq_length = limit
-    return TokenIds(parts, lengths)
+        if not static:
+            student.max_seq_length = limit
+    return TokenIds(parts, lengths, np.concatenate(prompts))
+
+
+def _static_tokens(student: SentenceTransformer, texts: Sequence[str], prompt: str, max_length: int) -> list[list[int]]:
+    """Token ids as a static model reads them, without special tokens, cut to `max_length`."""
+    encoded = student.tokenizer.encode_batch([prompt + text for text in texts], add_special_tokens=False)
+    return [one.ids[:max_length] for one in encoded]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.distill.objectives.base import Batch, LossTerms
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.table import build_objective
-from ibkd_retrieval.distill.output_space import finished_model
+from ibkd_retrieval.distill.optimising import adamw, apply_gradients, set_rates
+from ibkd_retrieval.distill.output_space import finished_model, stretch_output
 from ibkd_retrieval.distill.schedule import BatchSchedule
 from ibkd_retrieval.distill.settings import DistillSettings
-from ibkd_retrieval.distill.teacher_cache import TeacherCache
+from ibkd_retrieval.distill.teacher_cache import TeacherVectors
 from ibkd_retrieval.distill.texts import TrainingTexts
 from ibkd_retrieval.distill.tokens import training_tokens
-from ibkd_retrieval.encoders.device import choose_dtype
-from ibkd_retrieval.encoders.encoder import Encoder, pad
+from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.static import is_static
+from ibkd_retrieval.encoders.students import principal_directions
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import Progress
 
@@ -26,13 +27,16 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
+_DIRECTIONS_SAMPLE = 32_768
+
+
 class TrainingRun:
     """The moving parts of a training run."""
 
     def __init__(
         self,
         student: SentenceTransformer,
-        cache: TeacherCache,
+        cache: TeacherVectors,
         texts: TrainingTexts,
         settings: DistillSettings,
         progress: Progress,
@@ -59,88 +63,78 @@ class TrainingRun:
         self.bank_rows = self.rows[np.sort(first_seen)]
         self.token_ids = training_tokens(student, texts, settings.max_length, progress)
         self.schedule = BatchSchedule(self.token_ids.lengths, settings.batch_size, settings.seed)
-        dtype = choose_dtype(settings.dtype, self.device)
-        # Gradients in float16 vanish without loss scaling; hardware without bfloat16 trains in float32.
-        self.module = StudentModule(student, torch.float32 if dtype == torch.float16 else dtype)
-        dim = int(student.get_embedding_dimension() or 0)
-        self.objective = build_objective(settings.objective, dim, cache.dim, settings.objective_settings)
+        self.module = StudentModule(student, settings.dtype)
+        sizes = Sizes(int(student.get_embedding_dimension() or 0), cache.dim, len(self.bank_rows))
+        self.objective = build_objective(settings.objective, sizes, settings.objective_settings, settings.dims)
         self.objective.to(self.device)
         self.modules: dict[str, torch.nn.Module] = {"student": student, "objective": self.objective}
         self._frozen = []
         if settings.freeze_embeddings:
+            if is_static(student):
+                raise UserError("--freeze-embeddings leaves nothing of a static student to train: leave it out.")
             self._frozen = [p for p in self.module.token_layer.parameters() if p.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
-        self.optimizer = self._optimizer()
-        self._attention = self.module.transformer.config._attn_implementation
-        if self.device == "cpu":
-            # The fused attention's backward pass on CPUs takes three times as long as the plain one's.
-            self.module.transformer.set_attn_implementation("eager")
+        rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
+        rates += [(p, settings.projection_learning_rate) for p in self.objective.parameters() if p.requires_grad]
+        self.optimizer = adamw(rates, settings.weight_decay)
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        import torch
+    def start(self) -> None:
+        """Start W where it serves the untrained student best; a random one would first pull it from what it knows.
 
-        named = [(p, self.settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
-        named += [(p, self.settings.projection_learning_rate) for p in self.objective.parameters()]
-        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-        for parameter, rate in named:
-            decay = self.settings.weight_decay if parameter.dim() > 1 else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
-        return torch.optim.AdamW(
-            [{"params": p, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), p in groups.items()],
-            betas=(0.9, 0.98),
-            fused=True,
-        )
-
-    def start_projection(self) -> None:
-        """Start W as the least-squares map from the untrained student's vectors to the teacher's.
-
-        A random W would first pull the student away from what it already knows.
+        W is the least-squares map from the student's vectors to the teacher's. Where W is held fixed instead, it is
+        the teacher's principal directions, and the student's last linear layer is brought to them.
         """
-        import torch
+        from ibkd_retrieval.distill.objectives.projection import least_squares
 
         projection = getattr(self.objective, "projection", None)
         if projection is None:
             return
-        chosen = np.random.default_rng([self.settings.seed, 4]).permutation(len(self.rows))[:4096]
+        order = np.random.default_rng([self.settings.seed, 4]).permutation(len(self.rows))
+        chosen = order[:4096]
+        student, teacher = self._student_vectors(chosen), self.cache.vectors(self.rows[chosen])
+        if projection.weight.requires_grad:
+            projection.fit(student, teacher)
+        else:
+            sample = self.cache.vectors(self.rows[order[:_DIRECTIONS_SAMPLE]])
+            directions = principal_directions(sample, projection.weight.shape[1])
+            projection.hold(directions)
+            stretch_output(self.module.model, least_squares(student, teacher @ directions.T).astype(np.float32))
+
+    def _student_vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        import torch
+
         student = []
         with torch.no_grad():
-            for start in range(0, len(chosen), 256):
-                features = pad(self.module.model, [self.token_ids[i] for i in chosen[start : start + 256]])
+            for start in range(0, len(positions), 256):
+                features = self.token_ids.features(self.module.model, positions[start : start + 256])
                 student.append(self.module(features)[0].cpu().numpy())
-        x = np.concatenate(student).astype(np.float64)
-        y = self.cache.vectors(self.rows[chosen]).astype(np.float64)
-        ridge = 1e-3 * np.trace(x.T @ x) / x.shape[1]
-        solution = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y)
-        with torch.no_grad():
-            projection.weight.copy_(torch.from_numpy(solution.T))
+        return np.concatenate(student)
 
     def step(self, number: int, *, detailed: bool) -> dict[str, float]:
         """Run one optimiser step and return its figures; the watched terms' gradient norms when `detailed`."""
+        factor = set_rates(self.optimizer, number, self.settings.steps, self.settings.warmup)
+        self.optimizer.zero_grad(set_to_none=True)
+        share = self.settings.accumulate
+        batches = [self._backward(number * share + i, detailed=detailed) for i in range(share)]
+        values = {name: sum(each[name] for each in batches) / share for name in batches[0]}
+        norm = apply_gradients(self.optimizer, values["loss"])
+        return values | {"gradient": norm, "learning_rate": self.settings.learning_rate * factor}
+
+    def _backward(self, number: int, *, detailed: bool) -> dict[str, float]:
+        """Add the gradient of batch `number`, counted over all steps, and return its figures."""
         import torch
 
-        factor = self._rate_factor(number)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
         positions = self.schedule.batch(number)
-        student, inputs = self.module(pad(self.module.model, [self.token_ids[i] for i in positions]))
+        student, inputs = self.module(self.token_ids.features(self.module.model, positions))
         terms: LossTerms = self.objective(self._batch(number, positions, student, inputs))
         values = {"loss": float(terms.total.detach())} | {name: float(value) for name, value in terms.terms.items()}
         if detailed:
             for name, term in terms.watch.items():
                 (gradient,) = torch.autograd.grad(term, student, retain_graph=True)
                 values[f"{name}_gradient"] = float(gradient.norm())
-        self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(
-            [p for module in self.modules.values() for p in module.parameters() if p.grad is not None],
-            1.0,
-            foreach=True,
-        )
-        if math.isfinite(values["loss"]) and math.isfinite(float(norm)):
-            # Else the weights stay as they were, and the caller sees from the figures that they did.
-            self.optimizer.step()
-        return values | {"gradient": float(norm), "learning_rate": self.settings.learning_rate * factor}
+        (terms.total / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
+        return values
 
     def _batch(self, number: int, positions: Any, student: Any, inputs: Any) -> Batch:
         import torch
@@ -157,18 +151,11 @@ class TrainingRun:
         duplicate = torch.from_numpy(same).to(self.device) if same.any() else None
         return Batch(student, teacher, inputs, bank, duplicate)
 
-    def _rate_factor(self, number: int) -> float:
-        """Linear warm-up, then linear to zero."""
-        warm = max(1, round(self.settings.warmup * self.settings.steps))
-        if number < warm:
-            return (number + 1) / warm
-        return max(0.0, (self.settings.steps - number) / max(1, self.settings.steps - warm))
-
     def close(self) -> None:
         """Give the student back with the attention it came with and nothing frozen."""
         for parameter in self._frozen:
             parameter.requires_grad_(True)
-        self.module.transformer.set_attn_implementation(self._attention)
+        self.module.close()
 
     def projection(self) -> NDArray[np.float32] | None:
         """W as it stands [D, d], None where the objective has none."""
@@ -177,16 +164,9 @@ class TrainingRun:
 
     def untrained(self) -> Encoder:
         """The student as it was born, as an encoder of its own."""
-        return self._encoder(self.module.model)
+        return self.module.as_encoder(self.module.model, self.settings.dtype)
 
     def snapshot(self) -> Encoder:
         """The student as it would be saved now, as an encoder of its own."""
-        return self._encoder(finished_model(self.module.model, self.projection(), self.settings).model)
-
-    def _encoder(self, model: SentenceTransformer) -> Encoder:
-        import copy
-
-        model = copy.deepcopy(model)
-        transformer: Any = model[0].auto_model
-        transformer.set_attn_implementation(self._attention)
-        return Encoder(model, "student in training", dtype=self.settings.dtype)
+        finished = finished_model(self.module.model, self.projection(), self.settings).model
+        return self.module.as_encoder(finished, self.settings.dtype)

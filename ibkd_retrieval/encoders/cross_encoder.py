@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,15 @@ class PairScorer:
         self.name = name
         self._model = model
         self._batch_tokens = batch_tokens
+
+    @functools.cached_property
+    def weight_hash(self) -> str:
+        """SHA-256 over what decides a score: architecture, weights and length."""
+        digest = hashlib.sha256(f"{type(self._model.model).__name__} {self._model.max_seq_length}".encode())
+        for name, tensor in sorted(self._model.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
+        return digest.hexdigest()
 
     def score(self, pairs: Sequence[tuple[str, str]], progress: Task | None = None) -> NDArray[np.float32]:
         """The logit of each pair [n], higher is more relevant; before any sigmoid, which would make ties at its ends.

@@ -17,6 +17,7 @@ from ibkd_retrieval.encoders.allocator import keep_freed_memory
 from ibkd_retrieval.encoders.batching import token_budget_batches
 from ibkd_retrieval.encoders.device import choose_device, choose_dtype
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
+from ibkd_retrieval.encoders.students import keep_leading_dimensions
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Encoder:
         dtype: str = "auto",
         pooling: str | None = None,
         max_length: int | None = None,
+        dim: int | None = None,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> Encoder:
         """Load a model by folder or hub name.
@@ -112,6 +114,8 @@ class Encoder:
             dtype: "auto", "float32", "bfloat16" or "float16", for the transformer.
             pooling: "mean" or "cls", for a plain transformers encoder.
             max_length: tokens to read of a text; None keeps the model's own limit.
+            dim: length to cut vectors to before they are normalised; None keeps all. An encoder of cut vectors has a
+                weight hash of its own.
             batch_tokens: most tokens in one batch, padding counted.
 
         Raises:
@@ -120,6 +124,8 @@ class Encoder:
         if batch_tokens < 1:
             raise UserError(f"--batch-tokens is {batch_tokens}: give at least 1.")
         model = load_sentence_transformer(name, device=choose_device(device), pooling=pooling, max_length=max_length)
+        if dim is not None:
+            keep_leading_dimensions(model, dim)
         # A folder is remembered by its full path, so that an index finds its encoder from anywhere.
         known_as = str(Path(name).resolve()) if Path(name).is_dir() else name
         return cls(model, known_as, dtype=dtype, pooling=pooling, batch_tokens=batch_tokens)
@@ -172,7 +178,7 @@ class Encoder:
             found = tokenize(self._model, part, prompt, first=start + first)
             # A list of Python integers takes nine times the memory.
             token_ids += [np.array(ids, dtype=np.int32) for ids in found]
-        return _Window(start, prompt, token_ids=token_ids, prompt_length=self._prompt_length(prompt))
+        return _Window(start, prompt, token_ids=token_ids, prompt_length=excluded_prompt_length(self._model, prompt))
 
     def _encode_window(self, window: _Window, out: NDArray[np.float32], progress: Task | None) -> None:
         import torch
@@ -203,16 +209,16 @@ class Encoder:
             features = module(features)
         return features["sentence_embedding"]  # type: ignore[no-any-return]
 
-    def _prompt_length(self, prompt: str) -> int:
-        """Tokens of the prompt that pooling is to leave out, 0 where it includes them."""
-        from sentence_transformers.sentence_transformer.modules import Pooling
 
-        excluded = prompt and any(isinstance(m, Pooling) and not m.include_prompt for m in self._model)
-        if not excluded:
-            return 0
-        ids = self._model.tokenizer(prompt)["input_ids"]
-        # A closing special token belongs to the text that follows, not to the prompt.
-        return len(ids) - (ids[-1] in self._model.tokenizer.all_special_ids)
+def excluded_prompt_length(model: SentenceTransformer, prompt: str) -> int:
+    """Tokens of the prompt that the model's pooling is to leave out, 0 where it includes them."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    if not prompt or not any(isinstance(module, Pooling) and not module.include_prompt for module in model):
+        return 0
+    ids = model.tokenizer(prompt)["input_ids"]
+    # A closing special token belongs to the text that follows, not to the prompt.
+    return len(ids) - (ids[-1] in model.tokenizer.all_special_ids)
 
 
 def tokenize(model: SentenceTransformer, texts: Sequence[str], prompt: str = "", *, first: int = 0) -> list[list[int]]:

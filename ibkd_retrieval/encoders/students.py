@@ -84,18 +84,42 @@ def reduce_dimension(model: SentenceTransformer, sample: NDArray[np.float32], di
     Raises:
         UserError: `dim` is not below the model's own, or there are too few texts.
     """
-    import torch
-    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
-
     width = sample.shape[1]
     if not 1 <= dim < width:
         raise UserError(f"--dim {dim}: the student has {width} dimensions, give fewer.")
     if len(sample) < dim:
         raise UserError(f"--dim {dim} needs at least {dim} texts to start from; there are {len(sample)}.")
-    directions = principal_directions(sample, dim)
-    layer = Dense(width, dim, bias=False, activation_function=torch.nn.Identity())
+    _append_linear(model, principal_directions(sample, dim))
+
+
+def keep_leading_dimensions(model: SentenceTransformer, dim: int) -> None:
+    """Cut an encoder's vectors to their first `dim` numbers, in place; what it normalises is normalised after.
+
+    For students trained at several lengths; of others, the first dimensions are as good as any.
+
+    Raises:
+        UserError: the model has fewer.
+    """
+    width = int(model.get_embedding_dimension() or 0)
+    if not 1 <= dim <= width:
+        raise UserError(f"--dim {dim}: the model has {width} dimensions, give from 1 to {width}.")
+    if dim < width:
+        _append_linear(model, np.eye(dim, width, dtype=np.float32))
+
+
+def add_output_layer(model: SentenceTransformer) -> None:
+    """Add a linear layer that changes nothing yet before the final normalisation, in place."""
+    _append_linear(model, np.eye(int(model.get_embedding_dimension() or 0), dtype=np.float32))
+
+
+def _append_linear(model: SentenceTransformer, matrix: NDArray[np.float32]) -> None:
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+
+    rows, columns = matrix.shape
+    layer = Dense(columns, rows, bias=False, activation_function=torch.nn.Identity())
     with torch.no_grad():
-        layer.linear.weight.copy_(torch.from_numpy(directions))
+        layer.linear.weight.copy_(torch.from_numpy(matrix))
     normalises = isinstance(model[len(model) - 1], Normalize)
     model.insert(len(model) - 1 if normalises else len(model), layer.to(model.device))
 

@@ -67,6 +67,7 @@ class LoadEncoder:
     dtype: str = "auto"
     pooling: str | None = None
     max_length: int | None = None
+    dim: int | None = None
     batch_tokens: int = 4096
 
     def __call__(self, number: int, count: int) -> TextEncoder:

@@ -107,6 +107,14 @@ def test_a_length_the_model_cannot_read(refused, beir, teacher):
         ("--output-space", "both", "teacher"),
         ("--device", "abacus", "cpu"),
         ("--batch-size", "1", "2"),
+        ("--stage", "third", "both"),
+        ("--stage", "both", "--pairs"),
+        ("--dims", "eight", "128,64,32"),
+        ("--dims", "8,16", "largest first"),
+        ("--dims", "64,16", "32"),
+        ("--hsic-estimator", "exact", "cka"),
+        ("--negative-ranks", "ten", "10-100"),
+        ("--patience", "-1", "0"),
     ],
 )
 def test_an_unknown_choice_of_distill_lists_the_known(option, value, known, refused, beir, teacher):

@@ -6,7 +6,7 @@ import torch
 from ibkd_retrieval.distill.checkpoint import list_checkpoints, load_checkpoint, read_state, save_checkpoint
 from ibkd_retrieval.errors import UserError
 
-STATE = {"identity": {}, "seconds": 1.5, "history": []}
+STATE = {"identity": {}, "seconds": 1.5, "history": [], "ended": False}
 
 
 def parts(seed=0, width=6):

@@ -1,10 +1,20 @@
+import numpy as np
 import pytest
 import torch
 
-from ibkd_retrieval.distill.objectives.base import Batch, ObjectiveSettings
-from ibkd_retrieval.distill.objectives.table import OBJECTIVES, build_objective
+from ibkd_retrieval.distill.information import hsic, unbiased_hsic
+from ibkd_retrieval.distill.objectives.base import Batch, ObjectiveSettings, Sizes
+from ibkd_retrieval.distill.objectives.table import OBJECTIVES, WITHOUT_PROJECTION, build_objective
 from ibkd_retrieval.distill.settings import DistillSettings, paper_preset
+from ibkd_retrieval.encoders.students import principal_directions
 from ibkd_retrieval.errors import UserError
+
+SIZES = Sizes(student=5, teacher=8, texts=100)
+
+
+def build(name, dims=(), **changed):
+    torch.manual_seed(1)
+    return build_objective(name, SIZES, ObjectiveSettings(**changed), dims)
 
 
 def batch(n=12, d=5, teacher=8):
@@ -16,24 +26,31 @@ def batch(n=12, d=5, teacher=8):
 
 def test_an_unknown_objective_names_the_known_ones():
     with pytest.raises(UserError, match="ibkd, infonce, mse"):
-        build_objective("magic", 5, 8, ObjectiveSettings())
+        build("magic")
     with pytest.raises(UserError, match="ibkd, infonce, mse"):
         DistillSettings(objective="magic")
 
 
+@pytest.mark.parametrize("dims", [(), (5, 3, 1)])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_pulls_on_the_student_and_on_its_projection(name):
-    given = batch()
-    objective = build_objective(name, 5, 8, ObjectiveSettings())
+def test_every_objective_pulls_on_the_student_and_on_what_it_trains_itself(name, dims):
+    given, objective = batch(), build(name, dims)
     objective(given).total.backward()
     assert given.student.grad.norm() > 0
-    assert objective.projection.weight.shape == (8, 5)
-    assert objective.projection.weight.grad.norm() > 0
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    assert all(parameter.grad.norm() > 0 for parameter in trained)
+    held = name == "hpd" or (dims and name != "crd")
+    assert len(trained) == (0 if held else 2 if name == "crd" else 1)
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in WITHOUT_PROJECTION])
+def test_w_maps_the_students_space_to_the_teachers(name):
+    assert build(name).projection.weight.shape == build(name, (5, 2)).projection.weight.shape == (8, 5)
 
 
 def test_ibkd_without_weight_on_forgetting_is_infonce():
-    given, settings = batch(), ObjectiveSettings(hsic_weight=0.0)
-    ibkd, infonce = (build_objective(name, 5, 8, settings) for name in ("ibkd", "infonce"))
+    given = batch()
+    ibkd, infonce = (build(name, hsic_weight=0.0) for name in ("ibkd", "infonce"))
     with torch.no_grad():
         infonce.projection.weight.copy_(ibkd.projection.weight)
     torch.testing.assert_close(ibkd(given).total, infonce(given).total, rtol=0, atol=0)
@@ -41,18 +58,88 @@ def test_ibkd_without_weight_on_forgetting_is_infonce():
 
 def test_the_watched_gradient_leaves_the_graph_of_the_loss_whole():
     given = batch()
-    terms = build_objective("ibkd", 5, 8, ObjectiveSettings())(given)
+    terms = build("ibkd")(given)
     (gradient,) = torch.autograd.grad(terms.watch["hsic"], given.student, retain_graph=True)
     assert gradient.norm() > 0
     terms.total.backward()
     assert torch.isfinite(given.student.grad).all()
 
 
-def test_mse_of_unit_vectors_is_two_minus_two_cosines():
+def test_cosine_is_half_the_squared_difference_of_unit_vectors_and_mse_minds_lengths():
+    given, cosine, mse = batch(), build("cosine"), build("mse")
+    with torch.no_grad():
+        mse.projection.weight.copy_(cosine.projection.weight)
+    projected = given.student @ cosine.projection.weight.T
+    angle = (torch.nn.functional.normalize(projected, dim=1) - given.teacher).square().sum(1).mean() / 2
+    torch.testing.assert_close(cosine(given).total, angle)
+    torch.testing.assert_close(mse(given).total, (projected - given.teacher).square().sum(1).mean())
+
+
+def test_crd_contrasts_its_own_images_of_both_sides_and_counts_the_texts():
+    given, objective = batch(), build("crd", temperature=0.5)
+    s = torch.nn.functional.normalize(given.student @ objective.of_student.weight.T, dim=1)
+    t = torch.nn.functional.normalize(given.teacher @ objective.of_teacher.weight.T, dim=1)
+    similar = (s @ t.T / 0.5).exp()
+    critic = similar / (similar + 11 / 100)
+    expected = -critic.diagonal().log().sum() - (1 - critic).log().sum() + (1 - critic).diagonal().log().sum()
+    torch.testing.assert_close(objective(given).total, expected / 12)
+
+
+def test_hpd_regresses_on_the_teachers_principal_components():
+    given, objective = batch(40), build("hpd")
+    objective.projection.hold(principal_directions(given.teacher.numpy(), 5))
+    basis = np.linalg.svd(given.teacher.double().numpy())[2][:5]
+    reduced = given.teacher.double().numpy() @ basis.T
+    reduced /= np.linalg.norm(reduced, axis=1, keepdims=True)
+    signs = np.sign((objective.projection.weight.T.numpy() * basis).sum(1))
+    expected = ((given.student.detach().numpy() - reduced * signs) ** 2).sum(1).mean()
+    assert float(objective(given).total.detach()) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(UserError, match="--dim 8 or less"):
+        build_objective("hpd", Sizes(9, 8, 100), ObjectiveSettings())
+
+
+def test_each_hsic_estimator_is_the_one_named():
     given = batch()
-    objective = build_objective("mse", 5, 8, ObjectiveSettings())
-    cosine = (objective.projection(given.student) * given.teacher).sum(1)
-    torch.testing.assert_close(objective(given).total, (2 - 2 * cosine).mean())
+    found = {name: build("ibkd", hsic_estimator=name)(given).terms for name in ("biased", "unbiased", "cka")}
+    from ibkd_retrieval.distill.information import gaussian_kernel
+
+    k, l = gaussian_kernel(torch.nn.functional.normalize(given.inputs, dim=1)), gaussian_kernel(given.student)  # noqa: E741
+    torch.testing.assert_close(found["biased"]["hsic"], hsic(k, l))
+    torch.testing.assert_close(found["unbiased"]["hsic"], unbiased_hsic(k, l))
+    torch.testing.assert_close(found["cka"]["hsic"], hsic(k, l) / (hsic(k, k) * hsic(l, l)).sqrt())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_nested_is_the_mean_over_prefixes_of_students_that_have_no_more(name):
+    given, nested = batch(), build(name, (5, 3))
+    if name != "crd":
+        nested.projection.hold(principal_directions(given.teacher.numpy(), 5))
+    short = torch.nn.functional.normalize(given.student[:, :3], dim=1)
+    narrow = build_objective(name, Sizes(3, 8, 100), ObjectiveSettings())
+    with torch.no_grad():
+        for mine, theirs in zip(narrow.parameters(), nested.parameters(), strict=True):
+            mine.copy_(theirs[:, : mine.shape[1]])
+    alone = narrow(Batch(short, given.teacher, given.inputs, None, None)).total
+    terms = nested(given)
+    torch.testing.assert_close(terms.terms["loss@3"], alone)
+    torch.testing.assert_close(terms.total, (nested.objective(given).total + alone) / 2)
+
+
+def test_a_held_w_changes_no_cosine_of_any_prefix():
+    given, nested = batch(60), build("infonce", (5, 2))
+    nested.projection.hold(principal_directions(given.teacher.numpy(), 5))
+    for dim in (5, 2):
+        prefix = torch.nn.functional.normalize(given.student[:, :dim], dim=1)
+        image = nested.projection(prefix)
+        torch.testing.assert_close(image @ image.T, prefix @ prefix.T)
+
+
+@pytest.mark.parametrize("dims", [(4, 2), (6,)])
+def test_dims_that_do_not_start_with_the_students_are_refused(dims):
+    with pytest.raises(UserError, match="the student has 5 dimensions"):
+        build("ibkd", dims)
+    with pytest.raises(UserError, match="at most the teacher's 4"):
+        build_objective("ibkd", Sizes(5, 4, 100), ObjectiveSettings(), (5, 2))
 
 
 @pytest.mark.parametrize(
@@ -65,6 +152,16 @@ def test_mse_of_unit_vectors_is_two_minus_two_cosines():
         {"warmup": 2.0},
         {"output_space": "outer"},
         {"dtype": "int8"},
+        {"accumulate": 0},
+        {"patience": -1},
+        {"patience": 2, "eval_every": 0},
+        {"dims": (16, 32)},
+        {"dims": (16, 16)},
+        {"dims": (16, 0)},
+        {"dims": (16, 8), "output_space": "teacher"},
+        {"objective": "crd", "output_space": "teacher"},
+        {"batch_size": 3, "objective_settings": ObjectiveSettings(hsic_estimator="unbiased")},
+        {"objective_settings": ObjectiveSettings(hsic_estimator="exact")},
         {"objective_settings": ObjectiveSettings(temperature=0)},
         {"objective_settings": ObjectiveSettings(hsic_weight=-1)},
         {"objective_settings": ObjectiveSettings(hsic_bandwidth="wide")},

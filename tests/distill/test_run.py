@@ -12,7 +12,8 @@ from tiny_runs import corpus, run, settings
 from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
 from ibkd_retrieval.distill import train
 from ibkd_retrieval.distill.model_folder import newest_student
-from ibkd_retrieval.distill.run import StudentPlan, prepare_output, remove_output, save_plain
+from ibkd_retrieval.distill.output_folder import prepare_output, remove_output, save_plain
+from ibkd_retrieval.distill.plan import StudentPlan
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.errors import UserError
@@ -89,6 +90,38 @@ def test_a_student_in_the_teachers_space_has_its_dimension_and_says_so(bert, tmp
     assert (report.student.dim, report.student.weight_hash) == (32, encoder.weight_hash)
     teacher = Encoder.load(str(bert), device="cpu", dtype="float32").encode(TEXTS)
     assert (plain * teacher).sum(1).mean() > 0.8
+
+
+def test_a_student_of_several_lengths_is_cut_by_the_standard_option(bert, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    run(bert, tmp_path, plan=StudentPlan(layers=2, dim=16), settings=settings(steps=60, dims=(16, 4)))
+    folder = tmp_path / "student"
+    assert json.loads((folder / "ibkd.json").read_text())["settings"]["dims"] == [16, 4]
+    short = SentenceTransformer(str(folder), device="cpu", truncate_dim=4).encode(TEXTS)
+    np.testing.assert_array_equal(short, plain_vectors(folder)[:, :4])
+    run(bert, tmp_path, plan=StudentPlan(layers=2, dim=16), settings=settings(steps=60), output="plain")
+    teacher = Encoder.load(str(bert), device="cpu", dtype="float32").encode(TEXTS)
+    wanted = (teacher @ teacher.T)[np.triu_indices(20, 1)]
+
+    def agreement(vectors):
+        cut = vectors[:, :4] / np.linalg.norm(vectors[:, :4], axis=1, keepdims=True)
+        return np.corrcoef((cut @ cut.T)[np.triu_indices(20, 1)], wanted)[0, 1]
+
+    assert agreement(plain_vectors(folder)) > agreement(plain_vectors(tmp_path / "plain"))
+
+
+@pytest.mark.parametrize("objective", ["hpd", "crd"])
+def test_objectives_with_a_space_of_their_own_save_it(bert, tmp_path, objective):
+    run(bert, tmp_path, settings=settings(objective=objective))
+    assert plain_vectors(tmp_path / "student").shape == (20, 8)
+    assert (tmp_path / "student" / "projection.safetensors").is_file() == (objective == "hpd")
+
+
+def test_hpd_without_a_smaller_dimension_gets_a_layer_to_learn_the_reduced_space_with(bert, tmp_path):
+    run(bert, tmp_path, plan=StudentPlan(layers=2), settings=settings(objective="hpd"))
+    names = [m["type"].split(".")[-1] for m in json.loads((tmp_path / "student" / "modules.json").read_text())]
+    assert names == ["Transformer", "Pooling", "Dense", "Normalize"]
 
 
 def test_judged_queries_are_watched_where_given(bert, tmp_path):

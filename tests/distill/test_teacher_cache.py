@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_models import sentences
 
 from ibkd_retrieval.distill import teacher_cache
-from ibkd_retrieval.distill.teacher_cache import TeacherCache, text_keys
+from ibkd_retrieval.distill.teacher_cache import KeyIndex, TeacherCache, text_keys
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.errors import UserError
 
@@ -124,3 +126,13 @@ def test_keys_tell_texts_and_prompts_apart():
     assert (keys[0] == keys[2]).all()
     assert (keys[0] != keys[1]).any()
     assert (text_keys(["a"], "q: ") == text_keys(["q: a"])).all()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=12),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12),
+)
+def test_keys_are_found_even_where_their_halves_are_shared(kept, asked):
+    index = KeyIndex(np.array(kept, dtype=np.uint64).reshape(-1, 2))
+    last = {key: row for row, key in enumerate(kept)}
+    assert index.find(np.array(asked, dtype=np.uint64)).tolist() == [last.get(key, -1) for key in asked]

@@ -3,21 +3,23 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_models import sentences
+from tiny_models import save_sentence_transformer, sentences
 from tiny_runs import settings
 
 from ibkd_retrieval.distill import train
 from ibkd_retrieval.distill.checkpoint import list_checkpoints
 from ibkd_retrieval.distill.dev import neighbour_dev
 from ibkd_retrieval.distill.objectives.base import LossTerms, ObjectiveSettings
+from ibkd_retrieval.distill.objectives.table import OBJECTIVES
+from ibkd_retrieval.distill.output_space import finished_model
 from ibkd_retrieval.distill.teacher_cache import TeacherCache
 from ibkd_retrieval.distill.texts import TrainingTexts
 from ibkd_retrieval.distill.tokens import training_tokens
 from ibkd_retrieval.distill.train import train_student
-from ibkd_retrieval.encoders.encoder import tokenize
+from ibkd_retrieval.encoders.encoder import Encoder, tokenize
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
-from ibkd_retrieval.encoders.students import student_from_layers
-from ibkd_retrieval.errors import UserError, WorkFailed
+from ibkd_retrieval.encoders.students import add_output_layer, student_from_layers
+from ibkd_retrieval.errors import MissingPackage, UserError, WorkFailed
 
 TEXTS = sentences(150)
 
@@ -34,11 +36,21 @@ class Bench:
     def student(self):
         return student_from_layers(load_sentence_transformer(str(self.bert)), 1)
 
-    def train(self, name="run", student=None, *, resume=False, origin="one layer", cache=None, **changed):
+    def train(
+        self, name="run", student=None, *, resume=False, origin="one layer", cache=None, tensorboard=None, **changed
+    ):
         student = student or self.student()
         cache = cache or TeacherCache(self.folder / "cache", self.teacher)
         result = train_student(
-            student, cache, self.texts, self.dev, settings(**changed), self.folder / name, origin, resume=resume
+            student,
+            cache,
+            self.texts,
+            self.dev,
+            settings(**changed),
+            self.folder / name,
+            origin,
+            resume=resume,
+            tensorboard=tensorboard,
         )
         return result, {key: value.clone() for key, value in student.state_dict().items()}
 
@@ -126,18 +138,42 @@ def test_the_log_shows_what_the_forgetting_term_sees(bench):
     assert 0.1 < first["kernel_s"] < 0.9
 
 
-@pytest.mark.parametrize("objective", ["infonce", "mse"])
-def test_the_other_objectives_train_too(bench, objective):
-    result, weights = bench.train(objective=objective, steps=6, bank_size=0)
-    assert result.projection.shape == (32, 32)
-    assert not same(weights, bench.student().state_dict())
+@pytest.mark.parametrize("bank_size", [0, 24])
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "ibkd"])
+def test_the_other_objectives_train_too(bench, objective, bank_size):
+    student = bench.student()
+    if objective == "hpd":
+        add_output_layer(student)
+    before = {key: value.clone() for key, value in student.state_dict().items()}
+    result, weights = bench.train(student=student, objective=objective, steps=30, bank_size=bank_size)
+    assert (result.projection is None) == (objective == "crd")
+    assert not same(weights, before)
+    losses = [line["loss"] for line in logged(bench.folder / "run") if "loss" in line]
+    assert losses[-1] < losses[0]
+
+
+def test_a_student_of_several_lengths_resumes_to_the_weights_of_an_uninterrupted_one(bench, monkeypatch):
+    def student():
+        born = bench.student()
+        add_output_layer(born)
+        return born
+
+    whole, weights = bench.train("whole", student(), dims=(32, 8))
+    with monkeypatch.context() as patch:
+        fail_at(patch, 6, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            bench.train("broken", student(), dims=(32, 8))
+    result, resumed = bench.train("broken", student(), dims=(32, 8), resume=True)
+    assert same(weights, resumed)
+    assert whole.history == result.history
+    assert {"loss@8", "keep"} <= set(logged(bench.folder / "whole")[1])
 
 
 def test_the_projection_starts_as_the_least_squares_map(bench, teacher):
     run = train.TrainingRun(
         bench.student(), TeacherCache(bench.folder / "cache", teacher), bench.texts, settings(), train.SILENT
     )
-    run.start_projection()
+    run.start()
     x = run.untrained().encode([*bench.texts.documents, *bench.texts.queries]).astype(np.float64)
     y = run.cache.vectors(run.rows).astype(np.float64)
     residual = x @ run.objective.projection.weight.detach().numpy().T - y
@@ -272,3 +308,117 @@ def test_frozen_token_tables_stay_as_they_were_and_are_given_back_trainable(benc
     assert changed
     assert not any("embeddings" in name for name in changed)
     assert all(parameter.requires_grad for parameter in student.parameters())
+
+
+class Scripted:
+    """A dev set with the figures a test wants, one a look."""
+
+    metric, texts = "script", ()
+
+    def __init__(self, *figures):
+        self.figures, self.seen = list(figures), []
+
+    def score(self, encoder):
+        self.seen.append(encoder.weight_hash)
+        return self.figures[len(self.seen) - 1]
+
+
+FIGURES = (0.9, 0.1, 0.5, 0.4, 0.5, 0.3, 0.6)
+
+
+def test_patience_ends_training_and_keeps_the_weights_of_the_best_look(bench):
+    bench.dev = Scripted(*FIGURES)
+    student = bench.student()
+    result, _ = bench.train(student=student, steps=12, eval_every=2, patience=3)
+    assert [point.value for point in result.history] == list(FIGURES[:6])
+    assert result.dev == 0.5
+    kept = finished_model(student, result.projection, settings()).model
+    assert Encoder(kept, "kept", dtype="float32").weight_hash == bench.dev.seen[2]
+    bench.dev = Scripted(*FIGURES)
+    patient, _ = bench.train("patient", steps=12, eval_every=2, patience=4)
+    assert [point.step for point in patient.history] == [0, 2, 4, 6, 8, 10, 12]
+    assert patient.dev == 0.6
+
+
+@pytest.mark.parametrize("died_at", [3, 5, 9])
+def test_a_resumed_run_ends_early_where_an_uninterrupted_one_does(bench, monkeypatch, died_at):
+    options = {"steps": 12, "eval_every": 2, "patience": 3, "checkpoint_every": 3}
+    bench.dev = Scripted(*FIGURES)
+    whole, weights = bench.train("whole", **options)
+    bench.dev = Scripted(*FIGURES)
+    with monkeypatch.context() as patch:
+        fail_at(patch, died_at, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            bench.train("broken", **options)
+    bench.dev = Scripted(*FIGURES)
+    bench.dev.seen = [""] * (1 + 3 * (died_at // 3) // 2)
+    result, resumed = bench.train("broken", resume=True, **options)
+    assert (result.history, result.dev) == (whole.history, whole.dev)
+    assert same(weights, resumed)
+
+
+def test_nothing_is_trained_again_after_the_last_step(bench, monkeypatch):
+    whole, weights = bench.train()
+    fail_at(monkeypatch, 0, AssertionError("trained again"))
+    monkeypatch.setattr(bench.dev.__class__, "score", None)
+    result, again = bench.train(resume=True)
+    assert same(weights, again)
+    assert result.history == whole.history
+    np.testing.assert_array_equal(result.projection, whole.projection)
+
+
+def gradients(bench, objective, batches, **changed):
+    """The gradient of one step over the given batches, as the optimiser would get it."""
+    run = train.TrainingRun(
+        bench.student(),
+        TeacherCache(bench.folder / "cache", bench.teacher),
+        bench.texts,
+        settings(objective=objective, bank_size=0, **changed),
+        train.SILENT,
+    )
+    run.start()
+    run.schedule.batch = lambda number: batches[number]
+    run.optimizer.step = lambda: None
+    run.step(0, detailed=False)
+    return torch.cat([p.grad.flatten() for p in run.module.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize(("objective", "equal"), [("mse", True), ("cosine", True), ("infonce", False)])
+def test_two_batches_a_step_are_one_of_twice_the_size_where_texts_are_not_compared(bench, objective, equal):
+    texts = np.arange(16)
+    one = gradients(bench, objective, [texts], batch_size=16)
+    two = gradients(bench, objective, [texts[:8], texts[8:]], batch_size=8, accumulate=2)
+    assert torch.allclose(one, two, atol=1e-5) == equal
+
+
+def test_a_student_whose_pooling_leaves_prompts_out_is_trained_as_it_encodes(tmp_path, teacher):
+    prompts = {"query": "river bank: ", "passage": "page: "}
+    saved = save_sentence_transformer(tmp_path / "m", prompts=prompts, include_prompt=False)
+    student = load_sentence_transformer(str(saved))
+    texts = TrainingTexts(tuple(TEXTS[:20]), tuple(TEXTS[20:40]))
+    run = train.TrainingRun(student, TeacherCache(tmp_path / "c", teacher), texts, settings(), train.SILENT)
+    found = run._student_vectors(np.arange(40))
+    run.close()
+    encoder = Encoder(student, "student", dtype="float32")
+    np.testing.assert_allclose(found[:20], encoder.encode(TEXTS[:20], "document"), atol=1e-5)
+    np.testing.assert_allclose(found[20:], encoder.encode(TEXTS[20:40], "query"), atol=1e-5)
+
+
+def test_tensorboard_gets_the_figures_of_the_log(bench):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    bench.train(tensorboard=bench.folder / "events")
+    events = EventAccumulator(str(bench.folder / "events"))
+    events.Reload()
+    lines = [line for line in logged(bench.folder / "run") if "loss" in line]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [
+        (line["step"], pytest.approx(line["loss"], rel=1e-6)) for line in lines
+    ]
+    assert [event.step for event in events.Scalars(bench.dev.metric)] == [0, 6, 12]
+
+
+def test_tensorboard_that_is_not_installed_is_named_with_its_extra(bench, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingPackage, match=r"ibkd-retrieval\[tensorboard\]"):
+        bench.train(tensorboard=bench.folder / "events")

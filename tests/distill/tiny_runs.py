@@ -6,7 +6,10 @@ from pathlib import Path
 from tiny_models import sentences
 
 from ibkd_retrieval.corpora.records import Corpus, Document
-from ibkd_retrieval.distill.run import StudentPlan, distill
+from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
+from ibkd_retrieval.distill.hard_negatives import MiningSettings
+from ibkd_retrieval.distill.plan import StudentPlan
+from ibkd_retrieval.distill.run import distill
 from ibkd_retrieval.distill.settings import DistillSettings
 
 
@@ -28,6 +31,21 @@ def settings(**changed) -> DistillSettings:
         "checkpoint_every": 4,
     }
     return DistillSettings(**(values | changed))
+
+
+def finetuning(**changed) -> FinetuneSettings:
+    values = {
+        "steps": 12,
+        "batch_size": 8,
+        "negatives": 1,
+        "learning_rate": 1e-3,
+        "max_length": 24,
+        "dtype": "float32",
+        "mining": MiningSettings(5, 60, 0.0),
+        "eval_every": 6,
+        "checkpoint_every": 4,
+    }
+    return FinetuneSettings(**(values | changed))
 
 
 def run(teacher: Path, root: Path, *, output: str = "student", plan: StudentPlan | None = None, **options):

@@ -9,6 +9,7 @@ from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.students import (
     evenly_spaced_layers,
+    keep_leading_dimensions,
     principal_directions,
     reduce_dimension,
     student_from_layers,
@@ -107,3 +108,18 @@ def test_a_dimension_that_cannot_be_reached_is_refused(bert, dim, texts):
     model = load_sentence_transformer(str(bert))
     with pytest.raises(UserError, match="--dim"):
         reduce_dimension(model, model.encode(TEXTS[:texts]), dim)
+
+
+@pytest.mark.parametrize("dim", [1, 12, 32])
+def test_cut_vectors_are_the_leading_numbers_made_unit_and_have_a_hash_of_their_own(bert, dim):
+    whole, cut = (Encoder.load(str(bert), device="cpu", dtype="float32", dim=each) for each in (None, dim))
+    leading = whole.encode(TEXTS)[:, :dim]
+    np.testing.assert_allclose(cut.encode(TEXTS), leading / np.linalg.norm(leading, axis=1, keepdims=True), atol=1e-6)
+    assert cut.dim == dim
+    assert (cut.weight_hash == whole.weight_hash) == (dim == 32)
+
+
+@pytest.mark.parametrize("dim", [0, 33])
+def test_more_dimensions_than_there_are_cannot_be_kept(bert, dim):
+    with pytest.raises(UserError, match="from 1 to 32"):
+        keep_leading_dimensions(load_sentence_transformer(str(bert)), dim)

@@ -17,11 +17,28 @@ class ObjectiveSettings:
         temperature: tau of the contrast; smaller looks harder at the nearest negatives.
         hsic_weight: lambda, the weight of the forgetting term.
         hsic_bandwidth: gamma of its Gaussian kernels, or "median" to follow the batch.
+        hsic_estimator: "biased", "unbiased", or "cka" for the normalised one.
     """
 
     temperature: float = 0.05
     hsic_weight: float = 0.2
     hsic_bandwidth: float | str = "median"
+    hsic_estimator: str = "biased"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What an objective is built for.
+
+    Attributes:
+        student: length of a student vector, d.
+        teacher: length of a teacher vector, D.
+        texts: different texts in training, M.
+    """
+
+    student: int
+    teacher: int
+    texts: int
 
 
 @dataclass(frozen=True)

@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import torch
 
-from ibkd_retrieval.distill.information import gaussian_kernel, hsic, off_diagonal_mean
-from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings, Sizes
+from ibkd_retrieval.distill.objectives.forgetting import forgetting
 from ibkd_retrieval.distill.objectives.infonce import InfoNCE
 
 
 class IBKD(torch.nn.Module):
-    """L_keep + lambda * HSIC(X, S).
+    """L_keep + lambda * HSIC(X, S), X the student's input representation and S its unit output."""
 
-    X is the student's input representation, S its unit output. Both kernels are Gaussian; with a fixed
-    bandwidth of 1 on vectors of norm ~6 they would be identity matrices and HSIC a constant without
-    gradient, hence unit vectors and the median bandwidth unless told otherwise.
-    """
-
-    def __init__(self, student_dim: int, teacher_dim: int, settings: ObjectiveSettings) -> None:
+    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
         super().__init__()
-        self.keep = InfoNCE(student_dim, teacher_dim, settings)
-        self.weight = settings.hsic_weight
-        self.bandwidth = settings.hsic_bandwidth
+        self.keep = InfoNCE(sizes, settings)
+        self.settings = settings
 
     @property
     def projection(self) -> torch.nn.Module:
@@ -32,15 +26,7 @@ class IBKD(torch.nn.Module):
         return self.keep.projection
 
     def forward(self, batch: Batch) -> LossTerms:
-        """Both terms of a batch; the kernels' off-diagonal means show whether HSIC can see anything."""
+        """Both terms of a batch."""
         kept = self.keep(batch)
-        inputs = torch.nn.functional.normalize(batch.inputs, dim=-1)
-        kernel_x = gaussian_kernel(inputs, self.bandwidth)
-        kernel_s = gaussian_kernel(batch.student, self.bandwidth)
-        forget = hsic(kernel_x, kernel_s)
-        terms = kept.terms | {
-            "hsic": forget.detach(),
-            "kernel_x": off_diagonal_mean(kernel_x).detach(),
-            "kernel_s": off_diagonal_mean(kernel_s).detach(),
-        }
-        return LossTerms(kept.total + self.weight * forget, terms, watch={"hsic": self.weight * forget})
+        forgot = forgetting(batch.student, batch.inputs, self.settings)
+        return LossTerms(kept.total + forgot.total, kept.terms | forgot.terms, forgot.watch)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 
 from ibkd_retrieval.distill.information import infonce
-from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings, Sizes
 from ibkd_retrieval.distill.objectives.projection import Projection
 
 
 class InfoNCE(torch.nn.Module):
     """InfoNCE between W s and t over batch and bank, at temperature tau."""
 
-    def __init__(self, student_dim: int, teacher_dim: int, settings: ObjectiveSettings) -> None:
+    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
         super().__init__()
-        self.projection = Projection(student_dim, teacher_dim)
+        self.projection = Projection(sizes.student, sizes.teacher)
         self.temperature = settings.temperature
 
     def forward(self, batch: Batch) -> LossTerms:

@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 class Projection(torch.nn.Linear):
-    """W s, made unit: [n, d] -> [n, D]."""
+    """W s, made unit: [n, d] -> [n, D].
+
+    A prefix of the student's vector, [n, m] with m < d, is mapped by the first m columns of W.
+    """
 
     def __init__(self, student_dim: int, teacher_dim: int) -> None:
         super().__init__(student_dim, teacher_dim, bias=False)
 
     def forward(self, student: torch.Tensor) -> torch.Tensor:
         """Project and normalise, so that inner products with unit teacher vectors are cosines."""
-        return torch.nn.functional.normalize(super().forward(student), dim=-1)
+        return torch.nn.functional.normalize(self.linear(student), dim=-1)
+
+    def linear(self, student: torch.Tensor) -> torch.Tensor:
+        """W s as it is, [n, D]."""
+        return torch.nn.functional.linear(student, self.weight[:, : student.shape[1]])
+
+    def fit(self, student: NDArray[np.float32], teacher: NDArray[np.float32]) -> None:
+        """Set W to the least-squares map from `student` [n, d] to `teacher` [n, D]."""
+        with torch.no_grad():
+            self.weight.copy_(torch.from_numpy(least_squares(student, teacher)))
+
+    def hold(self, directions: NDArray[np.float32]) -> None:
+        """Set W' to orthonormal `directions` [d, D], to be trained no further.
+
+        Then cos(W s, W s') = cos(s, s'), for every prefix of s too.
+        """
+        with torch.no_grad():
+            self.weight.copy_(torch.from_numpy(np.ascontiguousarray(directions.T)))
+
+
+def least_squares(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The matrix A [D, d] of least |A x_i - y_i|^2 over the rows of x [n, d] and y [n, D], held back a little."""
+    x64, y64 = x.astype(np.float64), y.astype(np.float64)
+    ridge = 1e-3 * np.trace(x64.T @ x64) / x.shape[1]
+    solution = np.linalg.solve(x64.T @ x64 + ridge * np.eye(x.shape[1]), x64.T @ y64)
+    return np.ascontiguousarray(solution.T)

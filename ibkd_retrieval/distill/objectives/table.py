@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ibkd_retrieval.errors import UserError
@@ -9,29 +10,56 @@ from ibkd_retrieval.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
+    from ibkd_retrieval.distill.objectives.base import ObjectiveSettings, Sizes
 
 
-OBJECTIVES = ("ibkd", "infonce", "mse")
+OBJECTIVES = ("ibkd", "infonce", "mse", "cosine", "crd", "hpd", "kl")
+WITHOUT_PROJECTION = ("crd",)
+"""Objectives that give no W, so that their students have no place in the teacher's space."""
 
 
-def build_objective(name: str, student_dim: int, teacher_dim: int, settings: ObjectiveSettings) -> torch.nn.Module:
+def build_objective(name: str, sizes: Sizes, settings: ObjectiveSettings, dims: Sequence[int] = ()) -> torch.nn.Module:
     """Make an objective with its own parameters.
 
     Args:
         name: one of `OBJECTIVES`.
-        student_dim: length of a student vector, d.
-        teacher_dim: length of a teacher vector, D.
+        sizes: of the vectors and of the training text.
         settings: temperature, HSIC weight and bandwidth.
+        dims: lengths of prefixes to train at once, the full one first; () for the whole vector alone.
 
     Raises:
-        UserError: no objective of that name.
+        UserError: no objective of that name, or one that cannot work with these sizes.
     """
+    from ibkd_retrieval.distill.objectives.cosine import Cosine
+    from ibkd_retrieval.distill.objectives.crd import CRD
+    from ibkd_retrieval.distill.objectives.hpd import HPD
     from ibkd_retrieval.distill.objectives.ibkd import IBKD
     from ibkd_retrieval.distill.objectives.infonce import InfoNCE
+    from ibkd_retrieval.distill.objectives.kl import SimilarityKL
     from ibkd_retrieval.distill.objectives.mse import MSE
+    from ibkd_retrieval.distill.objectives.nested import Nested
 
-    table = dict(zip(OBJECTIVES, (IBKD, InfoNCE, MSE), strict=True))
+    table = dict(zip(OBJECTIVES, (IBKD, InfoNCE, MSE, Cosine, CRD, HPD, SimilarityKL), strict=True))
     if name not in table:
         raise UserError(f"Unknown objective `{name}`: use one of {', '.join(OBJECTIVES)}.")
-    return table[name](student_dim, teacher_dim, settings)
+    objective: torch.nn.Module = table[name](sizes, settings)
+    check_dims(dims, sizes.student, sizes.teacher)
+    return Nested(objective, dims) if dims else objective
+
+
+def check_dims(dims: Sequence[int], student: int, teacher: int) -> None:
+    """Make sure that a student can be trained at several lengths.
+
+    Args:
+        dims: the lengths, the full one first; () is fine.
+        student: length of its whole vector.
+        teacher: length of a teacher vector.
+
+    Raises:
+        UserError: the first is not the whole vector's, or more than the teacher has.
+    """
+    shown = ",".join(map(str, dims))
+    if dims and dims[0] != student:
+        raise UserError(f"--dims {shown}: the student has {student} dimensions, start with {student}.")
+    if dims and student > teacher:
+        raise UserError(f"--dims {shown}: start with at most the teacher's {teacher} dimensions.")

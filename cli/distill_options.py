@@ -1,0 +1,139 @@
+"""The options of `ibkd distill`, by group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import CORPUS_HELP
+
+_STUDENT, _TEXT, _DISTIL, _FINETUNE, _RUN = "Student", "Text", "Distilling (stage 1)", "Fine-tuning (stage 2)", "Run"
+
+
+def _option(panel: str, help: str, default: str | None = None, *names: str, metavar: str | None = None) -> Any:
+    shown: dict[str, Any] = {} if default is None else {"show_default": default}
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, **shown)
+
+
+Teacher = Annotated[
+    list[str],
+    _option(
+        _STUDENT,
+        "Encoder to learn from: folder or hub name. Repeatable: their vectors side by side, the first's layers.",
+        metavar="MODEL",
+    ),
+]
+Student = Annotated[
+    str | None,
+    _option(
+        _STUDENT,
+        "A small model to train, or static: one vector a token out of the teacher.",
+        "layers of the teacher",
+        metavar="MODEL",
+    ),
+]
+Layers = Annotated[
+    str | None,
+    _option(
+        _STUDENT,
+        "How many layers of the teacher (or of --student), evenly spaced, or positions: 0,3,5.",
+        "2 without --student",
+    ),
+]
+Dim = Annotated[
+    int | None, _option(_STUDENT, "Dimensions of the student's vectors.", "128 without --student, else its own")
+]
+Dims = Annotated[
+    str | None,
+    _option(
+        _STUDENT, "Lengths at which vectors are to be usable when cut, the full one first: 128,64,32.", "the full one"
+    ),
+]
+Pooling = Annotated[str | None, _option(_STUDENT, "mean or cls, for a plain transformers student.", "mean")]
+OutputSpace = Annotated[
+    str, _option(_STUDENT, "student: compact vectors; teacher: vectors that search the teacher's index.")
+]
+FreezeEmbeddings = Annotated[
+    bool | None,
+    _option(
+        _STUDENT,
+        "Leave the student's token tables as they are.",
+        "freeze, with --student train",
+        "--freeze-embeddings/--train-embeddings",
+    ),
+]
+
+CorpusOption = Annotated[
+    str, _option(_TEXT, f"Documents to learn from, as unlabelled text: {CORPUS_HELP}", metavar="CORPUS")
+]
+QueriesOption = Annotated[
+    str | None,
+    _option(_TEXT, "Queries to learn from, as unlabelled text.", "pydocs:train with pydocs", metavar="QUERIES"),
+]
+Dev = Annotated[
+    str | None,
+    _option(
+        _TEXT,
+        "Judged queries to watch (BEIR folder:split, ir_datasets id).",
+        "pydocs:train with pydocs, else neighbours of the teacher among held-out texts",
+        metavar="QUERIES",
+    ),
+]
+MaxLength = Annotated[int, _option(_TEXT, "Tokens read of a training text.")]
+MaxDocuments = Annotated[int | None, _option(_TEXT, "Most documents to learn from, drawn at random.", "all")]
+
+Stage = Annotated[str, _option(_RUN, "distill, finetune or both.")]
+Preset = Annotated[str | None, _option(_RUN, "paper: the published settings of the method.", "none")]
+EvalEvery = Annotated[int, _option(_RUN, "Steps between looks at the dev set.")]
+Patience = Annotated[
+    int, _option(_RUN, "End after so many looks without a better figure, with the best weights; 0: never.")
+]
+CheckpointEvery = Annotated[int, _option(_RUN, "Steps between checkpoints.")]
+TensorBoard = Annotated[bool, _option(_RUN, "Also log to <output>/tensorboard.", None, "--tensorboard")]
+Output = Annotated[Path | None, _option(_RUN, "Model folder to make.", "models/<name>")]
+Cache = Annotated[Path | None, _option(_RUN, "Where teacher vectors are kept.", "~/.cache/ibkd/teachers")]
+
+Objective = Annotated[str, _option(_DISTIL, "ibkd, infonce, mse, cosine, crd, hpd or kl.")]
+Steps = Annotated[int, _option(_DISTIL, "Optimiser steps.")]
+BatchSize = Annotated[int, _option(_DISTIL, "Texts in a batch.")]
+Accumulate = Annotated[
+    int, _option(_DISTIL, "Batches a step, their losses averaged; negatives stay those of one batch and the bank.")
+]
+BankSize = Annotated[int, _option(_DISTIL, "Further teacher vectors a batch, as negatives.")]
+LearningRate = Annotated[
+    float | None, _option(_DISTIL, "Peak learning rate.", "0.002; with --student 0.0003, static 0.01")
+]
+Temperature = Annotated[float, _option(_DISTIL, "Of the contrast; smaller looks harder at near negatives.")]
+HsicWeight = Annotated[float, _option(_DISTIL, "Weight of the forgetting term (lambda).")]
+HsicBandwidth = Annotated[str, _option(_DISTIL, "median, or gamma as a number; for both stages.")]
+HsicEstimator = Annotated[
+    str, _option(_DISTIL, "biased (as published), unbiased, or cka (normalised); for both stages.")
+]
+
+Pairs = Annotated[
+    str | None,
+    _option(
+        _FINETUNE,
+        "Queries with their passages: judged queries (BEIR folder:train, ir_datasets id), or a JSONL file of "
+        '{"query", "passage", "negatives"}.',
+        "none",
+        metavar="QUERIES",
+    ),
+]
+FinetuneSteps = Annotated[int, _option(_FINETUNE, "Optimiser steps.")]
+FinetuneBatchSize = Annotated[int, _option(_FINETUNE, "Queries a step, each with one passage.")]
+FinetuneLearningRate = Annotated[float, _option(_FINETUNE, "Peak learning rate.")]
+FinetuneTemperature = Annotated[float, _option(_FINETUNE, "Of the contrast.")]
+FinetuneHsicWeight = Annotated[float, _option(_FINETUNE, "Weight of the forgetting term (lambda).")]
+Negatives = Annotated[int, _option(_FINETUNE, "Hard negatives a query and step; 0 mines none.")]
+NegativeRanks = Annotated[str, _option(_FINETUNE, "The teacher's ranks that negatives come from.")]
+NegativeMargin = Annotated[
+    float, _option(_FINETUNE, "Leave out what scores above the best positive less this much: likely an answer.")
+]
+SoftLabels = Annotated[
+    str | None,
+    _option(_FINETUNE, "teacher, or a cross-encoder: its scores of the candidates as further targets.", "none"),
+]
+SoftWeight = Annotated[float, _option(_FINETUNE, "Weight of the divergence from the soft labels.")]

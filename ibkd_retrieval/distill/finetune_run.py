@@ -1,0 +1,128 @@
+"""The moving parts of stage 2: student, pairs, optimiser, and one step of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
+from ibkd_retrieval.distill.information import infonce
+from ibkd_retrieval.distill.objectives.base import LossTerms
+from ibkd_retrieval.distill.optimising import adamw, apply_gradients, set_rates
+from ibkd_retrieval.distill.pair_batches import PairBatch, PairTexts
+from ibkd_retrieval.distill.schedule import BatchSchedule
+from ibkd_retrieval.distill.tokens import training_tokens
+from ibkd_retrieval.encoders.static import is_static
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from ibkd_retrieval.distill.soft_labels import SoftLabels
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+
+class FinetuneRun:
+    """Contrast of queries with passages, soft labels, and forgetting."""
+
+    def __init__(
+        self,
+        student: SentenceTransformer,
+        texts: PairTexts,
+        settings: FinetuneSettings,
+        labels: SoftLabels | None,
+        progress: Progress,
+    ) -> None:
+        import torch
+
+        from ibkd_retrieval.distill.student_module import StudentModule
+
+        count = len(texts.positives)
+        if count < settings.batch_size:
+            raise UserError(
+                f"Only {count} pairs for a batch of {settings.batch_size}: give more pairs or a smaller "
+                "--finetune-batch-size."
+            )
+        torch.manual_seed(settings.seed)
+        self.settings, self.texts, self.labels = settings, texts, labels
+        self.token_ids = training_tokens(student, texts.texts, settings.max_length, progress)
+        longest = np.array([self.token_ids.lengths[positives].max() for positives in texts.positives])
+        self.schedule = BatchSchedule(longest, settings.batch_size, settings.seed)
+        self.module = StudentModule(student, settings.dtype)
+        self.modules: dict[str, torch.nn.Module] = {"student": student}
+        self._frozen = []
+        if settings.freeze_embeddings:
+            if is_static(student):
+                raise UserError("--freeze-embeddings leaves nothing of a static student to train: leave it out.")
+            self._frozen = [p for p in self.module.token_layer.parameters() if p.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+        rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
+        self.optimizer = adamw(rates, settings.weight_decay)
+
+    def start(self) -> None:
+        """Nothing has to be prepared."""
+
+    def step(self, number: int, *, detailed: bool) -> dict[str, float]:
+        """Run one optimiser step and return its figures; the forgetting term's gradient norm when `detailed`."""
+        import torch
+
+        settings = self.settings
+        factor = set_rates(self.optimizer, number, settings.steps, settings.warmup)
+        batch = self.texts.draw(self.schedule.batch(number), settings.negatives, settings.seed, number)
+        queries, query_inputs = self.module(self.token_ids.features(self.module.model, batch.queries))
+        passages, passage_inputs = self.module(self.token_ids.features(self.module.model, batch.passages))
+        vectors, inputs = torch.cat([queries, passages]), torch.cat([query_inputs, passage_inputs])
+        terms = self._terms(vectors, inputs, batch)
+        values = {"loss": float(terms.total.detach())} | {name: float(value) for name, value in terms.terms.items()}
+        if detailed and settings.hsic_weight:
+            (gradient,) = torch.autograd.grad(terms.watch["hsic"], vectors, retain_graph=True)
+            values["hsic_gradient"] = float(gradient.norm())
+        self.optimizer.zero_grad(set_to_none=True)
+        terms.total.backward()  # type: ignore[no-untyped-call]
+        norm = apply_gradients(self.optimizer, values["loss"])
+        return values | {"gradient": norm, "learning_rate": settings.learning_rate * factor}
+
+    def _terms(self, vectors: torch.Tensor, inputs: torch.Tensor, batch: PairBatch) -> LossTerms:
+        """The mean over the lengths that are to be usable; the parts of the full one."""
+        import torch
+
+        dims = self.settings.dims or (vectors.shape[1],)
+        each = [self._terms_at(torch.nn.functional.normalize(vectors[:, :dim], dim=-1), inputs, batch) for dim in dims]
+        total = torch.stack([terms.total for terms in each]).mean()
+        return LossTerms(total, each[0].terms, {"hsic": torch.stack([t.watch["hsic"] for t in each]).mean()})
+
+    def _terms_at(self, vectors: torch.Tensor, inputs: torch.Tensor, batch: PairBatch) -> LossTerms:
+        import torch
+
+        from ibkd_retrieval.distill.objectives.forgetting import forgetting
+        from ibkd_retrieval.distill.soft_labels import soft_label_loss
+
+        settings, n = self.settings, len(batch.queries)
+        queries, positives, negatives = vectors[:n], vectors[n : 2 * n], vectors[2 * n :]
+        answers = torch.from_numpy(batch.answers).to(vectors.device)
+        contrast = infonce(queries, positives, settings.temperature, bank=negatives, duplicate=answers).loss
+        forgot = forgetting(vectors, inputs, settings.forgetting)
+        total, terms = contrast + forgot.total, {"contrast": contrast.detach()} | forgot.terms
+        if self.labels is not None:
+            labels = torch.from_numpy(self.labels.logits(batch)).to(vectors.device)
+            soft = soft_label_loss(queries @ vectors[n:].T / settings.temperature, labels)
+            total, terms["soft"] = total + settings.soft_weight * soft, soft.detach()
+        return LossTerms(total, terms, forgot.watch)
+
+    def close(self) -> None:
+        """Give the student back with the attention it came with and nothing frozen."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self.module.close()
+
+    def untrained(self) -> Encoder:
+        """The student as it came, as an encoder of its own."""
+        return self.snapshot()
+
+    def snapshot(self) -> Encoder:
+        """The student as it would be saved now, as an encoder of its own."""
+        return self.module.as_encoder(self.module.model, self.settings.dtype)

@@ -1,0 +1,125 @@
+"""Every choice of stage 2, so that it can be recorded and repeated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ibkd_retrieval.distill.hard_negatives import MiningSettings
+from ibkd_retrieval.distill.loop import Pace
+from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
+from ibkd_retrieval.errors import UserError
+
+_LEAST = {
+    "steps": 1,
+    "batch_size": 2,
+    "negatives": 0,
+    "max_length": 2,
+    "eval_every": 0,
+    "checkpoint_every": 1,
+    "patience": 0,
+}
+_FINITE = ("hsic_weight", "soft_weight")
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How a student is fine-tuned on pairs.
+
+    Attributes:
+        steps: optimiser steps in all.
+        batch_size: queries a step, each with one positive.
+        negatives: hard negatives a query and step; all passages of a step are candidates for all its queries.
+        learning_rate: peak of the schedule (linear warm-up, then linear to zero).
+        temperature: tau of the contrast and of the soft labels' student side.
+        hsic_weight: lambda, the weight of the forgetting term.
+        hsic_bandwidth: gamma of its kernels, or "median".
+        hsic_estimator: as for stage 1.
+        soft_labels: None, "teacher", or a cross-encoder by folder or hub name.
+        soft_weight: weight of the divergence from the soft labels.
+        mining: which hard negatives; None mines none.
+        freeze_embeddings: leave the token tables as they are.
+        warmup: share of the steps spent warming up.
+        weight_decay: AdamW's, on matrices only.
+        max_length: tokens read of a query or passage.
+        seed: of order and draws.
+        dtype: the arithmetic, as for stage 1.
+        dims: lengths at which a prefix of the vector is to be usable, as for stage 1.
+        eval_every: steps between looks at the dev set, 0 for the end only.
+        checkpoint_every: steps between checkpoints.
+        patience: looks without a better dev figure after which training ends with the best weights, 0 for never.
+    """
+
+    steps: int = 500
+    batch_size: int = 128
+    negatives: int = 1
+    learning_rate: float = 2e-5
+    temperature: float = 0.05
+    hsic_weight: float = 1.0
+    hsic_bandwidth: float | str = "median"
+    hsic_estimator: str = "biased"
+    soft_labels: str | None = None
+    soft_weight: float = 1.0
+    mining: MiningSettings | None = field(default_factory=MiningSettings)
+    freeze_embeddings: bool = False
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    max_length: int = 96
+    seed: int = 0
+    dtype: str = "auto"
+    dims: tuple[int, ...] = ()
+    eval_every: int = 100
+    checkpoint_every: int = 100
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers that stage 1 does not share.
+
+        Raises:
+            UserError: one is outside its range.
+        """
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise UserError(f"--finetune-{name.replace('_', '-')} is {getattr(self, name)}: give at least {least}.")
+        for name in ("learning_rate", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                shown = name.replace("_", "-")
+                raise UserError(f"--finetune-{shown} is {getattr(self, name)}: give a number above 0.")
+        for name in _FINITE:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name.replace('_', ' ')} is {getattr(self, name)}: give a number from 0 up.")
+        if self.patience and not self.eval_every:
+            raise UserError("--patience counts looks at the dev set, of which there is one: give --eval-every too.")
+
+    @property
+    def forgetting(self) -> ObjectiveSettings:
+        """What the forgetting term reads."""
+        return ObjectiveSettings(self.temperature, self.hsic_weight, self.hsic_bandwidth, self.hsic_estimator)
+
+    @property
+    def pace(self) -> Pace:
+        """Steps, looks and checkpoints; texts a step are queries, positives and negatives."""
+        texts = self.batch_size * (2 + self.negatives)
+        return Pace(self.steps, texts, self.eval_every, self.checkpoint_every, self.patience)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return asdict(self) | {"dims": list(self.dims)}
+
+
+def paper_finetuning(settings: FinetuneSettings) -> FinetuneSettings:
+    """The published STS settings of stage 2 (arXiv 2311.05472): lambda 1, tau 0.05, gamma 1, batch 128, lr 1e-6.
+
+    It runs for 3 epochs there; steps are the caller's.
+    """
+    return replace(
+        settings,
+        batch_size=128,
+        learning_rate=1e-6,
+        temperature=0.05,
+        hsic_weight=1.0,
+        hsic_bandwidth=1.0,
+        hsic_estimator="biased",
+        max_length=128,
+    )

@@ -1,0 +1,33 @@
+"""The forgetting term: what the student's vectors still say of their input."""
+
+from __future__ import annotations
+
+import torch
+
+from ibkd_retrieval.distill.information import cka, gaussian_kernel, hsic, off_diagonal_mean, unbiased_hsic
+from ibkd_retrieval.distill.objectives.base import LossTerms, ObjectiveSettings
+
+_ESTIMATORS = {"biased": hsic, "unbiased": unbiased_hsic, "cka": cka}
+
+
+def forgetting(student: torch.Tensor, inputs: torch.Tensor, settings: ObjectiveSettings) -> LossTerms:
+    """The term lambda * HSIC(X, S) of a batch; its kernels' off-diagonal means show whether it can see anything.
+
+    Both kernels are Gaussian; with a fixed bandwidth of 1 on vectors of norm ~6 they would be identity matrices and
+    HSIC a constant without gradient, hence unit vectors and the median bandwidth unless told otherwise.
+
+    Args:
+        student: unit student vectors [n, d], with gradient.
+        inputs: the student's input representation [n, e], without gradient; made unit here.
+        settings: weight, bandwidth and estimator.
+    """
+    kernel_x = gaussian_kernel(torch.nn.functional.normalize(inputs, dim=-1), settings.hsic_bandwidth)
+    kernel_s = gaussian_kernel(student, settings.hsic_bandwidth)
+    forget = _ESTIMATORS[settings.hsic_estimator](kernel_x, kernel_s)
+    terms = {
+        "hsic": forget.detach(),
+        "kernel_x": off_diagonal_mean(kernel_x).detach(),
+        "kernel_s": off_diagonal_mean(kernel_s).detach(),
+    }
+    weighted = settings.hsic_weight * forget
+    return LossTerms(weighted, terms, watch={"hsic": weighted})

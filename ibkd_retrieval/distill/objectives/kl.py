@@ -1,0 +1,29 @@
+"""Agreement on how similar a text is to all others.
+
+Fang et al. 2021, SEED: Self-supervised Distillation for Visual Representation, arXiv 2101.04731.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ibkd_retrieval.distill.information import similarity_kl
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings, Sizes
+from ibkd_retrieval.distill.objectives.projection import Projection
+
+
+class SimilarityKL(torch.nn.Module):
+    """KL from the teacher's distribution of similarities over batch and bank to that of W s, at temperature tau.
+
+    Copies of a text among the candidates need no mask: the teacher's distribution says how near they are.
+    """
+
+    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
+        super().__init__()
+        self.projection = Projection(sizes.student, sizes.teacher)
+        self.temperature = settings.temperature
+
+    def forward(self, batch: Batch) -> LossTerms:
+        """The divergence of a batch, in nats."""
+        loss = similarity_kl(self.projection(batch.student), batch.teacher, self.temperature, bank=batch.bank)
+        return LossTerms(loss, {"kl": loss.detach()})

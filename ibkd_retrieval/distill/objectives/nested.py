@@ -1,0 +1,49 @@
+"""Any objective on several prefixes of the student's vector at once.
+
+Kusupati et al. 2022, Matryoshka Representation Learning, arXiv 2205.13147.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms
+from ibkd_retrieval.distill.objectives.projection import Projection
+
+
+class Nested(torch.nn.Module):
+    """The mean of an objective over prefixes of the student's vector, each prefix made unit.
+
+    A prefix is compared through the first columns of the one W, which is held at the teacher's principal directions:
+    its columns are orthonormal, so the prefixes of the saved vectors have the very cosines that training compared.
+    With a W of any other shape they would not: what W stretches would have to be made good at each length anew, and no
+    single linear layer can. Nothing is lost, since the student's own last layer is trained.
+    """
+
+    def __init__(self, objective: torch.nn.Module, dims: Sequence[int]) -> None:
+        super().__init__()
+        self.objective = objective
+        self.dims = tuple(dims)
+        if isinstance(self.projection, Projection):
+            self.projection.weight.requires_grad_(False)
+
+    @property
+    def projection(self) -> torch.nn.Module | None:
+        """W, where the objective has one."""
+        found: torch.nn.Module | None = getattr(self.objective, "projection", None)
+        return found
+
+    def forward(self, batch: Batch) -> LossTerms:
+        """The mean loss; its parts at full length, and the loss at each shorter one as `loss@m`."""
+        each = [self.objective(replace(batch, student=_prefix(batch.student, dim))) for dim in self.dims]
+        shorter = {f"loss@{dim}": terms.total.detach() for dim, terms in zip(self.dims[1:], each[1:], strict=True)}
+        total = torch.stack([terms.total for terms in each]).mean()
+        watch = {name: torch.stack([terms.watch[name] for terms in each]).mean() for name in each[0].watch}
+        return LossTerms(total, each[0].terms | shorter, watch)
+
+
+def _prefix(vectors: torch.Tensor, dim: int) -> torch.Tensor:
+    return torch.nn.functional.normalize(vectors[:, :dim], dim=-1)

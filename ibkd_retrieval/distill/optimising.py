@@ -1,0 +1,47 @@
+"""The optimiser and its learning rate, the same in every stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def adamw(rates: Iterable[tuple[torch.nn.Parameter, float]], weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW over parameters with their peak learning rates; matrices alone decay."""
+    import torch
+
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for parameter, rate in rates:
+        groups.setdefault((rate, weight_decay if parameter.dim() > 1 else 0.0), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": p, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), p in groups.items()],
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+
+
+def set_rates(optimizer: torch.optim.Optimizer, number: int, steps: int, warmup: float) -> float:
+    """Set the rates of step `number`, linear warm-up then linear to zero, and return their share of the peak."""
+    warm = max(1, round(warmup * steps))
+    factor = (number + 1) / warm if number < warm else max(0.0, (steps - number) / max(1, steps - warm))
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+    return factor
+
+
+def apply_gradients(optimizer: torch.optim.Optimizer, loss: float) -> float:
+    """Clip the gradients to norm 1, take a step, and return their norm before.
+
+    Where loss or norm is not finite the weights stay as they were, and the caller sees from the figures that they did.
+    """
+    import torch
+
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True))
+    if math.isfinite(loss) and math.isfinite(norm):
+        optimizer.step()
+    return norm

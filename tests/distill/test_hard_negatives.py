@@ -1,0 +1,90 @@
+import json
+
+import numpy as np
+import pytest
+from tiny_models import sentences
+
+from ibkd_retrieval.corpora.records import Corpus, Document
+from ibkd_retrieval.distill import hard_negatives
+from ibkd_retrieval.distill.hard_negatives import MiningSettings, mine_negatives
+from ibkd_retrieval.distill.pairs import PairSet, TrainingPair
+from ibkd_retrieval.errors import UserError
+
+TEXTS = sentences(60, seed=4)
+DOCUMENTS = [Document(f"d{i}", text) for i, text in enumerate(TEXTS)]
+# The second query's positive stands in the corpus twice.
+DOCUMENTS.append(Document("copy", TEXTS[7]))
+PAIRS = PairSet(
+    "p",
+    (
+        TrainingPair("river bank water boat", (TEXTS[3], TEXTS[11]), ("given",)),
+        TrainingPair("milk cheese salt", (TEXTS[7],)),
+        TrainingPair(TEXTS[20], (TEXTS[20],)),
+    ),
+)
+
+
+def corpus():
+    return Corpus("c", len(DOCUMENTS), lambda: DOCUMENTS)
+
+
+def by_hand(teacher, pair, settings):
+    query = teacher.encode([pair.query], "query")[0]
+    scores = teacher.encode([document.content for document in DOCUMENTS]) @ query
+    ceiling = float((teacher.encode(list(pair.positives)) @ query).max()) - settings.margin
+    window = np.argsort(-scores, kind="stable")[settings.first - 1 : settings.last]
+    found = [DOCUMENTS[i].text for i in window if scores[i] <= ceiling and DOCUMENTS[i].text not in pair.positives]
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [MiningSettings(1, 61, 0.0, 99), MiningSettings(5, 30, 0.02, 99), MiningSettings(1, 500, 0.1, 99)],
+)
+def test_negatives_are_the_results_in_the_window_below_the_margin_that_are_no_positives(tmp_path, teacher, settings):
+    mined, _ = mine_negatives(PAIRS, corpus(), teacher, tmp_path, settings)
+    for pair, found in zip(PAIRS.pairs, mined.pairs, strict=True):
+        assert found.negatives == (*pair.negatives, *by_hand(teacher, pair, settings))
+        assert not set(found.negatives) & set(pair.positives)
+    assert any(pair.negatives for pair in mined.pairs[1:])
+
+
+def test_few_negatives_are_spread_over_the_window(tmp_path, teacher):
+    settings = MiningSettings(5, 45, 0.0, 4)
+    mined, _ = mine_negatives(PAIRS, corpus(), teacher, tmp_path, settings)
+    every = by_hand(teacher, PAIRS.pairs[2], settings)
+    assert len(every) > 10
+    found = mined.pairs[2].negatives
+    assert len(found) == 4
+    assert (found[0], found[-1]) == (every[0], every[-1])
+
+
+def test_what_was_mined_is_listed_with_rank_and_score_and_read_again(tmp_path, teacher, monkeypatch):
+    settings = MiningSettings(2, 40, 0.0, 5)
+    mined, path = mine_negatives(PAIRS, corpus(), teacher, tmp_path, settings)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["query"] for line in lines] == [pair.query for pair in PAIRS.pairs]
+    assert [tuple(line["positives"]) for line in lines] == [pair.positives for pair in PAIRS.pairs]
+    for line in lines:
+        ranks, scores = ([negative[key] for negative in line["negatives"]] for key in ("rank", "score"))
+        assert ranks == sorted(ranks)
+        assert ranks[0] >= 2
+        assert ranks[-1] <= 40
+        assert scores == sorted(scores, reverse=True)
+    monkeypatch.setattr(hard_negatives, "_mine", None)
+    assert mine_negatives(PAIRS, corpus(), teacher, tmp_path, settings) == (mined, path)
+
+
+def test_a_corpus_that_has_changed_is_indexed_and_mined_anew(tmp_path, teacher):
+    settings = MiningSettings(1, 40, 0.0, 99)
+    _, before = mine_negatives(PAIRS, corpus(), teacher, tmp_path, settings)
+    fewer = Corpus("c", 30, lambda: DOCUMENTS[:30])
+    mined, after = mine_negatives(PAIRS, fewer, teacher, tmp_path, settings)
+    assert before != after
+    assert set(mined.pairs[1].negatives) <= set(TEXTS[:30])
+
+
+@pytest.mark.parametrize("wrong", [{"first": 0}, {"first": 9, "last": 8}, {"margin": -0.1}, {"margin": float("nan")}])
+def test_ranks_and_margins_out_of_range_are_refused(wrong):
+    with pytest.raises(UserError, match="--negative"):
+        MiningSettings(**wrong)

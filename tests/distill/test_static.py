@@ -1,0 +1,86 @@
+"""A static student trains with the same objectives, and is saved as one table."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import sentences, tokenizer
+from tiny_runs import run, settings
+
+from ibkd_retrieval.distill.output_space import finished_model
+from ibkd_retrieval.distill.plan import StudentPlan
+from ibkd_retrieval.distill.teacher_cache import TeacherCache
+from ibkd_retrieval.distill.texts import TrainingTexts
+from ibkd_retrieval.distill.training_run import TrainingRun
+from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.loading import load_sentence_transformer
+from ibkd_retrieval.errors import MissingPackage, UserError
+from ibkd_retrieval.progress import SILENT
+
+TEXTS = sentences(40, seed=6)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "table"
+    words = tokenizer()
+    model = SentenceTransformer(modules=[StaticEmbedding(words, embedding_dim=12), Normalize()], device="cpu")
+    model.save(str(folder), create_model_card=False)
+    return folder
+
+
+def test_training_sees_the_vectors_that_encoding_gives(table, teacher, tmp_path):
+    student = load_sentence_transformer(str(table))
+    texts = TrainingTexts(tuple(TEXTS[:30]), tuple(TEXTS[30:]))
+    run = TrainingRun(student, TeacherCache(tmp_path / "c", teacher), texts, settings(max_length=64), SILENT)
+    found = run._student_vectors(np.arange(40))
+    run.close()
+    np.testing.assert_allclose(found, Encoder(student, "s").encode(TEXTS), atol=1e-6)
+
+
+def test_what_training_taught_is_saved_in_the_table_itself(table):
+    student = load_sentence_transformer(str(table))
+    w = np.random.default_rng(0).normal(size=(20, 12)).astype(np.float32)
+    before = student.encode(TEXTS).astype(np.float64)
+    model, _ = finished_model(student, w, settings())
+    after = model.encode(TEXTS).astype(np.float64)
+    assert len(model) == 2
+    projected = before @ w.T
+    projected /= np.linalg.norm(projected, axis=1, keepdims=True)
+    np.testing.assert_allclose(after @ after.T, projected @ projected.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["ibkd", "hpd"])
+def test_a_static_model_can_be_the_student(bert, table, tmp_path, objective):
+    changed = settings(objective=objective, steps=60, learning_rate=1e-2)
+    report = run(bert, tmp_path, plan=StudentPlan(str(table)), settings=changed)
+    assert report.student.transformer_parameters == 0
+    assert report.student.dev > report.undistilled_dev
+    names = [m["type"].split(".")[-1] for m in json.loads((tmp_path / "student" / "modules.json").read_text())]
+    assert names == ["StaticEmbedding", "Normalize"]
+
+
+def test_a_frozen_static_student_is_refused(bert, table, tmp_path):
+    with pytest.raises(UserError, match="--freeze-embeddings leaves nothing"):
+        run(bert, tmp_path, plan=StudentPlan(str(table)), settings=settings(freeze_embeddings=True))
+
+
+def test_a_static_student_is_made_of_the_teachers_token_outputs(bert, tmp_path):
+    pytest.importorskip("model2vec")
+    report = run(bert, tmp_path, plan=StudentPlan("static", dim=16), settings=settings(learning_rate=1e-2))
+    assert (report.student.dim, report.student.transformer_parameters) == (16, 0)
+    assert StudentPlan("static", dim=16).name("a/b", "ibkd") == "b-static-d16-ibkd"
+
+
+def test_a_missing_package_is_named_with_its_extra(bert, tmp_path, monkeypatch):
+    find = __import__("importlib.util").util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "model2vec" else find(name))
+    with pytest.raises(MissingPackage, match=r"ibkd-retrieval\[static\]"):
+        run(bert, tmp_path, plan=StudentPlan("static"))
+    with pytest.raises(UserError, match="leave --layers out"):
+        run(bert, tmp_path, plan=StudentPlan("static", layers=2))
