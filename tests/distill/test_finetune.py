@@ -172,7 +172,7 @@ def test_a_cross_encoders_scores_are_its_own_and_are_computed_once(cross_encoder
 
 
 def test_what_is_no_cross_encoder_is_refused(bert, tmp_path):
-    with pytest.raises(UserError, match="cross-encoder `nowhere`"):
+    with pytest.raises(UserError, match="No model `nowhere`"):
         CrossEncoderScores("nowhere", tmp_path, device="cpu", max_length=48)
     with pytest.raises(UserError, match="is no cross-encoder"):
         CrossEncoderScores(str(bert), tmp_path, device="cpu", max_length=48)
