@@ -78,6 +78,15 @@ def evaluate(
     relevance_level: Annotated[
         int | None, typer.Option(help="Lowest grade that counts as relevant.", show_default="the data set's")
     ] = None,
+    task: Annotated[
+        str, typer.Option(help="retrieval, or sts: how a model's cosines order sentence pairs.")
+    ] = "retrieval",
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PAIRS", help="For --task sts: scored sentence pairs, file or SentEval folder; repeatable."
+        ),
+    ] = None,
     per_query: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write every query's values: .tsv or .jsonl.")
     ] = None,
@@ -135,6 +144,25 @@ def evaluate(
         check_per_query_name(per_query)
     for name in metric or ():
         parse_metric(name)
+    if task not in ("retrieval", "sts"):
+        raise UserError(f"Unknown task `{task}`: use retrieval or sts.")
+    if data and task != "sts":
+        raise UserError("--data names the sentence pairs of --task sts: give that too.")
+    if task == "sts":
+        from .similarity import evaluate_similarity
+
+        evaluate_similarity(
+            model,
+            data or [],
+            device=device,
+            dtype=dtype,
+            pooling=pooling,
+            samples=resamples,
+            seed=seed,
+            json=form == "json",
+            progress=progress,
+        )
+        return
     options = RankerOptions(
         engine=engine,
         hybrid=hybrid,

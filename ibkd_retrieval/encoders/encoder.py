@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from ibkd_retrieval.encoders.allocator import keep_freed_memory
 from ibkd_retrieval.encoders.batching import token_budget_batches
 from ibkd_retrieval.encoders.device import choose_device, choose_dtype
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
+from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
 from ibkd_retrieval.encoders.students import keep_leading_dimensions
 from ibkd_retrieval.errors import UserError
 
@@ -31,25 +31,6 @@ if TYPE_CHECKING:
 _WINDOW = 8192
 _TOKENIZED_AT_ONCE = 1024
 DEFAULT_BATCH_TOKENS = 4096
-
-
-@dataclass(frozen=True)
-class _Window:
-    """Texts tokenised together, the first of which is number `start` of the caller's; a static model keeps texts."""
-
-    start: int
-    prompt: str
-    texts: Sequence[str] = ()
-    token_ids: Sequence[NDArray[np.int32]] = ()
-    prompt_length: int = 0
-
-
-@dataclass(frozen=True)
-class PreparedTexts:
-    """`count` texts as `Encoder.prepare` made them; only the encoder that did understands them."""
-
-    count: int
-    windows: tuple[_Window, ...]
 
 
 class Encoder:
@@ -167,20 +148,22 @@ class Encoder:
             self._encode_window(window, out[number * _WINDOW : (number + 1) * _WINDOW], progress)
         return out
 
-    def _prepare_window(self, texts: Sequence[str], start: int, kind: Kind) -> _Window:
+    def _prepare_window(self, texts: Sequence[str], start: int, kind: Kind) -> TokenWindow:
         prompt = self.prompts[kind]
         window = list(texts[start : start + _WINDOW])
         if self._static:
-            return _Window(start, prompt, texts=window)
+            return TokenWindow(start, prompt, texts=window)
         token_ids: list[NDArray[np.int32]] = []
         for first in range(0, len(window), _TOKENIZED_AT_ONCE):
             part = window[first : first + _TOKENIZED_AT_ONCE]
             found = tokenize(self._model, part, prompt, first=start + first)
             # A list of Python integers takes nine times the memory.
             token_ids += [np.array(ids, dtype=np.int32) for ids in found]
-        return _Window(start, prompt, token_ids=token_ids, prompt_length=excluded_prompt_length(self._model, prompt))
+        return TokenWindow(
+            start, prompt, token_ids=token_ids, prompt_length=excluded_prompt_length(self._model, prompt)
+        )
 
-    def _encode_window(self, window: _Window, out: NDArray[np.float32], progress: Task | None) -> None:
+    def _encode_window(self, window: TokenWindow, out: NDArray[np.float32], progress: Task | None) -> None:
         import torch
 
         if self._static:

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ibkd_retrieval.encoders.encoder import PreparedTexts
     from ibkd_retrieval.progress import Task
 
 Kind = Literal["query", "document"]
+
+
+@dataclass(frozen=True)
+class TokenWindow:
+    """Texts tokenised together, the first of which is number `start` of the caller's; a static model keeps texts."""
+
+    start: int
+    prompt: str
+    texts: Sequence[str] = ()
+    token_ids: Sequence[NDArray[np.int32]] = ()
+    prompt_length: int = 0
+
+
+@dataclass(frozen=True)
+class PreparedTexts:
+    """`count` texts as an encoder prepared them; only the encoder that did understands them."""
+
+    count: int
+    windows: tuple[TokenWindow, ...]
 
 
 class TextEncoder(Protocol):

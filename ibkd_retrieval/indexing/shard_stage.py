@@ -25,7 +25,7 @@ from ibkd_retrieval.indexing.workers import EncodedShard, EncoderProcesses, Unen
 from ibkd_retrieval.progress import Progress, Task
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.encoders.encoder import PreparedTexts
+    from ibkd_retrieval.encoders.protocol import PreparedTexts
 
 
 @dataclass(frozen=True)

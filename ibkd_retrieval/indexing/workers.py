@@ -27,7 +27,7 @@ from ibkd_retrieval.progress import Task
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-    from ibkd_retrieval.encoders.encoder import PreparedTexts
+    from ibkd_retrieval.encoders.protocol import PreparedTexts
 
 
 class UnencodedShard(NamedTuple):

@@ -1,0 +1,34 @@
+import json
+
+import pytest
+from tiny_models import sentences
+
+
+def test_a_model_is_correlated_with_the_scores_of_each_set(shell, teacher):
+    texts = sentences(40)
+    lines = [f"{number % 6}\t{texts[number]}\t{texts[number + 1]}" for number in range(0, 38)]
+    for name in ("one", "two"):
+        (shell.folder / f"{name}.tsv").write_text("score\tsentence1\tsentence2\n" + "\n".join(lines) + "\n")
+    command = ("eval", "--task", "sts", "--model", teacher, "--data", "one.tsv", "--data", "two.tsv", "--resamples", 50)
+    found = json.loads(shell.must(*command, "--json").out)["sets"]
+    assert found["one"] == found["two"]
+    assert found["one"]["pairs"] == 38
+    assert -1 <= found["one"]["spearman_interval"][0] <= found["one"]["spearman"] <= 1
+    shown = shell.must(*command).out
+    assert f"{found['one']['spearman']:.4f}" in shown
+    assert "average" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--task", "sts"), "--data"),
+        (("--task", "sts", "--data", "none.tsv"), "there is no file or folder none.tsv"),
+        (("--task", "parsing"), "use retrieval or sts"),
+        (("--data", "one.tsv"), "--task sts"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(shell, options, said):
+    answer = shell("eval", *options)
+    assert answer.code == 2
+    assert said in answer.err
