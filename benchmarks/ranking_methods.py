@@ -2,8 +2,8 @@
 
 usage: python benchmarks/ranking_methods.py --data-dir DIR --models-dir DIR --work-dir DIR [--rerank-depth 100]
 
-Below --data-dir lie BEIR folders. Weights of the sum are tuned on training queries where a collection has some and are
-those tuned on SciFact's where it has none; test queries tune nothing. Indexes and runs are kept in the work folder: run
+Below --data-dir lie BEIR folders. Weights of the sum are tuned on training queries where a collection has some; Cranfield,
+which has none, takes those of the collection before it. Test queries tune nothing. Indexes and runs are kept in the work folder: run
 again, the script resumes or reuses them. Writes benchmarks/results/ranking_methods.json. The extra `bm25` is needed.
 """
 
@@ -36,7 +36,7 @@ from ibkd_retrieval.search.rerank import Reranker
 from ibkd_retrieval.search.runs import read_run, write_run
 from ibkd_retrieval.search.searcher import Searcher
 
-# Collection, split that is reported, split whose queries tune the weights of the sum (None: SciFact's are taken).
+# Collection, split that is reported, split whose queries tune the weights of the sum (None: the last are taken).
 COLLECTIONS = (("scifact", "test", "train"), ("nfcorpus", "dev", "train"), ("cranfield", "test", None))
 METRICS = ("ndcg@10", "mrr@10", "recall@100")
 TUNING_QUERIES = 500
@@ -116,13 +116,13 @@ def main() -> None:
     encoder = Encoder.load(str(given.models_dir / given.model))
     result: dict[str, Any] = {"collections": {}}
     weights: tuple[float, ...] = ()
+    tuned_on = ""
     for name, split, tuning in COLLECTIONS:
         corpus = str(given.data_dir / name)
         folder = given.work_dir / f"{name}-{given.model}"
         build_index(open_corpus(corpus), encoder, folder, resume=folder.exists())
         index = open_index(folder)
         dense, words = Searcher(index, encoder), open_lexical(index)
-        tuned_on = "scifact:train"
         if tuning is not None:
             weights, count = tuned_weights(dense, words, f"{corpus}:{tuning}", given.work_dir, name)
             tuned_on = f"{name}:{tuning}, {count} queries"

@@ -34,7 +34,7 @@ SAMPLE = 20
 def made_run(queries: int, depth: int, seed: int) -> Run:
     """A run over 8.8 million documents; two of other seeds share about an eighth of each query's results."""
     generator = np.random.default_rng(seed)
-    ids = np.empty(queries * depth, dtype=object)
+    ids = np.empty(queries * depth, dtype=np.dtypes.StringDType())
     for query in range(queries):
         pool = np.random.default_rng(query).integers(0, 8_800_000, 8 * depth)
         chosen = np.unique(generator.choice(pool, 2 * depth, replace=False))

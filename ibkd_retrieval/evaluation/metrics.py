@@ -28,6 +28,7 @@ from ibkd_retrieval.corpora.records import Judgement
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.metric_names import Metric, known_metrics, parse_metric
 from ibkd_retrieval.evaluation.ranx_metrics import QueryArray, ranx_metric
+from ibkd_retrieval.search.doc_ids import Ids
 from ibkd_retrieval.search.runs import Run
 
 __all__ = ["JUDGED_DEPTH", "Evaluation", "Metric", "evaluate", "known_metrics", "parse_metric"]
@@ -37,6 +38,8 @@ _GRADED = frozenset({"dcg", "dcg_burges", "ndcg", "ndcg_burges"})
 _GRADED_LEVEL = 1
 # The code of every unjudged document; judged ones count from 0.
 _UNJUDGED = -1.0
+# So many judged documents are looked for one by one, each among all results at once; more in a dictionary.
+_FEW_JUDGED = 8
 JUDGED_DEPTH = 10
 """Results per query among which the judged ones are counted."""
 
@@ -139,7 +142,7 @@ def _examples(query_ids: Sequence[str]) -> str:
 
 def _per_query(
     query_ids: Sequence[str],
-    ranked: Mapping[str, NDArray[np.object_]],
+    ranked: Mapping[str, Ids],
     grades: Mapping[str, Mapping[str, int]],
     metrics: Sequence[Metric],
     relevance_level: int,
@@ -168,15 +171,18 @@ def _depth(metrics: Sequence[Metric]) -> int | None:
     return None if None in cutoffs else max(cutoff for cutoff in cutoffs if cutoff is not None)
 
 
-def _arrays(doc_ids: NDArray[np.object_], grades: Mapping[str, int]) -> tuple[QueryArray, QueryArray]:
+def _arrays(doc_ids: Ids, grades: Mapping[str, int]) -> tuple[QueryArray, QueryArray]:
     """One query as ranx takes it: codes and strictly decreasing scores, codes and grades with the best grade first."""
     best_first = sorted(grades.items(), key=lambda item: -item[1])
     codes = {doc_id: float(code) for code, (doc_id, _) in enumerate(best_first)}
     run = np.empty((len(doc_ids), 2))
     run[:, 0] = _UNJUDGED
     run[:, 1] = np.arange(len(doc_ids), 0, -1)
-    at = np.flatnonzero(np.fromiter(map(codes.__contains__, doc_ids), dtype=bool, count=len(doc_ids)))
-    run[at, 0] = [codes[doc_id] for doc_id in doc_ids[at]]
+    if len(codes) <= _FEW_JUDGED:
+        for doc_id, code in codes.items():
+            run[doc_ids == doc_id, 0] = code
+    else:
+        run[:, 0] = [codes.get(doc_id, _UNJUDGED) for doc_id in doc_ids.tolist()]
     judged = np.empty((len(best_first), 2))
     judged[:, 0] = np.arange(len(best_first))
     judged[:, 1] = [grade for _, grade in best_first]

@@ -8,6 +8,7 @@ import numpy as np
 
 from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.search.doc_ids import as_ids
 from ibkd_retrieval.search.ranker import Ranker, check_queries
 from ibkd_retrieval.search.ranking import Hit, Run
 
@@ -38,7 +39,7 @@ class ExcludingSelf:
 def without_own(run: Run, k: int) -> Run:
     """Drop from each query the document that has its id, then all but the first k."""
     counts = np.diff(run.offsets)
-    others = run.doc_ids != np.repeat(np.array(run.query_ids, dtype=object), counts)
+    others = run.doc_ids != np.repeat(as_ids(run.query_ids), counts)
     passed = np.concatenate([[0], np.cumsum(others)])
     place = passed[1:] - np.repeat(passed[run.offsets[:-1]], counts)
     kept = others & (place <= k)

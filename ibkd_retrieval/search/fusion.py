@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.search.ranking import Ids, Run, Scores, as_float32
+from ibkd_retrieval.search.doc_ids import Ids, Movable, empty_ids, hashes, movable
+from ibkd_retrieval.search.ranking import Run, Scores, as_float32
 
 NORMALISATIONS = ("min-max", "none")
 _SMALLEST_RANGE = 1e-9
@@ -134,7 +135,7 @@ def _fused(runs: Sequence[Run], parts: Sequence[Scores], depth: int | None, tag:
     query_ids = tuple(dict.fromkeys(chain.from_iterable(run.query_ids for run in runs)))
     starts, lengths = _windows(runs, query_ids, depth)
     totals = np.append(0, np.cumsum(lengths.sum(axis=0)))
-    doc_ids, scores = np.empty(totals[-1], dtype=object), np.empty(totals[-1], dtype=np.float64)
+    doc_ids, scores = empty_ids(int(totals[-1])), np.empty(totals[-1], dtype=np.float64)
     counts = np.zeros(len(query_ids), dtype=np.int64)
     first = end = 0
     while first < len(query_ids):
@@ -144,7 +145,7 @@ def _fused(runs: Sequence[Run], parts: Sequence[Scores], depth: int | None, tag:
         places = [_gathered(starts[run, block], lengths[run, block]) for run in range(len(runs))]
         queries = [np.repeat(np.arange(last - first), lengths[run, block]) for run in range(len(runs))]
         own_ids, sums, owners = _added_up(
-            np.concatenate([run.doc_ids[place] for run, place in zip(runs, places, strict=True)]),
+            movable(np.concatenate([_ids_at(run, place) for run, place in zip(runs, places, strict=True)])),
             np.concatenate([part[place] for part, place in zip(parts, places, strict=True)]),
             np.concatenate(queries),
         )
@@ -177,18 +178,25 @@ def _gathered(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[
     return np.repeat(starts - ends + lengths, lengths) + np.arange(lengths.sum())
 
 
-def _added_up(doc_ids: Ids, parts: Scores, queries: NDArray[np.int64]) -> tuple[Ids, Scores, NDArray[np.int64]]:
+def _ids_at(run: Run, places: NDArray[np.int64]) -> Ids:
+    """The ids at the places; those of queries that follow each other in the run are taken in one piece."""
+    if len(places) and (np.diff(places) == 1).all():
+        return run.doc_ids[places[0] : places[-1] + 1]
+    return run.doc_ids[places]
+
+
+def _added_up(doc_ids: Movable, parts: Scores, queries: NDArray[np.int64]) -> tuple[Movable, Scores, NDArray[np.int64]]:
     """Sum the parts of each document of each query.
 
     Args:
-        doc_ids: object [n] of str.
+        doc_ids: [n].
         parts: float64 [n].
         queries: number of the query each belongs to [n], below 2^15.
 
     Returns:
         Documents, sums and queries [m], m <= n: each document of a query once, queries ascending.
     """
-    for coded in (_hashed, _numbered):
+    for coded in (hashes, _numbered):
         keys = coded(doc_ids) | (queries << 48)
         # Stable, so that sums are taken in the order of the runs whatever the keys are.
         order = np.argsort(keys, kind="stable")
@@ -202,18 +210,13 @@ def _added_up(doc_ids: Ids, parts: Scores, queries: NDArray[np.int64]) -> tuple[
     return ids[firsts], sums, queries[order][firsts]
 
 
-def _hashed(doc_ids: Ids) -> NDArray[np.int64]:
-    """48 bits of Python's hash of each id."""
-    return np.fromiter(map(hash, doc_ids.tolist()), np.int64, len(doc_ids)) & ((1 << 48) - 1)
-
-
-def _numbered(doc_ids: Ids) -> NDArray[np.int64]:
+def _numbered(doc_ids: Movable) -> NDArray[np.int64]:
     """A number for each different id."""
     numbers = {doc_id: number for number, doc_id in enumerate(dict.fromkeys(doc_ids.tolist()))}
     return np.fromiter(map(numbers.__getitem__, doc_ids.tolist()), np.int64, len(doc_ids))
 
 
-def _in_rank_order(doc_ids: Ids, scores: NDArray[np.float32], queries: NDArray[np.int64]) -> tuple[Ids, Scores]:
+def _in_rank_order(doc_ids: Movable, scores: NDArray[np.float32], queries: NDArray[np.int64]) -> tuple[Movable, Scores]:
     """Sort by query, then score descending, then document id descending, as `ranking.in_rank_order` does one query."""
     # Read as integers, floats of one sign are ordered; adding 0 makes one of the two zeros.
     bits = (scores + np.float32(0)).view(np.int32).astype(np.int64)
@@ -224,7 +227,7 @@ def _in_rank_order(doc_ids: Ids, scores: NDArray[np.float32], queries: NDArray[n
     return doc_ids, scores[order].astype(np.float64)
 
 
-def _sort_ties(doc_ids: Ids, keys: NDArray[np.int64]) -> None:
+def _sort_ties(doc_ids: Movable, keys: NDArray[np.int64]) -> None:
     """Sort documents of equal, adjacent keys by id descending, in place."""
     if not len(keys):
         return

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.search.doc_ids import Ids, as_ids, empty_ids
 
-Ids = NDArray[np.object_]
 Scores = NDArray[np.float64]
 
 
@@ -37,7 +37,7 @@ class Run:
     Attributes:
         query_ids: q different ids.
         offsets: int64 [q + 1], ascending from 0.
-        doc_ids: object [n] of str; no document twice for a query.
+        doc_ids: StringDType [n], whose elements are str (see `doc_ids`); no document twice for a query.
         scores: float64 [n], finite.
         tag: name of the system, the last column of a TREC file.
     """
@@ -74,7 +74,8 @@ class Run:
             tag: name of the system.
 
         Raises:
-            UserError: a query or a query's document appears twice, the lengths differ, or a score is not finite.
+            UserError: a query or a query's document appears twice, the lengths differ, a score is not finite, or an
+                id is no text.
         """
         if not len(query_ids) == len(doc_ids) == len(scores):
             raise UserError(
@@ -85,7 +86,7 @@ class Run:
             raise UserError(f"Query {first_repeated(query_ids)} appears twice in the run: give each query one list.")
         offsets = np.zeros(len(query_ids) + 1, dtype=np.int64)
         np.cumsum([len(ids) for ids in doc_ids], out=offsets[1:])
-        flat_ids = np.empty(int(offsets[-1]), dtype=object)
+        flat_ids = empty_ids(int(offsets[-1]))
         flat_scores = np.empty(int(offsets[-1]), dtype=np.float64)
         for row, (query_id, ids, values) in enumerate(zip(query_ids, doc_ids, scores, strict=True)):
             if len(ids) != len(values):
@@ -104,7 +105,7 @@ class Run:
                     "float32 numbers, since nothing can be ranked by others."
                 )
             window = slice(offsets[row], offsets[row + 1])
-            flat_ids[window], flat_scores[window] = in_rank_order(np.array(ids, dtype=object), single)
+            flat_ids[window], flat_scores[window] = in_rank_order(as_ids(ids), single)
         return cls(tuple(query_ids), offsets, flat_ids, flat_scores, tag)
 
     @classmethod
@@ -113,13 +114,13 @@ class Run:
 
         Args:
             query_ids: q different ids.
-            doc_ids: [q, k] of str; what stands where the score is -inf does not count.
+            doc_ids: [q, k]; what stands where the score is -inf does not count.
             scores: float32 [q, k], not increasing; -inf fills the ends of rows where fewer than k were found.
             tag: name of the system.
         """
         found = scores > -np.inf
         offsets = np.concatenate([[0], np.cumsum(np.count_nonzero(found, axis=1))]).astype(np.int64)
-        if found.all():  # A copy by mask would count every reference again.
+        if found.all():
             flat_ids, flat_scores = doc_ids.reshape(-1), scores.reshape(-1).astype(np.float64)
         else:
             flat_ids, flat_scores = doc_ids[found], scores[found].astype(np.float64)
@@ -147,7 +148,7 @@ def in_rank_order(doc_ids: Ids, scores: NDArray[np.float32]) -> tuple[Ids, Score
         ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)) + 1
         starts = np.append(0, ends[:-1])
         for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1], strict=True):
-            doc_ids[start:end] = sorted(doc_ids[start:end], reverse=True)
+            doc_ids[start:end] = sorted(doc_ids[start:end].tolist(), reverse=True)
     return doc_ids, scores.astype(np.float64)
 
 

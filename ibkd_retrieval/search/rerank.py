@@ -98,7 +98,7 @@ class Reranker:
                 pairs = [
                     (queries[row].text, texts.content(doc_id))
                     for row in block
-                    for doc_id in base.doc_ids[starts[row] : starts[row] + heads[row]]
+                    for doc_id in base.doc_ids[starts[row] : starts[row] + heads[row]].tolist()
                 ]
                 scores = np.split(self._scorer.score(pairs, task), np.cumsum(heads[block.start : block.stop])[:-1])
                 for row, head in zip(block, scores, strict=True):
@@ -117,7 +117,7 @@ class _Texts:
         wanted = {
             doc_id
             for start, stop in zip(run.offsets[:-1], run.offsets[1:], strict=True)
-            for doc_id in run.doc_ids[start : min(stop, start + depth)]
+            for doc_id in run.doc_ids[start : min(stop, start + depth)].tolist()
         }
         self._place = {
             doc_id: (index, row) for index in indexes for row, doc_id in enumerate(index.all_ids()) if doc_id in wanted

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.search.ranking import Ids, as_float32
+from ibkd_retrieval.search.doc_ids import Ids, as_ids
+from ibkd_retrieval.search.ranking import as_float32
 
 # (query, document, value) columns by number of columns: TREC `qid Q0 docid rank score tag`, MS MARCO `qid docid rank`.
 _COLUMNS = {6: (0, 2, 4), 3: (0, 1, 2)}
@@ -26,7 +27,7 @@ class Rows(NamedTuple):
     Attributes:
         query_ids: those that occur, in the order in which they do.
         query_of: per line, the place of its query in `query_ids`, int32 [n].
-        doc_ids: object [n].
+        doc_ids: StringDType [n].
         scores: float32 [n].
     """
 
@@ -106,7 +107,7 @@ def _parse_at_once(block: bytes, columns: int) -> Rows | None:
     if table.num_rows != _line_count(block) or not np.isfinite(scores).all() or (is_rank and bool((values < 1).any())):
         return None
     queries = table[query].combine_chunks().dictionary_encode()
-    return Rows(queries.dictionary.to_pylist(), queries.indices.to_numpy(), table[doc].to_numpy(), scores)
+    return Rows(queries.dictionary.to_pylist(), queries.indices.to_numpy(), as_ids(table[doc].to_numpy()), scores)
 
 
 def _is_tidy(block: bytes, gap: bytes) -> bool:
@@ -123,7 +124,7 @@ def _parse_by_line(path: Path, block: bytes, read: int, columns: int) -> Rows:
     query, doc, value = (cells[column] for column in _COLUMNS[columns])
     codes: dict[str, int] = {}
     query_of = np.array([codes.setdefault(name, len(codes)) for name in _decoded(path, at, query)], dtype=np.int32)
-    doc_ids = np.array(_decoded(path, at, doc), dtype=object)
+    doc_ids = as_ids(_decoded(path, at, doc))
     return Rows(tuple(codes), query_of, doc_ids, _scores(path, at, value, is_rank=columns == 3))
 
 

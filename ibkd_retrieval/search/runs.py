@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.dtypes import StringDType
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, open_bytes, require_writable
+from ibkd_retrieval.search.doc_ids import Ids, any_repeated
 from ibkd_retrieval.search.ranking import (
     Hit,
-    Ids,
     Run,
     first_repeated,
     in_rank_order,
@@ -28,7 +29,7 @@ __all__ = ["Hit", "Run", "RunFormat", "read_run", "write_run"]
 
 RunFormat = Literal["trec", "msmarco"]
 
-_READ_BYTES = 1 << 23
+_READ_BYTES = 1 << 22
 
 
 def write_run(run: Run, path: Path | str, format: RunFormat = "trec") -> None:
@@ -98,9 +99,7 @@ def read_run(path: Path | str) -> Run:
     """
     path = Path(path)
     codes: dict[str, int] = {}
-    query_parts: list[NDArray[np.int32]] = []
-    doc_parts: list[Ids] = []
-    score_parts: list[NDArray[np.float32]] = []
+    query_of, doc_ids, scores = _Column(np.int32), _Column(StringDType()), _Column(np.float32)
     columns, read, tag = 0, 0, path.name.split(".")[0]
     for block in _blocks(path):
         if not read:
@@ -111,19 +110,35 @@ def read_run(path: Path | str) -> Run:
         read += block.count(b"\n")
         if rows is not None and len(rows.scores):
             numbers = np.array([codes.setdefault(name, len(codes)) for name in rows.query_ids], dtype=np.int32)
-            query_parts.append(numbers[rows.query_of])
-            doc_parts.append(rows.doc_ids)
-            score_parts.append(rows.scores)
-    if not doc_parts:
+            # Lines of a run are about as long as each other; where they are not, or are compressed, columns grow.
+            expected = path.stat().st_size * len(rows.scores) // len(block) * 21 // 20
+            query_of.extend(numbers[rows.query_of], expected)
+            doc_ids.extend(rows.doc_ids, expected)
+            scores.extend(rows.scores, expected)
+    if not codes:
         raise UserError(f"{path} is empty: a run needs at least one line `qid Q0 docid rank score tag`.")
-    return _grouped(path, tuple(codes), _joined(query_parts), _joined(doc_parts), _joined(score_parts), tag)
+    return _grouped(path, tuple(codes), query_of.values, doc_ids.values, scores.values, tag)
 
 
-def _joined(parts: list[Any]) -> Any:
-    """The arrays as one, emptying the list: a large run's columns are never all held twice."""
-    whole = np.concatenate(parts)
-    parts.clear()
-    return whole
+class _Column:
+    """An array that grows at its end; the memory behind the end is reserved and not yet taken."""
+
+    def __init__(self, dtype: Any) -> None:
+        self._array: NDArray[Any] = np.empty(0, dtype)
+        self._end = 0
+
+    def extend(self, part: NDArray[Any], expected: int) -> None:
+        end = self._end + len(part)
+        if end > len(self._array):
+            larger = np.empty(max(end, expected, end * 3 // 2), self._array.dtype)
+            larger[: self._end] = self._array[: self._end]
+            self._array = larger
+        self._array[self._end : end] = part
+        self._end = end
+
+    @property
+    def values(self) -> NDArray[Any]:
+        return self._array[: self._end]
 
 
 def _grouped(
@@ -141,14 +156,16 @@ def _grouped(
     ranked = np.empty(len(scores), dtype=np.float64)
     for query_id, start, stop in zip(query_ids, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
         ids = doc_ids[start:stop]
-        if len(set(ids)) != stop - start:
+        if any_repeated(ids):
             twice = first_repeated(ids.tolist())
             first, second = lines_of(_blocks(path), query_id, twice)[:2]
             raise UserError(
                 f"{path}, line {second}: document {twice} appears twice for query {query_id} (first on line {first}): "
                 "keep one of them."
             )
-        doc_ids[start:stop], ranked[start:stop] = in_rank_order(ids, scores[start:stop])
+        ordered, ranked[start:stop] = in_rank_order(ids, scores[start:stop])
+        if ordered is not ids:
+            doc_ids[start:stop] = ordered
     return Run(query_ids, offsets, doc_ids, ranked, tag)
 
 

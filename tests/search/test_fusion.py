@@ -135,7 +135,7 @@ def test_blocks_and_hashes_do_not_show(monkeypatch):
     whole = reciprocal_rank_fusion(runs)
     monkeypatch.setattr(fusion, "_BLOCK_RESULTS", 200)
     in_blocks = reciprocal_rank_fusion(runs)
-    monkeypatch.setattr(fusion, "_hashed", lambda ids: np.zeros(len(ids), dtype=np.int64))
+    monkeypatch.setattr(fusion, "hashes", lambda ids: np.zeros(len(ids), dtype=np.int64))
     colliding = reciprocal_rank_fusion(runs)
     for other in (in_blocks, colliding):
         assert other.doc_ids.tolist() == whole.doc_ids.tolist()

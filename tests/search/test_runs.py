@@ -96,12 +96,13 @@ def test_lines_in_any_order_with_blank_lines_and_tabs_read_the_same(tmp_path_fac
     assert straight == {query: ranked for query, ranked in lists(run_of(rankings)).items() if ranked}
 
 
-def test_a_file_larger_than_one_block_reads_the_same(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["run", "run.gz"])  # Compressed, the file is smaller than what is read of it.
+def test_a_file_larger_than_one_block_reads_the_same(tmp_path, monkeypatch, name):
     run = run_of({f"q{query}": {f"d{doc}": doc % 7 for doc in range(50)} for query in range(20)})
-    write_run(run, tmp_path / "run")
-    whole = lists(read_run(tmp_path / "run"))
+    write_run(run, tmp_path / name)
+    whole = lists(read_run(tmp_path / name))
     monkeypatch.setattr(runs_module, "_READ_BYTES", 100)
-    assert lists(read_run(tmp_path / "run")) == whole
+    assert lists(read_run(tmp_path / name)) == whole
 
 
 LINES = st.lists(

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.search.doc_ids import Ids, as_ids
 from ibkd_retrieval.search.lexical.engine import Found, Opened
-from ibkd_retrieval.search.ranking import Hit, Run, in_rank_order
+from ibkd_retrieval.search.ranking import Hit, Run, Scores, in_rank_order
 
 if TYPE_CHECKING:
     from ibkd_retrieval.indexing.store import StoredIndex
@@ -67,7 +68,7 @@ class LexicalSearcher:
             UserError: a query id appears twice, or k is below 1.
         """
         _check(k)
-        ranked: list[tuple[NDArray[np.object_], NDArray[np.float64]]] = []
+        ranked: list[tuple[Ids, Scores]] = []
         with progress.task(f"Searching ({self.name})", len(queries), "queries") as task:
             for start in range(0, len(queries), QUERY_BLOCK):
                 block = queries[start : start + QUERY_BLOCK]
@@ -80,11 +81,10 @@ class LexicalSearcher:
             tag,
         )
 
-    def _ranked(self, found: Sequence[Found], k: int) -> list[tuple[NDArray[np.object_], NDArray[np.float64]]]:
+    def _ranked(self, found: Sequence[Found], k: int) -> list[tuple[Ids, Scores]]:
         # Answers to different queries overlap, and an id is read from disk: read each once.
         unique, place = np.unique(np.concatenate([rows for rows, _ in found]), return_inverse=True)
-        known = np.empty(len(unique), dtype=object)
-        known[:] = self.index.doc_ids(unique)
+        known = as_ids(self.index.doc_ids(unique))
         ids = np.split(known[place], np.cumsum([len(rows) for rows, _ in found])[:-1])
         ordered = [in_rank_order(own, scores) for own, (_, scores) in zip(ids, found, strict=True)]
         return [(doc_ids[:k], scores[:k]) for doc_ids, scores in ordered]

@@ -1,0 +1,87 @@
+"""Document ids by the million, 16 bytes each.
+
+They are arrays of numpy's `StringDType`: an id of up to 15 bytes lies in the array itself, a longer one beside it; an
+element is a `str`, and comparison is that of UTF-8 bytes, as trec_eval's strcmp. A Python string takes five times as
+much. What such arrays are slow at, moving elements about, is done on `movable` ids instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.dtypes import StringDType
+from numpy.typing import NDArray
+
+from ibkd_retrieval.errors import UserError
+
+Ids = NDArray[Any]
+"""Document ids, StringDType of any shape."""
+
+Movable = NDArray[np.bytes_] | NDArray[np.object_]
+
+_WORD = 8
+_WIDEST = 64
+"""Ids of more bytes are moved as Python strings."""
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+"""Odd, with bits set all over: multiplication by it carries low bits to high ones."""
+_HASH_BITS = 48
+_FEW = 64
+"""Among fewer ids a set finds repeated ones sooner."""
+
+
+def as_ids(values: Sequence[str] | NDArray[Any]) -> Ids:
+    """The ids as an array of their own.
+
+    Raises:
+        UserError: an id holds half of a surrogate pair, which is no text.
+    """
+    try:
+        return np.array(values, dtype=StringDType())
+    except UnicodeEncodeError as error:
+        raise UserError(f"The document id {error.object!r} cannot be written as UTF-8: rename the document.") from error
+
+
+def empty_ids(shape: int | tuple[int, ...]) -> Ids:
+    """An array of empty ids."""
+    return np.empty(shape, dtype=StringDType())
+
+
+def movable(doc_ids: Ids) -> Movable:
+    """The same ids [n] in a form that is indexed and sorted ten times as fast, and larger.
+
+    Returns:
+        Bytes padded with zeros to one width, a multiple of 8, or Python strings where that is not possible (ids that
+        are not ASCII or end in a zero) or would be large. Both sort as the ids do.
+    """
+    longest = int(np.strings.str_len(doc_ids).max(initial=1))
+    if longest <= _WIDEST:
+        try:
+            packed = doc_ids.astype(f"S{-longest % _WORD + longest}")
+        except UnicodeEncodeError:
+            return doc_ids.astype(object)
+        if (packed.astype(StringDType()) == doc_ids).all():
+            return packed
+    return doc_ids.astype(object)
+
+
+def hashes(ids: Movable) -> NDArray[np.int64]:
+    """48 bits for each id [n], equal for equal ids and rarely for others."""
+    mask = (1 << _HASH_BITS) - 1
+    if ids.dtype == object:
+        return np.fromiter(map(hash, ids.tolist()), np.int64, len(ids)) & mask
+    words = np.ascontiguousarray(ids).view(np.uint64).reshape(len(ids), ids.itemsize // _WORD)
+    mixed = words[:, 0] * _SPREAD
+    for column in range(1, words.shape[1]):
+        mixed = ((mixed ^ (mixed >> np.uint64(32))) + words[:, column]) * _SPREAD
+    return (mixed >> np.uint64(64 - _HASH_BITS)).astype(np.int64)
+
+
+def any_repeated(doc_ids: Ids) -> bool:
+    """Whether one of the ids [n] equals another."""
+    if len(doc_ids) > _FEW:
+        keys = np.sort(hashes(movable(doc_ids)))
+        if (keys[1:] != keys[:-1]).all():
+            return False
+    return len(set(doc_ids.tolist())) != len(doc_ids)
