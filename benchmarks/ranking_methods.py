@@ -2,9 +2,10 @@
 
 usage: python benchmarks/ranking_methods.py --data-dir DIR --models-dir DIR --work-dir DIR [--rerank-depth 100]
 
-Below --data-dir lie BEIR folders. Weights of the sum are tuned on training queries where a collection has some; Cranfield,
-which has none, takes those of the collection before it. Test queries tune nothing. Indexes and runs are kept in the work folder: run
-again, the script resumes or reuses them. Writes benchmarks/results/ranking_methods.json. The extra `bm25` is needed.
+Below --data-dir lie BEIR folders. Weights of the sum are tuned on training queries where a collection has some;
+Cranfield, which has none, takes those of the collection before it. Test queries tune nothing. Indexes and runs are kept
+in the work folder: run again, the script resumes or reuses them. Writes benchmarks/results/ranking_methods.json. The
+extra `bm25` is needed.
 """
 
 from __future__ import annotations

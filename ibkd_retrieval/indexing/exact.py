@@ -33,9 +33,11 @@ def with_ties_by_row(search: Callable[[NDArray[np.float32], int], Found], most: 
         fetched = min(most, k + 1)
         while len(left):
             found, places = search(queries[left], fetched)
-            order = np.lexsort((places, -found), axis=1)[:, :k]
-            scores[left] = np.take_along_axis(found, order, axis=1)
-            rows[left] = np.take_along_axis(places, order, axis=1)
+            # Scores come in descending order, and seldom are any of a query equal.
+            tied = np.flatnonzero((found[:, 1:] == found[:, :-1]).any(axis=1))
+            order = np.lexsort((places[tied], -found[tied]), axis=1)
+            places[tied] = np.take_along_axis(places[tied], order, axis=1)
+            scores[left], rows[left] = found[:, :k], places[:, :k]
             if fetched == most:
                 break
             left = left[found[:, k - 1] == found[:, -1]]

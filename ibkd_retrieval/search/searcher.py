@@ -11,7 +11,7 @@ from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
-from ibkd_retrieval.search.doc_ids import Ids, as_ids
+from ibkd_retrieval.search.doc_ids import Ids, as_ids, taken
 from ibkd_retrieval.search.ranker import check_queries
 from ibkd_retrieval.search.ranking import Hit, Run
 
@@ -147,7 +147,7 @@ class Searcher:
             unique = np.flatnonzero(wanted[:-1])
             place = np.zeros(documents + 1, dtype=np.int32)
             place[unique] = np.arange(1, len(unique) + 1)
-            return as_ids(["", *self.index.doc_ids(unique)]).take(place[rows])
+            return taken(as_ids(["", *self.index.doc_ids(unique)]), place[rows])
         unique, places = np.unique(rows, return_inverse=True)
         padding = [""] * int(np.count_nonzero(unique < 0))
-        return as_ids([*padding, *self.index.doc_ids(unique[unique >= 0])]).take(places.reshape(rows.shape))
+        return taken(as_ids([*padding, *self.index.doc_ids(unique[unique >= 0])]), places.reshape(rows.shape))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.search import doc_ids
-from ibkd_retrieval.search.doc_ids import any_repeated, as_ids, hashes, movable
+from ibkd_retrieval.search.doc_ids import any_repeated, as_ids, hashes, movable, taken
 
 # ASCII and not, with zeros at the end, and longer than an array's element and than what is moved as bytes.
 IDS = st.lists(
@@ -50,3 +50,14 @@ def test_repeated_ids_are_found_by_set_and_by_hash(ids, by_hash):
 def test_an_id_that_is_no_text_is_refused():
     with pytest.raises(UserError, match=r"document id '\\udc80' cannot be written as UTF-8"):
         as_ids(["a", "\udc80"])
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30), min_size=1, max_size=20),
+    st.data(),
+)
+def test_ids_taken_are_those_at_the_places(values, data):
+    places = data.draw(st.lists(st.integers(0, len(values) - 1), max_size=40))
+    found = taken(as_ids(values), np.array(places, dtype=np.int64))
+    assert found.tolist() == [values[place] for place in places]
+    assert found.dtype == as_ids(values).dtype
