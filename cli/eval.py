@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -133,6 +134,7 @@ def evaluate(
     from ibkd_retrieval.errors import UserError, WorkFailed
     from ibkd_retrieval.evaluation.metric_names import parse_metric
     from ibkd_retrieval.evaluation.score_files import check_per_query_name, write_per_query
+    from ibkd_retrieval.files import require_writable
 
     progress = reporter(quiet)
     if format not in FORMATS:
@@ -140,8 +142,13 @@ def evaluate(
     if json and format not in ("json", "table"):
         raise UserError(f"--json and --format {format} contradict each other: give one of them.")
     form = "json" if json else format
+    if seed < 0:
+        raise UserError(f"--seed must be at least 0, not {seed}.")
     if per_query is not None:
         check_per_query_name(per_query)
+    for file in (per_query, output if suite is None else None):
+        if file is not None:
+            require_writable(file)
     for name in metric or ():
         parse_metric(name)
     if task not in ("retrieval", "sts"):
@@ -190,6 +197,8 @@ def evaluate(
                 "--suite brings its own queries: leave out --run, --index, --queries, --qrels, --baseline and "
                 "--per-query."
             )
+        if tune is not None:
+            raise UserError("--tune finds weights for one data set, not for a suite: give --weight instead.")
         from .suite import evaluate_suite
         from .suite_table import show_suite
 
@@ -201,10 +210,14 @@ def evaluate(
         return
     if data_dir is not None:
         raise UserError("--data-dir says where the data sets of --suite are: give --suite too.")
+    if type != "flat":
+        raise UserError(f"--type {type} is that of the indexes --suite makes: give --suite too.")
     if run:
         if index:
             raise UserError("Give either --run or --index, not both: score them one after the other.")
-        board, against = score_files(run, qrels or queries, scoring, progress)
+        if dataclasses.replace(options, device="auto", dtype="auto") != RankerOptions():
+            raise UserError("--run is scored as it is: leave out the options of searching, or give --index instead.")
+        board, against = score_files(run, qrels, queries, scoring, progress)
     else:
         board, against = score_index(index or [], options, queries, qrels, k, scoring, progress)
     if per_query is not None:

@@ -174,6 +174,14 @@ def _check(folders: Sequence[Path], options: RankerOptions) -> None:
     effort = (options.nprobe, options.refine, options.ef_search)
     if options.recall is not None and effort != (None, None, None):
         raise UserError("--recall chooses --nprobe, --refine and --ef-search: give it or them, not both.")
+    if options.rerank is None and (options.rerank_depth, options.rerank_max_length) != (100, None):
+        raise UserError("--rerank-depth and --rerank-max-length are for --rerank MODEL: give that too, or neither.")
+    of_vectors = (options.query_model, options.recall, *effort)
+    if options.engine != "dense" and options.hybrid is None and any(value is not None for value in of_vectors):
+        raise UserError(
+            f"--engine {options.engine} searches words alone: leave out --query-model, --recall, --nprobe, --refine "
+            "and --ef-search, or give --hybrid."
+        )
     if options.model is not None and options.query_model is not None:
         raise UserError("Give --model (the index's own encoder) or --query-model (a student of it), not both.")
 

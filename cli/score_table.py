@@ -68,7 +68,7 @@ def _draw(console: Console, board: Scoreboard, against: str) -> None:
     if board.contrasts:
         method += (
             f"; p: paired t-test, and paired randomisation test ({board.permutations:,} permutations) with Holm's "
-            f"correction for {len(board.contrasts)} comparisons"
+            f"correction for {len(board.contrasts)} comparison{'s' if len(board.contrasts) > 1 else ''}"
         )
     console.print(method, style="dim", markup=False)
 

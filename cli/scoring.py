@@ -30,27 +30,36 @@ class Scoring(NamedTuple):
 
 
 def score_files(
-    runs: Sequence[Path], against: str | None, scoring: Scoring, progress: Progress
+    runs: Sequence[Path], qrels: str | None, queries: str | None, scoring: Scoring, progress: Progress
 ) -> tuple[Scoreboard, str]:
     """Score run files; also where the judgements came from.
+
+    With a qrels file, `queries` says only which data set they belong to: its metric and its relevance level.
 
     Raises:
         UserError: there are no judgements, or a file is wrong.
     """
-    from ibkd_retrieval.corpora.resolve import open_qrels, open_queries
     from ibkd_retrieval.errors import UserError
     from ibkd_retrieval.search.runs import read_run
 
+    against = qrels or queries
     if against is None:
         raise UserError("Judgements are needed to score a run: give --qrels QRELS.")
-    level = 1
-    if Path(against).is_file():
-        judgements = open_qrels(against)
-    else:
-        asked = open_queries(against, need_judgements=True, progress=progress)
-        judgements, level = asked.judgements, asked.relevance_level
+    judgements, level = _judgements(against, queries, progress)
     ranked = [(str(path), read_run(path)) for path in runs]
-    return _scored(ranked, judgements, scoring, against, level), against
+    return _scored(ranked, judgements, scoring, queries or against, level), against
+
+
+def _judgements(qrels: str, queries: str | None, progress: Progress) -> tuple[tuple[Judgement, ...], int]:
+    """Judgements, and the lowest relevant grade of their data set, for a file or folder that of the queries."""
+    from ibkd_retrieval.corpora.registry import KNOWN_SETS, relevance_level_of
+    from ibkd_retrieval.corpora.resolve import open_qrels, open_queries
+
+    if not Path(qrels).expanduser().exists():
+        asked = open_queries(qrels, need_judgements=True, progress=progress)
+        return asked.judgements, asked.relevance_level
+    known = KNOWN_SETS.get(queries or "")
+    return open_qrels(qrels), known.relevance_level if known else relevance_level_of(queries or "")
 
 
 def score_index(
@@ -67,7 +76,7 @@ def score_index(
     Raises:
         UserError: there are no judgements, or an index, model or option is wrong.
     """
-    from ibkd_retrieval.corpora.resolve import open_qrels, open_queries, queries_for
+    from ibkd_retrieval.corpora.resolve import open_queries, queries_for
 
     folders = folders or [index_folder(None, progress)]
     if queries is None:
@@ -76,12 +85,14 @@ def score_index(
         queries = queries_for(read_manifest(folders[0]).corpus.name)
         progress.say(f"queries {queries} (those of the index's corpus; name others with --queries)")
     asked = open_queries(queries, need_judgements=qrels is None, progress=progress)
-    judgements = open_qrels(qrels) if qrels is not None else asked.judgements
+    judgements, level = asked.judgements, asked.relevance_level
+    if qrels is not None:
+        judgements, level = _judgements(qrels, queries, progress)
     known: dict[str, Encoder] = {}
     options = with_tuned_weights(folders, options, known, progress)
     found = open_ranker(folders, options, known=known, progress=progress).search_batch(asked.queries, k, progress)
     ranked = [(" + ".join(map(str, folders)), found)]
-    return _scored(ranked, judgements, scoring, queries, asked.relevance_level), qrels or queries
+    return _scored(ranked, judgements, scoring, queries, level), qrels or queries
 
 
 def usual_metrics(data_set: str) -> tuple[str, ...]:

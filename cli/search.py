@@ -119,6 +119,8 @@ def search(
     if queries is not None and output is not None:
         _batch(index or [], queries, output, format, k or 1000, options, json, progress)
         return
+    if format != "trec":
+        raise UserError("--format is that of the run file: give --queries and --output too.")
     if exclude_self:
         raise UserError("--exclude-self goes with --queries: a typed question has no id.")
     _answer_all(index or [], question, k or 10, options, json, progress)

@@ -75,7 +75,7 @@ class Scoreboard:
         metrics: names as given.
         query_ids: the judged queries.
         intervals: percentile bootstrap intervals of the means, by name of the run or baseline and metric.
-        contrasts: each run with each baseline by each metric.
+        contrasts: each run with each baseline from another source, by each metric.
         confidence: of all intervals.
         resamples: behind each interval.
         permutations: most sign patterns a randomisation test looked at.
@@ -148,8 +148,8 @@ def score_runs(
         seed: of resampling and randomisation.
 
     Raises:
-        UserError: no run, two of one name, evaluations that differ in queries, metrics or level, or a baseline that
-            answers other queries than a run.
+        UserError: no run, two of one name, evaluations that differ in queries, metrics or level, a baseline that
+            answers other queries than a run, or no baseline but the run itself.
     """
     everyone = (*runs, *baselines)
     first = _checked(runs, everyone).evaluation
@@ -166,8 +166,12 @@ def score_runs(
         _contrast(run, baseline, metric, columns, means, confidence, permutations, seed)
         for run in runs
         for baseline in baselines
+        # A run among its own baselines would only make the correction of the others stricter.
+        if run.source != baseline.source
         for metric in metrics
     ]
+    if baselines and not contrasts:
+        raise UserError(f"{runs[0].source} is its own baseline: name another run to compare it with.")
     corrected = holm([contrast.randomisation_p for contrast in contrasts])
     return Scoreboard(
         runs=tuple(runs),

@@ -39,14 +39,14 @@ def test_runs_and_baselines_stand_in_one_table_with_their_tests(shell, files):
     shown = json.loads(shell.must(*args, "--baseline", "poor.trec", "--json").out)
     assert shown["MRR@10"] == 1
     assert [run["MRR@10"] for run in shown["runs"]] == [1, 0.5]
-    assert [(each["difference"], each["wins"], each["ties"]) for each in shown["contrasts"]] == [(0.5, 6, 0), (0, 0, 6)]
-    # Six queries: all 64 swaps are looked at, and two of them are as extreme.
+    assert [(each["difference"], each["wins"], each["ties"]) for each in shown["contrasts"]] == [(0.5, 6, 0)]
+    # Six queries: all 64 swaps are looked at, and two of them are as extreme. A run is not tested against itself.
     assert shown["contrasts"][0]["randomisation_p"] == 2 / 64
-    assert shown["contrasts"][0]["randomisation_p_holm"] == 4 / 64
+    assert shown["contrasts"][0]["randomisation_p_holm"] == 2 / 64
     table = shell.must(*args, "--baseline", "poor.trec").out
     assert "win/tie/loss" in table
     assert "6/0/0" in table
-    assert "Holm's correction for 2 comparisons" in table
+    assert "Holm's correction for 1 comparison" in table
 
 
 def test_seed_and_resamples_decide_the_intervals(shell, files):
@@ -55,6 +55,22 @@ def test_seed_and_resamples_decide_the_intervals(shell, files):
     first, same, other = (json.loads(shell.must(*args, "--resamples", 50, "--seed", seed).out) for seed in (1, 1, 2))
     assert first == same
     assert first["intervals"] != other["intervals"]
+
+
+def test_the_data_set_of_a_qrels_file_sets_the_level_and_the_name_of_a_set_is_enough(shell, files):
+    args = ("eval", "--run", "good.trec", "--qrels", "qrels.txt", "--metric", "mrr@10", "--json")
+    shown = json.loads(shell.must(*args, "--queries", "trec-dl-2019").out)
+    assert shown["relevance_level"] == 2
+    assert shown["mrr@10"] == pytest.approx(2 / 6)
+    assert json.loads(shell.must(*args).out)["relevance_level"] == 1
+
+
+@pytest.mark.parametrize("option", ["--output", "--per-query"])
+def test_a_result_that_cannot_be_written_is_refused_before_the_work(option, shell, files):
+    (files / "file").write_text("")
+    answer = shell("eval", "--run", "nowhere.trec", "--qrels", "qrels.txt", option, "file/result.tsv")
+    assert answer.code == 2
+    assert "result.tsv cannot be written" in answer.err
 
 
 @pytest.mark.parametrize("form", ["csv", "latex", "json", "table"])
@@ -123,6 +139,11 @@ def test_a_baseline_that_answers_other_queries_is_refused(shell, files):
         (("--resamples", "0"), "at least 1 query and 1 sample"),
         (("--data-dir", "."), "give --suite too"),
         (("--suite", "beir"), "brings its own queries"),
+        (("--seed", -1), "--seed must be at least 0"),
+        (("--type", "ivf-pq"), "give --suite too"),
+        (("--engine", "bm25"), "leave out the options of searching"),
+        (("--rerank", "x"), "leave out the options of searching"),
+        (("--baseline", "good.trec"), "its own baseline"),
         (("--qrels", "none.txt"), "No judgement reaches the relevance level 1"),
     ],
 )
