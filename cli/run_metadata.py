@@ -103,7 +103,9 @@ def _retrieval(options: RankerOptions, k: int) -> list[dict[str, Any]]:
     if options.hybrid is not None or options.engine == "dense":
         stages.append({"name": "dense", "method": "inner product", **dense, **shared})
     if options.hybrid is not None or options.engine != "dense":
-        stages.append({"name": words, "method": words, **shared})
+        from ibkd_retrieval.search.lexical import DEFAULT_B, DEFAULT_K1
+
+        stages.append({"name": words, "method": words, "k1": DEFAULT_K1, "b": DEFAULT_B, **shared})
     if options.hybrid is not None:
         stage: dict[str, Any] = {"name": "hybrid", "method": options.hybrid, "interpolates": ["dense", words]}
         stage["weights"] = list(options.weights) or "equal"

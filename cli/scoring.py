@@ -47,7 +47,13 @@ def score_files(
         raise UserError("Judgements are needed to score a run: give --qrels QRELS.")
     judgements, level = _judgements(against, queries, progress)
     ranked = [(str(path), read_run(path)) for path in runs]
-    return _scored(ranked, judgements, scoring, queries or against, level), against
+    return _scored(ranked, _baselines(scoring), judgements, scoring, queries or against, level), against
+
+
+def _baselines(scoring: Scoring) -> list[tuple[str, Run]]:
+    from ibkd_retrieval.search.runs import read_run
+
+    return [(str(path), read_run(path)) for path in scoring.baselines]
 
 
 def _judgements(qrels: str, queries: str | None, progress: Progress) -> tuple[tuple[Judgement, ...], int]:
@@ -88,11 +94,12 @@ def score_index(
     judgements, level = asked.judgements, asked.relevance_level
     if qrels is not None:
         judgements, level = _judgements(qrels, queries, progress)
+    baselines = _baselines(scoring)  # Before the search: a name may be mistyped.
     known: dict[str, Encoder] = {}
     options = with_tuned_weights(folders, options, known, progress)
     found = open_ranker(folders, options, known=known, progress=progress).search_batch(asked.queries, k, progress)
     ranked = [(" + ".join(map(str, folders)), found)]
-    return _scored(ranked, judgements, scoring, queries, level), qrels or queries
+    return _scored(ranked, baselines, judgements, scoring, queries, level), qrels or queries
 
 
 def usual_metrics(data_set: str) -> tuple[str, ...]:
@@ -103,15 +110,19 @@ def usual_metrics(data_set: str) -> tuple[str, ...]:
 
 
 def _scored(
-    ranked: list[tuple[str, Run]], judgements: tuple[Judgement, ...], scoring: Scoring, data_set: str, level: int
+    ranked: list[tuple[str, Run]],
+    baselines: list[tuple[str, Run]],
+    judgements: tuple[Judgement, ...],
+    scoring: Scoring,
+    data_set: str,
+    level: int,
 ) -> Scoreboard:
     from ibkd_retrieval.evaluation.metrics import evaluate
     from ibkd_retrieval.evaluation.scoreboard import ScoredRun, run_names, score_runs
-    from ibkd_retrieval.search.runs import read_run
 
     metrics = scoring.metrics or usual_metrics(data_set)
     level = scoring.relevance_level if scoring.relevance_level is not None else level
-    read = [*ranked, *((str(path), read_run(path)) for path in scoring.baselines)]
+    read = [*ranked, *baselines]
     names = run_names([source for source, _ in read])
     scored = [
         ScoredRun(name, source, evaluate(run, judgements, metrics, level, name=source))

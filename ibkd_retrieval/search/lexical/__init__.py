@@ -27,13 +27,16 @@ _TABLE: dict[str, Callable[[float, float, Progress], Engine]] = {"bm25": Bm25, "
 ENGINES = tuple(_TABLE)
 """Names of the engines, the default first."""
 
+DEFAULT_K1, DEFAULT_B = 0.9, 0.4
+"""As Anserini has them by default."""
+
 
 def open_lexical(
     index: StoredIndex,
     engine: str = "bm25",
     *,
-    k1: float = 0.9,
-    b: float = 0.4,
+    k1: float = DEFAULT_K1,
+    b: float = DEFAULT_B,
     allowed: NDArray[np.bool_] | None = None,
     progress: Progress = SILENT,
 ) -> LexicalSearcher:
