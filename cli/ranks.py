@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from ibkd_retrieval.distill import ranks
-
 
 def across_ranks(command: Callable[..., None]) -> Callable[..., None]:
     """Wrap a command so that the processes torchrun started meet before it; of an error, one of them tells."""
 
     @functools.wraps(command)
     def run(**options: object) -> None:
+        from ibkd_retrieval.distill import ranks
+
         if not ranks.launched():
             command(**options)
             return
