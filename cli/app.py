@@ -25,6 +25,7 @@ from .import_vectors import import_vectors
 from .index import index
 from .info import info
 from .quickstart import quickstart
+from .ranks import across_ranks
 from .search import search
 
 
@@ -66,7 +67,7 @@ app = typer.Typer(
 )
 for name, command in (
     ("quickstart", quickstart),
-    ("distill", distill),
+    ("distill", across_ranks(distill)),
     ("index", index),
     ("search", search),
     ("eval", evaluate),

@@ -71,6 +71,7 @@ def distill(
 ) -> None:
     """Distil a teacher into a small student with IBKD, fine-tune it on pairs, or both; writes a model folder."""
     from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
+    from ibkd_retrieval.distill import ranks
     from ibkd_retrieval.distill.finetune_settings import FinetuneSettings, paper_finetuning
     from ibkd_retrieval.distill.hard_negatives import MiningSettings
     from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
@@ -135,8 +136,9 @@ def distill(
     check_stage(stage, settings, pairs)
     target = output or MODELS / plan.name(teacher[0], _SUFFIX[stage].format(settings.objective))
     # Told now and not after minutes of reading text.
-    prepare_output(target, resume=resume, overwrite=overwrite)
-    progress = reporter(quiet)
+    if ranks.is_first():
+        prepare_output(target, resume=resume, overwrite=overwrite)
+    progress = reporter(quiet or not ranks.is_first())
     progress.say(
         f"teacher {' + '.join(teacher)} → student {target} · corpus {corpus}"
         + (f" · queries {queries}" if queries else "")
@@ -162,6 +164,8 @@ def distill(
         tensorboard=tensorboard,
         progress=progress,
     )
+    if not ranks.is_first():
+        return
     if json:
         import json as encoder
 

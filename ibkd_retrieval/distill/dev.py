@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Corpus, Document, Judgement, Query, QuerySet
+from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 
@@ -133,4 +134,5 @@ def neighbour_dev(texts: tuple[str, ...], teacher: TextEncoder, *, size: int, se
         raise UserError(f"Only {len(texts)} texts: too few to hold out a dev set; give at least 100.")
     chosen = np.random.default_rng([seed, 3]).permutation(len(texts))[:size]
     held_out = tuple(texts[i] for i in sorted(chosen))
-    return NeighbourDev(held_out, nearest(teacher.encode(held_out), 10))
+    neighbours = ranks.from_first(lambda: nearest(teacher.encode(held_out), 10))
+    return NeighbourDev(held_out, neighbours.astype(np.int64))

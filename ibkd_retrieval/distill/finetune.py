@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.corpora.records import Corpus
+from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.distill.dev import Dev
 from ibkd_retrieval.distill.finetune_run import FinetuneRun
 from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
@@ -77,11 +78,15 @@ def finetune_student(
     pairs = pairs.without(dev.texts)
     mined = None
     if settings.mining is not None and settings.negatives and not pairs.has_negatives:
-        pairs, mined = mine_negatives(pairs, corpus, cache.teacher, cache.folder / "mining", settings.mining, progress)
+        with ranks.in_turn():
+            pairs, mined = mine_negatives(
+                pairs, corpus, cache.teacher, cache.folder / "mining", settings.mining, progress
+            )
     count = sum(len(pair.negatives) for pair in pairs.pairs)
     progress.say(f"fine-tuning on {len(pairs.pairs):,} queries of {pairs.name} with {count:,} hard negatives")
     texts = PairTexts(pairs.pairs)
-    labels, labelled_by = _labels(cache, texts, settings, str(student.device), progress)
+    with ranks.in_turn():
+        labels, labelled_by = _labels(cache, texts, settings, str(student.device), progress)
     run = FinetuneRun(student, texts, settings, labels, progress)
     identity: dict[str, Any] = {
         "finetuning": settings.as_dict(),

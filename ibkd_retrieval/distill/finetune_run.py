@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
 from ibkd_retrieval.distill.information import infonce
 from ibkd_retrieval.distill.objectives.base import LossTerms
@@ -46,6 +47,7 @@ class FinetuneRun:
                 f"Only {count} pairs for a batch of {settings.batch_size}: give more pairs or a smaller "
                 "--finetune-batch-size."
             )
+        ranks.check_batch(settings.batch_size, "--finetune-batch-size")
         torch.manual_seed(settings.seed)
         self.settings, self.texts, self.labels = settings, texts, labels
         self.token_ids = training_tokens(student, texts.texts, settings.max_length, progress)
@@ -70,11 +72,13 @@ class FinetuneRun:
         """Run one optimiser step and return its figures; the forgetting term's gradient norm when `detailed`."""
         import torch
 
+        from ibkd_retrieval.distill.student_module import encode_batch
+
         settings = self.settings
         factor = set_rates(self.optimizer, number, settings.steps, settings.warmup)
         batch = self.texts.draw(self.schedule.batch(number), settings.negatives, settings.seed, number)
-        queries, query_inputs = self.module(self.token_ids.features(self.module.model, batch.queries))
-        passages, passage_inputs = self.module(self.token_ids.features(self.module.model, batch.passages))
+        queries, query_inputs = encode_batch(self.module, self.token_ids, batch.queries)
+        passages, passage_inputs = encode_batch(self.module, self.token_ids, batch.passages)
         vectors, inputs = torch.cat([queries, passages]), torch.cat([query_inputs, passage_inputs])
         terms = self._terms(vectors, inputs, batch)
         values = {"loss": float(terms.total.detach())} | {name: float(value) for name, value in terms.terms.items()}
@@ -83,6 +87,7 @@ class FinetuneRun:
             values["hsic_gradient"] = float(gradient.norm())
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()  # type: ignore[no-untyped-call]
+        ranks.sum_gradients(self.module.parameters())
         norm = apply_gradients(self.optimizer, values["loss"])
         return values | {"gradient": norm, "learning_rate": settings.learning_rate * factor}
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
+from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.distill.best_weights import BestWeights
 from ibkd_retrieval.distill.checkpoint import (
     list_checkpoints,
@@ -115,7 +119,7 @@ class TrainingLoop:
         progress: Progress,
         tensorboard: Path | None = None,
     ) -> None:
-        """Take up the newest checkpoint in `folder`, or start anew.
+        """Take up the newest checkpoint in `folder`, or start anew; of several processes the first alone writes there.
 
         Args:
             run: what is trained.
@@ -129,6 +133,7 @@ class TrainingLoop:
 
         Raises:
             UserError: the checkpoint is of another run.
+            WorkFailed: processes that train together see different runs.
         """
         self.run, self.dev, self.pace, self.folder, self.progress = run, dev, pace, folder, progress
         self.identity = json.loads(json.dumps(identity))
@@ -138,10 +143,12 @@ class TrainingLoop:
         checkpoints = list_checkpoints(folder)
         if resume and checkpoints:
             self._take_up(checkpoints[-1])
-        else:
-            for old in checkpoints:
+        ranks.agree(json.dumps([self.identity, self.done], sort_keys=True))
+        self.log: TrainingLog | None = None
+        if ranks.is_first():
+            for old in checkpoints if not self.done else []:
                 remove_checkpoint(old)
-        self.log = TrainingLog(folder / LOG_FILE, self.done, tensorboard)
+            self.log = TrainingLog(folder / LOG_FILE, self.done, tensorboard)
 
     def train(self, title: str) -> LoopResult:
         """Run the steps that are left.
@@ -150,12 +157,15 @@ class TrainingLoop:
             WorkFailed: the loss is no longer a number.
         """
         if not self.history:
-            self._look(0, self.run.untrained())
-            self.run.start()
+            self._look(0, self.run.untrained)
+            if ranks.is_first():
+                self.run.start()
+        ranks.same_weights(self.run.modules)
         with self.progress.task(title, self.pace.steps, "steps", done=self.done) as task:
             while self.done < self.pace.steps and not self.ended:
                 task.advance(1, self._step(self.done))
-        self.log.close()
+        if self.log is not None:
+            self.log.close()
         value = self.history[-1].value
         if self.pace.patience:
             self.best.restore()
@@ -173,22 +183,27 @@ class TrainingLoop:
             raise WorkFailed(_not_a_number(step, list_checkpoints(self.folder)))
         self.done = step + 1
         if at_end or (self.pace.eval_every and self.done % self.pace.eval_every == 0):
-            self._look(self.done, self.run.snapshot())
+            self._look(self.done, self.run.snapshot)
         note = ""
         if logged:
             rate = self.done * self.pace.texts_per_step / max(self.seconds, 1e-9)
-            self.log.write({"step": step, "texts_per_second": rate} | values)
+            self._write({"step": step, "texts_per_second": rate} | values)
             shown = " ".join(f"{key} {values[key]:.4g}" for key in _SHOWN if key in values)
             note = f"{shown} · {rate:.0f} texts/s · dev {self.dev.metric} {self.history[-1].value:.4f}"
         if at_end or self.ended or self.done % self.pace.checkpoint_every == 0:
             self._save()
         return note
 
-    def _look(self, done: int, encoder: Encoder) -> None:
-        self.history.append(DevPoint(done, self.dev.score(encoder)))
-        self.log.write({"step": done, self.dev.metric: self.history[-1].value})
+    def _write(self, values: dict[str, Any]) -> None:
+        if self.log is not None:
+            self.log.write(values)
+
+    def _look(self, done: int, encoder: Callable[[], Encoder]) -> None:
+        value = float(ranks.from_first(lambda: np.array(self.dev.score(encoder()))))
+        self.history.append(DevPoint(done, value))
+        self._write({"step": done, self.dev.metric: value})
         if self.pace.patience and done:
-            self.best.look(self.history[-1].value)
+            self.best.look(value)
             self.ended = self.best.looks_since >= self.pace.patience
             if self.ended and done < self.pace.steps:
                 self.progress.say(
@@ -201,6 +216,8 @@ class TrainingLoop:
         return self.run.modules | ({"best": self.best} if self.pace.patience else {})
 
     def _save(self) -> None:
+        if not ranks.is_first():
+            return
         state = {
             "identity": self.identity,
             "seconds": self.seconds,

@@ -7,7 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from ibkd_retrieval.corpora.records import Corpus, QuerySet
+from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.distill.dev import Dev, judged_dev, neighbour_dev
 from ibkd_retrieval.distill.finetune import FinetuneResult, finetune_student
 from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
@@ -33,6 +36,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
 
 STAGES = ("distill", "finetune", "both")
@@ -67,6 +71,8 @@ def distill(
 ) -> StudentReport:
     """Distil a teacher into a student, fine-tune it on pairs, or both, and write the student's folder.
 
+    Several processes that `ranks.join` connected call it alike and get the same report; the first alone writes.
+
     Args:
         teacher_name: the encoder to learn from.
         further_teachers: more of them, whose vectors stand beside the first's.
@@ -95,14 +101,16 @@ def distill(
         MissingPackage: tensorboard is asked for and not installed.
     """
     check_stage(stage, settings, pairs)
-    prepare_output(output, resume=resume, overwrite=overwrite)
+    if ranks.is_first():
+        prepare_output(output, resume=resume, overwrite=overwrite)
     if tensorboard:
         require_tensorboard()
-    device = choose_device(device)
+    device = ranks.local_device(choose_device(device))
     teacher_model = load_sentence_transformer(teacher_name, device=device)
     if settings.dims and plan.dim is None and plan.model == STATIC:
         plan = replace(plan, dim=settings.dims[0])
     student = born_student(plan, teacher_model, teacher_name, device)
+    ranks.same_weights({"student": student})
     born_of = weight_hash(student)
     _check_length(student, settings.max_length)
     if settings.dims and plan.dim is None and settings.dims[0] < _dim(student):
@@ -112,7 +120,8 @@ def distill(
         name: load_sentence_transformer(name, device=device) for name in further_teachers
     }
     encoders = [Encoder(_copy(model), name, dtype=settings.dtype) for name, model in models.items()]
-    caches = [_cache(name, model, settings, cache_root) for name, model in models.items()]
+    with ranks.in_turn():
+        caches = [_cache(name, model, settings, cache_root) for name, model in models.items()]
     teacher: Encoder | JointTeacher = encoders[0]
     cache: TeacherVectors = caches[0]
     if len(encoders) > 1:
@@ -121,27 +130,32 @@ def distill(
     check_dims(settings.dims, plan.dim or _dim(student), cache.dim)
 
     dev: Dev | None = None
-    if dev_queries is not None:
-        dev = judged_dev(
-            dev_corpus or corpus,
-            dev_queries,
-            most_queries=_DEV_QUERIES,
-            most_documents=_DEV_DOCUMENTS,
-            seed=settings.seed,
+    # Collections may have to be downloaded first, once.
+    with ranks.in_turn():
+        if dev_queries is not None:
+            dev = judged_dev(
+                dev_corpus or corpus,
+                dev_queries,
+                most_queries=_DEV_QUERIES,
+                most_documents=_DEV_DOCUMENTS,
+                seed=settings.seed,
+            )
+        held_out = dev.texts if dev is not None else []
+        texts = gather_texts(
+            corpus, queries, exclude=held_out, limit=max_documents, seed=settings.seed, progress=progress
         )
-    held_out = dev.texts if dev is not None else []
-    texts = gather_texts(corpus, queries, exclude=held_out, limit=max_documents, seed=settings.seed, progress=progress)
     if dev is None:
         dev = neighbour_dev(texts.documents or texts.queries, teacher, size=500, seed=settings.seed)
         texts = _without(texts, dev.texts)
     if plan.dim is not None and plan.model != STATIC:
-        sample = Encoder(_copy(student), "student", dtype=settings.dtype).encode(_spread(texts, _START_SAMPLE))
-        reduce_dimension(student, sample, plan.dim)
+        born = Encoder(_copy(student), "student", dtype=settings.dtype)
+        sample = ranks.from_first(lambda: born.encode(_spread(texts, _START_SAMPLE)))
+        reduce_dimension(student, sample.astype(np.float32), plan.dim)
     if settings.needs_output_layer and not ends_in_linear(student):
         add_output_layer(student)
-    if keep_undistilled is not None:
+    if keep_undistilled is not None and ranks.is_first():
         save_plain(student, keep_undistilled)
-    if overwrite:
+    if overwrite and ranks.is_first():
         # Only now: whatever was wrong with the options would have cost the old student.
         remove_output(output)
     origin = f"{born_of} with {plan.dim or 'all'} dimensions"
@@ -182,12 +196,17 @@ def distill(
         )
         final = FinishedModel(final.model, None)
     trained = Encoder(_copy(final.model), str(output), dtype=settings.dtype)
-    speeds = _speeds(teacher, trained, dev.texts[-_SPEED_SAMPLE:])
+    watched = dev
+
+    def measure() -> NDArray[np.float64]:
+        return np.array([watched.score(teacher), *_speeds(teacher, trained, watched.texts[-_SPEED_SAMPLE:])])
+
+    teacher_dev, teacher_speed, student_speed = ranks.from_first(measure).tolist()
     loops: list[LoopResult] = [distilled] if distilled else []
     loops += [finetuned.loop] if finetuned else []
     report = StudentReport(
-        teacher=EncoderFacts.of(teacher, dev.score(teacher), speeds[0]),
-        student=EncoderFacts.of(trained, loops[-1].dev, speeds[1]),
+        teacher=EncoderFacts.of(teacher, teacher_dev, teacher_speed),
+        student=EncoderFacts.of(trained, loops[-1].dev, student_speed),
         undistilled_dev=loops[0].history[0].value,
         dev_metric=dev.metric,
         stage=stage,
@@ -202,7 +221,8 @@ def distill(
         train_seconds=loops[0].seconds,
         texts_per_second=loops[0].texts_per_second,
     )
-    save_student(final.model, final.to_teacher, report, output)
+    if ranks.is_first():
+        save_student(final.model, final.to_teacher, report, output)
     return report
 
 

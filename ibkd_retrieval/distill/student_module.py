@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.encoders.device import choose_dtype
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.static import is_static
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
     from torch import Tensor
+
+    from ibkd_retrieval.distill.tokens import TokenIds
 
 
 class StudentModule(torch.nn.Module):
@@ -108,3 +113,10 @@ class StudentModule(torch.nn.Module):
         for module in list(self.model)[1:]:
             out = module(out)
         return torch.nn.functional.normalize(out["sentence_embedding"], dim=-1), inputs
+
+
+def encode_batch(module: StudentModule, token_ids: TokenIds, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """What `module` gives for the texts at `positions` [n], each process encoding its share of them."""
+    n = len(positions)
+    vectors, inputs = module(token_ids.features(module.model, positions[ranks.share(n)]))
+    return ranks.gather(vectors, n), ranks.gather(inputs, n)

@@ -130,8 +130,7 @@ class TeacherCache:
         self._index: KeyIndex | None = None
         self._shards: list[NDArray[np.float16]] = []
         self._starts: list[int] = [0]
-        while self._keys_path(len(self._shards)).is_file():
-            self._open_shard(self._read(self._keys_path(len(self._shards))))
+        self._open_appended()
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -145,6 +144,10 @@ class TeacherCache:
         """Positions [n] of the texts' vectors; what is missing is encoded first, shard by shard."""
         keys = text_keys(texts, self.teacher.prompts[kind])
         found = self._find(keys)
+        if (found < 0).any():
+            # Another process may have encoded them since this one opened the cache.
+            self._open_appended()
+            found = self._find(keys)
         absent = np.flatnonzero(found < 0)
         if len(absent):
             _, first = np.unique(keys[absent], axis=0, return_index=True)
@@ -187,6 +190,10 @@ class TeacherCache:
         with atomic_write(self._keys_path(number)) as file:
             np.save(file, keys)
         self._open_shard(keys)
+
+    def _open_appended(self) -> None:
+        while self._keys_path(len(self._shards)).is_file():
+            self._open_shard(self._read(self._keys_path(len(self._shards))))
 
     def _open_shard(self, keys: NDArray[np.uint64]) -> None:
         path = self._vectors_path(len(self._shards), keys)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.table import build_objective
 from ibkd_retrieval.distill.optimising import adamw, apply_gradients, set_rates
@@ -50,13 +51,15 @@ class TrainingRun:
                 f"Only {len(texts)} texts for a batch of {settings.batch_size}: "
                 "give more text or a smaller --batch-size."
             )
+        ranks.check_batch(settings.batch_size, "--batch-size")
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.cache = cache
         self.device = str(student.device)
-        self.rows = np.concatenate(
-            [cache.rows(texts.documents, "document", progress), cache.rows(texts.queries, "query", progress)]
-        )
+        with ranks.in_turn():
+            self.rows = np.concatenate(
+                [cache.rows(texts.documents, "document", progress), cache.rows(texts.queries, "query", progress)]
+            )
         # The bank is drawn from this run's own texts, in their order and not the cache's, so that a run
         # does not depend on what was cached before it.
         _, first_seen = np.unique(self.rows, return_index=True)
@@ -117,6 +120,7 @@ class TrainingRun:
         self.optimizer.zero_grad(set_to_none=True)
         share = self.settings.accumulate
         batches = [self._backward(number * share + i, detailed=detailed) for i in range(share)]
+        ranks.sum_gradients(self.module.parameters(), self.objective.parameters())
         values = {name: sum(each[name] for each in batches) / share for name in batches[0]}
         norm = apply_gradients(self.optimizer, values["loss"])
         return values | {"gradient": norm, "learning_rate": self.settings.learning_rate * factor}
@@ -125,8 +129,10 @@ class TrainingRun:
         """Add the gradient of batch `number`, counted over all steps, and return its figures."""
         import torch
 
+        from ibkd_retrieval.distill.student_module import encode_batch
+
         positions = self.schedule.batch(number)
-        student, inputs = self.module(self.token_ids.features(self.module.model, positions))
+        student, inputs = encode_batch(self.module, self.token_ids, positions)
         terms: LossTerms = self.objective(self._batch(number, positions, student, inputs))
         values = {"loss": float(terms.total.detach())} | {name: float(value) for name, value in terms.terms.items()}
         if detailed:

@@ -1,0 +1,28 @@
+"""Commands that several processes run together."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+
+def across_ranks(command: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a command so that the processes torchrun started meet before it; of an error, one of them tells."""
+
+    @functools.wraps(command)
+    def run(**options: object) -> None:
+        from ibkd_retrieval.distill import ranks
+
+        if not ranks.launched():
+            command(**options)
+            return
+        first_to_fail = ranks.join()
+        try:
+            command(**options)
+            ranks.leave()
+        except BaseException as error:
+            if first_to_fail():
+                raise
+            raise SystemExit(1) from error
+
+    return run

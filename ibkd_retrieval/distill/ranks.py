@@ -1,0 +1,250 @@
+"""Several processes that train one student, and what each of them does.
+
+`torchrun` starts them and `torch.distributed` connects them; alone, every function here answers for one.
+Each encodes its share of a batch, all see all vectors and compute the same loss. So a step is the same however many
+take part: the batch is the run's, not a process's. The first ("rank 0") alone writes files, fills caches and looks at
+the dev set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.errors import UserError, WorkFailed
+
+if TYPE_CHECKING:
+    import torch
+
+# The others wait while the first encodes a corpus with the teacher; who started them ends them if it dies.
+_PATIENCE = timedelta(days=30)
+_MOST_AXES = 3
+
+
+def launched() -> bool:
+    """Whether torchrun, or a launcher built on it such as `accelerate launch`, started this process among others."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def join() -> Callable[[], bool]:
+    """Meet the other processes.
+
+    Returns:
+        What a process that fails calls: whether it is the first to fail, and so the one to say why.
+    """
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, size = next(iter(rendezvous("env://")))
+    connect(store, rank, size)
+
+    def first_to_fail() -> bool:
+        try:
+            return bool(store.add("failures", 1) == 1)
+        except dist.DistError:
+            # Nobody is left to ask: whoever kept the store failed before.
+            return False
+
+    return first_to_fail
+
+
+def connect(store: Any, rank: int, size: int) -> None:
+    """Make one group of the `size` processes that share a `store`; NCCL carries what is on GPUs, gloo the rest."""
+    import torch
+    import torch.distributed as dist
+
+    on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+
+
+def leave() -> None:
+    """Part from the other processes when all are done."""
+    import torch.distributed as dist
+
+    wait()
+    dist.destroy_process_group()
+
+
+def count() -> int:
+    """How many processes train together."""
+    import torch.distributed as dist
+
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    import torch.distributed as dist
+
+    return count() == 1 or dist.get_rank() == 0
+
+
+def local_device(device: str) -> str:
+    """The device of this process: each has a GPU of its own.
+
+    Raises:
+        UserError: there are fewer GPUs than processes, or one is named for all.
+    """
+    import torch
+
+    if count() == 1 or not device.startswith("cuda"):
+        return device
+    if device != "cuda":
+        raise UserError(f"--device {device} names one GPU for {count()} processes: give --device cuda, one is chosen.")
+    place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if place >= gpus:
+        raise UserError(f"torch sees {gpus} GPUs for the processes of this machine: give --nproc-per-node {gpus}.")
+    torch.cuda.set_device(place)
+    return f"cuda:{place}"
+
+
+def check_batch(size: int, option: str) -> None:
+    """Make sure that each process gets a text of a batch.
+
+    Raises:
+        UserError: there are more processes than texts.
+    """
+    if size < count():
+        raise UserError(f"{option} is {size} for {count()} processes, which share it: give at least {count()}.")
+
+
+def wait() -> None:
+    """Wait until all processes are here."""
+    import torch
+
+    if count() > 1:
+        _reduce(torch.zeros(1))
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """The first process runs the block, then the others do and find on disk what it left."""
+    if not is_first():
+        wait()
+    yield
+    if is_first():
+        wait()
+
+
+def from_first(compute: Callable[[], NDArray[Any]]) -> NDArray[np.float64]:
+    """Numbers that the first process computes, as float64 in all of them."""
+    import torch
+    import torch.distributed as dist
+
+    if count() == 1:
+        return np.asarray(compute(), dtype=np.float64)
+    shape = torch.full((_MOST_AXES,), -1, dtype=torch.int64)
+    values = torch.empty(0, dtype=torch.float64)
+    if is_first():
+        values = torch.from_numpy(np.array(compute(), dtype=np.float64))
+        shape[: values.dim()] = torch.tensor(values.shape)
+    with _together():
+        dist.broadcast(shape, 0)
+        if not is_first():
+            values = torch.empty([size for size in shape.tolist() if size >= 0], dtype=torch.float64)
+        dist.broadcast(values, 0)
+    return values.numpy()
+
+
+def agree(what: str) -> None:
+    """Make sure that all processes stand at the same point of the same run, which `what` describes.
+
+    Raises:
+        WorkFailed: one does not.
+    """
+    import torch
+
+    if count() == 1:
+        return
+    import torch.distributed as dist
+
+    digest = int.from_bytes(hashlib.sha256(what.encode()).digest()[:7])
+    found = torch.tensor([digest, -digest])
+    with _together():
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+    if int(found[0]) != -int(found[1]):
+        raise WorkFailed(
+            "The processes of this run see different texts, models or checkpoints: give all of them the same options, "
+            "and folders that they share."
+        )
+
+
+def share(n: int) -> slice:
+    """Which of the `n` texts of a batch this process encodes: strided, as neighbours are of like length."""
+    import torch.distributed as dist
+
+    return slice(dist.get_rank() if count() > 1 else 0, n, count())
+
+
+def gather(part: torch.Tensor, n: int) -> torch.Tensor:
+    """The rows of all processes [n, d], of which this one brings those of its `share`.
+
+    Gradient flows into the own rows only. Every process computes the whole loss L(s_1, ..., s_n), so its backward pass
+    gives dL/ds_i ds_i/dw summed over its own i, and the sum over processes is the whole gradient.
+    """
+    import torch
+
+    if count() == 1:
+        return part
+    own = torch.arange(n, device=part.device)[share(n)]
+    # Each row is a vector from one process plus zeros from the others: exact, and the shares may differ in size.
+    whole = part.new_zeros((n, part.shape[1])).index_copy_(0, own, part.detach())
+    _reduce(whole)
+    return whole.index_copy(0, own, part)
+
+
+def sum_gradients(student: Iterable[torch.nn.Parameter], objective: Iterable[torch.nn.Parameter] = ()) -> None:
+    """Give every process the whole gradient.
+
+    Args:
+        student: what each process has the part of its own texts of; the parts are added.
+        objective: what each process has all of, since all computed the same loss; it is averaged, so that all go on
+            with the same bits.
+    """
+    if count() == 1:
+        return
+    import torch.distributed as dist
+
+    complete = [parameter.grad for parameter in objective if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in student if parameter.grad is not None] + complete
+    with _together():
+        for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
+            work.wait()
+    for gradient in complete:
+        gradient /= count()
+
+
+def same_weights(modules: Mapping[str, torch.nn.Module]) -> None:
+    """Give every process the first one's weights."""
+    if count() == 1:
+        return
+    import torch.distributed as dist
+
+    with _together():
+        for module in modules.values():
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, 0)
+
+
+def _reduce(tensor: torch.Tensor) -> None:
+    import torch.distributed as dist
+
+    with _together():
+        dist.all_reduce(tensor)
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Turn what torch says of a lost process into a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise WorkFailed("Another process of this run ended before its work was done.") from error
