@@ -230,7 +230,7 @@ class ShardVectors:
 
     def place(self, row: int) -> tuple[int, int]:
         """The number of the shard that holds `row`, and its position there."""
-        number = int(self.shards_of(np.array([row], dtype=np.int64))[0])
+        number = int(self._starts.searchsorted(row, side="right")) - 1
         return number, row - int(self._starts[number])
 
 
