@@ -1,6 +1,6 @@
 """`python -m ibkd_cli`, which launchers such as torchrun can start: the same as `ibkd`."""
 
-from ibkd_cli.app import main
+from .app import main
 
 if __name__ == "__main__":
     main()
