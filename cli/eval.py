@@ -131,6 +131,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score an index, run files, or a suite of data sets, by metrics of your choice."""
+    options = RankerOptions.among(locals())  # First: the arguments are all the names there are.
     from ibkd_retrieval.errors import UserError, WorkFailed
     from ibkd_retrieval.evaluation.metric_names import parse_metric
     from ibkd_retrieval.evaluation.score_files import check_per_query_name, write_per_query
@@ -170,26 +171,6 @@ def evaluate(
             progress=progress,
         )
         return
-    options = RankerOptions(
-        engine=engine,
-        hybrid=hybrid,
-        weights=tuple(weight or ()),
-        tune=tune,
-        rerank=rerank,
-        rerank_depth=rerank_depth,
-        rerank_max_length=rerank_max_length,
-        model=model,
-        query_model=query_model,
-        device=device,
-        dtype=dtype,
-        pooling=pooling,
-        nprobe=nprobe,
-        refine=refine,
-        ef_search=ef_search,
-        recall=recall,
-        filters=tuple(filter or ()),
-        exclude_self=exclude_self,
-    )
     scoring = Scoring(tuple(metric or ()), tuple(baseline or ()), relevance_level, resamples, seed)
     if suite is not None:
         if run or index or queries or qrels or baseline or per_query is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT
@@ -54,6 +54,13 @@ class RankerOptions:
     recall: float | None = None
     filters: tuple[str, ...] = ()
     exclude_self: bool = False
+
+    @classmethod
+    def among(cls, arguments: Mapping[str, Any]) -> RankerOptions:
+        """The options among the arguments of a command, which has them all by the names in `options`."""
+        repeatable = {"weights": "weight", "filters": "filter"}
+        chosen = {field.name: arguments[repeatable.get(field.name, field.name)] for field in fields(cls)}
+        return cls(**chosen | {name: tuple(chosen[name] or ()) for name in repeatable})
 
 
 def index_folder(given: Path | None, progress: Progress) -> Path:

@@ -87,29 +87,10 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Search an index: a question, a prompt on a terminal, or --queries with --output for a run."""
+    options = RankerOptions.among(locals())  # First: the arguments are all the names there are.
     from ibkd_retrieval.errors import UserError
 
     progress = reporter(quiet)
-    options = RankerOptions(
-        engine=engine,
-        hybrid=hybrid,
-        weights=tuple(weight or ()),
-        tune=tune,
-        rerank=rerank,
-        rerank_depth=rerank_depth,
-        rerank_max_length=rerank_max_length,
-        model=model,
-        query_model=query_model,
-        device=device,
-        dtype=dtype,
-        pooling=pooling,
-        nprobe=nprobe,
-        refine=refine,
-        ef_search=ef_search,
-        recall=recall,
-        filters=tuple(filter or ()),
-        exclude_self=exclude_self,
-    )
     if k is not None and k < 1:
         raise UserError(f"The number of results must be at least 1, not {k}: give -k 1 or more.")
     if (queries is None) != (output is None):
