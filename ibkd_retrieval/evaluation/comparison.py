@@ -16,10 +16,8 @@ from ibkd_retrieval.evaluation.significance import (
     Values,
     bootstrap_means,
     holm,
-    paired_t_test,
+    paired_tests,
     percentiles,
-    randomisation_test,
-    win_tie_loss,
 )
 
 __all__ = ["Comparison", "Contrast", "Row", "Score", "System", "compare"]
@@ -87,20 +85,20 @@ def compare(
     for system in systems[1:]:
         for metric in metrics:
             ours, theirs = system.evaluation.per_query[metric], first.evaluation.per_query[metric]
-            test = randomisation_test(ours, theirs, permutations, seed)
             differences = resamples[system.name, metric] - resamples[first.name, metric]
+            tests = paired_tests(ours, theirs, differences, confidence, permutations, seed)
             contrasts.append(
                 Contrast(
                     system=system.name,
                     metric=metric,
-                    difference=test.difference,
-                    interval=percentiles(differences, confidence),
-                    t_test_p=paired_t_test(ours, theirs).p_value if len(ours) > 1 else None,
-                    randomisation_p=test.p_value,
-                    randomisation_p_holm=test.p_value,
-                    permutations=test.permutations,
-                    exact=test.exact,
-                    queries=win_tie_loss(ours, theirs),
+                    difference=tests.randomisation.difference,
+                    interval=tests.interval,
+                    t_test_p=tests.t_test_p,
+                    randomisation_p=tests.randomisation.p_value,
+                    randomisation_p_holm=tests.randomisation.p_value,
+                    permutations=tests.randomisation.permutations,
+                    exact=tests.randomisation.exact,
+                    queries=tests.queries,
                 )
             )
     corrected = holm([contrast.randomisation_p for contrast in contrasts])

@@ -15,10 +15,8 @@ from ibkd_retrieval.evaluation.significance import (
     WinTieLoss,
     bootstrap_means,
     holm,
-    paired_t_test,
+    paired_tests,
     percentiles,
-    randomisation_test,
-    win_tie_loss,
 )
 
 SIGNIFICANT = 0.05
@@ -200,19 +198,19 @@ def _contrast(
     seed: int,
 ) -> BaselineContrast:
     ours, theirs = run.evaluation.per_query[metric], baseline.evaluation.per_query[metric]
-    test = randomisation_test(ours, theirs, permutations, seed)
     # Both were resampled together, so the resampled differences are the differences of the resampled means.
     differences = means[:, columns[run.name, metric]] - means[:, columns[baseline.name, metric]]
+    tests = paired_tests(ours, theirs, differences, confidence, permutations, seed)
     return BaselineContrast(
         run=run.name,
         baseline=baseline.name,
         metric=metric,
-        difference=test.difference,
-        interval=percentiles(differences, confidence),
-        t_test_p=paired_t_test(ours, theirs).p_value if len(ours) > 1 else None,
-        randomisation_p=test.p_value,
-        randomisation_p_holm=test.p_value,
-        queries=win_tie_loss(ours, theirs),
+        difference=tests.randomisation.difference,
+        interval=tests.interval,
+        t_test_p=tests.t_test_p,
+        randomisation_p=tests.randomisation.p_value,
+        randomisation_p_holm=tests.randomisation.p_value,
+        queries=tests.queries,
     )
 
 

@@ -63,6 +63,41 @@ class WinTieLoss(NamedTuple):
     losses: int
 
 
+class PairedTests(NamedTuple):
+    """What a board or a comparison says of two systems on one metric.
+
+    Attributes:
+        interval: of the difference, by bootstrap.
+        t_test_p: None for a single query, which has no variance.
+    """
+
+    randomisation: RandomisationTest
+    interval: tuple[float, float]
+    t_test_p: float | None
+    queries: WinTieLoss
+
+
+def paired_tests(
+    system: Values, baseline: Values, resampled: Values, confidence: float, permutations: int, seed: int
+) -> PairedTests:
+    """All tests of one difference.
+
+    Args:
+        system: values by query [n].
+        baseline: values by query [n].
+        resampled: differences of means [s]; both are to be resampled together.
+        confidence: of the interval.
+        permutations: of the randomisation test.
+        seed: of the randomisation test.
+    """
+    return PairedTests(
+        randomisation_test(system, baseline, permutations, seed),
+        percentiles(resampled, confidence),
+        paired_t_test(system, baseline).p_value if len(system) > 1 else None,
+        win_tie_loss(system, baseline),
+    )
+
+
 def paired_t_test(system: ArrayLike, baseline: ArrayLike) -> TTest:
     """Student's paired t-test (two-sided).
 
