@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shlex
 import sys
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ def run_metadata(
     """
     from ibkd_retrieval.evaluation.environment import read_environment
     from ibkd_retrieval.indexing.manifest import read_manifest
+    from ibkd_retrieval.indexing.memory import peak_memory_bytes
 
     environment = read_environment()
     manifests = [read_manifest(folder) for folder in folders]
@@ -46,7 +46,7 @@ def run_metadata(
         },
         "resources": {
             "runtime": {"wallclock": f"{1000 * seconds:.0f} ms"},
-            "ram": {"used process": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss} KB"},
+            "ram": {"used process": f"{peak_memory_bytes() // 1024} KB"},
         },
         "method": {
             "automatic": True,

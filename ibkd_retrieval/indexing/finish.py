@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -25,6 +23,7 @@ from ibkd_retrieval.indexing.manifest import (
     ShardEntry,
     write_manifest,
 )
+from ibkd_retrieval.indexing.memory import peak_memory_bytes
 from ibkd_retrieval.indexing.shards import ShardRecord, ShardVectors, file_record, stored_ids
 from ibkd_retrieval.indexing.structure import write_structure
 from ibkd_retrieval.indexing.wanted import Wanted
@@ -117,18 +116,13 @@ def build_record(records: Sequence[ShardRecord], structure_seconds: float) -> Bu
         encode_seconds=round(encode_seconds, 3),
         structure_seconds=round(structure_seconds, 3),
         documents_per_second=round(count / max(encode_seconds, 1e-9), 1),
-        peak_memory_bytes=_peak_memory_bytes(),
+        peak_memory_bytes=peak_memory_bytes(),
     )
 
 
 def now() -> str:
     """The time as a manifest gives it."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def _peak_memory_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def library_versions() -> dict[str, str]:

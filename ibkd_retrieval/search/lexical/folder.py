@@ -23,10 +23,9 @@ from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import sync_directory, write_json
 from ibkd_retrieval.indexing.json_records import decode
-from ibkd_retrieval.indexing.layout import LEXICAL, documents_file, temporary_lexical
-from ibkd_retrieval.indexing.lines import LineStore
+from ibkd_retrieval.indexing.layout import LEXICAL, temporary_lexical
 from ibkd_retrieval.indexing.manifest import FileRecord
-from ibkd_retrieval.indexing.shards import document_from_json, file_record, is_intact
+from ibkd_retrieval.indexing.shards import file_record, is_intact
 from ibkd_retrieval.indexing.store import ALWAYS_VERIFIED_BYTES
 from ibkd_retrieval.progress import Progress
 from ibkd_retrieval.search.lexical.engine import Engine
@@ -158,11 +157,9 @@ def _make(folder: Path, index: StoredIndex, engine: Engine, progress: Progress) 
 
 def _stored_documents(index: StoredIndex) -> Iterator[Document]:
     blank = True
-    for number in range(len(index.manifest.shards)):
-        for line in LineStore(index.folder / documents_file(number)):
-            document = document_from_json(line)
-            blank = blank and not document.content.strip()
-            yield document
+    for document in index.documents():
+        blank = blank and not document.content.strip()
+        yield document
     if blank:
         raise UserError(
             f"The index in {index.folder} stores no text, so there are no words to search: search it by vectors."
