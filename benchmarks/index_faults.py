@@ -26,6 +26,8 @@ from ibkd_retrieval.evaluation.environment import read_environment
 from ibkd_retrieval.files import write_json
 
 TIMES = ("build", "created", "encode_seconds", "operating_points")
+AFTER_SHARDS = 0.1
+"""Share of the kills that fall behind the last shard, relative to those before."""
 COMMAND = "from ibkd_cli.app import main; main()"
 
 
@@ -76,22 +78,28 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
     start = time.monotonic()
-    if begin(given, whole).wait() != 0:
+    process, seen = begin(given, whole), [start]
+    while process.poll() is None:
+        if finished_shards(whole) >= len(seen):
+            seen.append(time.monotonic())
+        time.sleep(0.005)
+    if process.returncode != 0:
         raise SystemExit("the undisturbed build failed")
-    undisturbed = time.monotonic() - start
-    shards = finished_shards(whole)
+    shards, structure_seconds = finished_shards(whole), time.monotonic() - seen[-1]
+    load_seconds, shard_seconds = seen[1] - start, (seen[-1] - seen[1]) / len(seen)
 
+    # Moments drawn beforehand over the whole build, so that all kills fall into it: a number of finished shards and a
+    # part of the next, or, beyond the last shard, a part of what comes after.
+    moments = sorted(generator.uniform(0, shards * (1 + AFTER_SHARDS)) for _ in range(given.kills))
     kills, lost = [], []
-    while len(kills) < given.kills:
-        process, before = begin(given, broken), finished_shards(broken)
-        # Spread over the whole build: each run may do about its share of the shards before it is killed.
-        share = generator.random() * 2 * (shards + 4) / given.kills
-        began = time.monotonic()
-        while process.poll() is None and finished_shards(broken) - before < int(share):
+    for moment in moments:
+        process, began = begin(given, broken), time.monotonic()
+        while process.poll() is None and finished_shards(broken) < min(int(moment), shards):
             time.sleep(0.005)
-        time.sleep(generator.random() * undisturbed / (shards + 4))
+        beyond = (moment - shards) / (shards * AFTER_SHARDS)
+        time.sleep(load_seconds + structure_seconds * beyond if beyond > 0 else shard_seconds * (moment % 1))
         if process.poll() is not None:
-            break  # Done before it could be killed.
+            break  # The end came sooner than in the undisturbed build.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         half_written = len([path for path in broken.rglob("*") if path.name.endswith(".tmp")])

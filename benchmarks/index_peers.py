@@ -1,13 +1,16 @@
-"""Our ivf-pq index beside faiss, hnswlib and usearch on the same vectors: recall against speed, memory, build time.
+"""Our ivf-pq index beside faiss, autofaiss, hnswlib and usearch: recall against speed, memory, build time.
 
-usage: python benchmarks/index_peers.py --vectors FOLDER --work-dir DIR [--count 1000000]
+usage: python benchmarks/index_peers.py --vectors FOLDER [...] --work-dir DIR [--count 1000000]
 
 FOLDER holds .npy files of real unit vectors, which are replicated (replicated_vectors.py) to `--count`. Every index is
 built in a process of its own and kept in DIR, so that the script goes on where it was stopped; the memory of each is
 that of a fresh process after it was loaded and has answered. Then all are loaded into one process and asked in turn,
 query by query, system and effort in random order, in one thread: what else the machine does hits all alike.
 
-Writes benchmarks/results/index_peers.json and .png (--output). Needs hnswlib, usearch and matplotlib. With a million
+A system whose build takes longer than --limit seconds is named with that, and left out.
+
+Writes benchmarks/results/index_peers.json and .png (--output). Needs hnswlib, usearch, autofaiss and matplotlib
+(autofaiss asks for numpy 1, but works with 2: pip install --no-deps autofaiss embedding-reader fire). With a million
 vectors of 384 dimensions: 14 GB of disk, 14 GB of memory.
 """
 
@@ -176,10 +179,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
 def main() -> None:
     """Build what is not there, measure, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--vectors", type=Path, required=True)
+    parser.add_argument("--vectors", type=Path, nargs="+", required=True)
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="to build; queries take one")
+    parser.add_argument("--limit", type=float, default=1800, help="seconds a system may take to build")
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--leave-out", nargs="*", default=(), help="systems whose names hold one of these words")
     parser.add_argument("--seed", type=int, default=0)
@@ -204,23 +208,32 @@ def main() -> None:
         measure_memory(given, peers[given.system], real)
         return
     systems: list[dict[str, Any]] = []
+    built, unfinished = [], []
     for number, peer in enumerate(peers):
-        cost = file_of(given.work_dir, peer).with_suffix(".json") if number else given.work_dir / "ours.json"
+        path = file_of(given.work_dir, peer)
+        cost = path.with_suffix(".json") if number else given.work_dir / "ours.json"
         if not cost.exists():
-            _again("build", number)
+            build_within(given, number, cost)
+        costs = json.loads(cost.read_bytes())
+        if "unfinished_after_seconds" in costs:
+            unfinished.append({"name": peer.name, "recipe": peer.recipe, **costs})
+            continue
+        chosen = path.with_suffix(".chosen.json")
         systems.append(
             {
                 "name": peer.name,
                 "recipe": peer.recipe,
-                **json.loads(cost.read_bytes()),
+                **({"chosen": json.loads(chosen.read_bytes())["index_key"]} if chosen.exists() else {}),
+                **costs,
                 "memory": json.loads(_again("memory", number).splitlines()[-1]),
-                "file_bytes": size_of(file_of(given.work_dir, peer)) or size_of(folder / "index.faiss"),
+                "file_bytes": size_of(path) or size_of(folder / "index.faiss"),
             }
         )
+        built.append(peer)
         print(systems[-1], flush=True)
-    truth = exact_neighbours(real.queries, open_index(folder).vectors(), K)
-    loaded = [peer.load(file_of(given.work_dir, peer)) for peer in peers]
-    for system, points in zip(systems, ask(peers, loaded, real.queries, given.passes, truth), strict=True):
+    _, truth = exact_neighbours(real.queries, open_index(folder).vectors(), K)
+    loaded = [peer.load(file_of(given.work_dir, peer)) for peer in built]
+    for system, points in zip(systems, ask(built, loaded, real.queries, given.passes, truth), strict=True):
         system["points"] = points
     result = {
         "documents": given.count,
@@ -229,10 +242,11 @@ def main() -> None:
         "queries": QUERIES,
         "threads": {"build": given.threads, "search": 1},
         "systems": systems,
+        "unfinished": unfinished,
         "ours_against_the_front": beyond(systems),
         "date": datetime.date.today().isoformat(),
         "environment": read_environment().to_json(),
-        "peer_versions": {package: metadata.version(package) for package in ("hnswlib", "usearch")},
+        "peer_versions": {package: metadata.version(package) for package in ("hnswlib", "usearch", "autofaiss")},
     }
     write_json(given.output, result)
     draw(result, given.output.with_suffix(".png"))
@@ -240,9 +254,17 @@ def main() -> None:
         print(point)
 
 
-def _again(stage: str, system: int) -> str:
+def build_within(given: argparse.Namespace, system: int, cost: Path) -> None:
+    """Build one of the other systems, or note that it took too long."""
+    try:
+        _again("build", system, given.limit)
+    except subprocess.TimeoutExpired:
+        write_json(cost, {"unfinished_after_seconds": given.limit})
+
+
+def _again(stage: str, system: int, limit: float | None = None) -> str:
     command = [sys.executable, *sys.argv, "--stage", stage, "--system", str(system)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=limit).stdout
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """An ivf-pq index of as many vectors as MS MARCO has passages: time, memory, disk, latency and recall, by size.
 
-usage: python benchmarks/index_scale.py --vectors FOLDER --work-dir DIR [--count 8841823] [--sizes 10000 100000 ...]
+usage: python benchmarks/index_scale.py --vectors FOLDER [...] --work-dir DIR [--count 8841823] [--sizes 10000 ...]
 
 FOLDER holds .npy files of real unit vectors, as the `vectors` folder of an index does. They are replicated
 (replicated_vectors.py) to `--count` documents, whose vectors go through `build_index` like any encoder's. Each size is
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from measuring import Watch, exact_neighbours, memory, peak_resident, recall, timed
-from replicated_vectors import NOISE, QUERIES, RealVectors, Replicas, likeness, numbered, read_real
+from replicated_vectors import QUERIES, RealVectors, Replicas, likeness, nearness, numbered, read_real
 
 from ibkd_retrieval.evaluation.environment import read_environment
 from ibkd_retrieval.files import atomic_write, write_json
@@ -51,12 +51,14 @@ def measure(given: argparse.Namespace, count: int) -> None:
     folder = given.work_dir / "indexes" / str(count)
     manifest, built = build(given, real, folder, count)
     index = open_index(folder)
-    path = given.work_dir / f"exact-{count}-{given.seed}.npy"
+    path = given.work_dir / f"exact-{count}-{given.seed}.npz"
     began = time.perf_counter()
     if not path.exists():
         with atomic_write(path) as file:
-            np.save(file, exact_neighbours(real.queries, index.vectors(), DEPTH))
+            np.savez(file, *exact_neighbours(real.queries, index.vectors(), DEPTH))
     scan_seconds = time.perf_counter() - began
+    with np.load(path) as kept:
+        cosines, truth = kept["arr_0"], kept["arr_1"]
     write_json(
         point_file(given.work_dir, count),
         {
@@ -71,7 +73,8 @@ def measure(given: argparse.Namespace, count: int) -> None:
             },
             "exact_scan_seconds": round(scan_seconds, 1),
             "memory_after_build": memory(),
-            "search": search(index, real, np.load(path)),
+            "nearness": nearness(cosines),
+            "search": search(index, real, truth),
         },
     )
 
@@ -85,7 +88,7 @@ def build(
     with watch.sampling():
         manifest = build_index(
             numbered(count),
-            Replicas(real, given.seed, given.noise),
+            Replicas(real, given.seed),
             folder,
             family="ivf-pq",
             resume=begun,
@@ -150,12 +153,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
 def main() -> None:
     """Measure every size that has no point yet, each in a process of its own, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--vectors", type=Path, required=True)
+    parser.add_argument("--vectors", type=Path, nargs="+", required=True)
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--count", type=int, default=MS_MARCO_PASSAGES, help="the largest size")
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="further sizes; larger ones are left out")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--noise", type=float, default=NOISE)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "index_scale.json")
     parser.add_argument("--only", type=int, help="measure this size, in this process, and write no result")
@@ -170,10 +172,9 @@ def main() -> None:
     real = read_real(given.vectors, given.work_dir, given.seed)
     result = {
         "vectors": f"{len(real.rows):,} real vectors, replicated (benchmarks/replicated_vectors.py), float16",
-        "noise": given.noise,
         "queries": QUERIES,
         "threads": given.threads,
-        "likeness": likeness(real, Replicas(real, given.seed, given.noise)),
+        "likeness": likeness(real, Replicas(real, given.seed)),
         "points": [json.loads(point_file(given.work_dir, size).read_bytes()) for size in sizes],
         "date": datetime.date.today().isoformat(),
         "environment": read_environment().to_json(),

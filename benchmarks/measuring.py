@@ -83,8 +83,10 @@ def peak_resident() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def exact_neighbours(queries: NDArray[np.float32], blocks: Iterable[NDArray[np.float32]], k: int) -> NDArray[np.int64]:
-    """Rows [q, k] of largest inner product, block by block, in float32."""
+def exact_neighbours(
+    queries: NDArray[np.float32], blocks: Iterable[NDArray[np.float32]], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The largest inner products [q, k] and their rows, best first, block by block, in float32."""
     faiss = load_faiss()
     scores = np.empty((len(queries), 0), dtype=np.float32)
     rows = np.empty((len(queries), 0), dtype=np.int64)
@@ -97,7 +99,8 @@ def exact_neighbours(queries: NDArray[np.float32], blocks: Iterable[NDArray[np.f
             best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
             scores, rows = np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
         start += len(block)
-    return np.take_along_axis(rows, np.argsort(-scores, axis=1, kind="stable"), axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 def recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -50,12 +50,12 @@ class Ours:
 
     name = "ibkd-retrieval ivf-pq"
     effort = "nprobe"
-    efforts = (4, 8, 16, 32, 64, 128, 256)
+    refines: Mapping[int, int] = {4: 16, 8: 16, 16: 32, 32: 32, 64: 32, 128: 32, 256: 64, 512: 128}
+    efforts = tuple(refines)
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        manifest = open_index(folder).manifest
-        self.recipe = f"{manifest.factory}, refine {manifest.search.refine} from disk"
+        self.recipe = f"{open_index(folder).manifest.factory}; refine from disk by nprobe: {self.refines}"
 
     def build(self, blocks: Callable[[], Iterable[Vectors]], count: int, dim: int, path: Path, threads: int) -> None:
         """Done by `index_peers.py`, as the other systems take their vectors from the folder."""
@@ -63,15 +63,16 @@ class Ours:
     def load(self, path: Path) -> Loaded:
         """Open the folder."""
         index = open_index(self._folder)
-        return Loaded(lambda queries, k, effort: index.search(queries, k, nprobe=effort)[1])
+        return Loaded(lambda q, k, effort: index.search(q, k, nprobe=effort, refine=self.refines[effort])[1])
 
 
 class Faiss:
     """faiss by itself, as its wiki's "Guidelines to choose an index" has it.
 
     Where memory is no concern, HNSW32 or IVF with fast-scan codes refined by whole vectors in memory (PQNx4fs,RFlat);
-    where it is, OPQ and codes of the same size without whole vectors (OPQM,...,PQMx4fsr). Up to a million vectors the
-    wiki takes 4 to 16 roots of n lists; the IVF65536_HNSW32 of the next size asks for two million training vectors.
+    where it is, OPQ and codes without whole vectors (OPQM,...,PQMx4fsr), here of the size that ours has. Up to a
+    million vectors the wiki takes 4 to 16 roots of n lists; the IVF65536_HNSW32 of the next size asks for two million
+    training vectors.
     """
 
     def __init__(self, factory: str, name: str, efforts: tuple[int, ...], k_factor: int = 0) -> None:
@@ -118,6 +119,46 @@ def _below(index: Any) -> Any:
     """The index under a refinement."""
     faiss = load_faiss()
     return faiss.downcast_index(index.base_index) if isinstance(index, faiss.IndexRefine) else index
+
+
+class Autofaiss:
+    """autofaiss: the index that it chooses for the memory it may take, with the effort as the parameter."""
+
+    effort = "effort"
+
+    def __init__(self, memory: str, efforts: tuple[int, ...]) -> None:
+        self.name = f"autofaiss {memory}"
+        self.recipe = f'build_index(max_index_memory_usage="{memory}")'
+        self.efforts = efforts
+        self._memory = memory
+
+    def build(self, blocks: Callable[[], Iterable[Vectors]], count: int, dim: int, path: Path, threads: int) -> None:
+        """Hand over all vectors at once; what it chose is written beside the index."""
+        from autofaiss import build_index
+
+        build_index(
+            np.concatenate(list(blocks())),
+            index_path=str(path),
+            index_infos_path=str(path.with_suffix(".chosen.json")),
+            metric_type="ip",
+            max_index_memory_usage=self._memory,
+            current_memory_available="10G",
+            nb_cores=threads,
+        )
+
+    def load(self, path: Path) -> Loaded:
+        """Read the file into memory."""
+        faiss = load_faiss()
+        index = faiss.read_index(str(path))
+        space = faiss.ParameterSpace()
+        name = "efSearch" if isinstance(index, faiss.IndexHNSW) else "nprobe"
+
+        def search(queries: Vectors, k: int, effort: int) -> Rows:
+            space.set_index_parameter(index, name, effort)
+            rows: Rows = index.search(queries, k)[1]
+            return rows
+
+        return Loaded(search)
 
 
 class Hnswlib:
@@ -203,11 +244,11 @@ def all_peers(folder: Path, count: int) -> list[Peer]:
     return [
         Ours(folder),
         Faiss(f"IVF{lists},PQ192x4fs,RFlat", "IVF+PQ4, whole vectors in memory", visited, k_factor=8),
-        Faiss(f"OPQ192,IVF{lists},PQ192x4fsr", "OPQ+IVF+PQ4, codes only", visited),
+        Faiss(f"OPQ96,IVF{lists},PQ96x4fsr", "OPQ+IVF+PQ4, codes only", visited),
         Faiss("HNSW32", "HNSW32", (16, 32, 64, 128, 256, 512)),
+        Autofaiss("3GB", (16, 32, 64, 128, 256, 512)),
+        Autofaiss("200MB", visited),
         Hnswlib(16),
-        Hnswlib(32),
-        Usearch(16, "f32"),
         Usearch(32, "f16"),
     ]
 

@@ -4,12 +4,13 @@ A corpus of millions of encoded texts takes days to encode on a small machine, a
 encoded texts: they have no clusters, and no index finds their neighbours. So vectors are made of real unit vectors X,
 row by row, from a seed:
 
-    y = unit((1 - a) x_i + a x_j + s g)
+    y = unit(x_i + s / sqrt(3) * sum over m = 1, 2, 3 of g_m (x_j(m) - x_l(m)))
 
-where x_i is any real vector, x_j with probability 0.9 one of its ten nearest and else any other, a is uniform in
-[0, 0.5], and g is Gaussian of expected length 1. Mixes of near neighbours fill the neighbourhoods in which real texts
-lie, so clusters and their sizes stay; mixes with any other give the thin space between them; the noise keeps
-replicas of one vector apart. `likeness` compares the result with the real vectors at equal number.
+where x_i is any real vector, x_j(m) and x_l(m) are any two of its twenty nearest, the g_m are standard Gaussian, and s
+is uniform between two bounds. The differences of neighbours span the directions in which real texts vary about x_i, so
+the replicas of one vector spread along the collection and not, as with noise in all dimensions, away from it. As a
+collection of real texts grows, the k-th nearest comes nearer and the local dimension stays; `likeness` and `nearness`
+say how far the replicas do the same.
 
 Queries are real vectors that are left out of X.
 """
@@ -27,27 +28,27 @@ from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.files import atomic_write
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 
-NEIGHBOURS = 10
-NEAR = 0.9
-LARGEST_SHARE = 0.5
-NOISE = 0.35
+NEIGHBOURS = 20
+DIFFERENCES = 3
+SPREAD = (0.3, 1.0)
+"""s is uniform between these: replicas that lie close to a real vector, and such as fill the space between."""
 QUERIES = 200
 _CHUNK = 1024
 
 
 class RealVectors(NamedTuple):
-    """Unit vectors to replicate [n, dim], those left out as queries [q, dim], and their nearest [n, 10]."""
+    """Unit vectors to replicate [n, dim], those left out as queries [q, dim], and their nearest [n, 20]."""
 
     rows: NDArray[np.float32]
     queries: NDArray[np.float32]
     neighbours: NDArray[np.int64]
 
 
-def read_real(folder: Path, cache: Path, seed: int) -> RealVectors:
-    """Read all `.npy` files of a folder and find the neighbours, which are kept in `cache`."""
-    files = sorted(folder.glob("*.npy"))
+def read_real(folders: Sequence[Path], cache: Path, seed: int) -> RealVectors:
+    """Read all `.npy` files of some folders and find the neighbours, which are kept in `cache`."""
+    files = [path for folder in folders for path in sorted(folder.glob("*.npy"))]
     if not files:
-        raise SystemExit(f"{folder} holds no .npy files: name a folder of float vectors with --vectors.")
+        raise SystemExit("--vectors holds no .npy files: name folders of float vectors.")
     vectors = np.concatenate([np.load(path, allow_pickle=False).astype(np.float32) for path in files])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     left_out = np.zeros(len(vectors), dtype=bool)
@@ -83,12 +84,11 @@ class Replicas:
     device = "cpu"
     prompts: Mapping[str, str] = {"query": "", "document": ""}
 
-    def __init__(self, real: RealVectors, seed: int, noise: float = NOISE) -> None:
+    def __init__(self, real: RealVectors, seed: int) -> None:
         self._real = real
         self._seed = seed
-        self._noise = noise
         self.dim = real.rows.shape[1]
-        self.weight_hash = f"{len(real.rows)}-{seed}-{NEAR}-{LARGEST_SHARE}-{noise}"
+        self.weight_hash = f"{len(real.rows)}-{seed}-{NEIGHBOURS}-{DIFFERENCES}-{SPREAD}"
 
     def encode(self, texts: Sequence[str], kind: str = "document", progress: Any = None) -> NDArray[np.float32]:
         """The vectors of the rows that the texts name."""
@@ -105,12 +105,14 @@ class Replicas:
         generator = np.random.default_rng([self._seed, number])
         real = self._real.rows
         first = generator.integers(len(real), size=_CHUNK)
-        near = self._real.neighbours[first, generator.integers(NEIGHBOURS, size=_CHUNK)]
-        other = np.where(generator.random(_CHUNK) < NEAR, near, generator.integers(len(real), size=_CHUNK))
-        share = generator.uniform(0, LARGEST_SHARE, size=(_CHUNK, 1)).astype(np.float32)
-        noise = generator.standard_normal((_CHUNK, self.dim), dtype=np.float32)
-        noise *= np.float32(self._noise / np.sqrt(self.dim))
-        made = (1 - share) * real[first] + share * real[other] + noise
+        near = self._real.neighbours[first]
+        each = np.arange(_CHUNK)
+        spread = generator.uniform(*SPREAD, size=(_CHUNK, 1)) / np.sqrt(DIFFERENCES)
+        made = real[first]
+        for _ in range(DIFFERENCES):
+            one, other = near[each, generator.integers(NEIGHBOURS, size=(2, _CHUNK))]
+            share = spread * generator.standard_normal((_CHUNK, 1))
+            made += share.astype(np.float32) * (real[one] - real[other])
         made /= np.linalg.norm(made, axis=1, keepdims=True)
         # As they would be stored in half the bytes.
         return made.astype(np.float16).astype(np.float32)
@@ -121,24 +123,28 @@ def numbered(count: int) -> Corpus:
     return Corpus(f"replicas-{count}", count, lambda: (Document(str(row), str(row)) for row in range(count)))
 
 
-def likeness(real: RealVectors, replicas: Replicas, sampled: int = 500) -> dict[str, dict[str, float]]:
-    """How near the neighbours of real vectors are, and of as many replicas.
+def nearness(cosines: NDArray[np.float32]) -> dict[str, float]:
+    """How near neighbours are, from the cosines of the best 100 of each query, best first [q, 100 or more].
 
-    Gives mean cosines of the 1st, 10th and 100th nearest, and the maximum-likelihood estimate of the local intrinsic
-    dimension over 100 neighbours (Levina and Bickel 2004), for real queries among real vectors and among replicas.
+    Gives mean cosines of the 1st, 10th and 100th, and the median of the maximum-likelihood estimates of the local
+    intrinsic dimension over the 100 (Levina and Bickel 2004).
+    """
+    distances = np.sqrt(np.maximum(2 - 2 * cosines[:, :100], 1e-12))
+    dimension = 1 / np.mean(np.log(distances[:, -1:] / distances[:, :-1]), axis=1)
+    found = {f"cosine of nearest {k}": round(float(cosines[:, k - 1].mean()), 4) for k in (1, 10, 100)}
+    return {**found, "local intrinsic dimension": round(float(np.median(dimension)), 2)}
+
+
+def likeness(real: RealVectors, replicas: Replicas, seed: int = 0) -> dict[str, dict[str, float]]:
+    """How near the neighbours of the real queries are: among a tenth of the real, all real, and as many replicas.
+
+    The first two say how a collection of real texts changes as it grows tenfold.
     """
     faiss = load_faiss()
     count = len(real.rows)
+    tenth = real.rows[np.random.default_rng(seed).choice(count, count // 10, replace=False)]
     made = replicas.encode([str(row) for row in range(count)])
-    result = {}
-    for name, table, queries in (
-        ("real among real", real.rows, real.queries),
-        ("real among replicas", made, real.queries),
-        ("replicas among replicas", made, replicas.encode([str(row) for row in range(count, count + sampled)])),
-    ):
-        cosines, _ = faiss.knn(queries, table, 100, metric=faiss.METRIC_INNER_PRODUCT)
-        distances = np.sqrt(np.maximum(2 - 2 * cosines, 1e-12))
-        dimension = 1 / np.mean(np.log(distances[:, -1:] / distances[:, :-1]), axis=1)
-        result[name] = {f"cosine of nearest {k}": round(float(cosines[:, k - 1].mean()), 4) for k in (1, 10, 100)}
-        result[name]["local intrinsic dimension"] = round(float(np.median(dimension)), 2)
-    return result
+    return {
+        name: nearness(faiss.knn(real.queries, table, 100, metric=faiss.METRIC_INNER_PRODUCT)[0])
+        for name, table in (("a tenth of the real", tenth), ("all real", real.rows), ("as many replicas", made))
+    }
