@@ -93,7 +93,7 @@ def _spread(values: list[float]) -> dict[str, Any]:
 def contrasts(recipe: Recipe, found: Found, kind: str) -> list[dict[str, Any]]:
     """The tested variant against every other row, query by query, each query's values averaged over seeds first.
 
-    Paired randomisation tests, with Holm's correction over all of them.
+    Paired randomisation tests, with Holm's correction over all of them that are returned.
     """
     tested = recipe.tested or recipe.variants[0].name
     made = []

@@ -30,7 +30,7 @@ Retrieval is nDCG@10 by exact search, every model reading as much of a text as i
 correlation. Figures are means over seeds ± their standard deviation, with the share of the teacher's figure that is
 kept in brackets; *average* is over the retrieval sets.
 Tests are paired randomisation tests over queries, whose values are averaged over seeds first, with Holm's correction
-over all tests of a recipe. ✗ marks what lies outside the tolerance of the figure that is expected.
+over all tests of a table. ✗ marks what lies outside the tolerance of the figure that is expected.
 Recipes are chosen on the dev sets; the final ones are measured once.
 """
 
@@ -75,7 +75,8 @@ def _setting(recipe: Recipe) -> list[str]:
     elif student == "static":
         student = f"a table of token vectors out of {recipe.teachers[0]}"
     text = recipe.text
-    limit = f", {text.max_documents:,} documents of it" if text.max_documents else ""
+    most = ((text.max_documents, "documents"), (text.max_queries, "queries"))
+    limit = "".join(f", at most {count:,} {what}" for count, what in most if count)
     settings = ", ".join(f"{name} {_shown(value)}" for name, value in recipe.settings.items())
     lines = [
         f"- teacher: {' + '.join(recipe.teachers)}",

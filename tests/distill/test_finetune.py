@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from tiny_models import sentences, tokenizer
 from tiny_runs import corpus, finetuning, run, settings
 
+from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.distill.cross_encoder import CrossEncoderScores
 from ibkd_retrieval.distill.dev import neighbour_dev
 from ibkd_retrieval.distill.finetune import finetune_student
@@ -308,6 +309,17 @@ def test_both_stages_make_one_folder_that_says_so_and_a_kill_in_the_second_costs
         assert not (tmp_path / name / "checkpoints").exists()
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")]
     assert weights[0] == weights[1]
+
+
+def test_hard_negatives_are_mined_where_the_pairs_were_judged(bert, tmp_path):
+    texts = sentences(60, seed=9)
+    other = Corpus("other", 60, lambda: [Document(f"o{i}", text) for i, text in enumerate(texts)])
+    changed = finetuning(steps=1, eval_every=0, mining=MiningSettings(1, 60, 0.0))
+    run(bert, tmp_path, stage="finetune", pairs=PLAIN, pair_corpus=other, finetuning=changed)
+    (mined,) = (tmp_path / "cache").glob("*/mining/negatives-*.jsonl")
+    found = [each for line in mined.read_text().splitlines() for each in json.loads(line)["negatives"]]
+    assert len(found) > 100
+    assert {each["text"] for each in found} <= set(texts)
 
 
 def test_fine_tuning_alone_starts_from_the_student_given(bert, tmp_path):
