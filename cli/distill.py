@@ -10,6 +10,7 @@ from .console import reporter, stdout
 from .options import MODELS, Device, Dtype, Json, Overwrite, Quiet, Resume, Seed
 
 if TYPE_CHECKING:
+    from ibkd_retrieval.corpora.records import Corpus
     from ibkd_retrieval.distill.model_folder import StudentReport
     from ibkd_retrieval.distill.pairs import PairSet
     from ibkd_retrieval.progress import Progress
@@ -111,6 +112,7 @@ def distill(
     finetuning = FinetuneSettings(
         steps=finetune_steps,
         batch_size=finetune_batch_size,
+        accumulate=accumulate,
         negatives=negatives,
         learning_rate=finetune_learning_rate,
         temperature=finetune_temperature,
@@ -143,6 +145,7 @@ def distill(
         f"teacher {' + '.join(teacher)} → student {target} · corpus {corpus}"
         + (f" · queries {queries}" if queries else "")
     )
+    found, pair_corpus = _open_pairs(pairs, progress) if pairs and stage != "distill" else (None, None)
     report = run(
         teacher_name=teacher[0],
         further_teachers=teacher[1:],
@@ -152,7 +155,8 @@ def distill(
         settings=settings,
         stage=stage,
         finetuning=finetuning,
-        pairs=_open_pairs(pairs, progress) if pairs and stage != "distill" else None,
+        pairs=found,
+        pair_corpus=pair_corpus,
         output=target,
         cache_root=cache or teacher_cache_root(),
         dev_corpus=open_corpus(_corpus_of(dev), progress) if dev else None,
@@ -178,14 +182,15 @@ _LEARNING_RATES = {None: 2e-3, "static": 1e-2}
 _SUFFIX = {"distill": "{}", "finetune": "finetuned", "both": "{}-finetuned"}
 
 
-def _open_pairs(spec: str, progress: Progress) -> PairSet:
-    """Pairs from a file, or judged queries with the passages of their own corpus."""
+def _open_pairs(spec: str, progress: Progress) -> tuple[PairSet, Corpus | None]:
+    """Pairs from a file, or judged queries with the passages of their own corpus, which negatives come from too."""
     from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
     from ibkd_retrieval.distill.pairs import judged_pairs, read_pairs
 
     if Path(spec).is_file():
-        return read_pairs(Path(spec).resolve())
-    return judged_pairs(open_corpus(_corpus_of(spec), progress), open_queries(spec, need_judgements=True), progress)
+        return read_pairs(Path(spec).resolve()), None
+    corpus = open_corpus(_corpus_of(spec), progress)
+    return judged_pairs(corpus, open_queries(spec, need_judgements=True), progress), corpus
 
 
 def _sentence(report: StudentReport) -> str:

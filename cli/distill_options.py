@@ -99,7 +99,11 @@ Objective = Annotated[str, _option(_DISTIL, "ibkd, infonce, mse, cosine, crd, hp
 Steps = Annotated[int, _option(_DISTIL, "Optimiser steps.")]
 BatchSize = Annotated[int, _option(_DISTIL, "Texts in a batch.")]
 Accumulate = Annotated[
-    int, _option(_DISTIL, "Batches a step, their losses averaged; negatives stay those of one batch and the bank.")
+    int,
+    _option(
+        _DISTIL,
+        "Batches a step, their losses averaged; negatives stay those of one batch and the bank; for both stages.",
+    ),
 ]
 BankSize = Annotated[int, _option(_DISTIL, "Further teacher vectors a batch, as negatives.")]
 LearningRate = Annotated[

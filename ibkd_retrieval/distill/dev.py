@@ -18,6 +18,10 @@ class Dev(Protocol):
     """A held-out measure of an encoder, larger is better."""
 
     @property
+    def name(self) -> str:
+        """What it is measured on, for people."""
+
+    @property
     def metric(self) -> str:
         """What is measured, for tables."""
 
@@ -38,6 +42,12 @@ class JudgedDev:
     judgements: tuple[Judgement, ...]
     relevance_level: int = 1
     metric: str = "mrr@10"
+    source: str = "judged queries"
+
+    @property
+    def name(self) -> str:
+        """The set the queries are of, and how many queries and documents there are."""
+        return f"{len(self.queries):,} queries of {self.source} among {len(self.documents):,} documents"
 
     @property
     def texts(self) -> list[str]:
@@ -72,6 +82,11 @@ class NeighbourDev:
     held_out: tuple[str, ...]
     neighbours: NDArray[np.int64]
     metric: str = "overlap@10 with the teacher"
+
+    @property
+    def name(self) -> str:
+        """How many texts there are."""
+        return f"{len(self.held_out):,} held-out texts"
 
     @property
     def texts(self) -> list[str]:
@@ -120,7 +135,9 @@ def judged_dev(corpus: Corpus, queries: QuerySet, *, most_queries: int, most_doc
     if not answers:
         raise UserError(f"No query of {queries.name} has a judged document in {corpus.name}: give another --dev set.")
     around = others[: max(0, most_documents - len(answers))]
-    return JudgedDev(tuple(chosen), tuple(sorted(answers + around)), judgements, queries.relevance_level)
+    return JudgedDev(
+        tuple(chosen), tuple(sorted(answers + around)), judgements, queries.relevance_level, source=queries.name
+    )
 
 
 def neighbour_dev(texts: tuple[str, ...], teacher: TextEncoder, *, size: int, seed: int) -> NeighbourDev:

@@ -61,8 +61,8 @@ def finetune_student(
     Args:
         student: float32 model on its device, ending in Normalize.
         cache: vectors of the teacher, whose ranking gives hard negatives and whose scores may be soft labels.
-        pairs: what to learn from; queries of the dev set are left out.
-        corpus: where hard negatives are mined.
+        pairs: what to learn from; queries and passages of the dev set are left out.
+        corpus: where hard negatives are mined, among what is not of the dev set.
         dev: what to watch.
         settings: the recipe.
         folder: where checkpoints and the log go.
@@ -80,7 +80,7 @@ def finetune_student(
     if settings.mining is not None and settings.negatives and not pairs.has_negatives:
         with ranks.in_turn():
             pairs, mined = mine_negatives(
-                pairs, corpus, cache.teacher, cache.folder / "mining", settings.mining, progress
+                pairs, corpus, cache.teacher, cache.folder / "mining", settings.mining, progress, exclude=dev.texts
             )
     count = sum(len(pair.negatives) for pair in pairs.pairs)
     progress.say(f"fine-tuning on {len(pairs.pairs):,} queries of {pairs.name} with {count:,} hard negatives")

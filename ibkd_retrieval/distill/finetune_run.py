@@ -10,9 +10,10 @@ from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
 from ibkd_retrieval.distill.information import infonce
 from ibkd_retrieval.distill.objectives.base import LossTerms
-from ibkd_retrieval.distill.optimising import adamw, apply_gradients, set_rates
+from ibkd_retrieval.distill.optimising import adamw, apply_gradients, loss_figures, set_rates, watched_gradients
 from ibkd_retrieval.distill.pair_batches import PairBatch, PairTexts
 from ibkd_retrieval.distill.schedule import BatchSchedule
+from ibkd_retrieval.distill.step_times import StepTimes
 from ibkd_retrieval.distill.tokens import training_tokens
 from ibkd_retrieval.encoders.static import is_static
 from ibkd_retrieval.errors import UserError
@@ -65,42 +66,61 @@ class FinetuneRun:
         rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
         self.optimizer = adamw(rates, settings.weight_decay)
 
+    rate_option = "--finetune-learning-rate"
+
     def start(self) -> None:
         """Nothing has to be prepared."""
 
     def step(self, number: int, *, detailed: bool) -> dict[str, float]:
         """Run one optimiser step and return its figures; the forgetting term's gradient norm when `detailed`."""
+        settings = self.settings
+        times = StepTimes(str(self.module.model.device), active=detailed)
+        factor = set_rates(self.optimizer, number, settings.steps, settings.warmup)
+        self.optimizer.zero_grad(set_to_none=True)
+        share = settings.accumulate
+        batches = [self._backward(number * share + i, times, detailed=detailed) for i in range(share)]
+        ranks.sum_gradients(self.module.parameters())
+        values = {name: sum(each[name] for each in batches) / share for name in batches[0]}
+        with times.part("optimiser"):
+            norm = apply_gradients(self.optimizer, values["loss"])
+        rate = settings.learning_rate * factor
+        return values | {"gradient": norm, "learning_rate": rate} | times.figures()
+
+    def _backward(self, number: int, times: StepTimes, *, detailed: bool) -> dict[str, float]:
+        """Add the gradient of batch `number`, counted over all steps, and return its figures."""
         import torch
 
         from ibkd_retrieval.distill.student_module import encode_batch
 
         settings = self.settings
-        factor = set_rates(self.optimizer, number, settings.steps, settings.warmup)
         batch = self.texts.draw(self.schedule.batch(number), settings.negatives, settings.seed, number)
-        queries, query_inputs = encode_batch(self.module, self.token_ids, batch.queries)
-        passages, passage_inputs = encode_batch(self.module, self.token_ids, batch.passages)
-        vectors, inputs = torch.cat([queries, passages]), torch.cat([query_inputs, passage_inputs])
-        terms = self._terms(vectors, inputs, batch)
-        values = {"loss": float(terms.total.detach())} | {name: float(value) for name, value in terms.terms.items()}
+        with times.part("student"):
+            queries, query_inputs = encode_batch(self.module, self.token_ids, batch.queries)
+            passages, passage_inputs = encode_batch(self.module, self.token_ids, batch.passages)
+            encoded, inputs = torch.cat([queries, passages]), torch.cat([query_inputs, passage_inputs])
+        vectors = encoded.detach().requires_grad_(True)
+        with times.part("objective"):
+            terms = self._terms(vectors, inputs, batch, times)
+            values = loss_figures(terms)
         if detailed and settings.hsic_weight:
-            (gradient,) = torch.autograd.grad(terms.watch["hsic"], vectors, retain_graph=True)
-            values["hsic_gradient"] = float(gradient.norm())
-        self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()  # type: ignore[no-untyped-call]
-        ranks.sum_gradients(self.module.parameters())
-        norm = apply_gradients(self.optimizer, values["loss"])
-        return values | {"gradient": norm, "learning_rate": settings.learning_rate * factor}
+            values |= watched_gradients(terms, vectors, times)
+        with times.part("objective"):
+            (terms.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+        with times.part("student"):
+            encoded.backward(vectors.grad)
+        return values
 
-    def _terms(self, vectors: torch.Tensor, inputs: torch.Tensor, batch: PairBatch) -> LossTerms:
+    def _terms(self, vectors: torch.Tensor, inputs: torch.Tensor, batch: PairBatch, times: StepTimes) -> LossTerms:
         """The mean over the lengths that are to be usable; the parts of the full one."""
         import torch
 
         dims = self.settings.dims or (vectors.shape[1],)
-        each = [self._terms_at(torch.nn.functional.normalize(vectors[:, :dim], dim=-1), inputs, batch) for dim in dims]
+        unit = torch.nn.functional.normalize
+        each = [self._terms_at(unit(vectors[:, :dim], dim=-1), inputs, batch, times) for dim in dims]
         total = torch.stack([terms.total for terms in each]).mean()
         return LossTerms(total, each[0].terms, {"hsic": torch.stack([t.watch["hsic"] for t in each]).mean()})
 
-    def _terms_at(self, vectors: torch.Tensor, inputs: torch.Tensor, batch: PairBatch) -> LossTerms:
+    def _terms_at(self, vectors: torch.Tensor, inputs: torch.Tensor, batch: PairBatch, times: StepTimes) -> LossTerms:
         import torch
 
         from ibkd_retrieval.distill.objectives.forgetting import forgetting
@@ -110,7 +130,8 @@ class FinetuneRun:
         queries, positives, negatives = vectors[:n], vectors[n : 2 * n], vectors[2 * n :]
         answers = torch.from_numpy(batch.answers).to(vectors.device)
         contrast = infonce(queries, positives, settings.temperature, bank=negatives, duplicate=answers).loss
-        forgot = forgetting(vectors, inputs, settings.forgetting)
+        with times.part("hsic"):
+            forgot = forgetting(vectors, inputs, settings.forgetting)
         total, terms = contrast + forgot.total, {"contrast": contrast.detach()} | forgot.terms
         if self.labels is not None:
             labels = torch.from_numpy(self.labels.logits(batch)).to(vectors.device)

@@ -14,6 +14,7 @@ from ibkd_retrieval.errors import UserError
 _LEAST = {
     "steps": 1,
     "batch_size": 2,
+    "accumulate": 1,
     "negatives": 0,
     "max_length": 2,
     "eval_every": 0,
@@ -30,6 +31,7 @@ class FinetuneSettings:
     Attributes:
         steps: optimiser steps in all.
         batch_size: queries a step, each with one positive.
+        accumulate: batches a step, as for stage 1: a query's candidates are those of its own batch.
         negatives: hard negatives a query and step; all passages of a step are candidates for all its queries.
         learning_rate: peak of the schedule (linear warm-up, then linear to zero).
         temperature: tau of the contrast and of the soft labels' student side.
@@ -53,6 +55,7 @@ class FinetuneSettings:
 
     steps: int = 500
     batch_size: int = 128
+    accumulate: int = 1
     negatives: int = 1
     learning_rate: float = 2e-5
     temperature: float = 0.05
@@ -100,7 +103,7 @@ class FinetuneSettings:
     @property
     def pace(self) -> Pace:
         """Steps, looks and checkpoints; texts a step are queries, positives and negatives."""
-        texts = self.batch_size * (2 + self.negatives)
+        texts = self.batch_size * (2 + self.negatives) * self.accumulate
         return Pace(self.steps, texts, self.eval_every, self.checkpoint_every, self.patience)
 
     def as_dict(self) -> dict[str, Any]:

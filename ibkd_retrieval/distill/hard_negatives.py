@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.distill.pairs import PairSet
+from ibkd_retrieval.distill.teacher_cache import text_keys
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write
@@ -67,6 +69,7 @@ def mine_negatives(
     folder: Path,
     settings: MiningSettings,
     progress: Progress = SILENT,
+    exclude: Collection[str] = (),
 ) -> tuple[PairSet, Path]:
     """Add negatives from a corpus to pairs, beside those they have.
 
@@ -80,18 +83,21 @@ def mine_negatives(
         folder: where index and negatives are kept.
         settings: which ranks and scores.
         progress: told of the work.
+        exclude: texts that are no negatives, because something is measured on them.
 
     Returns:
         The pairs with negatives, and the file that lists them.
     """
     index = _teacher_index(corpus, teacher, folder, progress)
-    key = json.dumps([pairs.fingerprint, index.manifest.corpus.fingerprint, teacher.weight_hash, asdict(settings)])
+    left_out = sorted({text.strip() for text in exclude})
+    seen_by = [pairs.fingerprint, index.manifest.corpus.fingerprint, teacher.weight_hash, asdict(settings)]
+    key = json.dumps([*seen_by, hashlib.sha256(text_keys(left_out).tobytes()).hexdigest()])
     path = folder / f"negatives-{hashlib.sha256(key.encode()).hexdigest()[:16]}.jsonl"
     if not path.is_file():
         with atomic_write(path) as file, progress.task("mining negatives", len(pairs.pairs), "queries") as task:
             for start in range(0, len(pairs.pairs), _WINDOW):
                 part = PairSet(pairs.name, pairs.pairs[start : start + _WINDOW])
-                for pair, found in zip(part.pairs, _mine(part, index, teacher, settings), strict=True):
+                for pair, found in zip(part.pairs, _mine(part, index, teacher, settings, set(left_out)), strict=True):
                     listed = [asdict(negative) for negative in found]
                     record = {"query": pair.query, "positives": pair.positives, "negatives": listed}
                     file.write((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8"))
@@ -117,7 +123,7 @@ def _teacher_index(corpus: Corpus, teacher: TextEncoder, folder: Path, progress:
 
 
 def _mine(
-    pairs: PairSet, index: StoredIndex, teacher: TextEncoder, settings: MiningSettings
+    pairs: PairSet, index: StoredIndex, teacher: TextEncoder, settings: MiningSettings, left_out: set[str]
 ) -> list[tuple[Negative, ...]]:
     queries = teacher.encode([pair.query for pair in pairs.pairs], "query")
     scores, rows = index.search(queries, min(settings.last, len(index)))
@@ -128,7 +134,7 @@ def _mine(
     for number, pair in enumerate(pairs.pairs):
         own = positives[[places[text] for text in pair.positives]]
         ceiling = float((own @ queries[number]).max()) - settings.margin
-        found = _below(ceiling, scores[number], rows[number], set(pair.positives), index, settings)
+        found = _below(ceiling, scores[number], rows[number], left_out.union(pair.positives), index, settings)
         mined.append(
             tuple(found[i] for i in np.linspace(0, len(found) - 1, min(settings.most, len(found))).astype(int))
         )
@@ -139,17 +145,17 @@ def _below(
     ceiling: float,
     scores: NDArray[np.float32],
     rows: NDArray[np.int64],
-    positives: set[str],
+    left_out: set[str],
     index: StoredIndex,
     settings: MiningSettings,
 ) -> list[Negative]:
-    """The results of one query in the window of ranks, without positives and without what scores above `ceiling`."""
+    """The results of one query in the window of ranks, but those left out and what scores above `ceiling`."""
     found = []
     for rank in range(settings.first, len(rows) + 1):
         row, score = int(rows[rank - 1]), float(scores[rank - 1])
         if row < 0 or score > ceiling:
             continue
         text = index.document(row).content.strip()
-        if text and text not in positives:
+        if text and text not in left_out:
             found.append(Negative(index.doc_id(row), text, rank, score))
     return found

@@ -157,7 +157,8 @@ def nce(
     """Noise-contrastive estimation with the critic h(s, t) = exp(s't/tau) / (exp(s't/tau) + N/M).
 
     -1/n sum_i [log h(s_i, t_i) + sum_{j != i} log(1 - h(s_i, t_j))] over the batch's and the bank's t_j.
-    Tian et al. 2020, Contrastive Representation Distillation, arXiv 1910.10699, equations 18 and 19.
+    Tian et al. 2020, Contrastive Representation Distillation, arXiv 1910.10699, equations 18 and 19. With both sides
+    exchanged it is the other half of their loss.
 
     Args:
         student: unit student vectors [n, f].

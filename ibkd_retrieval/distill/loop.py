@@ -91,6 +91,10 @@ class Trainable(Protocol):
     def optimizer(self) -> torch.optim.Optimizer:
         """What trains it."""
 
+    @property
+    def rate_option(self) -> str:
+        """The option that sets the learning rate, for advice."""
+
     def start(self) -> None:
         """Prepare for the first step; not called where a checkpoint is taken up."""
 
@@ -180,7 +184,7 @@ class TrainingLoop:
         values = self.run.step(step, detailed=logged)
         self.seconds += time.perf_counter() - began
         if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient"])):
-            raise WorkFailed(_not_a_number(step, list_checkpoints(self.folder)))
+            raise WorkFailed(_not_a_number(step, list_checkpoints(self.folder), self.run.rate_option))
         self.done = step + 1
         if at_end or (self.pace.eval_every and self.done % self.pace.eval_every == 0):
             self._look(self.done, self.run.snapshot)
@@ -240,11 +244,11 @@ class TrainingLoop:
         self.progress.say(f"resuming after step {self.done} of {self.pace.steps}")
 
 
-def _not_a_number(step: int, checkpoints: list[Path]) -> str:
+def _not_a_number(step: int, checkpoints: list[Path], option: str) -> str:
     kept = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "no checkpoint was written yet"
     return (
         f"The loss or its gradient is no longer a number at step {step}; {kept}: "
-        "try a lower --learning-rate or --dtype float32."
+        f"try a lower {option} or --dtype float32."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +14,13 @@ import numpy as np
 
 from ibkd_retrieval import __version__
 from ibkd_retrieval.distill.checkpoint import sync_files
+from ibkd_retrieval.distill.model_card import model_card
 from ibkd_retrieval.distill.output_folder import CHECKPOINTS, FINETUNING, FINISHED
 from ibkd_retrieval.distill.settings import DistillSettings
 from ibkd_retrieval.distill.training_log import LOG_FILE
 from ibkd_retrieval.encoders.loading import quiet_transformers
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.environment import Environment
 from ibkd_retrieval.files import atomic_write, write_json
 
 if TYPE_CHECKING:
@@ -88,7 +91,9 @@ class StudentReport:
     teacher: EncoderFacts
     student: EncoderFacts
     undistilled_dev: float
+    shorter_dev: Mapping[int, float]
     dev_metric: str
+    dev_set: str
     stage: str
     history: tuple[DevPoint, ...]
     corpus: str
@@ -100,6 +105,7 @@ class StudentReport:
     finetuning: FinetuneFacts | None
     train_seconds: float
     texts_per_second: float
+    environment: Environment
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values for `ibkd.json`."""
@@ -164,80 +170,3 @@ def newest_student(folder: Path) -> Path:
     if not finished:
         raise UserError(f"No finished student below {folder}: run `ibkd distill` first, or name a model with --model.")
     return finished[-1].parent
-
-
-def _made(report: StudentReport) -> str:
-    if report.stage == "finetune":
-        return f"fine-tuned beside its teacher `{report.teacher.name}`"
-    then = " and fine-tuned on pairs of query and passage" if report.finetuning else ""
-    return f"distilled from `{report.teacher.name}` with the objective `{report.settings.objective}`{then}"
-
-
-def _training(report: StudentReport) -> str:
-    settings, said = report.settings, []
-    if report.stage != "finetune":
-        queries = f" and `{report.queries}`" if report.queries else ""
-        said.append(
-            f"Trained on {report.texts:,} unlabelled texts of `{report.corpus}`{queries} (fingerprint "
-            f"`{report.fingerprint[:16]}`) for {settings.steps:,} steps of {settings.batch_size * settings.accumulate} "
-            f"texts, {report.train_seconds:.0f} s, seed {settings.seed}."
-        )
-    if settings.dims:
-        said.append(f"Its vectors may be cut to {', '.join(map(str, settings.dims[1:]))} dimensions.")
-    if (second := report.finetuning) is not None:
-        said.append(
-            f"Fine-tuned on {second.queries:,} queries of `{second.pairs}` with their passages and "
-            f"{second.settings.negatives} hard negatives each (fingerprint `{second.fingerprint[:16]}`) for "
-            f"{second.settings.steps:,} steps of {second.settings.batch_size} queries, {second.seconds:.0f} s."
-        )
-    return "\n".join(said)
-
-
-def model_card(report: StudentReport, name: str) -> str:
-    """The folder's README: what the student is, how it compares, how it was made."""
-    teacher, student = report.teacher, report.student
-    rows = [
-        (f"{report.dev_metric} (dev)", f"{teacher.dev:.4f}", f"{report.undistilled_dev:.4f}", f"{student.dev:.4f}"),
-        ("dimensions", f"{teacher.dim}", f"{student.dim}", f"{student.dim}"),
-        *(
-            (label, f"{getattr(teacher, key):,}", f"{getattr(student, key):,}", f"{getattr(student, key):,}")
-            for label, key in (
-                ("parameters in token tables", "embedding_parameters"),
-                ("parameters in layers", "transformer_parameters"),
-            )
-        ),
-        (
-            "texts/s while encoding",
-            f"{teacher.texts_per_second:.0f}",
-            f"{student.texts_per_second:.0f}",
-            f"{student.texts_per_second:.0f}",
-        ),
-    ]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    kept = student.dev / teacher.dev if teacher.dev else float("nan")
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, feature-extraction, dense-retrieval, distillation]
----
-
-# {name}
-
-A text encoder with {student.dim} dimensions, {_made(report)}.
-It keeps {kept:.1%} of its teacher's {report.dev_metric} on the dev set that was watched while training; test figures
-are for you to take on your own data (`ibkd compare`).
-
-```python
-from sentence_transformers import SentenceTransformer
-
-vectors = SentenceTransformer("{name}").encode(["a text"])
-```
-
-| | teacher | student before distillation | student |
-|---|---|---|---|
-{table}
-
-{_training(report)} Every setting and version is in `{FINISHED}`.
-
-Method: *Text Representation Distillation via Information Bottleneck Principle*, arXiv 2311.05472.
-"""

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from ibkd_retrieval.distill.objectives.base import LossTerms
+    from ibkd_retrieval.distill.step_times import StepTimes
+
 
 def adamw(rates: Iterable[tuple[torch.nn.Parameter, float]], weight_decay: float) -> torch.optim.Optimizer:
     """AdamW over parameters with their peak learning rates; matrices alone decay."""
@@ -45,3 +48,20 @@ def apply_gradients(optimizer: torch.optim.Optimizer, loss: float) -> float:
     if math.isfinite(loss) and math.isfinite(norm):
         optimizer.step()
     return norm
+
+
+def loss_figures(terms: LossTerms) -> dict[str, float]:
+    """The loss and its parts as numbers."""
+    return {"loss": float(terms.total.detach())} | {name: float(value) for name, value in terms.terms.items()}
+
+
+def watched_gradients(terms: LossTerms, vectors: torch.Tensor, times: StepTimes) -> dict[str, float]:
+    """The norm of each watched term's gradient in the student's vectors [n, d]; the graph of the loss stays whole."""
+    import torch
+
+    norms = {}
+    for name, term in terms.watch.items():
+        with times.part(name):
+            (gradient,) = torch.autograd.grad(term, vectors, retain_graph=True)
+        norms[f"{name}_gradient"] = float(gradient.norm())
+    return norms

@@ -53,11 +53,28 @@ class PairSet:
         return all(pair.negatives for pair in self.pairs)
 
     def without(self, texts: Collection[str]) -> PairSet:
-        """The pairs whose query is not among `texts`, because something is measured on those."""
+        """The pairs without those `texts`, because something is measured on them.
+
+        A pair whose query is among them goes, and so does one that has no other positive.
+
+        Raises:
+            UserError: no pair is left.
+        """
         left_out = {text.strip() for text in texts}
-        kept = tuple(pair for pair in self.pairs if pair.query not in left_out)
+        kept = tuple(
+            TrainingPair(
+                pair.query,
+                positives,
+                tuple(text for text in pair.negatives if text not in left_out),
+            )
+            for pair in self.pairs
+            if pair.query not in left_out
+            and (positives := tuple(text for text in pair.positives if text not in left_out))
+        )
         if not kept:
-            raise UserError(f"All queries of {self.name} are held out as the dev set: give other --pairs or --dev.")
+            raise UserError(
+                f"All pairs of {self.name} have their query or passage in the dev set: give other --pairs or --dev."
+            )
         return PairSet(self.name, kept)
 
 

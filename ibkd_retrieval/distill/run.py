@@ -12,6 +12,7 @@ import numpy as np
 from ibkd_retrieval.corpora.records import Corpus, QuerySet
 from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.distill.dev import Dev, judged_dev, neighbour_dev
+from ibkd_retrieval.distill.final_figures import final_figures
 from ibkd_retrieval.distill.finetune import FinetuneResult, finetune_student
 from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
 from ibkd_retrieval.distill.joint_teacher import JointCache, JointTeacher
@@ -33,16 +34,15 @@ from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_
 from ibkd_retrieval.encoders.names import short_model_name
 from ibkd_retrieval.encoders.students import add_output_layer, reduce_dimension
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.environment import read_environment
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
 
 STAGES = ("distill", "finetune", "both")
 _DEV_QUERIES = 300
 _DEV_DOCUMENTS = 2000
-_SPEED_SAMPLE = 128
 _START_SAMPLE = 2048
 
 
@@ -59,6 +59,7 @@ def distill(
     stage: str = "distill",
     finetuning: FinetuneSettings | None = None,
     pairs: PairSet | None = None,
+    pair_corpus: Corpus | None = None,
     dev_corpus: Corpus | None = None,
     dev_queries: QuerySet | None = None,
     max_documents: int | None = None,
@@ -77,7 +78,7 @@ def distill(
         teacher_name: the encoder to learn from.
         further_teachers: more of them, whose vectors stand beside the first's.
         plan: how the student is born.
-        corpus: documents to learn from, as unlabelled text; hard negatives come from it too.
+        corpus: documents to learn from, as unlabelled text.
         queries: queries to learn from, likewise; None for documents only.
         settings: the recipe of stage 1; its length, number format, seed and dims count for both.
         output: the model folder to make; holds checkpoints until it is finished.
@@ -85,6 +86,7 @@ def distill(
         stage: "distill" for stage 1, "finetune" for stage 2, "both".
         finetuning: the recipe of stage 2, where that is asked for.
         pairs: what stage 2 learns from.
+        pair_corpus: where hard negatives for them are mined; None mines in `corpus`.
         dev_corpus: documents around the dev queries; with `dev_queries`.
         dev_queries: judged queries to watch; None watches the teacher's neighbours among held-out texts.
         max_documents: most documents to learn from, drawn at random.
@@ -185,7 +187,7 @@ def distill(
             final.model,
             cache,
             pairs,
-            corpus,
+            pair_corpus or corpus,
             dev,
             finetuning,
             output / FINETUNING,
@@ -195,20 +197,16 @@ def distill(
             progress=progress,
         )
         final = FinishedModel(final.model, None)
-    trained = Encoder(_copy(final.model), str(output), dtype=settings.dtype)
-    watched = dev
-
-    def measure() -> NDArray[np.float64]:
-        return np.array([watched.score(teacher), *_speeds(teacher, trained, watched.texts[-_SPEED_SAMPLE:])])
-
-    teacher_dev, teacher_speed, student_speed = ranks.from_first(measure).tolist()
+    figures = final_figures(final.model, str(output), teacher, dev, settings.dims, settings.dtype)
     loops: list[LoopResult] = [distilled] if distilled else []
     loops += [finetuned.loop] if finetuned else []
     report = StudentReport(
-        teacher=EncoderFacts.of(teacher, teacher_dev, teacher_speed),
-        student=EncoderFacts.of(trained, loops[-1].dev, student_speed),
+        teacher=EncoderFacts.of(teacher, figures.teacher_dev, figures.teacher_speed),
+        student=EncoderFacts.of(figures.student, loops[-1].dev, figures.student_speed),
         undistilled_dev=loops[0].history[0].value,
+        shorter_dev=figures.shorter_dev,
         dev_metric=dev.metric,
+        dev_set=dev.name,
         stage=stage,
         history=loops[0].history,
         corpus=corpus.name,
@@ -220,6 +218,7 @@ def distill(
         finetuning=_finetune_facts(finetuned, finetuning, pairs),
         train_seconds=loops[0].seconds,
         texts_per_second=loops[0].texts_per_second,
+        environment=read_environment(),
     )
     if ranks.is_first():
         save_student(final.model, final.to_teacher, report, output)
@@ -287,11 +286,3 @@ def _copy(model: SentenceTransformer) -> SentenceTransformer:
     import copy
 
     return copy.deepcopy(model)
-
-
-def _speeds(teacher: Encoder | JointTeacher, student: Encoder, texts: list[str]) -> tuple[float, float]:
-    """Texts a second of both on the same texts, in turn, median of three rounds."""
-    from ibkd_retrieval.evaluation.efficiency import measure_throughput
-
-    rates = measure_throughput({"teacher": teacher.encode, "student": student.encode}, texts, rounds=3)
-    return rates["teacher"].documents_per_second, rates["student"].documents_per_second

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.table import build_objective
-from ibkd_retrieval.distill.optimising import adamw, apply_gradients, set_rates
+from ibkd_retrieval.distill.optimising import adamw, apply_gradients, loss_figures, set_rates, watched_gradients
 from ibkd_retrieval.distill.output_space import finished_model, stretch_output
 from ibkd_retrieval.distill.schedule import BatchSchedule
 from ibkd_retrieval.distill.settings import DistillSettings
+from ibkd_retrieval.distill.step_times import StepTimes
+from ibkd_retrieval.distill.step_vectors import StepVectors
 from ibkd_retrieval.distill.teacher_cache import TeacherVectors
 from ibkd_retrieval.distill.texts import TrainingTexts
 from ibkd_retrieval.distill.tokens import training_tokens
@@ -64,6 +66,7 @@ class TrainingRun:
         # does not depend on what was cached before it.
         _, first_seen = np.unique(self.rows, return_index=True)
         self.bank_rows = self.rows[np.sort(first_seen)]
+        self._vectors = StepVectors(cache, self.bank_rows, self.device)
         self.token_ids = training_tokens(student, texts, settings.max_length, progress)
         self.schedule = BatchSchedule(self.token_ids.lengths, settings.batch_size, settings.seed)
         self.module = StudentModule(student, settings.dtype)
@@ -81,6 +84,8 @@ class TrainingRun:
         rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
         rates += [(p, settings.projection_learning_rate) for p in self.objective.parameters() if p.requires_grad]
         self.optimizer = adamw(rates, settings.weight_decay)
+
+    rate_option = "--learning-rate"
 
     def start(self) -> None:
         """Start W where it serves the untrained student best; a random one would first pull it from what it knows.
@@ -116,46 +121,54 @@ class TrainingRun:
 
     def step(self, number: int, *, detailed: bool) -> dict[str, float]:
         """Run one optimiser step and return its figures; the watched terms' gradient norms when `detailed`."""
+        times = StepTimes(self.device, active=detailed)
         factor = set_rates(self.optimizer, number, self.settings.steps, self.settings.warmup)
         self.optimizer.zero_grad(set_to_none=True)
         share = self.settings.accumulate
-        batches = [self._backward(number * share + i, detailed=detailed) for i in range(share)]
+        batches = [self._backward(number * share + i, times, detailed=detailed) for i in range(share)]
         ranks.sum_gradients(self.module.parameters(), self.objective.parameters())
         values = {name: sum(each[name] for each in batches) / share for name in batches[0]}
-        norm = apply_gradients(self.optimizer, values["loss"])
-        return values | {"gradient": norm, "learning_rate": self.settings.learning_rate * factor}
+        with times.part("optimiser"):
+            norm = apply_gradients(self.optimizer, values["loss"])
+        rate = self.settings.learning_rate * factor
+        return values | {"gradient": norm, "learning_rate": rate} | times.figures()
 
-    def _backward(self, number: int, *, detailed: bool) -> dict[str, float]:
+    def _backward(self, number: int, times: StepTimes, *, detailed: bool) -> dict[str, float]:
         """Add the gradient of batch `number`, counted over all steps, and return its figures."""
-        import torch
-
         from ibkd_retrieval.distill.student_module import encode_batch
 
         positions = self.schedule.batch(number)
-        student, inputs = encode_batch(self.module, self.token_ids, positions)
-        terms: LossTerms = self.objective(self._batch(number, positions, student, inputs))
-        values = {"loss": float(terms.total.detach())} | {name: float(value) for name, value in terms.terms.items()}
+        with times.part("student"):
+            vectors, inputs = encode_batch(self.module, self.token_ids, positions)
+        # The two backward passes are one, parted where the student ends so that each can be timed.
+        student = vectors.detach().requires_grad_(True)
+        with times.part("teacher"):
+            batch = self._batch(number, positions, student, inputs, times)
+        with times.part("objective"):
+            terms: LossTerms = self.objective(batch)
+            values = loss_figures(terms)
         if detailed:
-            for name, term in terms.watch.items():
-                (gradient,) = torch.autograd.grad(term, student, retain_graph=True)
-                values[f"{name}_gradient"] = float(gradient.norm())
-        (terms.total / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
+            values |= watched_gradients(terms, student, times)
+        with times.part("objective"):
+            (terms.total / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
+        with times.part("student"):
+            vectors.backward(student.grad)
         return values
 
-    def _batch(self, number: int, positions: Any, student: Any, inputs: Any) -> Batch:
+    def _batch(self, number: int, positions: Any, student: Any, inputs: Any, times: StepTimes) -> Batch:
         import torch
 
         rows = self.rows[positions]
-        teacher = torch.from_numpy(self.cache.vectors(rows)).to(self.device)
+        teacher = self._vectors.at(rows)
         candidates, bank = rows, None
         if self.settings.bank_size:
             drawn = self.bank_rows[self.schedule.bank(number, self.settings.bank_size, len(self.bank_rows))]
-            bank = torch.from_numpy(self.cache.vectors(drawn)).to(self.device)
+            bank = self._vectors.at(drawn)
             candidates = np.concatenate([rows, drawn])
         same = rows[:, None] == candidates[None, :]
         same[np.arange(len(rows)), np.arange(len(rows))] = False
         duplicate = torch.from_numpy(same).to(self.device) if same.any() else None
-        return Batch(student, teacher, inputs, bank, duplicate)
+        return Batch(student, teacher, inputs, bank, duplicate, times)
 
     def close(self) -> None:
         """Give the student back with the attention it came with and nothing frozen."""

@@ -4,9 +4,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_models import sentences, tokenizer
 from tiny_runs import corpus, finetuning, run, settings
 
+from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.distill.cross_encoder import CrossEncoderScores
 from ibkd_retrieval.distill.dev import neighbour_dev
 from ibkd_retrieval.distill.finetune import finetune_student
@@ -20,7 +22,7 @@ from ibkd_retrieval.distill.teacher_cache import TeacherCache
 from ibkd_retrieval.encoders.cross_encoder import PairScorer
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.progress import SILENT
 
 TEXTS = sentences(150)
@@ -186,7 +188,7 @@ def test_fine_tuning_lowers_its_loss(bench, soft_labels, request):
     assert losses[-1] < losses[0]
     assert (bench.losses(key="soft") != []) == (soft_labels is not None)
     assert bench.losses(key="hsic_gradient")[0] > 0
-    assert result.pairs == 40
+    assert result.pairs == len(PairSet("p", PAIRS).without(bench.dev.texts).pairs) > 30
     assert result.negatives is None, "the pairs had negatives of their own"
 
 
@@ -215,9 +217,65 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(bench, monk
 def test_queries_of_the_dev_set_are_left_out_and_too_few_pairs_refused(bench):
     pairs = (*PAIRS, TrainingPair(bench.dev.texts[0], (TEXTS[140],), (TEXTS[141],)))
     result, _ = bench.train(pairs=pairs, steps=1)
-    assert result.pairs == 40
-    with pytest.raises(UserError, match="Only 7 pairs for a batch of 8"):
-        bench.train("few", pairs=PAIRS[:7])
+    assert result.pairs == len(PairSet("p", PAIRS).without(bench.dev.texts).pairs)
+    with pytest.raises(UserError, match="Only 4 pairs for a batch of 8"):
+        bench.train("few", pairs=tuple(p for p in PAIRS if p.positives[0] not in bench.dev.texts)[:4])
+
+
+def test_nothing_of_the_dev_set_is_trained_on_or_mined(bench, monkeypatch):
+    from ibkd_retrieval.distill import finetune
+
+    seen = []
+    monkeypatch.setattr(
+        finetune, "FinetuneRun", lambda student, texts, *rest: seen.append(texts) or FinetuneRun(student, texts, *rest)
+    )
+    held_out = set(bench.dev.texts)
+    near = {text for pair in PAIRS for text in pair.positives} & held_out
+    assert near, "else this proves nothing"
+    bench.train(pairs=PLAIN.pairs, steps=1, mining=MiningSettings(1, 150, 0.0, 150))
+    (texts,) = seen
+    assert sum(len(negatives) for negatives in texts.negatives) > 500
+    assert not held_out & {*texts.texts.documents, *texts.texts.queries}
+
+
+def test_a_loss_that_is_no_number_stops_stage_two_at_its_last_good_checkpoint(bench, monkeypatch):
+    from ibkd_retrieval.distill import finetune_run
+
+    infonce, calls = finetune_run.infonce, []
+
+    def broken(*arguments, **options):
+        calls.append(1)
+        contrast = infonce(*arguments, **options)
+        return contrast._replace(loss=contrast.loss * math.nan) if len(calls) == 7 else contrast
+
+    monkeypatch.setattr(finetune_run, "infonce", broken)
+    with pytest.raises(WorkFailed, match=r"step 6; the last good checkpoint is .*step-0000004.*--finetune-learning"):
+        bench.train()
+    checkpoint = load_file(bench.folder / "run" / "step-0000004" / "student.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in checkpoint.values())
+
+
+def test_a_step_of_two_batches_has_the_mean_of_their_gradients(bench):
+    def gradient(batches, accumulate):
+        student = load_sentence_transformer(str(bench.bert))
+        changed = finetuning(batch_size=8, accumulate=accumulate)
+        run = FinetuneRun(student, PairTexts(PAIRS), changed, None, SILENT)
+        plain, draw = run.schedule.batch, run.texts.draw
+        run.schedule.batch = lambda number: plain(batches[number])
+        run.texts.draw = lambda chosen, negatives, seed, number: draw(chosen, negatives, seed, batches[number])
+        run.optimizer.step = lambda: None
+        values = run.step(0, detailed=True)
+        run.close()
+        size = values["gradient"]
+        # Undone: the clipping to norm 1.
+        parts = [p.grad.flatten() for p in run.module.parameters() if p.grad is not None]
+        return torch.cat(parts) * max(1.0, size), values["loss"]
+
+    (first, loss_1), (second, loss_2) = gradient([0], 1), gradient([1], 1)
+    both, loss = gradient([0, 1], 2)
+    assert loss == pytest.approx((loss_1 + loss_2) / 2, rel=1e-5)
+    assert not torch.allclose(first, second, atol=1e-3)
+    torch.testing.assert_close(both, (first + second) / 2, rtol=1e-3, atol=1e-4)
 
 
 PLAIN = PairSet("p", tuple(TrainingPair(pair.query, pair.positives) for pair in PAIRS))
@@ -230,7 +288,7 @@ def test_both_stages_make_one_folder_that_says_so_and_a_kill_in_the_second_costs
     assert facts["stage"] == "both"
     assert facts["finetuning"]["settings"]["steps"] == 12
     assert facts["finetuning"]["history"][-1]["value"] == facts["student"]["dev"]
-    assert "Fine-tuned on 40 queries" in (tmp_path / "whole" / "README.md").read_text()
+    assert f"Fine-tuned on {facts['finetuning']['queries']} queries" in (tmp_path / "whole" / "README.md").read_text()
     assert (tmp_path / "whole" / "finetuning-log.jsonl").is_file()
     assert not (tmp_path / "whole" / "projection.safetensors").exists()
     encoder = Encoder.load(str(tmp_path / "whole"), device="cpu", dtype="float32")
@@ -251,6 +309,17 @@ def test_both_stages_make_one_folder_that_says_so_and_a_kill_in_the_second_costs
         assert not (tmp_path / name / "checkpoints").exists()
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")]
     assert weights[0] == weights[1]
+
+
+def test_hard_negatives_are_mined_where_the_pairs_were_judged(bert, tmp_path):
+    texts = sentences(60, seed=9)
+    other = Corpus("other", 60, lambda: [Document(f"o{i}", text) for i, text in enumerate(texts)])
+    changed = finetuning(steps=1, eval_every=0, mining=MiningSettings(1, 60, 0.0))
+    run(bert, tmp_path, stage="finetune", pairs=PLAIN, pair_corpus=other, finetuning=changed)
+    (mined,) = (tmp_path / "cache").glob("*/mining/negatives-*.jsonl")
+    found = [each for line in mined.read_text().splitlines() for each in json.loads(line)["negatives"]]
+    assert len(found) > 100
+    assert {each["text"] for each in found} <= set(texts)
 
 
 def test_fine_tuning_alone_starts_from_the_student_given(bert, tmp_path):

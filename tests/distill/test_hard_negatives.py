@@ -59,6 +59,17 @@ def test_few_negatives_are_spread_over_the_window(tmp_path, teacher):
     assert (found[0], found[-1]) == (every[0], every[-1])
 
 
+def test_texts_that_are_held_out_are_no_negatives_and_are_mined_around(tmp_path, teacher):
+    settings = MiningSettings(1, 40, 0.0, 4)
+    before, first = mine_negatives(PAIRS, corpus(), teacher, tmp_path, settings)
+    held_out = [pair.negatives[-1] for pair in before.pairs]
+    after, second = mine_negatives(PAIRS, corpus(), teacher, tmp_path, settings, exclude=[f" {t}" for t in held_out])
+    assert first != second
+    for pair in after.pairs:
+        assert not set(pair.negatives) & set(held_out)
+    assert len(after.pairs[2].negatives) == 4
+
+
 def test_what_was_mined_is_listed_with_rank_and_score_and_read_again(tmp_path, teacher, monkeypatch):
     settings = MiningSettings(2, 40, 0.0, 5)
     mined, path = mine_negatives(PAIRS, corpus(), teacher, tmp_path, settings)

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -75,14 +77,30 @@ def test_cosine_is_half_the_squared_difference_of_unit_vectors_and_mse_minds_len
     torch.testing.assert_close(mse(given).total, (projected - given.teacher).square().sum(1).mean())
 
 
-def test_crd_contrasts_its_own_images_of_both_sides_and_counts_the_texts():
-    given, objective = batch(), build("crd", temperature=0.5)
-    s = torch.nn.functional.normalize(given.student @ objective.of_student.weight.T, dim=1)
-    t = torch.nn.functional.normalize(given.teacher @ objective.of_teacher.weight.T, dim=1)
-    similar = (s @ t.T / 0.5).exp()
-    critic = similar / (similar + 11 / 100)
-    expected = -critic.diagonal().log().sum() - (1 - critic).log().sum() + (1 - critic).diagonal().log().sum()
-    torch.testing.assert_close(objective(given).total, expected / 12)
+def test_crd_is_the_sum_of_the_student_s_and_the_teacher_s_contrast_pair_by_pair():
+    plain, objective = batch(), build("crd", temperature=0.5)
+    bank = torch.nn.functional.normalize(torch.randn(3, 8), dim=-1)
+    duplicate = torch.zeros(12, 15, dtype=torch.bool)
+    duplicate[0, 4] = duplicate[4, 0] = duplicate[7, 13] = True
+    given = Batch(plain.student, plain.teacher, plain.inputs, bank, duplicate)
+    images = lambda vectors, layer: torch.nn.functional.normalize(vectors @ layer.weight.T, dim=1).detach().double()  # noqa: E731
+    s = images(given.student.detach(), objective.of_student)
+    t = images(torch.cat([given.teacher, bank]), objective.of_teacher)
+
+    def half(anchors, candidates):
+        total = 0.0
+        for i in range(12):
+            for j in range(len(candidates)):
+                similar = math.exp(float(anchors[i] @ candidates[j]) / 0.5)
+                # N negatives drawn from M = 100 texts.
+                critic = similar / (similar + (len(candidates) - 1) / 100)
+                total -= 0.0 if duplicate[i, j] else math.log(critic if i == j else 1 - critic)
+        return total / 12
+
+    terms = objective(given)
+    assert float(terms.terms["nce"]) == pytest.approx(half(s, t), rel=1e-5)
+    assert float(terms.terms["nce_of_teacher"]) == pytest.approx(half(t[:12], s), rel=1e-5)
+    assert float(terms.total) == pytest.approx(half(s, t) + half(t[:12], s), rel=1e-5)
 
 
 def test_hpd_regresses_on_the_teachers_principal_components():

@@ -62,11 +62,13 @@ def test_a_line_that_is_no_pair_is_named(tmp_path, line):
         read_pairs(written(tmp_path / "empty.jsonl"))
 
 
-def test_queries_that_are_held_out_are_not_learnt_from():
-    pairs = PairSet("p", (TrainingPair("x", ("one",)), TrainingPair("y", ("two",))))
+def test_queries_and_passages_that_are_held_out_are_not_learnt_from():
+    pairs = PairSet("p", (TrainingPair("x", ("one",)), TrainingPair("y", ("two", "four"), ("three", "one"))))
     assert pairs.without([" x "]).pairs == pairs.pairs[1:]
-    with pytest.raises(UserError, match="All queries of p are held out"):
-        pairs.without(["x", "y"])
+    assert pairs.without(["one "]).pairs == (TrainingPair("y", ("two", "four"), ("three",)),)
+    assert pairs.without(["two"]).pairs == (pairs.pairs[0], TrainingPair("y", ("four",), ("three", "one")))
+    with pytest.raises(UserError, match="All pairs of p have their query or passage in the dev set"):
+        pairs.without(["x", "two", "four"])
 
 
 def test_the_fingerprint_tells_positives_from_negatives():

@@ -11,6 +11,7 @@ from tiny_runs import corpus, run, settings
 
 from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
 from ibkd_retrieval.distill import train
+from ibkd_retrieval.distill.dev import neighbour_dev
 from ibkd_retrieval.distill.model_folder import newest_student
 from ibkd_retrieval.distill.output_folder import prepare_output, remove_output, save_plain
 from ibkd_retrieval.distill.plan import StudentPlan
@@ -40,8 +41,9 @@ def test_the_folder_loads_without_this_toolkit_and_gives_the_same_vectors(finish
     assert ((plain * ours).sum(1) >= 0.9999).all()
 
 
-def test_the_folder_says_how_it_came_to_be(finished):
+def test_the_folder_says_how_it_came_to_be(finished, bert):
     folder, report = finished
+    teacher_model, student_model = load_sentence_transformer(str(bert)), load_sentence_transformer(str(folder))
     facts = json.loads((folder / "ibkd.json").read_text())
     assert facts["settings"]["steps"] == 12
     assert facts["fingerprint"] == report.fingerprint
@@ -50,6 +52,15 @@ def test_the_folder_says_how_it_came_to_be(finished):
     assert card.startswith("---\nlibrary_name: sentence-transformers")
     assert f"{report.student.dev:.4f}" in card
     assert "| dimensions | 32 | 8 | 8 |" in card
+    kept = f"{report.student.dev:.4f} ({report.student.dev / report.teacher.dev:.1%})"
+    assert f"| {report.teacher.dev:.4f} | {report.undistilled_dev:.4f} (" in card
+    assert f") | {kept} |" in card
+    counts = [f"{sum(p.numel() for p in model.parameters()):,}" for model in (teacher_model, student_model)]
+    assert f"| parameters | {counts[0]} | {counts[1]} | {counts[1]} |" in card
+    assert f"({report.student.texts_per_second / report.teacher.texts_per_second:.1f} × the teacher's)" in card
+    assert report.dev_set == "30 held-out texts"
+    assert report.dev_set in card
+    assert facts["environment"]["threads"] >= 1
     assert (folder / "training-log.jsonl").is_file()
 
 
@@ -95,9 +106,14 @@ def test_a_student_in_the_teachers_space_has_its_dimension_and_says_so(bert, tmp
 def test_a_student_of_several_lengths_is_cut_by_the_standard_option(bert, tmp_path):
     from sentence_transformers import SentenceTransformer
 
-    run(bert, tmp_path, plan=StudentPlan(layers=2, dim=16), settings=settings(steps=60, dims=(16, 4)))
+    report = run(bert, tmp_path, plan=StudentPlan(layers=2, dim=16), settings=settings(steps=60, dims=(16, 4)))
     folder = tmp_path / "student"
+    assert f"| ... cut to 4 dimensions |  |  | {report.shorter_dev[4]:.4f}" in (folder / "README.md").read_text()
     assert json.loads((folder / "ibkd.json").read_text())["settings"]["dims"] == [16, 4]
+    texts = tuple(document.content for document in corpus().documents())
+    dev = neighbour_dev(texts, Encoder.load(str(bert), device="cpu", dtype="float32"), size=500, seed=0)
+    cut = Encoder.load(str(folder), device="cpu", dtype="float32", dim=4)
+    assert report.shorter_dev == {4: pytest.approx(dev.score(cut))}
     short = SentenceTransformer(str(folder), device="cpu", truncate_dim=4).encode(TEXTS)
     np.testing.assert_array_equal(short, plain_vectors(folder)[:, :4])
     run(bert, tmp_path, plan=StudentPlan(layers=2, dim=16), settings=settings(steps=60), output="plain")

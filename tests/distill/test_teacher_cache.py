@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from tiny_models import sentences
 
 from ibkd_retrieval.distill import teacher_cache
+from ibkd_retrieval.distill.step_vectors import StepVectors
 from ibkd_retrieval.distill.teacher_cache import KeyIndex, TeacherCache, text_keys
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.errors import UserError
@@ -118,6 +119,16 @@ def test_a_damaged_file_is_named(tmp_path, teacher, pattern, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match=rf"{path.name} is damaged: delete"):
         TeacherCache(tmp_path / "c", teacher)
+
+
+def test_vectors_held_on_the_device_are_those_of_the_cache(tmp_path, teacher):
+    cache = TeacherCache(tmp_path / "cache", teacher)
+    rows = cache.rows(TEXTS)[::2]
+    asked = np.array([rows[5], rows[0], rows[5], rows[-1]])
+    held, read = (StepVectors(cache, rows, "cpu", held=held).at(asked).numpy() for held in (True, None))
+    np.testing.assert_array_equal(read, cache.vectors(asked))
+    np.testing.assert_allclose(held, read, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(held, axis=1), 1, atol=1e-6)
 
 
 def test_keys_tell_texts_and_prompts_apart():

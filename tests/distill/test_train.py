@@ -100,8 +100,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(bench, monk
     assert whole.history == result.history
 
     def told(name):
-        timeless = ({k: v for k, v in line.items() if k != "texts_per_second"} for line in logged(bench.folder / name))
-        return list(timeless)
+        clocks = ("texts_per_second", "ms_", "student_share")
+        return [{k: v for k, v in line.items() if not k.startswith(clocks)} for line in logged(bench.folder / name)]
 
     assert told("broken") == told("whole")
 
@@ -128,6 +128,19 @@ def test_training_lowers_the_loss_and_raises_the_dev_figure(bench):
     assert lines[-1]["bound"] > lines[0]["bound"]
     assert result.history[-1].value > result.history[0].value
     assert [point.step for point in result.history] == [0, 60]
+
+
+def test_the_log_says_where_the_time_of_a_step_goes(bench):
+    from ibkd_retrieval.distill.step_times import STEP
+
+    bench.train(steps=12)
+    timed = [line for line in logged(bench.folder / "run") if "ms_student" in line]
+    assert len(timed) == 3, "steps 0 and 10 and the last"
+    for line in timed:
+        parts = [line[f"ms_{name}"] for name in STEP]
+        assert min(parts) > 0
+        assert line["ms_hsic"] > 0
+        assert line["student_share"] == pytest.approx(line["ms_student"] / sum(parts))
 
 
 def test_the_log_shows_what_the_forgetting_term_sees(bench):
@@ -276,7 +289,7 @@ def test_no_text_is_its_own_negative(bench, teacher):
         train.SILENT,
     )
     positions = run.schedule.batch(0)
-    batch = run._batch(0, positions, None, None)
+    batch = run._batch(0, positions, None, None, None)
     every = [*bench.texts.documents, *bench.texts.queries]
     mine = [every[position] for position in positions]
     drawn = run.bank_rows[run.schedule.bank(0, 50, len(run.bank_rows))]

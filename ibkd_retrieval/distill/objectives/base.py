@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ibkd_retrieval.distill.step_times import StepTimes
+
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
@@ -51,6 +53,7 @@ class Batch:
         inputs: the student's mean-pooled embedding-layer output [n, e], without gradient.
         bank: further unit teacher vectors [m, D], or None.
         duplicate: bool [n, n + m]: candidate j (batch, then bank) holds the same text as row i, j != i.
+        times: told how long the forgetting term takes, None where nobody asks.
     """
 
     student: Tensor
@@ -58,6 +61,7 @@ class Batch:
     inputs: Tensor
     bank: Tensor | None
     duplicate: Tensor | None
+    times: StepTimes | None = None
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,11 @@ _FEATURES = 128
 class CRD(torch.nn.Module):
     """Noise-contrastive estimation between two linear maps, one of the student's vectors and one of the teacher's.
 
-    Its negatives are the batch's and the bank's teacher vectors. The published form also contrasts a teacher vector
-    with other texts' student vectors from a memory, which are stale by as many steps as an epoch has; it is left out.
+    Both halves of the published loss are added: each student vector against teacher vectors, of the batch and the bank,
+    and each teacher vector against student vectors. The negatives of the second half are the batch's own student
+    vectors, with gradient. The published form takes them from a memory of all texts, in which they are as old as an
+    epoch is long; ours are few and fresh, and a step depends on nothing before it.
+
     Neither map is W: the student keeps a space of its own.
     """
 
@@ -31,13 +34,12 @@ class CRD(torch.nn.Module):
         self.population = sizes.texts
 
     def forward(self, batch: Batch) -> LossTerms:
-        """The contrast of a batch."""
-        loss = nce(
-            self.of_student(batch.student),
-            self.of_teacher(batch.teacher),
-            self.temperature,
-            self.population,
-            bank=None if batch.bank is None else self.of_teacher(batch.bank),
-            duplicate=batch.duplicate,
-        )
-        return LossTerms(loss, {"nce": loss.detach()})
+        """The sum of both contrasts of a batch."""
+        student, teacher = self.of_student(batch.student), self.of_teacher(batch.teacher)
+        bank = None if batch.bank is None else self.of_teacher(batch.bank)
+        of_students = nce(student, teacher, self.temperature, self.population, bank=bank, duplicate=batch.duplicate)
+        # Which texts of a batch are equal is the same seen from either side.
+        in_batch = None if batch.duplicate is None else batch.duplicate[:, : len(student)]
+        of_teachers = nce(teacher, student, self.temperature, self.population, duplicate=in_batch)
+        terms = {"nce": of_students.detach(), "nce_of_teacher": of_teachers.detach()}
+        return LossTerms(of_students + of_teachers, terms)

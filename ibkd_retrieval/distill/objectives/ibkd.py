@@ -5,6 +5,8 @@ Text Representation Distillation via Information Bottleneck Principle, arXiv 231
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings, Sizes
@@ -28,5 +30,6 @@ class IBKD(torch.nn.Module):
     def forward(self, batch: Batch) -> LossTerms:
         """Both terms of a batch."""
         kept = self.keep(batch)
-        forgot = forgetting(batch.student, batch.inputs, self.settings)
+        with batch.times.part("hsic") if batch.times else nullcontext():
+            forgot = forgetting(batch.student, batch.inputs, self.settings)
         return LossTerms(kept.total + forgot.total, kept.terms | forgot.terms, forgot.watch)

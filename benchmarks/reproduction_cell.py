@@ -1,0 +1,287 @@
+"""One row of a reproduction with one seed: trained where it is a student, measured, and written as JSON.
+
+`reproduction.py` runs this file in a process of its own for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from reproducing import DataSet, Recipe, Text, Variant, digest, read_recipe
+
+from ibkd_cli.console import reporter
+from ibkd_retrieval.corpora.records import Document, Query, QuerySet
+from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
+from ibkd_retrieval.corpora.sts import read_pairs as read_sts
+from ibkd_retrieval.distill.joint_teacher import JointTeacher
+from ibkd_retrieval.distill.pairs import judged_pairs, read_pairs
+from ibkd_retrieval.distill.run import distill
+from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.evaluation.environment import read_environment
+from ibkd_retrieval.evaluation.metrics import evaluate
+from ibkd_retrieval.evaluation.sts import evaluate_sts
+from ibkd_retrieval.files import atomic_write, write_json
+from ibkd_retrieval.progress import Progress
+from ibkd_retrieval.search.ranking import Run
+
+METRIC = "ndcg@10"
+TEACHER, BEFORE = "teacher", "student before"
+_DEPTH = 100
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are.
+
+    Attributes:
+        data: data sets.
+        models: models.
+        work: what is computed on the way, shared by all recipes.
+        device: where to compute.
+    """
+
+    data: Path
+    models: Path
+    work: Path
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row of a recipe's table with one seed; None for a row that is not trained."""
+
+    recipe: Recipe
+    row: str
+    seed: int | None = None
+
+    @property
+    def variant(self) -> Variant | None:
+        """How it is trained, None where it is not."""
+        return next((each for each in self.recipe.variants if each.name == self.row), None)
+
+    @property
+    def name(self) -> str:
+        """Part of its files' names: another recipe for the row has other files."""
+        variant = self.variant
+        if variant is None or self.seed is None:
+            recipe = self.recipe
+            return f"{Variant(self.row).slug}-{digest([recipe.teachers, recipe.student, recipe.dims])[:8]}"
+        return f"{variant.slug}-seed{self.seed}-{self.recipe.identity(variant, self.seed)[:8]}"
+
+    def result(self, places: Places, kind: str) -> Path:
+        """Where its figures on the sets of a kind are kept."""
+        sets = digest([vars(each) for each in self.recipe.sets(kind)])[:8]
+        return places.work / self.recipe.name / f"{self.name}.{kind}-{sets}.json"
+
+
+def cells(recipe: Recipe) -> list[Cell]:
+    """All of a recipe's, in an order they can be run in: the first that trains keeps the student before training."""
+    trained = [Cell(recipe, variant.name, seed) for variant in recipe.variants for seed in recipe.seeds]
+    single = list(recipe.teachers) if len(recipe.teachers) > 1 else []
+    return [*(Cell(recipe, row) for row in (TEACHER, *single)), *trained, Cell(recipe, BEFORE)]
+
+
+class KeptVectors:
+    """An encoder whose vectors are computed once for each list of texts, and given cut to `dim` and unit."""
+
+    def __init__(self, encoder: Encoder | JointTeacher, folder: Path | None = None) -> None:
+        """Keep vectors in memory, and in `folder` too where it is given."""
+        self.encoder, self.dim = encoder, None
+        self._folder = folder and folder / encoder.weight_hash[:16]
+        self._kept: dict[str, NDArray[np.float32]] = {}
+
+    def encode(self, texts: Sequence[str], kind: Any = "document", progress: Any = None) -> NDArray[np.float32]:
+        """Unit vectors [n, dim]."""
+        key = digest([kind, *texts])
+        if key not in self._kept:
+            self._kept[key] = self._load(key, texts, kind)
+        vectors = self._kept[key][:, : self.dim]
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+    def _load(self, key: str, texts: Sequence[str], kind: Any) -> NDArray[np.float32]:
+        if self._folder is None:
+            return self.encoder.encode(texts, kind)
+        path = self._folder / f"{key}.npy"
+        if not path.is_file():
+            with atomic_write(path) as file:
+                np.save(file, self.encoder.encode(texts, kind))
+        return np.load(path, allow_pickle=False)
+
+
+def training_text(text: Text, places: Places) -> tuple[Path, Path | None]:
+    """The documents and queries to learn from as two JSONL files, drawn once for all recipes with the same text."""
+    folder = places.work / f"text-{digest(vars(text))}"
+    documents, queries = folder / "documents.jsonl", folder / "queries.jsonl"
+    if not documents.is_file():
+        _write_texts(queries, _drawn(_queries(text, places), text.max_queries, 1))
+        _write_texts(documents, _drawn(_documents(text, places), text.max_documents, 0))
+    return documents, queries if queries.stat().st_size else None
+
+
+def _documents(text: Text, places: Places) -> Iterator[str]:
+    for spec in text.corpora:
+        yield from (document.content for document in open_corpus(str(places.data / spec)).documents())
+    for spec in text.pairs:
+        yield from (passage for pair in read_pairs(places.data / spec).pairs for passage in pair.positives)
+
+
+def _queries(text: Text, places: Places) -> Iterator[str]:
+    for spec in text.queries:
+        yield from (query.text for query in open_queries(str(places.data / spec)).queries)
+    for spec in text.pairs:
+        yield from (pair.query for pair in read_pairs(places.data / spec).pairs)
+
+
+def _drawn(texts: Iterator[str], most: int | None, seed: int) -> list[str]:
+    """Different texts, `most` of them at random, in their order."""
+    every = list(dict.fromkeys(stripped for text in texts if (stripped := text.strip())))
+    if most is None or most >= len(every):
+        return every
+    return [every[i] for i in sorted(np.random.default_rng(seed).choice(len(every), most, replace=False))]
+
+
+def _write_texts(path: Path, texts: list[str]) -> None:
+    with atomic_write(path) as file:
+        for number, text in enumerate(texts):
+            file.write((json.dumps({"_id": str(number), "text": text}, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def train(cell: Cell, places: Places, progress: Progress) -> Path:
+    """The folder of the cell's student, trained now unless it is finished; a run that was killed goes on."""
+    recipe, variant = cell.recipe, cell.variant
+    if variant is None or cell.seed is None:
+        raise ValueError(f"{cell.row} is not trained")
+    output = places.work / recipe.name / "students" / cell.name
+    if (output / "ibkd.json").is_file():
+        return output
+    documents, queries = training_text(recipe.text, places)
+    finetuning = recipe.tuning(cell.seed)
+    distill(
+        teacher_name=str(places.models / recipe.teachers[0]),
+        further_teachers=[str(places.models / name) for name in recipe.teachers[1:]],
+        plan=recipe.plan(places.models),
+        corpus=open_corpus(str(documents)),
+        queries=open_queries(str(queries)) if queries else None,
+        settings=recipe.distilling(variant, cell.seed),
+        output=output,
+        cache_root=places.work / "teachers",
+        stage=recipe.stage,
+        finetuning=finetuning,
+        **(_pairs(recipe, places) if finetuning else {}),
+        **_watched(recipe, places),
+        device=places.device,
+        resume=output.exists(),
+        keep_undistilled=None if _before(recipe, places).exists() else _before(recipe, places),
+        progress=progress,
+    )
+    return output
+
+
+def _pairs(recipe: Recipe, places: Places) -> dict[str, Any]:
+    """What stage 2 learns from, and where it mines: the corpus of judged queries, else the text of stage 1."""
+    path = places.data / str(recipe.pairs)
+    if path.is_file():
+        return {"pairs": read_pairs(path)}
+    corpus = open_corpus(str(path))
+    return {"pairs": judged_pairs(corpus, open_queries(str(path), need_judgements=True)), "pair_corpus": corpus}
+
+
+def _watched(recipe: Recipe, places: Places) -> dict[str, Any]:
+    if recipe.watch is None:
+        return {}
+    spec = str(places.data / recipe.watch)
+    return {"dev_corpus": open_corpus(spec), "dev_queries": open_queries(spec, need_judgements=True)}
+
+
+def _before(recipe: Recipe, places: Places) -> Path:
+    identity = digest([recipe.teachers, recipe.student, recipe.dims])[:8]
+    return places.work / recipe.name / "students" / f"before-{identity}"
+
+
+def measure(cell: Cell, places: Places, kind: str, progress: Progress) -> dict[str, Any]:
+    """Figures of the cell on the recipe's sets of a kind, at each length."""
+    recipe = cell.recipe
+    teachers = [str(places.models / name) for name in recipe.teachers]
+    facts: dict[str, Any] = {}
+    if cell.variant is not None:
+        folder = train(cell, places, progress)
+        report = json.loads((folder / "ibkd.json").read_text("utf-8"))
+        keys = ("texts", "fingerprint", "train_seconds", "texts_per_second", "dev_metric", "history")
+        facts = {key: report[key] for key in keys} | {"teacher": report["teacher"], "student": report["student"]}
+        encoder = KeptVectors(Encoder.load(str(folder), device=places.device))
+    elif cell.row == BEFORE:
+        encoder = KeptVectors(Encoder.load(str(_before(recipe, places)), device=places.device), places.work / "vectors")
+    else:
+        named = [str(places.models / cell.row)] if cell.row != TEACHER else teachers
+        encoder = _teacher(named, places)
+    trained = cell.variant is not None
+    documents = _teacher(teachers, places) if trained and recipe.in_teacher_space else encoder
+    lengths = recipe.dims if trained else (None,)
+    figures = {}
+    for length in lengths:
+        encoder.dim = length
+        named_length = str(length or encoder.encoder.dim)
+        figures[named_length] = {each.name: _figure(each, documents, encoder, places) for each in recipe.sets(kind)}
+    machine = read_environment().to_json()
+    return {"row": cell.row, "seed": cell.seed, "dims": figures, "facts": facts, "environment": machine}
+
+
+def _teacher(names: list[str], places: Places) -> KeptVectors:
+    encoders = [Encoder.load(name, device=places.device) for name in names]
+    return KeptVectors(JointTeacher(encoders) if len(encoders) > 1 else encoders[0], places.work / "vectors")
+
+
+def _figure(which: DataSet, documents: KeptVectors, queries: KeptVectors, places: Places) -> dict[str, Any]:
+    """nDCG@10 with its values by query, by exact search; or Spearman's correlation."""
+    if which.sts is not None:
+        found = evaluate_sts(queries, read_sts(places.data / which.sts), samples=200)
+        return {"score": found.spearman}
+    spec = str(places.data / str(which.queries))
+    asked = open_queries(spec, need_judgements=True)
+    every = list(open_corpus(spec).documents())
+    run = exact_run(asked, every, documents, queries)
+    found = evaluate(run, asked.judgements, [METRIC], asked.relevance_level)
+    per_query = [round(float(value), 6) for value in found.per_query[METRIC]]
+    return {"score": found.scores[METRIC], "per_query": per_query, "missing": found.missing}
+
+
+def exact_run(asked: QuerySet, corpus: list[Document], documents: Any, queries: Any) -> Run:
+    """The best hundred documents of each query by inner product."""
+    matrix = documents.encode([document.content for document in corpus], "document")
+    wanted: tuple[Query, ...] = asked.queries
+    scores = queries.encode([query.text for query in wanted], "query") @ matrix.T
+    depth = min(_DEPTH, len(corpus))
+    best = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+    ids = [[corpus[place].doc_id for place in row] for row in best]
+    return Run.from_lists([query.query_id for query in wanted], ids, list(np.take_along_axis(scores, best, axis=1)))
+
+
+def run(cell: Cell, places: Places, kind: str, progress: Progress) -> None:
+    """Measure a cell on the sets of a kind, and keep the figures."""
+    write_json(cell.result(places, kind), measure(cell, places, kind, progress))
+
+
+def main() -> None:
+    """Run one cell and keep its figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("row")
+    for name in ("--data-dir", "--models-dir", "--work-dir"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--kind", choices=("dev", "final"), default="dev")
+    given = parser.parse_args()
+    places = Places(given.data_dir.resolve(), given.models_dir.resolve(), given.work_dir.resolve(), given.device)
+    run(Cell(read_recipe(given.recipe), given.row, given.seed), places, given.kind, reporter(quiet=False))
+
+
+if __name__ == "__main__":
+    main()
