@@ -70,6 +70,12 @@ def test_one_search_and_a_batch_agree_in_any_block_size(searcher, monkeypatch):
         assert [hit.score for hit in hits] == pytest.approx(scores.tolist())
 
 
+def test_the_hits_of_several_vectors_are_those_of_each_alone(searcher):
+    vectors = searcher.encode([Query(f"q{number}", f"question {number}") for number in range(5)])
+    assert searcher.hits_of_each(vectors, 12) == [searcher.hits(vector[None], 12) for vector in vectors]
+    assert searcher.hits_of_each(vectors[:0], 12) == []
+
+
 def test_more_results_than_documents_gives_all_documents(searcher):
     assert len(searcher.search("a", k=1000)) == len(DOCUMENTS)
     assert len(searcher.search_batch([Query("q", "a")], k=1000).doc_ids) == len(DOCUMENTS)
