@@ -47,7 +47,7 @@ def create_app(
     limits: Limits,
     hosts: Sequence[str] = ("*",),
     ready: Callable[[], None] = lambda: None,
-) -> FastAPI:
+) -> Guard:
     """Make the application that serves indexes. Its lifespan must run: it ends the thread that searches.
 
     Args:
@@ -75,10 +75,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        middleware=[
-            Middleware(Guard, limits=limits, paths=_PATHS, count=service.metrics.request),
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
-        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
         exception_handlers={
             RequestValidationError: _invalid,
             AnyHTTPException: _refused,
@@ -92,7 +89,8 @@ def create_app(
         app.add_api_route(path, _file(PAGE / name), include_in_schema=False)
     app.mount("/page", StaticFiles(directory=PAGE))
     app.mount("/swagger", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
-    return app
+    # Around the whole application: what answers a failure stands outside of the middleware it is given.
+    return Guard(app, limits=limits, paths=_PATHS, count=service.metrics.request)
 
 
 class _Service:

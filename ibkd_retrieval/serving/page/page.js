@@ -11,6 +11,7 @@ const COUNTS = [5, 10, 20, 50, 100];
 const number = new Intl.NumberFormat("en");
 let described = new Map();
 let underWay = null;
+let address = null;
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -21,6 +22,12 @@ function element(name, attributes = {}, ...children) {
 
 function milliseconds(value) {
   return `${value < 10 ? value.toFixed(2) : value.toFixed(1)} ms`;
+}
+
+function bar(share) {
+  const inside = element("span");
+  inside.style.width = `${100 * share}%`;
+  return element("span", { class: "bar", "aria-hidden": "true" }, inside);
 }
 
 // Matches count characters, of which JavaScript's strings cut some in two.
@@ -88,7 +95,7 @@ function answerOf(answer, place, indexes) {
       "p",
       { class: "time" },
       element("strong", {}, milliseconds(answer.milliseconds)),
-      element("meter", { min: 0, max: slowest, value: answer.milliseconds, "aria-label": `Time of ${answer.index} beside the slowest` }),
+      bar(answer.milliseconds / slowest),
     ),
     element("p", {}, parts.join("; ") || " "),
   );
@@ -112,6 +119,7 @@ function complain(sentence) {
 
 async function search() {
   underWay?.abort();
+  address = location.search;
   const asking = (underWay = new AbortController());
   complain("");
   status.textContent = "Searching…";
@@ -145,6 +153,7 @@ function readAddress() {
   if (query.value.trim()) search();
   else {
     underWay?.abort();
+    address = location.search;
     answers.replaceChildren();
     status.textContent = "";
   }
@@ -162,7 +171,8 @@ async function start() {
   try {
     const health = await (await fetch("/healthz")).json();
     described = new Map(health.indexes.map((index) => [index.index, index]));
-    document.getElementById("indexes").textContent = health.indexes.map(({ index }) => index).join(" · ");
+    const links = health.indexes.map(({ index }, place) => element("a", { href: `#index-${place}` }, index));
+    document.getElementById("indexes").append(...links.flatMap((link, place) => (place ? [" · ", link] : [link])));
     query.maxLength = health.longest_query;
     most = health.largest_k;
   } catch {
@@ -180,6 +190,8 @@ form.addEventListener("submit", (event) => {
   history.pushState(null, "", `?${new URLSearchParams(new FormData(form))}`);
   search();
 });
-addEventListener("popstate", readAddress);
+addEventListener("popstate", () => {
+  if (location.search !== address) readAddress();
+});
 for (const kind of ["mouseover", "mouseout", "focusin", "focusout"]) answers.addEventListener(kind, pointOut);
 start();
