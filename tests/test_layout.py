@@ -155,7 +155,7 @@ def test_exactly_one_module_imports_faiss():
 
 
 def test_heavy_libraries_are_loaded_at_import_by_torch_modules_only():
-    assert loaders_of(HEAVY) == dict.fromkeys(TORCH_MODULES, {"torch"})
+    assert loaders_of(HEAVY) == {path: {"torch"} for path in TORCH_MODULES}
 
 
 def test_web_libraries_are_imported_by_web_modules_only():

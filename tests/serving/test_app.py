@@ -13,7 +13,7 @@ pytest.importorskip("fastapi_offline")
 pytest.importorskip("prometheus_client")
 pytest.importorskip("uvicorn")
 
-from client import eventually, serving  # noqa: E402
+from client import eventually, serving
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 DOCUMENTS = [Document(f"d{number}", f"text number {number}", fields={"year": 1990 + number}) for number in range(28)]

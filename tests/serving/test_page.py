@@ -16,7 +16,7 @@ pytest.importorskip("fastapi_offline")
 pytest.importorskip("prometheus_client")
 pytest.importorskip("uvicorn")
 
-from client import serving  # noqa: E402
+from client import serving
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium")
