@@ -122,7 +122,10 @@ class _Service:
         except TimeoutError:
             late = f"The search did not end within {self.limits.seconds:g} seconds: ask again later."
             raise HTTPException(503, late, {"Retry-After": "5"}) from None
-        return JSONResponse(payload.search_answer(self.indexes, question, answers, passages))
+        if not passages:
+            return JSONResponse(payload.search_answer(self.indexes, question, answers))
+        # Reading many long texts for their passages would keep other requests waiting.
+        return JSONResponse(await asyncio.to_thread(payload.search_answer, self.indexes, question, answers, True))
 
     async def health(self) -> Response:
         alive = self.batcher.alive

@@ -113,7 +113,7 @@ class Problem:
 
 
 def search_answer(
-    indexes: Sequence[ServedIndex], question: Question, answers: Sequence[Answer], passages: bool
+    indexes: Sequence[ServedIndex], question: Question, answers: Sequence[Answer], passages: bool = False
 ) -> dict[str, Any]:
     """A `SearchAnswer` as JSON types: made as such, because it is made for every query."""
     shown = [

@@ -63,12 +63,12 @@ def serving(rankers, limits, hosts=("localhost", "127.0.0.1")):
     import uvicorn
 
     from ibkd_retrieval.serving.app import create_app
-    from ibkd_retrieval.serving.server import _config
+    from ibkd_retrieval.serving.server import configuration, listen
 
     indexes = [ServedIndex(name, ranker, 30, "tiny", 8, "flat") for name, ranker in rankers.items()]
     ready = threading.Event()
-    server = uvicorn.Server(_config(create_app(indexes, limits, hosts, ready.set), limits))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    server = uvicorn.Server(configuration(create_app(indexes, limits, hosts, ready.set), limits))
+    with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
