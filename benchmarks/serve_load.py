@@ -36,6 +36,7 @@ from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.layout import MANIFEST
 from ibkd_retrieval.indexing.store import open_index
 from ibkd_retrieval.search.searcher import Searcher
+from ibkd_retrieval.serving.answering import suit_to_queries
 
 COMMAND = "from ibkd_cli.app import main; main()"
 K = 10
@@ -250,6 +251,7 @@ def main() -> None:
         folder = given.work_dir / f"cranfield-{model}"
         if not (folder / MANIFEST).exists():
             build_index(open_corpus(corpus), encoder, folder)
+        suit_to_queries(encoder)
         searcher = Searcher(open_index(folder), encoder)
         with server(folder) as (port, _):
             result["models"][model] = {

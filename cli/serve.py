@@ -107,14 +107,17 @@ def _server() -> tuple[Callable[..., None], Callable[[str], bool]]:
 
 def _open(folders: Sequence[Path], options: RankerOptions, progress: Progress) -> list[ServedIndex]:
     from ibkd_retrieval.indexing.manifest import read_manifest
-    from ibkd_retrieval.serving.answering import ServedIndex
+    from ibkd_retrieval.serving.answering import ServedIndex, suit_to_queries
 
     known: dict[str, Encoder] = {}
     options = with_tuned_weights(folders, options, known, progress)
-    return [
+    indexes = [
         ServedIndex.of(name, open_ranker([folder], options, known=known, progress=progress), read_manifest(folder))
         for name, folder in zip(_names(folders), folders, strict=True)
     ]
+    for encoder in known.values():
+        suit_to_queries(encoder)
+    return indexes
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

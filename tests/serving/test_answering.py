@@ -1,9 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 from searching import HashEncoder, searcher
 
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.serving.answering import Question, ServedIndex, answer_all
+from ibkd_retrieval.serving.answering import QUERY_BATCH_TOKENS, Question, ServedIndex, answer_all, suit_to_queries
 
 DOCUMENTS = [Document(f"d{number}", f"text number {number}") for number in range(30)]
 
@@ -65,3 +67,12 @@ def test_an_index_is_described_without_the_folders_of_its_model(rankers):
     rankers[0].encoder.name = "/home/someone/models/tiny"
     index = ServedIndex.of("a", rankers[0], rankers[0].index.manifest)
     assert (index.name, index.documents, index.encoder, index.dims, index.family) == ("a", 30, "tiny", 8, "flat")
+
+
+@pytest.mark.parametrize(
+    ("device", "before", "after"), [("cpu", 4096, QUERY_BATCH_TOKENS), ("cpu", 64, 64), ("cuda", 4096, 4096)]
+)
+def test_only_an_encoder_on_a_cpu_takes_queries_in_small_parts(device, before, after):
+    encoder = SimpleNamespace(device=device, batch_tokens=before)
+    suit_to_queries(encoder)
+    assert encoder.batch_tokens == after

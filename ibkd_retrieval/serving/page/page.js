@@ -112,6 +112,11 @@ function summary({ indexes }) {
     .join(" ");
 }
 
+function nameIndexes(shown) {
+  const names = [...described.keys()].map(shown);
+  document.getElementById("indexes").replaceChildren(...names.flatMap((name, place) => (place ? [" · ", name] : [name])));
+}
+
 function complain(sentence) {
   problem.textContent = sentence;
   problem.hidden = !sentence;
@@ -134,6 +139,7 @@ async function search() {
     const found = await response.json();
     if (!response.ok) throw new Error(found.error);
     answers.replaceChildren(...found.indexes.map(answerOf));
+    nameIndexes((index, place) => element("a", { href: `#index-${place}` }, index));
     status.textContent = summary(found);
     document.title = `${query.value} · ibkd-retrieval`;
   } catch (error) {
@@ -171,8 +177,7 @@ async function start() {
   try {
     const health = await (await fetch("/healthz")).json();
     described = new Map(health.indexes.map((index) => [index.index, index]));
-    const links = health.indexes.map(({ index }, place) => element("a", { href: `#index-${place}` }, index));
-    document.getElementById("indexes").append(...links.flatMap((link, place) => (place ? [" · ", link] : [link])));
+    nameIndexes((index) => index);
     query.maxLength = health.longest_query;
     most = health.largest_k;
   } catch {
