@@ -40,7 +40,9 @@ class Answer:
 
     def as_json(self) -> dict[str, Any]:
         """For --json."""
-        return {"milliseconds": round(self.milliseconds, 2), "hits": [_hit_as_json(hit) for hit in self.hits]}
+        from ibkd_retrieval.search.showing import hit_as_json
+
+        return {"milliseconds": round(self.milliseconds, 2), "hits": [hit_as_json(hit) for hit in self.hits]}
 
     def summary(self) -> str:
         """How many documents of how many, and the time."""
@@ -80,15 +82,3 @@ def hit_lines(hit: Hit, question: str, width: int, mark: str = "") -> list[Text]
     for start, end in passage.matches:
         shown.stylize("bold not dim", start + 5, end + 5)
     return [head, shown]
-
-
-def _hit_as_json(hit: Hit) -> dict[str, Any]:
-    document = hit.document
-    shown = {
-        "rank": hit.rank,
-        "score": hit.score,
-        "id": hit.doc_id,
-        "title": document.title if document else "",
-        "text": document.text if document else "",
-    }
-    return shown | {"fields": dict(document.fields)} if document and document.fields else shown

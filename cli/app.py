@@ -27,6 +27,7 @@ from .info import info
 from .quickstart import quickstart
 from .ranks import across_ranks
 from .search import search
+from .serve import serve
 
 
 def _answering(command: Callable[..., None]) -> Callable[..., None]:
@@ -72,6 +73,7 @@ for name, command in (
     ("search", search),
     ("eval", evaluate),
     ("compare", compare),
+    ("serve", serve),
     ("datasets", datasets),
     ("info", info),
     ("export", export),

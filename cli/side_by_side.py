@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ibkd_retrieval.search.showing import moves, overlap
+
 from .answers import Answer, hit_lines
 from .console import stdout
 
@@ -14,8 +16,6 @@ if TYPE_CHECKING:
 
 NARROWEST = 100
 """Columns of a terminal from which on two answers stand side by side."""
-
-OVERLAP = 10
 
 
 def show_side_by_side(question: str, answers: Sequence[Answer]) -> None:
@@ -31,7 +31,7 @@ def show_side_by_side(question: str, answers: Sequence[Answer]) -> None:
                 for line in hit_lines(hit, question, width, mark):
                     console.print(line, soft_wrap=True)
     for found in answers[1:]:
-        depth, shared = overlap(answers[0], found)
+        depth, shared = overlap(answers[0].hits, found.hits)
         told = f"overlap@{depth} of {answers[0].asked.name} and {found.asked.name}: {shared:.2f}"
         console.print(told, style="dim", markup=False, soft_wrap=True)
 
@@ -64,23 +64,14 @@ def marks(first: Answer, other: Answer) -> list[str]:
     """How each hit of `other` moved against `first`: ▲ ranks up, ▼ down, = the same, + not found there."""
     if other is first:
         return ["" for _ in other.hits]
-    ranks = {hit.doc_id: hit.rank for hit in first.hits}
-    moved = [ranks[hit.doc_id] - hit.rank if hit.doc_id in ranks else None for hit in other.hits]
-    return [_mark(steps).ljust(4) for steps in moved]
-
-
-def overlap(first: Answer, other: Answer) -> tuple[int, float]:
-    """The depth compared, ten or fewer, and the share of documents that both have among their first so many."""
-    depth = max(1, min(OVERLAP, max(len(first.hits), len(other.hits))))
-    ours, theirs = ({hit.doc_id for hit in found.hits[:depth]} for found in (first, other))
-    return depth, len(ours & theirs) / depth
+    return [_mark(steps).ljust(4) for steps in moves(first.hits, other.hits)]
 
 
 def as_json(answers: Sequence[Answer]) -> dict[str, Any]:
     """A list of answers, and the overlap of each with the first."""
     shown: dict[str, Any] = {"indexes": [{"index": str(found.asked.name), **found.as_json()} for found in answers]}
     for found, entry in zip(answers[1:], shown["indexes"][1:], strict=True):
-        depth, shared = overlap(answers[0], found)
+        depth, shared = overlap(answers[0].hits, found.hits)
         entry[f"overlap@{depth}"] = round(shared, 4)
     return shown
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "ibkd_retrieval"
 COMMANDS = ROOT / "cli"
-ROOMS = ("corpora", "encoders", "indexing", "search", "evaluation", "distill")
+ROOMS = ("corpora", "encoders", "indexing", "search", "evaluation", "distill", "serving")
 ROOT_MODULES = {"errors", "files", "progress"}
 HEAVY = {
     "torch",
@@ -40,6 +40,15 @@ TORCH_MODULES = {
     "ibkd_retrieval/distill/objectives/mse.py",
     "ibkd_retrieval/distill/objectives/nested.py",
     "ibkd_retrieval/distill/objectives/projection.py",
+}
+
+
+# Libraries of the extra `serve`, and the modules that are made with them.
+WEB = {"fastapi", "fastapi_offline", "prometheus_client", "starlette", "uvicorn"}
+WEB_MODULES = {
+    "ibkd_retrieval/serving/app.py",
+    "ibkd_retrieval/serving/metrics.py",
+    "ibkd_retrieval/serving/server.py",
 }
 
 
@@ -115,6 +124,11 @@ def test_a_room_imports_only_from_rooms_before_it(room):
     assert not wrong
 
 
+def test_serving_stands_on_search_alone():
+    for path in sources(LIBRARY / "serving"):
+        assert rooms_of(imports(path)) <= {"corpora", "encoders", "indexing", "search", "serving"}, relative(path)
+
+
 def test_every_folder_of_the_library_is_a_room():
     assert {path.parent.name for path in LIBRARY.glob("*/__init__.py")} == set(ROOMS)
 
@@ -141,19 +155,44 @@ def test_exactly_one_module_imports_faiss():
 
 
 def test_heavy_libraries_are_loaded_at_import_by_torch_modules_only():
+    assert loaders_of(HEAVY) == {path: {"torch"} for path in TORCH_MODULES}
+
+
+def test_web_libraries_are_imported_by_web_modules_only():
+    assert set(loaders_of(WEB)) == WEB_MODULES
+    for path in [*sources(LIBRARY), *sources(COMMANDS)]:
+        used = {name.split(".")[0] for name in imports(path)} & WEB
+        assert not used or relative(path) in WEB_MODULES, relative(path)
+
+
+@pytest.mark.parametrize("modules", [TORCH_MODULES, WEB_MODULES], ids=["torch", "web"])
+def test_modules_that_load_such_libraries_are_imported_inside_functions(modules):
+    for path in [*sources(LIBRARY), *sources(COMMANDS)]:
+        if relative(path) not in modules:
+            files = {f"{name.replace('.', '/')}.py" for name in imports_when_loaded(path)}
+            assert not files & modules, relative(path)
+
+
+def loaders_of(libraries: set[str]) -> dict[str, set[str]]:
+    """The modules that load any of these libraries by being imported, and which."""
     found = {}
     for path in [*sources(LIBRARY), *sources(COMMANDS)]:
-        heavy = {name.split(".")[0] for name in imports_when_loaded(path)} & HEAVY
-        if heavy:
-            found[relative(path)] = heavy
-    assert found == {path: {"torch"} for path in TORCH_MODULES}
+        loaded = {name.split(".")[0] for name in imports_when_loaded(path)} & libraries
+        if loaded:
+            found[relative(path)] = loaded
+    return found
 
 
-def test_modules_that_load_torch_are_imported_inside_functions():
-    for path in [*sources(LIBRARY), *sources(COMMANDS)]:
-        if relative(path) not in TORCH_MODULES:
-            files = {f"{name.replace('.', '/')}.py" for name in imports_when_loaded(path)}
-            assert not files & TORCH_MODULES, relative(path)
+def test_files_beside_the_code_are_declared():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]
+    covered = {
+        path.relative_to(ROOT).as_posix()
+        for package, patterns in declared.items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    beside = [path for folder in (LIBRARY, COMMANDS) for path in folder.rglob("*") if path.is_file()]
+    assert covered == {relative(path) for path in beside if path.suffix not in (".py", ".pyc")}
 
 
 def test_the_declared_packages_are_those_on_disk():

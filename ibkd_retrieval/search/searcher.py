@@ -108,8 +108,15 @@ class Searcher:
 
     def hits(self, vector: NDArray[np.float32], k: int) -> list[Hit]:
         """The k best documents for one query vector [1, dim]."""
-        scores, rows = self._find(vector, k)
-        found = [(score, row) for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True) if row >= 0]
+        return self.hits_of_each(vector, k)[0]
+
+    def hits_of_each(self, vectors: NDArray[np.float32], k: int) -> list[list[Hit]]:
+        """The k best documents for each query vector [q, dim], with their text, found in one call of the index."""
+        scores, rows = self._find(vectors, k)
+        return [self._hits_of_one(*found) for found in zip(scores.tolist(), rows.tolist(), strict=True)]
+
+    def _hits_of_one(self, scores: list[float], rows: list[int]) -> list[Hit]:
+        found = [(score, row) for score, row in zip(scores, rows, strict=True) if row >= 0]
         ids = self.index.doc_ids([row for _, row in found])
         ordered = sorted(((score, doc_id, row) for (score, row), doc_id in zip(found, ids, strict=True)), reverse=True)
         return [

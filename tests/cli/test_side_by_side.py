@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from ibkd_cli.answers import Answer, Asked
-from ibkd_cli.side_by_side import in_columns, marks, overlap
+from ibkd_cli.side_by_side import in_columns, marks
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.search.ranking import Hit
 
@@ -21,19 +21,6 @@ def test_marks_say_how_each_document_moved():
     left, right = found("teacher", "a", "b", "c", "d"), found("student", "c", "b", "x", "a")
     assert [mark.strip() for mark in marks(left, right)] == ["▲2", "=", "+", "▼3"]
     assert marks(left, left) == ["", "", "", ""]
-
-
-@pytest.mark.parametrize(
-    ("left", "right", "expected"),
-    [("abcd", "abcd", (4, 1.0)), ("abcd", "cxya", (4, 0.5)), ("abc", "", (3, 0.0)), ("", "", (1, 0.0))],
-)
-def test_overlap_is_the_share_of_documents_in_both(left, right, expected):
-    assert overlap(found("l", *left), found("r", *right)) == expected
-
-
-def test_overlap_looks_at_ten():
-    many = [f"d{i}" for i in range(30)]
-    assert overlap(found("l", *many), found("r", *many[5:])) == (10, 0.5)
 
 
 @pytest.mark.parametrize("width", [100, 160])

@@ -70,6 +70,17 @@ def test_one_search_and_a_batch_agree_in_any_block_size(searcher, monkeypatch):
         assert [hit.score for hit in hits] == pytest.approx(scores.tolist())
 
 
+def test_the_hits_of_several_vectors_are_those_of_each_alone(searcher):
+    vectors = searcher.encode([Query(f"q{number}", f"question {number}") for number in range(5)])
+    for vector, hits in zip(vectors, searcher.hits_of_each(vectors, len(DOCUMENTS)), strict=True):
+        alone = searcher.hits(vector[None], len(DOCUMENTS))
+        assert [hit.rank for hit in hits] == [hit.rank for hit in alone]
+        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in alone], abs=1e-6)
+        # The two documents of one text are tied, but for rounding.
+        assert [hit.document.text for hit in hits] == [hit.document.text for hit in alone]
+    assert searcher.hits_of_each(vectors[:0], 12) == []
+
+
 def test_more_results_than_documents_gives_all_documents(searcher):
     assert len(searcher.search("a", k=1000)) == len(DOCUMENTS)
     assert len(searcher.search_batch([Query("q", "a")], k=1000).doc_ids) == len(DOCUMENTS)

@@ -1,0 +1,274 @@
+"""What `ibkd serve` adds to a query, what micro-batching gains under load, and what hostile requests do to it.
+
+usage: python benchmarks/serve_load.py --data-dir DIR --models-dir DIR --work-dir DIR
+
+Data: DIR/cranfield (BEIR folder). Indexes are kept in the work folder. The server is the command, in a process of its
+own, on a loopback port. Writes benchmarks/results/serve_load.json, or --output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from http.client import HTTPConnection
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hostile_requests import bombard
+
+from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
+from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.evaluation.environment import read_environment
+from ibkd_retrieval.files import write_json
+from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.layout import MANIFEST
+from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.search.searcher import Searcher
+from ibkd_retrieval.serving.answering import suit_to_queries
+
+COMMAND = "from ibkd_cli.app import main; main()"
+K = 10
+CLIENTS = 16
+WEB = ("fastapi", "starlette", "uvicorn", "h11", "pydantic", "prometheus-client")
+
+
+@contextlib.contextmanager
+def server(*folders: Path) -> Iterator[tuple[int, int]]:
+    """Serve indexes; gives the port and the process id, and holds that the server ends well."""
+    indexes = [word for folder in folders for word in ("--index", str(folder))]
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "serve", *indexes, "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield int(process.stdout.readline().split("/")[2].rpartition(":")[2]), process.pid
+        process.send_signal(signal.SIGTERM)
+        if process.wait(60) != 0:
+            raise SystemExit(f"the server ended with {process.returncode}")
+    finally:
+        process.kill()
+
+
+class Client:
+    """One connection that is kept."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def ask(self, text: str) -> bytes:
+        """Send a query and read its answer."""
+        body = json.dumps({"query": text, "k": K})
+        self._connection.request("POST", "/search", body, {"Content-Type": "application/json"})
+        response = self._connection.getresponse()
+        answer = response.read()
+        if response.status != 200:
+            raise SystemExit(f"status {response.status}: {answer[:200]!r}")
+        return answer
+
+
+def metrics(port: int) -> dict[str, float]:
+    """The counters of a server."""
+    with contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode().splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+
+def timed(work: Any, *given: Any) -> float:
+    """Milliseconds of one call."""
+    began = time.perf_counter()
+    work(*given)
+    return 1000 * (time.perf_counter() - began)
+
+
+def added(client: Client, searcher: Searcher, texts: Sequence[str], pairs: int) -> dict[str, Any]:
+    """One query at a time, by HTTP with its answer parsed and by a call of the library, in turn."""
+    for text in texts[:20]:
+        client.ask(text)
+        searcher.search(text, K)
+    ways = [lambda text: json.loads(client.ask(text)), lambda text: searcher.search(text, K)]
+    order = np.random.default_rng(0)
+    took = np.empty((pairs, 2))
+    for row in range(pairs):
+        text = texts[row % len(texts)]
+        for way in order.permutation(2):
+            took[row, way] = timed(ways[way], text)
+    http, direct = took.T
+    quartiles = np.percentile(http - direct, [25, 75])
+    return {
+        "pairs": pairs,
+        "http_ms": summary(http),
+        "direct_ms": summary(direct),
+        "p50_added_ms": round(float(np.median(http) - np.median(direct)), 3),
+        "median_of_differences_ms": round(float(np.median(http - direct)), 3),
+        "quartiles_of_differences_ms": [round(float(each), 3) for each in quartiles],
+    }
+
+
+def summary(milliseconds: Any) -> dict[str, float]:
+    """Median and high percentiles."""
+    return {f"p{q}": round(float(np.percentile(milliseconds, q)), 3) for q in (50, 95, 99)}
+
+
+def answered(port: int, texts: Sequence[str], clients: int, seconds: float) -> tuple[float, list[float]]:
+    """Queries a second of clients that each ask again once they are answered, and milliseconds of each query."""
+    end = time.perf_counter() + seconds
+    took: list[list[float]] = [[] for _ in range(clients)]
+
+    def ask(number: int) -> None:
+        client, place = Client(port), 37 * number
+        while time.perf_counter() < end:
+            took[number].append(timed(client.ask, texts[place % len(texts)]))
+            place += 1
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(map(len, took)) / (time.perf_counter() - began), [each for of_one in took for each in of_one]
+
+
+def of_batches(work: Any, texts: Sequence[str]) -> tuple[float, float]:
+    """Texts a second one by one, and all in one call."""
+    alone = sum(timed(work, [text]) for text in texts)
+    return 1000 * len(texts) / alone, 1000 * len(texts) / timed(work, texts)
+
+
+def throughput(port: int, searcher: Searcher, texts: Sequence[str], rounds: int, seconds: float) -> dict[str, Any]:
+    """One client against sixteen, and what encoder and library alone gain from batches of sixteen, in turn."""
+
+    def encode(texts: Sequence[str]) -> Any:
+        return searcher.encoder.encode(texts, "query")
+
+    def search(texts: Sequence[str]) -> Any:
+        return searcher.hits_of_each(encode(texts), K)
+
+    rows, waits, batches = [], [], []
+    for number in range(rounds):
+        sixteen = [texts[(CLIENTS * number + place) % len(texts)] for place in range(CLIENTS)]
+        one, _ = answered(port, texts, 1, seconds)
+        before = metrics(port)
+        many, took = answered(port, texts, CLIENTS, seconds)
+        after = metrics(port)
+        counted = [
+            after[f"ibkd_batch_queries_{what}"] - before[f"ibkd_batch_queries_{what}"] for what in ("sum", "count")
+        ]
+        batches.append(counted[0] / counted[1])
+        waits += took
+        rows.append((one, many, *of_batches(encode, sixteen), *of_batches(search, sixteen)))
+    one, many, encode_one, encode_many, search_one, search_many = np.array(rows).T
+    return {
+        "rounds": rounds,
+        "seconds_each": seconds,
+        "one_client_queries_per_second": spread(one),
+        "sixteen_clients_queries_per_second": spread(many),
+        "gain": spread(many / one),
+        "gain_of_bare_encoder_in_batches_of_16": spread(encode_many / encode_one),
+        "gain_of_library_in_batches_of_16": spread(search_many / search_one),
+        "queries_in_a_batch": spread(batches),
+        "sixteen_clients_ms": summary(waits),
+    }
+
+
+def spread(values: Any) -> dict[str, float]:
+    """Median and range over rounds."""
+    return {name: round(float(of(values)), 3) for name, of in (("median", np.median), ("min", np.min), ("max", np.max))}
+
+
+def resources(process: int) -> dict[str, int]:
+    """Resident bytes that are the process's own, its threads, and its open files."""
+    status = Path(f"/proc/{process}/status").read_text("ascii", errors="replace")
+    found = dict(re.findall(r"^(RssAnon|Threads):\s+(\d+)", status, re.MULTILINE))
+    files = len(os.listdir(f"/proc/{process}/fd"))
+    return {"own_bytes": 1024 * int(found["RssAnon"]), "threads": int(found["Threads"]), "open_files": files}
+
+
+def under_fire(folder: Path, text: str, requests: int) -> dict[str, Any]:
+    """Hostile requests in two halves after a warm-up: what the second half adds to memory would be a leak."""
+    with server(folder) as (port, process):
+        expected = [hit["id"] for hit in json.loads(Client(port).ask(text))["indexes"][0]["hits"]]
+        bombard(port, requests // 10, seed=0)
+        states, wrong, kinds = [resources(process)], [], {}
+        began = time.perf_counter()
+        for half in (1, 2):
+            found = bombard(port, requests // 2, seed=half)
+            wrong += found.wrong
+            for kind, count in found.kinds.items():
+                kinds[kind] = kinds.get(kind, 0) + count
+            states.append(resources(process))
+        seconds = time.perf_counter() - began
+        after = [hit["id"] for hit in json.loads(Client(port).ask(text))["indexes"][0]["hits"]]
+        failures = sum(
+            value
+            for name, value in metrics(port).items()
+            if name.startswith("ibkd_requests_total") and 'status="5' in name
+        )
+    return {
+        "requests": requests,
+        "seconds": round(seconds, 1),
+        "kinds": kinds,
+        "wrong_statuses": wrong[:20],
+        "wrong_status_count": len(wrong),
+        "server_errors": failures,
+        "before": states[0],
+        "half_way": states[1],
+        "after": states[2],
+        "same_answer_after": expected == after,
+    }
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("--data-dir", "--models-dir", "--work-dir"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--models", nargs="+", default=["bert-tiny", "paraphrase-MiniLM-L3-v2", "all-MiniLM-L6-v2"])
+    for name, default in (("pairs", 300), ("rounds", 5), ("requests", 10_000)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each load")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "serve_load.json")
+    given = parser.parse_args()
+    # As the command sets it, before anything loads OpenMP: threads that wait spinning would take the server's cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    corpus = str(given.data_dir / "cranfield")
+    texts = [query.text for query in open_queries(corpus).queries]
+    result: dict[str, Any] = {"load_average_before": os.getloadavg(), "models": {}}
+    for model in given.models:
+        encoder = Encoder.load(str(given.models_dir / model))
+        folder = given.work_dir / f"cranfield-{model}"
+        if not (folder / MANIFEST).exists():
+            build_index(open_corpus(corpus), encoder, folder)
+        suit_to_queries(encoder)
+        searcher = Searcher(open_index(folder), encoder)
+        with server(folder) as (port, _):
+            result["models"][model] = {
+                "added": added(Client(port), searcher, texts, given.pairs),
+                "throughput": throughput(port, searcher, texts, given.rounds, given.seconds),
+            }
+        print(model, json.dumps(result["models"][model], indent=2), flush=True)
+    result["under_fire"] = under_fire(given.work_dir / f"cranfield-{given.models[0]}", texts[0], given.requests)
+    print(json.dumps(result["under_fire"], indent=2))
+    result |= {
+        "load_average_after": os.getloadavg(),
+        "date": datetime.date.today().isoformat(),
+        "environment": read_environment().to_json(),
+        "web_packages": {name: metadata.version(name) for name in WEB},
+    }
+    write_json(given.output, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The web application: a page, a JSON API, health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import fastapi_offline
+from fastapi import Body, FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from ibkd_retrieval import __version__
+from ibkd_retrieval.serving import payload
+from ibkd_retrieval.serving.answering import Answer, Question, ServedIndex, answer_all
+from ibkd_retrieval.serving.batcher import Closed, MicroBatcher, QueueFull
+from ibkd_retrieval.serving.guard import Guard
+from ibkd_retrieval.serving.limits import Limits
+from ibkd_retrieval.serving.metrics import Metrics
+
+PAGE = Path(__file__).parent / "page"
+DEFAULT_K = 10
+_WARM_UP = Question("warm up", 1)
+_PATHS = ("/", "/search", "/healthz", "/metrics", "/docs", "/openapi.json")
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": payload.Problem, "description": "The body is no JSON."},
+    408: {"model": payload.Problem, "description": "The body did not arrive in time."},
+    413: {"model": payload.Problem, "description": "The body is too large."},
+    415: {"model": payload.Problem, "description": "The body is not declared as JSON."},
+    422: {"model": payload.Problem, "description": "A value is missing or out of bounds."},
+    429: {"model": payload.Problem, "description": "Too many queries wait; ask again after `Retry-After` seconds."},
+    503: {"model": payload.Problem, "description": "The search took too long, or the server is stopping."},
+}
+_ABOUT = """Answers of each index to a query, side by side. A query waits while the batch before it is worked on and
+then joins the next one."""
+
+
+def create_app(
+    indexes: Sequence[ServedIndex],
+    limits: Limits,
+    hosts: Sequence[str] = ("*",),
+    ready: Callable[[], None] = lambda: None,
+) -> Guard:
+    """Make the application that serves indexes. Its lifespan must run: it ends the thread that searches.
+
+    Args:
+        indexes: at least one, with different names; others are compared with the first.
+        limits: what is taken at most.
+        hosts: names that the Host header of requests may hold. A page of another site that has its own name resolved
+            to this machine (DNS rebinding) sends that name, so a server on a loopback address should take only names
+            of that address.
+        ready: called once the first query has been answered, which loads what is loaded at first use.
+    """
+    service = _Service(indexes, limits)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await asyncio.wrap_future(service.batcher.submit(_WARM_UP))
+        ready()
+        yield
+        await asyncio.to_thread(service.batcher.close, limits.seconds)
+
+    app = FastAPI(
+        title="ibkd-retrieval",
+        version=__version__,
+        description=_ABOUT,
+        docs_url=None,  # These load scripts from elsewhere; /docs below has its own.
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
+        exception_handlers={
+            RequestValidationError: _invalid,
+            AnyHTTPException: _refused,
+            Exception: _failed,
+        },
+    )
+    _add_search(app, service)
+    app.add_api_route("/healthz", service.health, response_model=payload.Health, summary="Whether queries are answered")
+    app.add_api_route("/metrics", service.count, response_class=Response, summary="Counters in Prometheus' text form")
+    for path, name in (("/", "index.html"), ("/docs", "docs.html")):
+        app.add_api_route(path, _file(PAGE / name), include_in_schema=False)
+    app.mount("/page", StaticFiles(directory=PAGE))
+    app.mount("/swagger", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
+    # Around the whole application: what answers a failure stands outside of the middleware it is given.
+    return Guard(app, limits=limits, paths=_PATHS, count=service.metrics.request)
+
+
+class _Service:
+    """What the routes share."""
+
+    def __init__(self, indexes: Sequence[ServedIndex], limits: Limits) -> None:
+        self.indexes, self.limits = tuple(indexes), limits
+        self.metrics = Metrics(indexes, lambda: self.batcher.waiting)
+        self.batcher = MicroBatcher(self._work, max_batch=limits.batch, max_waiting=limits.waiting)
+
+    def _work(self, questions: Sequence[Question]) -> list[tuple[Answer, ...]]:
+        answers = answer_all(self.indexes, questions)
+        if questions[0] is not _WARM_UP:
+            self.metrics.batch(self.indexes, answers)
+        return answers
+
+    async def search(self, text: str, k: int, passages: bool) -> Response:
+        if not text.strip():
+            raise HTTPException(422, "The query is empty: type at least one word.")
+        question = Question(text, k)
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                answers = await asyncio.wrap_future(self.batcher.submit(question))
+        except QueueFull:
+            waiting = f"{self.limits.waiting:,} queries wait already: ask again in a second."
+            raise HTTPException(429, waiting, {"Retry-After": "1"}) from None
+        except Closed:
+            raise HTTPException(503, "The server is stopping.", {"Retry-After": "5"}) from None
+        except TimeoutError:
+            late = f"The search did not end within {self.limits.seconds:g} seconds: ask again later."
+            raise HTTPException(503, late, {"Retry-After": "5"}) from None
+        if not passages:
+            return JSONResponse(payload.search_answer(self.indexes, question, answers))
+        # Reading many long texts for their passages would keep other requests waiting.
+        return JSONResponse(await asyncio.to_thread(payload.search_answer, self.indexes, question, answers, True))
+
+    async def health(self) -> Response:
+        alive = self.batcher.alive
+        state = payload.health(self.indexes, alive, self.limits.query, self.limits.k)
+        return JSONResponse(state, 200 if alive else 503)
+
+    async def count(self) -> Response:
+        return Response(self.metrics.text(), media_type=self.metrics.content_type)
+
+
+def _add_search(app: FastAPI, service: _Service) -> None:
+    limits = service.limits
+    text: dict[str, Any] = {"min_length": 1, "max_length": limits.query, "description": "What to look for."}
+    number: dict[str, Any] = {"ge": 1, "le": limits.k, "description": "Results wanted of each index."}
+    shown: dict[str, Any] = {"description": "Also show the passage of each document that answers best."}
+    usual = min(DEFAULT_K, limits.k)
+
+    async def by_url(
+        q: str = Query(**text),
+        k: int = Query(usual, **number),
+        passages: bool = Query(False, **shown),
+    ) -> Response:
+        return await service.search(q, k, passages)
+
+    async def by_body(
+        query: str = Body(**text),
+        k: int = Body(usual, **number),
+        passages: bool = Body(False, **shown),
+    ) -> Response:
+        return await service.search(query, k, passages)
+
+    for method, endpoint in (("GET", by_url), ("POST", by_body)):
+        app.add_api_route(
+            "/search",
+            endpoint,
+            methods=[method],
+            response_model=payload.SearchAnswer,
+            responses=_PROBLEMS,
+            summary="Search every index",
+            operation_id=f"search_{method.lower()}",
+        )
+
+
+def _file(path: Path) -> Any:
+    async def read() -> Response:
+        return FileResponse(path)
+
+    return read
+
+
+async def _invalid(request: Request, error: RequestValidationError) -> Response:
+    """One sentence on the first thing wrong; what was sent is not repeated, for it may be of any size and kind."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return _problem(400, "The body is no JSON.")
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method == "POST" and media_type != "application/json":
+        return _problem(415, "Send the query as JSON, with the header `Content-Type: application/json`.")
+    where = [str(part) for part in first["loc"][1:]]
+    return _problem(422, f"{'.'.join(where) or 'body'}: {first['msg']}.")
+
+
+async def _refused(request: Request, error: AnyHTTPException) -> Response:
+    return _problem(error.status_code, str(error.detail), error.headers)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return _problem(500, "The search failed; the server's log says why.")
+
+
+def _problem(status: int, sentence: str, headers: Any = None) -> Response:
+    return JSONResponse({"error": sentence}, status, headers)

@@ -1,0 +1,167 @@
+"""The answers of the JSON API: their types, which the OpenAPI page shows, and how they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ibkd_retrieval.search.showing import hit_as_json, moves, overlap
+from ibkd_retrieval.search.snippet import snippet
+from ibkd_retrieval.serving.answering import Answer, Question, ServedIndex
+
+PASSAGE = 320
+"""Most characters of a passage."""
+
+
+@dataclass
+class Passage:
+    """The window of a document that shares most words with the query, on one line.
+
+    Attributes:
+        matches: start and end of the words they share, in characters of the text.
+    """
+
+    text: str
+    matches: list[tuple[int, int]]
+
+
+@dataclass
+class ShownHit:
+    """A document found.
+
+    Attributes:
+        rank: counts from 1.
+        moved: ranks by which it stands higher than in the first index, below 0 for lower; null where the first index
+            does not show it, and in the first index itself.
+        fields: what else the corpus says of the document; left out where it says nothing.
+        passage: left out unless asked for.
+    """
+
+    rank: int
+    score: float
+    id: str
+    title: str
+    text: str
+    moved: int | None
+    fields: dict[str, str | int | float | bool] | None = None
+    passage: Passage | None = None
+
+
+@dataclass
+class Overlap:
+    """The share of documents that an index has in common with the first one, among the first `depth` of both."""
+
+    depth: int
+    share: float
+
+
+@dataclass
+class IndexAnswer:
+    """The answer of one index.
+
+    Attributes:
+        milliseconds: to encode and to search, for the whole batch of queries that this one was in.
+        encoding_milliseconds: the part of it that encoding took; null where it cannot be told apart.
+        batch: queries in that batch.
+        overlap: with the first index; null for the first index itself.
+    """
+
+    index: str
+    milliseconds: float
+    encoding_milliseconds: float | None
+    batch: int
+    overlap: Overlap | None
+    hits: list[ShownHit]
+
+
+@dataclass
+class SearchAnswer:
+    """The answer of each index, in the order in which they were named."""
+
+    query: str
+    k: int
+    indexes: list[IndexAnswer]
+
+
+@dataclass
+class IndexHealth:
+    """An index that is served."""
+
+    index: str
+    documents: int
+    encoder: str
+    dimensions: int
+    type: str
+
+
+@dataclass
+class Health:
+    """Whether queries are answered, `ok` or `stopping`, by which indexes, and within which limits."""
+
+    status: str
+    indexes: list[IndexHealth]
+    longest_query: int
+    largest_k: int
+
+
+@dataclass
+class Problem:
+    """What was wrong, in one sentence."""
+
+    error: str
+
+
+def search_answer(
+    indexes: Sequence[ServedIndex], question: Question, answers: Sequence[Answer], passages: bool = False
+) -> dict[str, Any]:
+    """A `SearchAnswer` as JSON types: made as such, because it is made for every query."""
+    shown = [
+        _index_answer(index, question, answer, None if place == 0 else answers[0], passages)
+        for place, (index, answer) in enumerate(zip(indexes, answers, strict=True))
+    ]
+    return {"query": question.text, "k": question.k, "indexes": shown}
+
+
+def health(indexes: Sequence[ServedIndex], alive: bool, longest_query: int, largest_k: int) -> dict[str, Any]:
+    """A `Health` as JSON types."""
+    described = [
+        {
+            "index": index.name,
+            "documents": index.documents,
+            "encoder": index.encoder,
+            "dimensions": index.dims,
+            "type": index.family,
+        }
+        for index in indexes
+    ]
+    return {
+        "status": "ok" if alive else "stopping",
+        "indexes": described,
+        "longest_query": longest_query,
+        "largest_k": largest_k,
+    }
+
+
+def _index_answer(
+    index: ServedIndex, question: Question, answer: Answer, first: Answer | None, passages: bool
+) -> dict[str, Any]:
+    shared: dict[str, Any] | None = None
+    moved: list[int | None] = [None] * len(answer.hits)
+    if first is not None:
+        depth, share = overlap(first.hits, answer.hits)
+        shared, moved = {"depth": depth, "share": round(share, 4)}, moves(first.hits, answer.hits)
+    hits = [hit_as_json(hit) | {"moved": steps} for hit, steps in zip(answer.hits, moved, strict=True)]
+    if passages:
+        for hit, shown in zip(answer.hits, hits, strict=True):
+            if hit.document is not None:
+                text, matches = snippet(hit.document, question.text, PASSAGE)
+                shown["passage"] = {"text": text, "matches": matches}
+    return {
+        "index": index.name,
+        "milliseconds": round(answer.milliseconds, 3),
+        "encoding_milliseconds": None if answer.encoding_ms is None else round(answer.encoding_ms, 3),
+        "batch": answer.batch,
+        "overlap": shared,
+        "hits": hits,
+    }

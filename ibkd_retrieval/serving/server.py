@@ -1,0 +1,112 @@
+"""Running the application until the process is asked to end."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import math
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.serving.answering import ServedIndex
+from ibkd_retrieval.serving.app import create_app
+from ibkd_retrieval.serving.limits import Limits
+
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
+_BACKLOG = 1024
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve(
+    indexes: Sequence[ServedIndex],
+    limits: Limits,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve indexes until SIGINT or SIGTERM; then take no more requests, and finish those under way.
+
+    Args:
+        indexes: at least one, with different names.
+        limits: what is taken at most.
+        host: address to listen on. On a loopback address, requests must name a loopback host.
+        port: 0 takes a free one.
+        ready: told the address of the page once requests are answered.
+
+    Raises:
+        UserError: the address cannot be listened on.
+    """
+    listener = listen(host, port)
+    with listener:
+        hosts = (*_LOOPBACK_NAMES, host) if is_loopback(host) else ("*",)
+        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+        app = create_app(indexes, limits, hosts, lambda: ready(url))
+        with _signals_end_quietly():
+            uvicorn.Server(configuration(app, limits)).run([listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that connections are made to from now on.
+
+    Raises:
+        UserError: the address cannot be listened on.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # asyncio sends small packets at once (TCP_NODELAY) on sockets that were made with the protocol's number only;
+        # on others, an answer of two packets waits 40 ms for the client's acknowledgement of the first.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        return listener
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"Cannot listen on port {port} of {host} ({why}): give another --port or --host.") from error
+
+
+def configuration(app: Any, limits: Limits) -> uvicorn.Config:
+    """How uvicorn runs an application within limits."""
+    # Of requests that are no HTTP there is a warning each, which anyone could fill a disk with.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        lifespan="on",
+        limit_concurrency=limits.connections,
+        h11_max_incomplete_event_size=limits.request_bytes,
+        timeout_graceful_shutdown=math.ceil(limits.seconds),
+    )
+
+
+@contextmanager
+def _signals_end_quietly() -> Iterator[None]:
+    """Ending by a signal is how a server ends: uvicorn, done with its work, would raise the signal again."""
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: None) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
