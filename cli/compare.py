@@ -14,7 +14,7 @@ from .options import Device, Dtype, Json, Queries, Quiet, Seed
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ibkd_retrieval.evaluation.report import Comparison, Row
+    from ibkd_retrieval.evaluation.old_report import Comparison, Row
 
 
 def compare(

@@ -11,7 +11,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.efficiency import Efficiency
 from ibkd_retrieval.evaluation.environment import Environment
 from ibkd_retrieval.evaluation.metrics import Evaluation
-from ibkd_retrieval.evaluation.report import Comparison, Contrast, Row, Score
+from ibkd_retrieval.evaluation.old_report import Comparison, Contrast, Row, Score
 from ibkd_retrieval.evaluation.significance import (
     Values,
     bootstrap_means,

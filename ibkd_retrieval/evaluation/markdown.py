@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ibkd_retrieval.evaluation.report import Comparison, Row
+from ibkd_retrieval.evaluation.old_report import Comparison, Row
 
 
 def comparison_as_markdown(comparison: Comparison, queries: str) -> str:
