@@ -72,6 +72,7 @@ class PlannedCorpus:
     systems: tuple[PlannedSystem, ...]
 
 
+TOO_FEW = "Give at least two indexes of a corpus: --index TEACHER_INDEX --index STUDENT_INDEX."
 _NUMBERS = ("nprobe", "refine", "ef_search")
 
 
@@ -114,8 +115,11 @@ def plan_systems(asked: Sequence[AskedIndex], sweep: Sweep) -> tuple[PlannedCorp
     Raises:
         UserError: an index cannot be opened or swept, two systems have one name, or a system is not on every corpus.
     """
+    from ibkd_retrieval.errors import UserError
     from ibkd_retrieval.indexing.manifest import read_manifest
 
+    if not asked:
+        raise UserError(TOO_FEW)
     manifests = [read_manifest(each.folder) for each in asked]
     fingerprints = list(dict.fromkeys(manifest.corpus.fingerprint for manifest in manifests))
     corpora = []
@@ -163,7 +167,7 @@ def _named(systems: Sequence[PlannedSystem], corpus: str, alone: bool) -> tuple[
     names = [_name(system, widest[_label(system)]) for system in systems]
     if alone:
         names = [
-            name if names.count(name) == 1 else f"{name} ({system.folder.resolve().name})"
+            name if system.asked.name or names.count(name) == 1 else f"{name} ({system.folder.resolve().name})"
             for name, system in zip(names, systems, strict=True)
         ]
     for name in names:

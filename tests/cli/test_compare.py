@@ -60,7 +60,7 @@ def test_the_report_says_what_was_compared_and_how(pair, chain):
 
 
 def test_indexes_of_two_corpora_are_matched_by_name_and_averaged(chain, elsewhere, pair):
-    folder, indexes = elsewhere
+    _, indexes = elsewhere
     answer = chain.shell.must(
         *("compare", "--index", f"{chain.teacher_index},name=teacher", "--index", f"{indexes['student']},name=student"),
         *("--index", f"{chain.student_index},name=student", "--index", f"{indexes['teacher']},name=teacher"),

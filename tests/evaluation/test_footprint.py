@@ -18,5 +18,5 @@ def test_a_fresh_process_takes_what_its_model_and_index_need_and_nothing_of_this
 
 def test_a_process_that_fails_is_said_in_a_sentence(world):
     load = Load.of(world.searcher("teacher-flat"), ["river bank"])
-    with pytest.raises(WorkFailed, match="could not be measured: .*There is no index folder"):
+    with pytest.raises(WorkFailed, match=r"could not be measured: .*There is no index folder"):
         measure_footprint(dataclasses.replace(load, index="/nowhere/index"))

@@ -55,9 +55,9 @@ def test_variants_are_the_product_without_the_index_itself(world):
 def test_more_dimensions_or_fewer_documents_than_there_must_be_are_refused(world):
     folder = world.folder / "teacher-flat"
     manifest = read_manifest(folder)
-    with pytest.raises(UserError, match="dims=64: the vectors in .* have 32 dimensions"):
+    with pytest.raises(UserError, match=r"dims=64: the vectors in .* have 32 dimensions"):
         variants(manifest, folder, Sweep(dims=(64,)))
-    with pytest.raises(UserError, match="the 20 documents in .* are too few"):
+    with pytest.raises(UserError, match=r"the 20 documents in .* are too few"):
         variants(dataclasses.replace(manifest, document_count=20), folder, Sweep(types=("ivf-pq",)))
 
 
