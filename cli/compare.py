@@ -67,8 +67,8 @@ def compare(
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(help="How often every timing is taken.")] = 8,
-    memory: Annotated[
-        bool, typer.Option("--memory/--no-memory", help="Measure each system's memory in a fresh process.")
+    peak_memory: Annotated[
+        bool, typer.Option(help="Load each system in a process of its own and measure the memory it takes.")
     ] = True,
     k: Annotated[int, typer.Option("--k", "-k", help="Results a query, for metrics without a cutoff.")] = 1000,
     device: Device = "auto",
@@ -116,7 +116,7 @@ def compare(
             for name, (corpus, asked) in zip(names, pairs, strict=True)
         ],
         metrics,
-        Measuring(k=k, rounds=rounds, memory_queries=20 if memory else 0, resampling=Resampling(seed=seed)),
+        Measuring(k=k, rounds=rounds, memory_queries=20 if peak_memory else 0, resampling=Resampling(seed=seed)),
         command=_command(),
         progress=progress,
     )

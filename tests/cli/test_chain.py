@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 DOCUMENTS, QUERIES = 200, 20
-QUICK = ("--rounds", 1, "--no-memory")
+QUICK = ("--rounds", 1, "--no-peak-memory")
 
 
 def test_distilling_leaves_a_model_that_sentence_transformers_loads(chain):

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from ibkd_cli.compared import AskedIndex, plan_systems
 from ibkd_retrieval.evaluation.report import read_comparison
+from ibkd_retrieval.evaluation.sweep import Sweep
 
-QUICK = ("--rounds", 1, "--no-memory", "--metric", "ndcg@10", "--metric", "mrr@10")
+QUICK = ("--rounds", 1, "--no-peak-memory", "--metric", "ndcg@10", "--metric", "mrr@10")
 
 
 @pytest.fixture(scope="session")
@@ -113,6 +116,22 @@ def test_a_sweep_makes_indexes_of_the_vectors_there_are_and_keeps_them(chain, tm
     shutil.rmtree(made)
 
 
+def test_what_a_sweep_makes_is_made_once_and_of_each_corpus_in_a_folder_of_its_own(
+    chain, elsewhere, tmp_path, monkeypatch
+):
+    _, indexes = elsewhere
+    monkeypatch.chdir(tmp_path)
+    twin = shutil.copytree(chain.teacher_index, tmp_path / "twin")
+    (corpus,) = plan_systems([AskedIndex(chain.teacher_index), AskedIndex(twin)], Sweep(dims=(32, 8)))
+    names = [system.name for system in corpus.systems]
+    assert names == [f"teacher flat ({chain.teacher_index.name})", "teacher 8d flat", "teacher flat (twin)"]
+    notes = shutil.copytree(indexes["teacher"], tmp_path / chain.teacher_index.name)
+    corpora = plan_systems([AskedIndex(chain.teacher_index), AskedIndex(notes)], Sweep(dims=(8,)))
+    folders = [corpus.systems[1].folder for corpus in corpora]
+    plain = Path("indexes", "pages-teacher-d8-flat")
+    assert folders == [plain, Path(f"{plain}-{corpora[1].fingerprint[:8]}")]
+
+
 def test_a_student_under_the_bar_ends_in_1_with_the_reason_and_the_report(chain, pair, tmp_path):
     kept = read_comparison(pair).averages["student"]["ndcg@10"].retention
     named = ("--index", f"{chain.teacher_index},name=teacher", "--index", f"{chain.student_index},name=student")
@@ -179,3 +198,18 @@ def test_wrong_input_is_a_sentence_before_anything_is_measured(chain, pair, else
         assert said in last, (options, last)
         assert "Searching" not in answer.err
         assert "Timing" not in answer.err
+
+
+def test_a_student_may_ask_the_index_of_its_teacher(chain, distilling, tmp_path):
+    student = tmp_path / "asking"
+    chain.shell.must(*distilling, "--output", student, "--output-space", "teacher")
+    asking = f"{chain.teacher_index},query-model={student},name=student"
+    command = ("compare", "--index", f"{chain.teacher_index},name=teacher", "--index", asking)
+    report = json.loads(chain.shell.must(*command, "--json", *QUICK).out)
+    assert [system["encoder"]["name"] for system in report["systems"]][1] == str(student)
+    # Documents were encoded by the teacher, whatever encodes the queries.
+    assert [system["throughput"] is None for system in report["systems"]] == [False, True]
+    assert report["data_sets"][0]["systems"]["student"]["agreement"]["overlap@10"] < 1
+    refused = chain.shell(*command, "--sweep", "dims=8", *QUICK)
+    assert refused.code == 2
+    assert "those of its query model stay whole" in refused.err

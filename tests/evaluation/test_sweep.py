@@ -8,7 +8,6 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.sweep import (
     Sweep,
     Variant,
-    check_target,
     make_variant,
     parse_sweeps,
     target_folder,
@@ -91,17 +90,19 @@ def test_folders_are_named_as_other_indexes_are(world, tmp_path):
     folder = world.folder / "teacher-flat"
     manifest = read_manifest(folder)
     assert target_folder(tmp_path, folder, manifest, Variant(8, "ivf-pq")) == tmp_path / "teacher-d8-ivf-pq"
-    assert target_folder(tmp_path, folder, manifest, Variant(32, "ivf-pq")) == tmp_path / "teacher-ivf-pq"
+    plain = target_folder(tmp_path, folder, manifest, Variant(32, "ivf-pq"))
+    assert plain == tmp_path / "teacher-ivf-pq"
+    other = target_folder(tmp_path, folder, manifest, Variant(32, "ivf-pq"), {plain})
+    assert other == tmp_path / f"teacher-ivf-pq-{manifest.corpus.fingerprint[:8]}"
 
 
 def test_a_folder_with_another_index_is_left_alone(world, tmp_path):
     source = world.folder / "teacher-flat"
     manifest = read_manifest(source)
-    check_target(tmp_path / "free", source, manifest, Variant(32, "sq8"))
-    combine_indexes([world.folder / "student-flat"], tmp_path / "taken", family="sq8")
+    mine = target_folder(tmp_path, source, manifest, Variant(32, "sq8"))
+    make_variant(source, mine, Variant(32, "sq8"), world.encoders["teacher"])
+    assert target_folder(tmp_path, source, manifest, Variant(32, "sq8")) == mine
+    for name in ("teacher-rabitq", f"teacher-rabitq-{manifest.corpus.fingerprint[:8]}"):
+        combine_indexes([world.folder / "student-flat"], tmp_path / name, family="rabitq")
     with pytest.raises(UserError, match="another index is there"):
-        check_target(tmp_path / "taken", source, manifest, Variant(32, "sq8"))
-    make_variant(source, tmp_path / "mine", Variant(32, "sq8"), world.encoders["teacher"])
-    check_target(tmp_path / "mine", source, manifest, Variant(32, "sq8"))
-    with pytest.raises(UserError, match="another index is there"):
-        check_target(tmp_path / "mine", source, manifest, Variant(32, "flat"))
+        target_folder(tmp_path, source, manifest, Variant(32, "rabitq"))
