@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -43,7 +42,7 @@ class Environment:
     threads: int
     accelerator: str | None
     python: str
-    packages: Mapping[str, str]
+    packages: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types."""

@@ -1,19 +1,35 @@
-"""Frozen dataclasses from JSON, with every value's type checked."""
+"""Frozen dataclasses to JSON, and from it with every value's type checked."""
 
 from __future__ import annotations
 
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+KEY = "key"
+"""In a field's `metadata`: what the field is called in JSON, where that is no name in Python."""
+
+
+def encode(value: Any) -> Any:
+    """Turn a dataclass, with dataclasses, dicts and tuples in it, into JSON types; `decode` turns it back."""
+    if dataclasses.is_dataclass(value):
+        return {_key(field): encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: encode(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [encode(item) for item in value]
+    return value
 
 
 def decode(kind: type[T], value: Any, where: str = "") -> T:
     """Turn parsed JSON into a `kind`: a dataclass, dict, tuple, int, float, str, bool or a union of these with None.
 
-    Keys that the dataclass does not know are ignored; those it has no default for must be there.
+    All entries of a tuple are of one type. Keys that the dataclass does not know are ignored; those it has no default
+    for must be there.
 
     Raises:
         ValueError: a value is missing or of another type; the text names it, as in "shards[3].documents".
@@ -32,8 +48,11 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         parts = [part for part in typing.get_args(kind) if part is not types.NoneType]
         return _decode(next((part for part in parts if type(value) is part), parts[0]), value, where)
     if origin is tuple:
-        inner = typing.get_args(kind)[0]
-        return tuple(_decode(inner, item, f"{where}[{i}]") for i, item in enumerate(_of(list, value, where)))
+        inner, *others = typing.get_args(kind)
+        items = _of(list, value, where)
+        if others != [...] and len(items) != 1 + len(others):
+            raise ValueError(f"{where} has {len(items)} entries, not {1 + len(others)}")
+        return tuple(_decode(inner, item, f"{where}[{i}]") for i, item in enumerate(items))
     if origin is dict:
         inner = typing.get_args(kind)[1]
         return {key: _decode(inner, item, f"{where}[{key!r}]") for key, item in _of(dict, value, where).items()}
@@ -46,12 +65,18 @@ def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     hints = typing.get_type_hints(kind)
     fields = {}
     for field in dataclasses.fields(kind):
-        name = f"{where}.{field.name}" if where else field.name
-        if field.name in _of(dict, value, where):
-            fields[field.name] = _decode(hints[field.name], value[field.name], name)
+        key = _key(field)
+        name = f"{where}.{key}" if where else key
+        if key in _of(dict, value, where):
+            fields[field.name] = _decode(hints[field.name], value[key], name)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ValueError(f"{name} is missing")
     return kind(**fields)
+
+
+def _key(field: dataclasses.Field[Any]) -> str:
+    key: str = field.metadata.get(KEY, field.name)
+    return key
 
 
 def _of(kind: Any, value: Any, where: str) -> Any:
