@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +56,22 @@ def require_matplotlib() -> None:
     for package in ("matplotlib", "jinja2"):
         if find_spec(package) is None:
             raise MissingPackage(package, "Drawing report.html and report.png", "report")
+
+
+@contextmanager
+def drawing(**further: Any) -> Iterator[None]:
+    """Where figures are made and written: this report's settings, and no word of letters that a font lacks.
+
+    Args:
+        further: settings of matplotlib, with _ for each dot.
+    """
+    import matplotlib
+
+    settings = SETTINGS | {name.replace("_", ".", 1): value for name, value in further.items()}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        # In the page the browser has other fonts; in the picture a box stands for the letter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def blank(width: float, height: float) -> Figure:

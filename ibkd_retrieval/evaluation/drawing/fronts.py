@@ -70,6 +70,7 @@ def draw_front(axes: Axes, points: Sequence[Point], cost_label: str, quality_lab
         axes.plot(
             point.cost,
             point.quality,
+            linestyle="",
             marker=look.marker,
             markersize=8,
             markerfacecolor=PAPER if look.hollow else look.colour,

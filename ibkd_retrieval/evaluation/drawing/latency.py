@@ -57,6 +57,7 @@ def draw_distributions(axes: Axes, distributions: Sequence[Distribution]) -> Non
         axes.plot(
             found.percentiles[0],
             base + _PEAK,
+            linestyle="",
             marker=found.look.marker,
             markersize=6,
             markerfacecolor=PAPER if found.look.hollow else colour,

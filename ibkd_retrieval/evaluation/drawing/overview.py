@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import textwrap
-import warnings
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from ibkd_retrieval.evaluation.drawing.canvas import SETTINGS, blank, require_matplotlib
+from ibkd_retrieval.evaluation.drawing.canvas import blank, drawing, require_matplotlib
 from ibkd_retrieval.evaluation.drawing.fronts import draw_front, label_points
 from ibkd_retrieval.evaluation.drawing.glance import glances
 from ibkd_retrieval.evaluation.drawing.numbers import metric_title, shortened
@@ -36,15 +35,13 @@ def overview_png(comparison: ComparisonReport) -> bytes:
         MissingPackage: matplotlib is not installed.
     """
     require_matplotlib()
-    import matplotlib
     from matplotlib import font_manager
 
     installed = {font.name for font in font_manager.fontManager.ttflist}
     # DejaVu, which matplotlib brings, lacks these scripts.
     families = ["DejaVu Sans", *(name for name in _OTHER_SCRIPTS if name in installed)]
     picture = BytesIO()
-    with matplotlib.rc_context({**SETTINGS, "font.family": families}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    with drawing(font_family=families):
         figure, unnamed = _figure(comparison, with_legend=False)
         if unnamed:
             figure, _ = _figure(comparison, with_legend=True)

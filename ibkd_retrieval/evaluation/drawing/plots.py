@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ibkd_retrieval.evaluation.drawing.canvas import SETTINGS, blank
+from ibkd_retrieval.evaluation.drawing.canvas import blank, drawing
 from ibkd_retrieval.evaluation.drawing.curves import Curve, draw_differences, draw_recall, sorted_positions
 from ibkd_retrieval.evaluation.drawing.fronts import Point, draw_front, label_points, pareto_front
 from ibkd_retrieval.evaluation.drawing.glance import Glance, glances
@@ -196,9 +196,7 @@ def _latency(name: str, data_set: DataSetReport, systems: Sequence[SystemRecord]
 
 
 def _drawn(name: str, title: str, description: str, draw: Callable[[Axes], None], height: float = HEIGHT) -> str:
-    import matplotlib
-
-    with matplotlib.rc_context(SETTINGS):
+    with drawing():
         figure = blank(WIDTH, height)
         draw(figure.subplots())
         return inline_svg(figure, name, title, description)

@@ -74,7 +74,7 @@ def _cost(ours: Glance) -> str:
 def _speed(ours: Glance) -> str:
     low, high = ours.speed_spread
     if 1 - _ALIKE <= ours.speed <= 1 + _ALIKE:
-        return "the same speed"
+        return "about the same speed"
     if low <= 1 <= high:
         return "a speed that cannot be told apart"
     if ours.speed > 1:
@@ -122,7 +122,8 @@ def _losses(comparison: ComparisonReport, ours: Glance) -> list[str]:
         return [f"it loses on {subject}"]
     if not known:
         return []
-    worst = min(known, key=lambda name: known[name])
+    # Of those that show the same figure, the first.
+    worst = min(known, key=lambda name: round(known[name], 6))
     return [f"it loses most on {worst} ({share(known[worst])} kept)"]
 
 

@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from ibkd_retrieval.evaluation.drawing.canvas import SETTINGS
+from ibkd_retrieval.evaluation.drawing.canvas import drawing
 from ibkd_retrieval.evaluation.drawing.palette import VARIABLES, Look
 
 if TYPE_CHECKING:
@@ -31,10 +31,8 @@ def inline_svg(figure: Figure, name: str, title: str, description: str) -> str:
         title: what a screen reader announces.
         description: what it reads on request.
     """
-    import matplotlib
-
     drawn = BytesIO()
-    with matplotlib.rc_context(SETTINGS):
+    with drawing():
         figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     root = ElementTree.fromstring(drawn.getvalue())
     for parent in list(root.iter()):
