@@ -2,34 +2,76 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import print_table, reporter, stdout
-from .opening import open_searcher
-from .options import Device, Dtype, Json, Queries, Quiet, Seed
+from .comparison_tables import print_comparison
+from .console import reporter, stdout
+from .options import Device, Dtype, Json, Quiet, Seed
+from .report_files import save_report
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from ibkd_retrieval.corpora.records import QuerySet
+    from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.evaluation.bars import AskedBar, Recorded
+    from ibkd_retrieval.evaluation.report import ComparisonReport
+    from ibkd_retrieval.evaluation.sweep import Variant
+    from ibkd_retrieval.progress import Progress
+    from ibkd_retrieval.search.searcher import Searcher
 
-    from ibkd_retrieval.evaluation.old_report import Comparison, Row
+    from .compared import PlannedCorpus, PlannedSystem
+
+USUAL_METRICS = ("ndcg@10", "mrr@10", "recall@100")
 
 
 def compare(
     index: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="INDEX", help="Index folder; repeat, the first is what the others are held against."),
+        list[str] | None,
+        typer.Option(
+            metavar="INDEX[,SETTING=VALUE...]",
+            help="Index folder; repeat, the first is what the others are held against. Settings: name, nprobe, refine, "
+            "ef-search, query-model (a student that asks this index), sweep=no. Indexes of several corpora are "
+            "compared corpus by corpus and averaged.",
+        ),
     ] = None,
-    queries: Queries = None,
+    queries: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="QUERIES", help="Judged queries, as elsewhere; repeatable.", show_default="those of each corpus"
+        ),
+    ] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="Repeatable.", show_default="ndcg@10, mrr@10, recall@100")
+        list[str] | None, typer.Option(help="Repeatable; figures show the first.", show_default="ndcg@10, mrr@10, ...")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder for comparison.json and comparison.md.", show_default="none")
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="dims=N,...|type=T,...",
+            help="Compare each index cut to these lengths, and as these types too; nothing is encoded. Repeatable.",
+        ),
     ] = None,
-    k: Annotated[int, typer.Option("--k", "-k", help="Results a query.")] = 1000,
+    output: Annotated[Path | None, typer.Option(help="Folder for the report.", show_default="none")] = None,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=SHARE", help="Exit with 1 where a system keeps less, as in ndcg@10=0.97."),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REPORT[,system=NAME]",
+            help="For --fail-under: an earlier report.json that holds the scores to keep a share of.",
+            show_default="the first --index",
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="How often every timing is taken.")] = 8,
+    memory: Annotated[
+        bool, typer.Option("--memory/--no-memory", help="Measure each system's memory in a fresh process.")
+    ] = True,
+    k: Annotated[int, typer.Option("--k", "-k", help="Results a query, for metrics without a cutoff.")] = 1000,
     device: Device = "auto",
     dtype: Dtype = "auto",
     seed: Seed = 0,
@@ -37,124 +79,137 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Compare indexes on the same queries: quality with significance, latency, throughput, size."""
-    from ibkd_retrieval.corpora.resolve import open_queries, queries_for
-    from ibkd_retrieval.encoders.encoder import Encoder
-    from ibkd_retrieval.errors import UserError
+    import dataclasses
+
+    from ibkd_retrieval.errors import UserError, WorkFailed
+    from ibkd_retrieval.evaluation.bars import hold, parse_bar
+    from ibkd_retrieval.evaluation.comparison import Resampling
     from ibkd_retrieval.evaluation.metric_names import parse_metric
-    from ibkd_retrieval.evaluation.systems import Measuring, compare_systems, system_names
-    from ibkd_retrieval.indexing.manifest import read_manifest
+    from ibkd_retrieval.evaluation.sweep import parse_sweeps
+    from ibkd_retrieval.evaluation.systems import ComparedData, Measuring, compare_systems
+    from ibkd_retrieval.files import require_writable
+
+    from .compared import parse_index, plan_systems
+    from .compared_queries import data_set_names, open_judged
 
     progress = reporter(quiet)
-    folders = index or []
-    if len(folders) < 2:
-        raise UserError("Give at least two indexes: --index TEACHER_INDEX --index STUDENT_INDEX.")
-    metrics = metric or ["ndcg@10", "mrr@10", "recall@100"]
+    metrics = list(dict.fromkeys(metric or USUAL_METRICS))
     for name in metrics:
         parse_metric(name)
-    manifests = [read_manifest(folder) for folder in folders]
-    if len({manifest.corpus.fingerprint for manifest in manifests}) > 1:
-        raise UserError("The indexes hold different documents: compare indexes of one corpus.")
-    if queries is None:
-        queries = queries_for(manifests[0].corpus.name)
-        progress.say(f"queries {queries} (those of the corpus; name others with --queries)")
-    asked = open_queries(queries, need_judgements=True, progress=progress)
-    names = system_names(
-        folders, [manifest.encoder.name for manifest in manifests], [manifest.family for manifest in manifests]
-    )
-    known: dict[str, Encoder] = {}
-    searchers = {
-        name: open_searcher(folder, device=device, dtype=dtype, known=known)
-        for name, folder in zip(names, folders, strict=True)
-    }
-    comparison = compare_systems(searchers, asked, metrics, Measuring(k=k, seed=seed), progress)
+    bars = [parse_bar(text, metrics) for text in fail_under or []]
+    if baseline is not None and not bars:
+        raise UserError("--baseline is what --fail-under holds the systems against: give that too, or neither.")
+    if k < 1 or rounds < 1:
+        raise UserError(f"--k and --rounds must be at least 1, not {min(k, rounds)}.")
     if output is not None:
-        write_report(comparison, asked.name, output)
-        progress.say(f"{output / 'comparison.json'}, {output / 'comparison.md'}")
+        require_writable(output / "report.json")
+    corpora = plan_systems([parse_index(text) for text in index or []], parse_sweeps(sweep or []))
+    if not corpora or (len(corpora[0].systems) < 2 and baseline is None):
+        raise UserError("Give at least two indexes of a corpus: --index TEACHER_INDEX --index STUDENT_INDEX.")
+    pairs = open_judged(corpora, queries or [], progress)
+    names = data_set_names([asked for _, asked in pairs])
+    recorded = None if baseline is None else _recorded(baseline, names, pairs, bars)
+    searchers = _open(corpora, device, dtype, progress)
+    found = compare_systems(
+        [
+            ComparedData(name, asked, searchers[corpus.fingerprint])
+            for name, (corpus, asked) in zip(names, pairs, strict=True)
+        ],
+        metrics,
+        Measuring(k=k, rounds=rounds, memory_queries=20 if memory else 0, resampling=Resampling(seed=seed)),
+        command=_command(),
+        progress=progress,
+    )
+    found = dataclasses.replace(found, bars=hold(found, bars, recorded))
+    if output is not None:
+        save_report(found, output, progress)
+    _show(found, json)
+    failed = [bar.why for bar in found.bars if not bar.passed]
+    if failed:
+        raise WorkFailed(" ".join(failed))
+
+
+def _show(comparison: ComparisonReport, json: bool) -> None:
     if json:
         import json as encoder
 
         stdout().print(encoder.dumps(comparison.to_json()), markup=False, soft_wrap=True)
     else:
-        print_comparison(comparison, asked.name)
+        print_comparison(comparison)
 
 
-def write_report(comparison: Comparison, queries: str, folder: Path) -> None:
-    """Write comparison.json and comparison.md into `folder`."""
-    from ibkd_retrieval.evaluation.markdown import comparison_as_markdown
-    from ibkd_retrieval.files import atomic_write, write_json
+def _command() -> str:
+    """What was typed."""
+    import shlex
 
-    write_json(folder / "comparison.json", comparison.to_json() | {"query_set": queries})
-    with atomic_write(folder / "comparison.md") as file:
-        file.write(comparison_as_markdown(comparison, queries).encode("utf-8"))
+    return shlex.join(["ibkd", *sys.argv[1:]])
 
 
-def print_comparison(comparison: Comparison, queries: str) -> None:
-    """Show the comparison on standard output: what each system scores, what each costs, what the difference means."""
-    console = stdout()
-    print_table(_quality(comparison))
-    console.print()
-    print_table(_cost(comparison))
-    remark = (
-        f"{comparison.query_count:,} queries of {queries}; kept: share of the first system's score; "
-        "p: paired randomisation test against it, Holm-corrected; "
-        f"{comparison.confidence:.0%} bootstrap intervals are in --json"
-    )
-    if comparison.environment is not None:
-        remark += f"; {comparison.environment.cpu}, {comparison.environment.threads} threads"
-    console.print(remark, style="dim", markup=False)
+def _recorded(
+    baseline: str, names: Sequence[str], pairs: Sequence[tuple[PlannedCorpus, QuerySet]], bars: Sequence[AskedBar]
+) -> Recorded:
+    """The system of an earlier report that `--baseline` names."""
+    from ibkd_retrieval.evaluation.bars import JudgedData, read_recorded
 
+    from .compared_queries import judged_ids
 
-def _quality(comparison: Comparison) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, title="quality", title_justify="left", title_style="bold")
-    table.add_column("")
-    for metric in comparison.metrics:
-        table.add_column(metric, justify="right")
-        table.add_column("kept", justify="right")
-        table.add_column("p", justify="right")
-    p_values = {(c.system, c.metric): c.randomisation_p_holm for c in comparison.contrasts}
-    for row in comparison.rows:
-        cells = [row.name]
-        for metric in comparison.metrics:
-            score = row.scores[metric]
-            p = p_values.get((row.name, metric))
-            kept = "" if p is None or score.retention is None else f"{score.retention:.1%}"
-            cells += [f"{score.mean:.4f}", kept, "" if p is None else f"{p:.4f}"]
-        table.add_row(*cells)
-    return table
-
-
-def _cost(comparison: Comparison) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, title="cost", title_justify="left", title_style="bold")
-    headings = ("", "parameters", "dims", "query p50", "p95", "encode/search p50", "documents/s", "index", "in memory")
-    for heading in headings:
-        table.add_column(heading, justify="left" if not heading else "right")
-    for row in comparison.rows:
-        table.add_row(row.name, *_cost_cells(row))
-    return table
-
-
-def _cost_cells(row: Row) -> list[str]:
-    cost = row.efficiency
-    if cost is None:
-        return []
-    latency, throughput = cost.latency, cost.throughput
-    gain = row.gains
-
-    def times(name: str) -> str:
-        factor = gain.get(name, 1.0)
-        return f" ({factor:.1f}×)" if factor > 1.05 else ""
-
-    return [
-        f"{cost.parameters / 1e6:.1f} M",
-        f"{cost.dims}",
-        f"{latency.total.p50:.2f} ms{times('query_total_p50')}" if latency else "",
-        f"{latency.total.p95:.2f} ms" if latency else "",
-        f"{latency.encode.p50:.2f} / {latency.search.p50:.2f} ms" if latency else "",
-        f"{throughput.documents_per_second:,.0f}{times('seconds_per_document')}" if throughput else "",
-        f"{(cost.index_disk_bytes or 0) / 1e6:.1f} MB",
-        f"{cost.memory_bytes_per_document or 0:,.0f} B/doc{times('memory_bytes_per_document')}",
+    path, comma, system = baseline.partition(",system=")
+    data_sets = [
+        JudgedData(name, corpus.fingerprint, judged_ids(asked))
+        for name, (corpus, asked) in zip(names, pairs, strict=True)
     ]
+    return read_recorded(Path(path), system if comma else None, data_sets, bars)
+
+
+def _open(
+    corpora: Sequence[PlannedCorpus], device: str, dtype: str, progress: Progress
+) -> dict[str, dict[str, Searcher]]:
+    """Every system's searcher, by corpus and name; what a sweep asks for is made first.
+
+    The indexes that were named are opened first, which finds out whether their models are at hand.
+    """
+    known: dict[str, Encoder] = {}
+    opened = {
+        (corpus.fingerprint, system.name): _searcher(system, known, device, dtype)
+        for corpus in corpora
+        for system in corpus.systems
+        if system.variant is None
+    }
+    for corpus in corpora:
+        for system in corpus.systems:
+            if system.variant is not None:
+                _make(system, system.variant, known, device, dtype, progress)
+                opened[corpus.fingerprint, system.name] = _searcher(system, known, device, dtype)
+    return {
+        corpus.fingerprint: {system.name: opened[corpus.fingerprint, system.name] for system in corpus.systems}
+        for corpus in corpora
+    }
+
+
+def _searcher(system: PlannedSystem, known: dict[str, Encoder], device: str, dtype: str) -> Searcher:
+    from .opening import open_searcher
+
+    asked = system.asked
+    return open_searcher(
+        system.folder,
+        device=device,
+        dtype=dtype,
+        nprobe=asked.nprobe,
+        refine=asked.refine,
+        ef_search=asked.ef_search,
+        query_model=asked.query_model,
+        known=known,
+    )
+
+
+def _make(
+    system: PlannedSystem, variant: Variant, known: dict[str, Encoder], device: str, dtype: str, progress: Progress
+) -> None:
+    """Make the index of a swept system, unless it is there from a run before."""
+    from ibkd_retrieval.evaluation.sweep import make_variant
+
+    from .opening import cut_encoder
+
+    progress.say(f"{system.asked.folder} · {system.name} → {system.folder}")
+    encoder = cut_encoder(system.manifest, variant.dim, known, device, dtype)
+    make_variant(system.asked.folder, system.folder, variant, encoder, progress)

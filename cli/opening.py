@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.indexing.manifest import IndexManifest
     from ibkd_retrieval.indexing.store import StoredIndex
     from ibkd_retrieval.progress import Progress
     from ibkd_retrieval.search.ranker import Ranker
@@ -83,6 +84,8 @@ def open_searcher(
     pooling: str | None = None,
     nprobe: int | None = None,
     refine: int | None = None,
+    ef_search: int | None = None,
+    query_model: str | None = None,
     known: dict[str, Encoder] | None = None,
 ) -> Searcher:
     """Open an index with the encoder it was built with, or with `model`.
@@ -95,14 +98,46 @@ def open_searcher(
         pooling: for a plain transformers encoder.
         nprobe: lists to visit.
         refine: candidates per result.
+        ef_search: nodes of a graph to keep in view.
+        query_model: a student in that encoder's vector space, to encode queries instead.
         known: encoders already loaded, by weight hash; filled.
     """
     # faiss before torch: whoever loads OpenMP first decides how its threads wait.
     from ibkd_retrieval.indexing.store import open_index
 
-    options = RankerOptions(model=model, device=device, dtype=dtype, pooling=pooling, nprobe=nprobe, refine=refine)
+    options = RankerOptions(
+        model=model,
+        query_model=query_model,
+        device=device,
+        dtype=dtype,
+        pooling=pooling,
+        nprobe=nprobe,
+        refine=refine,
+        ef_search=ef_search,
+    )
     index = open_index(folder)
     return _searcher(index, _encoder(index, options, {} if known is None else known), options)
+
+
+def cut_encoder(
+    manifest: IndexManifest, dim: int, known: dict[str, Encoder], device: str = "auto", dtype: str = "auto"
+) -> Encoder:
+    """The encoder of an index, keeping the leading `dim` dimensions; added to `known`."""
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+    made_by = manifest.encoder
+    if dim == made_by.dim and made_by.weight_hash in known:
+        return known[made_by.weight_hash]
+    encoder = Encoder.load(
+        made_by.name,
+        device=device,
+        dtype=dtype,
+        pooling=made_by.pooling,
+        max_length=made_by.max_length or None,
+        dim=dim,
+    )
+    known[encoder.weight_hash] = encoder
+    return encoder
 
 
 def open_ranker(

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from .compare import print_comparison, write_report
+from .comparison_tables import print_comparison
 from .console import reporter, stdout
 from .distill import teacher_cache_root
 from .opening import open_searcher
 from .options import INDEXES, MODELS, Quiet
+from .report_files import save_report
 
 TEACHER = "all-MiniLM-L6-v2"
 LAYERS = 2
@@ -33,7 +34,7 @@ def quickstart(
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.encoders.names import resolve_model_name
     from ibkd_retrieval.errors import MissingPackage
-    from ibkd_retrieval.evaluation.systems import Measuring, compare_systems
+    from ibkd_retrieval.evaluation.systems import ComparedData, Measuring, compare_systems
     from ibkd_retrieval.indexing.build import build_index
     from ibkd_retrieval.indexing.combine import combine_indexes
     from ibkd_retrieval.indexing.faiss_binding import load_faiss
@@ -86,17 +87,22 @@ def quickstart(
     searchers = {name: open_searcher(folder, known=known) for name, folder in folders.items()}
     queries = open_queries("pydocs:test", need_judgements=True, progress=progress)
     comparison = compare_systems(
-        searchers, queries, ["mrr@10", "ndcg@10"], Measuring(k=100, throughput_documents=128), progress
+        [ComparedData("pydocs", queries, searchers)],
+        ["mrr@10", "ndcg@10"],
+        # Fresh processes to watch the memory of would take as long as all else here.
+        Measuring(rounds=5, memory_queries=0),
+        command="ibkd quickstart",
+        progress=progress,
     )
 
     stage(4, "compare")
     report = Path("reports") / "quickstart"
-    write_report(comparison, queries.name, report)
-    print_comparison(comparison, queries.name)
+    save_report(comparison, report, progress)
+    print_comparison(comparison)
     console = stdout()
     console.print()
     console.print(
-        f"Done in {time.monotonic() - began:.0f} s. Student: {student}, report: {report}/comparison.md", markup=False
+        f"Done in {time.monotonic() - began:.0f} s. Student: {student}, report: {report}/report.md", markup=False
     )
     console.print("Search the student's index:", markup=False)
     console.print(

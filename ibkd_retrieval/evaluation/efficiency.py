@@ -1,121 +1,28 @@
-"""What a system costs: size, memory, time; measured so that systems can be compared."""
+"""How long systems take, measured so that they can be compared: all in one process, taking turns."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.report import BatchRate, Histogram, Interval, Latency, Percentiles, Throughput
 
 Vector = NDArray[np.float32]
+Seconds = NDArray[np.float64]
 Clock = Callable[[], float]
 Item = TypeVar("Item")
 Timed = TypeVar("Timed")
 
+BINS = 40
+"""Of a histogram of latencies."""
 
-class Milliseconds(NamedTuple):
-    """Median and 95th percentile of a duration, in milliseconds."""
-
-    p50: float
-    p95: float
-
-
-class QueryLatency(NamedTuple):
-    """Time from a query's text to its results, one query at a time.
-
-    Attributes:
-        encode: text to vector.
-        search: vector to results.
-        total: both; percentiles of the sums, not sums of percentiles.
-        samples: timings of each.
-    """
-
-    encode: Milliseconds
-    search: Milliseconds
-    total: Milliseconds
-    samples: int
-
-
-class Throughput(NamedTuple):
-    """Documents encoded per second: the median round, the slowest and the fastest."""
-
-    documents_per_second: float
-    slowest: float
-    fastest: float
-    documents: int
-    rounds: int
-
-
-@dataclass(frozen=True)
-class Efficiency:
-    """The costs of one system; None where not measured or not applicable.
-
-    Attributes:
-        embedding_parameters: in the token embedding tables, which cost memory but hardly any time.
-        transformer_parameters: all others.
-        dims: length of a vector.
-        model_bytes: size of the weights on disk.
-        documents: in the index.
-        index_disk_bytes: all files of the index folder.
-        index_memory_bytes: what must be in memory to search.
-        latency: per query.
-        throughput: of encoding documents.
-    """
-
-    embedding_parameters: int
-    transformer_parameters: int
-    dims: int
-    model_bytes: int
-    documents: int | None = None
-    index_disk_bytes: int | None = None
-    index_memory_bytes: int | None = None
-    latency: QueryLatency | None = None
-    throughput: Throughput | None = None
-
-    @property
-    def parameters(self) -> int:
-        """All parameters."""
-        return self.embedding_parameters + self.transformer_parameters
-
-    @property
-    def disk_bytes_per_document(self) -> float | None:
-        """Index folder bytes per document."""
-        return self.index_disk_bytes / self.documents if self.index_disk_bytes and self.documents else None
-
-    @property
-    def memory_bytes_per_document(self) -> float | None:
-        """Index memory bytes per document."""
-        return self.index_memory_bytes / self.documents if self.index_memory_bytes and self.documents else None
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields and the derived figures, as JSON types."""
-        latency, throughput = self.latency, self.throughput
-        return {
-            "parameters": self.parameters,
-            "embedding_parameters": self.embedding_parameters,
-            "transformer_parameters": self.transformer_parameters,
-            "dims": self.dims,
-            "model_bytes": self.model_bytes,
-            "documents": self.documents,
-            "index_disk_bytes": self.index_disk_bytes,
-            "index_memory_bytes": self.index_memory_bytes,
-            "disk_bytes_per_document": self.disk_bytes_per_document,
-            "memory_bytes_per_document": self.memory_bytes_per_document,
-            "query_latency_ms": latency
-            and {
-                "encode": latency.encode._asdict(),
-                "search": latency.search._asdict(),
-                "total": latency.total._asdict(),
-                "samples": latency.samples,
-            },
-            "throughput": throughput and throughput._asdict(),
-        }
+_WARM_DOCUMENTS = 16
 
 
 class QueryPath(NamedTuple):
@@ -125,14 +32,26 @@ class QueryPath(NamedTuple):
     search: Callable[[Vector], object]
 
 
-def measure_latency(
+class QueryTimings(NamedTuple):
+    """Seconds of each round and query, [rounds, queries], in the same places for all systems timed together."""
+
+    encode: Seconds
+    search: Seconds
+
+    @property
+    def total(self) -> Seconds:
+        """From text to results."""
+        return self.encode + self.search
+
+
+def time_queries(
     systems: Mapping[str, QueryPath],
     queries: Sequence[str],
-    rounds: int = 3,
+    rounds: int = 8,
     warmup: int = 10,
     seed: int = 0,
     clock: Clock = time.perf_counter,
-) -> dict[str, QueryLatency]:
+) -> dict[str, QueryTimings]:
     """Time single queries through several systems, taking turns query by query.
 
     Each query goes through all systems, in a new random order, before the next query is taken: what else the
@@ -150,80 +69,144 @@ def measure_latency(
         UserError: no systems, no queries, or fewer than one round.
     """
     _check(systems, len(queries), rounds, "queries")
-    encode: dict[str, list[float]] = {name: [] for name in systems}
-    search: dict[str, list[float]] = {name: [] for name in systems}
+    found = {name: QueryTimings(*np.zeros((2, rounds, len(queries)))) for name in systems}
     for path in systems.values():
         for number in range(warmup):
             path.search(path.encode(queries[number % len(queries)]))
-    for query, name, path in _turns(systems, queries, rounds, seed):
+    for turn, place, name, path in _turns(systems, len(queries), rounds, seed):
         start = clock()
-        vector = path.encode(query)
+        vector = path.encode(queries[place])
         middle = clock()
         path.search(vector)
         end = clock()
-        encode[name].append(middle - start)
-        search[name].append(end - middle)
-    return {
-        name: QueryLatency(
-            encode=_milliseconds(np.array(encode[name])),
-            search=_milliseconds(np.array(search[name])),
-            total=_milliseconds(np.array(encode[name]) + np.array(search[name])),
-            samples=len(encode[name]),
-        )
-        for name in systems
-    }
+        found[name].encode[turn, place] = middle - start
+        found[name].search[turn, place] = end - middle
+    return found
+
+
+def latency_of(timings: QueryTimings, edges: Seconds) -> Latency:
+    """Percentiles, spread and histogram of one system's timings.
+
+    Args:
+        timings: of the system.
+        edges: of the histogram, seconds (`histogram_edges`).
+    """
+    counts, _ = np.histogram(timings.total, edges)
+    return Latency(
+        encode=_percentiles(timings.encode),
+        search=_percentiles(timings.search),
+        total=_percentiles(timings.total),
+        samples=timings.total.size,
+        histogram=Histogram(tuple((1000 * edges).tolist()), tuple(counts.tolist())),
+    )
+
+
+def histogram_edges(timings: Sequence[QueryTimings]) -> Seconds:
+    """Edges [BINS + 1], in seconds, that are evenly spaced in the logarithm and take in every total."""
+    totals = np.concatenate([each.total.ravel() for each in timings])
+    low, high = max(float(totals.min()), 1e-9), max(float(totals.max()), 1e-9)
+    edges = np.geomspace(low, max(high, low * 1.001), BINS + 1)
+    # geomspace may end a rounding error inside.
+    edges[0], edges[-1] = min(edges[0], totals.min()), max(edges[-1], totals.max())
+    return edges
+
+
+class Ratio(NamedTuple):
+    """The median of the rounds' ratios, the least and the greatest."""
+
+    median: float
+    spread: Interval
+
+
+def ratio(first: Seconds, other: Seconds, share: float = 0.5) -> Ratio:
+    """How many times longer the first took, by a quantile of each round.
+
+    A round times both within the same seconds, so what slows one slows the other, and the rounds' ratios spread less
+    than the times.
+
+    Args:
+        first: seconds [rounds, n].
+        other: seconds [rounds, n].
+        share: of the quantile, the median by default.
+    """
+    ratios = np.quantile(first, share, axis=1) / np.quantile(other, share, axis=1)
+    return Ratio(float(np.median(ratios)), (float(ratios.min()), float(ratios.max())))
+
+
+def time_encoding(
+    systems: Mapping[str, Callable[[Sequence[str]], object]],
+    documents: Sequence[str],
+    rounds: int = 5,
+    seed: int = 0,
+    clock: Clock = time.perf_counter,
+) -> dict[str, Seconds]:
+    """Time the work on a sample of texts, the systems taking turns round by round; a part of it warms up before.
+
+    Args:
+        systems: a function by name that encodes (or encodes and searches) a list of texts.
+        documents: the sample, gone through whole in each round.
+        rounds: timed runs per system.
+        seed: of the order within a round.
+        clock: seconds.
+
+    Returns:
+        Seconds [rounds, 1] by name.
+
+    Raises:
+        UserError: no systems, no documents, or fewer than one round.
+    """
+    _check(systems, len(documents), rounds, "documents")
+    found = {name: np.zeros((rounds, 1)) for name in systems}
+    for encode in systems.values():
+        encode(documents[:_WARM_DOCUMENTS])
+    for turn, _, name, encode in _turns(systems, 1, rounds, seed):
+        start = clock()
+        encode(documents)
+        found[name][turn] = max(clock() - start, 1e-9)
+    return found
 
 
 def measure_throughput(
     systems: Mapping[str, Callable[[Sequence[str]], object]],
     documents: Sequence[str],
     rounds: int = 5,
-    warmup: int = 1,
     seed: int = 0,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Throughput]:
-    """Time the encoding of a sample of documents, the systems taking turns round by round.
-
-    Args:
-        systems: a function by name that encodes a list of texts.
-        documents: the sample, encoded whole in each round.
-        rounds: timed encodings per system.
-        warmup: encodings of the sample by each system before timing starts.
-        seed: of the order within a round.
-        clock: seconds.
+    """Documents encoded per second by each system; the arguments are those of `time_encoding`.
 
     Raises:
         UserError: no systems, no documents, or fewer than one round.
     """
-    _check(systems, len(documents), rounds, "documents")
-    rates: dict[str, list[float]] = {name: [] for name in systems}
-    for encode in systems.values():
-        for _ in range(warmup):
-            encode(documents)
-    for sample, name, encode in _turns(systems, [documents], rounds, seed):
-        start = clock()
-        encode(sample)
-        rates[name].append(len(sample) / max(clock() - start, 1e-9))
-    return {
-        name: Throughput(float(np.median(found)), min(found), max(found), len(documents), rounds)
-        for name, found in rates.items()
-    }
+    found = time_encoding(systems, documents, rounds, seed, clock)
+    return {name: throughput_of(seconds, len(documents)) for name, seconds in found.items()}
 
 
-def _turns(
-    systems: Mapping[str, Timed], items: Sequence[Item], rounds: int, seed: int
-) -> Iterator[tuple[Item, str, Timed]]:
+def throughput_of(seconds: Seconds, documents: int) -> Throughput:
+    """Rates of a sample of `documents` that took `seconds` [rounds, 1]."""
+    rates = documents / seconds
+    return Throughput(float(np.median(rates)), float(rates.min()), float(rates.max()), documents, len(seconds))
+
+
+def batch_rate_of(seconds: Seconds, queries: int) -> BatchRate:
+    """Rates of a batch of `queries` that took `seconds` [rounds, 1]."""
+    rates = queries / seconds
+    return BatchRate(float(np.median(rates)), float(rates.min()), float(rates.max()), queries)
+
+
+def _turns(systems: Mapping[str, Timed], items: int, rounds: int, seed: int) -> Iterator[tuple[int, int, str, Timed]]:
     order = random.Random(seed)
     names = list(systems)
-    for _ in range(rounds):
-        for item in items:
+    for turn in range(rounds):
+        for place in range(items):
             for name in order.sample(names, len(names)):
-                yield item, name, systems[name]
+                yield turn, place, name, systems[name]
 
 
-def _milliseconds(seconds: NDArray[np.float64]) -> Milliseconds:
-    p50, p95 = np.quantile(seconds, [0.5, 0.95]) * 1000
-    return Milliseconds(float(p50), float(p95))
+def _percentiles(seconds: Seconds) -> Percentiles:
+    p50, p95, p99 = (1000 * np.quantile(seconds, [0.5, 0.95, 0.99])).tolist()
+    medians = 1000 * np.median(seconds, axis=1)
+    return Percentiles(p50, p95, p99, (float(medians.min()), float(medians.max())))
 
 
 def _check(systems: Mapping[str, object], items: int, rounds: int, unit: str) -> None:

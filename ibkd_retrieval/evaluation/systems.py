@@ -1,139 +1,202 @@
-"""Whole systems, an index with its encoder, measured side by side on the same queries."""
+"""Whole systems, an index with the encoder of its queries, compared on the same queries."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
 
-from ibkd_retrieval.corpora.records import QuerySet
-from ibkd_retrieval.encoders.names import short_model_name
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.comparison import Comparison, System, compare
-from ibkd_retrieval.evaluation.efficiency import Efficiency, QueryPath, measure_latency, measure_throughput
+from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH, RBO_DEPTH, agreement
+from ibkd_retrieval.evaluation.comparison import Statistics, compare
+from ibkd_retrieval.evaluation.costs import Measured, cost_of, size_gains, sizes_of, timed_gains
+from ibkd_retrieval.evaluation.efficiency import batch_rate_of, histogram_edges, latency_of, throughput_of
+from ibkd_retrieval.evaluation.effort_curves import effort_curves
 from ibkd_retrieval.evaluation.environment import read_environment
-from ibkd_retrieval.evaluation.metrics import evaluate
+from ibkd_retrieval.evaluation.examples import examples
+from ibkd_retrieval.evaluation.measuring import (
+    DocumentTimes,
+    Measuring,
+    encoder_figures,
+    encoder_key,
+    measure,
+    time_documents,
+    watch_memory,
+)
+from ibkd_retrieval.evaluation.rankings import ComparedData, Ranking, rank_all
+from ibkd_retrieval.evaluation.report import (
+    ComparisonReport,
+    DataSetReport,
+    PeakMemory,
+    PerQuery,
+    SystemRecord,
+    SystemResult,
+)
+from ibkd_retrieval.indexing.manifest import SearchDefaults
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.searcher import Searcher
 
-if TYPE_CHECKING:
-    from ibkd_retrieval.encoders.encoder import Encoder
-
-
-@dataclass(frozen=True)
-class Measuring:
-    """How much is measured.
-
-    Attributes:
-        k: results per query behind the metrics.
-        latency_queries: different queries timed one by one.
-        latency_rounds: how often.
-        throughput_documents: stored documents encoded for the throughput.
-        throughput_rounds: how often.
-        seed: of orders, resampling and randomisation.
-    """
-
-    k: int = 1000
-    latency_queries: int = 100
-    latency_rounds: int = 2
-    throughput_documents: int = 256
-    throughput_rounds: int = 3
-    seed: int = 0
+__all__ = ["ComparedData", "Measuring", "compare_systems"]
 
 
 def compare_systems(
-    searchers: Mapping[str, Searcher],
-    queries: QuerySet,
+    data_sets: Sequence[ComparedData],
     metrics: Sequence[str],
     measuring: Measuring | None = None,
+    *,
+    command: str = "",
     progress: Progress = SILENT,
-) -> Comparison:
-    """Search, score and time several systems on one query set; the first is what the others are held against.
+) -> ComparisonReport:
+    """Search, score and time several systems on one data set or several; the first is what the others are held to.
 
     Args:
-        searchers: by the name the report shows.
-        queries: with judgements.
-        metrics: names that `parse_metric` understands.
+        data_sets: with the same systems in the same order.
+        metrics: names that `parse_metric` understands; examples and curves are of the first.
         measuring: how much to measure.
+        command: for the report.
         progress: told of the work.
 
     Raises:
         UserError: no judgements, or what `evaluate` and `compare` refuse.
+        WorkFailed: the process that measures memory ended without its figures.
     """
     measuring = measuring or Measuring()
-    if not queries.judgements:
-        raise UserError(f"{queries.name} has no judgements: name queries that have, with --queries.")
-    evaluations = {
-        name: evaluate(
-            searcher.search_batch(queries.queries, measuring.k, progress, tag=name),
-            queries.judgements,
-            metrics,
-            queries.relevance_level,
-        )
-        for name, searcher in searchers.items()
-    }
-    timed = [query.text for query in queries.queries[: measuring.latency_queries]]
-    with progress.task("timing queries", None, "systems") as task:
-        latencies = measure_latency(
-            {name: _query_path(searcher) for name, searcher in searchers.items()},
-            timed,
-            rounds=measuring.latency_rounds,
-            seed=measuring.seed,
-        )
-        task.advance(len(searchers))
-    # Systems that share an encoder share its throughput: timing it twice would only add noise.
-    encoders = {searcher.encoder.weight_hash: searcher.encoder for searcher in searchers.values()}
-    first = next(iter(searchers.values())).index
-    step = max(1, len(first) // measuring.throughput_documents)
-    documents = [
-        first.document(row).content for row in islice(range(0, len(first), step), measuring.throughput_documents)
-    ]
-    with progress.task("timing encoders", None, "encoders") as task:
-        rates = measure_throughput(
-            {key: encoder.encode for key, encoder in encoders.items()},
-            documents,
-            rounds=measuring.throughput_rounds,
-            seed=measuring.seed,
-        )
-        task.advance(len(encoders))
-    systems = []
-    for name, searcher in searchers.items():
-        encoder: Encoder = searcher.encoder  # type: ignore[assignment]
-        index = searcher.index
-        efficiency = Efficiency(
-            embedding_parameters=encoder.parameters["embedding"],
-            transformer_parameters=encoder.parameters["transformer"],
-            dims=encoder.dim,
-            model_bytes=encoder.model_bytes,
-            documents=len(index),
-            index_disk_bytes=index.disk_bytes,
-            index_memory_bytes=index.memory_bytes,
-            latency=latencies[name],
-            throughput=rates[encoder.weight_hash],
-        )
-        systems.append(System(name, evaluations[name], efficiency))
-    return compare(systems, seed=measuring.seed, environment=read_environment())
-
-
-def _query_path(searcher: Searcher) -> QueryPath:
-    return QueryPath(
-        encode=lambda text: searcher.encoder.encode([text], "query"),
-        search=lambda vector: searcher.index.search(vector, 10, nprobe=searcher.nprobe, refine=searcher.refine),
+    _check(data_sets)
+    rankings = {data.name: rank_all(data, metrics, measuring.k, progress) for data in data_sets}
+    statistics = compare(
+        {name: {system: each.evaluation for system, each in found.items()} for name, found in rankings.items()},
+        measuring.resampling,
+    )
+    largest = max(data_sets, key=lambda data: len(next(iter(data.searchers.values())).index))
+    documents = time_documents(data_sets[0], measuring, progress)
+    memory = watch_memory(largest, measuring, progress)
+    reports = []
+    for data in data_sets:
+        measured = measure(data, measuring, documents, memory, progress)
+        reports.append(_data_set(data, rankings[data.name], statistics, measured, metrics, measuring))
+    # Read last: what was loaded on the way decides threads and accelerators.
+    environment = read_environment()
+    return ComparisonReport(
+        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        command=command,
+        seed=measuring.seed,
+        confidence=measuring.resampling.confidence,
+        bootstrap_samples=measuring.resampling.samples,
+        environment=environment,
+        baseline=next(iter(data_sets[0].searchers)),
+        metrics=tuple(metrics),
+        systems=tuple(
+            _system(name, searcher, largest, documents, memory, environment.threads)
+            for name, searcher in data_sets[0].searchers.items()
+        ),
+        data_sets=tuple(reports),
+        averages=statistics.averages,
     )
 
 
-def system_names(folders: Sequence[Path], models: Sequence[str], families: Sequence[str]) -> list[str]:
-    """Short names that tell systems apart: model and index type, the folder too where those are the same.
+def _check(data_sets: Sequence[ComparedData]) -> None:
+    if not data_sets or not data_sets[0].searchers:
+        raise UserError("There is nothing to compare: name at least one system.")
+    names = [data.name for data in data_sets]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"Two data sets are called {repeated}: give each its own name.")
+    systems = list(data_sets[0].searchers)
+    for data in data_sets[1:]:
+        if list(data.searchers) != systems:
+            raise UserError(
+                f"The systems on {data.name} are {', '.join(data.searchers)}, and on {data_sets[0].name} "
+                f"{', '.join(systems)}: name an index of every system for every corpus."
+            )
 
-    Args:
-        folders: of the indexes.
-        models: names of their encoders.
-        families: of the indexes.
-    """
-    names = [f"{short_model_name(model)} {family}" for model, family in zip(models, families, strict=True)]
-    return [
-        name if names.count(name) == 1 else f"{name} ({folder.name})"
-        for name, folder in zip(names, folders, strict=True)
-    ]
+
+def _system(
+    name: str,
+    searcher: Searcher,
+    largest: ComparedData,
+    documents: DocumentTimes,
+    memory: Mapping[str, PeakMemory],
+    threads: int,
+) -> SystemRecord:
+    seconds = documents.seconds.get(encoder_key(searcher))
+    throughput = None if seconds is None else throughput_of(seconds, documents.documents)
+    return SystemRecord(
+        name=name,
+        encoder=encoder_figures(searcher),
+        family=searcher.index.manifest.family,
+        settings=_given(searcher),
+        throughput=throughput,
+        peak_memory=memory.get(name),
+        cost=cost_of(
+            throughput,
+            sizes_of(largest.searchers[name].index),
+            largest.name,
+            threads,
+            searcher.encoder.device,
+        ),
+    )
+
+
+def _data_set(
+    data: ComparedData,
+    rankings: Mapping[str, Ranking],
+    statistics: Statistics,
+    measured: Mapping[str, Measured],
+    metrics: Sequence[str],
+    measuring: Measuring,
+) -> DataSetReport:
+    curves = effort_curves(
+        data,
+        rankings,
+        metrics[0],
+        k=measuring.k,
+        queries=measuring.effort_queries,
+        rounds=measuring.rounds,
+        seed=measuring.seed,
+    )
+    edges = histogram_edges([each.queries for each in measured.values()])
+    first = next(iter(data.searchers))
+    results = {}
+    for name, searcher in data.searchers.items():
+        ranking, theirs, costs = rankings[name], rankings[first], measured[name]
+        faster = timed_gains(costs, measured[first])
+        results[name] = SystemResult(
+            index=searcher.index.folder.resolve().name,
+            factory=searcher.index.manifest.factory,
+            search=searcher.index.effort(OVERLAP_DEPTH, _given(searcher)),
+            missing_queries=ranking.evaluation.missing,
+            scores=statistics.scores[data.name][name],
+            contrasts=statistics.contrasts[data.name][name],
+            recall_against_exact={str(depth): share for depth, share in ranking.recall.items()},
+            agreement=agreement(
+                ranking.runs[OVERLAP_DEPTH], theirs.runs[OVERLAP_DEPTH], ranking.runs[RBO_DEPTH], theirs.runs[RBO_DEPTH]
+            ),
+            latency_ms=latency_of(costs.queries, edges),
+            batch_queries_per_second=batch_rate_of(costs.batches, measuring.batch),
+            sizes=costs.sizes,
+            gains=size_gains(costs, measured[first]) | {cost: each.median for cost, each in faster.items()},
+            gain_spread={cost: each.spread for cost, each in faster.items()},
+            effort_curve=curves[name],
+        )
+    evaluations = {name: ranking.evaluation for name, ranking in rankings.items()}
+    index = data.searchers[first].index
+    return DataSetReport(
+        name=data.name,
+        corpus=index.manifest.corpus.name,
+        fingerprint=index.manifest.corpus.fingerprint,
+        documents=len(index),
+        queries=len(evaluations[first].query_ids),
+        query_source=data.queries.name,
+        systems=results,
+        per_query=PerQuery(
+            evaluations[first].query_ids,
+            {
+                name: {metric: tuple(column.tolist()) for metric, column in each.per_query.items()}
+                for name, each in evaluations.items()
+            },
+        ),
+        examples=examples(data, rankings, metrics[0]),
+    )
+
+
+def _given(searcher: Searcher) -> SearchDefaults:
+    return SearchDefaults(searcher.nprobe, searcher.refine, searcher.ef_search)

@@ -13,6 +13,7 @@ from itertools import count as numbers
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write
@@ -23,7 +24,7 @@ from ibkd_retrieval.indexing.finish import finish_index
 from ibkd_retrieval.indexing.identity import TakenIds, chained_fingerprint, fingerprint
 from ibkd_retrieval.indexing.json_records import decode
 from ibkd_retrieval.indexing.lines import LineStore
-from ibkd_retrieval.indexing.manifest import Change, CorpusRecord, IndexManifest, read_manifest
+from ibkd_retrieval.indexing.manifest import Change, CorpusRecord, EncoderRecord, IndexManifest, read_manifest
 from ibkd_retrieval.indexing.shards import (
     ShardRecord,
     document_from_json,
@@ -37,6 +38,9 @@ from ibkd_retrieval.indexing.store import StoredIndex, open_index
 from ibkd_retrieval.indexing.vector_formats import check_format
 from ibkd_retrieval.progress import SILENT, Progress
 
+_UNIT_TOLERANCE = 0.02
+"""How far from 1 the length of a unit vector may be that was stored rounded."""
+
 
 def combine_indexes(
     sources: Sequence[Path | str],
@@ -44,6 +48,7 @@ def combine_indexes(
     *,
     family: str | Family = "flat",
     vector_format: str | None = None,
+    cut: EncoderRecord | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = SILENT,
@@ -52,13 +57,15 @@ def combine_indexes(
 
     Shards are hard links to those of the sources where the file system allows, copies elsewhere. The links are safe:
     files of an index are replaced whole, never written into. A shard that holds deleted documents is written anew
-    without them, and so is every shard where another vector format is asked for.
+    without them, and so is every shard where another vector format or fewer dimensions are asked for.
 
     Args:
         sources: folders of finished indexes by the same encoder; their documents follow one another.
         folder: of the index to make.
         family: how the vectors are arranged, by name or with options.
         vector_format: how vectors are stored; as in the first source where None.
+        cut: the encoder of the sources when it keeps only leading dimensions (`Encoder.load` with `dim`); their vectors
+            are cut to its length, and brought to unit length again where they had it. None keeps all dimensions.
         resume: go on where a run before was broken off.
         overwrite: delete the index that is in `folder` first.
         progress: told of the work.
@@ -80,6 +87,8 @@ def combine_indexes(
     manifests = [index.manifest for index in indexes]
     plan = _plan(indexes[0], max(manifest.shard_size for manifest in manifests))
     plan = dataclasses.replace(plan, vector_format=check_format(vector_format or manifests[0].vector_format))
+    if cut is not None:
+        plan = dataclasses.replace(plan, encoder=_checked_cut(cut, indexes[0]))
     corpus, changes = _history(manifests)
     with refusals_named(folder):
         plan = claim(folder, plan, resume, overwrite, progress)
@@ -146,7 +155,10 @@ def _take_shards(
             if not shard.present.any():
                 continue
             number = next(target)
-            if shard.present.all() and shard.record.vector_format == plan.vector_format:
+            same_vectors = (
+                shard.record.vector_format == plan.vector_format and shard.index.manifest.dim == plan.encoder.dim
+            )
+            if shard.present.all() and same_vectors:
                 records.append(_link(shard, folder, number, begun.get(number)))
             else:
                 records.append(_rewrite(shard, folder, number, plan))
@@ -196,12 +208,35 @@ def _rewrite(shard: _Shard, folder: Path, number: int, plan: BuildPlan) -> Shard
         folder,
         number,
         documents,
-        shard.index.shard_vectors(shard.number)[shard.present],
+        leading_dimensions(shard.index.shard_vectors(shard.number)[shard.present], plan.encoder.dim),
         fingerprint=fingerprint(documents),
         weight_hash=plan.encoder.weight_hash,
         encode_seconds=shard.record.encode_seconds,
         vector_format=plan.vector_format,
     )
+
+
+def leading_dimensions(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+    """The first `dim` numbers of vectors [n, d], of unit length again where the whole vectors were; d or fewer.
+
+    An encoder that normalises its vectors cuts them before it does, which leads to the same.
+    """
+    if dim == vectors.shape[1]:
+        return vectors
+    kept = np.ascontiguousarray(vectors[:, :dim])
+    unit = np.abs(np.linalg.norm(vectors, axis=1) - 1) < _UNIT_TOLERANCE
+    lengths = np.linalg.norm(kept, axis=1)
+    lengths[~unit | (lengths == 0)] = 1
+    return np.asarray(kept / lengths[:, None], dtype=np.float32)
+
+
+def _checked_cut(cut: EncoderRecord, source: StoredIndex) -> EncoderRecord:
+    whole = source.manifest.encoder
+    if not 1 <= cut.dim <= whole.dim:
+        raise UserError(f"The vectors in {source.folder} have {whole.dim} dimensions and cannot be cut to {cut.dim}.")
+    if dataclasses.replace(cut, dim=whole.dim, weight_hash=whole.weight_hash) != whole:
+        raise UserError(f"The vectors in {source.folder} were made with {whole.name}: cut them for that model.")
+    return cut
 
 
 def _check_encoders(indexes: Sequence[StoredIndex]) -> None:

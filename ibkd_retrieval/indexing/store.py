@@ -39,6 +39,8 @@ EXACT_ALLOWED_ROWS = 20_000
 
 _FEW_ROWS = 64
 
+_GRAPH_EFFORTS = (10, 20, 40, 80, 160, 320, 640)
+
 
 class StoredIndex:
     """An index folder opened for search. Get one from `open_index`.
@@ -145,6 +147,35 @@ class StoredIndex:
             scores = np.pad(scores, ((0, 0), (0, k - found)), constant_values=-np.inf)
             rows = np.pad(rows, ((0, 0), (0, k - found)), constant_values=-1)
         return scores, rows
+
+    def exactly(self) -> StoredIndex:
+        """The same index, whose every search reads all stored vectors and is exact."""
+        return StoredIndex(self.folder, self.manifest, None)
+
+    def effort(self, k: int, given: SearchDefaults | None = None) -> SearchDefaults:
+        """The settings that a search for `k` results follows where the caller gives `given`.
+
+        Raises:
+            UserError: the index has no such setting.
+        """
+        given = given or SearchDefaults()
+        self._check_effort(given)
+        if self.manifest.search.is_exact or self.is_scanned:
+            return SearchDefaults()
+        rows = self.manifest.rows
+        return effort_for(self._structure, self.manifest.search, given, min(k, rows), rows, max(1, len(self)))
+
+    def efforts(self) -> tuple[SearchDefaults, ...]:
+        """Settings from the least effort to the most, each twice the one before; none where there is nothing to set."""
+        if self.manifest.search.is_exact or self.is_scanned:
+            return ()
+        lists = list_count(self._structure)
+        if lists is not None:
+            steps = [2**power for power in range(lists.bit_length()) if 2**power < lists]
+            return tuple(SearchDefaults(nprobe=nprobe) for nprobe in (*steps, lists))
+        if is_graph(self._structure):
+            return tuple(SearchDefaults(ef_search=kept) for kept in _GRAPH_EFFORTS)
+        return ()
 
     def defaults_for(self, recall: float) -> SearchDefaults:
         """The fastest setting known to find the share `recall` of the exact ten nearest documents, with a margin.

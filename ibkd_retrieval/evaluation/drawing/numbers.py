@@ -26,14 +26,19 @@ def score(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """A share as percents; anything below one stays below 100 %, anything above one above."""
+    """A share as percents, to one digit."""
     if value is None or known(value) is None:
         return UNKNOWN
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+
+
+def exact_share(value: float) -> str:
+    """A share with as many digits as it takes to tell it from 100 %."""
     for digits in (1, 2, 3):
-        text = f"{value:.{digits}%}"
-        if value == 1 or float(text[:-1]) != 100:
-            return f"{text[:-1]}\N{NO-BREAK SPACE}%"
-    return "under 100 %" if value < 1 else "over 100 %"
+        text = f"{100 * value:.{digits}f}"
+        if value == 1 or float(text) != 100:
+            return f"{text}\N{NO-BREAK SPACE}%"
+    return "just under 100\N{NO-BREAK SPACE}%" if value < 1 else "just over 100\N{NO-BREAK SPACE}%"
 
 
 def slashed(values: Iterable[float]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ibkd_retrieval.evaluation.drawing.glance import Glance, glances, significant
-from ibkd_retrieval.evaluation.drawing.numbers import factor, metric_title, p_value, score, share
+from ibkd_retrieval.evaluation.drawing.numbers import exact_share, factor, metric_title, p_value, score, share
 from ibkd_retrieval.evaluation.report import ComparisonReport, MetricContrast
 
 _ALIKE = 0.05
@@ -63,8 +63,8 @@ def _quality(ours: Glance, first: Glance, metric: str) -> str:
     if ours.retention is None:
         return f"scores {score(ours.mean)} {metric}, where {first.name} scores 0,"
     if difference < 0:
-        return f"keeps {share(ours.retention)} of {first.name}'s {metric}"
-    return f"reaches {share(ours.retention)} of {first.name}'s {metric}"
+        return f"keeps {exact_share(ours.retention)} of {first.name}'s {metric}"
+    return f"reaches {exact_share(ours.retention)} of {first.name}'s {metric}"
 
 
 def _cost(ours: Glance) -> str:
@@ -124,7 +124,7 @@ def _losses(comparison: ComparisonReport, ours: Glance) -> list[str]:
         return []
     # Of those that show the same figure, the first.
     worst = min(known, key=lambda name: round(known[name], 6))
-    return [f"it loses most on {worst} ({share(known[worst])} kept)"]
+    return [f"it loses most on {worst} ({exact_share(known[worst])} kept)"]
 
 
 def _doubts(comparison: ComparisonReport, ours: Glance) -> list[str]:

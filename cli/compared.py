@@ -1,0 +1,235 @@
+"""What `ibkd compare` compares: the systems that its options name, corpus by corpus, and the queries for each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .options import INDEXES
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.evaluation.sweep import Sweep, Variant
+    from ibkd_retrieval.indexing.manifest import IndexManifest
+
+
+@dataclass(frozen=True)
+class AskedIndex:
+    """One `--index`: a folder, and behind commas how it is searched and what it is called.
+
+    Attributes:
+        name: of the system, in place of one made of model and type.
+        query_model: a student that asks the index.
+        sweep: whether `--sweep` varies this index too.
+    """
+
+    folder: Path
+    name: str | None = None
+    nprobe: int | None = None
+    refine: int | None = None
+    ef_search: int | None = None
+    query_model: str | None = None
+    sweep: bool = True
+
+
+@dataclass(frozen=True)
+class PlannedSystem:
+    """A system on one corpus.
+
+    Attributes:
+        name: for the report.
+        asked: the index it comes from.
+        manifest: of that index.
+        folder: where its own index is, or will be made.
+        variant: what is to be made of the index that was asked for, None for that index itself.
+    """
+
+    name: str
+    asked: AskedIndex
+    manifest: IndexManifest
+    folder: Path
+    variant: Variant | None = None
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.manifest.dim if self.variant is None else self.variant.dim
+
+    @property
+    def family(self) -> str:
+        """Of the index."""
+        return self.manifest.family if self.variant is None else self.variant.family
+
+
+@dataclass(frozen=True)
+class PlannedCorpus:
+    """One corpus and the systems on it, the first being what the others are held against."""
+
+    corpus: str
+    fingerprint: str
+    systems: tuple[PlannedSystem, ...]
+
+
+_NUMBERS = ("nprobe", "refine", "ef_search")
+
+
+def parse_index(text: str) -> AskedIndex:
+    """Understand `FOLDER` or `FOLDER,nprobe=16,name=student`.
+
+    Raises:
+        UserError: a setting is unknown, or its value makes no sense.
+    """
+    from ibkd_retrieval.errors import UserError
+
+    if Path(text).is_dir():
+        return AskedIndex(Path(text))
+    folder, *settings = text.split(",")
+    chosen: dict[str, object] = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        key = key.strip().replace("-", "_")
+        if key in chosen or not value.strip():
+            raise UserError(f"--index {text!r}: {setting!r} is no setting: write it once, as in nprobe=16.")
+        if key in _NUMBERS:
+            if not value.strip().isdecimal():
+                raise UserError(f"--index {text!r}: {setting!r} needs a whole number, as in {key}=16.")
+            chosen[key] = int(value)
+        elif key in ("name", "query_model"):
+            chosen[key] = value.strip()
+        elif key == "sweep" and value.strip() in ("yes", "no"):
+            chosen[key] = value.strip() == "yes"
+        else:
+            raise UserError(
+                f"--index {text!r}: {setting!r} is no setting: there are name, nprobe, refine, ef-search, query-model "
+                "and sweep=no."
+            )
+    return AskedIndex(Path(folder), **chosen)  # type: ignore[arg-type]
+
+
+def plan_systems(asked: Sequence[AskedIndex], sweep: Sweep) -> tuple[PlannedCorpus, ...]:
+    """Group indexes by their corpus, add what the sweep makes of them, and name the systems.
+
+    Raises:
+        UserError: an index cannot be opened or swept, two systems have one name, or a system is not on every corpus.
+    """
+    from ibkd_retrieval.indexing.manifest import read_manifest
+
+    manifests = [read_manifest(each.folder) for each in asked]
+    fingerprints = list(dict.fromkeys(manifest.corpus.fingerprint for manifest in manifests))
+    corpora = []
+    for fingerprint in fingerprints:
+        members = [
+            (index, manifest)
+            for index, manifest in zip(asked, manifests, strict=True)
+            if manifest.corpus.fingerprint == fingerprint
+        ]
+        systems = [system for index, manifest in members for system in _swept(index, manifest, sweep)]
+        name = members[0][1].corpus.name
+        corpora.append(PlannedCorpus(name, fingerprint, _named(systems, name, len(fingerprints) == 1)))
+    return _matched(corpora)
+
+
+def _swept(index: AskedIndex, manifest: IndexManifest, sweep: Sweep) -> list[PlannedSystem]:
+    from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.evaluation.sweep import check_target, target_folder, variants
+
+    systems = [PlannedSystem("", index, manifest, index.folder)]
+    if not index.sweep:
+        return systems
+    if index.query_model is not None and sweep.dims:
+        raise UserError(
+            f"--sweep dims cuts the vectors of {index.folder}, and those of its query model stay whole: leave out one "
+            "of them, or add sweep=no to that --index."
+        )
+    for variant in variants(manifest, index.folder, sweep):
+        target = target_folder(INDEXES, index.folder, manifest, variant)
+        check_target(target, index.folder, manifest, variant)
+        # Settings are of one index; each variant follows its own.
+        plain = dataclasses.replace(index, nprobe=None, refine=None, ef_search=None)
+        systems.append(PlannedSystem("", plain, manifest, target, variant))
+    return systems
+
+
+def _named(systems: Sequence[PlannedSystem], corpus: str, alone: bool) -> tuple[PlannedSystem, ...]:
+    """The systems with names that tell them apart."""
+    from ibkd_retrieval.errors import UserError
+
+    widest: dict[str, int] = {}
+    for system in systems:
+        label = _label(system)
+        widest[label] = max(widest.get(label, 0), system.dim)
+    names = [_name(system, widest[_label(system)]) for system in systems]
+    if alone:
+        names = [
+            name if names.count(name) == 1 else f"{name} ({system.folder.resolve().name})"
+            for name, system in zip(names, systems, strict=True)
+        ]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"Two systems on {corpus} are called {name}: add a name to each --index, as in A,name=small."
+            )
+    return tuple(dataclasses.replace(system, name=name) for system, name in zip(systems, names, strict=True))
+
+
+def _label(system: PlannedSystem) -> str:
+    """What the encoder is called."""
+    from ibkd_retrieval.encoders.names import short_model_name
+
+    if system.asked.name is not None:
+        return system.asked.name
+    model = short_model_name(system.manifest.encoder.name)
+    return model if system.asked.query_model is None else f"{short_model_name(system.asked.query_model)} on {model}"
+
+
+def _name(system: PlannedSystem, widest: int) -> str:
+    if system.asked.name is not None and system.variant is None:
+        return system.asked.name
+    words = [_label(system)]
+    if system.dim < widest:
+        words.append(f"{system.dim}d")
+    words.append(system.family)
+    for setting in _NUMBERS:
+        value = getattr(system.asked, setting)
+        if value is not None:
+            words.append(f"{setting}={value}")
+    return " ".join(words)
+
+
+def _matched(corpora: Sequence[PlannedCorpus]) -> tuple[PlannedCorpus, ...]:
+    """The corpora with their systems in the order of the first one.
+
+    Raises:
+        UserError: a system is missing on a corpus, or another system has its name there.
+    """
+    from ibkd_retrieval.errors import UserError
+
+    first, *others = corpora
+    matched = [first]
+    for corpus in others:
+        found = {system.name: system for system in corpus.systems}
+        wanted = {system.name: system for system in first.systems}
+        for name in dict.fromkeys((*wanted, *found)):
+            if (name in wanted) != (name in found):
+                has, lacks = (first, corpus) if name in wanted else (corpus, first)
+                raise UserError(
+                    f"{name} has an index of {has.corpus} and none of {lacks.corpus}: the indexes hold different "
+                    "documents, so name one of each system for each corpus (the setting name= says which belong "
+                    "together)."
+                )
+            ours, theirs = wanted[name], found[name]
+            if _identity(ours) != _identity(theirs):
+                raise UserError(
+                    f"{name} is not the same system on {first.corpus} and {corpus.corpus}: model, dimensions, type and "
+                    "settings must be alike; give them different names with name=."
+                )
+        matched.append(dataclasses.replace(corpus, systems=tuple(found[name] for name in wanted)))
+    return tuple(matched)
+
+
+def _identity(system: PlannedSystem) -> tuple[object, ...]:
+    asked = system.asked
+    settings = (asked.nprobe, asked.refine, asked.ef_search, asked.query_model)
+    return (system.manifest.encoder.weight_hash, system.dim, system.family, *settings)
