@@ -9,6 +9,11 @@ AREA = Box(0, 0, 400, 300)
 SPOTS = st.lists(st.tuples(st.floats(0, 400), st.floats(0, 300)), min_size=1, max_size=12)
 
 
+def gap(box, spot):
+    nearest = (min(max(spot[0], box.left), box.right), min(max(spot[1], box.bottom), box.top))
+    return ((nearest[0] - spot[0]) ** 2 + (nearest[1] - spot[1]) ** 2) ** 0.5
+
+
 @given(SPOTS, st.floats(20, 180))
 def test_labels_lie_inside_and_over_nothing_else(spots, width):
     boxes = place_labels(spots, [(width, 14.0)] * len(spots), AREA, clearance=7)
@@ -17,6 +22,8 @@ def test_labels_lie_inside_and_over_nothing_else(spots, width):
     for number, box in enumerate(boxes):
         assert AREA.holds(box)
         assert not any(box.meets(other) for other in [*markers, *boxes[:number]])
+        # A reader takes a name for that of the nearest point.
+        assert gap(box, spots[number]) <= min(gap(box, spot) for spot in spots) + 1e-9
 
 
 def test_lone_labels_stand_to_the_right_and_at_the_edge_to_the_left():

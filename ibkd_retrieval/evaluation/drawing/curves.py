@@ -16,7 +16,7 @@ _MOST_POSITIONS = 400
 
 
 class Curve(NamedTuple):
-    """A system's line: how it is drawn, and its points [n, 2] by growing x."""
+    """A system's line: how it is drawn, and its points [n, 2] in the order they are joined."""
 
     look: Look
     points: Sequence[tuple[float, float]]

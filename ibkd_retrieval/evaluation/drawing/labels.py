@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,11 @@ class Box(NamedTuple):
         return (
             self.left < other.right and other.left < self.right and self.bottom < other.top and other.bottom < self.top
         )
+
+    def distance(self, point: tuple[float, float]) -> float:
+        """From `point` to the nearest edge; 0 inside."""
+        x, y = point
+        return math.hypot(max(self.left - x, 0, x - self.right), max(self.bottom - y, 0, y - self.top))
 
     def holds(self, other: Box) -> bool:
         """Whether `other` lies inside."""
@@ -39,7 +45,7 @@ def place_labels(
     chosen: Sequence[int] | None = None,
     clearance: float = 7.0,
 ) -> list[Box] | None:
-    """Find a place near its point for each label: inside the area, over no other label and no point.
+    """Find a place for each label: inside the area, over no other label and no point, and nearest to its own point.
 
     Labels are placed in the order in which fewest places are left, each at the nearest that is free.
 
@@ -61,7 +67,9 @@ def place_labels(
         number: [
             box
             for box in _around(point, size, clearance)
-            if area.holds(box) and not any(box.meets(other) for other in blocked)
+            if area.holds(box)
+            and not any(box.meets(other) for other in blocked)
+            and box.distance(point) <= min(map(box.distance, points))
         ]
         for number, (point, size) in enumerate(zip(labelled, sizes, strict=True))
     }

@@ -122,7 +122,8 @@ def _recall(name: str, data_set: DataSetReport, systems: Sequence[SystemRecord],
         curves = {}
         for system in systems:
             pairs = [(effort(point), point.recall_at_10) for point in data_set.systems[system.name].effort_curve]
-            points = sorted((float(x), y) for x, y in pairs if x)
+            # By growing effort: its time may fall where the machine was busy with something else.
+            points = [(float(x), y) for x, y in pairs if x]
             if points:
                 curves[system.name] = Curve(drawn[system.name], points)
         if not curves:

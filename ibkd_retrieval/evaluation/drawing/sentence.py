@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ibkd_retrieval.evaluation.drawing.glance import Glance, glances, significant
 from ibkd_retrieval.evaluation.drawing.numbers import exact_share, factor, metric_title, p_value, score, share
-from ibkd_retrieval.evaluation.report import ComparisonReport, MetricContrast
+from ibkd_retrieval.evaluation.report import ComparisonReport
 
 _ALIKE = 0.05
 """Times and sizes within this share of each other are called the same."""
@@ -129,7 +129,8 @@ def _losses(comparison: ComparisonReport, ours: Glance) -> list[str]:
 
 def _doubts(comparison: ComparisonReport, ours: Glance) -> list[str]:
     """Which differences may be chance."""
-    if len(comparison.data_sets) > 1:
+    several = len(comparison.data_sets) > 1
+    if several:
         tested = dict(ours.contrasts)
         title = f"in {metric_title(comparison.metrics[0])} on "
     else:
@@ -140,18 +141,17 @@ def _doubts(comparison: ComparisonReport, ours: Glance) -> list[str]:
     unsure = {name: contrast for name, contrast in different.items() if not significant(contrast)}
     if not different:
         return []
+    everywhere = "every data set" if len(different) == len(tested) > 1 and several else _listed(list(different))
     if not unsure:
-        return ["the difference is significant" if len(different) == 1 else "all these differences are significant"]
+        subject = "difference" if several or len(different) == 1 else "differences"
+        return [f"the {subject} {title}{everywhere} {'is' if subject == 'difference' else 'are'} significant"]
     if len(unsure) == 1:
         (name, contrast) = next(iter(unsure.items()))
         return [f"the difference {title}{name} is not significant (p = {p_value(contrast.randomisation_p_holm)})"]
+    least = f"p ≥ {p_value(min(each.randomisation_p_holm for each in unsure.values()))}"
     if len(unsure) == len(different):
-        return [f"no difference {title}{_listed(list(unsure))} is significant ({_least(list(unsure.values()))})"]
-    return [f"the differences {title}{_listed(list(unsure))} are not significant ({_least(list(unsure.values()))})"]
-
-
-def _least(contrasts: Sequence[MetricContrast]) -> str:
-    return f"p ≥ {p_value(min(each.randomisation_p_holm for each in contrasts))}"
+        return [f"no difference {title}{everywhere.replace('every', 'any')} is significant ({least})"]
+    return [f"the differences {title}{_listed(list(unsure))} are not significant ({least})"]
 
 
 def _listed(names: Sequence[str]) -> str:

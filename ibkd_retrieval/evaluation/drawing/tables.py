@@ -223,7 +223,8 @@ def _verdict(each: Glance, several: bool) -> Cell:
         return Cell(p_value(only.randomisation_p_holm), "significant" if significant(only) else "not significant")
     better = sum(significant(contrast) and contrast.difference > 0 for contrast in contrasts)
     worse = sum(significant(contrast) and contrast.difference < 0 for contrast in contrasts)
-    return Cell(f"worse on {worse}, better on {better}", f"of {len(contrasts)} data sets")
+    told = ", ".join(f"{word} on {number}" for word, number in (("worse", worse), ("better", better)) if number)
+    return Cell(told or "on none", f"of {len(contrasts)} data sets")
 
 
 def _milliseconds(found: Percentiles) -> Cell:
