@@ -68,8 +68,8 @@ def compare(
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(help="How often every timing is taken.")] = 8,
-    memory: Annotated[
-        bool, typer.Option("--memory/--no-memory", help="Measure each system's memory in a fresh process.")
+    peak_memory: Annotated[
+        bool, typer.Option(help="Load each system in a process of its own and measure the memory it takes.")
     ] = True,
     k: Annotated[int, typer.Option("--k", "-k", help="Results a query, for metrics without a cutoff.")] = 1000,
     device: Device = "auto",
@@ -89,7 +89,7 @@ def compare(
     from ibkd_retrieval.evaluation.systems import ComparedData, Measuring, compare_systems
     from ibkd_retrieval.files import require_writable
 
-    from .compared import parse_index, plan_systems
+    from .compared import TOO_FEW, parse_index, plan_systems
     from .compared_queries import data_set_names, open_judged
 
     progress = reporter(quiet)
@@ -104,8 +104,8 @@ def compare(
     if output is not None:
         require_writable(output / "report.json")
     corpora = plan_systems([parse_index(text) for text in index or []], parse_sweeps(sweep or []))
-    if not corpora or (len(corpora[0].systems) < 2 and baseline is None):
-        raise UserError("Give at least two indexes of a corpus: --index TEACHER_INDEX --index STUDENT_INDEX.")
+    if len(corpora[0].systems) < 2 and baseline is None:
+        raise UserError(TOO_FEW)
     pairs = open_judged(corpora, queries or [], progress)
     names = data_set_names([asked for _, asked in pairs])
     recorded = None if baseline is None else _recorded(baseline, names, pairs, bars)
@@ -116,7 +116,7 @@ def compare(
             for name, (corpus, asked) in zip(names, pairs, strict=True)
         ],
         metrics,
-        Measuring(k=k, rounds=rounds, memory_queries=20 if memory else 0, resampling=Resampling(seed=seed)),
+        Measuring(k=k, rounds=rounds, memory_queries=20 if peak_memory else 0, resampling=Resampling(seed=seed)),
         command=_command(),
         progress=progress,
     )
@@ -187,10 +187,12 @@ def _open(
 
 
 def _searcher(system: PlannedSystem, known: dict[str, Encoder], device: str, dtype: str) -> Searcher:
+    from ibkd_retrieval.indexing.manifest import SearchDefaults
+
     from .opening import open_searcher
 
     asked = system.asked
-    return open_searcher(
+    searcher = open_searcher(
         system.folder,
         device=device,
         dtype=dtype,
@@ -200,6 +202,9 @@ def _searcher(system: PlannedSystem, known: dict[str, Encoder], device: str, dty
         query_model=asked.query_model,
         known=known,
     )
+    # Settings that the index does not have are refused here, and not by the first search.
+    searcher.index.effort(1, SearchDefaults(asked.nprobe, asked.refine, asked.ef_search))
+    return searcher
 
 
 def _make(

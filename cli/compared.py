@@ -72,6 +72,7 @@ class PlannedCorpus:
     systems: tuple[PlannedSystem, ...]
 
 
+TOO_FEW = "Give at least two indexes of a corpus: --index TEACHER_INDEX --index STUDENT_INDEX."
 _NUMBERS = ("nprobe", "refine", "ef_search")
 
 
@@ -114,42 +115,63 @@ def plan_systems(asked: Sequence[AskedIndex], sweep: Sweep) -> tuple[PlannedCorp
     Raises:
         UserError: an index cannot be opened or swept, two systems have one name, or a system is not on every corpus.
     """
+    from ibkd_retrieval.errors import UserError
     from ibkd_retrieval.indexing.manifest import read_manifest
 
+    if not asked:
+        raise UserError(TOO_FEW)
     manifests = [read_manifest(each.folder) for each in asked]
     fingerprints = list(dict.fromkeys(manifest.corpus.fingerprint for manifest in manifests))
+    targets: set[Path] = set()
     corpora = []
     for fingerprint in fingerprints:
         members = [
-            (index, manifest)
+            PlannedSystem("", index, manifest, index.folder)
             for index, manifest in zip(asked, manifests, strict=True)
             if manifest.corpus.fingerprint == fingerprint
         ]
-        systems = [system for index, manifest in members for system in _swept(index, manifest, sweep)]
-        name = members[0][1].corpus.name
+        systems = _swept(members, sweep, targets)
+        name = members[0].manifest.corpus.name
         corpora.append(PlannedCorpus(name, fingerprint, _named(systems, name, len(fingerprints) == 1)))
     return _matched(corpora)
 
 
-def _swept(index: AskedIndex, manifest: IndexManifest, sweep: Sweep) -> list[PlannedSystem]:
+def _swept(named: Sequence[PlannedSystem], sweep: Sweep, targets: set[Path]) -> list[PlannedSystem]:
+    """The systems named, each followed by what the sweep makes of it and was not named nor made of another."""
     from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.evaluation.sweep import check_target, target_folder, variants
+    from ibkd_retrieval.evaluation.sweep import target_folder, variants
 
-    systems = [PlannedSystem("", index, manifest, index.folder)]
-    if not index.sweep:
-        return systems
-    if index.query_model is not None and sweep.dims:
-        raise UserError(
-            f"--sweep dims cuts the vectors of {index.folder}, and those of its query model stay whole: leave out one "
-            "of them, or add sweep=no to that --index."
-        )
-    for variant in variants(manifest, index.folder, sweep):
-        target = target_folder(INDEXES, index.folder, manifest, variant)
-        check_target(target, index.folder, manifest, variant)
-        # Settings are of one index; each variant follows its own.
-        plain = dataclasses.replace(index, nprobe=None, refine=None, ef_search=None)
-        systems.append(PlannedSystem("", plain, manifest, target, variant))
+    known = {_vectors(system) for system in named}
+    folders = {system.folder.resolve() for system in named}
+    systems = []
+    for system in named:
+        systems.append(system)
+        asked, manifest = system.asked, system.manifest
+        if not asked.sweep:
+            continue
+        if asked.query_model is not None and sweep.dims:
+            raise UserError(
+                f"--sweep dims cuts the vectors of {asked.folder}, and those of its query model stay whole: leave out "
+                "one of them, or add sweep=no to that --index."
+            )
+        for variant in variants(manifest, asked.folder, sweep):
+            # Settings are of one index; each variant follows its own.
+            plain = dataclasses.replace(asked, nprobe=None, refine=None, ef_search=None)
+            made = PlannedSystem("", plain, manifest, asked.folder, variant)
+            if _vectors(made) in known:
+                continue
+            target = target_folder(INDEXES, asked.folder, manifest, variant, targets)
+            if target.resolve() in folders:
+                continue
+            known.add(_vectors(made))
+            targets.add(target)
+            systems.append(dataclasses.replace(made, folder=target))
     return systems
+
+
+def _vectors(system: PlannedSystem) -> tuple[object, ...]:
+    """What an index is made of, and who asks it."""
+    return system.manifest.encoder.weight_hash, system.dim, system.family, system.asked.query_model
 
 
 def _named(systems: Sequence[PlannedSystem], corpus: str, alone: bool) -> tuple[PlannedSystem, ...]:
@@ -163,7 +185,7 @@ def _named(systems: Sequence[PlannedSystem], corpus: str, alone: bool) -> tuple[
     names = [_name(system, widest[_label(system)]) for system in systems]
     if alone:
         names = [
-            name if names.count(name) == 1 else f"{name} ({system.folder.resolve().name})"
+            name if system.asked.name or names.count(name) == 1 else f"{name} ({system.folder.resolve().name})"
             for name, system in zip(names, systems, strict=True)
         ]
     for name in names:
@@ -231,5 +253,5 @@ def _matched(corpora: Sequence[PlannedCorpus]) -> tuple[PlannedCorpus, ...]:
 
 def _identity(system: PlannedSystem) -> tuple[object, ...]:
     asked = system.asked
-    settings = (asked.nprobe, asked.refine, asked.ef_search, asked.query_model)
-    return (system.manifest.encoder.weight_hash, system.dim, system.family, *settings)
+    settings = (asked.nprobe, asked.refine, asked.ef_search)
+    return (*_vectors(system), *settings)

@@ -55,9 +55,14 @@ class Measuring:
         return self.resampling.seed
 
 
-def encoder_key(searcher: Searcher) -> EncoderKey:
-    """What tells encoders apart that take different times; one that only cuts its vectors takes the same."""
+def encoder_key(searcher: Searcher) -> EncoderKey | None:
+    """What tells encoders of documents apart by the time they take; one that only cuts its vectors takes the same.
+
+    None where queries are encoded by another model than the documents were.
+    """
     encoder = searcher.encoder
+    if encoder.weight_hash != searcher.index.manifest.encoder.weight_hash:
+        return None
     return encoder.name, encoder.max_length, encoder.dtype, encoder.device, encoder.pooling
 
 
@@ -79,21 +84,27 @@ def encoder_figures(searcher: Searcher) -> EncoderFigures:
 
 @dataclass(frozen=True)
 class DocumentTimes:
-    """Seconds of encoding a sample of documents [rounds, 1], by encoder; none where not measured."""
+    """Seconds of encoding a sample of `documents` documents [rounds, 1], by encoder; none where not measured."""
 
     documents: int
     seconds: Mapping[EncoderKey, Seconds]
 
+    def of(self, searcher: Searcher) -> Seconds | None:
+        """Those of the encoder that made a searcher's index."""
+        key = encoder_key(searcher)
+        return None if key is None else self.seconds.get(key)
+
 
 def time_documents(data: ComparedData, measuring: Measuring, progress: Progress = SILENT) -> DocumentTimes:
     """Encode a sample of the stored documents, evenly spaced, with each encoder in turn."""
+    keyed = {encoder_key(searcher): searcher.encoder for searcher in data.searchers.values()}
+    encoders = {key: encoder for key, encoder in keyed.items() if key is not None}
     index = next(iter(data.searchers.values())).index
     wanted = min(measuring.throughput_documents, len(index))
-    if not wanted:
+    if not wanted or not encoders:
         return DocumentTimes(0, {})
     step = index.manifest.rows // wanted
     sample = [index.document(row).content for row in islice(range(0, index.manifest.rows, step), wanted)]
-    encoders = {encoder_key(searcher): searcher.encoder for searcher in data.searchers.values()}
     keys = {str(number): key for number, key in enumerate(encoders)}
     with progress.task("Timing encoders", None, "encoders") as task:
         found = time_encoding(
@@ -156,7 +167,7 @@ def measure(
             sizes=sizes_of(searcher.index),
             queries=queries[name],
             batches=batches[name],
-            documents=documents.seconds.get(encoder_key(searcher)),
+            documents=documents.of(searcher),
             memory=memory[name] if name in memory and memory[name].data_set == data.name else None,
         )
         for name, searcher in data.searchers.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.combine import combine_indexes
 from ibkd_retrieval.indexing.families import FAMILIES, family_named, family_options
-from ibkd_retrieval.indexing.layout import MANIFEST, is_free
+from ibkd_retrieval.indexing.layout import MANIFEST, is_free, is_index
 from ibkd_retrieval.indexing.manifest import IndexManifest, read_manifest
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -88,33 +88,47 @@ def variants(manifest: IndexManifest, folder: Path, sweep: Sweep) -> tuple[Varia
     return tuple(each for each in wanted if each != Variant(manifest.dim, manifest.family))
 
 
-def target_folder(root: Path, source: Path, manifest: IndexManifest, variant: Variant) -> Path:
-    """Where a variant of the index in `source` is kept, below `root`."""
-    name = source.resolve().name.removesuffix(f"-{manifest.family}")
-    cut = f"-d{variant.dim}" if variant.dim < manifest.dim else ""
-    return root / f"{name}{cut}-{variant.family}"
+def target_folder(
+    root: Path, source: Path, manifest: IndexManifest, variant: Variant, taken: Collection[Path] = ()
+) -> Path:
+    """Where a variant of the index in `source` is kept, below `root`: a folder that is free or holds just that.
 
-
-def check_target(target: Path, source: Path, manifest: IndexManifest, variant: Variant) -> None:
-    """Refuse a folder that holds something else than the variant, finished or begun.
+    Args:
+        root: of the folder.
+        source: a finished index.
+        manifest: its manifest.
+        variant: of it.
+        taken: folders that will hold something else.
 
     Raises:
-        UserError: it does.
+        UserError: other indexes are in the way.
     """
-    if is_free(target) or not (target / MANIFEST).exists():
-        return  # `make_variant` goes on with what was begun, or refuses what is no index.
+    name = source.resolve().name.removesuffix(f"-{manifest.family}")
+    cut = f"-d{variant.dim}" if variant.dim < manifest.dim else ""
+    plain = root / f"{name}{cut}-{variant.family}"
+    # Indexes of several corpora may have one name in different folders.
+    for target in (plain, plain.with_name(f"{plain.name}-{manifest.corpus.fingerprint[:8]}")):
+        if target not in taken and _is_free_for(target, manifest, variant):
+            return target
+    raise UserError(
+        f"The sweep would make {plain} of {source}, and another index is there: move that one away, or leave this "
+        "sweep out."
+    )
+
+
+def _is_free_for(target: Path, manifest: IndexManifest, variant: Variant) -> bool:
+    if is_free(target):
+        return True
+    if not (target / MANIFEST).exists():
+        return is_index(target)  # Begun: `make_variant` goes on with it, or refuses what is not its own.
     held = read_manifest(target)
-    same = (
+    return (
         held.corpus.fingerprint == manifest.corpus.fingerprint
         and (held.dim, held.family) == (variant.dim, variant.family)
         and held.family_options == family_options(family_named(variant.family))
+        and held.encoder.name == manifest.encoder.name
         and (variant.dim < manifest.dim or held.encoder.weight_hash == manifest.encoder.weight_hash)
     )
-    if not same:
-        raise UserError(
-            f"The sweep would make {target} of {source}, and another index is there: move that one away, or leave "
-            "this sweep out."
-        )
 
 
 def make_variant(

@@ -17,7 +17,6 @@ from ibkd_retrieval.evaluation.measuring import (
     DocumentTimes,
     Measuring,
     encoder_figures,
-    encoder_key,
     measure,
     time_documents,
     watch_memory,
@@ -117,7 +116,7 @@ def _system(
     memory: Mapping[str, PeakMemory],
     threads: int,
 ) -> SystemRecord:
-    seconds = documents.seconds.get(encoder_key(searcher))
+    seconds = documents.of(searcher)
     throughput = None if seconds is None else throughput_of(seconds, documents.documents)
     return SystemRecord(
         name=name,
