@@ -73,6 +73,7 @@ def draw_front(axes: Axes, points: Sequence[Point], cost_label: str, quality_lab
             linestyle="",
             marker=look.marker,
             markersize=8,
+            clip_on=False,
             markerfacecolor=PAPER if look.hollow else look.colour,
             markeredgecolor=look.colour if look.hollow else PAPER,
             markeredgewidth=1.2 if look.hollow else 0.6,

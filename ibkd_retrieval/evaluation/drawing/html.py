@@ -30,7 +30,13 @@ def comparison_as_html(comparison: ComparisonReport) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(metric_title=numbers.metric_title, score=numbers.score, signed=numbers.signed, svg=Markup)
+    templates.filters.update(
+        counted=numbers.counted,
+        metric_title=numbers.metric_title,
+        score=numbers.score,
+        signed=numbers.signed,
+        svg=Markup,
+    )
     looks = plots.system_looks(comparison)
     sections = [
         {

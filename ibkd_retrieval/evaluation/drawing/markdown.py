@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from ibkd_retrieval.evaluation.drawing.examples import ShownExample, shown_examples
 from ibkd_retrieval.evaluation.drawing.glance import glances
-from ibkd_retrieval.evaluation.drawing.numbers import metric_title, score, signed
+from ibkd_retrieval.evaluation.drawing.numbers import counted, metric_title, score, signed
 from ibkd_retrieval.evaluation.drawing.sentence import further_sentences, headline, summary_sentence
 from ibkd_retrieval.evaluation.drawing.tables import (
     Cell,
@@ -51,7 +51,8 @@ def _data_set(comparison: ComparisonReport, data_set: DataSetReport) -> list[str
     lines = [
         f"## {_text(data_set.name)}",
         "",
-        f"{data_set.documents:,} documents of {_text(data_set.corpus)}, {data_set.queries:,} judged queries of "
+        f"{counted(data_set.documents, 'document', 'documents')} of {_text(data_set.corpus)}, "
+        f"{counted(data_set.queries, 'judged query', 'judged queries')} of "
         f"{_text(data_set.query_source)}.",
         "",
     ]

@@ -55,7 +55,10 @@ def interval(bounds: tuple[float, float] | None) -> str:
 
 def signed(value: float | None) -> str:
     """A difference of scores."""
-    return UNKNOWN if known(value) is None else f"{value:+.4f}".replace("-", "−")
+    if value is None or known(value) is None:
+        return UNKNOWN
+    text = f"{value:+.4f}"
+    return "0.0000" if float(text) == 0 else text.replace("-", "−")
 
 
 def p_value(value: float | None) -> str:
@@ -98,6 +101,11 @@ def count(number: float | None) -> str:
     if number is None or known(number) is None:
         return UNKNOWN
     return f"{number / 1e6:.1f}\N{NO-BREAK SPACE}M" if number >= 1e6 else f"{number:,.0f}"
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """How many there are of something."""
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def shortened(text: str, length: int) -> str:

@@ -8,6 +8,9 @@ from ibkd_retrieval.evaluation.drawing.glance import Glance, glances, significan
 from ibkd_retrieval.evaluation.drawing.numbers import exact_share, factor, metric_title, p_value, score, share
 from ibkd_retrieval.evaluation.report import ComparisonReport
 
+_SAME = 1e-9
+"""Scores that differ by less are the same: floating-point numbers, added in another order."""
+
 _ALIKE = 0.05
 """Times and sizes within this share of each other are called the same."""
 
@@ -58,7 +61,7 @@ def _where(comparison: ComparisonReport) -> str:
 
 def _quality(ours: Glance, first: Glance, metric: str) -> str:
     difference = ours.mean - first.mean
-    if abs(difference) < 1e-9:
+    if abs(difference) < _SAME:
         return f"scores the same {metric} as {first.name} ({score(ours.mean)})"
     if ours.retention is None:
         return f"scores {score(ours.mean)} {metric}, where {first.name} scores 0,"
@@ -137,7 +140,7 @@ def _doubts(comparison: ComparisonReport, ours: Glance) -> list[str]:
         result = comparison.data_sets[0].systems[ours.name]
         tested = {metric_title(metric): result.contrasts[metric] for metric in comparison.metrics}
         title = "in "
-    different = {name: contrast for name, contrast in tested.items() if contrast.difference != 0}
+    different = {name: contrast for name, contrast in tested.items() if abs(contrast.difference) >= _SAME}
     unsure = {name: contrast for name, contrast in different.items() if not significant(contrast)}
     if not different:
         return []
