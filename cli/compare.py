@@ -12,6 +12,7 @@ import typer
 from .comparison_tables import print_comparison
 from .console import reporter, stdout
 from .options import Device, Dtype, Json, Quiet, Seed
+from .report_files import save_report
 
 if TYPE_CHECKING:
     from ibkd_retrieval.corpora.records import QuerySet
@@ -83,7 +84,6 @@ def compare(
     from ibkd_retrieval.errors import UserError, WorkFailed
     from ibkd_retrieval.evaluation.bars import hold, parse_bar
     from ibkd_retrieval.evaluation.comparison import Resampling
-    from ibkd_retrieval.evaluation.markdown import write_report
     from ibkd_retrieval.evaluation.metric_names import parse_metric
     from ibkd_retrieval.evaluation.sweep import parse_sweeps
     from ibkd_retrieval.evaluation.systems import ComparedData, Measuring, compare_systems
@@ -122,8 +122,7 @@ def compare(
     )
     found = dataclasses.replace(found, bars=hold(found, bars, recorded))
     if output is not None:
-        written = write_report(found, output)
-        progress.say(", ".join(map(str, written)))
+        save_report(found, output, progress)
     _show(found, json)
     failed = [bar.why for bar in found.bars if not bar.passed]
     if failed:

@@ -12,6 +12,7 @@ from .console import reporter, stdout
 from .distill import teacher_cache_root
 from .opening import open_searcher
 from .options import INDEXES, MODELS, Quiet
+from .report_files import save_report
 
 TEACHER = "all-MiniLM-L6-v2"
 LAYERS = 2
@@ -33,7 +34,6 @@ def quickstart(
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.encoders.names import resolve_model_name
     from ibkd_retrieval.errors import MissingPackage
-    from ibkd_retrieval.evaluation.markdown import write_report
     from ibkd_retrieval.evaluation.systems import ComparedData, Measuring, compare_systems
     from ibkd_retrieval.indexing.build import build_index
     from ibkd_retrieval.indexing.combine import combine_indexes
@@ -97,7 +97,7 @@ def quickstart(
 
     stage(4, "compare")
     report = Path("reports") / "quickstart"
-    write_report(comparison, report)
+    save_report(comparison, report, progress)
     print_comparison(comparison)
     console = stdout()
     console.print()

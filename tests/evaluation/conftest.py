@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-# The makers of tiny models are shared with the tests of encoders.
-sys.path.insert(0, str(Path(__file__).parent.parent / "encoders"))
+# The maker of comparisons, and the makers of tiny models shared with the tests of encoders, are modules.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "encoders")]
 
 DOCUMENTS, QUERIES = 1100, 30
 

@@ -1,0 +1,94 @@
+"""Figures of lines: recall against effort, and differences query by query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from ibkd_retrieval.evaluation.drawing.canvas import dress, scale_x, steps
+from ibkd_retrieval.evaluation.drawing.palette import MUTED, PAPER, Look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST_POSITIONS = 400
+"""Queries drawn of a sorted curve; with more, evenly spaced ones, which the eye cannot tell apart."""
+
+
+class Curve(NamedTuple):
+    """A system's line: how it is drawn, and its points [n, 2] in the order they are joined."""
+
+    look: Look
+    points: Sequence[tuple[float, float]]
+
+
+def draw_recall(axes: Axes, curves: Sequence[Curve], effort_label: str) -> None:
+    """Draw recall against the effort of searching, or against the time that takes; x is above 0."""
+    dress(axes, effort_label, "Recall@10 of exact search")
+    scale_x(axes, [x for curve in curves for x, _ in curve.points])
+    lowest = min(y for curve in curves for _, y in curve.points)
+    bottom = max(0.0, lowest - max(0.02, 0.1 * (1 - lowest)))
+    axes.set_ylim(bottom, 1 + 0.04 * (1 - bottom))
+    axes.set_yticks(steps(bottom, 1, 5))
+    for curve in curves:
+        look = curve.look
+        xs, ys = zip(*curve.points, strict=True)
+        axes.plot(
+            xs,
+            ys,
+            color=look.colour,
+            linestyle=look.line,
+            linewidth=1.4,
+            marker=look.marker,
+            markersize=6,
+            markerfacecolor=PAPER if look.hollow else look.colour,
+        )
+
+
+def draw_differences(axes: Axes, curves: Sequence[Curve], label: str) -> None:
+    """Draw each system's differences to the first system, from the query it lost most on to the one it won most on.
+
+    Args:
+        axes: to draw on.
+        curves: of each further system, x being the share of queries in percent.
+        label: of the difference.
+    """
+    dress(axes, "queries, sorted by difference (%)", label)
+    axes.set_xlim(0, 100)
+    axes.set_xticks([0, 25, 50, 75, 100])
+    values = [y for curve in curves for _, y in curve.points]
+    low, high = min(*values, 0.0), max(*values, 0.0)
+    room = max(0.08 * (high - low), 0.01)
+    axes.set_ylim(low - room, high + room)
+    ticks = steps(low - room, high + room, 5)
+    axes.set_yticks(ticks, [f"{tick:+g}".replace("-", "−") if tick else "0" for tick in ticks])
+    axes.axhline(0, color=MUTED, linewidth=1, zorder=1.5)
+    for number, curve in enumerate(curves):
+        look = curve.look
+        xs, ys = zip(*curve.points, strict=True)
+        if len(curves) == 1:
+            axes.fill_between(xs, ys, step="mid", color=look.colour, alpha=0.25, linewidth=0)
+        # Markers start at another place on each curve, so that they do not lie on one another.
+        every = max(1, len(xs) // 8)
+        axes.plot(
+            xs,
+            ys,
+            color=look.colour,
+            linestyle=look.line,
+            linewidth=1.4,
+            marker=look.marker,
+            markersize=5,
+            markerfacecolor=PAPER if look.hollow else look.colour,
+            markevery=(number * every // max(1, len(curves)), every),
+        )
+
+
+def sorted_positions(differences: Sequence[float]) -> list[tuple[float, float]]:
+    """Differences in ascending order, each with the share of queries in percent up to its middle."""
+    ordered = sorted(differences)
+    total = len(ordered)
+    if total <= _MOST_POSITIONS:
+        chosen = list(range(total))
+    else:
+        chosen = [round(step * (total - 1) / (_MOST_POSITIONS - 1)) for step in range(_MOST_POSITIONS)]
+    return [(100 * (place + 0.5) / total, ordered[place]) for place in chosen]
