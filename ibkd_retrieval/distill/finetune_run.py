@@ -107,7 +107,7 @@ class FinetuneRun:
         with times.part("objective"):
             (terms.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
         with times.part("student"):
-            encoded.backward(vectors.grad)
+            encoded.backward(vectors.grad)  # type: ignore[no-untyped-call]
         return values
 
     def _terms(self, vectors: torch.Tensor, inputs: torch.Tensor, batch: PairBatch, times: StepTimes) -> LossTerms:

@@ -152,7 +152,7 @@ class TrainingRun:
         with times.part("objective"):
             (terms.total / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
         with times.part("student"):
-            vectors.backward(student.grad)
+            vectors.backward(student.grad)  # type: ignore[no-untyped-call]
         return values
 
     def _batch(self, number: int, positions: Any, student: Any, inputs: Any, times: StepTimes) -> Batch:
