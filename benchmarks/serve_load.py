@@ -29,7 +29,7 @@ import numpy as np
 from hostile_requests import bombard
 
 from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
-from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.encoder import DEFAULT_BATCH_TOKENS, Encoder
 from ibkd_retrieval.evaluation.environment import read_environment
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
@@ -153,6 +153,13 @@ def throughput(port: int, searcher: Searcher, texts: Sequence[str], rounds: int,
     def encode(texts: Sequence[str]) -> Any:
         return searcher.encoder.encode(texts, "query")
 
+    def encode_undivided(texts: Sequence[str]) -> Any:
+        parts, searcher.encoder.batch_tokens = searcher.encoder.batch_tokens, DEFAULT_BATCH_TOKENS
+        try:
+            return encode(texts)
+        finally:
+            searcher.encoder.batch_tokens = parts
+
     def search(texts: Sequence[str]) -> Any:
         return searcher.hits_of_each(encode(texts), K)
 
@@ -168,8 +175,10 @@ def throughput(port: int, searcher: Searcher, texts: Sequence[str], rounds: int,
         ]
         batches.append(counted[0] / counted[1])
         waits += took
-        rows.append((one, many, *of_batches(encode, sixteen), *of_batches(search, sixteen)))
-    one, many, encode_one, encode_many, search_one, search_many = np.array(rows).T
+        rows.append(
+            (one, many, *(each for work in (encode, encode_undivided, search) for each in of_batches(work, sixteen)))
+        )
+    one, many, encode_one, encode_many, undivided_one, undivided_many, search_one, search_many = np.array(rows).T
     return {
         "rounds": rounds,
         "seconds_each": seconds,
@@ -177,6 +186,7 @@ def throughput(port: int, searcher: Searcher, texts: Sequence[str], rounds: int,
         "sixteen_clients_queries_per_second": spread(many),
         "gain": spread(many / one),
         "gain_of_bare_encoder_in_batches_of_16": spread(encode_many / encode_one),
+        "gain_of_bare_encoder_undivided": spread(undivided_many / undivided_one),
         "gain_of_library_in_batches_of_16": spread(search_many / search_one),
         "queries_in_a_batch": spread(batches),
         "sixteen_clients_ms": summary(waits),

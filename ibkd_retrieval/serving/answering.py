@@ -53,9 +53,8 @@ class ServedIndex:
 def suit_to_queries(encoder: Encoder) -> None:
     """Have an encoder on a CPU take a batch of queries in parts, sorted by length, that fit its caches.
 
-    Queries are short and unequal: sixteen of them at once are mostly padding. On two cores without AMX, batches of
-    sixteen questions gained 4.4 times over single ones in parts of 256 tokens and 2.6 times undivided
-    (all-MiniLM-L6-v2).
+    Queries are short and unequal: sixteen of Cranfield's at once are nearly half padding. `benchmarks/serve_load.py`
+    measures what the parts gain.
     """
     if encoder.device == "cpu":
         encoder.batch_tokens = min(encoder.batch_tokens, QUERY_BATCH_TOKENS)
