@@ -119,19 +119,19 @@ def read_recorded(
 
 
 def hold(report: ComparisonReport, bars: Sequence[AskedBar], recorded: Recorded | None = None) -> tuple[Bar, ...]:
-    """Hold every system but the one that the shares are of to every bar, averaged over the data sets.
+    """Hold systems to every bar, averaged over the data sets.
 
     Args:
         report: what was measured.
         bars: to be cleared.
-        recorded: the system that the shares are of; the first one of the report where None.
+        recorded: the system that the shares are of, which every system measured is held against, one of its own name
+            among them; where None, the first system measured, which all others are.
     """
     against = report.baseline if recorded is None else recorded.system
     return tuple(
         _held(report, system.name, bar, against, recorded)
         for bar in bars
-        for system in report.systems
-        if system.name != against
+        for system in (report.systems if recorded is not None else report.systems[1:])
     )
 
 

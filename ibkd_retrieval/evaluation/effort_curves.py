@@ -10,6 +10,7 @@ from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH, recall_against
 from ibkd_retrieval.evaluation.efficiency import QueryPath, QueryTimings, time_queries
 from ibkd_retrieval.evaluation.rankings import ComparedData, Ranking, evaluate_runs, metric_depth
 from ibkd_retrieval.evaluation.report import EffortPoint
+from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.ranking import Run
 from ibkd_retrieval.search.searcher import Searcher
 
@@ -23,6 +24,7 @@ def effort_curves(
     queries: int,
     rounds: int,
     seed: int,
+    progress: Progress = SILENT,
 ) -> dict[str, tuple[EffortPoint, ...]]:
     """Recall, median search time and score of every approximate system, by growing effort.
 
@@ -36,6 +38,7 @@ def effort_curves(
         queries: timed one by one, drawn at random.
         rounds: how often.
         seed: of the draw and the order.
+        progress: told of the work.
     """
     nearest = {name: ranking.exact for name, ranking in rankings.items() if ranking.exact is not None}
     points = {
@@ -56,10 +59,12 @@ def effort_curves(
         seed=seed,
     )
     curves: dict[str, list[EffortPoint]] = {name: [] for name in data.searchers}
-    for (name, place), searcher in points.items():
-        curves[name].append(
-            _point(searcher, rankings[name], nearest[name], data, metric, k, timings[f"{place} {name}"])
-        )
+    with progress.task(f"Trying efforts on {data.name}", len(points), "efforts") as task:
+        for (name, place), searcher in points.items():
+            curves[name].append(
+                _point(searcher, rankings[name], nearest[name], data, metric, k, timings[f"{place} {name}"])
+            )
+            task.advance()
     return {name: tuple(curve) for name, curve in curves.items()}
 
 

@@ -71,7 +71,7 @@ def compare_systems(
     reports = []
     for data in data_sets:
         measured = measure(data, measuring, documents, memory, progress)
-        reports.append(_data_set(data, rankings[data.name], statistics, measured, metrics, measuring))
+        reports.append(_data_set(data, rankings[data.name], statistics, measured, metrics, measuring, progress))
     # Read last: what was loaded on the way decides threads and accelerators.
     environment = read_environment()
     return ComparisonReport(
@@ -142,6 +142,7 @@ def _data_set(
     measured: Mapping[str, Measured],
     metrics: Sequence[str],
     measuring: Measuring,
+    progress: Progress,
 ) -> DataSetReport:
     curves = effort_curves(
         data,
@@ -151,6 +152,7 @@ def _data_set(
         queries=measuring.effort_queries,
         rounds=measuring.rounds,
         seed=measuring.seed,
+        progress=progress,
     )
     edges = histogram_edges([each.queries for each in measured.values()])
     first = next(iter(data.searchers))

@@ -66,15 +66,17 @@ def test_a_recorded_system_is_the_same_bar_as_one_measured_beside(report, record
     asked = [AskedBar("ndcg@10", 0.5)]
     recorded = read_recorded(recorded_file, None, judged, asked)
     beside, before = hold(report, asked), hold(report, asked, recorded)
-    assert [bar.retention for bar in before] == pytest.approx([bar.retention for bar in beside])
+    assert [bar.system for bar in before] == ["teacher", *(bar.system for bar in beside)]
+    assert [bar.retention for bar in before] == pytest.approx([1, *(bar.retention for bar in beside)])
     assert before[0].report == str(recorded_file)
     assert f"of teacher in {recorded_file}" in before[0].why
 
 
-def test_any_recorded_system_may_be_held_against(report, recorded_file, judged):
+def test_any_recorded_system_may_be_held_against_by_a_later_one_of_its_name_too(report, recorded_file, judged):
     asked = [AskedBar("mrr", 0.5)]
     bars = hold(report, asked, read_recorded(recorded_file, "student", judged, asked))
-    assert [bar.system for bar in bars] == ["teacher", "teacher ivf-pq"]
+    assert [bar.system for bar in bars] == ["teacher", "teacher ivf-pq", "student"]
+    assert bars[2].retention == pytest.approx(1)
     values = report.data_sets[0].per_query.values
     expected = np.mean(values["teacher"]["mrr"]) / np.mean(values["student"]["mrr"])
     assert bars[0].retention == pytest.approx(expected)
