@@ -22,6 +22,8 @@ HEAVY = {
     "ir_datasets",
     "pyarrow",
     "scipy",
+    "matplotlib",
+    "jinja2",
     "datasets",
     "huggingface_hub",
     "safetensors",

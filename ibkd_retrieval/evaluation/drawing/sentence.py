@@ -107,7 +107,7 @@ def _losses(comparison: ComparisonReport, ours: Glance) -> list[str]:
         kept = {
             each.name: each.systems[ours.name].scores[comparison.metrics[0]].retention
             for each in comparison.data_sets
-            if ours.contrasts[each.name].difference < 0
+            if ours.contrasts[each.name].difference <= -_SAME
         }
         subject = "no data set"
     elif len(comparison.metrics) > 1:
@@ -115,7 +115,7 @@ def _losses(comparison: ComparisonReport, ours: Glance) -> list[str]:
         kept = {
             metric_title(metric): result.scores[metric].retention
             for metric in comparison.metrics
-            if result.contrasts[metric].difference < 0
+            if result.contrasts[metric].difference <= -_SAME
         }
         subject = "no metric"
     else:
