@@ -224,7 +224,7 @@ def _verdict(each: Glance, several: bool) -> Cell:
     better = sum(significant(contrast) and contrast.difference > 0 for contrast in contrasts)
     worse = sum(significant(contrast) and contrast.difference < 0 for contrast in contrasts)
     told = ", ".join(f"{word} on {number}" for word, number in (("worse", worse), ("better", better)) if number)
-    return Cell(told or "on none", f"of {len(contrasts)} data sets")
+    return Cell(told or "on 0", f"of {len(contrasts)} data sets")
 
 
 def _milliseconds(found: Percentiles) -> Cell:
