@@ -1,8 +1,8 @@
 """Colours and markers: which system looks how, in both themes, in every figure and table alike.
 
 Colour tells the encoder and marker the system, so nothing hangs on colour alone. The colours follow Okabe and Ito
-(Color Universal Design, 2008), darkened or lightened to 3:1 against the page; simulated for the three kinds of colour
-blindness, any two stay at least 12 CIELAB units apart.
+(Color Universal Design, 2008), darkened or lightened to 3:1 against the page. Simulated for the three kinds of colour
+blindness (Machado et al. 2009), any two stay at least 11 CIELAB units apart.
 """
 
 from __future__ import annotations
