@@ -9,7 +9,7 @@ import typer
 
 from .console import print_table, reporter, stdout
 from .opening import open_searcher
-from .options import Device, Dtype, Json, Queries, Quiet, Seed
+from .options import Backend, Device, EncoderDtype, Json, Queries, Quiet, Seed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +31,8 @@ def compare(
     ] = None,
     k: Annotated[int, typer.Option("--k", "-k", help="Results a query.")] = 1000,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: EncoderDtype = "auto",
+    backend: Backend = "auto",
     seed: Seed = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -63,7 +64,7 @@ def compare(
     )
     known: dict[str, Encoder] = {}
     searchers = {
-        name: open_searcher(folder, device=device, dtype=dtype, known=known)
+        name: open_searcher(folder, device=device, dtype=dtype, backend=backend, known=known)
         for name, folder in zip(names, folders, strict=True)
     }
     comparison = compare_systems(searchers, asked, metrics, Measuring(k=k, seed=seed), progress)

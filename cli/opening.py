@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT
 
+from .encoding import load_encoder
 from .options import INDEXES
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class RankerOptions:
     query_model: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    backend: str = "auto"
     pooling: str | None = None
     nprobe: int | None = None
     refine: int | None = None
@@ -80,6 +83,7 @@ def open_searcher(
     model: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    backend: str = "auto",
     pooling: str | None = None,
     nprobe: int | None = None,
     refine: int | None = None,
@@ -91,7 +95,8 @@ def open_searcher(
         folder: the index.
         model: another place of the same encoder.
         device: where to encode queries.
-        dtype: number format of the encoder; "auto" takes the one the index was built in where this machine has it.
+        dtype: number format of the encoder; "auto" is what the hardware multiplies fastest.
+        backend: what runs the encoder; "auto" is what was found best here for queries.
         pooling: for a plain transformers encoder.
         nprobe: lists to visit.
         refine: candidates per result.
@@ -100,7 +105,9 @@ def open_searcher(
     # faiss before torch: whoever loads OpenMP first decides how its threads wait.
     from ibkd_retrieval.indexing.store import open_index
 
-    options = RankerOptions(model=model, device=device, dtype=dtype, pooling=pooling, nprobe=nprobe, refine=refine)
+    options = RankerOptions(
+        model=model, device=device, dtype=dtype, backend=backend, pooling=pooling, nprobe=nprobe, refine=refine
+    )
     index = open_index(folder)
     return _searcher(index, _encoder(index, options, {} if known is None else known), options)
 
@@ -148,7 +155,8 @@ def open_ranker(
             depth=options.rerank_depth,
             max_length=options.rerank_max_length,
             device=options.device,
-            dtype=options.dtype,
+            # Cross-encoders run in torch, which has no int8.
+            dtype="auto" if options.dtype == "int8" else options.dtype,
         )
     return ranker
 
@@ -229,13 +237,20 @@ def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encode
     made_by = index.manifest.encoder
     if options.query_model is None and options.model is None and made_by.weight_hash in known:
         return known[made_by.weight_hash]
-    from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.encoders.choice import sample_texts
 
+    load = partial(
+        load_encoder,
+        backend=options.backend,
+        dtype=options.dtype,
+        sample=lambda: sample_texts(document.content for document in index.documents()),
+        purpose="queries",
+        progress=SILENT,
+        device=options.device,
+    )
     if options.query_model is None:
-        encoder = Encoder.load(
+        encoder = load(
             options.model or made_by.name,
-            device=options.device,
-            dtype=options.dtype,
             pooling=options.pooling or made_by.pooling,
             max_length=made_by.max_length or None,
             # An index may hold the leading dimensions of its encoder's vectors only.
@@ -245,7 +260,7 @@ def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encode
         from ibkd_retrieval.search.query_space import check_query_model
 
         # A student reads as many tokens as its own folder says, whatever the encoder of the index read.
-        encoder = Encoder.load(options.query_model, device=options.device, dtype=options.dtype, pooling=options.pooling)
+        encoder = load(options.query_model, pooling=options.pooling)
         check_query_model(Path(options.query_model), encoder, index.manifest)
     known[encoder.weight_hash] = encoder
     return encoder
