@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.encoders.backends.protocol import installed
 from ibkd_retrieval.encoders.machine import bfloat16_is_fast, machine_key
 from ibkd_retrieval.encoders.remembered import recall, remember
-from ibkd_retrieval.errors import MissingPackage, UserError
+from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Purpose = Literal["documents", "queries"]
 Load = Callable[[str, str], "Encoder"]
 
+PURPOSES: tuple[Purpose, ...] = ("documents", "queries")
 MEAN_COSINE, LEAST_COSINE = 0.999, 0.995
 SAMPLE = 96
 _SPREAD = 16
@@ -116,19 +117,33 @@ def choose(
     Raises:
         UserError: the model cannot be loaded at all.
     """
+    encoders = load_candidates(load, device, progress)
+    choice = fastest(measure(encoders, texts), purpose)
+    remember_choice(next(iter(encoders.values())).weight_hash, device, purpose, choice.way)
+    progress.say(choice.reason)
+    return choice
+
+
+def load_candidates(load: Load, device: str, progress: Progress = SILENT) -> dict[Way, Encoder]:
+    """An encoder for each way that could run a model here, the exact one first; those that cannot are told of.
+
+    Raises:
+        UserError: the model cannot be loaded at all.
+    """
     encoders: dict[Way, Encoder] = {}
     for way in candidates(device):
         try:
             encoders[way] = load(way.backend, way.dtype)
-        except (UserError, MissingPackage) as error:
+        except UserError as error:
             if not encoders:
                 raise
             progress.say(f"{way} is left out: {error}")
-    measured = measure(encoders, texts)
-    choice = fastest(measured, purpose)
-    remember("backend", _key(next(iter(encoders.values())).weight_hash, device, purpose), asdict(choice.way))
-    progress.say(choice.reason)
-    return choice
+    return encoders
+
+
+def remember_choice(weight_hash: str, device: str, purpose: Purpose, way: Way) -> None:
+    """Have `--backend auto` take a way from now on, for this model on this machine."""
+    remember("backend", _key(weight_hash, device, purpose), asdict(way))
 
 
 def measure(encoders: dict[Way, Encoder], texts: Sequence[str], rounds: int = _ROUNDS) -> list[Measured]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
 from ibkd_retrieval.encoders.students import keep_leading_dimensions
-from ibkd_retrieval.encoders.tokens import excluded_prompt_length, pad_ids, text_errors, tokenize
+from ibkd_retrieval.encoders.tokens import excluded_prompt_length, pad_ids, tokenize
 from ibkd_retrieval.encoders.weights import count_parameters, prompt_of, weight_hash
 from ibkd_retrieval.errors import UserError
 
@@ -45,6 +46,8 @@ class Encoder:
     Attributes:
         backend: "torch", "onnx" or "openvino".
         batch_tokens: most tokens in one batch, padding counted; may be changed between calls.
+        remembered_queries: how many of the last queries that were asked one at a time are not encoded again; 0 at
+            first, and set by who answers people, who ask again.
     """
 
     def __init__(
@@ -75,6 +78,8 @@ class Encoder:
         self.pooling = pooling
         self.prompts: Mapping[str, str] = {"query": prompt_of(model, "query"), "document": prompt_of(model, "document")}
         self.batch_tokens = batch_tokens
+        self.remembered_queries = 0
+        self._recent: dict[str, NDArray[np.float32]] = {}
         self._model = model
         self._padding = 0 if self._static else int(model.tokenizer.pad_token_id or 0)
         check_choice(backend, dtype, self.device)
@@ -150,6 +155,20 @@ class Encoder:
         Raises:
             UserError: something in `texts` is no text.
         """
+        if self.remembered_queries and kind == "query" and len(texts) == 1 and isinstance(texts[0], str):
+            return self._remembered(texts[0])
+        return self._encoded(texts, kind, progress)
+
+    def _remembered(self, query: str) -> NDArray[np.float32]:
+        found = self._recent.pop(query, None)
+        if found is None:
+            found = self._encoded([query], "query", None)
+        self._recent[query] = found  # Last, and so the last to go.
+        while len(self._recent) > self.remembered_queries:
+            del self._recent[next(iter(self._recent))]
+        return found.copy()
+
+    def _encoded(self, texts: Sequence[str], kind: Kind, progress: Task | None) -> NDArray[np.float32]:
         out = np.empty((len(texts), self.dim), dtype=np.float32)
         for start in range(0, len(texts), _WINDOW):
             self._encode_window(self._prepare_window(texts, start, kind), out[start : start + _WINDOW], progress)
@@ -171,20 +190,45 @@ class Encoder:
             self._encode_window(window, out[number * _WINDOW : (number + 1) * _WINDOW], progress)
         return out
 
+    def token_counts(self, texts: Sequence[str], kind: Kind = "document") -> list[int]:
+        """How many tokens are read of each text, prompt and special tokens included.
+
+        Raises:
+            UserError: something in `texts` is no text.
+        """
+        return [len(ids) for ids in tokenize(self._model, texts, self.prompts[kind])]
+
+    def operations(self, texts: Sequence[str]) -> float:
+        """Multiplications and additions in the transformer's matrix products for documents, padding not counted.
+
+        A layer of width h takes 8 h² + 4 h f a token for its linear layers, f wide within, and 4 h n for the attention
+        of n tokens.
+        """
+        if self._static:
+            return 0.0
+        transformer: Any = self._model[0]
+        config = transformer.auto_model.config
+        width, layers = int(config.hidden_size), int(config.num_hidden_layers)
+        within = int(getattr(config, "intermediate_size", None) or 4 * width)
+        lengths = np.array(self.token_counts(texts), dtype=np.float64)
+        return float(layers * ((8 * width * width + 4 * width * within) * lengths + 4 * width * lengths**2).sum())
+
     def _prepare_window(self, texts: Sequence[str], start: int, kind: Kind) -> TokenWindow:
         prompt = self.prompts[kind]
-        window = list(texts[start : start + _WINDOW])
-        if self._static:
-            return TokenWindow(start, prompt, texts=window)
+        window = texts[start : start + _WINDOW]
         token_ids: list[NDArray[np.int32]] = []
+        lengths: list[int] = []
         for first in range(0, len(window), _TOKENIZED_AT_ONCE):
             part = window[first : first + _TOKENIZED_AT_ONCE]
             found = tokenize(self._model, part, prompt, first=start + first)
+            lengths += map(len, found)
             # A list of Python integers takes nine times the memory.
-            token_ids += [np.array(ids, dtype=np.int32) for ids in found]
-        return TokenWindow(
-            start, prompt, token_ids=token_ids, prompt_length=excluded_prompt_length(self._model, prompt)
-        )
+            if self._static:
+                token_ids.append(np.fromiter(chain.from_iterable(found), dtype=np.int32))
+            else:
+                token_ids += [np.array(ids, dtype=np.int32) for ids in found]
+        prompt_length = 0 if self._static else excluded_prompt_length(self._model, prompt)
+        return TokenWindow(start, lengths, token_ids, prompt_length)
 
     def _tokens_of(self, sample: Sequence[str]) -> list[PaddedTokens]:
         if self._static or not sample:
@@ -193,21 +237,32 @@ class Encoder:
 
     def _encode_window(self, window: TokenWindow, out: NDArray[np.float32], progress: Task | None) -> None:
         if self._backend is None:
-            with text_errors(window.texts, window.start):
-                # The prompt is given in full: without one, the model would put its default prompt there.
-                out[:] = self._model.encode(
-                    list(window.texts), prompt=window.prompt, convert_to_numpy=True, show_progress_bar=False
-                )
+            out[:] = self._static_vectors(window)
             if progress is not None:
-                progress.advance(len(window.texts))
+                progress.advance(len(window.lengths))
             return
         fetching = _Fetching(out)
-        for rows in token_budget_batches([len(ids) for ids in window.token_ids], self.batch_tokens):
+        for rows in token_budget_batches(window.lengths, self.batch_tokens):
             tokens = pad_ids([window.token_ids[row] for row in rows], self._padding)
             fetching.take(rows, self._vectors(self._backend, tokens, window.prompt_length))
             if progress is not None:
                 progress.advance(len(rows))
         fetching.finish()
+
+    def _static_vectors(self, window: TokenWindow) -> NDArray[np.float32]:
+        import torch
+
+        ids = np.concatenate(window.token_ids).astype(np.int64)
+        offsets = np.cumsum([0, *window.lengths[:-1]], dtype=np.int64)
+        features: dict[str, Any] = {
+            "input_ids": torch.from_numpy(ids).to(self._model.device),
+            "offsets": torch.from_numpy(offsets).to(self._model.device),
+        }
+        with torch.inference_mode():
+            for module in self._model:
+                features = module(features)
+        vectors: torch.Tensor = features["sentence_embedding"]
+        return vectors.float().cpu().numpy()
 
     def _vectors(self, backend: Backend, tokens: PaddedTokens, prompt_length: int) -> torch.Tensor:
         import torch

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval.encoders.static import is_static
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ def tokenize(model: SentenceTransformer, texts: Sequence[str], prompt: str = "",
     """
     with text_errors(texts, first):
         whole = [prompt + text for text in texts]
+        if is_static(model):
+            # Special tokens have no meaning to a mean of token vectors.
+            return [found.ids for found in model.tokenizer.encode_batch_fast(whole, add_special_tokens=False)]
         backend = getattr(model.tokenizer, "backend_tokenizer", None)
         if backend is not None:
             # Half of the time that transformers' own call takes for short texts goes into what is not asked for here.
