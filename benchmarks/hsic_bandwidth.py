@@ -19,8 +19,8 @@ import torch
 
 from ibkd_retrieval.corpora.resolve import open_corpus
 from ibkd_retrieval.distill.information import cka, gaussian_kernel, hsic, off_diagonal_mean, unbiased_hsic
-from ibkd_retrieval.encoders.encoder import pad, tokenize
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
+from ibkd_retrieval.encoders.tokens import pad, tokenize
 from ibkd_retrieval.evaluation.environment import read_environment
 from ibkd_retrieval.files import write_json
 

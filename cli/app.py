@@ -15,6 +15,7 @@ import typer
 
 from ibkd_retrieval.errors import UserError, WorkFailed
 
+from .bench import bench_encode
 from .compare import compare
 from .console import fail
 from .datasets import datasets
@@ -80,6 +81,9 @@ for name, command in (
     ("import", import_vectors),
 ):
     app.command(name, no_args_is_help=name in ("export", "import"))(_answering(command))
+bench = typer.Typer(help="Measure what this machine reaches.", no_args_is_help=True)
+bench.command("encode")(_answering(bench_encode))
+app.add_typer(bench, name="bench")
 
 
 def main() -> None:

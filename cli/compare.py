@@ -11,7 +11,8 @@ import typer
 
 from .comparison_tables import print_comparison
 from .console import reporter, stdout
-from .options import Device, Dtype, Json, Quiet, Seed
+from .opening import Computing
+from .options import Backend, Device, EncoderDtype, Json, Quiet, Seed
 from .report_files import save_report
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def compare(
     ] = True,
     k: Annotated[int, typer.Option("--k", "-k", help="Results a query, for metrics without a cutoff.")] = 1000,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: EncoderDtype = "auto",
+    backend: Backend = "auto",
     seed: Seed = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -109,7 +111,7 @@ def compare(
     pairs = open_judged(corpora, queries or [], progress)
     names = data_set_names([asked for _, asked in pairs])
     recorded = None if baseline is None else _recorded(baseline, names, pairs, bars)
-    searchers = _open(corpora, device, dtype, progress)
+    searchers = _open(corpora, Computing(device, dtype, backend), progress)
     found = compare_systems(
         [
             ComparedData(name, asked, searchers[corpus.fingerprint])
@@ -161,16 +163,14 @@ def _recorded(
     return read_recorded(Path(path), system if comma else None, data_sets, bars)
 
 
-def _open(
-    corpora: Sequence[PlannedCorpus], device: str, dtype: str, progress: Progress
-) -> dict[str, dict[str, Searcher]]:
+def _open(corpora: Sequence[PlannedCorpus], computing: Computing, progress: Progress) -> dict[str, dict[str, Searcher]]:
     """Every system's searcher, by corpus and name; what a sweep asks for is made first.
 
     The indexes that were named are opened first, which finds out whether their models are at hand.
     """
     known: dict[str, Encoder] = {}
     opened = {
-        (corpus.fingerprint, system.name): _searcher(system, known, device, dtype)
+        (corpus.fingerprint, system.name): _searcher(system, known, computing)
         for corpus in corpora
         for system in corpus.systems
         if system.variant is None
@@ -178,15 +178,15 @@ def _open(
     for corpus in corpora:
         for system in corpus.systems:
             if system.variant is not None:
-                _make(system, system.variant, known, device, dtype, progress)
-                opened[corpus.fingerprint, system.name] = _searcher(system, known, device, dtype)
+                _make(system, system.variant, known, computing, progress)
+                opened[corpus.fingerprint, system.name] = _searcher(system, known, computing)
     return {
         corpus.fingerprint: {system.name: opened[corpus.fingerprint, system.name] for system in corpus.systems}
         for corpus in corpora
     }
 
 
-def _searcher(system: PlannedSystem, known: dict[str, Encoder], device: str, dtype: str) -> Searcher:
+def _searcher(system: PlannedSystem, known: dict[str, Encoder], computing: Computing) -> Searcher:
     from ibkd_retrieval.indexing.manifest import SearchDefaults
 
     from .opening import open_searcher
@@ -194,8 +194,9 @@ def _searcher(system: PlannedSystem, known: dict[str, Encoder], device: str, dty
     asked = system.asked
     searcher = open_searcher(
         system.folder,
-        device=device,
-        dtype=dtype,
+        device=computing.device,
+        dtype=computing.dtype,
+        backend=computing.backend,
         nprobe=asked.nprobe,
         refine=asked.refine,
         ef_search=asked.ef_search,
@@ -208,7 +209,7 @@ def _searcher(system: PlannedSystem, known: dict[str, Encoder], device: str, dty
 
 
 def _make(
-    system: PlannedSystem, variant: Variant, known: dict[str, Encoder], device: str, dtype: str, progress: Progress
+    system: PlannedSystem, variant: Variant, known: dict[str, Encoder], computing: Computing, progress: Progress
 ) -> None:
     """Make the index of a swept system, unless it is there from a run before."""
     from ibkd_retrieval.evaluation.sweep import make_variant
@@ -216,5 +217,5 @@ def _make(
     from .opening import cut_encoder
 
     progress.say(f"{system.asked.folder} · {system.name} → {system.folder}")
-    encoder = cut_encoder(system.manifest, variant.dim, known, device, dtype)
+    encoder = cut_encoder(system.asked.folder, variant.dim, known, computing)
     make_variant(system.asked.folder, system.folder, variant, encoder, progress)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from .options import MODELS
 
 if TYPE_CHECKING:
+    from ibkd_retrieval.corpora.records import Corpus
+    from ibkd_retrieval.encoders.choice import Purpose
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.indexing.manifest import EncoderRecord
     from ibkd_retrieval.indexing.memory import MemoryPlan
     from ibkd_retrieval.indexing.workers import EncoderProcesses
+    from ibkd_retrieval.progress import Progress
+
+# Documents from which on encoding takes so much longer than trying the backends that trying them is worth it.
+_LARGE = 20_000
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,7 @@ class EncodingOptions:
     model: str | None
     device: str
     dtype: str
+    backend: str
     pooling: str | None
     max_length: int | None
     dim: int | None
@@ -32,7 +41,7 @@ class EncodingOptions:
 
     def given(self) -> dict[str, object]:
         """What the user gave, by option; None where it was left out."""
-        defaults = {"device": "auto", "dtype": "auto", "workers": 1}
+        defaults = {"device": "auto", "dtype": "auto", "backend": "auto", "workers": 1}
         values = dataclasses.asdict(self)
         return {
             f"--{name.replace('_', '-')}": None if value == defaults.get(name) else value
@@ -55,18 +64,26 @@ class EncodingOptions:
             self,
             model=self.model or encoder.name,
             dtype=encoder.dtype if self.dtype == "auto" else self.dtype,
+            backend=encoder.backend if self.backend == "auto" else self.backend,
             pooling=self.pooling or encoder.pooling,
             max_length=self.max_length or encoder.max_length or None,
             dim=self.dim or encoder.dim,
         )
 
-    def load(self) -> tuple[Encoder, MemoryPlan, EncoderProcesses | None]:
-        """Load the model, and plan the sizes and processes of encoding.
+    def computing_as(self, encoder: EncoderRecord | None) -> EncodingOptions:
+        """The same, computing as a build that was begun does where nothing else was asked for."""
+        if encoder is None or (self.backend, self.dtype) != ("auto", "auto"):
+            return self
+        return dataclasses.replace(self, backend=encoder.backend, dtype=encoder.dtype)
+
+    def load(self, corpus: Corpus, progress: Progress) -> tuple[Encoder, MemoryPlan, EncoderProcesses | None]:
+        """Load the model, and plan the sizes and processes of encoding `corpus`.
 
         Raises:
             UserError: no such model, or an option it cannot honour; the memory does not suffice.
         """
-        from ibkd_retrieval.encoders.encoder import DEFAULT_BATCH_TOKENS, Encoder
+        from ibkd_retrieval.encoders.choice import sample_texts
+        from ibkd_retrieval.encoders.encoder import DEFAULT_BATCH_TOKENS
         from ibkd_retrieval.errors import UserError
         from ibkd_retrieval.indexing.memory import parse_size, plan_memory
         from ibkd_retrieval.indexing.workers import EncoderProcesses, LoadEncoder
@@ -76,10 +93,20 @@ class EncodingOptions:
         if self.shard_size is not None and self.shard_size < 1:
             raise UserError(f"A shard must hold at least one document, not {self.shard_size}.")
         limit = None if self.memory is None else parse_size(self.memory)
-        settings = {name: getattr(self, name) for name in ("device", "dtype", "pooling", "max_length", "dim")}
+        settings = {name: getattr(self, name) for name in ("device", "pooling", "max_length", "dim")}
         name = self.model or ""
         wanted = DEFAULT_BATCH_TOKENS if self.batch_tokens is None else self.batch_tokens
-        encoder = Encoder.load(name, **settings, batch_tokens=wanted)
+        encoder = load_encoder(
+            name,
+            self.backend,
+            self.dtype,
+            lambda: sample_texts(document.content for document in corpus.documents()),
+            purpose="documents",
+            measure=lambda: _is_large(corpus),
+            progress=progress,
+            batch_tokens=wanted,
+            **settings,
+        )
         sizes = plan_memory(
             limit, dim=encoder.dim, batch_tokens=wanted, shard_size=self.shard_size, workers=self.workers
         )
@@ -87,5 +114,65 @@ class EncodingOptions:
             encoder.batch_tokens = sizes.batch_tokens
         processes = None
         if self.workers > 1:
-            processes = EncoderProcesses(self.workers, LoadEncoder(name, **settings, batch_tokens=encoder.batch_tokens))
+            # Each process loads what was settled on here; what int8 needs, this process has made.
+            sample = tuple(sample_texts(document.content for document in corpus.documents()))
+            load = LoadEncoder(
+                name,
+                **settings,
+                dtype=encoder.dtype,
+                batch_tokens=encoder.batch_tokens,
+                backend=encoder.backend,
+                sample=sample if encoder.dtype == "int8" else (),
+            )
+            processes = EncoderProcesses(self.workers, load)
         return encoder, sizes, processes
+
+
+def _is_large(corpus: Corpus) -> bool:
+    if corpus.count is not None:
+        return corpus.count >= _LARGE
+    return next(islice(corpus.documents(), _LARGE - 1, None), None) is not None
+
+
+def load_encoder(
+    name: str,
+    backend: str,
+    dtype: str,
+    sample: Callable[[], list[str]],
+    *,
+    purpose: Purpose,
+    measure: Callable[[], bool] = lambda: False,
+    progress: Progress,
+    **settings: Any,
+) -> Encoder:
+    """Load a model to run as the options say, "auto" as was found best here for the purpose.
+
+    Args:
+        name: the model.
+        backend: as the option says.
+        dtype: as the option says.
+        sample: reads texts such as will be encoded, for int8 and for measuring.
+        purpose: many documents in one go, or one query at a time.
+        measure: whether to find out what is best where that was not done before; otherwise torch is taken then.
+        progress: told what was measured.
+        settings: further ones of `Encoder.load`.
+
+    Raises:
+        UserError: as `Encoder.load` does.
+    """
+    from ibkd_retrieval.encoders.choice import Way, candidates, choose, remembered_choice
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+    def load(backend: str, dtype: str) -> Encoder:
+        texts = sample() if dtype == "int8" else []
+        return Encoder.load(name, backend=backend, dtype=dtype, sample=texts, **settings)
+
+    encoder = load(backend, dtype)
+    if (backend, dtype) != ("auto", "auto") or encoder.max_length == 0:
+        return encoder
+    way = remembered_choice(encoder.weight_hash, encoder.device, purpose)
+    if way is None and len(candidates(encoder.device)) > 1 and measure():
+        way = choose(load, sample(), encoder.device, purpose, progress).way
+    if way is None or way == Way(encoder.backend, encoder.dtype):
+        return encoder
+    return load(way.backend, way.dtype)

@@ -11,9 +11,10 @@ import typer
 from .console import reporter, stdout
 from .opening import RankerOptions
 from .options import (
+    Backend,
     Device,
-    Dtype,
     EfSearch,
+    EncoderDtype,
     Engine,
     ExcludeSelf,
     Filter,
@@ -126,7 +127,8 @@ def evaluate(
     query_model: QueryModel = None,
     pooling: Pooling = None,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: EncoderDtype = "auto",
+    backend: Backend = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -164,6 +166,7 @@ def evaluate(
             data or [],
             device=device,
             dtype=dtype,
+            backend=backend,
             pooling=pooling,
             samples=resamples,
             seed=seed,
@@ -196,7 +199,7 @@ def evaluate(
     if run:
         if index:
             raise UserError("Give either --run or --index, not both: score them one after the other.")
-        if dataclasses.replace(options, device="auto", dtype="auto") != RankerOptions():
+        if dataclasses.replace(options, device="auto", dtype="auto", backend="auto") != RankerOptions():
             raise UserError("--run is scored as it is: leave out the options of searching, or give --index instead.")
         board, against = score_files(run, qrels, queries, scoring, progress)
     else:

@@ -13,8 +13,9 @@ from .index_jobs import check_job, chosen_family, folder_beside, read_ids, refus
 from .options import (
     CORPUS_HELP,
     INDEXES,
+    Backend,
     Device,
-    Dtype,
+    EncoderDtype,
     Json,
     MaxLength,
     Overwrite,
@@ -120,7 +121,8 @@ def index(
         typer.Option(help="Most tokens in one batch, padding counted.", show_default="4096, less in little memory"),
     ] = None,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: EncoderDtype = "auto",
+    backend: Backend = "auto",
     resume: Resume = False,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -155,6 +157,7 @@ def index(
         model=model,
         device=device,
         dtype=dtype,
+        backend=backend,
         pooling=pooling,
         max_length=max_length,
         dim=dim,
@@ -170,11 +173,12 @@ def index(
         manifest, target = delete_documents(output, read_ids(delete)), output
     elif append and output is not None and corpus is not None:
         begun = read_manifest(output).encoder
-        encoder, sizes, processes = options.like(begun).load()
+        added = _opened(corpus, progress)
+        encoder, sizes, processes = options.like(begun).load(added, progress)
         progress.say(f"corpus {corpus} · model {encoder.name} → {output}")
         target = output
         manifest = append_documents(
-            _opened(corpus, progress),
+            added,
             encoder,
             target,
             resume=resume,
@@ -217,6 +221,7 @@ def _build(
 ) -> tuple[IndexManifest, Path]:
     from ibkd_retrieval.encoders.names import short_model_name
     from ibkd_retrieval.indexing.build import build_index
+    from ibkd_retrieval.indexing.claim import begun_encoder
 
     options = options.with_model()
     opened = _opened(corpus, progress)
@@ -224,7 +229,9 @@ def _build(
     cut = f"-d{options.dim}" if options.dim else ""
     target = output or INDEXES / f"{corpus_slug(corpus)}-{short_model_name(options.model or '')}{cut}-{settled.name}"
     progress.say(f"corpus {opened.name} · model {options.model} · type {settled.name} → {target}")
-    encoder, sizes, processes = options.load()
+    if resume:
+        options = options.computing_as(begun_encoder(target))
+    encoder, sizes, processes = options.load(opened, progress)
     manifest = build_index(
         opened,
         encoder,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT
 
+from .encoding import load_encoder
 from .options import INDEXES
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ibkd_retrieval.encoders.encoder import Encoder
-    from ibkd_retrieval.indexing.manifest import IndexManifest
     from ibkd_retrieval.indexing.store import StoredIndex
     from ibkd_retrieval.progress import Progress
     from ibkd_retrieval.search.ranker import Ranker
@@ -48,6 +49,7 @@ class RankerOptions:
     query_model: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    backend: str = "auto"
     pooling: str | None = None
     nprobe: int | None = None
     refine: int | None = None
@@ -81,6 +83,7 @@ def open_searcher(
     model: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    backend: str = "auto",
     pooling: str | None = None,
     nprobe: int | None = None,
     refine: int | None = None,
@@ -94,7 +97,8 @@ def open_searcher(
         folder: the index.
         model: another place of the same encoder.
         device: where to encode queries.
-        dtype: number format of the encoder; "auto" takes the one the index was built in where this machine has it.
+        dtype: number format of the encoder; "auto" is what the hardware multiplies fastest.
+        backend: what runs the encoder; "auto" is what was found best here for queries.
         pooling: for a plain transformers encoder.
         nprobe: lists to visit.
         refine: candidates per result.
@@ -110,6 +114,7 @@ def open_searcher(
         query_model=query_model,
         device=device,
         dtype=dtype,
+        backend=backend,
         pooling=pooling,
         nprobe=nprobe,
         refine=refine,
@@ -119,19 +124,31 @@ def open_searcher(
     return _searcher(index, _encoder(index, options, {} if known is None else known), options)
 
 
-def cut_encoder(
-    manifest: IndexManifest, dim: int, known: dict[str, Encoder], device: str = "auto", dtype: str = "auto"
-) -> Encoder:
-    """The encoder of an index, keeping the leading `dim` dimensions; added to `known`."""
-    from ibkd_retrieval.encoders.encoder import Encoder
+class Computing(NamedTuple):
+    """How encoders run, as the options of these names say."""
 
-    made_by = manifest.encoder
+    device: str
+    dtype: str
+    backend: str
+
+
+def cut_encoder(folder: Path, dim: int, known: dict[str, Encoder], computing: Computing) -> Encoder:
+    """The encoder of an index, keeping the leading `dim` dimensions; added to `known`."""
+    from ibkd_retrieval.encoders.choice import sample_texts
+    from ibkd_retrieval.indexing.store import open_index
+
+    index = open_index(folder)
+    made_by = index.manifest.encoder
     if dim == made_by.dim and made_by.weight_hash in known:
         return known[made_by.weight_hash]
-    encoder = Encoder.load(
+    encoder = load_encoder(
         made_by.name,
-        device=device,
-        dtype=dtype,
+        computing.backend,
+        computing.dtype,
+        lambda: sample_texts(document.content for document in index.documents()),
+        purpose="queries",
+        progress=SILENT,
+        device=computing.device,
         pooling=made_by.pooling,
         max_length=made_by.max_length or None,
         dim=dim,
@@ -183,7 +200,8 @@ def open_ranker(
             depth=options.rerank_depth,
             max_length=options.rerank_max_length,
             device=options.device,
-            dtype=options.dtype,
+            # Cross-encoders run in torch, which has no int8.
+            dtype="auto" if options.dtype == "int8" else options.dtype,
         )
     return ranker
 
@@ -264,13 +282,20 @@ def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encode
     made_by = index.manifest.encoder
     if options.query_model is None and options.model is None and made_by.weight_hash in known:
         return known[made_by.weight_hash]
-    from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.encoders.choice import sample_texts
 
+    load = partial(
+        load_encoder,
+        backend=options.backend,
+        dtype=options.dtype,
+        sample=lambda: sample_texts(document.content for document in index.documents()),
+        purpose="queries",
+        progress=SILENT,
+        device=options.device,
+    )
     if options.query_model is None:
-        encoder = Encoder.load(
+        encoder = load(
             options.model or made_by.name,
-            device=options.device,
-            dtype=options.dtype,
             pooling=options.pooling or made_by.pooling,
             max_length=made_by.max_length or None,
             # An index may hold the leading dimensions of its encoder's vectors only.
@@ -280,7 +305,7 @@ def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encode
         from ibkd_retrieval.search.query_space import check_query_model
 
         # A student reads as many tokens as its own folder says, whatever the encoder of the index read.
-        encoder = Encoder.load(options.query_model, device=options.device, dtype=options.dtype, pooling=options.pooling)
+        encoder = load(options.query_model, pooling=options.pooling)
         check_query_model(Path(options.query_model), encoder, index.manifest)
     known[encoder.weight_hash] = encoder
     return encoder

@@ -14,6 +14,19 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[
     str, typer.Option(help="auto, float32, bfloat16 or float16; auto is what the hardware multiplies fastest.")
 ]
+EncoderDtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype", help="auto, float32, bfloat16, float16 or int8; auto is what the hardware multiplies fastest."
+    ),
+]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="What runs the model: auto, torch, onnx or openvino; auto is the fastest that was measured here "
+        "(`ibkd bench encode`, or the first large corpus) and keeps the vectors, else torch."
+    ),
+]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens to read of a text.", show_default="the model's own limit")]
 Pooling = Annotated[
     str | None, typer.Option(help="mean or cls, for a plain transformers encoder.", show_default="mean")

@@ -13,9 +13,10 @@ from .answers import Asked, answer, show_answer
 from .console import reporter, stdout
 from .opening import RankerOptions, index_folder, open_ranker
 from .options import (
+    Backend,
     Device,
-    Dtype,
     EfSearch,
+    EncoderDtype,
     Engine,
     ExcludeSelf,
     Filter,
@@ -82,7 +83,8 @@ def search(
     query_model: QueryModel = None,
     pooling: Pooling = None,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: EncoderDtype = "auto",
+    backend: Backend = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -11,9 +11,10 @@ import typer
 from .console import reporter
 from .opening import RankerOptions, index_folder, open_ranker
 from .options import (
+    Backend,
     Device,
-    Dtype,
     EfSearch,
+    EncoderDtype,
     Engine,
     Filter,
     Hybrid,
@@ -72,7 +73,8 @@ def serve(
     query_model: QueryModel = None,
     pooling: Pooling = None,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: EncoderDtype = "auto",
+    backend: Backend = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Serve indexes: a page with their answers side by side, and a JSON API (/search, /healthz, /metrics, /docs)."""

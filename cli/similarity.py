@@ -20,6 +20,7 @@ def evaluate_similarity(
     *,
     device: str,
     dtype: str,
+    backend: str,
     pooling: str | None,
     samples: int,
     seed: int,
@@ -41,7 +42,7 @@ def evaluate_similarity(
         raise UserError("--task sts needs sentence pairs: name a file or a SentEval folder with --data; repeatable.")
     sets = [read_pairs(path) for path in data]
     name = model or str(newest_student(MODELS))
-    encoder = Encoder.load(name, device=device, dtype=dtype, pooling=pooling)
+    encoder = Encoder.load(name, device=device, dtype=dtype, backend=backend, pooling=pooling)
     found = [evaluate_sts(encoder, pairs, samples=samples, seed=seed, progress=progress) for pairs in sets]
     if json:
         from json import dumps

@@ -54,7 +54,9 @@ def evaluate_suite(
     root = output or INDEXES / suite.strip("./").replace("/", "-")
     results = SuiteFile(root / RESULTS)
     progress.say(f"suite {suite}, {len(members)} data sets · model {model} · type {type} → {root}")
-    encoder = Encoder.load(model, device=options.device, dtype=options.dtype, pooling=options.pooling)
+    encoder = Encoder.load(
+        model, device=options.device, dtype=options.dtype, backend=options.backend, pooling=options.pooling
+    )
     settings = _settings(options, type, k, scoring, encoder.weight_hash)
     metrics = scoring.metrics or tuple(dict.fromkeys((*(member.metric for member in members), _SECOND_METRIC)))
     run = _SuiteRun(results, settings, options, encoder, metrics, type, k, scoring.relevance_level, progress)

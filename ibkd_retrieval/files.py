@@ -71,6 +71,13 @@ def write_json(path: Path | str, value: Any) -> None:
         file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
+def cache_folder() -> Path:
+    """The user's cache folder for this toolkit; it is not made here."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification has relative paths ignored.
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "ibkd"
+
+
 def sha256_file(path: Path | str) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits."""
     digest = hashlib.sha256()

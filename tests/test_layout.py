@@ -27,9 +27,15 @@ HEAVY = {
     "datasets",
     "huggingface_hub",
     "safetensors",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "nncf",
 }
 # Modules that define torch modules or operate on tensors throughout; nothing that `--help` loads imports them.
 TORCH_MODULES = {
+    "ibkd_retrieval/encoders/backends/lean.py",
+    "ibkd_retrieval/encoders/backends/traced.py",
     "ibkd_retrieval/distill/soft_labels.py",
     "ibkd_retrieval/distill/student_module.py",
     "ibkd_retrieval/distill/objectives/cosine.py",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from ibkd_retrieval.corpora import docstrings, python_sources
 from ibkd_retrieval.corpora.python_sources import Definition, ModuleScan, find_sources, scan_source
-from ibkd_retrieval.files import atomic_write
+from ibkd_retrieval.files import atomic_write, cache_folder
 from ibkd_retrieval.progress import Progress
 
 
@@ -43,13 +42,6 @@ def scan_installed(roots: Sequence[Path], progress: Progress) -> list[ModuleScan
             reason = error.strerror or error
             progress.say(f"Installed packages will be read again next time: {path} cannot be written ({reason})")
     return [scan for _, _, scan in records]
-
-
-def cache_folder() -> Path:
-    """The user's cache folder for this toolkit; it is not made here."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification has relative paths ignored.
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "ibkd"
 
 
 def _stamp(path: Path) -> str:

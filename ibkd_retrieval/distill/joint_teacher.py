@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.distill.teacher_cache import TeacherCache
-from ibkd_retrieval.encoders.encoder import ParameterCount
+from ibkd_retrieval.encoders.weights import ParameterCount
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:

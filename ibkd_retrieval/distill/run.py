@@ -29,10 +29,11 @@ from ibkd_retrieval.distill.texts import TrainingTexts, gather_texts
 from ibkd_retrieval.distill.train import train_student
 from ibkd_retrieval.distill.training_log import require_tensorboard
 from ibkd_retrieval.encoders.device import choose_device
-from ibkd_retrieval.encoders.encoder import Encoder, weight_hash
+from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit
 from ibkd_retrieval.encoders.names import short_model_name
 from ibkd_retrieval.encoders.students import add_output_layer, reduce_dimension
+from ibkd_retrieval.encoders.weights import weight_hash
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.environment import read_environment
 from ibkd_retrieval.progress import SILENT, Progress

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.encoders.encoder import excluded_prompt_length, pad, prompt_of, tokenize
 from ibkd_retrieval.encoders.static import is_static
+from ibkd_retrieval.encoders.tokens import excluded_prompt_length, pad, tokenize
+from ibkd_retrieval.encoders.weights import prompt_of
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:

@@ -36,9 +36,12 @@ def choose_device(requested: str) -> str:
 def choose_dtype(requested: str, device: str) -> torch.dtype:
     """Resolve "auto" to bfloat16 where the hardware multiplies it natively, float32 otherwise.
 
-    On a CPU that means AMX tiles: elsewhere half precision is emulated and slower than float32.
+    On a CPU a short measurement decides, where there are instructions for it at all: elsewhere half precision is
+    emulated and slower than float32.
     """
     import torch
+
+    from ibkd_retrieval.encoders.machine import bfloat16_is_fast
 
     if requested not in DTYPES:
         raise UserError(f"Unknown dtype `{requested}`: use one of {', '.join(DTYPES)}.")
@@ -46,4 +49,4 @@ def choose_dtype(requested: str, device: str) -> torch.dtype:
         return getattr(torch, requested)  # type: ignore[no-any-return]
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if device == "cpu" and torch.cpu._is_amx_tile_supported() else torch.float32
+    return torch.bfloat16 if device == "cpu" and bfloat16_is_fast() else torch.float32

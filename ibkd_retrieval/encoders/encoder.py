@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.allocator import keep_freed_memory
+from ibkd_retrieval.encoders.backends.opening import open_backend
+from ibkd_retrieval.encoders.backends.protocol import check_choice
 from ibkd_retrieval.encoders.batching import token_budget_batches
-from ibkd_retrieval.encoders.device import choose_device, choose_dtype
-from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
+from ibkd_retrieval.encoders.device import choose_device
+from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
 from ibkd_retrieval.encoders.students import keep_leading_dimensions
+from ibkd_retrieval.encoders.tokens import excluded_prompt_length, pad_ids, tokenize
+from ibkd_retrieval.encoders.weights import count_parameters, prompt_of, weight_hash
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
+    from ibkd_retrieval.encoders.backends.protocol import Backend
     from ibkd_retrieval.encoders.protocol import Kind
+    from ibkd_retrieval.encoders.tokens import PaddedTokens
     from ibkd_retrieval.progress import Task
 
 # Texts tokenised at a time: enough for sorting by length to leave little padding, small enough to forget.
@@ -36,11 +40,14 @@ DEFAULT_BATCH_TOKENS = 4096
 class Encoder:
     """A sentence-transformers model behind one call, `encode`.
 
-    Satisfies `TextEncoder`. The transformer computes in `dtype`; pooling and everything after it stay in
-    float32, where they cost nothing and rounding would show.
+    Satisfies `TextEncoder`. The transformer computes in `dtype`, run by `backend`; pooling and everything after it are
+    the same for all, in float32, where they cost nothing and rounding would show.
 
     Attributes:
+        backend: "torch", "onnx" or "openvino".
         batch_tokens: most tokens in one batch, padding counted; may be changed between calls.
+        remembered_queries: how many of the last queries that were asked one at a time are not encoded again; 0 at
+            first, and set by who answers people, who ask again.
     """
 
     def __init__(
@@ -51,6 +58,8 @@ class Encoder:
         dtype: str = "auto",
         pooling: str | None = None,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        backend: str = "torch",
+        sample: Sequence[str] = (),
     ) -> None:
         """Take over a float32 `model`, already on its device; its transformer is converted in place."""
         from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -68,12 +77,17 @@ class Encoder:
         self.model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         self.pooling = pooling
         self.prompts: Mapping[str, str] = {"query": prompt_of(model, "query"), "document": prompt_of(model, "document")}
-        chosen = choose_dtype("float32" if self._static else dtype, self.device)
-        self.dtype = str(chosen).removeprefix("torch.")
-        self._model = model
-        if not self._static:
-            model[0].auto_model.to(chosen)
         self.batch_tokens = batch_tokens
+        self.remembered_queries = 0
+        self._recent: dict[str, NDArray[np.float32]] = {}
+        self._model = model
+        self._padding = 0 if self._static else int(model.tokenizer.pad_token_id or 0)
+        check_choice(backend, dtype, self.device)
+        self._backend = (
+            None if self._static else open_backend(model, backend, dtype, self.weight_hash, self._tokens_of(sample))
+        )
+        self.backend = "torch" if self._backend is None else self._backend.name
+        self.dtype = "float32" if self._backend is None else self._backend.dtype
 
     @classmethod
     def load(
@@ -86,21 +100,27 @@ class Encoder:
         max_length: int | None = None,
         dim: int | None = None,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        backend: str = "torch",
+        sample: Sequence[str] = (),
     ) -> Encoder:
         """Load a model by folder or hub name.
 
         Args:
             name: sentence-transformers folder, transformers folder, hub name, or the embedded default's name.
             device: "auto", "cpu", "cuda", "cuda:1".
-            dtype: "auto", "float32", "bfloat16" or "float16", for the transformer.
+            dtype: "auto", "float32", "bfloat16", "float16" or "int8", for the transformer.
             pooling: "mean" or "cls", for a plain transformers encoder.
             max_length: tokens to read of a text; None keeps the model's own limit.
             dim: length to cut vectors to before they are normalised; None keeps all. An encoder of cut vectors has a
                 weight hash of its own.
             batch_tokens: most tokens in one batch, padding counted.
+            backend: "torch", "onnx", "openvino"; "auto" is torch, and for int8 the first that is installed.
+            sample: documents such as will be encoded, for what int8 is calibrated on.
 
         Raises:
             UserError: no such model or device, or a setting the model cannot honour.
+            MissingPackage: the backend is not installed.
+            WorkFailed: what is made for the backend cannot be kept.
         """
         if batch_tokens < 1:
             raise UserError(f"--batch-tokens is {batch_tokens}: give at least 1.")
@@ -109,7 +129,15 @@ class Encoder:
             keep_leading_dimensions(model, dim)
         # A folder is remembered by its full path, so that an index finds its encoder from anywhere.
         known_as = str(Path(name).resolve()) if Path(name).is_dir() else name
-        return cls(model, known_as, dtype=dtype, pooling=pooling, batch_tokens=batch_tokens)
+        return cls(
+            model,
+            known_as,
+            dtype=dtype,
+            pooling=pooling,
+            batch_tokens=batch_tokens,
+            backend=backend,
+            sample=sample,
+        )
 
     def encode(
         self, texts: Sequence[str], kind: Kind = "document", progress: Task | None = None
@@ -127,6 +155,20 @@ class Encoder:
         Raises:
             UserError: something in `texts` is no text.
         """
+        if self.remembered_queries and kind == "query" and len(texts) == 1 and isinstance(texts[0], str):
+            return self._remembered(texts[0])
+        return self._encoded(texts, kind, progress)
+
+    def _remembered(self, query: str) -> NDArray[np.float32]:
+        found = self._recent.pop(query, None)
+        if found is None:
+            found = self._encoded([query], "query", None)
+        self._recent[query] = found  # Last, and so the last to go.
+        while len(self._recent) > self.remembered_queries:
+            del self._recent[next(iter(self._recent))]
+        return found.copy()
+
+    def _encoded(self, texts: Sequence[str], kind: Kind, progress: Task | None) -> NDArray[np.float32]:
         out = np.empty((len(texts), self.dim), dtype=np.float32)
         for start in range(0, len(texts), _WINDOW):
             self._encode_window(self._prepare_window(texts, start, kind), out[start : start + _WINDOW], progress)
@@ -148,180 +190,117 @@ class Encoder:
             self._encode_window(window, out[number * _WINDOW : (number + 1) * _WINDOW], progress)
         return out
 
+    def token_counts(self, texts: Sequence[str], kind: Kind = "document") -> list[int]:
+        """How many tokens are read of each text, prompt and special tokens included.
+
+        Raises:
+            UserError: something in `texts` is no text.
+        """
+        return [len(ids) for ids in tokenize(self._model, texts, self.prompts[kind])]
+
+    def operations(self, texts: Sequence[str]) -> float:
+        """Multiplications and additions in the transformer's matrix products for documents, padding not counted.
+
+        A layer of width h takes 8 h² + 4 h f a token for its linear layers, f wide within, and 4 h n for the attention
+        of n tokens.
+        """
+        if self._static:
+            return 0.0
+        transformer: Any = self._model[0]
+        config = transformer.auto_model.config
+        width, layers = int(config.hidden_size), int(config.num_hidden_layers)
+        within = int(getattr(config, "intermediate_size", None) or 4 * width)
+        lengths = np.array(self.token_counts(texts), dtype=np.float64)
+        return float(layers * ((8 * width * width + 4 * width * within) * lengths + 4 * width * lengths**2).sum())
+
     def _prepare_window(self, texts: Sequence[str], start: int, kind: Kind) -> TokenWindow:
         prompt = self.prompts[kind]
-        window = list(texts[start : start + _WINDOW])
-        if self._static:
-            return TokenWindow(start, prompt, texts=window)
+        window = texts[start : start + _WINDOW]
         token_ids: list[NDArray[np.int32]] = []
+        lengths: list[int] = []
         for first in range(0, len(window), _TOKENIZED_AT_ONCE):
             part = window[first : first + _TOKENIZED_AT_ONCE]
             found = tokenize(self._model, part, prompt, first=start + first)
+            lengths += map(len, found)
             # A list of Python integers takes nine times the memory.
-            token_ids += [np.array(ids, dtype=np.int32) for ids in found]
-        return TokenWindow(
-            start, prompt, token_ids=token_ids, prompt_length=excluded_prompt_length(self._model, prompt)
-        )
+            if self._static:
+                token_ids.append(np.fromiter(chain.from_iterable(found), dtype=np.int32))
+            else:
+                token_ids += [np.array(ids, dtype=np.int32) for ids in found]
+        prompt_length = 0 if self._static else excluded_prompt_length(self._model, prompt)
+        return TokenWindow(start, lengths, token_ids, prompt_length)
+
+    def _tokens_of(self, sample: Sequence[str]) -> list[PaddedTokens]:
+        if self._static or not sample:
+            return []
+        return [pad_ids([ids], self._padding) for ids in tokenize(self._model, sample, self.prompts["document"])]
 
     def _encode_window(self, window: TokenWindow, out: NDArray[np.float32], progress: Task | None) -> None:
-        import torch
-
-        if self._static:
-            with _text_errors(window.texts, window.start):
-                # The prompt is given in full: without one, the model would put its default prompt there.
-                out[:] = self._model.encode(
-                    list(window.texts), prompt=window.prompt, convert_to_numpy=True, show_progress_bar=False
-                )
+        if self._backend is None:
+            out[:] = self._static_vectors(window)
             if progress is not None:
-                progress.advance(len(window.texts))
+                progress.advance(len(window.lengths))
             return
-        for rows in token_budget_batches([len(ids) for ids in window.token_ids], self.batch_tokens):
-            features = pad(self._model, [window.token_ids[row] for row in rows])
-            if window.prompt_length:
-                features["prompt_length"] = window.prompt_length
-            with torch.inference_mode():
-                out[rows] = self._forward(features).cpu().numpy()
+        fetching = _Fetching(out)
+        for rows in token_budget_batches(window.lengths, self.batch_tokens):
+            tokens = pad_ids([window.token_ids[row] for row in rows], self._padding)
+            fetching.take(rows, self._vectors(self._backend, tokens, window.prompt_length))
             if progress is not None:
                 progress.advance(len(rows))
+        fetching.finish()
 
-    def _forward(self, features: dict[str, Any]) -> torch.Tensor:
-        transformer: Any = self._model[0]
-        features = transformer(features)
-        features[transformer.module_output_name] = features[transformer.module_output_name].float()
-        for module in list(self._model)[1:]:
-            features = module(features)
+    def _static_vectors(self, window: TokenWindow) -> NDArray[np.float32]:
+        import torch
+
+        ids = np.concatenate(window.token_ids).astype(np.int64)
+        offsets = np.cumsum([0, *window.lengths[:-1]], dtype=np.int64)
+        features: dict[str, Any] = {
+            "input_ids": torch.from_numpy(ids).to(self._model.device),
+            "offsets": torch.from_numpy(offsets).to(self._model.device),
+        }
+        with torch.inference_mode():
+            for module in self._model:
+                features = module(features)
+        vectors: torch.Tensor = features["sentence_embedding"]
+        return vectors.float().cpu().numpy()
+
+    def _vectors(self, backend: Backend, tokens: PaddedTokens, prompt_length: int) -> torch.Tensor:
+        import torch
+
+        with torch.inference_mode():
+            features = backend(tokens)
+            if prompt_length:
+                features["prompt_length"] = prompt_length
+            for module in list(self._model)[1:]:
+                features = module(features)
         return features["sentence_embedding"]  # type: ignore[no-any-return]
 
 
-def excluded_prompt_length(model: SentenceTransformer, prompt: str) -> int:
-    """Tokens of the prompt that the model's pooling is to leave out, 0 where it includes them."""
-    from sentence_transformers.sentence_transformer.modules import Pooling
+class _Fetching:
+    """Copies vectors into the result; those of a GPU while it computes the next."""
 
-    if not prompt or not any(isinstance(module, Pooling) and not module.include_prompt for module in model):
-        return 0
-    ids = model.tokenizer(prompt)["input_ids"]
-    # A closing special token belongs to the text that follows, not to the prompt.
-    return len(ids) - (ids[-1] in model.tokenizer.all_special_ids)
+    def __init__(self, out: NDArray[np.float32]) -> None:
+        self._out = out
+        self._under_way: tuple[NDArray[np.int64], torch.Tensor, Any] | None = None
 
+    def take(self, rows: NDArray[np.int64], vectors: torch.Tensor) -> None:
+        """Copy `vectors` into `rows`, at once or by the time of `finish`."""
+        if vectors.device.type != "cuda":
+            self._out[rows] = vectors.numpy()
+            return
+        import torch
 
-def tokenize(model: SentenceTransformer, texts: Sequence[str], prompt: str = "", *, first: int = 0) -> list[list[int]]:
-    """Token ids of each text with special tokens, cut to the model's length, not padded.
+        host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+        host.copy_(vectors, non_blocking=True)
+        copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record()
+        self.finish()
+        self._under_way = rows, host, copied
 
-    Lower-casing, where the model asks for it, is part of its tokenizer since it was loaded.
-
-    Args:
-        model: whose tokenizer and length limit count.
-        texts: what to tokenise.
-        prompt: put before every text.
-        first: position of the first text in the caller's list, for error messages.
-
-    Raises:
-        UserError: a text is not a string or holds a lone surrogate, named by its position.
-    """
-    with _text_errors(texts, first):
-        encoded = model.tokenizer(
-            [prompt + text for text in texts],
-            truncation=True,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-    return encoded["input_ids"]  # type: ignore[no-any-return]
-
-
-@contextlib.contextmanager
-def _text_errors(texts: Sequence[str], first: int) -> Iterator[None]:
-    try:
-        yield
-    except (TypeError, ValueError, AttributeError, UnicodeEncodeError) as error:
-        for position, text in enumerate(texts, start=first):
-            if not isinstance(text, str):
-                raise UserError(f"Text number {position} is {text!r}, not a string: give strings.") from error
-            if any("\ud800" <= character <= "\udfff" for character in text):
-                raise UserError(
-                    f"Text number {position} holds a lone surrogate: replace it before encoding."
-                ) from error
-        raise
-
-
-def pad(model: SentenceTransformer, token_ids: Sequence[Sequence[int] | NDArray[np.int32]]) -> dict[str, Any]:
-    """Put token ids of n texts into tensors [n, longest] on the model's device, with their attention mask."""
-    import torch
-
-    longest = max(len(ids) for ids in token_ids)
-    ids = np.full((len(token_ids), longest), model.tokenizer.pad_token_id or 0, dtype=np.int64)
-    mask = np.zeros((len(token_ids), longest), dtype=np.int64)
-    for row, tokens in enumerate(token_ids):
-        ids[row, : len(tokens)] = tokens
-        mask[row, : len(tokens)] = 1
-    device = model.device
-    return {"input_ids": torch.from_numpy(ids).to(device), "attention_mask": torch.from_numpy(mask).to(device)}
-
-
-class ParameterCount(dict[str, int]):
-    """Parameters by part: "embedding" (token tables), "transformer" (all else)."""
-
-    @property
-    def total(self) -> int:
-        """All parameters."""
-        return sum(self.values())
-
-
-def count_parameters(model: SentenceTransformer) -> ParameterCount:
-    """Count parameters, the token and position tables apart from the layers that compute."""
-    import torch
-
-    tables = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag)
-        for parameter in module.parameters()
-    }
-    embedding = sum(p.numel() for p in model.parameters() if id(p) in tables)
-    total = sum(p.numel() for p in model.parameters())
-    return ParameterCount(embedding=embedding, transformer=total - embedding)
-
-
-def weight_hash(model: SentenceTransformer) -> str:
-    """SHA-256 over what decides a vector: weights, modules and their settings, tokens, prompts, length."""
-    digest = hashlib.sha256()
-    settings = {
-        "modules": [[type(module).__name__, _settings(module)] for module in model],
-        "prompts": dict(sorted((model.prompts or {}).items())),
-        "max_length": model.max_seq_length,
-        "tokens": _tokens_digest(model.tokenizer),
-    }
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def _settings(module: Any) -> Any:
-    """The module's own settings; a transformer's are in its weights and its architecture's name."""
-    if hasattr(module, "auto_model"):
-        config = module.auto_model.config
-        return [config.model_type, config.num_attention_heads, str(config.hidden_act), module.do_lower_case]
-    return module.get_config_dict() if hasattr(module, "get_config_dict") else None
-
-
-# Upper case, accents, compatibility forms, scripts without spaces, digits, white space: what tokenizers treat apart.
-_TOKENIZER_PROBE = "Straße naïve İstanbul ﬁne CamelCase snake_case 3.14 東京 [SEP] <s>\tdon't 🙂"
-
-
-def _tokens_digest(tokenizer: Any) -> str:
-    """A digest of the vocabulary and of how a probe is cut, which outlasts a change of the tokenizer's file format."""
-    if tokenizer is None:
-        return ""
-    with quiet_transformers():  # A model that reads fewer tokens than the probe has would warn.
-        found = tokenizer.encode(_TOKENIZER_PROBE)
-    ids = getattr(found, "ids", found)
-    return hashlib.sha256(json.dumps([sorted(tokenizer.get_vocab().items()), ids]).encode()).hexdigest()
-
-
-def prompt_of(model: SentenceTransformer, kind: Kind) -> str:
-    """The prompt a model puts before texts of a kind, "" where it asks for none."""
-    prompts = model.prompts or {}
-    names = ("query",) if kind == "query" else ("document", "passage", "corpus")
-    return next((prompt for name in names if (prompt := prompts.get(name))), "")
+    def finish(self) -> None:
+        """Wait for what is under way."""
+        if self._under_way is not None:
+            rows, host, copied = self._under_way
+            copied.synchronize()
+            self._out[rows] = host.numpy()
+            self._under_way = None

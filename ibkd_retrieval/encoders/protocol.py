@@ -17,12 +17,17 @@ Kind = Literal["query", "document"]
 
 @dataclass(frozen=True)
 class TokenWindow:
-    """Texts tokenised together, the first of which is number `start` of the caller's; a static model keeps texts."""
+    """Texts tokenised together, the first of which is number `start` of the caller's.
+
+    Attributes:
+        lengths: tokens of each text, [n].
+        token_ids: of each text; of a static model, which needs no padding, those of all texts in one array.
+        prompt_length: tokens of the prompt that pooling leaves out.
+    """
 
     start: int
-    prompt: str
-    texts: Sequence[str] = ()
-    token_ids: Sequence[NDArray[np.int32]] = ()
+    lengths: Sequence[int]
+    token_ids: Sequence[NDArray[np.int32]]
     prompt_length: int = 0
 
 

@@ -33,6 +33,7 @@ class Load:
     model: str
     device: str
     dtype: str
+    backend: str
     pooling: str | None
     max_length: int | None
     dim: int
@@ -48,6 +49,7 @@ class Load:
             model=encoder.name,
             device=encoder.device,
             dtype=encoder.dtype,
+            backend=getattr(encoder, "backend", "torch"),
             pooling=encoder.pooling,
             max_length=encoder.max_length or None,
             dim=encoder.dim,
@@ -110,6 +112,7 @@ def take_up(load: Load) -> Footprint:
         load.model,
         device=load.device,
         dtype=load.dtype,
+        backend=load.backend,
         pooling=load.pooling,
         max_length=load.max_length,
         dim=load.dim,

@@ -57,6 +57,14 @@ def claim(folder: Path, plan: BuildPlan, resume: bool, overwrite: bool, progress
     return plan
 
 
+def begun_encoder(folder: Path) -> EncoderRecord | None:
+    """What encodes the build that was begun in `folder`, None where none was or its plan cannot be read."""
+    try:
+        return decode(BuildPlan, json.loads((folder / layout.PLAN).read_bytes())).encoder
+    except (OSError, ValueError):
+        return None
+
+
 def _goes_on(folder: Path, resume: bool, overwrite: bool) -> bool:
     """Whether `folder` holds an index to go on with; if not, it is free on return, cleared where that was asked for."""
     if layout.is_free(folder):

@@ -35,7 +35,11 @@ class CorpusRecord:
 
 @dataclass(frozen=True)
 class EncoderRecord:
-    """What decided the vectors; the fields are those of `encoders.protocol.TextEncoder`."""
+    """What decided the vectors; the fields are those of `encoders.protocol.TextEncoder`.
+
+    Attributes:
+        backend: what ran the model; "torch" in indexes that are older than the choice.
+    """
 
     name: str
     weight_hash: str
@@ -44,6 +48,7 @@ class EncoderRecord:
     prompts: dict[str, str]
     pooling: str | None
     dtype: str
+    backend: str = "torch"
 
     @classmethod
     def of(cls, encoder: TextEncoder) -> EncoderRecord:
@@ -56,6 +61,8 @@ class EncoderRecord:
             prompts=dict(encoder.prompts),
             pooling=encoder.pooling,
             dtype=encoder.dtype,
+            # What has but one way to run does not name it.
+            backend=getattr(encoder, "backend", "torch"),
         )
 
     def makes_the_vectors_of(self, other: EncoderRecord) -> bool:

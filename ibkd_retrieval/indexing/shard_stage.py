@@ -124,17 +124,34 @@ class ShardStage:
             if self.taken is not None:
                 self.taken.refuse(ids)
             if number not in kept:
-                yield UnencodedShard(number, documents, own, self._prepared(documents))
+                yield UnencodedShard(number, documents, own, self._prepared(documents, count))
             count += len(documents)
             number += 1
             del documents
         if self.begun and max(self.begun) >= number:
             raise self._changed(count)
 
-    def _prepared(self, documents: list[Document]) -> PreparedTexts | None:
+    def _refuse_unreadable(self, documents: list[Document], count: int) -> None:
+        """Name a document that no tokenizer takes; an encoder knows only its position among some texts."""
+        for position, document in enumerate(documents, start=count + 1):
+            try:
+                document.content.encode("utf-8")
+            except UnicodeEncodeError:
+                raise UserError(
+                    f"Document {position:,} of {self.corpus.name} ({document.doc_id}) holds half of a surrogate pair, "
+                    "which is no character, and cannot be encoded: mend its text, or leave it out."
+                ) from None
+
+    def _prepared(self, documents: list[Document], count: int) -> PreparedTexts | None:
+        if self.processes is not None:
+            self._refuse_unreadable(documents, count)
         if self.processes is not None or not isinstance(self.encoder, PreparingEncoder):
             return None
-        return self.encoder.prepare([document.content for document in documents], "document")
+        try:
+            return self.encoder.prepare([document.content for document in documents], "document")
+        except UserError:
+            self._refuse_unreadable(documents, count)
+            raise
 
     def _encoded(self, shards: Iterator[UnencodedShard], task: Task) -> Generator[EncodedShard, None, None]:
         if self.processes is not None:

@@ -69,6 +69,8 @@ class LoadEncoder:
     max_length: int | None = None
     dim: int | None = None
     batch_tokens: int = 4096
+    backend: str = "torch"
+    sample: tuple[str, ...] = ()
 
     def __call__(self, number: int, count: int) -> TextEncoder:
         """Load the model.

@@ -16,9 +16,10 @@ from ibkd_retrieval.distill.teacher_cache import TeacherCache
 from ibkd_retrieval.distill.texts import TrainingTexts
 from ibkd_retrieval.distill.tokens import training_tokens
 from ibkd_retrieval.distill.train import train_student
-from ibkd_retrieval.encoders.encoder import Encoder, tokenize
+from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.students import add_output_layer, student_from_layers
+from ibkd_retrieval.encoders.tokens import tokenize
 from ibkd_retrieval.errors import MissingPackage, UserError, WorkFailed
 
 TEXTS = sentences(150)

@@ -186,3 +186,37 @@ def test_progress_is_told_of_every_text(bert):
 def test_unknown_settings_are_user_errors(bert, option):
     with pytest.raises(UserError):
         Encoder.load(str(bert), **({"device": "cpu"} | option))
+
+
+def test_the_last_queries_are_remembered_where_that_is_asked_for(bert, monkeypatch):
+    encoder = load(bert)
+    encoder.remembered_queries = 2
+    asked = []
+    encoded = encoder._encoded
+    monkeypatch.setattr(encoder, "_encoded", lambda texts, *more: asked.append(texts[0]) or encoded(texts, *more))
+    first = encoder.encode(["river"], "query")
+    for query in ("bank", "river", "boat", "river", "bank"):
+        encoder.encode([query], "query")
+    assert asked == ["river", "bank", "boat", "bank"]
+    again = encoder.encode(["river"], "query")
+    assert again.tobytes() == first.tobytes()
+    again[:] = 0
+    assert encoder.encode(["river"], "query").tobytes() == first.tobytes(), "a caller changed what is remembered"
+    encoder.encode(["river"])
+    assert asked[-1] == "river", "documents are not remembered"
+
+
+def test_static_texts_are_encoded_alike_whatever_the_windows(tmp_path, monkeypatch):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tiny_models import tokenizer
+
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer()._tokenizer, embedding_dim=16)], device="cpu")
+    model.save(str(tmp_path / "static"), create_model_card=False)
+    whole = load(tmp_path / "static").encode(TEXTS)
+    monkeypatch.setattr("ibkd_retrieval.encoders.encoder._WINDOW", 5)
+    encoder = load(tmp_path / "static")
+    np.testing.assert_allclose(encoder.encode(TEXTS), whole, atol=1e-6)
+    assert encoder.encode_prepared(encoder.prepare(TEXTS)).tobytes() == encoder.encode(TEXTS).tobytes()
+    with pytest.raises(UserError, match=r"Text number 7 .*lone surrogate"):
+        encoder.encode([*["a"] * 7, "\ud800"])

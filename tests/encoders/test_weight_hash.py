@@ -3,8 +3,9 @@ import pytest
 import torch
 from tiny_models import save_plain_transformer, save_sentence_transformer, sentences
 
-from ibkd_retrieval.encoders.encoder import Encoder, weight_hash
+from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
+from ibkd_retrieval.encoders.weights import weight_hash
 
 
 def hash_of(folder, **options):

@@ -355,3 +355,19 @@ def test_records_of_shards_are_plain_json(tmp_path: Path):
     record = json.loads((tmp_path / "i" / "shards" / "00002.json").read_text())
     assert record["documents"] == 5
     assert set(ShardRecord.__dataclass_fields__) | {"format"} == set(record)
+
+
+def test_a_text_that_no_tokenizer_takes_is_named_by_its_document(tmp_path, monkeypatch):
+    from ibkd_retrieval.encoders.tokens import text_errors
+
+    class Strict(HashingEncoder):
+        def prepare(self, texts, kind="document"):
+            with text_errors(texts, 0):
+                [text.encode("utf-8") for text in texts]
+
+        def encode_prepared(self, prepared, progress=None):
+            raise AssertionError
+
+    documents = [Document(f"d{i}", "half \ud800" if i == 3 else "whole") for i in range(5)]
+    with pytest.raises(UserError, match=r"Document 4 of .* \(d3\) holds half of a surrogate pair"):
+        build_index(corpus_of(documents), Strict(), tmp_path / "i", shard_size=2)

@@ -1,0 +1,128 @@
+"""A transformer as a file that other runtimes read, made once for each set of weights."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ibkd_retrieval.errors import UserError, WorkFailed
+from ibkd_retrieval.files import cache_folder, sync_directory
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+INPUTS = ("input_ids", "attention_mask")
+OUTPUT = "token_states"
+# Part of every name: raised when what is exported changes.
+_VERSION = 1
+_OPSET = 18
+# One protobuf message, which an ONNX file is, holds 2 GiB.
+_MOST_BYTES = 2**31 - 2**24
+
+
+def cached(backend: str, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder that `make` fills, made unless it is there; whole or not at all, whoever else makes it meanwhile.
+
+    Raises:
+        WorkFailed: the user's cache folder cannot be written.
+    """
+    folder = cache_folder() / backend / f"{name}-v{_VERSION}"
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            make(temporary)
+            # Another process may have been first, with the same content.
+            with contextlib.suppress(FileExistsError, OSError) if folder.is_dir() else contextlib.nullcontext():
+                os.replace(temporary, folder)
+            sync_directory(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        if folder.is_dir():
+            return folder
+        raise WorkFailed(
+            f"The model for --backend {backend} cannot be kept in {folder.parent} ({error.strerror or error}): "
+            "make room there, set XDG_CACHE_HOME to a folder that can be written, or give --backend torch."
+        ) from error
+    return folder
+
+
+def exportable(model: SentenceTransformer) -> Any:
+    """A module `input_ids, attention_mask -> token states` that tracers understand; it shares the model's parameters.
+
+    Raises:
+        UserError: further modules of the model read more than token states.
+    """
+    from ibkd_retrieval.encoders.backends.torch_modules import gives_token_states
+    from ibkd_retrieval.encoders.backends.traced import TracedTransformer
+
+    if not gives_token_states(model):
+        raise UserError(
+            "This model's pooling reads more of its transformer than the last layer's states, which only torch gives: "
+            "use --backend torch."
+        )
+    transformer: Any = model[0]
+    return TracedTransformer(transformer.auto_model)
+
+
+def export_onnx(model: SentenceTransformer, path: Path) -> None:
+    """Write the transformer of a float32 model on a CPU as an ONNX file with any number of texts of any length.
+
+    Raises:
+        UserError: the model is too large for a file, or of an architecture that cannot be exported.
+    """
+    import torch
+
+    transformer: Any = model[0]
+    size = sum(p.numel() * p.element_size() for p in transformer.auto_model.parameters())
+    if size > _MOST_BYTES:
+        raise UserError(f"The model has {size / 1e9:.1f} GB of weights, and an ONNX file holds 2: use --backend torch.")
+    with tracing():
+        try:
+            torch.onnx.export(
+                exportable(model),
+                example_inputs(),
+                str(path),
+                input_names=list(INPUTS),
+                output_names=[OUTPUT],
+                dynamic_axes={name: {0: "texts", 1: "tokens"} for name in (*INPUTS, OUTPUT)},
+                opset_version=_OPSET,
+                dynamo=False,
+            )
+        except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+            raise not_exportable("onnx", error) from error
+
+
+def not_exportable(backend: str, error: Exception) -> UserError:
+    """What to say of a model that a runtime's converter does not take."""
+    reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+    return UserError(f"The model cannot be converted for --backend {backend} ({reason}): use --backend torch.")
+
+
+def example_inputs() -> tuple[Any, Any]:
+    """Two texts, one of them padded: what a tracer follows through the model."""
+    import torch
+
+    ids = torch.full((2, 9), 5, dtype=torch.int64)
+    mask = torch.ones(2, 9, dtype=torch.int64)
+    mask[1, 6:] = 0
+    return ids, mask
+
+
+@contextlib.contextmanager
+def tracing() -> Iterator[None]:
+    """Trace without gradients and without what tracers say to developers."""
+    import torch
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,198 @@
+"""The forward pass of BERT's family with nothing in it but the arithmetic.
+
+transformers runs the same layers through some hundred modules, masks built anew for each batch, and, for MPNet, an
+attention that writes out every score. Here queries, keys and values come from one matrix product, attention is torch's
+fused one for MPNet's relative positions too, and a batch without padding needs no mask. The sums are the same, so
+results differ by rounding alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor
+
+from ibkd_retrieval.encoders.machine import linear_gelu, pack_linear
+
+_RELATIVE_BIASES_KEPT = 64
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """A linear layer or a layer norm: weight and bias."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, module: Any) -> _Affine:
+        return cls(module.weight.detach(), module.bias.detach())
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer's parameters; `inputs` makes queries, keys and values at once."""
+
+    inputs: _Affine
+    output: _Affine
+    attention_norm: _Affine
+    widen: _Affine
+    narrow: _Affine
+    norm: _Affine
+
+
+def is_lean(model: Any) -> bool:
+    """Whether `LeanTransformer` computes what a transformers model does: BERT, RoBERTa, MPNet."""
+    config = model.config
+    return (
+        type(model).__name__ in ("BertModel", "RobertaModel", "XLMRobertaModel", "MPNetModel")
+        and config.hidden_act == "gelu"
+        and getattr(config, "position_embedding_type", None) in (None, "absolute")
+        and not getattr(config, "is_decoder", False)
+        and not getattr(config, "add_cross_attention", False)
+        and _plain(model)
+    )
+
+
+def _plain(model: Any) -> bool:
+    """Whether all that multiplies is a plain layer: no adapter, no quantised weight."""
+    kinds = (torch.nn.Linear, torch.nn.Embedding, torch.nn.LayerNorm)
+    return all(type(module) in kinds for module in model.modules() if list(module.parameters(recurse=False)))
+
+
+class LeanTransformer(torch.nn.Module):
+    """`input_ids, attention_mask -> last_hidden_state`, of a model that `is_lean` accepts, in the model's own dtype.
+
+    It shares the model's parameters but for queries', keys' and values', which it puts side by side and gives back to
+    the model as views, so that both together take no more memory than one.
+    """
+
+    def __init__(self, model: Any) -> None:
+        """Take over the parameters of `model`, which must not be moved or converted afterwards."""
+        super().__init__()
+        config = model.config
+        self.heads = int(config.num_attention_heads)
+        self.width = int(config.hidden_size)
+        self.epsilon = float(config.layer_norm_eps)
+        self._packed: list[Tensor] = []
+        self._mpnet = type(model).__name__ == "MPNetModel"
+        # RoBERTa and MPNet number positions from behind the padding id, and skip that id where it occurs.
+        self._padding = None if type(model).__name__ == "BertModel" else int(model.embeddings.padding_idx)
+        embeddings = model.embeddings
+        self._words: Tensor = embeddings.word_embeddings.weight.detach()
+        self._positions: Tensor = embeddings.position_embeddings.weight.detach()
+        self._kind: Tensor | None = None
+        if getattr(embeddings, "token_type_embeddings", None) is not None:
+            self._kind = embeddings.token_type_embeddings.weight.detach()[0]
+        self._norm = _Affine.of(embeddings.LayerNorm)
+        self._layers = [(_mpnet_layer if self._mpnet else _bert_layer)(layer) for layer in model.encoder.layer]
+        self._bias: Any = model.encoder.compute_position_bias if self._mpnet else None
+        if self._mpnet:
+            model.encoder.relative_attention_bias.requires_grad_(False)
+        self._biases: dict[int, Tensor] = {}
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Token states [n, longest, width]; without a mask, every token counts.
+
+        Args:
+            input_ids: int64 [n, longest].
+            attention_mask: int64 [n, longest], 1 for tokens and 0 for padding; None where there is no padding.
+        """
+        states = F.layer_norm(
+            self._embedded(input_ids), (self.width,), self._norm.weight, self._norm.bias, self.epsilon
+        )
+        mask = self._attention_bias(states, attention_mask)
+        for number in range(len(self._layers)):
+            states = self._run_layer(number, states, mask)
+        return states
+
+    def fuse_gelu(self) -> None:
+        """Compute the widening layers with their GELU in one pass, from packed copies of their weights."""
+        self._packed = [pack_linear(layer.widen.weight) for layer in self._layers]
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        states: Tensor = F.embedding(ids, self._words)
+        if self._kind is not None:
+            states = states + self._kind
+        if self._padding is None:
+            return states + self._positions[: ids.shape[1]]
+        counted = ids.ne(self._padding).int()
+        numbers = (torch.cumsum(counted, dim=1).to(counted.dtype) * counted).long() + self._padding
+        return states + F.embedding(numbers, self._positions)
+
+    def _attention_bias(self, states: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        """What is added to scores before the softmax, [n or 1, heads or 1, longest, longest], expanded to n."""
+        count, longest = states.shape[0], states.shape[1]
+        bias = self._relative_bias(states) if self._mpnet else None
+        if attention_mask is not None:
+            lowest = torch.finfo(states.dtype).min
+            hidden = (1.0 - attention_mask[:, None, None, :].to(states.dtype)) * lowest
+            bias = hidden if bias is None else (bias + hidden).clamp_min(lowest)
+        return None if bias is None else bias.expand(count, -1, longest, longest)
+
+    def _relative_bias(self, states: Tensor) -> Tensor:
+        if torch._C._get_tracing_state() is not None:  # A remembered tensor would become a constant of one length.
+            traced: Tensor = self._bias(states[:1])
+            return traced
+        longest = states.shape[1]
+        if longest not in self._biases:
+            if len(self._biases) >= _RELATIVE_BIASES_KEPT:
+                self._biases.clear()
+            self._biases[longest] = self._bias(states[:1])
+        return self._biases[longest]
+
+    def _run_layer(self, number: int, states: Tensor, mask: Tensor | None) -> Tensor:
+        layer = self._layers[number]
+        count, longest = states.shape[0], states.shape[1]
+        inputs = F.linear(states, layer.inputs.weight, layer.inputs.bias)
+        queries, keys, values = inputs.view(count, longest, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        mixed = mixed.transpose(1, 2).reshape(count, longest, self.width)
+        states = self._normed(states + F.linear(mixed, layer.output.weight, layer.output.bias), layer.attention_norm)
+        wide = self._widened(number, states)
+        return self._normed(states + F.linear(wide, layer.narrow.weight, layer.narrow.bias), layer.norm)
+
+    def _widened(self, number: int, states: Tensor) -> Tensor:
+        widen = self._layers[number].widen
+        if self._packed:
+            return linear_gelu(states, self._packed[number], widen.bias)
+        return F.gelu(F.linear(states, widen.weight, widen.bias))
+
+    def _normed(self, states: Tensor, norm: _Affine) -> Tensor:
+        return F.layer_norm(states, (self.width,), norm.weight, norm.bias, self.epsilon)
+
+
+def _bert_layer(layer: Any) -> _Layer:
+    attention = layer.attention
+    return _Layer(
+        _side_by_side(attention.self.query, attention.self.key, attention.self.value),
+        _Affine.of(attention.output.dense),
+        _Affine.of(attention.output.LayerNorm),
+        _Affine.of(layer.intermediate.dense),
+        _Affine.of(layer.output.dense),
+        _Affine.of(layer.output.LayerNorm),
+    )
+
+
+def _mpnet_layer(layer: Any) -> _Layer:
+    attention = layer.attention.attn
+    return _Layer(
+        _side_by_side(attention.q, attention.k, attention.v),
+        _Affine.of(attention.o),
+        _Affine.of(layer.attention.LayerNorm),
+        _Affine.of(layer.intermediate.dense),
+        _Affine.of(layer.output.dense),
+        _Affine.of(layer.output.LayerNorm),
+    )
+
+
+def _side_by_side(*parts: Any) -> _Affine:
+    """One linear layer of several with the same input; each of them becomes a view of it."""
+    weight = torch.cat([part.weight.detach() for part in parts])
+    bias = torch.cat([part.bias.detach() for part in parts])
+    for part, its_weight, its_bias in zip(parts, weight.chunk(len(parts)), bias.chunk(len(parts)), strict=True):
+        part.weight.data, part.bias.data = its_weight, its_bias
+    return _Affine(weight, bias)

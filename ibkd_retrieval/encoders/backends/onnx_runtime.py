@@ -1,0 +1,117 @@
+"""The transformer run by ONNX Runtime, on a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ibkd_retrieval.encoders.backends.export import INPUTS, cached, export_onnx
+from ibkd_retrieval.encoders.backends.protocol import require
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from ibkd_retrieval.encoders.tokens import PaddedTokens
+
+_PURPOSE = "--backend onnx"
+
+
+class OnnxBackend:
+    """Runs a model's transformer from an ONNX file in the user's cache folder.
+
+    In int8 the weights of matrix products are quantised by output channel, once; the range of what they are multiplied
+    with is taken anew for every batch, so nothing has to be calibrated and no corpus suits it better than another.
+    """
+
+    name = "onnx"
+
+    def __init__(self, model: SentenceTransformer, dtype: str, weight_hash: str) -> None:
+        """Export `model`, float32 and on a CPU, unless that was done before, and open it.
+
+        Raises:
+            MissingPackage: onnx or onnxruntime is not installed.
+            UserError: the model cannot be exported.
+            WorkFailed: the file cannot be kept.
+        """
+        for package in ("onnx", "onnxruntime"):
+            require(package, _PURPOSE, "onnx")
+        self.dtype = dtype
+        transformer: Any = model[0]
+        self._output = str(transformer.module_output_name)
+        self._session = _session(onnx_file(model, dtype, weight_hash))
+
+    def __call__(self, tokens: PaddedTokens) -> dict[str, Any]:
+        """Run the transformer; see `Backend`."""
+        import torch
+
+        mask = tokens.full_mask
+        (states,) = self._session.run(None, dict(zip(INPUTS, (tokens.ids, mask), strict=True)))
+        return {self._output: torch.from_numpy(states), "attention_mask": torch.from_numpy(mask)}
+
+
+def onnx_file(model: SentenceTransformer, dtype: str, weight_hash: str) -> Path:
+    """The ONNX file of a float32 model, in float32 or quantised, made where it is not there yet."""
+
+    def export(folder: Path) -> None:
+        export_onnx(model, folder / "model.onnx")
+
+    whole = cached("onnx", weight_hash[:32], export) / "model.onnx"
+    if dtype == "float32":
+        return whole
+
+    def quantise(folder: Path) -> None:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        # Weights stand behind a transposition in the graph as exported; only as plain constants are they quantised.
+        folded = folder / "folded.onnx"
+        _session(whole, folded)
+        with _quiet():
+            quantize_dynamic(
+                folded,
+                folder / "model.onnx",
+                op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True,
+                # Without VNNI, products of 8 bits are added up in 16, which overflow unless weights have 7.
+                reduce_range=not _has_vnni(),
+                weight_type=QuantType.QInt8,
+            )
+        folded.unlink()
+
+    return cached("onnx", f"{weight_hash[:32]}-int8{'' if _has_vnni() else '-7bit'}", quantise) / "model.onnx"
+
+
+def _has_vnni() -> bool:
+    from ibkd_retrieval.encoders.machine import processor_features
+
+    return bool({"vnni", "amx"} & set(processor_features()))
+
+
+def _session(path: Path, folded: Path | None = None) -> Any:
+    """Open a model; where `folded` is named, write there what is left when constants are computed, for any machine."""
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    # Threads that wait must not take the cores from the tokenizer's.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    if folded is not None:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(folded)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the quantiser's advice, which is for those who call it, off the user's terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,134 @@
+"""The transformer run by OpenVINO, on a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ibkd_retrieval.encoders.backends.export import (
+    INPUTS,
+    OUTPUT,
+    cached,
+    example_inputs,
+    exportable,
+    not_exportable,
+    tracing,
+)
+from ibkd_retrieval.encoders.backends.protocol import require
+from ibkd_retrieval.errors import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from ibkd_retrieval.encoders.tokens import PaddedTokens
+
+_PURPOSE = "--backend openvino"
+
+
+class OpenVinoBackend:
+    """Runs a model's transformer from a file of OpenVINO in the user's cache folder.
+
+    In int8 weights and what they are multiplied with are quantised by NNCF, to ranges seen on a sample of texts.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self, model: SentenceTransformer, dtype: str, weight_hash: str, sample: Sequence[PaddedTokens]
+    ) -> None:
+        """Convert `model`, float32 and on a CPU, unless that was done before, and compile it.
+
+        Raises:
+            MissingPackage: openvino, or for int8 nncf, is not installed.
+            UserError: the model cannot be converted, or there is no sample for int8.
+            WorkFailed: the file cannot be kept.
+        """
+        require("openvino", _PURPOSE, "openvino")
+        from ibkd_retrieval.encoders.machine import bfloat16_is_fast
+
+        transformer: Any = model[0]
+        self.dtype = ("bfloat16" if bfloat16_is_fast() else "float32") if dtype == "auto" else dtype
+        self._output = str(transformer.module_output_name)
+        self._request = _compiled(openvino_file(model, self.dtype, weight_hash, sample), self.dtype)
+
+    def __call__(self, tokens: PaddedTokens) -> dict[str, Any]:
+        """Run the transformer; see `Backend`."""
+        import torch
+
+        mask = tokens.full_mask
+        found = self._request.infer(dict(zip(INPUTS, (tokens.ids, mask), strict=True)), share_inputs=True)
+        # What the request owns is overwritten by its next run; the vectors are made of it before that.
+        return {self._output: torch.from_numpy(found[OUTPUT]), "attention_mask": torch.from_numpy(mask)}
+
+
+def openvino_file(model: SentenceTransformer, dtype: str, weight_hash: str, sample: Sequence[PaddedTokens]) -> Path:
+    """The OpenVINO file of a float32 model, as it is or quantised, made where it is not there yet."""
+
+    def convert(folder: Path) -> None:
+        import openvino
+
+        with tracing(), _quiet():
+            try:
+                converted = openvino.convert_model(exportable(model), example_input=example_inputs())
+            except (RuntimeError, openvino.frontend.OpConversionFailure) as error:
+                raise not_exportable("openvino", error) from error
+        for port, name in zip(converted.inputs, INPUTS, strict=True):
+            port.get_tensor().set_names({name})
+            port.get_node().set_friendly_name(name)
+        converted.output(0).get_tensor().set_names({OUTPUT})
+        openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
+
+    whole = cached("openvino", weight_hash[:32], convert) / "model.xml"
+    if dtype != "int8":
+        return whole
+    require("nncf", f"{_PURPOSE} --dtype int8", "openvino")
+    if not sample:
+        raise UserError("--backend openvino --dtype int8 is calibrated on documents, and there are none here.")
+
+    def quantise(folder: Path) -> None:
+        import nncf
+        import openvino
+
+        with _quiet():
+            quantised = nncf.quantize(
+                openvino.Core().read_model(whole),
+                nncf.Dataset(sample, lambda tokens: dict(zip(INPUTS, (tokens.ids, tokens.full_mask), strict=True))),
+                subset_size=len(sample),
+                model_type=nncf.ModelType.TRANSFORMER,
+            )
+        openvino.save_model(quantised, folder / "model.xml", compress_to_fp16=False)
+
+    digest = hashlib.sha256(b"".join(tokens.ids.tobytes() for tokens in sample)).hexdigest()
+    return cached("openvino", f"{weight_hash[:32]}-int8-{digest[:16]}", quantise) / "model.xml"
+
+
+def _compiled(path: Path, dtype: str) -> Any:
+    import openvino
+    import torch
+
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": 1,
+        # Left to itself it takes bfloat16 wherever there is any.
+        "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bfloat16" else "f32",
+    }
+    return openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep converters' advice and bars off the user's terminal."""
+    import io
+
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,84 @@
+"""What all backends have in common, and the names they go by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ibkd_retrieval.errors import MissingPackage, UserError
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.encoders.tokens import PaddedTokens
+
+BACKENDS = ("auto", "torch", "onnx", "openvino")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+# What each can compute in; what it does not have, or only emulates, it is not asked for.
+_COMPUTES_IN = {
+    "torch": ("float32", "bfloat16", "float16"),
+    "onnx": ("float32", "int8"),
+    "openvino": ("float32", "bfloat16", "int8"),
+}
+
+
+class Backend(Protocol):
+    """Runs one transformer.
+
+    Attributes:
+        name: "torch", "onnx" or "openvino".
+        dtype: number format of its arithmetic.
+    """
+
+    name: str
+    dtype: str
+
+    def __call__(self, tokens: PaddedTokens) -> dict[str, Any]:
+        """Run the transformer.
+
+        Args:
+            tokens: ids of n texts and their mask.
+
+        Returns:
+            The features that a model's further modules read: the token states as float32 tensor [n, longest, width]
+            under the name that the model's transformer gives them, and the attention mask.
+        """
+
+
+def check_choice(backend: str, dtype: str, device: str) -> None:
+    """Refuse names that are unknown, and what a backend cannot do.
+
+    Raises:
+        UserError: as said.
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"Unknown backend `{backend}`: use one of {', '.join(BACKENDS)}.")
+    if dtype not in DTYPES:
+        raise UserError(f"Unknown dtype `{dtype}`: use one of {', '.join(DTYPES)}.")
+    if backend in ("onnx", "openvino") and device != "cpu":
+        raise UserError(f"--backend {backend} runs on the processor only: give --device cpu, or --backend torch.")
+    if backend != "auto" and dtype != "auto" and dtype not in _COMPUTES_IN[backend]:
+        able = [name for name, known in _COMPUTES_IN.items() if dtype in known]
+        raise UserError(
+            f"--backend {backend} does not compute in {dtype}: use {', '.join(_COMPUTES_IN[backend])}, or --backend "
+            f"{' or '.join(able)}."
+        )
+    if dtype == "int8" and device != "cpu":
+        raise UserError("--dtype int8 runs on the processor only: give --device cpu, or --dtype float16.")
+
+
+def require(package: str, purpose: str, extra: str) -> None:
+    """Raise unless a package is installed.
+
+    Raises:
+        MissingPackage: it is not.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise MissingPackage(package, purpose, extra)
+
+
+def installed() -> tuple[str, ...]:
+    """The backends whose packages are installed; torch always is."""
+    import importlib.util
+
+    packages = {"torch": ("torch",), "onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
+    return tuple(name for name, needed in packages.items() if all(map(importlib.util.find_spec, needed)))

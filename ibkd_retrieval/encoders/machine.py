@@ -1,0 +1,161 @@
+"""What the processor multiplies fast: its features, and short matrix products that show what they are worth."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ibkd_retrieval.encoders.remembered import recall, remember
+
+if TYPE_CHECKING:
+    import torch
+
+_PRODUCT = 1024
+_ROUNDS = 5
+# Below this, half precision is not worth its rounding.
+_WORTHWHILE = 1.2
+# Packed weights are copies, so they must save time and not only lose none.
+_WORTH_PACKING = 1.05
+
+
+@functools.cache
+def machine_key() -> dict[str, Any]:
+    """What tells machines apart whose measurements do not carry over: processor, its features, threads, torch."""
+    import torch
+
+    return {
+        "processor": _processor_name(),
+        "features": list(processor_features()),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+@functools.cache
+def processor_features() -> tuple[str, ...]:
+    """The features that decide which number formats are fast, of those torch knows: `avx2`, `amx`, ..."""
+    import torch
+
+    asked = {
+        "avx2": "_is_avx2_supported",
+        "avx512": "_is_avx512_supported",
+        "vnni": "_is_vnni_supported",
+        "avx512_bf16": "_is_avx512_bf16_supported",
+        "amx": "_is_amx_tile_supported",
+    }
+    found = []
+    for feature, name in asked.items():
+        has = getattr(torch.cpu, name, None)
+        if has is not None and has():
+            found.append(feature)
+    return tuple(found)
+
+
+def bfloat16_is_fast() -> bool:
+    """Whether this processor multiplies bfloat16 clearly faster than float32: measured once, then remembered.
+
+    Without instructions for it, half precision is emulated, hundreds of times slower; that needs no measuring.
+    """
+    if not {"amx", "avx512_bf16"} & set(processor_features()):
+        return False
+    kept = recall("bfloat16", machine_key())
+    if not isinstance(kept, float):
+        import torch
+
+        kept = matrix_peak(torch.bfloat16) / matrix_peak(torch.float32)
+        remember("bfloat16", machine_key(), kept)
+    return kept >= _WORTHWHILE
+
+
+def matrix_peak(dtype: torch.dtype, size: int = _PRODUCT, device: str = "cpu") -> float:
+    """Operations a second in the fastest of a few square matrix products, two for each multiplication and addition."""
+    import torch
+
+    left = torch.ones(size, size, dtype=dtype, device=device)
+    right = torch.ones(size, size, dtype=dtype, device=device)
+
+    def multiply() -> None:
+        torch.mm(left, right)
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+
+    with torch.inference_mode():
+        return 2 * size**3 / min(seconds(multiply, _ROUNDS))
+
+
+def seconds(work: Callable[[], object], rounds: int, warm: bool = False) -> list[float]:
+    """How long each of `rounds` runs took, after one to warm up where it is not `warm` already."""
+    if not warm:
+        work()
+    found = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
+    return found
+
+
+def fused_gelu_is_faster(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's linear layer with GELU in it beats a product and GELU apart; measured once, then remembered.
+
+    Where matrix products are fast and torch's GELU is not, GELU costs as much as they do. Elsewhere MKL's product is
+    the faster one, so neither is right everywhere.
+    """
+    import torch
+    import torch.nn.functional as F  # noqa: N812 - its usual name
+
+    if not _has_fused_gelu() or (dtype != torch.float32 and not bfloat16_is_fast()):
+        return False
+    key = {**machine_key(), "dtype": str(dtype)}
+    kept = recall("fused-gelu", key)
+    if not isinstance(kept, float):
+        rows, narrow, wide = 2048, 384, 1536
+        states = torch.ones(rows, narrow, dtype=dtype)
+        weight, bias = torch.full((wide, narrow), 0.01, dtype=dtype), torch.zeros(wide, dtype=dtype)
+        packed = pack_linear(weight)
+        with torch.inference_mode():
+            apart: list[float] = []
+            together: list[float] = []
+            for _ in range(2 * _ROUNDS):  # in turn, so that what else the machine does hits both
+                apart += seconds(lambda: F.gelu(F.linear(states, weight, bias)), 1)
+                together += seconds(lambda: linear_gelu(states, packed, bias), 1)
+        # The fastest of each: on a busy machine, medians of so few tell more of the others' work than of this.
+        kept = min(apart) / min(together)
+        remember("fused-gelu", key, kept)
+    return kept >= _WORTH_PACKING
+
+
+def _has_fused_gelu() -> bool:
+    import torch
+
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def pack_linear(weight: torch.Tensor) -> torch.Tensor:
+    """A weight [out, in] in the layout that oneDNN multiplies from, for `linear_gelu`."""
+    import torch
+
+    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    return packed
+
+
+def linear_gelu(states: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """GELU (the exact one) of a linear layer, in one pass over its output."""
+    import torch
+
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(states, packed, bias, "gelu", [], "none")
+    return result
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model\t"))]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,129 @@
+"""Texts to token ids, and token ids to padded batches."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.encoders.static import is_static
+from ibkd_retrieval.errors import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+def tokenize(model: SentenceTransformer, texts: Sequence[str], prompt: str = "", *, first: int = 0) -> list[list[int]]:
+    """Token ids of each text with special tokens, cut to the model's length, not padded.
+
+    Lower-casing, where the model asks for it, is part of its tokenizer since it was loaded.
+
+    Args:
+        model: whose tokenizer and length limit count.
+        texts: what to tokenise.
+        prompt: put before every text.
+        first: position of the first text in the caller's list, for error messages.
+
+    Raises:
+        UserError: a text is not a string or holds a lone surrogate, named by its position.
+    """
+    with text_errors(texts, first):
+        whole = [prompt + text for text in texts]
+        if is_static(model):
+            # Special tokens have no meaning to a mean of token vectors.
+            return [found.ids for found in model.tokenizer.encode_batch_fast(whole, add_special_tokens=False)]
+        backend = getattr(model.tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            # Half of the time that transformers' own call takes for short texts goes into what is not asked for here.
+            _cut_at(backend, model.tokenizer)
+            return [found.ids for found in backend.encode_batch_fast(whole)]
+        encoded = model.tokenizer(
+            whole, truncation=True, padding=False, return_attention_mask=False, return_token_type_ids=False
+        )
+    return encoded["input_ids"]  # type: ignore[no-any-return]
+
+
+def _cut_at(backend: Any, tokenizer: Any) -> None:
+    """Have the tokenizer cut to the model's length without padding, as a call with `truncation=True` would."""
+    limit, side = int(tokenizer.model_max_length), tokenizer.truncation_side
+    wanted = {"max_length": limit, "stride": 0, "strategy": "longest_first", "direction": side}
+    # transformers takes a length beyond this for none.
+    if limit > 10**20:
+        backend.no_truncation()
+    elif backend.truncation != wanted:
+        backend.enable_truncation(**wanted)
+    if backend.padding is not None:
+        backend.no_padding()
+    if backend.encode_special_tokens != tokenizer.split_special_tokens:
+        backend.encode_special_tokens = tokenizer.split_special_tokens
+
+
+@contextlib.contextmanager
+def text_errors(texts: Sequence[str], first: int) -> Iterator[None]:
+    """Turn what a tokenizer raises for something that is no text into a sentence that names its position.
+
+    Raises:
+        UserError: one of `texts`, the first of which is number `first`, is not a string or holds a lone surrogate.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, UnicodeEncodeError) as error:
+        for position, text in enumerate(texts, start=first):
+            if not isinstance(text, str):
+                raise UserError(f"Text number {position} is {text!r}, not a string: give strings.") from error
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise UserError(
+                    f"Text number {position} holds a lone surrogate: replace it before encoding."
+                ) from error
+        raise
+
+
+def excluded_prompt_length(model: SentenceTransformer, prompt: str) -> int:
+    """Tokens of the prompt that the model's pooling is to leave out, 0 where it includes them."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    if not prompt or not any(isinstance(module, Pooling) and not module.include_prompt for module in model):
+        return 0
+    ids = model.tokenizer(prompt)["input_ids"]
+    # A closing special token belongs to the text that follows, not to the prompt.
+    return len(ids) - (ids[-1] in model.tokenizer.all_special_ids)
+
+
+class PaddedTokens(NamedTuple):
+    """Token ids of n texts, int64 [n, longest], and their mask: 1 for tokens, 0 for padding, None without any."""
+
+    ids: NDArray[np.int64]
+    mask: NDArray[np.int64] | None
+
+    @property
+    def full_mask(self) -> NDArray[np.int64]:
+        """The mask, of ones where there is no padding."""
+        return np.ones_like(self.ids) if self.mask is None else self.mask
+
+
+def pad_ids(token_ids: Sequence[Sequence[int] | NDArray[np.int32]], padding: int) -> PaddedTokens:
+    """Put token ids of n texts side by side, the shorter ones padded on the right."""
+    lengths = [len(ids) for ids in token_ids]
+    # A tokenizer that adds no special tokens makes none of an empty text.
+    longest = max(1, *lengths)
+    if min(lengths) == longest:
+        return PaddedTokens(np.array(token_ids, dtype=np.int64), None)
+    ids = np.full((len(token_ids), longest), padding, dtype=np.int64)
+    for row, tokens in enumerate(token_ids):
+        ids[row, : len(tokens)] = tokens
+    return PaddedTokens(ids, (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64))
+
+
+def pad(model: SentenceTransformer, token_ids: Sequence[Sequence[int] | NDArray[np.int32]]) -> dict[str, Any]:
+    """Put token ids of n texts into tensors [n, longest] on the model's device, with their attention mask."""
+    import torch
+
+    padded = pad_ids(token_ids, model.tokenizer.pad_token_id or 0)
+    device = model.device
+    return {
+        "input_ids": torch.from_numpy(padded.ids).to(device),
+        "attention_mask": torch.from_numpy(padded.full_mask).to(device),
+    }

@@ -1,0 +1,82 @@
+"""`--backend` and `--dtype` of the commands that load encoders."""
+
+import json
+
+import pytest
+
+
+def encoder_of(folder):
+    return json.loads((folder / "index.json").read_text())["encoder"]
+
+
+def test_an_index_says_what_ran_its_encoder_and_a_query_may_be_run_by_another(shell, teacher, beir):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    index = ("index", "--corpus", beir, "--model", teacher, "--quiet")
+    shell.must(*index, "--output", "plain")
+    shell.must(*index, "--output", "onnx", "--backend", "onnx")
+    plain, onnx = (encoder_of(shell.folder / name) for name in ("plain", "onnx"))
+    assert (plain["backend"], onnx["backend"]) == ("torch", "onnx")
+    assert plain["weight_hash"] == onnx["weight_hash"]
+    question = ("search", "river bank", "--json", "--quiet")
+    answers = [
+        json.loads(shell.must(*question, "--index", folder, "--backend", backend).out)
+        for folder in ("plain", "onnx")
+        for backend in ("torch", "onnx")
+    ]
+    found = [[hit["id"] for hit in answer["hits"]] for answer in answers]
+    assert all(each == found[0] for each in found)
+
+
+def test_a_build_is_resumed_and_appended_to_by_what_began_it(shell, teacher, beir, plenty):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    command = ("index", "--corpus", beir, "--model", teacher, "--shard-size", 64, "--output", "here", "--quiet")
+    shell.must(*command, "--backend", "onnx")
+    (shell.folder / "here" / "index.json").unlink()
+    next((shell.folder / "here" / "vectors").glob("00001*.npy")).unlink()
+    refused = shell(*command, "--resume", "--backend", "torch")
+    assert refused.code == 2
+    assert "backend differ" in refused.err
+    shell.must(*command, "--resume")
+    assert encoder_of(shell.folder / "here")["backend"] == "onnx"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--backend", "tensorflow"), "Unknown backend `tensorflow`"),
+        (("--backend", "onnx", "--dtype", "float16"), "--backend onnx does not compute in float16"),
+        (("--dtype", "int3"), "Unknown dtype `int3`"),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_a_sentence(shell, teacher, beir, options, words):
+    for command in (
+        ("index", "--corpus", beir, "--model", teacher, "--output", "x"),
+        ("eval", "--task", "sts", "--model", teacher, "--data", "none.tsv"),
+    ):
+        answer = shell(*command, *options)
+        assert answer.code == 2
+        assert words in answer.err or "none.tsv" in answer.err
+
+
+def test_what_was_measured_best_is_taken_by_the_next_command(shell, teacher, beir, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from ibkd_retrieval.encoders import choice
+
+    monkeypatch.setattr("ibkd_cli.encoding._LARGE", 100)
+    monkeypatch.setattr(
+        choice, "candidates", lambda device: [choice.Way("torch", "float32"), choice.Way("onnx", "float32")]
+    )
+    slow = choice.fastest
+    monkeypatch.setattr(
+        choice, "fastest", lambda measured, purpose: choice.Choice(measured[1].way, slow(measured, purpose).reason)
+    )
+    first = shell.must("index", "--corpus", beir, "--model", teacher, "--output", "first")
+    assert "documents/s" in first.err
+    assert encoder_of(shell.folder / "first")["backend"] == "onnx"
+    again = shell.must("index", "--corpus", beir, "--model", teacher, "--output", "again")
+    assert encoder_of(shell.folder / "again")["backend"] == "onnx"
+    assert "for documents:" in first.err
+    assert "for documents:" not in again.err

@@ -1,0 +1,226 @@
+"""Every backend gives the vectors of float32 torch, and says in one sentence what it cannot do."""
+
+import numpy as np
+import pytest
+from tiny_models import save_sentence_transformer, sentences
+
+from ibkd_retrieval.encoders.backends.lean import LeanTransformer, is_lean
+from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.errors import MissingPackage, UserError, WorkFailed
+
+TEXTS = [*sentences(30, seed=1), "", "a", "word " * 200, "Ünïcode, 東京!", "[PAD] river [PAD]"]
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory):
+    """One cache folder for the module, so that a model is converted once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(params=["onnx", "openvino"])
+def other(request):
+    """A backend other than torch, where it is installed."""
+    for package in PACKAGES[request.param]:
+        pytest.importorskip(package)
+    return request.param
+
+
+def load(folder, **options):
+    return Encoder.load(str(folder), device="cpu", **({"dtype": "float32"} | options))
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "roberta"])
+@pytest.mark.parametrize("batch_tokens", [1, 4096])
+def test_a_backend_gives_the_vectors_of_torch_whatever_the_batching(tmp_path, other, kind, batch_tokens):
+    folder = save_sentence_transformer(tmp_path / kind, kind)
+    encoder = load(folder, backend=other, batch_tokens=batch_tokens)
+    assert (encoder.backend, encoder.dtype) == (other, "float32")
+    np.testing.assert_allclose(encoder.encode(TEXTS), load(folder).encode(TEXTS), atol=1e-5)
+
+
+def test_an_architecture_that_has_no_lean_form_is_converted_from_transformers(tmp_path, other, monkeypatch):
+    folder = save_sentence_transformer(tmp_path / "m", "bert", seed=7)
+    expected = load(folder).encode(TEXTS)
+    monkeypatch.setattr("ibkd_retrieval.encoders.backends.traced.is_lean", lambda model: False)
+    monkeypatch.setattr("ibkd_retrieval.encoders.backends.lean.is_lean", lambda model: False)
+    np.testing.assert_allclose(load(folder).encode(TEXTS), expected, atol=1e-5)
+    np.testing.assert_allclose(load(folder, backend=other).encode(TEXTS), expected, atol=1e-5)
+
+
+def test_prompts_pooling_and_length_are_those_of_torch(prompted, plain_bert, other):
+    for kind in ("query", "document"):
+        expected = load(prompted).encode(TEXTS, kind)
+        np.testing.assert_allclose(load(prompted, backend=other).encode(TEXTS, kind), expected, atol=1e-5)
+    settings = {"pooling": "cls", "max_length": 7, "dim": 8}
+    expected = load(plain_bert, **settings).encode(TEXTS)
+    np.testing.assert_allclose(load(plain_bert, backend=other, **settings).encode(TEXTS), expected, atol=1e-5)
+
+
+def test_a_backend_keeps_the_weight_hash_of_the_weights(bert, other):
+    assert load(bert, backend=other).weight_hash == load(bert).weight_hash
+
+
+def test_a_model_is_converted_once_for_its_weights(tmp_path, other, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    one, two = (save_sentence_transformer(tmp_path / name, seed=seed) for name, seed in (("one", 1), ("two", 2)))
+    for _ in range(2):
+        load(one, backend=other)
+    made = list((tmp_path / "cache" / "ibkd" / other).iterdir())
+    assert len(made) == 1
+    before = {path: path.stat().st_mtime_ns for path in made[0].iterdir()}
+    load(two, backend=other)
+    assert len(list((tmp_path / "cache" / "ibkd" / other).iterdir())) == 2
+    assert {path: path.stat().st_mtime_ns for path in made[0].iterdir()} == before
+
+
+def test_a_conversion_that_fails_leaves_nothing_behind(tmp_path, other, monkeypatch):
+    from ibkd_retrieval.encoders.backends import export
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def broken(path):
+        (path / "half").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(WorkFailed, match=r"No space left on device.*XDG_CACHE_HOME"):
+        export.cached(other, "name", broken)
+    assert list((tmp_path / "cache" / "ibkd" / other).iterdir()) == []
+
+
+def test_int8_points_where_float32_points(tmp_path, other):
+    if other == "openvino":
+        pytest.importorskip("nncf")
+    folder = save_sentence_transformer(tmp_path / "m", "bert", seed=3)
+    encoder = load(folder, backend=other, dtype="int8", sample=TEXTS[:20])
+    got, exact = encoder.encode(TEXTS), load(folder).encode(TEXTS)
+    assert encoder.dtype == "int8"
+    assert np.abs(got - exact).max() > 1e-4, "nothing was quantised"
+    assert (got * exact).sum(1).mean() > 0.95
+
+
+def test_int8_without_a_backend_takes_one_that_can(bert, other, monkeypatch):
+    monkeypatch.setattr("ibkd_retrieval.encoders.backends.opening.installed", lambda: ("torch", "onnx"))
+    pytest.importorskip("onnxruntime")
+    assert load(bert, backend="auto", dtype="int8").backend == "onnx"
+    monkeypatch.setattr("ibkd_retrieval.encoders.backends.opening.installed", lambda: ("torch",))
+    with pytest.raises(MissingPackage, match="--dtype int8 needs onnxruntime"):
+        load(bert, backend="auto", dtype="int8")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backend": "tensorflow"}, "Unknown backend `tensorflow`: use one of auto, torch, onnx, openvino"),
+        ({"backend": "onnx", "dtype": "bfloat16"}, "onnx does not compute in bfloat16.*--backend torch or openvino"),
+        ({"backend": "openvino", "dtype": "float16"}, "openvino does not compute in float16"),
+        ({"backend": "torch", "dtype": "int8"}, "torch does not compute in int8.*--backend onnx or openvino"),
+    ],
+)
+def test_what_a_backend_cannot_do_is_said_before_anything_is_converted(bert, options, words):
+    with pytest.raises(UserError, match=words):
+        load(bert, **options)
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "openvino"])
+def test_a_missing_package_is_named_with_the_line_to_type(bert, package, monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == package else find(name, *more))
+    backend = "onnx" if package == "onnxruntime" else "openvino"
+    if backend == "onnx":
+        pytest.importorskip("onnx")
+    with pytest.raises(MissingPackage, match=rf"--backend {backend} needs {package}: type `pip install"):
+        load(bert, backend=backend)
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "roberta"])
+def test_the_lean_transformer_gives_the_states_of_transformers(kind):
+    import torch
+    from tiny_models import transformer
+
+    model = transformer(kind)
+    assert is_lean(model)
+    ids = torch.randint(5, 60, (3, 12), generator=torch.Generator().manual_seed(0))
+    ids[0, 4] = 0  # a padding id amid a text, which RoBERTa and MPNet do not count
+    mask = torch.ones_like(ids)
+    mask[1, 7:] = 0
+    ids[1, 7:] = 0
+    with torch.inference_mode():
+        expected = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        lean = LeanTransformer(model)
+        got, unmasked = lean(ids, mask), lean(ids[:1], None)
+        lean.fuse_gelu()
+        fused = lean(ids, mask)
+        still = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    seen = mask.bool()
+    for states in (got, fused, still):
+        torch.testing.assert_close(states[seen], expected[seen], atol=1e-5, rtol=0)
+    torch.testing.assert_close(unmasked[0], expected[0], atol=1e-5, rtol=0)
+
+
+def test_the_lean_transformer_takes_no_memory_of_its_own():
+    from tiny_models import transformer
+
+    model = transformer("bert")
+    lean = LeanTransformer(model)
+    attention = model.encoder.layer[0].attention.self
+    whole = lean._layers[0].inputs.weight
+    assert attention.query.weight.data_ptr() == whole.data_ptr()
+    assert attention.value.weight.data_ptr() == whole[2 * whole.shape[1] :].data_ptr()
+
+
+@pytest.mark.parametrize(
+    "change", [{"hidden_act": "relu"}, {"is_decoder": True}, {"position_embedding_type": "relative_key"}]
+)
+def test_other_architectures_are_left_to_transformers(change):
+    from tiny_models import transformer
+
+    model = transformer("bert")
+    for name, value in change.items():
+        setattr(model.config, name, value)
+    assert not is_lean(model)
+
+
+def test_an_adapter_is_not_left_out():
+    import torch
+    from tiny_models import transformer
+
+    class Adapted(torch.nn.Linear):
+        pass
+
+    model = transformer("bert")
+    model.encoder.layer[0].output.dense = Adapted(64, 32)
+    assert not is_lean(model)
+
+
+MEGABYTE = "river bank water " * 60_000
+UNKNOWN = "☃ ☄ ☕ 𓀀"
+ODD = ["", " ", "\n\t", MEGABYTE, "x" * 1_000_000, UNKNOWN, "река 東京 nehir ποτάμι نهر", "\x00\x07", "🙂" * 300]
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx", "openvino"])
+def test_odd_texts_have_vectors_that_do_not_depend_on_their_neighbours(bert, backend):
+    for package in PACKAGES.get(backend, ()):
+        pytest.importorskip(package)
+    encoder = load(bert, backend=backend)
+    together = encoder.encode([*ODD, *sentences(5)])
+    assert np.isfinite(together).all()
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1.0, atol=1e-5)
+    for row, text in enumerate(ODD):
+        np.testing.assert_allclose(encoder.encode([text])[0], together[row], atol=1e-5)
+    np.testing.assert_allclose(together[:1], encoder.encode([""]), atol=1e-5)
+    # All that is read of a long text is its beginning.
+    np.testing.assert_allclose(encoder.encode([MEGABYTE[:2000]])[0], together[3], atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx", "openvino"])
+@pytest.mark.parametrize("wrong", [None, 7, "a\ud800", b"bytes", ("a", "b")])
+def test_what_is_no_text_is_named_in_every_backend(bert, backend, wrong):
+    for package in PACKAGES.get(backend, ()):
+        pytest.importorskip(package)
+    with pytest.raises(UserError, match="Text number 2 "):
+        load(bert, backend=backend).encode(["a", "b", wrong])

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from tiny_models import sentences
+
+from ibkd_retrieval.encoders import choice, machine, remembered
+from ibkd_retrieval.encoders.choice import Measured, Way, cosines_between, fastest, sample_texts
+from ibkd_retrieval.encoders.encoder import Encoder
+
+EXACT = Measured(Way("torch", "float32"), 10.0, 0.010, 1.0, 1.0)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_the_fastest_that_keeps_the_vectors_is_taken_for_each_purpose():
+    near = Measured(Way("onnx", "float32"), 8.0, 0.005, 0.9999, 0.999)
+    half = Measured(Way("torch", "bfloat16"), 30.0, 0.011, 0.9995, 0.996)
+    assert fastest([EXACT, near, half], "documents").way == half.way
+    assert fastest([EXACT, near, half], "queries").way == near.way
+
+
+@pytest.mark.parametrize(("mean", "least"), [(0.9989, 0.998), (0.9995, 0.9949)])
+def test_a_faster_one_whose_vectors_differ_is_refused_by_name(mean, least):
+    rough = Measured(Way("onnx", "int8"), 40.0, 0.002, mean, least)
+    chosen = fastest([EXACT, rough], "documents")
+    assert chosen.way == EXACT.way
+    assert "onnx int8 would give 40 documents/s" in chosen.reason
+    assert f"{least:.5f} at least" in chosen.reason
+
+
+def test_the_sample_is_spread_and_always_the_same():
+    texts = [str(number) for number in range(5000)]
+    assert sample_texts(texts) == sample_texts(iter(texts)) == [str(n) for n in range(0, 1536, 16)]
+    assert sample_texts(["a", "b"]) == ["a"]
+
+
+def test_cosines_are_those_of_the_formula():
+    left, right = np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32)
+    left[3] = right[3] = 0
+    expected = [
+        1.0 if i == 3 else left[i] @ right[i] / np.linalg.norm(left[i]) / np.linalg.norm(right[i]) for i in range(5)
+    ]
+    np.testing.assert_allclose(cosines_between(left, right), expected, atol=1e-6)
+
+
+def test_measuring_tells_an_encoder_from_its_half_precision(bert):
+    exact, half = (Encoder.load(str(bert), device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    found = choice.measure({Way("torch", "float32"): exact, Way("torch", "bfloat16"): half}, sentences(20), rounds=1)
+    assert found[0].mean_cosine == pytest.approx(1.0)
+    assert found[1].least_cosine < 0.999999
+    assert all(one.documents_per_second > 0 and one.query_seconds > 0 for one in found)
+
+
+def test_a_choice_is_remembered_for_the_model_the_machine_and_the_purpose(bert, monkeypatch):
+    monkeypatch.setattr(choice, "candidates", lambda device: [Way("torch", "float32"), Way("torch", "bfloat16")])
+    loaded = []
+
+    def load(backend, dtype):
+        loaded.append((backend, dtype))
+        return Encoder.load(str(bert), device="cpu", backend=backend, dtype=dtype)
+
+    chosen = choice.choose(load, sentences(8), "cpu")
+    assert loaded == [("torch", "float32"), ("torch", "bfloat16")]
+    hash_ = load("torch", "float32").weight_hash
+    assert choice.remembered_choice(hash_, "cpu", "documents") == chosen.way
+    assert choice.remembered_choice(hash_, "cpu", "queries") is None
+    assert choice.remembered_choice("another", "cpu", "documents") is None
+    monkeypatch.setattr(choice, "machine_key", lambda: {"processor": "another"})
+    assert choice.remembered_choice(hash_, "cpu", "documents") is None
+
+
+def test_what_is_remembered_is_read_back_and_damage_is_taken_for_nothing(tmp_path):
+    remembered.remember("thing", {"a": 1}, 2.5)
+    assert remembered.recall("thing", {"a": 1}) == 2.5
+    assert remembered.recall("thing", {"a": 2}) is None
+    assert remembered.recall("other", {"a": 1}) is None
+    (path,) = (tmp_path / "cache" / "ibkd" / "measured").iterdir()
+    path.write_text("{")
+    assert remembered.recall("thing", {"a": 1}) is None
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    remembered.remember("thing", {"a": 1}, 2.5)
+    assert remembered.recall("thing", {"a": 1}) is None
+
+
+def test_half_precision_is_taken_only_where_a_measurement_shows_it_fast(monkeypatch):
+    import torch
+
+    rates = {torch.float32: 1e11, torch.bfloat16: 4e11}
+    asked = []
+    monkeypatch.setattr(machine, "matrix_peak", lambda dtype: asked.append(dtype) or rates[dtype])
+    monkeypatch.setattr(machine, "processor_features", lambda: ("avx2",))
+    assert not machine.bfloat16_is_fast()
+    assert asked == []
+    monkeypatch.setattr(machine, "processor_features", lambda: ("avx2", "amx"))
+    assert machine.bfloat16_is_fast()
+    assert machine.bfloat16_is_fast()
+    assert len(asked) == 2, "measured once, then remembered"

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from tiny_models import sentences
+
+from ibkd_retrieval.encoders.choice import Way
+from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.machine import processor_features
+from ibkd_retrieval.encoders.speed import first_tokens, measure_speed, texts_for
+
+
+@pytest.fixture(scope="module")
+def encoder(bert):
+    return Encoder.load(str(bert), device="cpu", dtype="float32")
+
+
+def test_operations_are_those_that_torch_counts(encoder, bert):
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoModel
+
+    texts = [*sentences(5), "river"]
+    # The counter does not know torch's fused attention.
+    model = AutoModel.from_pretrained(bert, add_pooling_layer=False, attn_implementation="eager")
+    counted = 0
+    for text in texts:
+        ids = encoder._model.tokenizer(text, return_tensors="pt")["input_ids"]
+        with FlopCounterMode(display=False) as counter:
+            model(input_ids=ids)
+        counted += counter.get_total_flops()
+    assert encoder.operations(texts) == counted
+
+
+def test_a_text_is_cut_to_the_tokens_asked_for(encoder):
+    text = " ".join(sentences(9, longest=9))
+    for most in (3, 8, 32):
+        cut = first_tokens(encoder, text, most)
+        longer = " ".join(text.split()[: len(cut.split()) + 1])
+        assert text.startswith(cut)
+        assert encoder.token_counts([cut])[0] <= most < encoder.token_counts([longer])[0]
+    assert first_tokens(encoder, "abcdefgh", 3) == "abcdefgh"
+
+
+def test_speeds_are_of_what_was_asked_for(encoder, bert):
+    half = Encoder.load(str(bert), device="cpu", dtype="bfloat16")
+    texts = texts_for(encoder, sentences(12), queries=3)
+    exact, rounded = measure_speed({Way("torch", "float32"): encoder, Way("torch", "bfloat16"): half}, texts, rounds=1)
+    assert exact.mean_cosine == pytest.approx(1.0)
+    assert rounded.least_cosine < exact.least_cosine
+    assert set(exact.queries) == {8, 32}
+    assert 0 < exact.queries[8].p50 <= exact.queries[8].p95
+    assert exact.operations_per_second == pytest.approx(encoder.operations(texts.long) * exact.long_per_second / 12)
+    assert 0 < exact.share_of_peak < 2
+    assert np.isfinite(rounded.short_per_second)
+    assert rounded.peak is None or "amx" in processor_features() or "avx512_bf16" in processor_features()
