@@ -26,7 +26,7 @@ from ibkd_retrieval.evaluation.environment import read_environment
 from ibkd_retrieval.files import write_json
 
 TIMES = ("build", "created", "encode_seconds", "operating_points")
-AFTER_SHARDS = 0.1
+AFTER_SHARDS = 0.25
 """Share of the kills that fall behind the last shard, relative to those before."""
 COMMAND = "from ibkd_cli.app import main; main()"
 
@@ -42,6 +42,14 @@ def begin(given: argparse.Namespace, folder: Path) -> subprocess.Popen[bytes]:
 def finished_shards(folder: Path) -> int:
     """Shards that are done."""
     return len(list(folder.glob("shards/*.json")))
+
+
+def makes_structure(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the build has come to its last stage, the only one that loads faiss."""
+    try:
+        return "swigfaiss" in Path(f"/proc/{process.pid}/maps").read_text("utf-8")
+    except OSError:
+        return False
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -78,15 +86,17 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
     start = time.monotonic()
-    process, seen = begin(given, whole), [start]
+    process, seen, structure_begun = begin(given, whole), [start], None
     while process.poll() is None:
         if finished_shards(whole) >= len(seen):
             seen.append(time.monotonic())
+        if structure_begun is None and makes_structure(process):
+            structure_begun = time.monotonic()
         time.sleep(0.005)
-    if process.returncode != 0:
+    if process.returncode != 0 or structure_begun is None:
         raise SystemExit("the undisturbed build failed")
-    shards, structure_seconds = finished_shards(whole), time.monotonic() - seen[-1]
-    load_seconds, shard_seconds = seen[1] - start, (seen[-1] - seen[1]) / len(seen)
+    shards, structure_seconds = finished_shards(whole), time.monotonic() - structure_begun
+    shard_seconds = (seen[-1] - seen[1]) / len(seen)
 
     # Moments drawn beforehand over the whole build, so that all kills fall into it: a number of finished shards and a
     # part of the next, or, beyond the last shard, a part of what comes after.
@@ -94,10 +104,12 @@ def main() -> None:
     kills, lost = [], []
     for moment in moments:
         process, began = begin(given, broken), time.monotonic()
-        while process.poll() is None and finished_shards(broken) < min(int(moment), shards):
-            time.sleep(0.005)
         beyond = (moment - shards) / (shards * AFTER_SHARDS)
-        time.sleep(load_seconds + structure_seconds * beyond if beyond > 0 else shard_seconds * (moment % 1))
+        while process.poll() is None and (
+            not makes_structure(process) if beyond > 0 else finished_shards(broken) < int(moment)
+        ):
+            time.sleep(0.005)
+        time.sleep(structure_seconds * beyond if beyond > 0 else shard_seconds * (moment % 1))
         if process.poll() is not None:
             break  # The end came sooner than in the undisturbed build.
         os.killpg(process.pid, signal.SIGKILL)
@@ -116,6 +128,7 @@ def main() -> None:
         "shards": shards,
         "workers": given.workers,
         "seed": given.seed,
+        "kills_behind_the_last_shard": sum(kill["shards"] == shards for kill in kills),
         "kills": kills,
         "half_written_files_found": sum(lost),
         "last_run_exit_code": resumed,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.store import open_index
 
@@ -136,15 +137,16 @@ class Autofaiss:
         """Hand over all vectors at once; what it chose is written beside the index."""
         from autofaiss import build_index
 
-        build_index(
+        index, found = build_index(
             np.concatenate(list(blocks())),
-            index_path=str(path),
-            index_infos_path=str(path.with_suffix(".chosen.json")),
+            save_on_disk=False,
             metric_type="ip",
             max_index_memory_usage=self._memory,
             current_memory_available="10G",
             nb_cores=threads,
         )
+        load_faiss().write_index(index, str(path))
+        write_json(path.with_suffix(".chosen.json"), {key: found[key] for key in ("index_key", "index_param")})
 
     def load(self, path: Path) -> Loaded:
         """Read the file into memory."""
