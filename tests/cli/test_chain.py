@@ -119,7 +119,7 @@ def compared(chain, tmp_path_factory):
 def test_a_comparison_in_a_pipe_shows_every_word(compared):
     _, answer, _ = compared
     assert "…" not in answer.out
-    for word in ("quality", "cost", "recall@100", "encode/search p50", "documents/s", "teacher flat"):
+    for word in ("quality", "cost", "Recall@100", "ms/query", "documents/s", "teacher flat"):
         assert word in answer.out
 
 

@@ -13,7 +13,10 @@ import time
 import pytest
 from driving import COMMAND
 
-COMMANDS = ("quickstart", "distill", "index", "search", "eval", "compare", "datasets", "info", "import", "export")
+COMMANDS = (
+    *("quickstart", "distill", "index", "search", "eval", "compare", "serve", "bench"),
+    *("datasets", "info", "import", "export"),
+)
 
 
 def test_help_names_every_command(shell):
