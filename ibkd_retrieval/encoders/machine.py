@@ -102,8 +102,9 @@ def seconds(work: Callable[[], object], rounds: int, warm: bool = False) -> list
 def fused_gelu_is_faster(dtype: torch.dtype) -> bool:
     """Whether oneDNN's linear layer with GELU in it beats a product and GELU apart; measured once, then remembered.
 
-    Where matrix products are fast and torch's GELU is not, GELU costs as much as they do: in bfloat16. In float32, where
-    it takes 3 % of the time, it is never fused: two builds of one index must agree to the bit, whatever a clock says.
+    Where matrix products are fast and torch's GELU is not, GELU costs as much as they do: in bfloat16. In
+    float32, where it takes 3 % of the time, it is never fused: two builds of one index must agree to the bit, whatever
+    a clock says.
     """
     import torch
     import torch.nn.functional as F  # noqa: N812 - its usual name

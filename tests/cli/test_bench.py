@@ -3,11 +3,14 @@
 import json
 
 import pytest
+from driving import Shell
 
 from ibkd_retrieval.encoders import choice
 
 
-def test_bench_encode_shows_every_way_and_what_to_choose(shell, teacher, beir):
+def test_bench_encode_shows_every_way_and_what_to_choose(tmp_path_factory, teacher, beir):
+    # In a home of its own: what it chooses is taken by every later command of the same home.
+    shell = Shell(tmp_path_factory.mktemp("bench"), tmp_path_factory.mktemp("home"))
     command = ("bench", "encode", "--model", teacher, "--corpus", beir, "--documents", 4, "--rounds", 1)
     shown = json.loads(shell.must(*command, "--json", "--quiet").out)
     assert shown["ways"][0]["way"] == {"backend": "torch", "dtype": "float32"}
