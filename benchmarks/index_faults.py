@@ -45,9 +45,9 @@ def finished_shards(folder: Path) -> int:
 
 
 def makes_structure(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the build has come to its last stage, the only one that loads faiss."""
+    """Whether the build has come to its last stage, the only one that maps vectors into memory."""
     try:
-        return "swigfaiss" in Path(f"/proc/{process.pid}/maps").read_text("utf-8")
+        return "/vectors/" in Path(f"/proc/{process.pid}/maps").read_text("utf-8")
     except OSError:
         return False
 
