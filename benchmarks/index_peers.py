@@ -168,7 +168,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     right.barh(names, own, color=colours)
     right.barh(names, mapped, left=own, color=colours, alpha=0.4, hatch="//")
     right.invert_yaxis()
-    right.set(xlabel="memory to search (MiB; hatched: pages of mapped files)", xlim=(1, None))
+    right.set(xlabel="MiB to search; hatched: mapped files", xlim=(1, None))
     figure.suptitle(f"{result['documents']:,} vectors × {result['dimensions']} dimensions")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
