@@ -28,7 +28,7 @@ def machine_key() -> dict[str, Any]:
     import torch
 
     return {
-        "processor": _processor_name(),
+        "processor": processor_name(),
         "features": list(processor_features()),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -153,7 +153,8 @@ def linear_gelu(states: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor) 
     return result
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
+    """Model name of the processor, "" where the system does not tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -7,8 +7,9 @@ import platform
 import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
+
+from ibkd_retrieval.encoders.machine import processor_name
 
 _PACKAGES = (
     "ibkd-retrieval",
@@ -56,22 +57,13 @@ def read_environment() -> Environment:
     accelerator = str(torch.cuda.get_device_name()) if torch is not None and torch.cuda.is_available() else None
     return Environment(
         platform=f"{platform.system()} {platform.machine()}",
-        cpu=_cpu_name(),
+        cpu=processor_name(),
         cores=os.cpu_count() or 1,
         threads=int(torch.get_num_threads()) if torch is not None else _usable_processors(),
         accelerator=accelerator,
         python=platform.python_version(),
         packages=_versions(),
     )
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model\t"))]
-    return names[0] if names else platform.processor()
 
 
 def _usable_processors() -> int:

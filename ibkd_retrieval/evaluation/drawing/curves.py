@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ibkd_retrieval.evaluation.drawing.canvas import dress, scale_x, steps
 from ibkd_retrieval.evaluation.drawing.palette import MUTED, PAPER, Look
@@ -31,18 +31,7 @@ def draw_recall(axes: Axes, curves: Sequence[Curve], effort_label: str) -> None:
     axes.set_ylim(bottom, 1 + 0.04 * (1 - bottom))
     axes.set_yticks(steps(bottom, 1, 5))
     for curve in curves:
-        look = curve.look
-        xs, ys = zip(*curve.points, strict=True)
-        axes.plot(
-            xs,
-            ys,
-            color=look.colour,
-            linestyle=look.line,
-            linewidth=1.4,
-            marker=look.marker,
-            markersize=6,
-            markerfacecolor=PAPER if look.hollow else look.colour,
-        )
+        _plot(axes, curve, markersize=6)
 
 
 def draw_differences(axes: Axes, curves: Sequence[Curve], label: str) -> None:
@@ -64,23 +53,27 @@ def draw_differences(axes: Axes, curves: Sequence[Curve], label: str) -> None:
     axes.set_yticks(ticks, [f"{tick:+g}".replace("-", "−") if tick else "0" for tick in ticks])
     axes.axhline(0, color=MUTED, linewidth=1, zorder=1.5)
     for number, curve in enumerate(curves):
-        look = curve.look
-        xs, ys = zip(*curve.points, strict=True)
         if len(curves) == 1:
-            axes.fill_between(xs, ys, step="mid", color=look.colour, alpha=0.25, linewidth=0)
+            xs, ys = zip(*curve.points, strict=True)
+            axes.fill_between(xs, ys, step="mid", color=curve.look.colour, alpha=0.25, linewidth=0)
         # Markers start at another place on each curve, so that they do not lie on one another.
-        every = max(1, len(xs) // 8)
-        axes.plot(
-            xs,
-            ys,
-            color=look.colour,
-            linestyle=look.line,
-            linewidth=1.4,
-            marker=look.marker,
-            markersize=5,
-            markerfacecolor=PAPER if look.hollow else look.colour,
-            markevery=(number * every // max(1, len(curves)), every),
-        )
+        every = max(1, len(curve.points) // 8)
+        _plot(axes, curve, markersize=5, markevery=(number * every // len(curves), every))
+
+
+def _plot(axes: Axes, curve: Curve, **markers: Any) -> None:
+    look = curve.look
+    xs, ys = zip(*curve.points, strict=True)
+    axes.plot(
+        xs,
+        ys,
+        color=look.colour,
+        linestyle=look.line,
+        linewidth=1.4,
+        marker=look.marker,
+        markerfacecolor=PAPER if look.hollow else look.colour,
+        **markers,
+    )
 
 
 def sorted_positions(differences: Sequence[float]) -> list[tuple[float, float]]:
