@@ -199,6 +199,7 @@ def index(
             vector_format=vectors,
             resume=resume,
             overwrite=overwrite,
+            device=device,
             progress=progress,
         )
     else:
@@ -242,6 +243,7 @@ def _build(
         vector_format=vectors or "float32",
         memory=sizes,
         processes=processes,
+        device=options.device,
         progress=progress,
     )
     return manifest, target

@@ -33,6 +33,7 @@ def build_index(
     vector_format: str = "float32",
     memory: MemoryPlan | None = None,
     processes: EncoderProcesses | None = None,
+    device: str = "cpu",
     progress: Progress = SILENT,
 ) -> IndexManifest:
     """Encode a corpus and make an index folder of it.
@@ -53,6 +54,7 @@ def build_index(
         vector_format: how vectors are stored: "float32", "float16" or "int8" (`vector_formats`).
         memory: sizes that keep the build within a memory budget (`memory.plan_memory`), which go before `shard_size`.
         processes: encode in these and not in this one; `encoder` says what they have to be like.
+        device: where the structure is trained: "cpu", "cuda", or "auto" for a GPU where faiss can use one.
         progress: told of the work.
 
     Returns:
@@ -103,7 +105,9 @@ def build_index(
             progress.say(f"The index in {folder} is finished and intact: nothing was left to do.")
             return finished
         layout.withdraw(folder)
-        return finish_index(folder, records, CorpusRecord(corpus.name, fingerprint), plan, family, progress)
+        return finish_index(
+            folder, records, CorpusRecord(corpus.name, fingerprint), plan, family, progress, device=device
+        )
 
 
 def _refuse_changed(folder: Path) -> None:

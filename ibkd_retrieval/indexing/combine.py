@@ -51,6 +51,7 @@ def combine_indexes(
     cut: EncoderRecord | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    device: str = "cpu",
     progress: Progress = SILENT,
 ) -> IndexManifest:
     """Make an index of the documents of one or several others, without their corpora and without encoding.
@@ -68,6 +69,7 @@ def combine_indexes(
             are cut to its length, and brought to unit length again where they had it. None keeps all dimensions.
         resume: go on where a run before was broken off.
         overwrite: delete the index that is in `folder` first.
+        device: where the structure is trained: "cpu", "cuda", or "auto" for a GPU where faiss can use one.
         progress: told of the work.
 
     Raises:
@@ -101,7 +103,7 @@ def combine_indexes(
             return done
         layout.withdraw(folder)
         records = _take_shards(indexes, folder, plan, progress)
-        manifest = finish_index(folder, records, corpus, plan, family, progress, changes)
+        manifest = finish_index(folder, records, corpus, plan, family, progress, changes, device)
         layout.remove_unlisted(folder, manifest.files, len(records))
         return manifest
 

@@ -38,6 +38,7 @@ def finish_index(
     family: Family,
     progress: Progress,
     changes: tuple[Change, ...] = (),
+    device: str = "cpu",
 ) -> IndexManifest:
     """Make the structure and the list of ids from the shards, and write the manifest last.
 
@@ -49,6 +50,7 @@ def finish_index(
         family: suited to the number of documents.
         progress: told of the work.
         changes: the manifest's entry.
+        device: where the structure is trained (`faiss_binding.training_on`).
 
     Raises:
         OSError: the disk is full or fails.
@@ -59,7 +61,7 @@ def finish_index(
     if isinstance(family, Wanted):
         family, tried = family.choice(vectors, progress)
         progress.say(f"Chosen by trial: an index of type {family.name}.")
-    built = family.build(vectors, progress)
+    built = family.build(vectors, progress, device)
     if built.index is None:
         (folder / layout.STRUCTURE).unlink(missing_ok=True)
     else:

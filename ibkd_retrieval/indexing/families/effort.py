@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.indexing.exact import Found
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.gpu import MOST_RESULTS, is_on_gpu
 from ibkd_retrieval.indexing.manifest import SearchDefaults
 from ibkd_retrieval.indexing.refine import rescore
 from ibkd_retrieval.indexing.vector_source import VectorSource
@@ -87,6 +88,8 @@ def takes_selector(index: Any) -> bool:
     """Whether faiss can leave rows out while searching the structure; the others raise."""
     faiss = load_faiss()
     inner = inner_index(index)
+    if is_on_gpu(inner):
+        return False
     return list_count(index) is not None or is_graph(index) or isinstance(inner, faiss.IndexScalarQuantizer)
 
 
@@ -112,6 +115,8 @@ def search_structure(
         Scores [q, k], not increasing, and rows [q, k], padded with -1 (whose scores mean nothing without refinement).
     """
     candidates = min(k * max(1, effort.refine or 1), vectors.count)
+    if is_on_gpu(inner_index(index)):
+        candidates = max(k, min(candidates, MOST_RESULTS))
     parameters = _parameters(index, effort, max(k, candidates), selector)
     if not effort.refine:
         scores, rows = index.search(queries, k, params=parameters)

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss, training_on
+from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss
 from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS, BuiltStructure, Family, check_range, check_recall
 from ibkd_retrieval.indexing.families.flat import Flat
 from ibkd_retrieval.indexing.families.trial import efforts_for, trial_of, try_settings
+from ibkd_retrieval.indexing.gpu import training_on
 from ibkd_retrieval.indexing.manifest import SearchDefaults
 from ibkd_retrieval.indexing.vector_source import VectorSource, sample_rows
 from ibkd_retrieval.progress import Progress
