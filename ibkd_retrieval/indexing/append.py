@@ -34,7 +34,8 @@ from ibkd_retrieval.indexing.manifest import (
 )
 from ibkd_retrieval.indexing.memory import MemoryPlan
 from ibkd_retrieval.indexing.shard_stage import ShardStage
-from ibkd_retrieval.indexing.shards import ShardRecord, ShardVectors, file_record, read_records, stored_ids
+from ibkd_retrieval.indexing.shard_vectors import ShardVectors
+from ibkd_retrieval.indexing.shards import ShardRecord, file_record, read_records, stored_ids
 from ibkd_retrieval.indexing.store import StoredIndex, open_index
 from ibkd_retrieval.indexing.structure import write_structure
 from ibkd_retrieval.indexing.workers import EncoderProcesses

@@ -20,7 +20,8 @@ from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Flat
 from ibkd_retrieval.indexing.families.effort import set_defaults
 from ibkd_retrieval.indexing.lines import LineStore
-from ibkd_retrieval.indexing.shards import ShardVectors, document_from_json
+from ibkd_retrieval.indexing.shard_vectors import ShardVectors
+from ibkd_retrieval.indexing.shards import document_from_json
 from ibkd_retrieval.indexing.store import StoredIndex, open_index
 from ibkd_retrieval.indexing.structure import write_structure
 from ibkd_retrieval.progress import SILENT, Progress

@@ -24,7 +24,8 @@ from ibkd_retrieval.indexing.manifest import (
     write_manifest,
 )
 from ibkd_retrieval.indexing.memory import peak_memory_bytes
-from ibkd_retrieval.indexing.shards import ShardRecord, ShardVectors, file_record, stored_ids
+from ibkd_retrieval.indexing.shard_vectors import ShardVectors
+from ibkd_retrieval.indexing.shards import ShardRecord, file_record, stored_ids
 from ibkd_retrieval.indexing.structure import write_structure
 from ibkd_retrieval.indexing.wanted import Wanted
 from ibkd_retrieval.progress import Progress

@@ -30,7 +30,8 @@ from ibkd_retrieval.indexing.gpu import MOST_RESULTS, is_on_gpu, to_gpu
 from ibkd_retrieval.indexing.layout import documents_file
 from ibkd_retrieval.indexing.lines import LineStore
 from ibkd_retrieval.indexing.manifest import IndexManifest, SearchDefaults, read_manifest
-from ibkd_retrieval.indexing.shards import OpenFiles, ShardVectors, document_from_json, fields_from_json
+from ibkd_retrieval.indexing.shard_vectors import ShardVectors
+from ibkd_retrieval.indexing.shards import OpenFiles, document_from_json, fields_from_json
 from ibkd_retrieval.progress import SILENT, Progress
 
 ALWAYS_VERIFIED_BYTES = 256 << 20

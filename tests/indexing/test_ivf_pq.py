@@ -8,7 +8,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.exact import scan
 from ibkd_retrieval.indexing.families import IvfPq, family_named
-from ibkd_retrieval.indexing.shards import ShardVectors
+from ibkd_retrieval.indexing.shard_vectors import ShardVectors
 from ibkd_retrieval.indexing.store import StoredIndex, open_index
 from ibkd_retrieval.indexing.vector_source import sample_rows
 

@@ -15,7 +15,7 @@ from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.identity import fingerprint
 from ibkd_retrieval.indexing.refine import rescore
-from ibkd_retrieval.indexing.shards import ShardVectors
+from ibkd_retrieval.indexing.shard_vectors import ShardVectors
 from ibkd_retrieval.indexing.store import open_index, verify_index
 
 

@@ -1,0 +1,73 @@
+"""Rows out of the shards of an index: any format, few or many, and no reading beyond what is there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from indexing_fakes import TableEncoder, clustered, corpus_of, table_corpus
+
+from ibkd_retrieval.corpora.records import Document
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.combine import combine_indexes
+from ibkd_retrieval.indexing.manifest import read_manifest
+from ibkd_retrieval.indexing.shard_vectors import ShardVectors
+from ibkd_retrieval.indexing.vector_formats import FORMATS, pack, unpack
+
+
+def stored(folder: Path) -> ShardVectors:
+    manifest = read_manifest(folder)
+    return ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim)
+
+
+@pytest.mark.parametrize("dim", [1, 3, 8, 24])
+@pytest.mark.parametrize("vector_format", FORMATS)
+def test_rows_are_those_stored_however_many_are_asked_for(tmp_path: Path, vector_format: str, dim: int):
+    table = clustered(400, dim, seed=dim)
+    build_index(table_corpus(400), TableEncoder(table), tmp_path / "i", shard_size=37, vector_format=vector_format)
+    kept = unpack(pack(table, vector_format))
+    vectors = stored(tmp_path / "i")
+    generator = np.random.default_rng(dim)
+    query = clustered(1, dim, seed=5)[0]
+    # 11 shards: from 704 rows on they are read shard by shard, fewer through one window over all.
+    for asked in (0, 1, 5, 90, 399, 703, 704, 2000):
+        rows = generator.integers(0, 400, asked)
+        assert np.array_equal(vectors.gather(rows), kept[rows])
+        np.testing.assert_allclose(vectors.products(rows, query), kept[rows] @ query, atol=1e-6)
+
+
+def test_shards_of_several_formats_are_read_together(tmp_path: Path):
+    tables = [clustered(50, 16, seed=seed) for seed in range(3)]
+    for number, vector_format in enumerate(FORMATS):
+        build_index(
+            corpus_of([Document(f"{vector_format}-{row}", str(row)) for row in range(50)]),
+            TableEncoder(tables[number]),
+            tmp_path / vector_format,
+            shard_size=20,
+            vector_format=vector_format,
+        )
+    merged = tmp_path / "merged"
+    combine_indexes([tmp_path / name for name in FORMATS], merged)
+    kept = np.concatenate([unpack(pack(table, name)) for table, name in zip(tables, FORMATS, strict=True)])
+    rows = np.random.default_rng(0).permutation(150)
+    np.testing.assert_allclose(stored(merged).gather(rows), kept[rows], atol=0.01)
+    np.testing.assert_allclose(stored(merged).products(rows, kept[7]), kept[rows] @ kept[7], atol=0.05)
+
+
+@pytest.mark.parametrize("row", [-1, 20])
+def test_a_row_that_is_not_there_is_refused(tmp_path: Path, row: int):
+    table = clustered(20, 8)
+    build_index(table_corpus(20), TableEncoder(table), tmp_path / "i", shard_size=7)
+    with pytest.raises(IndexError, match="of 20"):
+        stored(tmp_path / "i").gather(np.array([3, row]))
+
+
+def test_a_file_cut_short_after_it_was_opened_is_an_error_and_no_crash(tmp_path: Path):
+    table = clustered(20, 8)
+    build_index(table_corpus(20), TableEncoder(table), tmp_path / "i", shard_size=7)
+    vectors = stored(tmp_path / "i")
+    vectors.gather(np.array([1]))
+    path = tmp_path / "i" / read_manifest(tmp_path / "i").shards[1].vectors
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="cannot be read"):
+        vectors.gather(np.array([8]))
