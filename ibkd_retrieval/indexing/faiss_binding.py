@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import Any
 
 from ibkd_retrieval.errors import MissingPackage
@@ -21,6 +22,9 @@ def load_faiss() -> Any:
     Raises:
         MissingPackage: neither faiss-cpu nor faiss-gpu is installed.
     """
+    loaded = sys.modules.get("faiss")
+    if loaded is not None:
+        return loaded  # Every search comes by here several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return importlib.import_module("faiss")

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FAILED = ctypes.c_void_p(-1).value
+_UNMAPPED = np.iinfo(np.int64).min
 
 
 class MappedRows:
@@ -30,44 +31,46 @@ class MappedRows:
     files than a large index has shards.
 
     Args:
-        kind: numpy type of a row.
+        kind: numpy type of a row, a `void` of its size.
         find: gives the path of file `number` and the place in it, in bytes, of its first row.
-        counts: rows in each file.
+        starts: number of the first row of each file, and last the number of all rows.
     """
 
-    def __init__(self, kind: np.dtype[Any], find: Callable[[int], tuple[Path, int]], counts: NDArray[np.int64]) -> None:
+    def __init__(self, kind: np.dtype[Any], find: Callable[[int], tuple[Path, int]], starts: NDArray[np.int64]) -> None:
         self._kind = kind
         self._find = find
-        self._counts = counts
-        self._addresses = np.zeros(len(counts), dtype=np.int64)
-        self._window: NDArray[Any] = np.empty(0, dtype=kind)
-        self._first = 0
-        # Rows begin at multiples of this, whatever lies before the first of a file.
+        self._starts = starts
+        files = len(starts) - 1
+        self._addresses = np.zeros(files, dtype=np.int64)
+        # Rows begin at multiples of the grain, whatever lies before the first of a file.
         self._grain = math.gcd(kind.itemsize, 64)
+        self._step = kind.itemsize // self._grain
+        self._origins = np.full(files, _UNMAPPED)
+        self._window: NDArray[Any] = np.empty(0, dtype=kind)
 
-    def take(self, numbers: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[Any]:
-        """Copies of the rows at `positions` [m] of the files `numbers` [m]."""
-        addresses = self._addresses[numbers]
-        if not addresses.all():
-            self._map(np.unique(numbers[addresses == 0]).tolist())
-            addresses = self._addresses[numbers]
-        places = (addresses - self._first) // self._grain + positions * (self._kind.itemsize // self._grain)
-        taken: NDArray[Any] = self._window[places]
+    def take(self, numbers: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Copies of `rows` [m], at least one, which lie in the files `numbers` [m]."""
+        origins = self._origins[numbers]
+        if origins.min() == _UNMAPPED:
+            self._map(np.unique(numbers[origins == _UNMAPPED]).tolist())
+            origins = self._origins[numbers]
+        taken: NDArray[Any] = self._window[origins + rows * self._step]
         return taken
 
     def _map(self, numbers: list[int]) -> None:
         for number in numbers:
             path, start = self._find(number)
-            size = start + int(self._counts[number]) * self._kind.itemsize
+            size = start + int(self._starts[number + 1] - self._starts[number]) * self._kind.itemsize
             if start % self._grain:
                 raise ValueError(f"the rows of {path} begin at byte {start}, which is no multiple of {self._grain}")
             address = _mapped(path, size)
             weakref.finalize(self, _libc().munmap, address, size)
             self._addresses[number] = address + start
         known = np.flatnonzero(self._addresses)
-        self._first = int(self._addresses[known].min())
-        end = int((self._addresses[known] + self._counts[known] * self._kind.itemsize).max())
-        self._window = np.asarray(_Span(self._first, end, self._kind, self._grain))
+        addresses, sizes = self._addresses[known], np.diff(self._starts)[known] * self._kind.itemsize
+        first = int(addresses.min())
+        self._window = np.asarray(_Span(first, int((addresses + sizes).max()), self._kind, self._grain))
+        self._origins[known] = (addresses - first) // self._grain - self._starts[known] * self._step
 
 
 class _Span:

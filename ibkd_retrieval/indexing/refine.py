@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.indexing.vector_source import VectorSource
 
+_FEW = 512
+"""Scores that are sorted as fast as the largest among them are parted off."""
+
 
 def rescore(
     queries: NDArray[np.float32], candidates: NDArray[np.int64], vectors: VectorSource, k: int
@@ -39,8 +42,8 @@ def rescore(
 
 def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """The places of the k largest, best first; equal ones in their order."""
-    if len(scores) <= k:
-        return np.argsort(-scores, kind="stable")
+    if len(scores) <= max(k, _FEW):
+        return np.argsort(-scores, kind="stable")[:k]
     least = np.partition(scores, len(scores) - k)[len(scores) - k]
     reaching = np.flatnonzero(scores >= least)
     return reaching[np.argsort(-scores[reaching], kind="stable")][:k]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.layout import vectors_file
 from ibkd_retrieval.indexing.mapped_rows import MappedRows
-from ibkd_retrieval.indexing.vector_formats import FORMATS, format_of, inner_products, row_type, unpack
+from ibkd_retrieval.indexing.vector_formats import format_of, inner_products, row_type, unpack
 
 _ROWS_WORTH_A_MAP = 64
 """Rows wanted of a shard from which its map is not kept: touched pages count as memory for as long as it is open."""
@@ -34,10 +34,8 @@ class ShardVectors:
         self.dim = dim
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._open = partial(_open_vectors, folder, tuple(counts), dim)
-        sizes = np.array(counts, dtype=np.int64)
-        # A merged index may hold shards of several formats.
-        self._formats = np.full(len(counts), -1, dtype=np.int8)
-        self._mapped = [MappedRows(_row_kind(name, dim), partial(_place, self._open), sizes) for name in FORMATS]
+        self._mapped: MappedRows | None = None
+        self._format = ""
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         """The shards in order, each read-only or a copy; those given before are let go of."""
@@ -50,63 +48,67 @@ class ShardVectors:
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Copy the vectors of `rows` [m], in any order, into an array [m, dim]."""
-        result = np.empty((len(rows), self.dim), dtype=np.float32)
-        for places, packed in self._packed(rows):
-            result[places] = unpack(packed)
-        return result
+        if not 0 < len(rows) < _ROWS_WORTH_A_MAP * (len(self._starts) - 1):
+            result = np.empty((len(rows), self.dim), dtype=np.float32)
+            for places, packed in self._by_shard(rows):
+                result[places] = unpack(packed)
+            return result
+        return unpack(self._taken(rows))
 
     def products(self, rows: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
         """The inner products [m] of the vectors of `rows` [m], in any order, with one query [dim]."""
-        result = np.empty(len(rows), dtype=np.float32)
-        for places, packed in self._packed(rows):
-            result[places] = inner_products(packed, query)
-        return result
+        if not 0 < len(rows) < _ROWS_WORTH_A_MAP * (len(self._starts) - 1):
+            result = np.empty(len(rows), dtype=np.float32)
+            for places, packed in self._by_shard(rows):
+                result[places] = inner_products(packed, query)
+            return result
+        return inner_products(self._taken(rows), query)
 
     def place(self, row: int) -> tuple[int, int]:
         """The number of the shard that holds `row`, and its position there."""
         number = int(self._starts.searchsorted(row, side="right")) - 1
         return number, row - int(self._starts[number])
 
-    def _packed(self, rows: NDArray[np.int64]) -> Iterator[tuple[Any, NDArray[Any]]]:
-        """Copies of `rows` [m] as they are stored, by format or by shard, each with their places among the m."""
+    def _taken(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Copies of `rows` [m], at least one, as they are stored."""
+        numbers = self._shards_of(rows)
+        if self._mapped is None:
+            self._format = str(format_of(self._open(int(numbers[0])), self.dim))
+            kind, shape = row_type(self._format, self.dim)
+            whole = np.dtype((np.void, kind.itemsize * int(np.prod(shape, dtype=np.int64))))
+            self._mapped = MappedRows(whole, partial(_place, self._open, self._format, self.dim), self._starts)
+        kind, shape = row_type(self._format, self.dim)
+        return self._mapped.take(numbers, rows).view(kind).reshape(len(rows), *shape)
+
+    def _by_shard(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+        """Copies of `rows` [m] as they are stored, shard by shard, each with their places among the m."""
         if not len(rows):
             return
-        if rows.min() < 0 or rows.max() >= self.count:
-            raise IndexError(f"rows {rows.min()} to {rows.max()} of {self.count}")
-        numbers = self._starts.searchsorted(rows, side="right") - 1
-        positions = rows - self._starts[numbers]
-        if len(rows) >= _ROWS_WORTH_A_MAP * len(self._formats):
-            yield from self._by_shard(numbers, positions)
-            return
-        formats = self._formats[numbers]
-        if (formats < 0).any():
-            for number in np.unique(numbers[formats < 0]).tolist():
-                self._formats[number] = FORMATS.index(str(format_of(self._open(number), self.dim)))
-            formats = self._formats[numbers]
-        for kind in np.unique(formats).tolist():
-            places = np.flatnonzero(formats == kind)
-            row, shape = row_type(FORMATS[kind], self.dim)
-            taken = self._mapped[kind].take(numbers[places], positions[places])
-            yield places, taken.view(row).reshape(len(places), *shape)
-
-    def _by_shard(self, numbers: NDArray[np.int64], positions: NDArray[np.int64]) -> Iterator[tuple[Any, NDArray[Any]]]:
+        numbers = self._shards_of(rows)
         order = np.argsort(numbers, kind="stable")
-        ends = np.searchsorted(numbers[order], np.arange(len(self._formats) + 1))
+        ends = np.searchsorted(numbers[order], np.arange(len(self._starts)))
         for number in np.flatnonzero(np.diff(ends)).tolist():
             places = order[ends[number] : ends[number + 1]]
             # Taking a row of a memmap costs ten times what taking one of a plain array does.
-            yield places, self._open(number).view(np.ndarray)[positions[places]]
+            yield places, self._open(number).view(np.ndarray)[rows[places] - self._starts[number]]
+
+    def _shards_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        if rows.min() < 0 or rows.max() >= self.count:
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {self.count}")
+        return self._starts.searchsorted(rows, side="right") - 1
 
 
-def _row_kind(name: str, dim: int) -> np.dtype[Any]:
-    kind, shape = row_type(name, dim)
-    return np.dtype((np.void, kind.itemsize * int(np.prod(shape, dtype=np.int64))))
+def _place(opened: Any, name: str, dim: int, number: int) -> tuple[Path, int]:
+    """Where the rows of a shard's file begin.
 
-
-def _place(opened: Any, number: int) -> tuple[Path, int]:
-    """Where the rows of a shard's file begin."""
+    Raises:
+        UserError: they are of another format than those of the other shards.
+    """
     vectors = opened(number)
-    return Path(vectors.filename), int(vectors.offset)
+    path = Path(vectors.filename)
+    if format_of(vectors, dim) != name:
+        raise UserError(f"{path} holds {vectors.dtype} among shards of {name}: repair it with `ibkd index --resume`.")
+    return path, int(vectors.offset)
 
 
 def _open_vectors(folder: Path, counts: tuple[int, ...], dim: int, number: int) -> np.memmap[Any, Any]:

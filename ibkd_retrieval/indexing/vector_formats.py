@@ -11,6 +11,7 @@ An int8 component is code x scale, where the scale of a vector is its largest ab
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -78,14 +79,26 @@ def inner_products(rows: NDArray[Any], query: NDArray[np.float32]) -> NDArray[np
     if rows.dtype != np.float16:
         return np.asarray(rows @ query, dtype=np.float32)
     # numpy widens float16 one number at a time; faiss multiplies it four times as fast.
-    faiss = load_faiss()
-    dim = len(query)
-    table = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    table.add_sa_codes(np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), 2 * dim))
-    scores, places = table.search(query.reshape(1, dim), len(rows))
+    table = _half_table(len(query))
+    table.reset()
+    table.add_sa_codes(np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), 2 * len(query)))
+    scores, places = table.search(query[None], len(rows))
     products = np.empty(len(rows), dtype=np.float32)
     products[places[0]] = scores[0]
     return products
+
+
+_of_thread = threading.local()
+
+
+def _half_table(dim: int) -> Any:
+    """A faiss table of float16 vectors, this thread's own: making one costs more than multiplying a few rows."""
+    table = getattr(_of_thread, "table", None)
+    if table is None or table.d != dim:
+        faiss = load_faiss()
+        table = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        _of_thread.table = table
+    return table
 
 
 def unpack(rows: NDArray[Any]) -> NDArray[np.float32]:

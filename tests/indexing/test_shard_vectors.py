@@ -4,12 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexing_fakes import TableEncoder, clustered, corpus_of, table_corpus
+from indexing_fakes import TableEncoder, clustered, table_corpus
 
-from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.combine import combine_indexes
 from ibkd_retrieval.indexing.manifest import read_manifest
 from ibkd_retrieval.indexing.shard_vectors import ShardVectors
 from ibkd_retrieval.indexing.vector_formats import FORMATS, pack, unpack
@@ -36,22 +34,14 @@ def test_rows_are_those_stored_however_many_are_asked_for(tmp_path: Path, vector
         np.testing.assert_allclose(vectors.products(rows, query), kept[rows] @ query, atol=1e-6)
 
 
-def test_shards_of_several_formats_are_read_together(tmp_path: Path):
-    tables = [clustered(50, 16, seed=seed) for seed in range(3)]
-    for number, vector_format in enumerate(FORMATS):
-        build_index(
-            corpus_of([Document(f"{vector_format}-{row}", str(row)) for row in range(50)]),
-            TableEncoder(tables[number]),
-            tmp_path / vector_format,
-            shard_size=20,
-            vector_format=vector_format,
-        )
-    merged = tmp_path / "merged"
-    combine_indexes([tmp_path / name for name in FORMATS], merged)
-    kept = np.concatenate([unpack(pack(table, name)) for table, name in zip(tables, FORMATS, strict=True)])
-    rows = np.random.default_rng(0).permutation(150)
-    np.testing.assert_allclose(stored(merged).gather(rows), kept[rows], atol=0.01)
-    np.testing.assert_allclose(stored(merged).products(rows, kept[7]), kept[rows] @ kept[7], atol=0.05)
+def test_a_shard_of_another_format_than_the_others_is_refused(tmp_path: Path):
+    table = clustered(50, 16)
+    build_index(table_corpus(50), TableEncoder(table), tmp_path / "i", shard_size=20)
+    np.save(tmp_path / "i" / read_manifest(tmp_path / "i").shards[1].vectors, table[20:40].astype(np.float16))
+    vectors = stored(tmp_path / "i")
+    assert np.array_equal(vectors.gather(np.array([3, 49])), table[[3, 49]])
+    with pytest.raises(UserError, match="holds float16 among shards of float32"):
+        vectors.gather(np.array([3, 25]))
 
 
 @pytest.mark.parametrize("row", [-1, 20])

@@ -133,6 +133,7 @@ def test_a_missing_faiss_names_the_line_to_type(monkeypatch: pytest.MonkeyPatch,
     def absent(name: str):
         raise ImportError(name)
 
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
     monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(MissingPackage, match=r"pip install 'ibkd-retrieval\[cpu\]'"):
         load_faiss()
