@@ -116,12 +116,12 @@ def main() -> None:
     startup_seconds = max(0.0, seen[1] - start - shard_seconds)
 
     kills: list[dict[str, float | int | str]] = []
-    lost, ended_early = [], 0
+    lost, ended_early, last = [], 0, 0.0
     while len(kills) < given.kills:
         done = finished_shards(broken)
         # The least of r evenly drawn shares of what is left, r the number of kills to come.
         share = 1 - generator.random() ** (1 / (given.kills - len(kills)))
-        moment = done + share * (shards * (1 + AFTER_SHARDS) - done)
+        moment = last + share * (shards * (1 + AFTER_SHARDS) - last)
         process, began = begin(given, broken), time.monotonic()
         beyond = (moment - shards) / (shards * AFTER_SHARDS)
         if beyond > 0:
@@ -129,7 +129,7 @@ def main() -> None:
                 time.sleep(0.002)
             time.sleep(structure_seconds * beyond)
         else:
-            if int(moment) == done:
+            if int(moment) <= done:
                 wait_for(startup_seconds, lambda folder=broken, done=done: finished_shards(folder) > done)
             while process.poll() is None and finished_shards(broken) < int(moment):
                 time.sleep(0.002)
@@ -138,8 +138,9 @@ def main() -> None:
             if process.returncode != 0 or contents(broken) != contents(whole):
                 raise SystemExit("a build that ended before its kill differs from the undisturbed one")
             shutil.rmtree(broken)
-            ended_early += 1
+            ended_early, last = ended_early + 1, 0.0
             continue
+        last = moment
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         half_written = len([path for path in broken.rglob("*") if path.name.endswith(".tmp")])

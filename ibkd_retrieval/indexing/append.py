@@ -115,7 +115,13 @@ def append_documents(
             processes=processes,
             depth=memory.depth if memory is not None else 1,
         )
-        records, fingerprint = stage.run()
+        try:
+            records, fingerprint = stage.run()
+        except UserError:
+            if not any(number >= plan.first for number in read_records(folder)):
+                # Nothing was encoded that another run could go on with.
+                (folder / layout.APPEND_PLAN).unlink(missing_ok=True)
+            raise
         return _add(folder, before, records, corpus.name, fingerprint, progress)
 
 

@@ -82,6 +82,7 @@ def build_index(
         shard_text=memory.shard_text if memory is not None else None,
         vector_format=check_format(vector_format),
     )
+    family.bytes_per_vector(1, plan.encoder.dim)  # Refuses what does not suit the dimension, before all the encoding.
     if next(corpus.documents(), None) is None:
         raise UserError(f"The corpus {corpus.name} holds no documents: there is nothing to index.")
     with refusals_named(folder):

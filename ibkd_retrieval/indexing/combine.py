@@ -91,6 +91,7 @@ def combine_indexes(
     plan = dataclasses.replace(plan, vector_format=check_format(vector_format or manifests[0].vector_format))
     if cut is not None:
         plan = dataclasses.replace(plan, encoder=_checked_cut(cut, indexes[0]))
+    family.bytes_per_vector(1, plan.encoder.dim)  # Refuses what does not suit the dimension, before any work.
     corpus, changes = _history(manifests)
     with refusals_named(folder):
         plan = claim(folder, plan, resume, overwrite, progress)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,24 +19,45 @@ from ibkd_retrieval.indexing.vector_source import VectorSource
 _QUERY_BLOCK = 256
 
 
+class _Kind(NamedTuple):
+    """What a structure is: the index below its transformations, its inverted lists, whether it is a graph."""
+
+    inner: Any
+    lists: int | None
+    is_graph: bool
+    is_transformed: bool
+
+
+_kinds: WeakKeyDictionary[Any, _Kind] = WeakKeyDictionary()
+"""By index, whose kind does not change: every search asks several times."""
+
+
+def _kind(index: Any) -> _Kind:
+    known = _kinds.get(index)
+    if known is None:
+        faiss = load_faiss()
+        inner = faiss.downcast_index(index)
+        transformed = isinstance(inner, faiss.IndexPreTransform)
+        while isinstance(inner, faiss.IndexPreTransform):
+            inner = faiss.downcast_index(inner.index)
+        known = _Kind(inner, getattr(inner, "nlist", None), isinstance(inner, faiss.IndexHNSW), transformed)
+        _kinds[index] = known
+    return known
+
+
 def inner_index(index: Any) -> Any:
     """The index below the rotations and projections (IndexPreTransform) that a query goes through first."""
-    faiss = load_faiss()
-    index = faiss.downcast_index(index)
-    while isinstance(index, faiss.IndexPreTransform):
-        index = faiss.downcast_index(index.index)
-    return index
+    return _kind(index).inner
 
 
 def list_count(index: Any) -> int | None:
     """Number of inverted lists, None for a structure without."""
-    lists: int | None = getattr(inner_index(index), "nlist", None)
-    return lists
+    return _kind(index).lists
 
 
 def is_graph(index: Any) -> bool:
     """Whether the structure is an HNSW graph, whose search takes `ef_search`."""
-    return isinstance(inner_index(index), load_faiss().IndexHNSW)
+    return _kind(index).is_graph
 
 
 def effort_for(
@@ -141,6 +163,6 @@ def _parameters(index: Any, effort: SearchDefaults, candidates: int, selector: A
         parameters = faiss.SearchParameters(sel=selector)
     else:
         return None
-    if isinstance(faiss.downcast_index(index), faiss.IndexPreTransform):
+    if _kind(index).is_transformed:
         return faiss.SearchParametersPreTransform(index_params=parameters)
     return parameters

@@ -79,6 +79,11 @@ def number_of_lists(lists: int | None, count: int) -> int:
     return min(lists or int(4 * math.sqrt(count)), max(1, count // POINTS_PER_LIST))
 
 
+def bytes_of_blocks(code_bytes: float, lists: int | None, count: int) -> float:
+    """Bytes a vector that fast-scan codes take: lists are filled up to blocks of 32, by half of one on average."""
+    return code_bytes * (1 + 16 * number_of_lists(lists, count) / max(1, count))
+
+
 def bytes_of_lists(lists: int | None, count: int, dim: int) -> float:
     """Bytes a vector that ids and centroids take beside the codes."""
     return 8 + 4 * dim * number_of_lists(lists, count) / max(1, count)
