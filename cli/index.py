@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import reporter, stdout
+from .device import device_there
 from .encoding import EncodingOptions
 from .index_jobs import check_job, chosen_family, folder_beside, read_ids, refuse, settled_family
 from .options import (
@@ -140,6 +141,7 @@ def index(
 
     progress = reporter(quiet)
     load_faiss()
+    device = device_there(device, progress)
     chosen = {
         "factory": factory,
         "recall": recall,
