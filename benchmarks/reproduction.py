@@ -21,13 +21,13 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from reproducing import RESULTS, Recipe, read_recipe
-from reproduction_cell import BEFORE, TEACHER, Cell, Places, cells
+from reproduction_cell import BEFORE, TEACHER, Cell, Places, cells, taught_mark
 from reproduction_page import write_page
 
 from ibkd_retrieval.errors import UserError
@@ -45,18 +45,28 @@ def run_cells(paths: Sequence[Path], places: Places, kinds: Sequence[str], jobs:
     Raises:
         UserError: a recipe cannot be read, or a cell broke down; what was running then still ends.
     """
-    missing: list[tuple[Path, Cell, list[str]]] = []
-    for path in paths:
-        every = cells(read_recipe(path))
-        wanted = [(path, cell, [kind for kind in kinds if not cell.result(places, kind).is_file()]) for cell in every]
-        missing += [each for each in wanted if each[2]]
-        if jobs > 1 and any(cell.variant for _, cell, left in wanted if left):
-            _run(path, every[0], places, "--teach")
+    every = [(path, cell) for path in paths for cell in cells(read_recipe(path))]
+    wanted = [(path, cell, [kind for kind in kinds if not cell.result(places, kind).is_file()]) for path, cell in every]
+    missing = [each for each in wanted if each[2]]
     # The student before training is kept by the first cell that trains.
     late = [each for each in missing if each[1].row == BEFORE]
-    for part in ([each for each in missing if each[1].row != BEFORE], late):
-        with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(lambda each: _run(each[0], each[1], places, "--kind", *each[2]), part))
+    with ThreadPoolExecutor(jobs) as pool:
+        taught: dict[Path, Future[None]] = {}
+        for path, cell, _ in missing if jobs > 1 else ():
+            mark = taught_mark(cell.recipe, places)
+            if cell.variant and mark not in taught and not mark.is_file():
+                taught[mark] = pool.submit(_run, path, cell, places, "--teach")
+
+        def run_one(path: Path, cell: Cell, left: list[str]) -> None:
+            if cell.variant and (teaching := taught.get(taught_mark(cell.recipe, places))):
+                teaching.result()
+            _run(path, cell, places, "--kind", *left)
+
+        early = [pool.submit(run_one, *each) for each in missing if each not in late]
+        wait(early)
+        ended = early + [pool.submit(run_one, *each) for each in late]
+    for each in ended:
+        each.result()
 
 
 def _run(path: Path, cell: Cell, places: Places, *options: str) -> None:

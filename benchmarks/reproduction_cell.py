@@ -175,6 +175,14 @@ def teach(recipe: Recipe, places: Places, progress: Progress) -> None:
         cache = open_cache(folder, model, settings, places.work / TEACHERS)
         cache.rows(texts.documents, "document", progress)
         cache.rows(texts.queries, "query", progress)
+    write_json(taught_mark(recipe, places), {"teachers": recipe.teachers, "texts": len(texts)})
+
+
+def taught_mark(recipe: Recipe, places: Places) -> Path:
+    """The file that says that `teach` has been done for a recipe, or for another with the same text and teachers."""
+    settings = recipe.distilling(recipe.variants[0], recipe.seeds[0])
+    key = digest([recipe.teachers, vars(recipe.text), settings.max_length, settings.dtype])
+    return places.work / TEACHERS / f"taught-{key}.json"
 
 
 def train(cell: Cell, places: Places, progress: Progress) -> Path:
