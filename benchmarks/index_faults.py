@@ -2,11 +2,10 @@
 
 usage: python benchmarks/index_faults.py --corpus CORPUS --model MODEL --work-dir DIR [--kills 20] [--workers 1]
 
-Every kill is a SIGKILL to the whole process group, at a moment drawn over what is left of the build: the next of r
-kills falls where the first of r moments drawn evenly would, so that all of them fall before the end and none needs to
-wait for another. Behind the last shard, where the structure is made anew each time, a moment is a share of the time
-that takes; should the build end sooner once, the folder is compared, removed and built afresh until all kills have
-fallen.
+Every kill is a SIGKILL to the whole process group. The build is parted into as many equal stretches as there are kills,
+and one falls at a moment drawn within each. Behind the last shard, where the structure is made anew each time, a moment
+is a share of the time that takes; should the build end sooner once, the folder is compared, removed and built afresh
+until the kill has fallen.
 The two folders have to hold the same files with the same bytes; the manifest and the records of shards are compared
 without what is a time or a measure of one.
 Writes benchmarks/results/index_faults.json.
@@ -116,12 +115,10 @@ def main() -> None:
     startup_seconds = max(0.0, seen[1] - start - shard_seconds)
 
     kills: list[dict[str, float | int | str]] = []
-    lost, ended_early, last = [], 0, 0.0
+    lost, ended_early = [], 0
     while len(kills) < given.kills:
         done = finished_shards(broken)
-        # The least of r evenly drawn shares of what is left, r the number of kills to come.
-        share = 1 - generator.random() ** (1 / (given.kills - len(kills)))
-        moment = last + share * (shards * (1 + AFTER_SHARDS) - last)
+        moment = (len(kills) + generator.random()) / given.kills * shards * (1 + AFTER_SHARDS)
         process, began = begin(given, broken), time.monotonic()
         beyond = (moment - shards) / (shards * AFTER_SHARDS)
         if beyond > 0:
@@ -138,9 +135,8 @@ def main() -> None:
             if process.returncode != 0 or contents(broken) != contents(whole):
                 raise SystemExit("a build that ended before its kill differs from the undisturbed one")
             shutil.rmtree(broken)
-            ended_early, last = ended_early + 1, 0.0
+            ended_early += 1
             continue
-        last = moment
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         half_written = len([path for path in broken.rglob("*") if path.name.endswith(".tmp")])
