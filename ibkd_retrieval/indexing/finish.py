@@ -30,6 +30,8 @@ from ibkd_retrieval.indexing.structure import write_structure
 from ibkd_retrieval.indexing.wanted import Wanted
 from ibkd_retrieval.progress import Progress
 
+_RESIDENT_BYTES = 64 << 20
+
 
 def finish_index(
     folder: Path,
@@ -57,7 +59,9 @@ def finish_index(
         OSError: the disk is full or fails.
     """
     start = time.perf_counter()
-    vectors = ShardVectors(folder, [record.documents for record in records], plan.encoder.dim)
+    counts = [record.documents for record in records]
+    # Settings are tried on rows from everywhere, which would map all files into the build's memory.
+    vectors = ShardVectors(folder, counts, plan.encoder.dim, resident=_RESIDENT_BYTES)
     tried: tuple[OperatingPoint, ...] = ()
     if isinstance(family, Wanted):
         family, tried = family.choice(vectors, progress)

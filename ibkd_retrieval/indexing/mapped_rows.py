@@ -9,6 +9,7 @@ all files is then one indexing operation.
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import mmap
 import os
@@ -21,6 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FAILED = ctypes.c_void_p(-1).value
+_MAPPED_AROUND = 1 << 16
+"""Bytes around a row that the system maps with it where the file is in its cache."""
+
 _UNMAPPED = np.iinfo(np.int64).min
 
 
@@ -34,9 +38,17 @@ class MappedRows:
         kind: numpy type of a row, a `void` of its size.
         find: gives the path of file `number` and the place in it, in bytes, of its first row.
         starts: number of the first row of each file, and last the number of all rows.
+        resident: about how many bytes of the files may stay mapped; None for all that were touched. They are no memory
+            that the system could not take back, but are counted as the process's.
     """
 
-    def __init__(self, kind: np.dtype[Any], find: Callable[[int], tuple[Path, int]], starts: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        kind: np.dtype[Any],
+        find: Callable[[int], tuple[Path, int]],
+        starts: NDArray[np.int64],
+        resident: int | None = None,
+    ) -> None:
         self._kind = kind
         self._find = find
         self._starts = starts
@@ -47,6 +59,9 @@ class MappedRows:
         self._step = kind.itemsize // self._grain
         self._origins = np.full(files, _UNMAPPED)
         self._window: NDArray[Any] = np.empty(0, dtype=kind)
+        self._maps: list[tuple[int, int]] = []
+        self._resident = resident
+        self._touched = 0
 
     def take(self, numbers: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
         """Copies of `rows` [m], at least one, which lie in the files `numbers` [m]."""
@@ -55,7 +70,16 @@ class MappedRows:
             self._map(np.unique(numbers[origins == _UNMAPPED]).tolist())
             origins = self._origins[numbers]
         taken: NDArray[Any] = self._window[origins + rows * self._step]
+        if self._resident is not None:
+            self._touched += len(rows) * _MAPPED_AROUND
+            if self._touched > self._resident:
+                self._let_go()
         return taken
+
+    def _let_go(self) -> None:
+        self._touched = 0
+        for address, size in self._maps:
+            _libc().madvise(address, size, mmap.MADV_DONTNEED)
 
     def _map(self, numbers: list[int]) -> None:
         for number in numbers:
@@ -65,6 +89,7 @@ class MappedRows:
                 raise ValueError(f"the rows of {path} begin at byte {start}, which is no multiple of {self._grain}")
             address = _mapped(path, size)
             weakref.finalize(self, _libc().munmap, address, size)
+            self._maps.append((address, size))
             self._addresses[number] = address + start
         known = np.flatnonzero(self._addresses)
         addresses, sizes = self._addresses[known], np.diff(self._starts)[known] * self._kind.itemsize
@@ -104,9 +129,11 @@ def _mapped(path: Path, size: int) -> int:
     return int(address)
 
 
+@functools.cache
 def _libc() -> ctypes.CDLL:
     library = ctypes.CDLL(None, use_errno=True)
     library.mmap.restype = ctypes.c_void_p
     library.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
     library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     return library

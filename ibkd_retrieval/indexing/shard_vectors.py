@@ -24,18 +24,25 @@ class ShardVectors:
 
     Shards stored in another format (`vector_formats`) are given as float32, which is then a copy.
 
+    Args:
+        folder: of the index.
+        counts: documents in each shard.
+        dim: length of a vector.
+        resident: about how many bytes of the files may stay mapped for single rows, None for all that were read.
+
     Attributes:
         count: number of vectors n.
         dim: length of a vector.
     """
 
-    def __init__(self, folder: Path, counts: Sequence[int], dim: int) -> None:
+    def __init__(self, folder: Path, counts: Sequence[int], dim: int, resident: int | None = None) -> None:
         self.count = sum(counts)
         self.dim = dim
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._open = partial(_open_vectors, folder, tuple(counts), dim)
         self._mapped: MappedRows | None = None
         self._format = ""
+        self._resident = resident
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         """The shards in order, each read-only or a copy; those given before are let go of."""
@@ -57,12 +64,7 @@ class ShardVectors:
 
     def products(self, rows: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
         """The inner products [m] of the vectors of `rows` [m], in any order, with one query [dim]."""
-        if not 0 < len(rows) < _ROWS_WORTH_A_MAP * (len(self._starts) - 1):
-            result = np.empty(len(rows), dtype=np.float32)
-            for places, packed in self._by_shard(rows):
-                result[places] = inner_products(packed, query)
-            return result
-        return inner_products(self._taken(rows), query)
+        return inner_products(self._taken(rows), query) if len(rows) else np.empty(0, dtype=np.float32)
 
     def place(self, row: int) -> tuple[int, int]:
         """The number of the shard that holds `row`, and its position there."""
@@ -76,7 +78,8 @@ class ShardVectors:
             self._format = str(format_of(self._open(int(numbers[0])), self.dim))
             kind, shape = row_type(self._format, self.dim)
             whole = np.dtype((np.void, kind.itemsize * int(np.prod(shape, dtype=np.int64))))
-            self._mapped = MappedRows(whole, partial(_place, self._open, self._format, self.dim), self._starts)
+            find = partial(_place, self._open, self._format, self.dim)
+            self._mapped = MappedRows(whole, find, self._starts, self._resident)
         kind, shape = row_type(self._format, self.dim)
         return self._mapped.take(numbers, rows).view(kind).reshape(len(rows), *shape)
 

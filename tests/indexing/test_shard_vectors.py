@@ -13,9 +13,14 @@ from ibkd_retrieval.indexing.shard_vectors import ShardVectors
 from ibkd_retrieval.indexing.vector_formats import FORMATS, pack, unpack
 
 
-def stored(folder: Path) -> ShardVectors:
+def stored(folder: Path, resident: int | None = None) -> ShardVectors:
     manifest = read_manifest(folder)
-    return ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim)
+    return ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim, resident)
+
+
+def mapped_bytes() -> int:
+    status = Path("/proc/self/status").read_text("ascii")
+    return 1024 * int(status.split("RssFile:")[1].split()[0])
 
 
 @pytest.mark.parametrize("dim", [1, 3, 8, 24])
@@ -61,3 +66,17 @@ def test_a_file_cut_short_after_it_was_opened_is_an_error_and_no_crash(tmp_path:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="cannot be read"):
         vectors.gather(np.array([8]))
+
+
+def test_a_build_lets_go_of_what_it_read_of_the_files(tmp_path: Path):
+    table = clustered(20_000, 384)
+    build_index(table_corpus(20_000), TableEncoder(table), tmp_path / "i", shard_size=2000)
+    rows = np.random.default_rng(0).integers(0, 20_000, (200, 100))
+    before = mapped_bytes()
+    sparing, keeping = stored(tmp_path / "i", resident=1 << 22), stored(tmp_path / "i")
+    for some in rows:
+        np.testing.assert_allclose(sparing.products(some, table[0]), table[some] @ table[0], atol=1e-5)
+    assert mapped_bytes() - before < 16 << 20
+    for some in rows:
+        keeping.products(some, table[0])
+    assert mapped_bytes() - before > 24 << 20
