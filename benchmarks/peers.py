@@ -256,7 +256,7 @@ OURS_FINER = {4: 4, 8: 8, 16: 8, 32: 8, 64: 16, 128: 16, 256: 32}
 
 def all_peers(folder: Path, count: int) -> list[Peer]:
     """The systems to compare for so many vectors, which lie in an index in `folder`; ours first."""
-    lists = 2 ** round(np.log2(8 * np.sqrt(count)))
+    lists = 2 ** round(np.log2(4 * np.sqrt(count)))
     graph = (16, 32, 64, 128, 256, 512)
     visited = (4, 8, 16, 32, 64, 128, 256)
     return [
