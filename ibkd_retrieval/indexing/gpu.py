@@ -34,11 +34,11 @@ def is_on_gpu(index: Any) -> bool:
 
 
 @contextmanager
-def training_on(device: str, index: Any, progress: Progress) -> Iterator[None]:
+def training_on(device: str, index: Any, progress: Progress) -> Iterator[bool]:
     """While this lasts, the k-means of an index's training, for lists and product quantisers, runs on `device`.
 
     The index itself stays in main memory, so that every kind of it can be trained so. "auto" takes a GPU where faiss
-    can use one; "cuda" and "cuda:1" say so where there is none.
+    can use one; "cuda" and "cuda:1" say so where there is none. Gives whether it does run on a GPU.
     """
     faiss = load_faiss()
     asked = device.startswith("cuda")
@@ -46,7 +46,7 @@ def training_on(device: str, index: Any, progress: Progress) -> Iterator[None]:
         progress.say(_no_gpu("trained"))
     inverted = faiss.try_extract_index_ivf(index)
     if not (asked or device == "auto") or not gpu_count() or inverted is None:
-        yield
+        yield False
         return
     quantiser = getattr(faiss.downcast_index(inverted), "pq", None)
     number = gpu_number(device)
@@ -57,7 +57,7 @@ def training_on(device: str, index: Any, progress: Progress) -> Iterator[None]:
     if quantiser is not None:
         quantiser.assign_index = assigning_parts
     try:
-        yield
+        yield True
     finally:
         inverted.clustering_index = None
         if quantiser is not None:

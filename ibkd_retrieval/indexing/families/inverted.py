@@ -10,6 +10,7 @@ import numpy as np
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss
+from ibkd_retrieval.indexing.families.centroids import place_centroids
 from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS, BuiltStructure, Family, check_range, check_recall
 from ibkd_retrieval.indexing.families.flat import Flat
 from ibkd_retrieval.indexing.families.trial import efforts_for, trial_of, try_settings
@@ -166,7 +167,9 @@ def train(
         training = vectors.gather(sample_rows(vectors.count, sample, np.random.default_rng(seed)))
         check_finite(training)
         try:
-            with training_on(device, index, progress):
+            with training_on(device, index, progress) as on_gpu:
+                if not on_gpu:
+                    place_centroids(index, training, seed)
                 index.train(training)
         except RuntimeError as error:
             raise UserError(
