@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--shard-size", type=int, default=1024)
-    parser.add_argument("--every", type=int, default=5, help="shards between samples of bare encoding, one shard each")
+    parser.add_argument("--every", type=int, default=10, help="shards between samples of bare encoding, one shard each")
     parser.add_argument("--memory", default="1500MB")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--type", default="ivf-pq")

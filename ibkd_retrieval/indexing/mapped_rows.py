@@ -13,6 +13,7 @@ import functools
 import math
 import mmap
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -57,19 +58,24 @@ class MappedRows:
         # Rows begin at multiples of the grain, whatever lies before the first of a file.
         self._grain = math.gcd(kind.itemsize, 64)
         self._step = kind.itemsize // self._grain
-        self._origins = np.full(files, _UNMAPPED)
-        self._window: NDArray[Any] = np.empty(0, dtype=kind)
+        # The array over all files, and where in it row 0 of each would be: replaced together, as threads may search at
+        # once.
+        self._view: tuple[NDArray[Any], NDArray[np.int64]] = (np.empty(0, dtype=kind), np.full(files, _UNMAPPED))
+        self._lock = threading.Lock()
         self._maps: list[tuple[int, int]] = []
         self._resident = resident
         self._touched = 0
 
     def take(self, numbers: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
         """Copies of `rows` [m], at least one, which lie in the files `numbers` [m]."""
-        origins = self._origins[numbers]
+        window, all_origins = self._view
+        origins = all_origins[numbers]
         if origins.min() == _UNMAPPED:
-            self._map(np.unique(numbers[origins == _UNMAPPED]).tolist())
-            origins = self._origins[numbers]
-        taken: NDArray[Any] = self._window[origins + rows * self._step]
+            with self._lock:
+                self._map(np.unique(numbers))
+            window, all_origins = self._view
+            origins = all_origins[numbers]
+        taken: NDArray[Any] = window[origins + rows * self._step]
         if self._resident is not None:
             self._touched += len(rows) * _MAPPED_AROUND
             if self._touched > self._resident:
@@ -81,8 +87,8 @@ class MappedRows:
         for address, size in self._maps:
             _libc().madvise(address, size, mmap.MADV_DONTNEED)
 
-    def _map(self, numbers: list[int]) -> None:
-        for number in numbers:
+    def _map(self, numbers: NDArray[np.int64]) -> None:
+        for number in numbers[self._addresses[numbers] == 0].tolist():
             path, start = self._find(number)
             size = start + int(self._starts[number + 1] - self._starts[number]) * self._kind.itemsize
             if start % self._grain:
@@ -94,8 +100,9 @@ class MappedRows:
         known = np.flatnonzero(self._addresses)
         addresses, sizes = self._addresses[known], np.diff(self._starts)[known] * self._kind.itemsize
         first = int(addresses.min())
-        self._window = np.asarray(_Span(first, int((addresses + sizes).max()), self._kind, self._grain))
-        self._origins[known] = (addresses - first) // self._grain - self._starts[known] * self._step
+        origins = np.full(len(self._addresses), _UNMAPPED)
+        origins[known] = (addresses - first) // self._grain - self._starts[known] * self._step
+        self._view = np.asarray(_Span(first, int((addresses + sizes).max()), self._kind, self._grain)), origins
 
 
 class _Span:

@@ -1,5 +1,6 @@
 """Rows out of the shards of an index: any format, few or many, and no reading beyond what is there."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,16 @@ def test_a_build_lets_go_of_what_it_read_of_the_files(tmp_path: Path):
     for some in rows:
         keeping.products(some, table[0])
     assert mapped_bytes() - before > 24 << 20
+
+
+def test_threads_that_open_files_at_once_read_the_right_rows(tmp_path: Path):
+    table = clustered(3000, 8)
+    build_index(table_corpus(3000), TableEncoder(table), tmp_path / "i", shard_size=10)
+    vectors = stored(tmp_path / "i")
+
+    def read(seed: int) -> bool:
+        generator = np.random.default_rng(seed)
+        return all(np.array_equal(vectors.gather(rows), table[rows]) for rows in generator.integers(0, 3000, (100, 5)))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(read, range(8)))
