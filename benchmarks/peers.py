@@ -249,7 +249,7 @@ class Usearch:
         return Loaded(search)
 
 
-OURS = {4: 16, 8: 16, 16: 32, 32: 32, 64: 32, 128: 32, 256: 64, 512: 128}
+OURS = {4: 16, 8: 16, 16: 16, 32: 16, 64: 32, 128: 32, 256: 32, 512: 64}
 OURS_FINER = {4: 4, 8: 8, 16: 8, 32: 8, 64: 16, 128: 16, 256: 32}
 """Candidates per result by nprobe, for codes of four and of two dimensions."""
 
@@ -260,13 +260,13 @@ def all_peers(folder: Path, count: int) -> list[Peer]:
     graph = (16, 32, 64, 128, 256, 512)
     visited = (4, 8, 16, 32, 64, 128, 256)
     return [
-        Ours(folder, "ivf-pq", "nprobe", OURS),
-        Ours(folder, "ivf-pq", "nprobe", OURS_FINER, subquantisers=192),
-        Ours(folder, "hnsw", "ef_search", dict.fromkeys(graph, 0)),
         Faiss(f"IVF{lists},PQ192x4fs,RFlat", "IVF+PQ4, whole vectors in memory", visited, k_factor=8),
         Faiss(f"OPQ96,IVF{lists},PQ96x4fsr", "OPQ+IVF+PQ4, codes only", visited),
-        Faiss("HNSW32", "HNSW32", graph),
+        Ours(folder, "hnsw", "ef_search", dict.fromkeys(graph, 0)),
+        Ours(folder, "ivf-pq", "nprobe", OURS_FINER, subquantisers=192),
         Autofaiss("3GB", graph),
+        Faiss("HNSW32", "HNSW32", graph),
+        Ours(folder, "ivf-pq", "nprobe", OURS),
         Autofaiss("200MB", visited),
         Hnswlib(16),
         Usearch(32, "f16"),
