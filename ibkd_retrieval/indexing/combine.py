@@ -34,7 +34,7 @@ from ibkd_retrieval.indexing.shards import (
     write_record,
     write_shard,
 )
-from ibkd_retrieval.indexing.store import StoredIndex, open_index
+from ibkd_retrieval.indexing.store import StoredIndex, open_contents
 from ibkd_retrieval.indexing.vector_formats import check_format
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -83,7 +83,7 @@ def combine_indexes(
     for source in map(Path, sources):
         if source.resolve() == folder.resolve():
             raise UserError(f"The index would be made in {folder}, which it is made from: name another --output.")
-    indexes = [open_index(source) for source in sources]
+    indexes = [open_contents(source) for source in sources]
     _check_encoders(indexes)
     _check_ids(indexes)
     manifests = [index.manifest for index in indexes]

@@ -368,6 +368,17 @@ def open_index(
     return StoredIndex(folder, manifest, structure)
 
 
+def open_contents(folder: Path | str) -> StoredIndex:
+    """Open a finished index for its vectors and documents: nothing is loaded, and a search would read every vector.
+
+    Raises:
+        UserError: the folder holds no finished index, or a file of it is missing or damaged.
+    """
+    manifest = read_manifest(folder)
+    _verify_files(Path(folder), manifest, contents=False)
+    return StoredIndex(Path(folder), manifest, None)
+
+
 def _read_structure(folder: Path, manifest: IndexManifest) -> Any:
     faiss = load_faiss()
     if manifest.structure not in manifest.files:
