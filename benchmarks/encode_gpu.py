@@ -2,8 +2,8 @@
 
     python benchmarks/encode_gpu.py --texts texts.jsonl --model FOLDER --model FOLDER --output result.json
 
-The texts are lines of JSON objects with `text` and perhaps `title`. Every round runs each system once on the same texts,
-in an order that changes from round to round; medians count. SentenceTransformer.encode runs in float32 at its defaults
+The texts are lines of JSON objects with `text` and perhaps `title`. Every round runs each system once on the same
+texts, in an order that changes from round to round; medians count. SentenceTransformer.encode runs in float32 at its defaults
 and in float32, float16 and bfloat16 at the batch size that is best for it here, which a probe finds first. `--seconds`
 bounds the whole: rounds end when it is reached, and the result says how many there were.
 """
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 DTYPES = ("float32", "float16", "bfloat16")
 BATCH_SIZES = (32, 128, 512)
-PROBED = 1024
+PROBED = 512
 
 Encode = Callable[[list[str]], NDArray[np.float32]]
 
@@ -34,7 +34,7 @@ def main(
     texts: Annotated[Path, typer.Option(help="JSONL file of documents.")],
     model: Annotated[list[str], typer.Option(help="Model folder; repeat it.")],
     output: Annotated[Path, typer.Option()] = Path(__file__).parent / "results" / "encode_gpu.json",
-    documents: Annotated[int, typer.Option(help="Documents to encode in each run.")] = 4096,
+    documents: Annotated[int, typer.Option(help="Documents to encode in each run.")] = 2048,
     rounds: Annotated[int, typer.Option()] = 5,
     seconds: Annotated[float, typer.Option(help="Time for all models together.")] = 60.0,
     device: Annotated[str, typer.Option()] = "cuda",
@@ -82,7 +82,7 @@ def measure(
     order = list(found)
     for number in range(rounds):
         # The first round is always whole: a system without a figure would be of no use.
-        if number and time.perf_counter() + max(map(sum, [[each[-1] for each in taken.values()]])) > ends:
+        if number and time.perf_counter() + sum(each[-1] for each in taken.values()) > ends:
             break
         random.Random(number).shuffle(order)
         for name in order:
@@ -114,7 +114,7 @@ def systems(folder: str, texts: list[str], device: str) -> tuple[dict[str, Encod
     found: dict[str, Encode] = {}
     for dtype in DTYPES:
         peer = SentenceTransformer(folder, device=device, model_kwargs={"dtype": getattr(torch, dtype)})
-        best = max(BATCH_SIZES, key=lambda size: -timed(peers(peer, size), texts[:PROBED], device))  # noqa: B023
+        best = max(BATCH_SIZES, key=lambda size: -timed(peers(peer, size), texts[:PROBED], device))
         if dtype == "float32":
             found["sentence-transformers float32, 32 texts"] = peers(peer, 32)
         if dtype != "float32" or best != 32:

@@ -29,7 +29,8 @@ import numpy as np
 from hostile_requests import bombard
 
 from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
-from ibkd_retrieval.encoders.encoder import DEFAULT_BATCH_TOKENS, Encoder
+from ibkd_retrieval.encoders.batching import DEFAULT_BATCH_TOKENS
+from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.evaluation.environment import read_environment
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
