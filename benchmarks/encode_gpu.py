@@ -3,9 +3,9 @@
     python benchmarks/encode_gpu.py --texts texts.jsonl --model FOLDER --model FOLDER --output result.json
 
 The texts are lines of JSON objects with `text` and perhaps `title`. Every round runs each system once on the same
-texts, in an order that changes from round to round; medians count. SentenceTransformer.encode runs in float32 at its defaults
-and in float32, float16 and bfloat16 at the batch size that is best for it here, which a probe finds first. `--seconds`
-bounds the whole: rounds end when it is reached, and the result says how many there were.
+texts, in an order that changes from round to round; medians count. SentenceTransformer.encode runs in float32 at its
+defaults and in float32, float16 and bfloat16 at the batch size that is best for it here, which a probe finds first.
+`--seconds` bounds the whole: rounds end when it is reached, and the result says how many there were.
 """
 
 from __future__ import annotations
