@@ -3,10 +3,10 @@
     python benchmarks/encode_speed.py --data-dir DIR --models-dir DIR [--operations 400] [--rounds 5] [--threads 1 2]
 
 Every round runs each system once on the same texts, in an order that changes from round to round, with the
-processor's matrix peak between them. Peers: SentenceTransformer.encode at its defaults and in bfloat16; its modules in a
-plain loop over sorted batches of 4,096 tokens; onnxruntime and openvino used plainly, as fastembed does: 32 texts at a
-time, in the
-order they come, padded to the longest. `--quality MODEL` compares nDCG@10 on all of SciFact in float32 and bfloat16.
+processor's matrix peak between them. Peers: SentenceTransformer.encode at its defaults and in bfloat16; its modules in
+a plain loop over sorted batches of 4,096 tokens; onnxruntime and openvino used plainly, as fastembed does: 32 texts at
+a time, in the order they come, padded to the longest. `--quality MODEL` compares nDCG@10 on all of SciFact in float32
+and bfloat16.
 """
 
 from __future__ import annotations
