@@ -290,15 +290,15 @@ def memory_in_a_process(name: str, count: int, given: argparse.Namespace) -> int
 
 def peak_of_encoding(given: argparse.Namespace) -> int:
     """Encode passages shard by shard, letting each go; give the most memory this process had."""
-    import resource
-
     from ibkd_retrieval.encoders.encoder import Encoder
 
     encoder = Encoder.load(str(given.models_dir / given.memory_of), device="cpu")
     texts = [each["text"] for each in islice(lines(given.data_dir / "sure-msmarco" / "corpus.jsonl"), 250)]
     for start in range(0, given.documents, len(texts)):
         encoder.encode([f"{start} {text}" for text in texts])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # The most that getrusage knows of includes what the process had that started this one.
+    status = Path("/proc/self/status").read_text("ascii", errors="replace")
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
 
 
 if __name__ == "__main__":
