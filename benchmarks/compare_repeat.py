@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ibkd_retrieval.evaluation.report import ComparisonReport, SystemResult, read_comparison
+from ibkd_retrieval.evaluation.report import ComparisonReport, SystemResult
+from ibkd_retrieval.evaluation.report_file import read_comparison
 from ibkd_retrieval.files import write_json
 
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from ibkd_cli.app import main; main()"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ibkd_retrieval.evaluation.cost_records import Percentiles
 from ibkd_retrieval.evaluation.drawing.glance import Glance, significant
 from ibkd_retrieval.evaluation.drawing.numbers import (
     UNKNOWN,
@@ -20,7 +21,8 @@ from ibkd_retrieval.evaluation.drawing.numbers import (
     size,
     slashed,
 )
-from ibkd_retrieval.evaluation.report import ComparisonReport, DataSetReport, Interval, Percentiles
+from ibkd_retrieval.evaluation.quality_records import Interval
+from ibkd_retrieval.evaluation.report import ComparisonReport, DataSetReport
 
 
 class Cell(NamedTuple):
@@ -236,7 +238,8 @@ def _shares(bounds: Interval | None) -> str:
 
 
 def _factors(bounds: Interval) -> str:
-    return f"{factor(bounds[0])} to {factor(bounds[1])}"
+    """With a digit more than the factor itself has: rounded to as few, narrow spreads would be no spreads."""
+    return f"{plain(bounds[0])} to {plain(bounds[1])}\N{NO-BREAK SPACE}×"
 
 
 def _plains(bounds: Interval) -> str:
