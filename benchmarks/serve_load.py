@@ -17,7 +17,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from http.client import HTTPConnection
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from hostile_requests import bombard
+from http_load import load
 
 from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
 from ibkd_retrieval.encoders.encoder import DEFAULT_BATCH_TOKENS, Encoder
@@ -121,26 +121,6 @@ def summary(milliseconds: Any) -> dict[str, float]:
     return {f"p{q}": round(float(np.percentile(milliseconds, q)), 3) for q in (50, 95, 99)}
 
 
-def answered(port: int, texts: Sequence[str], clients: int, seconds: float) -> tuple[float, list[float]]:
-    """Queries a second of clients that each ask again once they are answered, and milliseconds of each query."""
-    end = time.perf_counter() + seconds
-    took: list[list[float]] = [[] for _ in range(clients)]
-
-    def ask(number: int) -> None:
-        client, place = Client(port), 37 * number
-        while time.perf_counter() < end:
-            took[number].append(timed(client.ask, texts[place % len(texts)]))
-            place += 1
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(map(len, took)) / (time.perf_counter() - began), [each for of_one in took for each in of_one]
-
-
 def of_batches(work: Any, texts: Sequence[str]) -> tuple[float, float]:
     """Texts a second one by one, and all in one call."""
     alone = sum(timed(work, [text]) for text in texts)
@@ -166,18 +146,17 @@ def throughput(port: int, searcher: Searcher, texts: Sequence[str], rounds: int,
     rows, waits, batches = [], [], []
     for number in range(rounds):
         sixteen = [texts[(CLIENTS * number + place) % len(texts)] for place in range(CLIENTS)]
-        one, _ = answered(port, texts, 1, seconds)
+        one = load(port, texts, K, 1, seconds).per_second
         before = metrics(port)
-        many, took = answered(port, texts, CLIENTS, seconds)
+        many = load(port, texts, K, CLIENTS, seconds)
         after = metrics(port)
         counted = [
             after[f"ibkd_batch_queries_{what}"] - before[f"ibkd_batch_queries_{what}"] for what in ("sum", "count")
         ]
         batches.append(counted[0] / counted[1])
-        waits += took
-        rows.append(
-            (one, many, *(each for work in (encode, encode_undivided, search) for each in of_batches(work, sixteen)))
-        )
+        waits += many.milliseconds
+        bare = [each for work in (encode, encode_undivided, search) for each in of_batches(work, sixteen)]
+        rows.append((one, many.per_second, *bare))
     one, many, encode_one, encode_many, undivided_one, undivided_many, search_one, search_many = np.array(rows).T
     return {
         "rounds": rounds,
