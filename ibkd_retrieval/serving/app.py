@@ -48,7 +48,7 @@ def create_app(
     hosts: Sequence[str] = ("*",),
     ready: Callable[[], None] = lambda: None,
 ) -> Guard:
-    """Make the application that serves indexes. Its lifespan must run: it ends the thread that searches.
+    """Make the application that serves indexes. Its lifespan must run: it ends the threads that search.
 
     Args:
         indexes: at least one, with different names; others are compared with the first.
