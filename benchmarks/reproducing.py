@@ -31,6 +31,7 @@ class Text:
         corpora: documents.
         queries: queries, as text; their judgements are not read.
         pairs: JSONL files of pairs: passages are documents, queries queries.
+        most: how many texts to draw from a source, by its path, where not all of them.
         max_documents: most documents, drawn once for all runs of a recipe.
         max_queries: most queries, likewise.
     """
@@ -38,6 +39,7 @@ class Text:
     corpora: tuple[str, ...] = ()
     queries: tuple[str, ...] = ()
     pairs: tuple[str, ...] = ()
+    most: dict[str, int] = field(default_factory=dict)
     max_documents: int | None = None
     max_queries: int | None = None
 

@@ -1,11 +1,12 @@
-"""Run a recipe of reproduction: train each student, measure, test, and keep the figures.
+"""Run recipes of reproduction: train each student, measure, test, and keep the figures.
 
-usage: python benchmarks/reproduction.py benchmarks/reproduction/NAME.yaml
-           --data-dir DIR --models-dir DIR --work-dir DIR [--final] [--device DEVICE]
+usage: python benchmarks/reproduction.py benchmarks/reproduction/NAME.yaml [...]
+           --data-dir DIR --models-dir DIR --work-dir DIR [--final] [--device DEVICE] [--jobs N]
 
 Data sets and models are named in the recipe, below the folders given. Each row of the table with each seed is a process
 of its own, whose figures are kept as JSON below --work-dir: run again, the script does what is missing, and a student
 whose training was killed goes on from its checkpoint. Teacher vectors are computed once, for all recipes.
+--jobs runs several cells at a time, for a GPU that one small student does not fill.
 
 Without --final only the dev sets are looked at. With it the final sets are measured too, once: while a recipe is still
 being chosen, leave it out. Writes benchmarks/results/reproduction/NAME.json and docs/reproduction.md.
@@ -19,12 +20,14 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from reproducing import RESULTS, Recipe, read_recipe
-from reproduction_cell import TEACHER, Places, cells
+from reproduction_cell import BEFORE, TEACHER, Cell, Places, cells, taught_mark
 from reproduction_page import write_page
 
 from ibkd_retrieval.errors import UserError
@@ -36,18 +39,45 @@ Found = dict[str, dict[int | None, dict[str, Any]]]
 """What cells gave, by row and seed."""
 
 
-def run_cells(path: Path, recipe: Recipe, places: Places, kind: str) -> None:
-    """Run those cells whose figures are missing, one after the other."""
-    for cell in cells(recipe):
-        if cell.result(places, kind).is_file():
-            continue
-        print(f"{recipe.name}: {cell.row}{'' if cell.seed is None else f', seed {cell.seed}'}", flush=True)
-        command = [sys.executable, str(Path(__file__).with_name("reproduction_cell.py")), str(path), cell.row]
-        command += ["--data-dir", str(places.data), "--models-dir", str(places.models), "--work-dir", str(places.work)]
-        command += ["--device", places.device]
-        command += ["--seed", str(cell.seed)] if cell.seed is not None else []
-        if subprocess.run([*command, "--kind", kind], check=False).returncode:
-            raise UserError(f"{recipe.name}: {cell.row} did not end well; what it said is above. Run again to go on.")
+def run_cells(paths: Sequence[Path], places: Places, kinds: Sequence[str], jobs: int = 1) -> None:
+    """Run those cells whose figures of some kind are missing, `jobs` at a time.
+
+    Raises:
+        UserError: a recipe cannot be read, or a cell broke down; what was running then still ends.
+    """
+    every = [(path, cell) for path in paths for cell in cells(read_recipe(path))]
+    wanted = [(path, cell, [kind for kind in kinds if not cell.result(places, kind).is_file()]) for path, cell in every]
+    missing = [each for each in wanted if each[2]]
+    # The student before training is kept by the first cell that trains.
+    late = [each for each in missing if each[1].row == BEFORE]
+    with ThreadPoolExecutor(jobs) as pool:
+        taught: dict[Path, Future[None]] = {}
+        for path, cell, _ in missing if jobs > 1 else ():
+            mark = taught_mark(cell.recipe, places)
+            if cell.variant and mark not in taught and not mark.is_file():
+                taught[mark] = pool.submit(_run, path, cell, places, "--teach")
+
+        def run_one(path: Path, cell: Cell, left: list[str]) -> None:
+            if cell.variant and (teaching := taught.get(taught_mark(cell.recipe, places))):
+                teaching.result()
+            _run(path, cell, places, "--kind", *left)
+
+        early = [pool.submit(run_one, *each) for each in missing if each not in late]
+        wait(early)
+        ended = early + [pool.submit(run_one, *each) for each in late]
+    for each in ended:
+        each.result()
+
+
+def _run(path: Path, cell: Cell, places: Places, *options: str) -> None:
+    seed = "" if cell.seed is None else f", seed {cell.seed}"
+    print(f"{cell.recipe.name}: {cell.row}{seed} {' '.join(options)}", flush=True)
+    command = [sys.executable, str(Path(__file__).with_name("reproduction_cell.py")), str(path), cell.row]
+    command += ["--data-dir", str(places.data), "--models-dir", str(places.models), "--work-dir", str(places.work)]
+    command += ["--device", places.device]
+    command += ["--seed", str(cell.seed)] if cell.seed is not None else []
+    if subprocess.run([*command, *options], check=False).returncode:
+        raise UserError(f"{cell.recipe.name}: {cell.row} did not end well; what it said is above. Run again to go on.")
 
 
 def collect(recipe: Recipe, places: Places, kind: str) -> Found:
@@ -164,29 +194,35 @@ def result_of(recipe: Recipe, places: Places) -> dict[str, Any]:
     return out | {"date": datetime.date.today().isoformat()}
 
 
-def main() -> None:
-    """Run a recipe and write what came out."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", type=Path)
-    for name in ("--data-dir", "--models-dir", "--work-dir"):
-        parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--final", action="store_true", help="measure the final sets too")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
-    given = parser.parse_args()
-    places = Places(given.data_dir.resolve(), given.models_dir.resolve(), given.work_dir.resolve(), given.device)
-    try:
-        recipe = read_recipe(given.recipe)
-        for kind in KINDS if given.final else KINDS[:1]:
-            run_cells(given.recipe, recipe, places, kind)
-    except UserError as error:
-        raise SystemExit(str(error)) from error
-    result = result_of(recipe, places)
-    write_json(given.results / f"{recipe.name}.json", result)
+def show(recipe: Recipe, result: dict[str, Any]) -> None:
+    """Print the figures of a recipe, a line for each row at each length."""
+    print(recipe.title)
     for kind in KINDS:
         for row in (result[kind] or {"rows": ()})["rows"]:
             figures = "  ".join(f"{name} {each['mean']:.4f}" for name, each in row["figures"].items())
             print(f"{kind}  {row['row']} ({row['dims']}, {row['seeds']} runs)  {figures}")
+
+
+def main() -> None:
+    """Run recipes and write what came out."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipes", type=Path, nargs="+", metavar="recipe")
+    for name in ("--data-dir", "--models-dir", "--work-dir"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--final", action="store_true", help="measure the final sets too")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
+    given = parser.parse_args()
+    places = Places(given.data_dir.resolve(), given.models_dir.resolve(), given.work_dir.resolve(), given.device)
+    try:
+        run_cells(given.recipes, places, KINDS if given.final else KINDS[:1], given.jobs)
+    except UserError as error:
+        raise SystemExit(str(error)) from error
+    for recipe in map(read_recipe, given.recipes):
+        result = result_of(recipe, places)
+        write_json(given.results / f"{recipe.name}.json", result)
+        show(recipe, result)
     if given.results == RESULTS:
         write_page()
 

@@ -22,8 +22,11 @@ from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
 from ibkd_retrieval.corpora.sts import read_pairs as read_sts
 from ibkd_retrieval.distill.joint_teacher import JointTeacher
 from ibkd_retrieval.distill.pairs import judged_pairs, read_pairs
-from ibkd_retrieval.distill.run import distill
+from ibkd_retrieval.distill.run import distill, open_cache
+from ibkd_retrieval.distill.texts import gather_texts
+from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.evaluation.environment import read_environment
 from ibkd_retrieval.evaluation.metrics import evaluate
 from ibkd_retrieval.evaluation.sts import evaluate_sts
@@ -33,6 +36,7 @@ from ibkd_retrieval.search.ranking import Run
 
 METRIC = "ndcg@10"
 TEACHER, BEFORE = "teacher", "student before"
+TEACHERS = "teachers"
 _DEPTH = 100
 
 
@@ -83,7 +87,7 @@ class Cell:
 
 def cells(recipe: Recipe) -> list[Cell]:
     """All of a recipe's, in an order they can be run in: the first that trains keeps the student before training."""
-    trained = [Cell(recipe, variant.name, seed) for variant in recipe.variants for seed in recipe.seeds]
+    trained = [Cell(recipe, variant.name, seed) for seed in recipe.seeds for variant in recipe.variants]
     single = list(recipe.teachers) if len(recipe.teachers) > 1 else []
     return [*(Cell(recipe, row) for row in (TEACHER, *single)), *trained, Cell(recipe, BEFORE)]
 
@@ -127,16 +131,23 @@ def training_text(text: Text, places: Places) -> tuple[Path, Path | None]:
 
 def _documents(text: Text, places: Places) -> Iterator[str]:
     for spec in text.corpora:
-        yield from (document.content for document in open_corpus(str(places.data / spec)).documents())
+        yield from _most(
+            text, spec, (document.content for document in open_corpus(str(places.data / spec)).documents())
+        )
     for spec in text.pairs:
-        yield from (passage for pair in read_pairs(places.data / spec).pairs for passage in pair.positives)
+        pairs = read_pairs(places.data / spec).pairs
+        yield from _most(text, spec, (passage for pair in pairs for passage in pair.positives))
 
 
 def _queries(text: Text, places: Places) -> Iterator[str]:
     for spec in text.queries:
-        yield from (query.text for query in open_queries(str(places.data / spec)).queries)
+        yield from _most(text, spec, (query.text for query in open_queries(str(places.data / spec)).queries))
     for spec in text.pairs:
-        yield from (pair.query for pair in read_pairs(places.data / spec).pairs)
+        yield from _most(text, spec, (pair.query for pair in read_pairs(places.data / spec).pairs))
+
+
+def _most(text: Text, spec: str, texts: Iterator[str]) -> Iterator[str]:
+    return iter(_drawn(texts, text.most[spec], 2)) if spec in text.most else texts
 
 
 def _drawn(texts: Iterator[str], most: int | None, seed: int) -> list[str]:
@@ -153,11 +164,33 @@ def _write_texts(path: Path, texts: list[str]) -> None:
             file.write((json.dumps({"_id": str(number), "text": text}, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
+def teach(recipe: Recipe, places: Places, progress: Progress) -> None:
+    """Have the teachers encode what students learn from, so that cells that run side by side find it done."""
+    documents, queries = training_text(recipe.text, places)
+    texts = gather_texts(open_corpus(str(documents)), open_queries(str(queries)) if queries else None)
+    settings = recipe.distilling(recipe.variants[0], recipe.seeds[0])
+    for name in recipe.teachers:
+        folder = str(places.models / name)
+        model = load_sentence_transformer(folder, device=choose_device(places.device))
+        cache = open_cache(folder, model, settings, places.work / TEACHERS)
+        cache.rows(texts.documents, "document", progress)
+        cache.rows(texts.queries, "query", progress)
+    write_json(taught_mark(recipe, places), {"teachers": recipe.teachers, "texts": len(texts)})
+
+
+def taught_mark(recipe: Recipe, places: Places) -> Path:
+    """The file that says that `teach` has been done for a recipe, or for another with the same text and teachers."""
+    settings = recipe.distilling(recipe.variants[0], recipe.seeds[0])
+    key = digest([recipe.teachers, vars(recipe.text), settings.max_length, settings.dtype])
+    return places.work / TEACHERS / f"taught-{key}.json"
+
+
 def train(cell: Cell, places: Places, progress: Progress) -> Path:
     """The folder of the cell's student, trained now unless it is finished; a run that was killed goes on."""
     recipe, variant = cell.recipe, cell.variant
     if variant is None or cell.seed is None:
         raise ValueError(f"{cell.row} is not trained")
+    first = (recipe.variants[0], recipe.seeds[0])
     output = places.work / recipe.name / "students" / cell.name
     if (output / "ibkd.json").is_file():
         return output
@@ -171,14 +204,15 @@ def train(cell: Cell, places: Places, progress: Progress) -> Path:
         queries=open_queries(str(queries)) if queries else None,
         settings=recipe.distilling(variant, cell.seed),
         output=output,
-        cache_root=places.work / "teachers",
+        cache_root=places.work / TEACHERS,
         stage=recipe.stage,
         finetuning=finetuning,
         **(_pairs(recipe, places) if finetuning else {}),
         **_watched(recipe, places),
         device=places.device,
         resume=output.exists(),
-        keep_undistilled=None if _before(recipe, places).exists() else _before(recipe, places),
+        # By one cell alone, since several may run at a time.
+        keep_undistilled=_before(recipe, places) if (variant, cell.seed) == first else None,
         progress=progress,
     )
     return output
@@ -269,7 +303,7 @@ def run(cell: Cell, places: Places, kind: str, progress: Progress) -> None:
 
 
 def main() -> None:
-    """Run one cell and keep its figures."""
+    """Run one cell and keep its figures, or only have its recipe's teachers encode."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("row")
@@ -277,10 +311,17 @@ def main() -> None:
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--kind", choices=("dev", "final"), default="dev")
+    parser.add_argument("--kind", choices=("dev", "final"), nargs="+", default=["dev"])
+    parser.add_argument("--teach", action="store_true", help="have the teachers encode the training text, and end")
     given = parser.parse_args()
     places = Places(given.data_dir.resolve(), given.models_dir.resolve(), given.work_dir.resolve(), given.device)
-    run(Cell(read_recipe(given.recipe), given.row, given.seed), places, given.kind, reporter(quiet=False))
+    progress = reporter(quiet=False)
+    cell = Cell(read_recipe(given.recipe), given.row, given.seed)
+    if given.teach:
+        teach(cell.recipe, places, progress)
+        return
+    for kind in given.kind:
+        run(cell, places, kind, progress)
 
 
 if __name__ == "__main__":

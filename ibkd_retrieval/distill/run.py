@@ -32,6 +32,7 @@ from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit
 from ibkd_retrieval.encoders.names import short_model_name
+from ibkd_retrieval.encoders.static import is_static
 from ibkd_retrieval.encoders.students import add_output_layer, reduce_dimension
 from ibkd_retrieval.encoders.weights import weight_hash
 from ibkd_retrieval.errors import UserError
@@ -116,6 +117,7 @@ def distill(
     ranks.same_weights({"student": student})
     born_of = weight_hash(student)
     _check_length(student, settings.max_length)
+    _read_as_much(student, settings.max_length)
     if settings.dims and plan.dim is None and settings.dims[0] < _dim(student):
         plan = replace(plan, dim=settings.dims[0])
     # Measured at its own length; the vectors to learn come from no more of a text than the student is shown.
@@ -124,7 +126,7 @@ def distill(
     }
     encoders = [Encoder(_copy(model), name, dtype=settings.dtype) for name, model in models.items()]
     with ranks.in_turn():
-        caches = [_cache(name, model, settings, cache_root) for name, model in models.items()]
+        caches = [open_cache(name, model, settings, cache_root) for name, model in models.items()]
     teacher: Encoder | JointTeacher = encoders[0]
     cache: TeacherVectors = caches[0]
     if len(encoders) > 1:
@@ -245,8 +247,18 @@ def check_stage(stage: str, settings: DistillSettings, pairs: object | None) -> 
         )
 
 
-def _cache(name: str, model: SentenceTransformer, settings: DistillSettings, root: Path) -> TeacherCache:
-    """The cache of a teacher that reads no more of a text than the student is shown; `model` is taken over."""
+def open_cache(name: str, model: SentenceTransformer, settings: DistillSettings, root: Path) -> TeacherCache:
+    """The cache, below `root`, of a teacher that reads no more of a text than a student is shown.
+
+    Args:
+        name: the teacher's.
+        model: the teacher, which is taken over.
+        settings: their length and number format count.
+        root: folder of all caches.
+
+    Raises:
+        UserError: what is there is no cache of this teacher at this length.
+    """
     model.max_seq_length = min(settings.max_length, model.max_seq_length or settings.max_length)
     reader = Encoder(model, name, dtype=settings.dtype)
     return TeacherCache(root / f"{short_model_name(name)}-{reader.weight_hash[:12]}-{reader.dtype}", reader)
@@ -266,6 +278,12 @@ def _check_length(student: SentenceTransformer, max_length: int) -> None:
     limit = position_limit(student)
     if limit is not None and max_length > limit:
         raise UserError(f"The student reads at most {limit} tokens: give --max-length {limit} or less.")
+
+
+def _read_as_much(student: SentenceTransformer, max_length: int) -> None:
+    """Let a student read as much of a text as it is trained on, where it read less before."""
+    if not is_static(student):
+        student.max_seq_length = max(max_length, int(student.max_seq_length or max_length))
 
 
 def _without(texts: TrainingTexts, held_out: list[str]) -> TrainingTexts:

@@ -292,3 +292,13 @@ def test_training_reports_how_far_it_is(bert, tmp_path, monkeypatch):
 
     run(bert, tmp_path, settings=settings(steps=1), progress=Told())
     assert any("120 documents and 0 queries" in message for message in said)
+
+
+def test_a_student_reads_as_much_as_it_was_trained_on_and_before_too(bert, tmp_path):
+    model = load_sentence_transformer(str(bert))
+    model.max_seq_length = 16
+    model.save(str(tmp_path / "short"), create_model_card=False)
+    plan = StudentPlan(model=str(tmp_path / "short"))
+    run(bert, tmp_path, plan=plan, settings=settings(max_length=24), keep_undistilled=tmp_path / "undistilled")
+    folders = (tmp_path / "student", tmp_path / "undistilled")
+    assert [load_sentence_transformer(str(folder)).max_seq_length for folder in folders] == [24, 24]
