@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
 from ibkd_retrieval.evaluation.cost_records import Percentiles
@@ -173,7 +174,7 @@ def encoder_table(comparison: ComparisonReport) -> Table:
     for system in comparison.systems:
         encoder, rate, peak = system.encoder, system.throughput, system.peak_memory
         cells = [
-            Cell(encoder.name),
+            Cell(PurePath(encoder.name).name),
             Cell(f"{encoder.dims:,}"),
             Cell(count(encoder.embedding_parameters)),
             Cell(count(encoder.transformer_parameters)),
@@ -181,7 +182,7 @@ def encoder_table(comparison: ComparisonReport) -> Table:
             Cell(f"{encoder.max_length:,}" if encoder.max_length else "any"),
             Cell(f"{encoder.dtype}, {encoder.device}"),
             Cell(plain(rate.documents_per_second), _plains((rate.slowest, rate.fastest))) if rate else Cell(UNKNOWN),
-            Cell(size(peak.bytes), f"{size(peak.rss_before)} before loading") if peak else Cell(UNKNOWN),
+            Cell(size(peak.bytes), f"{size(peak.rss_before)} before") if peak else Cell(UNKNOWN),
         ]
         if on_gpu:
             cells.append(Cell(size(peak.vram_bytes) if peak else UNKNOWN))
