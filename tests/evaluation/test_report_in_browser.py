@@ -116,12 +116,9 @@ def test_the_page_follows_the_theme(tmp_path):
 
 def test_no_table_has_to_be_scrolled_where_encoders_are_folders(tmp_path):
     comparison = sample_comparison(systems=5, queries=5)
+    folder = "/home/someone/projects/models/paraphrase-MiniLM-L3-v2"
     systems = tuple(
-        dataclasses.replace(
-            each,
-            encoder=dataclasses.replace(each.encoder, name="/home/someone/projects/models/paraphrase-MiniLM-L3-v2"),
-        )
-        for each in comparison.systems
+        dataclasses.replace(each, encoder=dataclasses.replace(each.encoder, name=folder)) for each in comparison.systems
     )
     page = comparison_as_html(dataclasses.replace(comparison, systems=systems))
     assert not laid_out(page, DESK, tmp_path)["cut"]
