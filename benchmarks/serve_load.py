@@ -127,7 +127,15 @@ def of_batches(work: Any, texts: Sequence[str]) -> tuple[float, float]:
     return 1000 * len(texts) / alone, 1000 * len(texts) / timed(work, texts)
 
 
-def throughput(port: int, searcher: Searcher, texts: Sequence[str], rounds: int, seconds: float) -> dict[str, Any]:
+def processor_seconds(process: int) -> float:
+    """What a process has taken of the processors so far."""
+    fields = Path(f"/proc/{process}/stat").read_text("ascii", errors="replace").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def throughput(
+    port: int, process: int, searcher: Searcher, texts: Sequence[str], rounds: int, seconds: float
+) -> dict[str, Any]:
     """One client against sixteen, and what encoder and library alone gain from batches of sixteen, in turn."""
 
     def encode(texts: Sequence[str]) -> Any:
@@ -143,13 +151,14 @@ def throughput(port: int, searcher: Searcher, texts: Sequence[str], rounds: int,
     def search(texts: Sequence[str]) -> Any:
         return searcher.hits_of_each(encode(texts), K)
 
-    rows, waits, batches = [], [], []
+    rows, waits, batches, processor = [], [], [], []
     for number in range(rounds):
         sixteen = [texts[(CLIENTS * number + place) % len(texts)] for place in range(CLIENTS)]
         one = load(port, texts, K, 1, seconds).per_second
-        before = metrics(port)
+        before, taken = metrics(port), processor_seconds(process)
         many = load(port, texts, K, CLIENTS, seconds)
-        after = metrics(port)
+        after, taken = metrics(port), processor_seconds(process) - taken
+        processor.append(1000 * taken / len(many.milliseconds))
         counted = [
             after[f"ibkd_batch_queries_{what}"] - before[f"ibkd_batch_queries_{what}"] for what in ("sum", "count")
         ]
@@ -169,6 +178,7 @@ def throughput(port: int, searcher: Searcher, texts: Sequence[str], rounds: int,
         "gain_of_library_in_batches_of_16": spread(search_many / search_one),
         "queries_in_a_batch": spread(batches),
         "sixteen_clients_ms": summary(waits),
+        "sixteen_clients_processor_ms_a_query": spread(processor),
     }
 
 
@@ -242,10 +252,10 @@ def main() -> None:
             build_index(open_corpus(corpus), encoder, folder)
         suit_to_queries(encoder)
         searcher = Searcher(open_index(folder), encoder)
-        with server(folder) as (port, _):
+        with server(folder) as (port, process):
             result["models"][model] = {
                 "added": added(Client(port), searcher, texts, given.pairs),
-                "throughput": throughput(port, searcher, texts, given.rounds, given.seconds),
+                "throughput": throughput(port, process, searcher, texts, given.rounds, given.seconds),
             }
         print(model, json.dumps(result["models"][model], indent=2), flush=True)
     result["under_fire"] = under_fire(given.work_dir / f"cranfield-{given.models[0]}", texts[0], given.requests)
