@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from . import distill_options as options
 from .console import reporter, stdout
-from .options import MODELS, Device, Dtype, Json, Overwrite, Quiet, Resume, Seed
+from .options import MODELS, Device, Dtype, Json, Overwrite, Quiet, Resume, Seed, given_options
 
 if TYPE_CHECKING:
     from ibkd_retrieval.corpora.records import Corpus
@@ -20,6 +22,7 @@ _TEACHERS = ["all-MiniLM-L6-v2"]
 
 
 def distill(
+    context: typer.Context,
     teacher: options.Teacher = _TEACHERS,
     student: options.Student = None,
     layers: options.Layers = None,
@@ -83,6 +86,7 @@ def distill(
     from ibkd_retrieval.distill.settings import DistillSettings, paper_preset
     from ibkd_retrieval.errors import UserError
 
+    given = given_options(context)
     nested = _numbers("--dims", dims)
     embedded = corpus.split(":")[0] == "pydocs"
     if embedded:
@@ -134,7 +138,11 @@ def distill(
     if preset is not None:
         if preset != "paper":
             raise UserError(f"Unknown preset `{preset}`: use paper.")
-        settings, finetuning = paper_preset(settings), paper_finetuning(finetuning)
+        # What both stages share goes by its own name, what stage 2 has for itself by `finetune_...`.
+        shared = given & {"hsic_bandwidth", "hsic_estimator", "max_length"}
+        of_stage_2 = {name.removeprefix("finetune_") for name in given if name.startswith("finetune_")}
+        settings, finetuning = paper_preset(settings, given), paper_finetuning(finetuning, shared | of_stage_2)
+    options.check_given(given, stage)
     check_stage(stage, settings, pairs)
     target = output or MODELS / plan.name(teacher[0], _SUFFIX[stage].format(settings.objective))
     # Told now and not after minutes of reading text.
@@ -145,7 +153,7 @@ def distill(
         f"teacher {' + '.join(teacher)} → student {target} · corpus {corpus}"
         + (f" · queries {queries}" if queries else "")
     )
-    found, pair_corpus = _open_pairs(pairs, progress) if pairs and stage != "distill" else (None, None)
+    found, pair_corpus = _open_pairs(pairs, progress) if pairs else (None, None)
     report = run(
         teacher_name=teacher[0],
         further_teachers=teacher[1:],

@@ -99,3 +99,17 @@ Filter = Annotated[
 ]
 ExcludeSelf = Annotated[bool, typer.Option("--exclude-self", help="A query's own id is no answer (ArguAna, Quora).")]
 CORPUS_HELP = "ir_datasets id or short name (msmarco, scifact, ...), BEIR folder, JSONL/TSV/parquet file, or pydocs."
+
+
+def given_options(context: typer.Context) -> frozenset[str]:
+    """The options of a command that the user gave, by the names of its arguments."""
+    return frozenset(
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+    )
+
+
+def spelt(name: str) -> str:
+    """An option as it is typed: `--batch-size` for `batch_size`."""
+    return f"--{name.replace('_', '-')}"

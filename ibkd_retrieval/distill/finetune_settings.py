@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -111,18 +112,22 @@ class FinetuneSettings:
         return asdict(self) | {"dims": list(self.dims)}
 
 
-def paper_finetuning(settings: FinetuneSettings) -> FinetuneSettings:
+def paper_finetuning(settings: FinetuneSettings, keep: Collection[str] = ()) -> FinetuneSettings:
     """The published STS settings of stage 2 (arXiv 2311.05472): lambda 1, tau 0.05, gamma 1, batch 128, lr 1e-6.
 
     It runs for 3 epochs there; steps are the caller's.
+
+    Args:
+        settings: what the publication does not say stays as it is.
+        keep: names of settings that stay as they are too.
     """
-    return replace(
-        settings,
-        batch_size=128,
-        learning_rate=1e-6,
-        temperature=0.05,
-        hsic_weight=1.0,
-        hsic_bandwidth=1.0,
-        hsic_estimator="biased",
-        max_length=128,
-    )
+    published: dict[str, Any] = {
+        "batch_size": 128,
+        "learning_rate": 1e-6,
+        "temperature": 0.05,
+        "hsic_weight": 1.0,
+        "hsic_bandwidth": 1.0,
+        "hsic_estimator": "biased",
+        "max_length": 128,
+    }
+    return replace(settings, **{name: value for name, value in published.items() if name not in keep})

@@ -232,11 +232,13 @@ def check_stage(stage: str, settings: DistillSettings, pairs: object | None) -> 
     """Make sure that a stage has what it needs.
 
     Raises:
-        UserError: it is unknown, lacks pairs, or its students live in the teacher's space.
+        UserError: it is unknown, lacks pairs or has no use for them, or its students live in the teacher's space.
     """
     if stage not in STAGES:
         raise UserError(f"Unknown stage `{stage}`: use one of {', '.join(STAGES)}.")
     if stage == "distill":
+        if pairs is not None:
+            raise UserError("--pairs is for fine-tuning: give --stage finetune or --stage both too.")
         return
     if pairs is None:
         raise UserError(f"--stage {stage} learns from pairs of query and passage: name them with --pairs.")
@@ -284,6 +286,22 @@ def _read_as_much(student: SentenceTransformer, max_length: int) -> None:
     """Let a student read as much of a text as it is trained on, where it read less before."""
     if not is_static(student):
         student.max_seq_length = max(max_length, int(student.max_seq_length or max_length))
+
+
+def _without_forgetting(
+    stage: str, settings: DistillSettings, finetuning: FinetuneSettings | None, progress: Progress
+) -> tuple[DistillSettings, FinetuneSettings | None]:
+    """Settings for a static student, with a weight of 0 for the term that it cannot have, which is said once."""
+    terms = settings.objective_settings
+    weights = [terms.hsic_weight] if stage != "finetune" and settings.objective == "ibkd" else []
+    weights += [finetuning.hsic_weight] if stage != "distill" and finetuning is not None else []
+    if any(weights):
+        progress.say(
+            "a static student's input representation is its output, so that there is nothing to forget: "
+            "training without the forgetting term"
+        )
+    settings = replace(settings, objective_settings=replace(terms, hsic_weight=0.0))
+    return settings, None if finetuning is None else replace(finetuning, hsic_weight=0.0)
 
 
 def _without(texts: TrainingTexts, held_out: list[str]) -> TrainingTexts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -143,15 +144,31 @@ class DistillSettings:
         return asdict(self) | {"dims": list(self.dims)}
 
 
-def paper_preset(settings: DistillSettings) -> DistillSettings:
-    """The published STS settings of stage 1 (arXiv 2311.05472): lambda 0.2, tau 1, gamma 1, batch 256, lr 1e-4."""
+def paper_preset(settings: DistillSettings, keep: Collection[str] = ()) -> DistillSettings:
+    """The published STS settings of stage 1 (arXiv 2311.05472): lambda 0.2, tau 1, gamma 1, batch 256, lr 1e-4.
+
+    Args:
+        settings: what the publication does not say stays as it is.
+        keep: names of settings, the objective's among them, that stay as they are too.
+    """
+    published: dict[str, Any] = {
+        "objective": "ibkd",
+        "batch_size": 256,
+        "bank_size": 0,
+        "learning_rate": 1e-4,
+        "projection_learning_rate": 1e-4,
+        "max_length": 128,
+    }
+    terms: dict[str, Any] = {
+        "temperature": 1.0,
+        "hsic_weight": 0.2,
+        "hsic_bandwidth": 1.0,
+        "hsic_estimator": "biased",
+    }
     return replace(
         settings,
-        objective="ibkd",
-        batch_size=256,
-        bank_size=0,
-        learning_rate=1e-4,
-        projection_learning_rate=1e-4,
-        max_length=128,
-        objective_settings=ObjectiveSettings(temperature=1.0, hsic_weight=0.2, hsic_bandwidth=1.0),
+        **{name: value for name, value in published.items() if name not in keep},
+        objective_settings=replace(
+            settings.objective_settings, **{name: value for name, value in terms.items() if name not in keep}
+        ),
     )
