@@ -97,7 +97,10 @@ class FinetuneRun:
         with times.part("student"):
             queries, query_inputs = encode_batch(self.module, self.token_ids, batch.queries)
             passages, passage_inputs = encode_batch(self.module, self.token_ids, batch.passages)
-            encoded, inputs = torch.cat([queries, passages]), torch.cat([query_inputs, passage_inputs])
+            encoded = torch.cat([queries, passages])
+            inputs = None
+            if query_inputs is not None and passage_inputs is not None:
+                inputs = torch.cat([query_inputs, passage_inputs])
         vectors = encoded.detach().requires_grad_(True)
         with times.part("objective"):
             terms = self._terms(vectors, inputs, batch, times)
@@ -110,7 +113,9 @@ class FinetuneRun:
             encoded.backward(vectors.grad)  # type: ignore[no-untyped-call]
         return values
 
-    def _terms(self, vectors: torch.Tensor, inputs: torch.Tensor, batch: PairBatch, times: StepTimes) -> LossTerms:
+    def _terms(
+        self, vectors: torch.Tensor, inputs: torch.Tensor | None, batch: PairBatch, times: StepTimes
+    ) -> LossTerms:
         """The mean over the lengths that are to be usable; the parts of the full one."""
         import torch
 
@@ -118,9 +123,12 @@ class FinetuneRun:
         unit = torch.nn.functional.normalize
         each = [self._terms_at(unit(vectors[:, :dim], dim=-1), inputs, batch, times) for dim in dims]
         total = torch.stack([terms.total for terms in each]).mean()
-        return LossTerms(total, each[0].terms, {"hsic": torch.stack([t.watch["hsic"] for t in each]).mean()})
+        watch = {name: torch.stack([terms.watch[name] for terms in each]).mean() for name in each[0].watch}
+        return LossTerms(total, each[0].terms, watch)
 
-    def _terms_at(self, vectors: torch.Tensor, inputs: torch.Tensor, batch: PairBatch, times: StepTimes) -> LossTerms:
+    def _terms_at(
+        self, vectors: torch.Tensor, inputs: torch.Tensor | None, batch: PairBatch, times: StepTimes
+    ) -> LossTerms:
         import torch
 
         from ibkd_retrieval.distill.objectives.forgetting import forgetting
@@ -130,14 +138,16 @@ class FinetuneRun:
         queries, positives, negatives = vectors[:n], vectors[n : 2 * n], vectors[2 * n :]
         answers = torch.from_numpy(batch.answers).to(vectors.device)
         contrast = infonce(queries, positives, settings.temperature, bank=negatives, duplicate=answers).loss
-        with times.part("hsic"):
-            forgot = forgetting(vectors, inputs, settings.forgetting)
-        total, terms = contrast + forgot.total, {"contrast": contrast.detach()} | forgot.terms
+        total, terms, watch = contrast, {"contrast": contrast.detach()}, {}
+        if inputs is not None:
+            with times.part("hsic"):
+                forgot = forgetting(vectors, inputs, settings.forgetting)
+            total, terms, watch = total + forgot.total, terms | forgot.terms, forgot.watch
         if self.labels is not None:
             labels = torch.from_numpy(self.labels.logits(batch)).to(vectors.device)
             soft = soft_label_loss(queries @ vectors[n:].T / settings.temperature, labels)
             total, terms["soft"] = total + settings.soft_weight * soft, soft.detach()
-        return LossTerms(total, terms, forgot.watch)
+        return LossTerms(total, terms, watch)
 
     def close(self) -> None:
         """Give the student back with the attention it came with and nothing frozen."""

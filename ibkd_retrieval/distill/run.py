@@ -118,6 +118,8 @@ def distill(
     born_of = weight_hash(student)
     _check_length(student, settings.max_length)
     _read_as_much(student, settings.max_length)
+    if is_static(student):
+        settings, finetuning = _without_forgetting(stage, settings, finetuning, progress)
     if settings.dims and plan.dim is None and settings.dims[0] < _dim(student):
         plan = replace(plan, dim=settings.dims[0])
     # Measured at its own length; the vectors to learn come from no more of a text than the student is shown.

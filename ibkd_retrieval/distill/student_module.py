@@ -73,7 +73,7 @@ class StudentModule(torch.nn.Module):
         layer: torch.nn.Module = self.transformer.get_input_embeddings()
         return layer
 
-    def forward(self, features: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def forward(self, features: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Encode padded features.
 
         Args:
@@ -81,11 +81,11 @@ class StudentModule(torch.nn.Module):
 
         Returns:
             Unit vectors [n, d] with gradient, and the mean over a text's tokens of the embedding layer's
-            output [n, e] without.
+            output [n, e] without; None in its place for a static student, whose vectors are that mean.
         """
         features = dict(features)
         if self._static:
-            return self._forward_static(features)
+            return self._unit(self.model[0](features)), None
         prompts = features.pop("prompt_lengths", None)
         device = features["input_ids"].device.type
         embedded: list[Tensor] = []
@@ -101,22 +101,22 @@ class StudentModule(torch.nn.Module):
             # The modules after the transformer know one prompt length a batch; here documents and queries meet.
             positions = torch.arange(out["attention_mask"].shape[1], device=prompts.device)
             out["attention_mask"] = out["attention_mask"] * (positions >= prompts[:, None])
-        for module in list(self.model)[1:]:
-            out = module(out)
+        vectors = self._unit(out)
         mask = features["attention_mask"][..., None].float()
         inputs = (embedded[0].detach().float() * mask).sum(1) / mask.sum(1).clamp_min(1.0)
-        return torch.nn.functional.normalize(out["sentence_embedding"], dim=-1), inputs
+        return vectors, inputs
 
-    def _forward_static(self, features: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        out = self.model[0](features)
-        inputs = out["sentence_embedding"].detach().float()
+    def _unit(self, out: dict[str, Any]) -> Tensor:
+        """Unit vectors [n, d] of what the first module gave."""
         for module in list(self.model)[1:]:
             out = module(out)
-        return torch.nn.functional.normalize(out["sentence_embedding"], dim=-1), inputs
+        return torch.nn.functional.normalize(out["sentence_embedding"], dim=-1)
 
 
-def encode_batch(module: StudentModule, token_ids: TokenIds, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+def encode_batch(
+    module: StudentModule, token_ids: TokenIds, positions: NDArray[np.int64]
+) -> tuple[Tensor, Tensor | None]:
     """What `module` gives for the texts at `positions` [n], each process encoding its share of them."""
     n = len(positions)
     vectors, inputs = module(token_ids.features(module.model, positions[ranks.share(n)]))
-    return ranks.gather(vectors, n), ranks.gather(inputs, n)
+    return ranks.gather(vectors, n), None if inputs is None else ranks.gather(inputs, n)
