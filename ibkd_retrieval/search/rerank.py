@@ -42,8 +42,7 @@ class Reranker:
         Raises:
             UserError: depth is below 1.
         """
-        if depth < 1:
-            raise UserError(f"The number of results to re-rank must be at least 1, not {depth}.")
+        check_depth(depth)
         self._base, self._indexes, self._scorer, self._depth = base, tuple(indexes), scorer, depth
 
     @classmethod
@@ -59,8 +58,7 @@ class Reranker:
         dtype: str = "auto",
     ) -> Reranker:
         """Load the cross-encoder `model` (folder or hub name); the arguments are those of `load_pair_scorer`."""
-        if depth < 1:
-            raise UserError(f"The number of results to re-rank must be at least 1, not {depth}.")
+        check_depth(depth)
         scorer = load_pair_scorer(model, max_length=max_length, device=device, dtype=dtype)
         return cls(base, indexes, scorer, depth)
 
@@ -108,6 +106,16 @@ class Reranker:
                     doc_ids.append(ids)
                     values.append(np.concatenate([head.astype(np.float64), tail]))
         return _cut(Run.from_lists(base.query_ids, doc_ids, values, tag), k)
+
+
+def check_depth(depth: int) -> None:
+    """Refuse to re-rank nothing.
+
+    Raises:
+        UserError: the depth is below 1.
+    """
+    if depth < 1:
+        raise UserError(f"The number of results to re-rank must be at least 1, not {depth}.")
 
 
 class _Texts:
