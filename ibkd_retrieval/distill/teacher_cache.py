@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import atomic_write, write_json
+from ibkd_retrieval.files import atomic_write, is_leftover, write_json
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class TeacherCache:
                     f"The teacher cache {folder} belongs to another teacher or setting (differs in {differs}): "
                     "give another --cache folder."
                 )
-        elif folder.is_dir() and any(folder.iterdir()):
+        elif folder.is_dir() and not all(is_leftover(path) for path in folder.iterdir()):
             raise UserError(f"{folder} is not empty and no teacher cache: give another --cache folder.")
         else:
             write_json(manifest, identity | {"name": teacher.name})

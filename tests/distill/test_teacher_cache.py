@@ -104,6 +104,13 @@ def test_another_teacher_setting_or_number_format_is_refused(tmp_path, bert, tea
         TeacherCache(tmp_path / "c", Encoder.load(str(bert), device="cpu", dtype="bfloat16"))
 
 
+def test_a_kill_in_the_very_first_write_leaves_a_folder_that_a_cache_may_be_started_in(tmp_path, teacher):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / ".manifest.json.4711.tmp").write_text("{")
+    assert len(TeacherCache(tmp_path / "c", teacher)) == 0
+    assert (tmp_path / "c" / "manifest.json").is_file()
+
+
 def test_a_folder_with_something_else_is_refused_and_left_alone(tmp_path, teacher):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="no teacher cache"):
