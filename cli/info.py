@@ -36,8 +36,12 @@ def info(
         found = sorted([*INDEXES.glob("*/index.json"), *MODELS.glob(f"*/{FINISHED}")])
         if not found:
             raise UserError(f"Nothing in {INDEXES}/ or {MODELS}/ here: start with `ibkd quickstart`.")
-        for each in found:
-            console.print(str(each.parent), markup=False)
+        folders = [str(each.parent) for each in found]
+        if json:
+            console.print(encoder.dumps({"folders": folders}), markup=False, soft_wrap=True)
+            return
+        for each in folders:
+            console.print(each, markup=False)
         return
     if (path / FINISHED).is_file():
         shown, verified = read_student(path), "weights, modules and tokens are as recorded"

@@ -143,6 +143,9 @@ def test_info_lists_and_describes_what_is_here(chain):
         f"indexes/{chain.student_index.name}",
         f"indexes/{chain.teacher_index.name}",
     }
+    assert set(json.loads(chain.shell.must("info", "--json").out)["folders"]) == set(
+        chain.shell.must("info").out.split()
+    )
     assert "document_count: 200" in chain.shell.must("info", chain.student_index).out
     assert json.loads(chain.shell.must("info", chain.student_index, "--json").out)["encoder"]["dim"] == 8
     assert json.loads(chain.shell.must("info", chain.student, "--json").out)
