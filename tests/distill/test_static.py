@@ -13,6 +13,7 @@ from ibkd_retrieval.distill.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.plan import StudentPlan
 from ibkd_retrieval.distill.teacher_cache import TeacherCache
 from ibkd_retrieval.distill.texts import TrainingTexts
+from ibkd_retrieval.distill.tokens import training_tokens
 from ibkd_retrieval.distill.training_run import TrainingRun
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
@@ -42,6 +43,21 @@ def test_training_sees_the_vectors_that_encoding_gives(table, teacher, tmp_path)
     found = run._student_vectors(np.arange(40))
     run.close()
     np.testing.assert_allclose(found, Encoder(student, "s").encode(TEXTS), atol=1e-6)
+
+
+def test_a_text_that_is_none_is_named(table):
+    student = load_sentence_transformer(str(table))
+    texts = TrainingTexts(("fine", "broken \ud800"), ())
+    with pytest.raises(UserError, match="Text number 1 holds a lone surrogate"):
+        training_tokens(student, texts, 24)
+
+
+def test_tokens_are_cut_to_the_length_trained_at(table):
+    student = load_sentence_transformer(str(table))
+    assert training_tokens(student, TrainingTexts(("river bank water cup dish", "river"), ()), 3).lengths.tolist() == [
+        3,
+        1,
+    ]
 
 
 def test_what_training_taught_is_saved_in_the_table_itself(table):
