@@ -143,7 +143,7 @@ def distill(
         of_stage_2 = {name.removeprefix("finetune_") for name in given if name.startswith("finetune_")}
         settings, finetuning = paper_preset(settings, given), paper_finetuning(finetuning, shared | of_stage_2)
     options.check_given(given, stage)
-    check_stage(stage, settings, pairs)
+    check_stage(stage, settings, pairs, len(teacher))
     target = output or MODELS / plan.name(teacher[0], _SUFFIX[stage].format(settings.objective))
     # Told now and not after minutes of reading text.
     if ranks.is_first():

@@ -43,8 +43,21 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "csv", "latex")
 _OF_STS = frozenset(
-    ("task", "data", "model", "pooling", "device", "dtype", "backend")
-    + ("resamples", "seed", "format", "output", "json", "quiet")
+    {
+        "task",
+        "data",
+        "model",
+        "pooling",
+        "device",
+        "dtype",
+        "backend",
+        "resamples",
+        "seed",
+        "format",
+        "output",
+        "json",
+        "quiet",
+    }
 )
 
 

@@ -42,13 +42,6 @@ class FinetuneRun:
 
         from ibkd_retrieval.distill.student_module import StudentModule
 
-        count = len(texts.positives)
-        if count < settings.batch_size:
-            raise UserError(
-                f"Only {count} pairs for a batch of {settings.batch_size}: give more pairs or a smaller "
-                "--finetune-batch-size."
-            )
-        ranks.check_batch(settings.batch_size, "--finetune-batch-size")
         torch.manual_seed(settings.seed)
         self.settings, self.texts, self.labels = settings, texts, labels
         self.token_ids = training_tokens(student, texts.texts, settings.max_length, progress)

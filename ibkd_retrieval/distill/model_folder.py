@@ -76,10 +76,21 @@ class EncoderFacts:
 
 @dataclass(frozen=True)
 class FinetuneFacts:
-    """How stage 2 went: pairs by name, number and fingerprint, the recipe, the dev figure by step, seconds."""
+    """How stage 2 went.
+
+    Attributes:
+        pairs: their name.
+        queries: how many were learnt from.
+        negatives_a_query: hard negatives each had to draw from, on average.
+        fingerprint: of the pairs with their negatives.
+        settings: the recipe.
+        history: the dev figure by step.
+        seconds: of training.
+    """
 
     pairs: str
     queries: int
+    negatives_a_query: float
     fingerprint: str
     settings: FinetuneSettings
     history: tuple[DevPoint, ...]
