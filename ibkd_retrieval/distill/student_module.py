@@ -11,6 +11,7 @@ from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.encoders.device import choose_dtype
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.static import is_static
+from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,14 +29,28 @@ class StudentModule(torch.nn.Module):
     and the step's number alone. The transformer runs in `dtype` under autocast, its weights stay float32.
     """
 
-    def __init__(self, model: SentenceTransformer, dtype: str) -> None:
-        """Take over `model` until `close`; `dtype` as the user names it."""
+    def __init__(self, model: SentenceTransformer, dtype: str, *, freeze_embeddings: bool = False) -> None:
+        """Take over `model` until `close`.
+
+        Args:
+            model: float32, on its device.
+            dtype: as the user names it.
+            freeze_embeddings: leave the token tables as they are.
+
+        Raises:
+            UserError: what is to be frozen is all there is.
+        """
         super().__init__()
         self.model = model.eval()
         chosen = choose_dtype(dtype, str(model.device))
         # Gradients in float16 vanish without loss scaling; hardware without bfloat16 trains in float32.
         self._dtype = torch.float32 if chosen == torch.float16 else chosen
         self._static = is_static(model)
+        if self._static and freeze_embeddings:
+            raise UserError("--freeze-embeddings leaves nothing of a static student to train: leave it out.")
+        self._frozen = [p for p in self.token_layer.parameters() if p.requires_grad] if freeze_embeddings else []
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
         if self._static:
             return
         self._attention = self.transformer.config._attn_implementation
@@ -44,7 +59,9 @@ class StudentModule(torch.nn.Module):
             self.transformer.set_attn_implementation("eager")
 
     def close(self) -> None:
-        """Give the student back with the attention it came with."""
+        """Give the student back with the attention it came with and nothing frozen."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
         if not self._static:
             self.transformer.set_attn_implementation(self._attention)
 
