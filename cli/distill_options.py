@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import CORPUS_HELP, spelt
+from ibkd_retrieval.errors import UserError, option_named
+
+from .options import CORPUS_HELP
 
 OF_STAGE_2 = (
     "pairs",
@@ -36,9 +38,7 @@ def check_given(given: Collection[str], stage: str) -> None:
     Raises:
         UserError: names them.
     """
-    from ibkd_retrieval.errors import UserError
-
-    wrong = [spelt(name) for name in OF_STAGE_2 if name in given]
+    wrong = [option_named(name) for name in OF_STAGE_2 if name in given]
     if stage == "distill" and wrong:
         raise UserError(
             f"{', '.join(wrong)} {'are' if len(wrong) > 1 else 'is'} for fine-tuning: give --stage finetune or "

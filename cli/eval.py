@@ -34,7 +34,6 @@ from .options import (
     Tune,
     Weight,
     given_options,
-    spelt,
 )
 from .scoring import Scoring, score_files, score_index
 
@@ -233,10 +232,10 @@ def evaluate(
 
 def _refuse(what: str, wrong: frozenset[str]) -> None:
     """Refuse options that were given and that are not looked at."""
-    from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.errors import UserError, option_named
 
     if wrong:
-        named = ", ".join(sorted(map(spelt, wrong)))
+        named = ", ".join(sorted(map(option_named, wrong)))
         raise UserError(f"{named} {'say' if len(wrong) > 1 else 'says'} nothing to {what}: leave out.")
 
 

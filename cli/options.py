@@ -118,8 +118,3 @@ def given_options(context: typer.Context) -> frozenset[str]:
         for name in context.params
         if (source := context.get_parameter_source(name)) is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
     )
-
-
-def spelt(name: str) -> str:
-    """An option as it is typed: `--batch-size` for `batch_size`."""
-    return f"--{name.replace('_', '-')}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .encoding import load_encoder
 from .opening import RankerOptions, check_ranking, open_ranker
-from .options import INDEXES, MODELS, spelt
+from .options import INDEXES, MODELS
 from .scoring import Scoring
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _check(options: RankerOptions, type: str, k: int) -> None:
         UserError: the type, the number of results, a model or another option is unknown or out of range.
     """
     from ibkd_retrieval.encoders.loading import find_model
-    from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.errors import UserError, option_named
     from ibkd_retrieval.indexing.families import family_named, family_options
     from ibkd_retrieval.indexing.families.family import check_range, check_recall
     from ibkd_retrieval.search.filters import parse_condition
@@ -106,7 +106,7 @@ def _check(options: RankerOptions, type: str, k: int) -> None:
     check_range(type, 0, refine=options.refine)
     # A graph or lists may be searched with refinement whatever they were made with; exact vectors may not.
     taken = {*known, *(["refine"] if type != "flat" else [])}
-    wrong = [spelt(name) for name, value in effort.items() if value is not None and name not in taken]
+    wrong = [option_named(name) for name, value in effort.items() if value is not None and name not in taken]
     if wrong:
         raise UserError(f"An index of type {type} takes no {' or '.join(wrong)}: leave out, or give another --type.")
     if options.recall is not None:

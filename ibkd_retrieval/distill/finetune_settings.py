@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ibkd_retrieval.distill.checking import LEAST, check_numbers, check_patience
 from ibkd_retrieval.distill.hard_negatives import MiningSettings
 from ibkd_retrieval.distill.loop import Pace
 from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.errors import option_named
 
-_LEAST = {
-    "steps": 1,
-    "batch_size": 2,
-    "accumulate": 1,
-    "negatives": 0,
-    "max_length": 2,
-    "eval_every": 0,
-    "checkpoint_every": 1,
-    "patience": 0,
+# The other options are those of both stages, or are this stage's alone.
+_OPTIONS = {
+    name: f"--finetune-{name.replace('_', '-')}"
+    for name in ("steps", "batch_size", "learning_rate", "temperature", "hsic_weight")
 }
-_FINITE = ("hsic_weight", "soft_weight")
 
 
 @dataclass(frozen=True)
@@ -83,18 +77,14 @@ class FinetuneSettings:
         Raises:
             UserError: one is outside its range.
         """
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise UserError(f"--finetune-{name.replace('_', '-')} is {getattr(self, name)}: give at least {least}.")
-        for name in ("learning_rate", "temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                shown = name.replace("_", "-")
-                raise UserError(f"--finetune-{shown} is {getattr(self, name)}: give a number above 0.")
-        for name in _FINITE:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name.replace('_', ' ')} is {getattr(self, name)}: give a number from 0 up.")
-        if self.patience and not self.eval_every:
-            raise UserError("--patience counts looks at the dev set, of which there is one: give --eval-every too.")
+        check_numbers(
+            self,
+            LEAST | {"negatives": 0},
+            above_0=("learning_rate", "temperature"),
+            from_0=("hsic_weight", "soft_weight"),
+            option=lambda name: _OPTIONS.get(name) or option_named(name),
+        )
+        check_patience(self.patience, self.eval_every)
 
     @property
     def forgetting(self) -> ObjectiveSettings:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+from ibkd_retrieval.distill.checking import LEAST, check_numbers, check_patience
 from ibkd_retrieval.distill.loop import Pace
 from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
 from ibkd_retrieval.distill.objectives.table import OBJECTIVES, WITHOUT_PROJECTION
@@ -16,16 +17,6 @@ from ibkd_retrieval.errors import UserError
 
 OUTPUT_SPACES = ("student", "teacher")
 HSIC_ESTIMATORS = ("biased", "unbiased", "cka")
-_LEAST = {
-    "steps": 1,
-    "batch_size": 2,
-    "accumulate": 1,
-    "bank_size": 0,
-    "max_length": 2,
-    "eval_every": 0,
-    "checkpoint_every": 1,
-    "patience": 0,
-}
 
 
 @dataclass(frozen=True)
@@ -84,25 +75,16 @@ class DistillSettings:
         Raises:
             UserError: one is outside its range.
         """
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give at least {least}.")
-        if self.patience and not self.eval_every:
-            raise UserError("--patience counts looks at the dev set, of which there is one: give --eval-every too.")
+        check_numbers(self, LEAST | {"bank_size": 0}, above_0=("learning_rate", "projection_learning_rate"))
+        check_numbers(self.objective_settings, {}, above_0=("temperature",), from_0=("hsic_weight",))
+        check_patience(self.patience, self.eval_every)
         if self.objective not in OBJECTIVES:
             raise UserError(f"Unknown objective `{self.objective}`: use one of {', '.join(OBJECTIVES)}.")
         if self.dtype not in DTYPES:
             raise UserError(f"Unknown dtype `{self.dtype}`: use one of {', '.join(DTYPES)}.")
-        for name in ("learning_rate", "projection_learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give a number above 0.")
         if not 0 <= self.warmup <= 1:
             raise UserError(f"--warmup is {self.warmup}: give a share of the steps, from 0 to 1.")
         terms = self.objective_settings
-        if not 0 < terms.temperature < math.inf:
-            raise UserError(f"--temperature is {terms.temperature}: give a number above 0.")
-        if not 0 <= terms.hsic_weight < math.inf:
-            raise UserError(f"--hsic-weight is {terms.hsic_weight}: give a number from 0 up.")
         if terms.hsic_bandwidth != "median" and not (
             isinstance(terms.hsic_bandwidth, int | float) and 0 < terms.hsic_bandwidth < math.inf
         ):

@@ -400,6 +400,31 @@ def test_settings_out_of_range_are_user_errors(wrong):
         FinetuneSettings(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "option"),
+    [
+        ({"steps": 0}, "--finetune-steps"),
+        ({"batch_size": 1}, "--finetune-batch-size"),
+        ({"learning_rate": 0.0}, "--finetune-learning-rate"),
+        ({"temperature": 0.0}, "--finetune-temperature"),
+        ({"hsic_weight": -1.0}, "--finetune-hsic-weight"),
+        ({"negatives": -1}, "--negatives"),
+        ({"soft_weight": -1.0}, "--soft-weight"),
+        ({"accumulate": 0}, "--accumulate"),
+        ({"max_length": 1}, "--max-length"),
+        ({"checkpoint_every": 0}, "--checkpoint-every"),
+    ],
+)
+def test_a_setting_out_of_range_is_named_as_its_option_is(wrong, option):
+    from typer.main import get_command
+
+    from ibkd_cli.app import app
+
+    with pytest.raises(UserError, match=f"^{option} is "):
+        FinetuneSettings(**wrong)
+    assert option in [name for each in get_command(app).commands["distill"].params for name in each.opts]
+
+
 def test_the_paper_preset_has_the_published_settings():
     found = paper_finetuning(FinetuneSettings(steps=7, mining=MiningSettings(margin=0.1)))
     assert (found.hsic_weight, found.temperature, found.hsic_bandwidth) == (1.0, 0.05, 1.0)
