@@ -105,7 +105,7 @@ class Reranker:
                     ids = base.doc_ids[starts[row] : starts[row] + counts[row]].tolist()
                     doc_ids.append(ids)
                     values.append(np.concatenate([head.astype(np.float64), tail]))
-        return _cut(Run.from_lists(base.query_ids, doc_ids, values, tag), k)
+        return Run.from_lists(base.query_ids, doc_ids, values, tag).first(k)
 
 
 def check_depth(depth: int) -> None:
@@ -138,11 +138,3 @@ class _Texts:
 
 def _content(document: Document | None) -> str:
     return document.content if document is not None else ""
-
-
-def _cut(run: Run, k: int) -> Run:
-    """The first k documents of each query."""
-    place = np.arange(len(run.doc_ids)) - np.repeat(run.offsets[:-1], np.diff(run.offsets))
-    kept = place < k
-    offsets = np.concatenate([[0], np.cumsum(np.minimum(np.diff(run.offsets), k))]).astype(np.int64)
-    return Run(run.query_ids, offsets, run.doc_ids[kept], run.scores[kept], run.tag)
