@@ -84,7 +84,9 @@ def distill(
     from ibkd_retrieval.distill.run import check_stage
     from ibkd_retrieval.distill.run import distill as run
     from ibkd_retrieval.distill.settings import DistillSettings, paper_preset
+    from ibkd_retrieval.distill.teacher_cache import TEACHERS
     from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.files import cache_folder
 
     given = given_options(context)
     nested = _numbers("--dims", dims)
@@ -166,7 +168,7 @@ def distill(
         pairs=found,
         pair_corpus=pair_corpus,
         output=target,
-        cache_root=cache or teacher_cache_root(),
+        cache_root=cache or cache_folder() / TEACHERS,
         dev_corpus=open_corpus(_corpus_of(dev), progress) if dev else None,
         dev_queries=open_queries(dev, need_judgements=True) if dev else None,
         max_documents=max_documents,
@@ -209,13 +211,6 @@ def _sentence(report: StudentReport) -> str:
         f"{student.dim} dimensions instead of {teacher.dim}, "
         f"{student.texts_per_second / teacher.texts_per_second:.1f} × as fast"
     )
-
-
-def teacher_cache_root() -> Path:
-    """The folder below which teacher vectors are kept, by the XDG convention."""
-    import os
-
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ibkd" / "teachers"
 
 
 def _layers(text: str | None) -> int | tuple[int, ...] | None:
