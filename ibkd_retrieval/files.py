@@ -80,6 +80,11 @@ def write_json(path: Path | str, value: Any) -> None:
         file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
+def absolute(path: str) -> Path:
+    """A path as the user typed it, absolute, with `~` for the home folder."""
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
 def cache_folder() -> Path:
     """The user's cache folder for this toolkit; it is not made here."""
     base = os.environ.get("XDG_CACHE_HOME", "")
