@@ -145,12 +145,19 @@ def _encoder(
 
 
 def _made_by(folder: Path) -> EncoderRecord | None:
-    """What encoded the index in a folder, finished or not; None where there is none."""
+    """What encoded the index in a folder, finished or not; None where there is none that can be read."""
+    from ibkd_retrieval.errors import UserError
     from ibkd_retrieval.indexing.claim import begun_encoder
     from ibkd_retrieval.indexing.layout import MANIFEST
     from ibkd_retrieval.indexing.manifest import read_manifest
 
-    return read_manifest(folder).encoder if (folder / MANIFEST).exists() else begun_encoder(folder)
+    if not (folder / MANIFEST).exists():
+        return begun_encoder(folder)
+    try:
+        return read_manifest(folder).encoder
+    except UserError:
+        # A damaged index is told of as the failure of its data set.
+        return None
 
 
 def _settings(options: RankerOptions, type: str, k: int, scoring: Scoring, weight_hash: str) -> dict[str, Any]:
