@@ -41,12 +41,11 @@ class EncodingOptions:
 
     def given(self) -> dict[str, object]:
         """What the user gave, by option; None where it was left out."""
+        from ibkd_retrieval.errors import option_named
+
         defaults = {"device": "auto", "dtype": "auto", "backend": "auto", "workers": 1}
         values = dataclasses.asdict(self)
-        return {
-            f"--{name.replace('_', '-')}": None if value == defaults.get(name) else value
-            for name, value in values.items()
-        }
+        return {option_named(name): None if value == defaults.get(name) else value for name, value in values.items()}
 
     def with_model(self) -> EncodingOptions:
         """The same with the model that is meant where none was named: the newest student.

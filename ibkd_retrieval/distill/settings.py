@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+from ibkd_retrieval.distill.checking import LEAST, check_numbers, check_patience
 from ibkd_retrieval.distill.loop import Pace
 from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
 from ibkd_retrieval.distill.objectives.table import OBJECTIVES, WITHOUT_PROJECTION
@@ -15,16 +17,6 @@ from ibkd_retrieval.errors import UserError
 
 OUTPUT_SPACES = ("student", "teacher")
 HSIC_ESTIMATORS = ("biased", "unbiased", "cka")
-_LEAST = {
-    "steps": 1,
-    "batch_size": 2,
-    "accumulate": 1,
-    "bank_size": 0,
-    "max_length": 2,
-    "eval_every": 0,
-    "checkpoint_every": 1,
-    "patience": 0,
-}
 
 
 @dataclass(frozen=True)
@@ -83,25 +75,16 @@ class DistillSettings:
         Raises:
             UserError: one is outside its range.
         """
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give at least {least}.")
-        if self.patience and not self.eval_every:
-            raise UserError("--patience counts looks at the dev set, of which there is one: give --eval-every too.")
+        check_numbers(self, LEAST | {"bank_size": 0}, above_0=("learning_rate", "projection_learning_rate"))
+        check_numbers(self.objective_settings, {}, above_0=("temperature",), from_0=("hsic_weight",))
+        check_patience(self.patience, self.eval_every)
         if self.objective not in OBJECTIVES:
             raise UserError(f"Unknown objective `{self.objective}`: use one of {', '.join(OBJECTIVES)}.")
         if self.dtype not in DTYPES:
             raise UserError(f"Unknown dtype `{self.dtype}`: use one of {', '.join(DTYPES)}.")
-        for name in ("learning_rate", "projection_learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give a number above 0.")
         if not 0 <= self.warmup <= 1:
             raise UserError(f"--warmup is {self.warmup}: give a share of the steps, from 0 to 1.")
         terms = self.objective_settings
-        if not 0 < terms.temperature < math.inf:
-            raise UserError(f"--temperature is {terms.temperature}: give a number above 0.")
-        if not 0 <= terms.hsic_weight < math.inf:
-            raise UserError(f"--hsic-weight is {terms.hsic_weight}: give a number from 0 up.")
         if terms.hsic_bandwidth != "median" and not (
             isinstance(terms.hsic_bandwidth, int | float) and 0 < terms.hsic_bandwidth < math.inf
         ):
@@ -143,15 +126,31 @@ class DistillSettings:
         return asdict(self) | {"dims": list(self.dims)}
 
 
-def paper_preset(settings: DistillSettings) -> DistillSettings:
-    """The published STS settings of stage 1 (arXiv 2311.05472): lambda 0.2, tau 1, gamma 1, batch 256, lr 1e-4."""
+def paper_preset(settings: DistillSettings, keep: Collection[str] = ()) -> DistillSettings:
+    """The published STS settings of stage 1 (arXiv 2311.05472): lambda 0.2, tau 1, gamma 1, batch 256, lr 1e-4.
+
+    Args:
+        settings: what the publication does not say stays as it is.
+        keep: names of settings, the objective's among them, that stay as they are too.
+    """
+    published: dict[str, Any] = {
+        "objective": "ibkd",
+        "batch_size": 256,
+        "bank_size": 0,
+        "learning_rate": 1e-4,
+        "projection_learning_rate": 1e-4,
+        "max_length": 128,
+    }
+    terms: dict[str, Any] = {
+        "temperature": 1.0,
+        "hsic_weight": 0.2,
+        "hsic_bandwidth": 1.0,
+        "hsic_estimator": "biased",
+    }
     return replace(
         settings,
-        objective="ibkd",
-        batch_size=256,
-        bank_size=0,
-        learning_rate=1e-4,
-        projection_learning_rate=1e-4,
-        max_length=128,
-        objective_settings=ObjectiveSettings(temperature=1.0, hsic_weight=0.2, hsic_bandwidth=1.0),
+        **{name: value for name, value in published.items() if name not in keep},
+        objective_settings=replace(
+            settings.objective_settings, **{name: value for name, value in terms.items() if name not in keep}
+        ),
     )

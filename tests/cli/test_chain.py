@@ -143,10 +143,30 @@ def test_info_lists_and_describes_what_is_here(chain):
         f"indexes/{chain.student_index.name}",
         f"indexes/{chain.teacher_index.name}",
     }
+    assert set(json.loads(chain.shell.must("info", "--json").out)["folders"]) == set(
+        chain.shell.must("info").out.split()
+    )
     assert "document_count: 200" in chain.shell.must("info", chain.student_index).out
     assert json.loads(chain.shell.must("info", chain.student_index, "--json").out)["encoder"]["dim"] == 8
     assert json.loads(chain.shell.must("info", chain.student, "--json").out)
     assert "every file is as recorded" in chain.shell.must("info", chain.student_index, "--verify").out
+
+
+def test_verifying_a_student_looks_at_its_weights(chain, tmp_path):
+    import shutil
+
+    said = chain.shell.must("info", chain.student, "--verify").out
+    assert said.endswith("weights, modules and tokens are as recorded\n")
+    for name in ("model.safetensors", "ibkd.json"):
+        copy = shutil.copytree(chain.student, tmp_path / name)
+        content = bytearray((copy / name).read_bytes())
+        content[-40] ^= 1
+        (copy / name).write_bytes(content)
+        answer = chain.shell("info", copy, "--verify")
+        assert answer.code == 2
+        assert str(copy) in answer.err
+        assert "as recorded" not in answer.out
+    assert "hash to" in chain.shell("info", tmp_path / "model.safetensors", "--verify").err
 
 
 def test_an_export_holds_the_index_and_its_ids(chain, tmp_path):

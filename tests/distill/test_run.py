@@ -242,6 +242,9 @@ def test_a_file_in_the_way_is_refused(tmp_path):
 def test_an_empty_folder_is_as_good_as_none(tmp_path):
     (tmp_path / "student" / "checkpoints").mkdir(parents=True)
     prepare_output(tmp_path / "student", resume=False, overwrite=False)
+    # Nor is what a kill in the very first write leaves.
+    (tmp_path / "student" / "checkpoints" / ".training-log.jsonl.4711.tmp").write_text("{")
+    prepare_output(tmp_path / "student", resume=False, overwrite=False)
 
 
 def test_removing_survives_what_a_killed_removal_left(tmp_path):
