@@ -157,16 +157,19 @@ def test_verifying_a_student_looks_at_its_weights(chain, tmp_path):
 
     said = chain.shell.must("info", chain.student, "--verify").out
     assert said.endswith("weights, modules and tokens are as recorded\n")
-    for name in ("model.safetensors", "ibkd.json"):
-        copy = shutil.copytree(chain.student, tmp_path / name)
-        content = bytearray((copy / name).read_bytes())
-        content[-40] ^= 1
-        (copy / name).write_bytes(content)
-        answer = chain.shell("info", copy, "--verify")
-        assert answer.code == 2
-        assert str(copy) in answer.err
-        assert "as recorded" not in answer.out
-    assert "hash to" in chain.shell("info", tmp_path / "model.safetensors", "--verify").err
+    moved = shutil.copytree(chain.student, tmp_path / "moved")
+    assert chain.shell("info", moved, "--verify").code == 0
+    weights = bytearray((moved / "model.safetensors").read_bytes())
+    weights[-40] ^= 1
+    (moved / "model.safetensors").write_bytes(weights)
+    answer = chain.shell("info", moved, "--verify")
+    assert answer.code == 2
+    assert f"The model in {moved} is not the one that was distilled" in answer.err
+    assert answer.out == ""
+    (moved / "model.safetensors").write_bytes(weights + b"x")
+    assert "Cannot load the model" in chain.shell("info", moved, "--verify").err
+    (moved / "ibkd.json").write_text("{}")
+    assert "records no weight hash" in chain.shell("info", moved, "--verify").err
 
 
 def test_an_export_holds_the_index_and_its_ids(chain, tmp_path):
