@@ -6,8 +6,8 @@ usage: python benchmarks/reproduction.py benchmarks/reproduction/NAME.yaml [...]
 Data sets and models are named in the recipe, below the folders given. Each row of the table with each seed is a process
 of its own, whose figures are kept as JSON below --work-dir: run again, the script does what is missing, and a student
 whose training was killed goes on from its checkpoint. Teacher vectors are computed once, for all recipes.
---jobs runs several cells at a time, for a GPU that one small student does not fill; --collect runs none, and gathers the
-cells that are there, which may have been run elsewhere.
+--jobs runs several cells at a time, for a GPU that one small student does not fill; --collect runs none, and gathers
+the cells that are there, which may have been run elsewhere.
 
 Without --final only the dev sets are looked at. With it the final sets are measured too, once: while a recipe is still
 being chosen, leave it out. Writes benchmarks/results/reproduction/NAME.json and docs/reproduction.md.

@@ -183,11 +183,12 @@ class LeanTransformer(torch.nn.Module):
         if torch._C._get_tracing_state() is not None:  # A remembered tensor would become a constant of one length.
             traced: Tensor = self._bias(states[:1])
             return traced
-        if longest not in self._biases:
+        bias = self._biases.get(longest)
+        if bias is None:
             if len(self._biases) >= _RELATIVE_BIASES_KEPT:
-                self._biases.clear()
-            self._biases[longest] = self._bias(states[:1, :longest])
-        return self._biases[longest]
+                self._biases.clear()  # Another thread may be doing the same: what is returned is held here.
+            bias = self._biases[longest] = self._bias(states[:1, :longest])
+        return bias
 
     def _run_layers(self, states: Tensor, attend: Attend) -> Tensor:
         for layer in self._layers:
