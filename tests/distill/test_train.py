@@ -10,6 +10,7 @@ from ibkd_retrieval.distill import train
 from ibkd_retrieval.distill.checkpoint import list_checkpoints
 from ibkd_retrieval.distill.dev import neighbour_dev
 from ibkd_retrieval.distill.objectives.base import LossTerms, ObjectiveSettings
+from ibkd_retrieval.distill.objectives.projection import nearest_isometry
 from ibkd_retrieval.distill.objectives.table import OBJECTIVES
 from ibkd_retrieval.distill.output_space import finished_model
 from ibkd_retrieval.distill.teacher_cache import TeacherCache
