@@ -1,23 +1,29 @@
 """Do two runs of one comparison agree? On a busy machine times do not; ratios should, within their stated spread.
 
-usage: python benchmarks/compare_repeat.py --work-dir DIR [--output FILE] -- --index A --index B [...]
+usage: python benchmarks/compare_repeat.py --work-dir DIR [--beside N] [--output FILE] -- --index A --index B [...]
 
 What stands behind `--` are options of `ibkd compare`, which is run twice, each time in a process of its own, with
-reports in DIR/first and DIR/second. Two ratios agree where their spreads (least to greatest of the rounds) overlap;
-scores, sizes, recalls and agreements have no spread and must be equal. Writes benchmarks/results/compare_repeat.json.
+reports in DIR/first and DIR/second; beside the second run, N processes compute all the while. Two ratios agree where
+their spreads (least to greatest of the rounds) overlap; scores, sizes, recalls and agreements have no spread and must
+be equal. Writes benchmarks/results/compare_repeat.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ibkd_retrieval.evaluation.report import ComparisonReport, SystemResult, read_comparison
+from ibkd_retrieval.evaluation.report import ComparisonReport, SystemResult
+from ibkd_retrieval.evaluation.report_file import read_comparison
 from ibkd_retrieval.files import write_json
 
+_BUSY = "while True: sum(range(1_000_000))"
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from ibkd_cli.app import main; main()"
 
 
@@ -26,6 +32,18 @@ def compared(options: list[str], folder: Path) -> ComparisonReport:
     program = _PROGRAM.format(path=[str(Path(entry).resolve()) for entry in sys.path])
     subprocess.run([sys.executable, "-c", program, "compare", *options, "--output", str(folder)], check=True)
     return read_comparison(folder / "report.json")
+
+
+@contextlib.contextmanager
+def beside(processes: int) -> Iterator[None]:
+    """Keep processors busy."""
+    running = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 def ratios(one: SystemResult, other: SystemResult) -> list[dict[str, Any]]:
@@ -58,10 +76,14 @@ def main() -> None:
     """Run twice, compare the comparisons, write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work-dir", type=Path, required=True)
+    parser.add_argument("--beside", type=int, default=0, help="processes that compute beside the second run")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/compare_repeat.json"))
     parser.add_argument("options", nargs="+", help="of `ibkd compare`, behind --")
     arguments = parser.parse_args()
-    first, second = (compared(arguments.options, arguments.work_dir / name) for name in ("first", "second"))
+    load_before = os.getloadavg()
+    first = compared(arguments.options, arguments.work_dir / "first")
+    with beside(arguments.beside):
+        second = compared(arguments.options, arguments.work_dir / "second")
     systems = [
         {
             "data_set": data.name,
@@ -77,6 +99,8 @@ def main() -> None:
     result = {
         "baseline": first.baseline,
         "created": [first.created, second.created],
+        "processes_beside_the_second": arguments.beside,
+        "load_average": [load_before, os.getloadavg()],
         "environment": second.environment.to_json(),
         "ratios": len(every),
         "agree": sum(ratio["agree"] for ratio in every),

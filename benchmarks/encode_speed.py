@@ -1,15 +1,18 @@
 """Encoding speed beside the peers, in one run: documents and passages in bulk, queries one at a time.
 
-    python benchmarks/encode_speed.py --data-dir DIR --models-dir DIR [--documents 256] [--rounds 5] [--threads 2]
+    python benchmarks/encode_speed.py --data-dir DIR --models-dir DIR [--operations 400] [--rounds 5] [--threads 1 2]
 
-Every round runs each system once on the same texts, in an order that changes from round to round. Peers:
-SentenceTransformer.encode at its defaults and in the formats that are fast here; onnxruntime and openvino used plainly,
-as fastembed does: 32 texts at a time, in the order they come, padded to the longest.
+Every round runs each system once on the same texts, in an order that changes from round to round, with the
+processor's matrix peak between them. Peers: SentenceTransformer.encode at its defaults and in bfloat16; its modules in
+a plain loop over sorted batches of 4,096 tokens; onnxruntime and openvino used plainly, as fastembed does: 32 texts at
+a time, in the order they come, padded to the longest. `--quality MODEL` compares nDCG@10 on all of SciFact in float32
+and bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import random
@@ -18,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,9 +29,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MODELS = ("paraphrase-MiniLM-L3-v2", "all-MiniLM-L6-v2", "all-mpnet-base-v2")
-PASSAGE_WORDS = 56  # MS MARCO's passages have that many on average.
+MODELS = ("all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2", "all-mpnet-base-v2")
 PEERS_BATCH = 32
+LOOP_TOKENS = 4096
+QUERY_TOKENS = (8, 32)
+BULK = ("abstracts", "passages")
 
 Encode = Callable[[list[str]], NDArray[np.float32]]
 
@@ -35,52 +41,67 @@ Encode = Callable[[list[str]], NDArray[np.float32]]
 def main() -> None:
     """Measure, print and write the result."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--data-dir", type=Path, required=True, help="folder with the BEIR folder `scifact`")
+    options.add_argument("--data-dir", type=Path, required=True, help="with the BEIR folders scifact and sure-msmarco")
     options.add_argument("--models-dir", type=Path, required=True)
     options.add_argument("--models", nargs="+", default=list(MODELS))
-    options.add_argument("--documents", type=int, default=256)
-    options.add_argument("--queries", type=int, default=50)
+    options.add_argument("--operations", type=float, default=400, help="GFLOP of abstracts that each run encodes")
+    options.add_argument("--queries", type=int, default=20, help="of each length")
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--threads", type=int, default=os.cpu_count())
+    options.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count()])
+    options.add_argument("--quality", nargs="*", default=[], help="models whose nDCG@10 on SciFact is compared")
     options.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "encode_speed.json")
     options.add_argument("--memory-of", help=argparse.SUPPRESS)
+    options.add_argument("--documents", type=int, default=500, help="of the smaller run whose memory is compared")
     given = options.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(given.threads)
     if given.memory_of:
         print(json.dumps(peak_of_encoding(given)))
         return
     import torch
 
-    from ibkd_retrieval.encoders.machine import matrix_peak, processor_features
+    from ibkd_retrieval.encoders.machine import processor_features
     from ibkd_retrieval.evaluation.environment import read_environment
     from ibkd_retrieval.files import write_json
 
-    torch.set_num_threads(given.threads)
-    texts = read_texts(given.data_dir / "scifact", given.documents, given.queries)
-    result: dict[str, Any] = {
-        "environment": read_environment().to_json() | {"features": list(processor_features())},
-        "threads": given.threads,
-        "rounds": given.rounds,
-        "float32_peak_gflops": matrix_peak(torch.float32, 2048) / 1e9,
-        "models": {},
-    }
+    torch.set_num_threads(max(given.threads))
+    result: dict[str, Any] = {"models": {}, "quality": {}}
+    if given.output.exists():
+        result = json.loads(given.output.read_text(encoding="utf-8"))
+    packages = {name: metadata.version(name) for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)}
+    result["environment"] = read_environment().to_json() | {"features": list(processor_features())} | packages
     for name in given.models:
-        result["models"][name] = measure(given.models_dir / name, texts, given.rounds)
-        result["models"][name]["peak_memory_bytes"] = {
+        row = {f"{threads} threads": measure(given.models_dir / name, given, threads) for threads in given.threads}
+        row["peak_memory_bytes"] = {
             str(count): memory_in_a_process(name, count, given) for count in (given.documents, 10 * given.documents)
         }
+        result["models"][name] = row
         write_json(given.output, result)
-        print(json.dumps(result["models"][name], indent=1))
+        print(json.dumps(row, indent=1), flush=True)
+    for name in given.quality:
+        result["quality"][name] = quality(given.models_dir / name, given.data_dir / "scifact")
+        write_json(given.output, result)
+        print(json.dumps(result["quality"][name]), flush=True)
 
 
-def read_texts(folder: Path, documents: int, queries: int) -> dict[str, list[str]]:
-    """SciFact abstracts, their beginnings of the length of MS MARCO's passages, and its queries."""
-    abstracts = [f"{each['title']} {each['text']}" for each in islice(lines(folder / "corpus.jsonl"), documents)]
-    return {
-        "abstracts": abstracts,
-        "passages": [" ".join(text.split()[:PASSAGE_WORDS]) for text in abstracts],
-        "queries": [each["text"] for each in islice(lines(folder / "queries.jsonl"), queries)],
+def read_texts(data: Path, encoder: Any, gflop: float, queries: int) -> dict[str, list[str]]:
+    """SciFact abstracts, MS MARCO passages as many as there are abstracts, and queries of about 8 and 32 tokens."""
+    some = [f"{each['title']} {each['text']}" for each in islice(lines(data / "scifact" / "corpus.jsonl"), 16)]
+    count = max(8, round(gflop * 1e9 / (encoder.operations(some) / len(some))))
+    found = {
+        "abstracts": [
+            f"{each['title']} {each['text']}" for each in islice(lines(data / "scifact" / "corpus.jsonl"), count)
+        ],
+        "passages": [each["text"] for each in islice(lines(data / "sure-msmarco" / "corpus.jsonl"), 2 * count)],
     }
+    asked = [
+        each["text"]
+        for folder in ("sure-msmarco", "scifact")
+        for each in islice(lines(data / folder / "queries.jsonl"), 1000)
+    ]
+    lengths = np.array(encoder.token_counts(asked, "query"))
+    for wanted in QUERY_TOKENS:
+        nearest = np.argsort(np.abs(lengths - wanted), kind="stable")[:queries]
+        found[f"queries of {wanted}"] = [asked[row] for row in nearest]
+    return found
 
 
 def lines(path: Path) -> Iterable[dict[str, str]]:
@@ -89,29 +110,53 @@ def lines(path: Path) -> Iterable[dict[str, str]]:
         yield from map(json.loads, file)
 
 
-def systems(folder: Path, sample: list[str]) -> dict[str, Encode]:
-    """Everything that is measured, the exact one first."""
+def systems(folder: Path, sample: list[str], threads: int) -> dict[str, Encode]:
+    """Everything that is measured, the exact one first; converted models on all threads only."""
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from ibkd_retrieval.encoders.choice import load_candidates
+    from ibkd_retrieval.encoders.choice import Way, candidates
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.encoders.machine import bfloat16_is_fast
 
-    def load(backend: str, dtype: str) -> Encoder:
-        return Encoder.load(str(folder), device="cpu", backend=backend, dtype=dtype, sample=sample)
-
-    ours = load_candidates(load, "cpu")
     found: dict[str, Encode] = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         if dtype == torch.float32 or bfloat16_is_fast():
             peer = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": dtype})
             found[f"sentence-transformers {name}"] = sentence_transformers_loop(peer)
-    for way, encoder in ours.items():
-        found[f"ibkd {way}"] = encoder.encode
-        if way.backend != "torch":
+            if dtype != torch.float32:
+                found[f"sorted loop {name}"] = sorted_loop(peer)
+    for way in candidates("cpu"):
+        if way.backend != "torch" and threads == 1:
+            continue
+        # One file of weights for each model: int8 of openvino is calibrated on the first texts.
+        encoder = Encoder.load(str(folder), device="cpu", backend=way.backend, dtype=way.dtype, sample=sample)
+        if way.backend == "torch":
+            found[f"ibkd {way}"] = encoder.encode
+        else:
             found[f"plain {way} loop"] = plain_loop(encoder)
+        if way == Way("openvino", "bfloat16"):
+            found[f"ibkd {way}"] = encoder.encode
     return found
+
+
+def sorted_loop(model: Any) -> Encode:
+    """The model's own modules over texts sorted by length, as many at a time as 4,096 tokens allow."""
+    import torch
+
+    from ibkd_retrieval.encoders.batching import token_budget_batches
+    from ibkd_retrieval.encoders.tokens import pad, tokenize
+
+    def encode(texts: list[str]) -> NDArray[np.float32]:
+        out = np.empty((len(texts), model.get_embedding_dimension()), np.float32)
+        ids = tokenize(model, texts)
+        with torch.inference_mode():
+            for rows in token_budget_batches([len(each) for each in ids], LOOP_TOKENS):
+                vectors = model.forward(pad(model, [ids[row] for row in rows]))["sentence_embedding"].float()
+                out[rows] = torch.nn.functional.normalize(vectors).numpy()
+        return out
+
+    return encode
 
 
 def sentence_transformers_loop(model: Any) -> Encode:
@@ -136,45 +181,96 @@ def plain_loop(encoder: Any) -> Encode:
     return encode
 
 
-def measure(folder: Path, texts: dict[str, list[str]], rounds: int) -> dict[str, Any]:
+def measure(folder: Path, given: argparse.Namespace, threads: int) -> dict[str, Any]:
     """Documents a second, milliseconds a query and cosines of every system, round by round in a shuffled order."""
+    import torch
+
     from ibkd_retrieval.encoders.choice import cosines_between
     from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.encoders.machine import matrix_peak
 
-    found = systems(folder, texts["abstracts"][:96])
-    bulk = ("abstracts", "passages")
-    exact = {name: next(iter(found.values()))(texts[name]) for name in bulk}
-    seconds: dict[str, dict[str, list[float]]] = {name: {part: [] for part in (*bulk, "queries")} for name in found}
-    cosines: dict[str, NDArray[np.float64]] = {}
-    for name, encode in found.items():
-        cosines[name] = np.concatenate([cosines_between(encode(texts[part]), exact[part]) for part in bulk])
+    torch.set_num_threads(threads)
+    counter = Encoder.load(str(folder), device="cpu", dtype="float32")
+    texts = read_texts(given.data_dir, counter, given.operations, given.queries)
+    found = systems(folder, texts["abstracts"][:32], threads)
+    exact = {part: counter.encode(texts[part]) for part in BULK}
+    seconds: dict[str, dict[str, list[float]]] = {name: {part: [] for part in texts} for name in found}
+    cosines = {
+        name: np.concatenate([cosines_between(encode(texts[part]), exact[part]) for part in BULK])
+        for name, encode in found.items()
+    }
+    peaks: dict[str, list[float]] = {"float32": [], "bfloat16": []}
     order = list(found)
-    for number in range(rounds):
+    for number in range(given.rounds):
         random.Random(number).shuffle(order)
         for name in order:
-            for part in bulk:
-                seconds[name][part].append(timed(found[name], texts[part]))
-            found[name](texts["queries"][:1])
-            seconds[name]["queries"] += [timed(found[name], [query]) for query in texts["queries"]]
-    counter = Encoder.load(str(folder), device="cpu", dtype="float32")
-    operations = {part: counter.operations(texts[part]) for part in bulk}
+            for part in texts:
+                if part in BULK:
+                    seconds[name][part].append(timed(found[name], texts[part]))
+                else:
+                    found[name](texts[part][:1])
+                    seconds[name][part] += [timed(found[name], [query]) for query in texts[part]]
+        for dtype, measured in peaks.items():
+            measured.append(max(matrix_peak(getattr(torch, dtype), size) for size in (1024, 2048)))
+    peak = {dtype: max(measured) for dtype, measured in peaks.items()}
+    operations = {part: counter.operations(texts[part]) for part in BULK}
     rows = {}
     for name, taken in seconds.items():
         row: dict[str, Any] = {"mean_cosine": cosines[name].mean(), "least_cosine": cosines[name].min()}
-        for part in bulk:
+        for part in BULK:
             middle = statistics.median(taken[part])
             row[part] = {
                 "per_second": len(texts[part]) / middle,
                 "slowest": len(texts[part]) / max(taken[part]),
                 "fastest": len(texts[part]) / min(taken[part]),
                 "gflops": operations[part] / middle / 1e9,
+                "share_of_bfloat16_peak": operations[part] / middle / peak["bfloat16"],
             }
-        row["queries_ms"] = dict(
-            zip(("p50", "p95"), np.percentile(1000 * np.array(taken["queries"]), [50, 95]).tolist(), strict=True)
-        )
+        for part in texts:
+            if part not in BULK:
+                middle, high = np.percentile(1000 * np.array(taken[part]), [50, 95]).tolist()
+                row[part] = {"p50_ms": middle, "p95_ms": high}
         rows[name] = row
-    tokens = {part: statistics.mean(counter.token_counts(texts[part])) for part in (*bulk, "queries")}
-    return {"tokens": tokens, "systems": rows}
+    tokens = {part: statistics.mean(counter.token_counts(each)) for part, each in texts.items()}
+    return {
+        "tokens": tokens,
+        "texts": {part: len(each) for part, each in texts.items()},
+        "rounds": given.rounds,
+        "peak_gflops": {dtype: value / 1e9 for dtype, value in peak.items()},
+        "peak_gflops_by_round": {dtype: [value / 1e9 for value in each] for dtype, each in peaks.items()},
+        "systems": rows,
+    }
+
+
+def quality(folder: Path, data: Path) -> dict[str, Any]:
+    """nDCG@10 of exact search on SciFact's test queries, by vectors of float32 and of bfloat16."""
+    from ibkd_retrieval.encoders.choice import cosines_between
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+    documents = list(lines(data / "corpus.jsonl"))
+    texts = [f"{each['title']} {each['text']}" for each in documents]
+    numbers = {each["_id"]: number for number, each in enumerate(documents)}
+    judged: dict[str, dict[int, float]] = {}
+    for line in (data / "qrels" / "test.tsv").read_text("utf-8").splitlines()[1:]:
+        query, document, relevance = line.split("\t")
+        judged.setdefault(query, {})[numbers[document]] = float(relevance)
+    queries = {each["_id"]: each["text"] for each in lines(data / "queries.jsonl") if each["_id"] in judged}
+    found: dict[str, Any] = {}
+    vectors = {}
+    for dtype in ("float32", "bfloat16"):
+        encoder = Encoder.load(str(folder), device="cpu", dtype=dtype)
+        vectors[dtype] = encoder.encode(texts)
+        scores = encoder.encode(list(queries.values()), "query") @ vectors[dtype].T
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+        gains = 1 / np.log2(np.arange(2, 12))
+        each = []
+        for query, ranked in zip(queries, best.tolist(), strict=True):
+            relevant = judged[query]
+            ideal = np.sort(list(relevant.values()))[::-1][:10]
+            each.append(sum(gains * [relevant.get(row, 0.0) for row in ranked]) / (ideal * gains[: len(ideal)]).sum())
+        found[dtype] = {"ndcg@10": float(np.mean(each))}
+    cosines = cosines_between(vectors["bfloat16"], vectors["float32"])
+    return found | {"mean_cosine": float(cosines.mean()), "least_cosine": float(cosines.min())}
 
 
 def timed(encode: Encode, texts: list[str]) -> float:
@@ -187,22 +283,22 @@ def timed(encode: Encode, texts: list[str]) -> float:
 def memory_in_a_process(name: str, count: int, given: argparse.Namespace) -> int:
     """Peak memory of a process that does nothing but encode passages in shards, as an index build does."""
     command = [sys.executable, __file__, "--data-dir", given.data_dir, "--models-dir", given.models_dir]
-    command += ["--memory-of", name, "--documents", count, "--threads", given.threads]
+    command += ["--memory-of", name, "--documents", count]
     done = subprocess.run(list(map(str, command)), capture_output=True, check=True, text=True)
     return int(json.loads(done.stdout.splitlines()[-1]))
 
 
 def peak_of_encoding(given: argparse.Namespace) -> int:
     """Encode passages shard by shard, letting each go; give the most memory this process had."""
-    import resource
-
     from ibkd_retrieval.encoders.encoder import Encoder
 
     encoder = Encoder.load(str(given.models_dir / given.memory_of), device="cpu")
-    texts = read_texts(given.data_dir / "scifact", 256, 1)["passages"]
+    texts = [each["text"] for each in islice(lines(given.data_dir / "sure-msmarco" / "corpus.jsonl"), 250)]
     for start in range(0, given.documents, len(texts)):
         encoder.encode([f"{start} {text}" for text in texts])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # The most that getrusage knows of includes what the process had that started this one.
+    status = Path("/proc/self/status").read_text("ascii", errors="replace")
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
 
 
 if __name__ == "__main__":

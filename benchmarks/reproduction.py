@@ -6,7 +6,8 @@ usage: python benchmarks/reproduction.py benchmarks/reproduction/NAME.yaml [...]
 Data sets and models are named in the recipe, below the folders given. Each row of the table with each seed is a process
 of its own, whose figures are kept as JSON below --work-dir: run again, the script does what is missing, and a student
 whose training was killed goes on from its checkpoint. Teacher vectors are computed once, for all recipes.
---jobs runs several cells at a time, for a GPU that one small student does not fill.
+--jobs runs several cells at a time, for a GPU that one small student does not fill; --collect runs none, and gathers
+the cells that are there, which may have been run elsewhere.
 
 Without --final only the dev sets are looked at. With it the final sets are measured too, once: while a recipe is still
 being chosen, leave it out. Writes benchmarks/results/reproduction/NAME.json and docs/reproduction.md.
@@ -212,11 +213,13 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--final", action="store_true", help="measure the final sets too")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    parser.add_argument("--collect", action="store_true", help="run nothing, gather what there is")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
     given = parser.parse_args()
     places = Places(given.data_dir.resolve(), given.models_dir.resolve(), given.work_dir.resolve(), given.device)
     try:
-        run_cells(given.recipes, places, KINDS if given.final else KINDS[:1], given.jobs)
+        if not given.collect:
+            run_cells(given.recipes, places, KINDS if given.final else KINDS[:1], given.jobs)
     except UserError as error:
         raise SystemExit(str(error)) from error
     for recipe in map(read_recipe, given.recipes):

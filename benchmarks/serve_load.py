@@ -17,7 +17,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from http.client import HTTPConnection
@@ -27,9 +26,11 @@ from typing import Any
 
 import numpy as np
 from hostile_requests import bombard
+from http_load import load
 
 from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
-from ibkd_retrieval.encoders.encoder import DEFAULT_BATCH_TOKENS, Encoder
+from ibkd_retrieval.encoders.batching import DEFAULT_BATCH_TOKENS
+from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.evaluation.environment import read_environment
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
@@ -121,33 +122,21 @@ def summary(milliseconds: Any) -> dict[str, float]:
     return {f"p{q}": round(float(np.percentile(milliseconds, q)), 3) for q in (50, 95, 99)}
 
 
-def answered(port: int, texts: Sequence[str], clients: int, seconds: float) -> tuple[float, list[float]]:
-    """Queries a second of clients that each ask again once they are answered, and milliseconds of each query."""
-    end = time.perf_counter() + seconds
-    took: list[list[float]] = [[] for _ in range(clients)]
-
-    def ask(number: int) -> None:
-        client, place = Client(port), 37 * number
-        while time.perf_counter() < end:
-            took[number].append(timed(client.ask, texts[place % len(texts)]))
-            place += 1
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(map(len, took)) / (time.perf_counter() - began), [each for of_one in took for each in of_one]
-
-
 def of_batches(work: Any, texts: Sequence[str]) -> tuple[float, float]:
     """Texts a second one by one, and all in one call."""
     alone = sum(timed(work, [text]) for text in texts)
     return 1000 * len(texts) / alone, 1000 * len(texts) / timed(work, texts)
 
 
-def throughput(port: int, searcher: Searcher, texts: Sequence[str], rounds: int, seconds: float) -> dict[str, Any]:
+def processor_seconds(process: int) -> float:
+    """What a process has taken of the processors so far."""
+    fields = Path(f"/proc/{process}/stat").read_text("ascii", errors="replace").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def throughput(
+    port: int, process: int, searcher: Searcher, texts: Sequence[str], rounds: int, seconds: float
+) -> dict[str, Any]:
     """One client against sixteen, and what encoder and library alone gain from batches of sixteen, in turn."""
 
     def encode(texts: Sequence[str]) -> Any:
@@ -163,21 +152,21 @@ def throughput(port: int, searcher: Searcher, texts: Sequence[str], rounds: int,
     def search(texts: Sequence[str]) -> Any:
         return searcher.hits_of_each(encode(texts), K)
 
-    rows, waits, batches = [], [], []
+    rows, waits, batches, processor = [], [], [], []
     for number in range(rounds):
         sixteen = [texts[(CLIENTS * number + place) % len(texts)] for place in range(CLIENTS)]
-        one, _ = answered(port, texts, 1, seconds)
-        before = metrics(port)
-        many, took = answered(port, texts, CLIENTS, seconds)
-        after = metrics(port)
+        one = load(port, texts, K, 1, seconds).per_second
+        before, taken = metrics(port), processor_seconds(process)
+        many = load(port, texts, K, CLIENTS, seconds)
+        after, taken = metrics(port), processor_seconds(process) - taken
+        processor.append(1000 * taken / len(many.milliseconds))
         counted = [
             after[f"ibkd_batch_queries_{what}"] - before[f"ibkd_batch_queries_{what}"] for what in ("sum", "count")
         ]
         batches.append(counted[0] / counted[1])
-        waits += took
-        rows.append(
-            (one, many, *(each for work in (encode, encode_undivided, search) for each in of_batches(work, sixteen)))
-        )
+        waits += many.milliseconds
+        bare = [each for work in (encode, encode_undivided, search) for each in of_batches(work, sixteen)]
+        rows.append((one, many.per_second, *bare))
     one, many, encode_one, encode_many, undivided_one, undivided_many, search_one, search_many = np.array(rows).T
     return {
         "rounds": rounds,
@@ -190,6 +179,7 @@ def throughput(port: int, searcher: Searcher, texts: Sequence[str], rounds: int,
         "gain_of_library_in_batches_of_16": spread(search_many / search_one),
         "queries_in_a_batch": spread(batches),
         "sixteen_clients_ms": summary(waits),
+        "sixteen_clients_processor_ms_a_query": spread(processor),
     }
 
 
@@ -263,10 +253,10 @@ def main() -> None:
             build_index(open_corpus(corpus), encoder, folder)
         suit_to_queries(encoder)
         searcher = Searcher(open_index(folder), encoder)
-        with server(folder) as (port, _):
+        with server(folder) as (port, process):
             result["models"][model] = {
                 "added": added(Client(port), searcher, texts, given.pairs),
-                "throughput": throughput(port, searcher, texts, given.rounds, given.seconds),
+                "throughput": throughput(port, process, searcher, texts, given.rounds, given.seconds),
             }
         print(model, json.dumps(result["models"][model], indent=2), flush=True)
     result["under_fire"] = under_fire(given.work_dir / f"cranfield-{given.models[0]}", texts[0], given.requests)

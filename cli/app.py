@@ -88,4 +88,8 @@ app.add_typer(bench, name="bench")
 
 def main() -> None:
     """Run the command line: 0 done, 1 the work failed, 2 the input was wrong."""
-    app()
+    try:
+        app()
+    except UserError as error:
+        # Of an option that is looked at before its command begins.
+        fail(str(error), 2)

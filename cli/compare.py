@@ -14,6 +14,7 @@ from .console import reporter, stdout
 from .opening import Computing
 from .options import Backend, Device, EncoderDtype, Json, Quiet, Seed
 from .report_files import save_report
+from .scoring import USUAL_METRICS
 
 if TYPE_CHECKING:
     from ibkd_retrieval.corpora.records import QuerySet
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from ibkd_retrieval.search.searcher import Searcher
 
     from .compared import PlannedCorpus, PlannedSystem
-
-USUAL_METRICS = ("ndcg@10", "mrr@10", "recall@100")
 
 
 def compare(

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from ibkd_retrieval.evaluation.drawing.glance import Glance
     from ibkd_retrieval.evaluation.report import ComparisonReport, DataSetReport
 
-WIDE = 110
+WIDE = 120
 """Columns of a terminal from which on everything is shown; 80 do for what matters."""
 
 _UNLIMITED = 1000
-_BAR, _BAR_WIDE = 7, 16
+_BAR, _BAR_WIDE = 7, 14
 _NAME, _DATA_SET = 14, 13
 """Columns of a terminal that a system's name takes at least, and that the figure of a data set takes."""
 
@@ -112,6 +112,7 @@ def _cost(found: Sequence[Glance], wide: bool) -> Table:
         _Column("ms/query"),
         _Column("", "left"),
         _Column("speed"),
+        _Column("range", only_wide=True),
         _Column("memory/doc"),
         _Column("", "left"),
         _Column("share"),
@@ -126,6 +127,7 @@ def _cost(found: Sequence[Glance], wide: bool) -> Table:
             plain(each.milliseconds),
             _bar(each.milliseconds, slowest, wide),
             _plain(factor(each.speed)) if number else "",
+            f"{plain(each.speed_spread[0])}–{plain(each.speed_spread[1])}" if number else "",
             _plain(size(each.memory_per_document)),
             _bar(each.memory_per_document, largest, wide),
             _plain(share(1 / each.memory)) if number and each.memory else "",

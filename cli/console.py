@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
     from rich.table import Table
 
@@ -38,6 +40,17 @@ def print_table(table: Table) -> None:
     if not console.is_terminal:
         console.width = 1000
     console.print(table)
+
+
+def write_text(text: str, output: Path | None) -> None:
+    """Write to a file, whole or not at all, or to standard output."""
+    if output is None:
+        stdout().print(text, markup=False, soft_wrap=True, end="")
+        return
+    from ibkd_retrieval.files import atomic_write
+
+    with atomic_write(output) as file:
+        file.write(text.encode("utf-8"))
 
 
 def reporter(quiet: bool) -> Progress:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from . import distill_options as options
 from .console import reporter, stdout
-from .options import MODELS, Device, Dtype, Json, Overwrite, Quiet, Resume, Seed
+from .options import MODELS, Device, Dtype, Json, Overwrite, Quiet, Resume, Seed, given_options
 
 if TYPE_CHECKING:
     from ibkd_retrieval.corpora.records import Corpus
@@ -20,6 +22,7 @@ _TEACHERS = ["all-MiniLM-L6-v2"]
 
 
 def distill(
+    context: typer.Context,
     teacher: options.Teacher = _TEACHERS,
     student: options.Student = None,
     layers: options.Layers = None,
@@ -34,6 +37,7 @@ def distill(
     max_length: options.MaxLength = 96,
     max_documents: options.MaxDocuments = None,
     objective: options.Objective = "ibkd",
+    projection: options.ProjectionOption = "auto",
     steps: options.Steps = 500,
     batch_size: options.BatchSize = 256,
     accumulate: options.Accumulate = 1,
@@ -81,8 +85,11 @@ def distill(
     from ibkd_retrieval.distill.run import check_stage
     from ibkd_retrieval.distill.run import distill as run
     from ibkd_retrieval.distill.settings import DistillSettings, paper_preset
+    from ibkd_retrieval.distill.teacher_cache import TEACHERS
     from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.files import cache_folder
 
+    given = given_options(context)
     nested = _numbers("--dims", dims)
     embedded = corpus.split(":")[0] == "pydocs"
     if embedded:
@@ -107,6 +114,7 @@ def distill(
         patience=patience,
         dims=nested,
         output_space=output_space,
+        projection=projection,
         objective_settings=ObjectiveSettings(temperature, hsic_weight, _bandwidth(hsic_bandwidth), hsic_estimator),
     )
     finetuning = FinetuneSettings(
@@ -134,8 +142,12 @@ def distill(
     if preset is not None:
         if preset != "paper":
             raise UserError(f"Unknown preset `{preset}`: use paper.")
-        settings, finetuning = paper_preset(settings), paper_finetuning(finetuning)
-    check_stage(stage, settings, pairs)
+        # What both stages share goes by its own name, what stage 2 has for itself by `finetune_...`.
+        shared = given & {"hsic_bandwidth", "hsic_estimator", "max_length"}
+        of_stage_2 = {name.removeprefix("finetune_") for name in given if name.startswith("finetune_")}
+        settings, finetuning = paper_preset(settings, given), paper_finetuning(finetuning, shared | of_stage_2)
+    options.check_given(given, stage)
+    check_stage(stage, settings, pairs, len(teacher))
     target = output or MODELS / plan.name(teacher[0], _SUFFIX[stage].format(settings.objective))
     # Told now and not after minutes of reading text.
     if ranks.is_first():
@@ -145,7 +157,7 @@ def distill(
         f"teacher {' + '.join(teacher)} → student {target} · corpus {corpus}"
         + (f" · queries {queries}" if queries else "")
     )
-    found, pair_corpus = _open_pairs(pairs, progress) if pairs and stage != "distill" else (None, None)
+    found, pair_corpus = _open_pairs(pairs, progress) if pairs else (None, None)
     report = run(
         teacher_name=teacher[0],
         further_teachers=teacher[1:],
@@ -158,7 +170,7 @@ def distill(
         pairs=found,
         pair_corpus=pair_corpus,
         output=target,
-        cache_root=cache or teacher_cache_root(),
+        cache_root=cache or cache_folder() / TEACHERS,
         dev_corpus=open_corpus(_corpus_of(dev), progress) if dev else None,
         dev_queries=open_queries(dev, need_judgements=True) if dev else None,
         max_documents=max_documents,
@@ -201,13 +213,6 @@ def _sentence(report: StudentReport) -> str:
         f"{student.dim} dimensions instead of {teacher.dim}, "
         f"{student.texts_per_second / teacher.texts_per_second:.1f} × as fast"
     )
-
-
-def teacher_cache_root() -> Path:
-    """The folder below which teacher vectors are kept, by the XDG convention."""
-    import os
-
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ibkd" / "teachers"
 
 
 def _layers(text: str | None) -> int | tuple[int, ...] | None:

@@ -2,14 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ibkd_retrieval.errors import UserError, option_named
+
 from .options import CORPUS_HELP
 
+OF_STAGE_2 = (
+    "pairs",
+    "finetune_steps",
+    "finetune_batch_size",
+    "finetune_learning_rate",
+    "finetune_temperature",
+    "finetune_hsic_weight",
+    "negatives",
+    "negative_ranks",
+    "negative_margin",
+    "soft_labels",
+    "soft_weight",
+)
 _STUDENT, _TEXT, _DISTIL, _FINETUNE, _RUN = "Student", "Text", "Distilling (stage 1)", "Fine-tuning (stage 2)", "Run"
+
+
+def check_given(given: Collection[str], stage: str) -> None:
+    """Refuse options of fine-tuning where nothing is fine-tuned.
+
+    Args:
+        given: names of the options that were given.
+        stage: as the option says.
+
+    Raises:
+        UserError: names them.
+    """
+    wrong = [option_named(name) for name in OF_STAGE_2 if name in given]
+    if stage == "distill" and wrong:
+        raise UserError(
+            f"{', '.join(wrong)} {'are' if len(wrong) > 1 else 'is'} for fine-tuning: give --stage finetune or "
+            "--stage both too."
+        )
 
 
 def _option(panel: str, help: str, default: str | None = None, *names: str, metavar: str | None = None) -> Any:
@@ -85,7 +119,9 @@ MaxLength = Annotated[int, _option(_TEXT, "Tokens read of a training text.")]
 MaxDocuments = Annotated[int | None, _option(_TEXT, "Most documents to learn from, drawn at random.", "all")]
 
 Stage = Annotated[str, _option(_RUN, "distill, finetune or both.")]
-Preset = Annotated[str | None, _option(_RUN, "paper: the published settings of the method.", "none")]
+Preset = Annotated[
+    str | None, _option(_RUN, "paper: the published settings of the method, where no other is given.", "none")
+]
 EvalEvery = Annotated[int, _option(_RUN, "Steps between looks at the dev set.")]
 Patience = Annotated[
     int, _option(_RUN, "End after so many looks without a better figure, with the best weights; 0: never.")
@@ -96,6 +132,14 @@ Output = Annotated[Path | None, _option(_RUN, "Model folder to make.", "models/<
 Cache = Annotated[Path | None, _option(_RUN, "Where teacher vectors are kept.", "~/.cache/ibkd/teachers")]
 
 Objective = Annotated[str, _option(_DISTIL, "ibkd, infonce, mse, cosine, crd, hpd or kl.")]
+ProjectionOption = Annotated[
+    str,
+    _option(
+        _DISTIL,
+        "Map to the teacher's space: trained, or isometry: held where it changes no cosine of the student.",
+        "isometry for a --student trained before, else trained",
+    ),
+]
 Steps = Annotated[int, _option(_DISTIL, "Optimiser steps.")]
 BatchSize = Annotated[int, _option(_DISTIL, "Texts in a batch.")]
 Accumulate = Annotated[

@@ -41,12 +41,11 @@ class EncodingOptions:
 
     def given(self) -> dict[str, object]:
         """What the user gave, by option; None where it was left out."""
+        from ibkd_retrieval.errors import option_named
+
         defaults = {"device": "auto", "dtype": "auto", "backend": "auto", "workers": 1}
         values = dataclasses.asdict(self)
-        return {
-            f"--{name.replace('_', '-')}": None if value == defaults.get(name) else value
-            for name, value in values.items()
-        }
+        return {option_named(name): None if value == defaults.get(name) else value for name, value in values.items()}
 
     def with_model(self) -> EncodingOptions:
         """The same with the model that is meant where none was named: the newest student.
@@ -82,8 +81,9 @@ class EncodingOptions:
         Raises:
             UserError: no such model, or an option it cannot honour; the memory does not suffice.
         """
+        from ibkd_retrieval.encoders.batching import default_batch_tokens
         from ibkd_retrieval.encoders.choice import sample_texts
-        from ibkd_retrieval.encoders.encoder import DEFAULT_BATCH_TOKENS
+        from ibkd_retrieval.encoders.device import choose_device
         from ibkd_retrieval.errors import UserError
         from ibkd_retrieval.indexing.memory import parse_size, plan_memory
         from ibkd_retrieval.indexing.workers import EncoderProcesses, LoadEncoder
@@ -95,7 +95,9 @@ class EncodingOptions:
         limit = None if self.memory is None else parse_size(self.memory)
         settings = {name: getattr(self, name) for name in ("device", "pooling", "max_length", "dim")}
         name = self.model or ""
-        wanted = DEFAULT_BATCH_TOKENS if self.batch_tokens is None else self.batch_tokens
+        wanted = self.batch_tokens
+        if wanted is None:
+            wanted = default_batch_tokens(choose_device(self.device))
         encoder = load_encoder(
             name,
             self.backend,

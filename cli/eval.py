@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import reporter, stdout
+from .console import reporter, write_text
 from .opening import RankerOptions
 from .options import (
     Backend,
@@ -33,6 +33,7 @@ from .options import (
     Seed,
     Tune,
     Weight,
+    given_options,
 )
 from .scoring import Scoring, score_files, score_index
 
@@ -40,9 +41,27 @@ if TYPE_CHECKING:
     from ibkd_retrieval.evaluation.scoreboard import Scoreboard
 
 FORMATS = ("table", "json", "csv", "latex")
+_OF_STS = frozenset(
+    {
+        "task",
+        "data",
+        "model",
+        "pooling",
+        "device",
+        "dtype",
+        "backend",
+        "resamples",
+        "seed",
+        "format",
+        "output",
+        "json",
+        "quiet",
+    }
+)
 
 
 def evaluate(
+    context: typer.Context,
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -145,8 +164,6 @@ def evaluate(
     if json and format not in ("json", "table"):
         raise UserError(f"--json and --format {format} contradict each other: give one of them.")
     form = "json" if json else format
-    if seed < 0:
-        raise UserError(f"--seed must be at least 0, not {seed}.")
     if per_query is not None:
         check_per_query_name(per_query)
     for file in (per_query, output if suite is None else None):
@@ -158,9 +175,11 @@ def evaluate(
         raise UserError(f"Unknown task `{task}`: use retrieval or sts.")
     if data and task != "sts":
         raise UserError("--data names the sentence pairs of --task sts: give that too.")
+    given = given_options(context)
     if task == "sts":
         from .similarity import evaluate_similarity
 
+        _refuse("--task sts", given - _OF_STS)
         evaluate_similarity(
             model,
             data or [],
@@ -170,7 +189,8 @@ def evaluate(
             pooling=pooling,
             samples=resamples,
             seed=seed,
-            json=form == "json",
+            form=form,
+            output=output,
             progress=progress,
         )
         return
@@ -201,12 +221,22 @@ def evaluate(
             raise UserError("Give either --run or --index, not both: score them one after the other.")
         if dataclasses.replace(options, device="auto", dtype="auto", backend="auto") != RankerOptions():
             raise UserError("--run is scored as it is: leave out the options of searching, or give --index instead.")
+        _refuse("--run", given & {"k"})
         board, against = score_files(run, qrels, queries, scoring, progress)
     else:
         board, against = score_index(index or [], options, queries, qrels, k, scoring, progress)
     if per_query is not None:
         write_per_query(board, per_query)
     _show(board, against, form, output)
+
+
+def _refuse(what: str, wrong: frozenset[str]) -> None:
+    """Refuse options that were given and that are not looked at."""
+    from ibkd_retrieval.errors import UserError, option_named
+
+    if wrong:
+        named = ", ".join(sorted(map(option_named, wrong)))
+        raise UserError(f"{named} {'say' if len(wrong) > 1 else 'says'} nothing to {what}: leave out.")
 
 
 def _show(board: Scoreboard, against: str, form: str, output: Path | None) -> None:
@@ -226,14 +256,3 @@ def _show(board: Scoreboard, against: str, form: str, output: Path | None) -> No
 
         text = as_csv(board) if form == "csv" else as_latex(board)
     write_text(text, output)
-
-
-def write_text(text: str, output: Path | None) -> None:
-    """Write to a file, whole or not at all, or to standard output."""
-    if output is None:
-        stdout().print(text, markup=False, soft_wrap=True, end="")
-        return
-    from ibkd_retrieval.files import atomic_write
-
-    with atomic_write(output) as file:
-        file.write(text.encode("utf-8"))

@@ -10,7 +10,7 @@ import typer
 from .console import reporter, stdout
 from .device import device_there
 from .encoding import EncodingOptions
-from .index_jobs import check_job, chosen_family, folder_beside, read_ids, refuse, settled_family
+from .index_jobs import check_job, chosen_family, folder_beside, refuse, settled_family
 from .options import (
     CORPUS_HELP,
     INDEXES,
@@ -172,7 +172,9 @@ def index(
     check_job(jobs, {"--corpus": corpus, **options.given()}, structure, output)
     if delete is not None and output is not None:
         refuse("--delete", {"--resume": resume, "--overwrite": overwrite})
-        manifest, target = delete_documents(output, read_ids(delete)), output
+        from ibkd_retrieval.indexing.importing.ids import read_ids
+
+        manifest, target = delete_documents(output, list(read_ids(delete))), output
     elif append and output is not None and corpus is not None:
         begun = read_manifest(output).encoder
         added = _opened(corpus, progress)

@@ -100,18 +100,3 @@ def folder_beside(source: Path, family: Family) -> Path:
     manifest = read_manifest(source)
     name = source.resolve().name.removesuffix(f"-{manifest.family}")
     return INDEXES / f"{name}-{family.suited_to(manifest.document_count, SILENT).name}"
-
-
-def read_ids(path: Path) -> list[str]:
-    """The ids in a file, one a line; empty lines are skipped.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    from ibkd_retrieval.errors import UserError
-
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give a text file with one document id a line.") from error
-    return [line.strip() for line in lines if line.strip()]

@@ -15,13 +15,17 @@ def info(
     path: Annotated[
         Path | None, typer.Argument(help="Index or model folder.", show_default="all in indexes/ and models/")
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Re-check the checksum of every file of an index.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Re-check the checksum of every file of an index, or the weights of a student."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show what an index or a student is made of, or list those that are here."""
     import dataclasses
     import json as encoder
 
+    from ibkd_retrieval.distill.model_folder import read_student, verify_student
     from ibkd_retrieval.distill.output_folder import FINISHED
     from ibkd_retrieval.errors import UserError
     from ibkd_retrieval.indexing.manifest import read_manifest
@@ -32,15 +36,19 @@ def info(
         found = sorted([*INDEXES.glob("*/index.json"), *MODELS.glob(f"*/{FINISHED}")])
         if not found:
             raise UserError(f"Nothing in {INDEXES}/ or {MODELS}/ here: start with `ibkd quickstart`.")
-        for each in found:
-            console.print(str(each.parent), markup=False)
+        folders = [str(each.parent) for each in found]
+        if json:
+            console.print(encoder.dumps({"folders": folders}), markup=False, soft_wrap=True)
+            return
+        for each in folders:
+            console.print(each, markup=False)
         return
     if (path / FINISHED).is_file():
-        try:
-            shown = encoder.loads((path / FINISHED).read_text("utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path / FINISHED} is damaged: distil the student again with --overwrite.") from error
+        shown, verified = read_student(path), "weights, modules and tokens are as recorded"
+        if verify:
+            verify_student(path)
     else:
+        verified = "every file is as recorded"
         manifest = verify_index(path) if verify else read_manifest(path)
         shown = dataclasses.asdict(manifest)
         if not json:
@@ -53,7 +61,7 @@ def info(
         return
     _print(console.print, shown)
     if verify:
-        console.print("every file is as recorded", markup=False)
+        console.print(verified, markup=False)
 
 
 def _print(show, values: dict[str, object], indent: str = "") -> None:  # type: ignore[no-untyped-def]

@@ -178,7 +178,7 @@ def open_ranker(
     """
     from ibkd_retrieval.indexing.store import open_index
 
-    _check(folders, options)
+    check_ranking(options, len(folders))
     indexes = [open_index(folder, device=_search_device(options.device), progress=progress) for folder in folders]
     masks: Sequence[NDArray[np.bool_] | None] = [None] * len(indexes)
     if options.filters:
@@ -211,7 +211,16 @@ def _search_device(device: str) -> str:
     return "cpu" if device == "auto" else device
 
 
-def _check(folders: Sequence[Path], options: RankerOptions) -> None:
+def check_ranking(options: RankerOptions, indexes: int = 1) -> None:
+    """Refuse what no index of any kind can be ranked by, before any is opened or made.
+
+    Args:
+        options: how to rank.
+        indexes: how many are searched together.
+
+    Raises:
+        UserError: an option is unknown or out of range, or does not go with another.
+    """
     if options.engine != "dense":
         from ibkd_retrieval.search.lexical import ENGINES
 
@@ -227,7 +236,7 @@ def _check(folders: Sequence[Path], options: RankerOptions) -> None:
             checked_weights(options.weights, 2)
     elif options.weights:
         raise UserError("--weight says how --hybrid mixes its two rankings: give --hybrid rrf or --hybrid sum too.")
-    if len(folders) > 1 and (options.hybrid is not None or options.engine != "dense"):
+    if indexes > 1 and (options.hybrid is not None or options.engine != "dense"):
         raise UserError(
             "Several indexes can be searched together by their vectors only: leave out --engine and --hybrid."
         )
@@ -236,6 +245,10 @@ def _check(folders: Sequence[Path], options: RankerOptions) -> None:
         raise UserError("--recall chooses --nprobe, --refine and --ef-search: give it or them, not both.")
     if options.rerank is None and (options.rerank_depth, options.rerank_max_length) != (100, None):
         raise UserError("--rerank-depth and --rerank-max-length are for --rerank MODEL: give that too, or neither.")
+    if options.rerank is not None:
+        from ibkd_retrieval.search.rerank import check_depth
+
+        check_depth(options.rerank_depth)
     of_vectors = (options.query_model, options.recall, *effort)
     if options.engine != "dense" and options.hybrid is None and any(value is not None for value in of_vectors):
         raise UserError(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ibkd_retrieval.errors import UserError
+
 MODELS = Path("models")
 INDEXES = Path("indexes")
 
@@ -33,7 +35,15 @@ Pooling = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished output.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
-Seed = Annotated[int, typer.Option(help="Of every random choice.")]
+
+
+def _checked_seed(seed: int) -> int:
+    if seed < 0:
+        raise UserError(f"--seed must be at least 0, not {seed}.")
+    return seed
+
+
+Seed = Annotated[int, typer.Option(callback=_checked_seed, help="Of every random choice.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars, no remarks.")]
 Queries = Annotated[
@@ -99,3 +109,12 @@ Filter = Annotated[
 ]
 ExcludeSelf = Annotated[bool, typer.Option("--exclude-self", help="A query's own id is no answer (ArguAna, Quora).")]
 CORPUS_HELP = "ir_datasets id or short name (msmarco, scifact, ...), BEIR folder, JSONL/TSV/parquet file, or pydocs."
+
+
+def given_options(context: typer.Context) -> frozenset[str]:
+    """The options of a command that the user gave, by the names of its arguments."""
+    return frozenset(
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+    )

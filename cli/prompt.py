@@ -17,8 +17,9 @@ KEPT = 1000
 
 def history_file() -> Path:
     """Where the questions of earlier prompts are kept: below XDG_STATE_HOME, or ~/.local/state."""
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "ibkd" / "search-history"
+    state = os.environ.get("XDG_STATE_HOME", "")
+    # The XDG specification has relative paths ignored.
+    return (Path(state) if os.path.isabs(state) else Path.home() / ".local/state") / "ibkd" / "search-history"
 
 
 def typed_questions(progress: Progress) -> Iterator[str]:

@@ -9,7 +9,6 @@ import typer
 
 from .comparison_tables import print_comparison
 from .console import reporter, stdout
-from .distill import teacher_cache_root
 from .opening import open_searcher
 from .options import INDEXES, MODELS, Quiet
 from .report_files import save_report
@@ -31,10 +30,12 @@ def quickstart(
     from ibkd_retrieval.distill.plan import StudentPlan
     from ibkd_retrieval.distill.run import distill as run_distill
     from ibkd_retrieval.distill.settings import DistillSettings
+    from ibkd_retrieval.distill.teacher_cache import TEACHERS
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.encoders.names import resolve_model_name
     from ibkd_retrieval.errors import MissingPackage
     from ibkd_retrieval.evaluation.systems import ComparedData, Measuring, compare_systems
+    from ibkd_retrieval.files import cache_folder
     from ibkd_retrieval.indexing.build import build_index
     from ibkd_retrieval.indexing.combine import combine_indexes
     from ibkd_retrieval.indexing.faiss_binding import load_faiss
@@ -61,7 +62,7 @@ def quickstart(
         queries=train_queries,
         settings=settings,
         output=student,
-        cache_root=teacher_cache_root(),
+        cache_root=cache_folder() / TEACHERS,
         dev_queries=train_queries,
         max_documents=max_documents,
         overwrite=True,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .opening import RankerOptions, open_ranker
+from .encoding import load_encoder
+from .opening import RankerOptions, check_ranking, open_ranker
 from .options import INDEXES, MODELS
 from .scoring import Scoring
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.corpora.suites import SuiteMember
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.evaluation.suite_results import MemberScores, SuiteFile, SuiteResult
+    from ibkd_retrieval.indexing.manifest import EncoderRecord
     from ibkd_retrieval.progress import Progress
 
 # Their queries are among their documents, under the same ids; a query is no answer to itself.
@@ -39,14 +42,12 @@ def evaluate_suite(
     """
     from ibkd_retrieval.corpora.suites import open_suite
     from ibkd_retrieval.distill.model_folder import newest_student
-    from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.encoders.names import short_model_name
     from ibkd_retrieval.errors import UserError, WorkFailed
     from ibkd_retrieval.evaluation.suite_results import RESULTS, SuiteFile, SuiteResult
     from ibkd_retrieval.indexing.faiss_binding import load_faiss
-    from ibkd_retrieval.indexing.families import family_named
 
-    family_named(type)
+    _check(options, type, k)
     members = open_suite(suite, data_dir, progress)
     load_faiss()
     model = options.model or str(newest_student(MODELS))
@@ -54,9 +55,13 @@ def evaluate_suite(
     root = output or INDEXES / suite.strip("./").replace("/", "-")
     results = SuiteFile(root / RESULTS)
     progress.say(f"suite {suite}, {len(members)} data sets · model {model} · type {type} → {root}")
-    encoder = Encoder.load(
-        model, device=options.device, dtype=options.dtype, backend=options.backend, pooling=options.pooling
-    )
+    # Sets over the same documents (MS MARCO and TREC DL) share their index.
+    first: dict[str, str] = {}
+    folders: dict[str, Path] = {}
+    for member in members:
+        indexed = first.setdefault(member.corpus, member.name).replace("/", "-")
+        folders[member.name] = root / "-".join([short, indexed, *([] if type == "flat" else [type])])
+    encoder = _encoder(model, options, members, folders.values(), progress)
     settings = _settings(options, type, k, scoring, encoder.weight_hash)
     metrics = scoring.metrics or tuple(dict.fromkeys((*(member.metric for member in members), _SECOND_METRIC)))
     run = _SuiteRun(results, settings, options, encoder, metrics, type, k, scoring.relevance_level, progress)
@@ -69,19 +74,90 @@ def evaluate_suite(
         members=(),
         failures={},
     )
-    # Sets over the same documents (MS MARCO and TREC DL) share their index.
-    first: dict[str, str] = {}
     for member in members:
-        indexed = first.setdefault(member.corpus, member.name).replace("/", "-")
-        folder = root / "-".join([short, indexed, *([] if type == "flat" else [type])])
         try:
-            scores = run.member(member, folder, result.system)
+            scores = run.member(member, folders[member.name], result.system)
             result = dataclasses.replace(result, members=(*result.members, scores))
         except (UserError, WorkFailed) as error:
             progress.say(f"{member.name} is left out: {error}")
             result = dataclasses.replace(result, failures={**result.failures, member.name: str(error)})
         results.write(result)
     return result
+
+
+def _check(options: RankerOptions, type: str, k: int) -> None:
+    """Refuse, before days of indexing, what would fail the search of every member.
+
+    Raises:
+        UserError: the type, the number of results, a model or another option is unknown or out of range.
+    """
+    from ibkd_retrieval.encoders.loading import find_model
+    from ibkd_retrieval.errors import UserError, option_named
+    from ibkd_retrieval.indexing.families import family_named, family_options
+    from ibkd_retrieval.indexing.families.family import check_range, check_recall
+    from ibkd_retrieval.search.filters import parse_condition
+
+    known = family_options(family_named(type))
+    check_ranking(options)
+    if k < 1:
+        raise UserError(f"The number of results must be at least 1, not {k}: ask for 1 or more.")
+    effort = {"nprobe": options.nprobe, "ef_search": options.ef_search, "refine": options.refine}
+    check_range(type, 1, nprobe=options.nprobe, ef_search=options.ef_search)
+    check_range(type, 0, refine=options.refine)
+    # A graph or lists may be searched with refinement whatever they were made with; exact vectors may not.
+    taken = {*known, *(["refine"] if type != "flat" else [])}
+    wrong = [option_named(name) for name, value in effort.items() if value is not None and name not in taken]
+    if wrong:
+        raise UserError(f"An index of type {type} takes no {' or '.join(wrong)}: leave out, or give another --type.")
+    if options.recall is not None:
+        check_recall(options.recall)
+    for condition in options.filters:
+        if not condition.startswith("@"):
+            parse_condition(condition)
+        elif not Path(condition[1:]).is_file():
+            raise UserError(f"There is no file {condition[1:]} of document ids for the filter {condition}.")
+    for model in (options.rerank, options.query_model):
+        if model is not None:
+            find_model(model)
+
+
+def _encoder(
+    model: str, options: RankerOptions, members: Sequence[SuiteMember], folders: Iterable[Path], progress: Progress
+) -> Encoder:
+    """The encoder of all members: run as the indexes that are here were, else as was found best for documents."""
+    from ibkd_retrieval.corpora.resolve import open_corpus
+    from ibkd_retrieval.encoders.choice import sample_texts
+
+    begun = next((record for folder in folders if (record := _made_by(folder)) is not None), None)
+    backend, dtype = options.backend, options.dtype
+    if begun is not None and (backend, dtype) == ("auto", "auto"):
+        backend, dtype = begun.backend, begun.dtype
+    return load_encoder(
+        model,
+        backend,
+        dtype,
+        lambda: sample_texts(document.content for document in open_corpus(members[0].corpus, progress).documents()),
+        purpose="documents",
+        progress=progress,
+        device=options.device,
+        pooling=options.pooling,
+    )
+
+
+def _made_by(folder: Path) -> EncoderRecord | None:
+    """What encoded the index in a folder, finished or not; None where there is none that can be read."""
+    from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.indexing.claim import begun_encoder
+    from ibkd_retrieval.indexing.layout import MANIFEST
+    from ibkd_retrieval.indexing.manifest import read_manifest
+
+    if not (folder / MANIFEST).exists():
+        return begun_encoder(folder)
+    try:
+        return read_manifest(folder).encoder
+    except UserError:
+        # A damaged index is told of as the failure of its data set.
+        return None
 
 
 def _settings(options: RankerOptions, type: str, k: int, scoring: Scoring, weight_hash: str) -> dict[str, Any]:

@@ -21,3 +21,8 @@ class MissingPackage(UserError):
     def __init__(self, package: str, purpose: str, extra: str) -> None:
         super().__init__(f"{purpose} needs {package}: type `pip install 'ibkd-retrieval[{extra}]'`.")
         self.package = package
+
+
+def option_named(name: str) -> str:
+    """An option as it is typed, for sentences: `--batch-size` for `batch_size`."""
+    return f"--{name.replace('_', '-')}"

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,14 @@ def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
         sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_LEFTOVER = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether `path` has the name of what a killed `atomic_write` leaves, which no file of anyone else's has."""
+    return _LEFTOVER.fullmatch(path.name) is not None
 
 
 def require_writable(path: Path | str) -> None:
@@ -69,6 +78,11 @@ def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     with atomic_write(path) as file:
         file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def absolute(path: str) -> Path:
+    """A path as the user typed it, absolute, with `~` for the home folder."""
+    return Path(os.path.abspath(os.path.expanduser(path)))
 
 
 def cache_folder() -> Path:

@@ -18,6 +18,7 @@ from ibkd_retrieval.corpora.records import Corpus, Judgement, QuerySet
 from ibkd_retrieval.corpora.registry import KNOWN_SETS, find_known, why_not_alone
 from ibkd_retrieval.corpora.tabular import is_tabular, read_documents, read_queries
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import absolute
 from ibkd_retrieval.progress import SILENT, Progress
 
 
@@ -105,8 +106,8 @@ def queries_for(corpus_name: str) -> str:
         return "pydocs:test"
     if (
         _looks_like_path(corpus_name)
-        and not _absolute(corpus_name).exists()
-        and not _absolute(corpus_name.rpartition(":")[0]).is_dir()
+        and not absolute(corpus_name).exists()
+        and not absolute(corpus_name.rpartition(":")[0]).is_dir()
     ):
         raise UserError(f"the corpus {corpus_name} is no longer there, nor are its queries: name some with --queries.")
     path, split = _local(corpus_name)
@@ -145,12 +146,12 @@ def _local(spec: str) -> tuple[Path | None, str]:
     """
     if not spec.strip():
         raise UserError("the name of a corpus or of queries is empty: name a file, a folder, a data set or pydocs.")
-    whole = _absolute(spec)
+    whole = absolute(spec)
     if whole.exists():
         return (None, "") if _is_hidden_by_name(spec, whole) else (whole, "")
     before, colon, split = spec.rpartition(":")
     if colon and before and os.sep not in split:
-        folder = _absolute(before)
+        folder = absolute(before)
         if folder.is_file():
             raise UserError(f"{folder} is a file and has no split {split!r}: leave out :{split}.")
         if folder.is_dir():
@@ -162,10 +163,6 @@ def _local(spec: str) -> tuple[Path | None, str]:
     if _looks_like_path(spec):
         raise UserError(f"there is no file or folder {whole}{_nearby(whole)}; check the path.")
     return None, ""
-
-
-def _absolute(spec: str) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(spec)))
 
 
 def _is_hidden_by_name(spec: str, path: Path) -> bool:
@@ -190,6 +187,6 @@ def _unknown(spec: str, what: str) -> UserError:
     close = difflib.get_close_matches(spec.lower(), candidates, n=3)
     advice = f"did you mean {' or '.join(close)}?" if close else "name a file, a BEIR folder, msmarco or pydocs."
     return UserError(
-        f"unknown {what} {spec!r}: there is no file or folder {_absolute(spec)}, no short name and no ir_datasets id"
+        f"unknown {what} {spec!r}: there is no file or folder {absolute(spec)}, no short name and no ir_datasets id"
         f" like it; {advice}"
     )

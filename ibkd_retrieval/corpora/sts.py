@@ -116,9 +116,11 @@ def _all_lines(path: Path) -> list[str]:
     """Every line, blank ones too: the two files of a SentEval set belong together line by line."""
     try:
         with open_bytes(path) as file:
-            return file.read().decode("utf-8-sig").splitlines()
+            text = file.read().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): fetch the file again.") from None
+    # Not splitlines: what separates lines in Unicode, such as U+2028, may stand within a sentence.
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def _pair(first: str, second: str, score: str, where: str) -> SentencePair:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from ibkd_retrieval.corpora import beir
 from ibkd_retrieval.corpora.known_sets import SUITE_SETS, KnownSet
 from ibkd_retrieval.corpora.registry import KNOWN_SETS, parts_of
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import absolute
 from ibkd_retrieval.progress import SILENT, Progress
 
 
@@ -69,14 +69,14 @@ def open_suite(spec: str, data_dir: Path | None = None, progress: Progress = SIL
             judgements.
     """
     if spec not in SUITES:
-        folder = _absolute(spec)
+        folder = absolute(spec)
         if spec.strip() and folder.is_dir():
             return _members_in(folder, progress)
         raise UserError(f"unknown suite {spec!r}, and there is no folder {folder}: {_advice(spec)}, or a folder.")
     members = SUITES[spec]
     if data_dir is None:
         return members
-    root = _absolute(str(data_dir))
+    root = absolute(str(data_dir))
     if not root.is_dir():
         raise UserError(f"there is no folder {root}: name the one that holds the BEIR folders, or leave it out.")
     placed = tuple(
@@ -143,7 +143,3 @@ def _local_member(folder: Path, name: str, group: str, progress: Progress) -> Su
     if split != beir.DEFAULT_SPLIT:
         progress.say(f"{name} is evaluated with its split {split} ({folder})")
     return SuiteMember(name, str(folder), f"{folder}:{split}", known.metric, known.relevance_level, group)
-
-
-def _absolute(spec: str) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(spec)))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.distill.teacher_cache import KeyIndex, text_keys
 from ibkd_retrieval.encoders.cross_encoder import load_pair_scorer
+from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -32,12 +36,12 @@ class CrossEncoderScores:
             max_length: tokens read of query and passage together.
 
         Raises:
-            UserError: it cannot be loaded, or gives more than one score.
+            UserError: it cannot be loaded or gives more than one score, or a shard is damaged.
         """
         self._scorer = load_pair_scorer(name, max_length=max_length, device=device)
         self.weight_hash = self._scorer.weight_hash
         self._folder = folder / self.weight_hash[:16]
-        self._shards = [dict(np.load(path, allow_pickle=False)) for path in sorted(self._folder.glob("[0-9]*.npz"))]
+        self._shards = [self._read(path) for path in sorted(self._folder.glob("[0-9]*.npz"))]
 
     def scores(self, pairs: Sequence[tuple[str, str]], progress: Progress = SILENT) -> NDArray[np.float32]:
         """The raw score of each (query, passage), [n]; what is missing is computed first."""
@@ -52,6 +56,16 @@ class CrossEncoderScores:
                     self._append(keys[part], self._scorer.score([pairs[i] for i in part], task))
         every = np.concatenate([shard["scores"] for shard in self._shards])
         return every[self._index().find(keys)]
+
+    def _read(self, path: Path) -> dict[str, NDArray[Any]]:
+        try:
+            with np.load(path, allow_pickle=False) as shard:
+                keys, scores = shard["keys"], shard["scores"]
+            if keys.shape != (len(scores), 2):
+                raise ValueError("it has not one score a key")
+        except (OSError, ValueError, EOFError, KeyError, BadZipFile, zlib.error) as error:
+            raise UserError(f"{path} is damaged: delete {self._folder} and run again to rebuild it.") from error
+        return {"keys": keys, "scores": scores}
 
     def _index(self) -> KeyIndex:
         return KeyIndex(np.concatenate([np.empty((0, 2), np.uint64), *(shard["keys"] for shard in self._shards)]))

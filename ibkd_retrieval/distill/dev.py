@@ -108,36 +108,65 @@ def nearest(vectors: NDArray[np.float32], k: int) -> NDArray[np.int64]:
 
 
 def judged_dev(corpus: Corpus, queries: QuerySet, *, most_queries: int, most_documents: int, seed: int) -> JudgedDev:
-    """Draw a dev set: some judged queries, their judged documents, and others at random around them.
+    """Draw a dev set: some judged queries and documents around them.
+
+    Every document relevant to one of the queries is taken. What room is left goes to documents judged not to be, and
+    then to others, each drawn at random.
+
+    Args:
+        corpus: where the documents are.
+        queries: of which those with a relevant document may be drawn.
+        most_queries: most queries to take.
+        most_documents: most documents to take, where the relevant ones alone are not more.
+        seed: of the draw.
 
     Raises:
         UserError: no query has a relevant document in the corpus.
     """
     generator = np.random.default_rng([seed, 2])
-    relevant = {j.query_id for j in queries.judgements if j.relevance >= queries.relevance_level}
-    judged = [query for query in queries.queries if query.query_id in relevant]
+    relevant = [j for j in queries.judgements if j.relevance >= queries.relevance_level]
+    answered = {judgement.query_id for judgement in relevant}
+    judged = [query for query in queries.queries if query.query_id in answered]
     chosen = [judged[i] for i in sorted(generator.permutation(len(judged))[:most_queries])]
     names = {query.query_id for query in chosen}
     judgements = tuple(j for j in queries.judgements if j.query_id in names)
-    wanted = {j.doc_id for j in judgements}
+    wanted = {judgement.doc_id for judgement in relevant if judgement.query_id in names}
+    known = {judgement.doc_id for judgement in judgements} - wanted
     answers: list[Document] = []
-    others: list[Document] = []
-    read = 0
+    refused, others = (_Sample(most_documents, generator) for _ in range(2))
     for document in corpus.documents():
         if document.doc_id in wanted:
             answers.append(document)
-            continue
-        read += 1
-        if len(others) < most_documents:
-            others.append(document)
-        elif (position := int(generator.integers(0, read))) < most_documents:
-            others[position] = document
+        else:
+            (refused if document.doc_id in known else others).see(document)
     if not answers:
-        raise UserError(f"No query of {queries.name} has a judged document in {corpus.name}: give another --dev set.")
-    around = others[: max(0, most_documents - len(answers))]
+        raise UserError(f"No query of {queries.name} has a relevant document in {corpus.name}: give another --dev set.")
+    around = refused.draw(most_documents - len(answers))
+    around += others.draw(most_documents - len(answers) - len(around))
     return JudgedDev(
         tuple(chosen), tuple(sorted(answers + around)), judgements, queries.relevance_level, source=queries.name
     )
+
+
+class _Sample:
+    """Up to `most` documents of a stream, each kept with equal chance (reservoir sampling)."""
+
+    def __init__(self, most: int, generator: np.random.Generator) -> None:
+        self._most, self._generator = most, generator
+        self._kept: list[Document] = []
+        self._seen = 0
+
+    def see(self, document: Document) -> None:
+        self._seen += 1
+        if len(self._kept) < self._most:
+            self._kept.append(document)
+        elif (position := int(self._generator.integers(0, self._seen))) < self._most:
+            self._kept[position] = document
+
+    def draw(self, count: int) -> list[Document]:
+        """Up to `count` of those kept. Where one lies tells when it was seen, so that a slice would be no sample."""
+        order = self._generator.permutation(len(self._kept))[: max(0, count)]
+        return [self._kept[place] for place in order]
 
 
 def neighbour_dev(texts: tuple[str, ...], teacher: TextEncoder, *, size: int, seed: int) -> NeighbourDev:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from ibkd_retrieval.distill.pair_batches import PairTexts
 from ibkd_retrieval.distill.pairs import PairSet
 from ibkd_retrieval.distill.teacher_cache import TeacherVectors
 from ibkd_retrieval.distill.train import dev_identity
+from ibkd_retrieval.encoders.loading import find_model
+from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -34,12 +36,14 @@ class FinetuneResult:
         pairs: queries learnt from.
         fingerprint: of the pairs with their negatives.
         negatives: file that lists the mined negatives, None where none were mined.
+        negatives_a_query: hard negatives a query has to draw from, on average.
     """
 
     loop: LoopResult
     pairs: int
     fingerprint: str
     negatives: Path | None
+    negatives_a_query: float
 
 
 def finetune_student(
@@ -75,12 +79,14 @@ def finetune_student(
         UserError: fewer pairs than a batch, a checkpoint of another run, or a cross-encoder that is none.
         WorkFailed: the loss is no longer a number.
     """
-    pairs = pairs.without(dev.texts)
+    pairs = usable_pairs(pairs, dev, settings)
     mined = None
     if settings.mining is not None and settings.negatives and not pairs.has_negatives:
+        # A step cannot draw more than were mined.
+        mining = replace(settings.mining, most=max(settings.mining.most, settings.negatives))
         with ranks.in_turn():
             pairs, mined = mine_negatives(
-                pairs, corpus, cache.teacher, cache.folder / "mining", settings.mining, progress, exclude=dev.texts
+                pairs, corpus, cache.teacher, cache.folder / "mining", mining, progress, exclude=dev.texts
             )
     count = sum(len(pair.negatives) for pair in pairs.pairs)
     progress.say(f"fine-tuning on {len(pairs.pairs):,} queries of {pairs.name} with {count:,} hard negatives")
@@ -102,7 +108,30 @@ def finetune_student(
         result = loop.train("fine-tuning")
     finally:
         run.close()
-    return FinetuneResult(result, len(pairs.pairs), pairs.fingerprint, mined)
+    return FinetuneResult(result, len(pairs.pairs), pairs.fingerprint, mined, count / len(pairs.pairs))
+
+
+def usable_pairs(pairs: PairSet, dev: Dev, settings: FinetuneSettings) -> PairSet:
+    """The pairs that may be learnt from; what would stop stage 2 is told here, before anything is trained or mined.
+
+    Args:
+        pairs: as they were given.
+        dev: what is watched; its queries and passages are left out.
+        settings: the recipe.
+
+    Raises:
+        UserError: fewer pairs than a batch are left, a batch is too small, or there is no such cross-encoder.
+    """
+    pairs = pairs.without(dev.texts)
+    if len(pairs.pairs) < settings.batch_size:
+        raise UserError(
+            f"Only {len(pairs.pairs)} pairs for a batch of {settings.batch_size}: give more pairs or a smaller "
+            "--finetune-batch-size."
+        )
+    ranks.check_batch(settings.batch_size, "--finetune-batch-size")
+    if settings.soft_labels not in (None, "teacher"):
+        find_model(str(settings.soft_labels))
+    return pairs
 
 
 def _labels(

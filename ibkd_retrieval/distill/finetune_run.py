@@ -6,17 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
 from ibkd_retrieval.distill.information import infonce
 from ibkd_retrieval.distill.objectives.base import LossTerms
-from ibkd_retrieval.distill.optimising import adamw, apply_gradients, loss_figures, set_rates, watched_gradients
+from ibkd_retrieval.distill.optimising import Encoded, adamw, take_step
 from ibkd_retrieval.distill.pair_batches import PairBatch, PairTexts
 from ibkd_retrieval.distill.schedule import BatchSchedule
 from ibkd_retrieval.distill.step_times import StepTimes
 from ibkd_retrieval.distill.tokens import training_tokens
-from ibkd_retrieval.encoders.static import is_static
-from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import Progress
 
 if TYPE_CHECKING:
@@ -42,27 +39,13 @@ class FinetuneRun:
 
         from ibkd_retrieval.distill.student_module import StudentModule
 
-        count = len(texts.positives)
-        if count < settings.batch_size:
-            raise UserError(
-                f"Only {count} pairs for a batch of {settings.batch_size}: give more pairs or a smaller "
-                "--finetune-batch-size."
-            )
-        ranks.check_batch(settings.batch_size, "--finetune-batch-size")
         torch.manual_seed(settings.seed)
         self.settings, self.texts, self.labels = settings, texts, labels
         self.token_ids = training_tokens(student, texts.texts, settings.max_length, progress)
         longest = np.array([self.token_ids.lengths[positives].max() for positives in texts.positives])
         self.schedule = BatchSchedule(longest, settings.batch_size, settings.seed)
-        self.module = StudentModule(student, settings.dtype)
+        self.module = StudentModule(student, settings.dtype, freeze_embeddings=settings.freeze_embeddings)
         self.modules: dict[str, torch.nn.Module] = {"student": student}
-        self._frozen = []
-        if settings.freeze_embeddings:
-            if is_static(student):
-                raise UserError("--freeze-embeddings leaves nothing of a static student to train: leave it out.")
-            self._frozen = [p for p in self.module.token_layer.parameters() if p.requires_grad]
-        for parameter in self._frozen:
-            parameter.requires_grad_(False)
         rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
         self.optimizer = adamw(rates, settings.weight_decay)
 
@@ -73,21 +56,13 @@ class FinetuneRun:
 
     def step(self, number: int, *, detailed: bool) -> dict[str, float]:
         """Run one optimiser step and return its figures; the forgetting term's gradient norm when `detailed`."""
-        settings = self.settings
-        times = StepTimes(str(self.module.model.device), active=detailed)
-        factor = set_rates(self.optimizer, number, settings.steps, settings.warmup)
-        self.optimizer.zero_grad(set_to_none=True)
-        share = settings.accumulate
-        batches = [self._backward(number * share + i, times, detailed=detailed) for i in range(share)]
-        ranks.sum_gradients(self.module.parameters())
-        values = {name: sum(each[name] for each in batches) / share for name in batches[0]}
-        with times.part("optimiser"):
-            norm = apply_gradients(self.optimizer, values["loss"])
-        rate = settings.learning_rate * factor
-        return values | {"gradient": norm, "learning_rate": rate} | times.figures()
+        device = str(self.module.model.device)
+        return take_step(
+            number, self.settings, self.optimizer, self._encode, self.module, device=device, detailed=detailed
+        )
 
-    def _backward(self, number: int, times: StepTimes, *, detailed: bool) -> dict[str, float]:
-        """Add the gradient of batch `number`, counted over all steps, and return its figures."""
+    def _encode(self, number: int, times: StepTimes) -> Encoded:
+        """Encode batch `number`, counted over all steps."""
         import torch
 
         from ibkd_retrieval.distill.student_module import encode_batch
@@ -97,20 +72,20 @@ class FinetuneRun:
         with times.part("student"):
             queries, query_inputs = encode_batch(self.module, self.token_ids, batch.queries)
             passages, passage_inputs = encode_batch(self.module, self.token_ids, batch.passages)
-            encoded, inputs = torch.cat([queries, passages]), torch.cat([query_inputs, passage_inputs])
-        vectors = encoded.detach().requires_grad_(True)
-        with times.part("objective"):
-            terms = self._terms(vectors, inputs, batch, times)
-            values = loss_figures(terms)
-        if detailed and settings.hsic_weight:
-            values |= watched_gradients(terms, vectors, times)
-        with times.part("objective"):
-            (terms.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
-        with times.part("student"):
-            encoded.backward(vectors.grad)  # type: ignore[no-untyped-call]
-        return values
+            encoded = torch.cat([queries, passages])
+            inputs = None
+            if query_inputs is not None and passage_inputs is not None:
+                inputs = torch.cat([query_inputs, passage_inputs])
 
-    def _terms(self, vectors: torch.Tensor, inputs: torch.Tensor, batch: PairBatch, times: StepTimes) -> LossTerms:
+        def loss(vectors: torch.Tensor) -> LossTerms:
+            with times.part("objective"):
+                return self._terms(vectors, inputs, batch, times)
+
+        return Encoded(encoded, loss)
+
+    def _terms(
+        self, vectors: torch.Tensor, inputs: torch.Tensor | None, batch: PairBatch, times: StepTimes
+    ) -> LossTerms:
         """The mean over the lengths that are to be usable; the parts of the full one."""
         import torch
 
@@ -118,9 +93,12 @@ class FinetuneRun:
         unit = torch.nn.functional.normalize
         each = [self._terms_at(unit(vectors[:, :dim], dim=-1), inputs, batch, times) for dim in dims]
         total = torch.stack([terms.total for terms in each]).mean()
-        return LossTerms(total, each[0].terms, {"hsic": torch.stack([t.watch["hsic"] for t in each]).mean()})
+        watch = {name: torch.stack([terms.watch[name] for terms in each]).mean() for name in each[0].watch}
+        return LossTerms(total, each[0].terms, watch)
 
-    def _terms_at(self, vectors: torch.Tensor, inputs: torch.Tensor, batch: PairBatch, times: StepTimes) -> LossTerms:
+    def _terms_at(
+        self, vectors: torch.Tensor, inputs: torch.Tensor | None, batch: PairBatch, times: StepTimes
+    ) -> LossTerms:
         import torch
 
         from ibkd_retrieval.distill.objectives.forgetting import forgetting
@@ -130,19 +108,21 @@ class FinetuneRun:
         queries, positives, negatives = vectors[:n], vectors[n : 2 * n], vectors[2 * n :]
         answers = torch.from_numpy(batch.answers).to(vectors.device)
         contrast = infonce(queries, positives, settings.temperature, bank=negatives, duplicate=answers).loss
-        with times.part("hsic"):
-            forgot = forgetting(vectors, inputs, settings.forgetting)
-        total, terms = contrast + forgot.total, {"contrast": contrast.detach()} | forgot.terms
+        total, terms = contrast, {"contrast": contrast.detach()}
+        watch: dict[str, torch.Tensor] = {}
+        if inputs is not None:
+            with times.part("hsic"):
+                forgot = forgetting(vectors, inputs, settings.forgetting)
+            total, terms = total + forgot.total, terms | forgot.terms
+            watch = forgot.watch if settings.hsic_weight else {}
         if self.labels is not None:
             labels = torch.from_numpy(self.labels.logits(batch)).to(vectors.device)
             soft = soft_label_loss(queries @ vectors[n:].T / settings.temperature, labels)
             total, terms["soft"] = total + settings.soft_weight * soft, soft.detach()
-        return LossTerms(total, terms, forgot.watch)
+        return LossTerms(total, terms, watch)
 
     def close(self) -> None:
-        """Give the student back with the attention it came with and nothing frozen."""
-        for parameter in self._frozen:
-            parameter.requires_grad_(True)
+        """Give the student back as it came."""
         self.module.close()
 
     def untrained(self) -> Encoder:

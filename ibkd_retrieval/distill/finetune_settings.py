@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ibkd_retrieval.distill.checking import LEAST, check_numbers, check_patience
 from ibkd_retrieval.distill.hard_negatives import MiningSettings
 from ibkd_retrieval.distill.loop import Pace
 from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.errors import option_named
 
-_LEAST = {
-    "steps": 1,
-    "batch_size": 2,
-    "accumulate": 1,
-    "negatives": 0,
-    "max_length": 2,
-    "eval_every": 0,
-    "checkpoint_every": 1,
-    "patience": 0,
+# The other options are those of both stages, or are this stage's alone.
+_OPTIONS = {
+    name: f"--finetune-{name.replace('_', '-')}"
+    for name in ("steps", "batch_size", "learning_rate", "temperature", "hsic_weight")
 }
-_FINITE = ("hsic_weight", "soft_weight")
 
 
 @dataclass(frozen=True)
@@ -82,18 +77,14 @@ class FinetuneSettings:
         Raises:
             UserError: one is outside its range.
         """
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise UserError(f"--finetune-{name.replace('_', '-')} is {getattr(self, name)}: give at least {least}.")
-        for name in ("learning_rate", "temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                shown = name.replace("_", "-")
-                raise UserError(f"--finetune-{shown} is {getattr(self, name)}: give a number above 0.")
-        for name in _FINITE:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name.replace('_', ' ')} is {getattr(self, name)}: give a number from 0 up.")
-        if self.patience and not self.eval_every:
-            raise UserError("--patience counts looks at the dev set, of which there is one: give --eval-every too.")
+        check_numbers(
+            self,
+            LEAST | {"negatives": 0},
+            above_0=("learning_rate", "temperature"),
+            from_0=("hsic_weight", "soft_weight"),
+            option=lambda name: _OPTIONS.get(name) or option_named(name),
+        )
+        check_patience(self.patience, self.eval_every)
 
     @property
     def forgetting(self) -> ObjectiveSettings:
@@ -111,18 +102,22 @@ class FinetuneSettings:
         return asdict(self) | {"dims": list(self.dims)}
 
 
-def paper_finetuning(settings: FinetuneSettings) -> FinetuneSettings:
+def paper_finetuning(settings: FinetuneSettings, keep: Collection[str] = ()) -> FinetuneSettings:
     """The published STS settings of stage 2 (arXiv 2311.05472): lambda 1, tau 0.05, gamma 1, batch 128, lr 1e-6.
 
     It runs for 3 epochs there; steps are the caller's.
+
+    Args:
+        settings: what the publication does not say stays as it is.
+        keep: names of settings that stay as they are too.
     """
-    return replace(
-        settings,
-        batch_size=128,
-        learning_rate=1e-6,
-        temperature=0.05,
-        hsic_weight=1.0,
-        hsic_bandwidth=1.0,
-        hsic_estimator="biased",
-        max_length=128,
-    )
+    published: dict[str, Any] = {
+        "batch_size": 128,
+        "learning_rate": 1e-6,
+        "temperature": 0.05,
+        "hsic_weight": 1.0,
+        "hsic_bandwidth": 1.0,
+        "hsic_estimator": "biased",
+        "max_length": 128,
+    }
+    return replace(settings, **{name: value for name, value in published.items() if name not in keep})

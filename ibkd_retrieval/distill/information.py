@@ -49,11 +49,6 @@ def gaussian_kernel(x: Tensor, bandwidth: float | str = "median") -> Tensor:
     return (-gamma * distances).exp()
 
 
-def linear_kernel(x: Tensor) -> Tensor:
-    """Inner products of the rows of x [n, d], as [n, n]."""
-    return x @ x.T
-
-
 def hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - K and L are the paper's names
     """Biased Hilbert-Schmidt independence criterion tr(K H L H) / (n-1)^2, with H = I - 11'/n.
 

@@ -165,11 +165,13 @@ class TrainingLoop:
             if ranks.is_first():
                 self.run.start()
         ranks.same_weights(self.run.modules)
-        with self.progress.task(title, self.pace.steps, "steps", done=self.done) as task:
-            while self.done < self.pace.steps and not self.ended:
-                task.advance(1, self._step(self.done))
-        if self.log is not None:
-            self.log.close()
+        try:
+            with self.progress.task(title, self.pace.steps, "steps", done=self.done) as task:
+                while self.done < self.pace.steps and not self.ended:
+                    task.advance(1, self._step(self.done))
+        finally:
+            if self.log is not None:
+                self.log.close()
         value = self.history[-1].value
         if self.pace.patience:
             self.best.restore()
@@ -252,11 +254,15 @@ def _not_a_number(step: int, checkpoints: list[Path], option: str) -> str:
     )
 
 
+_ABSENT = object()
+
+
 def _differs(found: Any, wanted: dict[str, Any], prefix: str = "") -> str:
-    """The names of what differs between two nested dictionaries."""
+    """The names of what differs between two nested dictionaries, or is in one of them alone."""
     names = []
-    for key, value in wanted.items():
-        other = found.get(key) if isinstance(found, dict) else None
+    found = found if isinstance(found, dict) else {}
+    for key in [*wanted, *(key for key in found if key not in wanted)]:
+        value, other = wanted.get(key, _ABSENT), found.get(key, _ABSENT)
         if isinstance(value, dict):
             names += [name] if (name := _differs(other, value, f"{prefix}{key}.")) else []
         elif other != value:

@@ -32,7 +32,8 @@ def _training(report: StudentReport) -> str:
     if (second := report.finetuning) is not None:
         said.append(
             f"Fine-tuned on {second.queries:,} queries of `{second.pairs}` with their passages and "
-            f"{second.settings.negatives} hard negatives each (fingerprint `{second.fingerprint[:16]}`) for "
+            f"{second.negatives_a_query:.3g} hard negatives each on average, of which a step draws up to "
+            f"{second.settings.negatives} (fingerprint `{second.fingerprint[:16]}`) for "
             f"{second.settings.steps:,} steps of {second.settings.batch_size * second.settings.accumulate} queries, "
             f"{second.seconds:.0f} s."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,7 +19,8 @@ from ibkd_retrieval.distill.model_card import model_card
 from ibkd_retrieval.distill.output_folder import CHECKPOINTS, FINETUNING, FINISHED
 from ibkd_retrieval.distill.settings import DistillSettings
 from ibkd_retrieval.distill.training_log import LOG_FILE
-from ibkd_retrieval.encoders.loading import quiet_transformers
+from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
+from ibkd_retrieval.encoders.weights import weight_hash
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.environment import Environment
 from ibkd_retrieval.files import atomic_write, write_json
@@ -74,10 +76,21 @@ class EncoderFacts:
 
 @dataclass(frozen=True)
 class FinetuneFacts:
-    """How stage 2 went: pairs by name, number and fingerprint, the recipe, the dev figure by step, seconds."""
+    """How stage 2 went.
+
+    Attributes:
+        pairs: their name.
+        queries: how many were learnt from.
+        negatives_a_query: hard negatives each had to draw from, on average.
+        fingerprint: of the pairs with their negatives.
+        settings: the recipe.
+        history: the dev figure by step.
+        seconds: of training.
+    """
 
     pairs: str
     queries: int
+    negatives_a_query: float
     fingerprint: str
     settings: FinetuneSettings
     history: tuple[DevPoint, ...]
@@ -158,6 +171,39 @@ def save_student(
         file.write(model_card(report, output.name).encode("utf-8"))
     write_json(output / FINISHED, report.as_dict())
     shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+
+
+def read_student(folder: Path) -> dict[str, Any]:
+    """What the `ibkd.json` of a finished student says.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        record: Any = json.loads((folder / FINISHED).read_text("utf-8"))
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise UserError(f"{folder / FINISHED} is damaged: distil the student again with --overwrite.")
+    return record
+
+
+def verify_student(folder: Path) -> None:
+    """Compare a finished student's model with the weight hash that its `ibkd.json` records.
+
+    Raises:
+        UserError: the model cannot be loaded or is another one, or nothing is recorded.
+    """
+    student = read_student(folder).get("student")
+    recorded = student.get("weight_hash") if isinstance(student, dict) else None
+    if recorded is None:
+        raise UserError(f"{folder / FINISHED} records no weight hash to verify with: leave out --verify.")
+    found = weight_hash(load_sentence_transformer(str(folder)))
+    if found != recorded:
+        raise UserError(
+            f"The model in {folder} is not the one that was distilled: its weights, modules and tokens hash to "
+            f"{found[:12]} and {recorded[:12]} is recorded; distil it again with --overwrite."
+        )
 
 
 def newest_student(folder: Path) -> Path:

@@ -1,16 +1,18 @@
-"""The optimiser and its learning rate, the same in every stage."""
+"""The optimiser, its learning rate and a step of it, the same in every stage."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from ibkd_retrieval.distill import ranks
+from ibkd_retrieval.distill.step_times import StepTimes
 
 if TYPE_CHECKING:
     import torch
 
     from ibkd_retrieval.distill.objectives.base import LossTerms
-    from ibkd_retrieval.distill.step_times import StepTimes
 
 
 def adamw(rates: Iterable[tuple[torch.nn.Parameter, float]], weight_decay: float) -> torch.optim.Optimizer:
@@ -25,6 +27,89 @@ def adamw(rates: Iterable[tuple[torch.nn.Parameter, float]], weight_decay: float
         betas=(0.9, 0.98),
         fused=True,
     )
+
+
+class Recipe(Protocol):
+    """What the settings of every stage say of a step."""
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+
+    @property
+    def accumulate(self) -> int:
+        """Batches a step."""
+
+    @property
+    def warmup(self) -> float:
+        """Share of the steps spent warming up."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak of the schedule."""
+
+
+class Encoded(NamedTuple):
+    """A batch that the student has encoded.
+
+    Attributes:
+        vectors: [n, d] with gradient.
+        loss: gives the loss of such vectors; times what it does.
+    """
+
+    vectors: torch.Tensor
+    loss: Callable[[torch.Tensor], LossTerms]
+
+
+def take_step(
+    number: int,
+    recipe: Recipe,
+    optimizer: torch.optim.Optimizer,
+    encode: Callable[[int, StepTimes], Encoded],
+    student: torch.nn.Module,
+    objective: torch.nn.Module | None = None,
+    *,
+    device: str,
+    detailed: bool,
+) -> dict[str, float]:
+    """Run one optimiser step and return its figures.
+
+    Args:
+        number: of the step, from 0.
+        recipe: settings of the stage.
+        optimizer: over the parameters of both modules.
+        encode: encodes batch number so and so, counted over all steps.
+        student: what is trained.
+        objective: has parameters of its own, None where it has none.
+        device: where all this is computed.
+        detailed: whether to measure times and the watched terms' gradient norms too.
+    """
+    times = StepTimes(device, active=detailed)
+    factor = set_rates(optimizer, number, recipe.steps, recipe.warmup)
+    optimizer.zero_grad(set_to_none=True)
+    share = recipe.accumulate
+    batches = [_add_gradient(encode(number * share + i, times), share, times, detailed=detailed) for i in range(share)]
+    ranks.sum_gradients(student.parameters(), objective.parameters() if objective is not None else ())
+    values = {name: sum(each[name] for each in batches) / share for name in batches[0]}
+    with times.part("optimiser"):
+        norm = apply_gradients(optimizer, values["loss"])
+    return values | {"gradient": norm, "learning_rate": recipe.learning_rate * factor} | times.figures()
+
+
+def _add_gradient(batch: Encoded, share: int, times: StepTimes, *, detailed: bool) -> dict[str, float]:
+    """Add the gradient of a batch, one of `share` of its step, and return its figures."""
+    # The two backward passes are one, parted where the student ends so that each can be timed.
+    vectors = batch.vectors.detach().requires_grad_(True)
+    terms = batch.loss(vectors)
+    with times.part("objective"):
+        values = loss_figures(terms)
+    if detailed:
+        values |= watched_gradients(terms, vectors, times)
+    with times.part("objective"):
+        (terms.total / share).backward()  # type: ignore[no-untyped-call]
+    with times.part("student"):
+        batch.vectors.backward(vectors.grad)  # type: ignore[no-untyped-call]
+    return values
 
 
 def set_rates(optimizer: torch.optim.Optimizer, number: int, steps: int, warmup: float) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ibkd_retrieval.distill.training_log import LOG_FILE
 from ibkd_retrieval.encoders.loading import quiet_transformers
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import is_leftover
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -26,7 +27,9 @@ def prepare_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     """
     if resume and overwrite:
         raise UserError("--resume goes on with a student and --overwrite starts anew: give one of them.")
-    if not output.exists() or (output.is_dir() and not any(path.is_file() for path in output.rglob("*"))):
+    if not output.exists():
+        return
+    if output.is_dir() and not any(path.is_file() and not is_leftover(path) for path in output.rglob("*")):
         return
     # The name `checkpoints` alone is too common to tell our folders by.
     finished = (output / FINISHED).is_file()

@@ -81,6 +81,8 @@ class PairSet:
 def judged_pairs(corpus: Corpus, queries: QuerySet, progress: Progress = SILENT) -> PairSet:
     """The judged queries of a set with the documents judged relevant to them.
 
+    Queries of the same text are one pair, as in `read_pairs`: what answers one answers the other.
+
     Raises:
         UserError: no query has a relevant document in the corpus.
     """
@@ -95,11 +97,11 @@ def judged_pairs(corpus: Corpus, queries: QuerySet, progress: Progress = SILENT)
             for query_id in wanted.get(document.doc_id, ()):
                 if content := document.content.strip():
                     found.setdefault(query_id, {})[content] = None
-    pairs = tuple(
-        TrainingPair(query.text.strip(), tuple(found[query.query_id]))
-        for query in queries.queries
-        if query.query_id in found
-    )
+    answers: dict[str, dict[str, None]] = {}
+    for query in queries.queries:
+        if query.query_id in found:
+            answers.setdefault(query.text.strip(), {}).update(found[query.query_id])
+    pairs = tuple(TrainingPair(text, tuple(passages)) for text, passages in answers.items())
     if not pairs:
         raise UserError(
             f"No query of {queries.name} has a relevant passage in {corpus.name}: give --pairs that are judged on it."

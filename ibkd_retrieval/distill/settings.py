@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+from ibkd_retrieval.distill.checking import LEAST, check_numbers, check_patience
 from ibkd_retrieval.distill.loop import Pace
 from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
 from ibkd_retrieval.distill.objectives.table import OBJECTIVES, WITHOUT_PROJECTION
@@ -14,17 +16,8 @@ from ibkd_retrieval.encoders.device import DTYPES
 from ibkd_retrieval.errors import UserError
 
 OUTPUT_SPACES = ("student", "teacher")
+PROJECTIONS = ("auto", "trained", "isometry")
 HSIC_ESTIMATORS = ("biased", "unbiased", "cka")
-_LEAST = {
-    "steps": 1,
-    "batch_size": 2,
-    "accumulate": 1,
-    "bank_size": 0,
-    "max_length": 2,
-    "eval_every": 0,
-    "checkpoint_every": 1,
-    "patience": 0,
-}
 
 
 @dataclass(frozen=True)
@@ -53,6 +46,9 @@ class DistillSettings:
         checkpoint_every: steps between checkpoints.
         patience: looks without a better dev figure after which training ends with the best weights, 0 for never.
         output_space: "student" leaves W out of the saved model; "teacher" keeps it as a Dense module.
+        projection: "trained" starts W as the least-squares map to the teacher's vectors and trains it; "isometry" holds
+            it at the nearest map that changes no cosine, so that training starts from what the student knows; "auto"
+            is an isometry for a small model trained before, and trained for others and in the teacher's space.
         dims: lengths at which a prefix of the student's vector is to be usable, the full one first; () for the full
             one alone.
     """
@@ -74,6 +70,7 @@ class DistillSettings:
     checkpoint_every: int = 100
     patience: int = 0
     output_space: str = "student"
+    projection: str = "auto"
     dims: tuple[int, ...] = ()
     objective_settings: ObjectiveSettings = field(default_factory=ObjectiveSettings)
 
@@ -83,25 +80,16 @@ class DistillSettings:
         Raises:
             UserError: one is outside its range.
         """
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give at least {least}.")
-        if self.patience and not self.eval_every:
-            raise UserError("--patience counts looks at the dev set, of which there is one: give --eval-every too.")
+        check_numbers(self, LEAST | {"bank_size": 0}, above_0=("learning_rate", "projection_learning_rate"))
+        check_numbers(self.objective_settings, {}, above_0=("temperature",), from_0=("hsic_weight",))
+        check_patience(self.patience, self.eval_every)
         if self.objective not in OBJECTIVES:
             raise UserError(f"Unknown objective `{self.objective}`: use one of {', '.join(OBJECTIVES)}.")
         if self.dtype not in DTYPES:
             raise UserError(f"Unknown dtype `{self.dtype}`: use one of {', '.join(DTYPES)}.")
-        for name in ("learning_rate", "projection_learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give a number above 0.")
         if not 0 <= self.warmup <= 1:
             raise UserError(f"--warmup is {self.warmup}: give a share of the steps, from 0 to 1.")
         terms = self.objective_settings
-        if not 0 < terms.temperature < math.inf:
-            raise UserError(f"--temperature is {terms.temperature}: give a number above 0.")
-        if not 0 <= terms.hsic_weight < math.inf:
-            raise UserError(f"--hsic-weight is {terms.hsic_weight}: give a number from 0 up.")
         if terms.hsic_bandwidth != "median" and not (
             isinstance(terms.hsic_bandwidth, int | float) and 0 < terms.hsic_bandwidth < math.inf
         ):
@@ -114,6 +102,8 @@ class DistillSettings:
             raise UserError(f"--batch-size is {self.batch_size}: the unbiased HSIC needs at least 4.")
         if self.output_space not in OUTPUT_SPACES:
             raise UserError(f"Unknown output space `{self.output_space}`: use one of {', '.join(OUTPUT_SPACES)}.")
+        if self.projection not in PROJECTIONS:
+            raise UserError(f"Unknown --projection `{self.projection}`: use one of {', '.join(PROJECTIONS)}.")
         if self.output_space == "teacher" and self.objective in WITHOUT_PROJECTION:
             raise UserError(
                 f"The objective {self.objective} has no projection to the teacher's space: leave --output-space out."
@@ -143,15 +133,32 @@ class DistillSettings:
         return asdict(self) | {"dims": list(self.dims)}
 
 
-def paper_preset(settings: DistillSettings) -> DistillSettings:
-    """The published STS settings of stage 1 (arXiv 2311.05472): lambda 0.2, tau 1, gamma 1, batch 256, lr 1e-4."""
+def paper_preset(settings: DistillSettings, keep: Collection[str] = ()) -> DistillSettings:
+    """The published STS settings of stage 1 (arXiv 2311.05472): lambda 0.2, tau 1, gamma 1, batch 256, lr 1e-4.
+
+    Args:
+        settings: what the publication does not say stays as it is.
+        keep: names of settings, the objective's among them, that stay as they are too.
+    """
+    published: dict[str, Any] = {
+        "objective": "ibkd",
+        "batch_size": 256,
+        "bank_size": 0,
+        "learning_rate": 1e-4,
+        "projection_learning_rate": 1e-4,
+        "max_length": 128,
+        "projection": "trained",
+    }
+    terms: dict[str, Any] = {
+        "temperature": 1.0,
+        "hsic_weight": 0.2,
+        "hsic_bandwidth": 1.0,
+        "hsic_estimator": "biased",
+    }
     return replace(
         settings,
-        objective="ibkd",
-        batch_size=256,
-        bank_size=0,
-        learning_rate=1e-4,
-        projection_learning_rate=1e-4,
-        max_length=128,
-        objective_settings=ObjectiveSettings(temperature=1.0, hsic_weight=0.2, hsic_bandwidth=1.0),
+        **{name: value for name, value in published.items() if name not in keep},
+        objective_settings=replace(
+            settings.objective_settings, **{name: value for name, value in terms.items() if name not in keep}
+        ),
     )

@@ -11,6 +11,7 @@ from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.encoders.device import choose_dtype
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.static import is_static
+from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,14 +29,28 @@ class StudentModule(torch.nn.Module):
     and the step's number alone. The transformer runs in `dtype` under autocast, its weights stay float32.
     """
 
-    def __init__(self, model: SentenceTransformer, dtype: str) -> None:
-        """Take over `model` until `close`; `dtype` as the user names it."""
+    def __init__(self, model: SentenceTransformer, dtype: str, *, freeze_embeddings: bool = False) -> None:
+        """Take over `model` until `close`.
+
+        Args:
+            model: float32, on its device.
+            dtype: as the user names it.
+            freeze_embeddings: leave the token tables as they are.
+
+        Raises:
+            UserError: what is to be frozen is all there is.
+        """
         super().__init__()
         self.model = model.eval()
         chosen = choose_dtype(dtype, str(model.device))
         # Gradients in float16 vanish without loss scaling; hardware without bfloat16 trains in float32.
         self._dtype = torch.float32 if chosen == torch.float16 else chosen
         self._static = is_static(model)
+        if self._static and freeze_embeddings:
+            raise UserError("--freeze-embeddings leaves nothing of a static student to train: leave it out.")
+        self._frozen = [p for p in self.token_layer.parameters() if p.requires_grad] if freeze_embeddings else []
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
         if self._static:
             return
         self._attention = self.transformer.config._attn_implementation
@@ -44,7 +59,9 @@ class StudentModule(torch.nn.Module):
             self.transformer.set_attn_implementation("eager")
 
     def close(self) -> None:
-        """Give the student back with the attention it came with."""
+        """Give the student back with the attention it came with and nothing frozen."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
         if not self._static:
             self.transformer.set_attn_implementation(self._attention)
 
@@ -73,7 +90,7 @@ class StudentModule(torch.nn.Module):
         layer: torch.nn.Module = self.transformer.get_input_embeddings()
         return layer
 
-    def forward(self, features: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def forward(self, features: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Encode padded features.
 
         Args:
@@ -81,11 +98,11 @@ class StudentModule(torch.nn.Module):
 
         Returns:
             Unit vectors [n, d] with gradient, and the mean over a text's tokens of the embedding layer's
-            output [n, e] without.
+            output [n, e] without; None in its place for a static student, whose vectors are that mean.
         """
         features = dict(features)
         if self._static:
-            return self._forward_static(features)
+            return self._unit(self.model[0](features)), None
         prompts = features.pop("prompt_lengths", None)
         device = features["input_ids"].device.type
         embedded: list[Tensor] = []
@@ -101,22 +118,22 @@ class StudentModule(torch.nn.Module):
             # The modules after the transformer know one prompt length a batch; here documents and queries meet.
             positions = torch.arange(out["attention_mask"].shape[1], device=prompts.device)
             out["attention_mask"] = out["attention_mask"] * (positions >= prompts[:, None])
-        for module in list(self.model)[1:]:
-            out = module(out)
+        vectors = self._unit(out)
         mask = features["attention_mask"][..., None].float()
         inputs = (embedded[0].detach().float() * mask).sum(1) / mask.sum(1).clamp_min(1.0)
-        return torch.nn.functional.normalize(out["sentence_embedding"], dim=-1), inputs
+        return vectors, inputs
 
-    def _forward_static(self, features: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        out = self.model[0](features)
-        inputs = out["sentence_embedding"].detach().float()
+    def _unit(self, out: dict[str, Any]) -> Tensor:
+        """Unit vectors [n, d] of what the first module gave."""
         for module in list(self.model)[1:]:
             out = module(out)
-        return torch.nn.functional.normalize(out["sentence_embedding"], dim=-1), inputs
+        return torch.nn.functional.normalize(out["sentence_embedding"], dim=-1)
 
 
-def encode_batch(module: StudentModule, token_ids: TokenIds, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+def encode_batch(
+    module: StudentModule, token_ids: TokenIds, positions: NDArray[np.int64]
+) -> tuple[Tensor, Tensor | None]:
     """What `module` gives for the texts at `positions` [n], each process encoding its share of them."""
     n = len(positions)
     vectors, inputs = module(token_ids.features(module.model, positions[ranks.share(n)]))
-    return ranks.gather(vectors, n), ranks.gather(inputs, n)
+    return ranks.gather(vectors, n), None if inputs is None else ranks.gather(inputs, n)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import atomic_write, write_json
+from ibkd_retrieval.files import atomic_write, is_leftover, write_json
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 SHARD_SIZE = 4096
+TEACHERS = "teachers"
+"""Folder of all caches, in the user's cache folder for this toolkit."""
 
 
 def text_keys(texts: Sequence[str], prompt: str = "") -> NDArray[np.uint64]:
@@ -46,8 +48,6 @@ class KeyIndex:
         order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
         self._keys = keys[order]
         self._rows = order
-        # The second half is looked at only where two keys share their first: once in millions of corpora.
-        self._shared = bool((self._keys[1:, 0] == self._keys[:-1, 0]).any())
 
     def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Positions [m] of `keys` [m, 2], -1 where one is not there."""
@@ -55,13 +55,14 @@ class KeyIndex:
         if not len(self._keys):
             return out
         places = np.searchsorted(self._keys[:, 0], keys[:, 0], side="right") - 1
-        found = (places >= 0) & (self._keys[places] == keys).all(1)
+        shared = (places >= 0) & (self._keys[places, 0] == keys[:, 0])
+        found = shared & (self._keys[places, 1] == keys[:, 1])
         out[found] = self._rows[places[found]]
-        if self._shared:
-            for row in np.flatnonzero(~found):
-                first, last = (np.searchsorted(self._keys[:, 0], keys[row, 0], side) for side in ("left", "right"))
-                equal = np.flatnonzero(self._keys[first:last, 1] == keys[row, 1])
-                out[row] = self._rows[first + equal[-1]] if len(equal) else -1
+        # Different keys share their first half once in millions of corpora.
+        for row in np.flatnonzero(shared & ~found):
+            first, last = np.searchsorted(self._keys[:, 0], keys[row, 0]), places[row] + 1
+            equal = np.flatnonzero(self._keys[first:last, 1] == keys[row, 1])
+            out[row] = self._rows[first + equal[-1]] if len(equal) else -1
         return out
 
 
@@ -122,7 +123,7 @@ class TeacherCache:
                     f"The teacher cache {folder} belongs to another teacher or setting (differs in {differs}): "
                     "give another --cache folder."
                 )
-        elif folder.is_dir() and any(folder.iterdir()):
+        elif folder.is_dir() and not all(is_leftover(path) for path in folder.iterdir()):
             raise UserError(f"{folder} is not empty and no teacher cache: give another --cache folder.")
         else:
             write_json(manifest, identity | {"name": teacher.name})

@@ -87,10 +87,10 @@ def training_tokens(
                 prompts.append(np.full(len(part), excluded_prompt_length(student, prompt), dtype=np.int64))
                 for start in range(0, len(part), _WINDOW):
                     window = part[start : start + _WINDOW]
+                    ids = tokenize(student, window, prompt, first=start)
                     if static:
-                        ids = _static_tokens(student, window, prompt, max_length)
-                    else:
-                        ids = tokenize(student, window, prompt, first=start)
+                        # A static model has no limit of its own to set.
+                        ids = [one[:max_length] for one in ids]
                     lengths += [len(one) for one in ids]
                     parts.append(np.fromiter((token for one in ids for token in one), dtype=np.int32))
                     task.advance(len(ids))
@@ -98,9 +98,3 @@ def training_tokens(
         if not static:
             student.max_seq_length = limit
     return TokenIds(parts, lengths, np.concatenate(prompts))
-
-
-def _static_tokens(student: SentenceTransformer, texts: Sequence[str], prompt: str, max_length: int) -> list[list[int]]:
-    """Token ids as a static model reads them, without special tokens, cut to `max_length`."""
-    encoded = student.tokenizer.encode_batch([prompt + text for text in texts], add_special_tokens=False)
-    return [one.ids[:max_length] for one in encoded]

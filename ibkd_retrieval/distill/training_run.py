@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.table import build_objective
-from ibkd_retrieval.distill.optimising import adamw, apply_gradients, loss_figures, set_rates, watched_gradients
+from ibkd_retrieval.distill.optimising import Encoded, adamw, take_step
 from ibkd_retrieval.distill.output_space import finished_model, stretch_output
 from ibkd_retrieval.distill.schedule import BatchSchedule
 from ibkd_retrieval.distill.settings import DistillSettings
@@ -20,7 +20,6 @@ from ibkd_retrieval.distill.teacher_cache import TeacherVectors
 from ibkd_retrieval.distill.texts import TrainingTexts
 from ibkd_retrieval.distill.tokens import training_tokens
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.static import is_static
 from ibkd_retrieval.encoders.students import principal_directions
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import Progress
@@ -28,6 +27,8 @@ from ibkd_retrieval.progress import Progress
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
+
+    from ibkd_retrieval.distill.objectives.projection import Projection
 
 
 _DIRECTIONS_SAMPLE = 32_768
@@ -69,18 +70,14 @@ class TrainingRun:
         self._vectors = StepVectors(cache, self.bank_rows, self.device)
         self.token_ids = training_tokens(student, texts, settings.max_length, progress)
         self.schedule = BatchSchedule(self.token_ids.lengths, settings.batch_size, settings.seed)
-        self.module = StudentModule(student, settings.dtype)
+        self.module = StudentModule(student, settings.dtype, freeze_embeddings=settings.freeze_embeddings)
         sizes = Sizes(int(student.get_embedding_dimension() or 0), cache.dim, len(self.bank_rows))
         self.objective = build_objective(settings.objective, sizes, settings.objective_settings, settings.dims)
         self.objective.to(self.device)
+        self._keeps_cosines = settings.projection == "isometry"
+        if self._keeps_cosines and (projection := self._projection()) is not None:
+            projection.weight.requires_grad_(False)
         self.modules: dict[str, torch.nn.Module] = {"student": student, "objective": self.objective}
-        self._frozen = []
-        if settings.freeze_embeddings:
-            if is_static(student):
-                raise UserError("--freeze-embeddings leaves nothing of a static student to train: leave it out.")
-            self._frozen = [p for p in self.module.token_layer.parameters() if p.requires_grad]
-        for parameter in self._frozen:
-            parameter.requires_grad_(False)
         rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
         rates += [(p, settings.projection_learning_rate) for p in self.objective.parameters() if p.requires_grad]
         self.optimizer = adamw(rates, settings.weight_decay)
@@ -90,24 +87,25 @@ class TrainingRun:
     def start(self) -> None:
         """Start W where it serves the untrained student best; a random one would first pull it from what it knows.
 
-        W is the least-squares map from the student's vectors to the teacher's. Where W is held fixed instead, it is
-        the teacher's principal directions, and the student's last linear layer is brought to them.
+        W is the least-squares map from the student's vectors to the teacher's, or the nearest isometry. Where an
+        objective holds W at the teacher's principal directions, the student's last linear layer is brought to them so.
         """
-        from ibkd_retrieval.distill.objectives.projection import least_squares
+        from ibkd_retrieval.distill.objectives.projection import least_squares, nearest_isometry
 
-        projection = getattr(self.objective, "projection", None)
+        projection = self._projection()
         if projection is None:
             return
+        match = nearest_isometry if self._keeps_cosines else least_squares
         order = np.random.default_rng([self.settings.seed, 4]).permutation(len(self.rows))
         chosen = order[:4096]
         student, teacher = self._student_vectors(chosen), self.cache.vectors(self.rows[chosen])
-        if projection.weight.requires_grad:
-            projection.fit(student, teacher)
+        if not self.settings.needs_output_layer:
+            projection.set(match(student, teacher))
         else:
             sample = self.cache.vectors(self.rows[order[:_DIRECTIONS_SAMPLE]])
             directions = principal_directions(sample, projection.weight.shape[1])
             projection.hold(directions)
-            stretch_output(self.module.model, least_squares(student, teacher @ directions.T).astype(np.float32))
+            stretch_output(self.module.model, match(student, teacher @ directions.T).astype(np.float32))
 
     def _student_vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         import torch
@@ -121,39 +119,33 @@ class TrainingRun:
 
     def step(self, number: int, *, detailed: bool) -> dict[str, float]:
         """Run one optimiser step and return its figures; the watched terms' gradient norms when `detailed`."""
-        times = StepTimes(self.device, active=detailed)
-        factor = set_rates(self.optimizer, number, self.settings.steps, self.settings.warmup)
-        self.optimizer.zero_grad(set_to_none=True)
-        share = self.settings.accumulate
-        batches = [self._backward(number * share + i, times, detailed=detailed) for i in range(share)]
-        ranks.sum_gradients(self.module.parameters(), self.objective.parameters())
-        values = {name: sum(each[name] for each in batches) / share for name in batches[0]}
-        with times.part("optimiser"):
-            norm = apply_gradients(self.optimizer, values["loss"])
-        rate = self.settings.learning_rate * factor
-        return values | {"gradient": norm, "learning_rate": rate} | times.figures()
+        return take_step(
+            number,
+            self.settings,
+            self.optimizer,
+            self._encode,
+            self.module,
+            self.objective,
+            device=self.device,
+            detailed=detailed,
+        )
 
-    def _backward(self, number: int, times: StepTimes, *, detailed: bool) -> dict[str, float]:
-        """Add the gradient of batch `number`, counted over all steps, and return its figures."""
+    def _encode(self, number: int, times: StepTimes) -> Encoded:
+        """Encode batch `number`, counted over all steps."""
         from ibkd_retrieval.distill.student_module import encode_batch
 
         positions = self.schedule.batch(number)
         with times.part("student"):
             vectors, inputs = encode_batch(self.module, self.token_ids, positions)
-        # The two backward passes are one, parted where the student ends so that each can be timed.
-        student = vectors.detach().requires_grad_(True)
-        with times.part("teacher"):
-            batch = self._batch(number, positions, student, inputs, times)
-        with times.part("objective"):
-            terms: LossTerms = self.objective(batch)
-            values = loss_figures(terms)
-        if detailed:
-            values |= watched_gradients(terms, student, times)
-        with times.part("objective"):
-            (terms.total / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
-        with times.part("student"):
-            vectors.backward(student.grad)  # type: ignore[no-untyped-call]
-        return values
+
+        def loss(student: torch.Tensor) -> LossTerms:
+            with times.part("teacher"):
+                batch = self._batch(number, positions, student, inputs, times)
+            with times.part("objective"):
+                terms: LossTerms = self.objective(batch)
+            return terms
+
+        return Encoded(vectors, loss)
 
     def _batch(self, number: int, positions: Any, student: Any, inputs: Any, times: StepTimes) -> Batch:
         import torch
@@ -171,15 +163,17 @@ class TrainingRun:
         return Batch(student, teacher, inputs, bank, duplicate, times)
 
     def close(self) -> None:
-        """Give the student back with the attention it came with and nothing frozen."""
-        for parameter in self._frozen:
-            parameter.requires_grad_(True)
+        """Give the student back as it came."""
         self.module.close()
 
     def projection(self) -> NDArray[np.float32] | None:
         """W as it stands [D, d], None where the objective has none."""
-        weight: Any = getattr(getattr(self.objective, "projection", None), "weight", None)
-        return None if weight is None else weight.detach().cpu().float().numpy().copy()
+        projection = self._projection()
+        return None if projection is None else projection.weight.detach().cpu().float().numpy().copy()
+
+    def _projection(self) -> Projection | None:
+        found: Projection | None = getattr(self.objective, "projection", None)
+        return found
 
     def untrained(self) -> Encoder:
         """The student as it was born, as an encoder of its own."""

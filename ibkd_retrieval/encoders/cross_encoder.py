@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ibkd_retrieval.encoders.batching import token_budget_batches
+from ibkd_retrieval.encoders.batching import DEFAULT_BATCH_TOKENS, token_budget_batches
 from ibkd_retrieval.encoders.device import choose_device, choose_dtype
-from ibkd_retrieval.encoders.encoder import DEFAULT_BATCH_TOKENS
 from ibkd_retrieval.encoders.loading import find_model, model_load_errors, quiet_transformers
 from ibkd_retrieval.encoders.names import short_model_name
 from ibkd_retrieval.errors import UserError

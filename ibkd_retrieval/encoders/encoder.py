@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.encoders.allocator import keep_freed_memory
 from ibkd_retrieval.encoders.backends.opening import open_backend
 from ibkd_retrieval.encoders.backends.protocol import check_choice
-from ibkd_retrieval.encoders.batching import token_budget_batches
+from ibkd_retrieval.encoders.batching import default_batch_tokens, token_budget_batches
 from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
     from ibkd_retrieval.encoders.tokens import PaddedTokens
     from ibkd_retrieval.progress import Task
 
-# Texts tokenised at a time: enough for sorting by length to leave little padding, small enough to forget.
+# Texts sorted together: enough to leave little padding, small enough to forget.
 _WINDOW = 8192
+# A GPU is done with so many before a processor has tokenised the next.
+_GPU_WINDOW = 2048
 _TOKENIZED_AT_ONCE = 1024
-DEFAULT_BATCH_TOKENS = 4096
 
 
 class Encoder:
@@ -57,7 +59,7 @@ class Encoder:
         *,
         dtype: str = "auto",
         pooling: str | None = None,
-        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        batch_tokens: int | None = None,
         backend: str = "torch",
         sample: Sequence[str] = (),
     ) -> None:
@@ -77,7 +79,8 @@ class Encoder:
         self.model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         self.pooling = pooling
         self.prompts: Mapping[str, str] = {"query": prompt_of(model, "query"), "document": prompt_of(model, "document")}
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = default_batch_tokens(self.device) if batch_tokens is None else batch_tokens
+        self._window = _GPU_WINDOW if self.device.startswith("cuda") else _WINDOW
         self.remembered_queries = 0
         self._recent: dict[str, NDArray[np.float32]] = {}
         self._model = model
@@ -99,7 +102,7 @@ class Encoder:
         pooling: str | None = None,
         max_length: int | None = None,
         dim: int | None = None,
-        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        batch_tokens: int | None = None,
         backend: str = "torch",
         sample: Sequence[str] = (),
     ) -> Encoder:
@@ -113,7 +116,7 @@ class Encoder:
             max_length: tokens to read of a text; None keeps the model's own limit.
             dim: length to cut vectors to before they are normalised; None keeps all. An encoder of cut vectors has a
                 weight hash of its own.
-            batch_tokens: most tokens in one batch, padding counted.
+            batch_tokens: most tokens in one batch, padding counted; None for what suits the device.
             backend: "torch", "onnx", "openvino"; "auto" is torch, and for int8 the first that is installed.
             sample: documents such as will be encoded, for what int8 is calibrated on.
 
@@ -122,7 +125,7 @@ class Encoder:
             MissingPackage: the backend is not installed.
             WorkFailed: what is made for the backend cannot be kept.
         """
-        if batch_tokens < 1:
+        if batch_tokens is not None and batch_tokens < 1:
             raise UserError(f"--batch-tokens is {batch_tokens}: give at least 1.")
         model = load_sentence_transformer(name, device=choose_device(device), pooling=pooling, max_length=max_length)
         if dim is not None:
@@ -170,9 +173,22 @@ class Encoder:
 
     def _encoded(self, texts: Sequence[str], kind: Kind, progress: Task | None) -> NDArray[np.float32]:
         out = np.empty((len(texts), self.dim), dtype=np.float32)
-        for start in range(0, len(texts), _WINDOW):
-            self._encode_window(self._prepare_window(texts, start, kind), out[start : start + _WINDOW], progress)
+        for window in self._windows(texts, kind):
+            self._encode_window(window, out[window.start : window.start + len(window.lengths)], progress)
         return out
+
+    def _windows(self, texts: Sequence[str], kind: Kind) -> Iterator[TokenWindow]:
+        """Texts tokenised window by window, each but the first beside the encoding of the one before it."""
+        starts = range(0, len(texts), self._window)
+        if len(starts) < 2:
+            yield from (self._prepare_window(texts, start, kind) for start in starts)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenising") as pool:
+            following = pool.submit(self._prepare_window, texts, starts[0], kind)
+            for start in starts[1:]:
+                window, following = following.result(), pool.submit(self._prepare_window, texts, start, kind)
+                yield window
+            yield following.result()
 
     def prepare(self, texts: Sequence[str], kind: Kind = "document") -> PreparedTexts:
         """Tokenise texts for `encode_prepared`; another thread may do so while this encoder encodes.
@@ -180,14 +196,14 @@ class Encoder:
         Raises:
             UserError: something in `texts` is no text.
         """
-        windows = tuple(self._prepare_window(texts, start, kind) for start in range(0, len(texts), _WINDOW))
+        windows = tuple(self._prepare_window(texts, start, kind) for start in range(0, len(texts), self._window))
         return PreparedTexts(len(texts), windows)
 
     def encode_prepared(self, prepared: PreparedTexts, progress: Task | None = None) -> NDArray[np.float32]:
         """The second half of `encode`: the same vectors, float32 [n, dim], to the bit."""
         out = np.empty((prepared.count, self.dim), dtype=np.float32)
-        for number, window in enumerate(prepared.windows):
-            self._encode_window(window, out[number * _WINDOW : (number + 1) * _WINDOW], progress)
+        for window in prepared.windows:
+            self._encode_window(window, out[window.start : window.start + len(window.lengths)], progress)
         return out
 
     def token_counts(self, texts: Sequence[str], kind: Kind = "document") -> list[int]:
@@ -215,7 +231,7 @@ class Encoder:
 
     def _prepare_window(self, texts: Sequence[str], start: int, kind: Kind) -> TokenWindow:
         prompt = self.prompts[kind]
-        window = texts[start : start + _WINDOW]
+        window = texts[start : start + self._window]
         token_ids: list[NDArray[np.int32]] = []
         lengths: list[int] = []
         for first in range(0, len(window), _TOKENIZED_AT_ONCE):

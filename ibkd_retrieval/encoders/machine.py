@@ -18,8 +18,6 @@ _PRODUCT = 1024
 _ROUNDS = 5
 # Below this, half precision is not worth its rounding.
 _WORTHWHILE = 1.2
-# Packed weights are copies, so they must save time and not only lose none.
-_WORTH_PACKING = 1.05
 
 
 @functools.cache
@@ -99,58 +97,29 @@ def seconds(work: Callable[[], object], rounds: int, warm: bool = False) -> list
     return found
 
 
-def fused_gelu_is_faster(dtype: torch.dtype) -> bool:
-    """Whether oneDNN's linear layer with GELU in it beats a product and GELU apart; measured once, then remembered.
+def packs_weights(dtype: torch.dtype) -> bool:
+    """Whether weights are laid out for oneDNN: in bfloat16, where the processor multiplies it.
 
-    Where matrix products are fast and torch's GELU is not, GELU costs as much as they do: in bfloat16. In
-    float32, where it takes 3 % of the time, it is never fused: two builds of one index must agree to the bit, whatever
-    a clock says.
+    No clock decides: the bits of a vector must not depend on what else a machine did when the model was loaded. In
+    float32 packing gains nothing.
     """
-    import torch
-    import torch.nn.functional as F  # noqa: N812 - its usual name
-
-    if dtype == torch.float32 or not _has_fused_gelu() or not bfloat16_is_fast():
-        return False
-    key = {**machine_key(), "dtype": str(dtype)}
-    kept = recall("fused-gelu", key)
-    if not isinstance(kept, float):
-        rows, narrow, wide = 2048, 384, 1536
-        states = torch.ones(rows, narrow, dtype=dtype)
-        weight, bias = torch.full((wide, narrow), 0.01, dtype=dtype), torch.zeros(wide, dtype=dtype)
-        packed = pack_linear(weight)
-        with torch.inference_mode():
-            apart: list[float] = []
-            together: list[float] = []
-            for _ in range(2 * _ROUNDS):  # in turn, so that what else the machine does hits both
-                apart += seconds(lambda: F.gelu(F.linear(states, weight, bias)), 1)
-                together += seconds(lambda: linear_gelu(states, packed, bias), 1)
-        # The fastest of each: on a busy machine, medians of so few tell more of the others' work than of this.
-        kept = min(apart) / min(together)
-        remember("fused-gelu", key, kept)
-    return kept >= _WORTH_PACKING
-
-
-def _has_fused_gelu() -> bool:
     import torch
 
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return (
+        dtype == torch.bfloat16
+        and available
+        and bool({"amx", "avx512_bf16"} & set(processor_features()))
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
 
 
 def pack_linear(weight: torch.Tensor) -> torch.Tensor:
-    """A weight [out, in] in the layout that oneDNN multiplies from, for `linear_gelu`."""
+    """A weight [out, in] in the layout that oneDNN multiplies from."""
     import torch
 
     packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
     return packed
-
-
-def linear_gelu(states: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """GELU (the exact one) of a linear layer, in one pass over its output."""
-    import torch
-
-    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(states, packed, bias, "gelu", [], "none")
-    return result
 
 
 def processor_name() -> str:

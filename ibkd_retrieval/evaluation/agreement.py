@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.report import Agreement
+from ibkd_retrieval.evaluation.quality_records import Agreement
 from ibkd_retrieval.search.ranking import Run
 
 OVERLAP_DEPTH = 10

@@ -12,7 +12,9 @@ import numpy as np
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.comparison import Resampling, average_retention
 from ibkd_retrieval.evaluation.metric_names import parse_metric
-from ibkd_retrieval.evaluation.report import Average, Bar, ComparisonReport, DataSetReport, read_comparison
+from ibkd_retrieval.evaluation.quality_records import Average, Bar
+from ibkd_retrieval.evaluation.report import ComparisonReport, DataSetReport
+from ibkd_retrieval.evaluation.report_file import read_comparison
 from ibkd_retrieval.evaluation.significance import Values
 
 

@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ibkd_retrieval.evaluation.cost_records import Cost, EncoderFigures, IndexGigabytes, PeakMemory, Sizes, Throughput
 from ibkd_retrieval.evaluation.efficiency import QueryTimings, Ratio, Seconds, ratio
-from ibkd_retrieval.evaluation.report import (
-    Cost,
-    EncoderFigures,
-    IndexGigabytes,
-    PeakMemory,
-    Sizes,
-    Throughput,
-)
 from ibkd_retrieval.indexing.store import StoredIndex
 
 COLLECTIONS = (8_841_823, 1_000_000_000)

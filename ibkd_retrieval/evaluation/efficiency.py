@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.report import BatchRate, Histogram, Interval, Latency, Percentiles, Throughput
+from ibkd_retrieval.evaluation.cost_records import BatchRate, Histogram, Latency, Percentiles, Throughput
+from ibkd_retrieval.evaluation.quality_records import Interval
 
 Vector = NDArray[np.float32]
 Seconds = NDArray[np.float64]

@@ -7,14 +7,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH
+from ibkd_retrieval.evaluation.quality_records import Example, RankedDocument
 from ibkd_retrieval.evaluation.rankings import ComparedData, Ranking
-from ibkd_retrieval.evaluation.report import Example, RankedDocument
 
 EACH_WAY = 5
 """Queries shown that lost most, and as many that won most."""
 
 SHOWN = 5
 TEXT_LENGTH = 200
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text, whole words where it has any, at most `TEXT_LENGTH` characters and a sign of the cut."""
+    if len(text) <= TEXT_LENGTH:
+        return text
+    kept = text[: TEXT_LENGTH + 1]
+    words = kept.rsplit(None, 1)[0] if any(map(str.isspace, kept)) else kept
+    return f"{words[:TEXT_LENGTH].rstrip()}…"
 
 
 def extreme_queries(differences: Sequence[float], most: int = EACH_WAY) -> list[int]:
@@ -44,7 +53,7 @@ def examples(data: ComparedData, rankings: Mapping[str, Ranking], metric: str) -
                 RankedDocument(
                     id=hit.doc_id,
                     title=hit.document.title if hit.document else "",
-                    text=hit.document.text[:TEXT_LENGTH] if hit.document else "",
+                    text=shortened(hit.document.text) if hit.document else "",
                     score=hit.score,
                     relevance=grades.get((query_id, hit.doc_id)),
                 )

@@ -102,12 +102,14 @@ def take_up(load: Load) -> Footprint:
     import sentence_transformers  # noqa: F401
     import torch
 
+    from ibkd_retrieval.encoders.choice import sample_texts
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.indexing.memory import resident_bytes
     from ibkd_retrieval.indexing.store import open_index
     from ibkd_retrieval.search.searcher import Searcher
 
     before = resident_bytes()
+    index = open_index(load.index)
     encoder = Encoder.load(
         load.model,
         device=load.device,
@@ -116,10 +118,12 @@ def take_up(load: Load) -> Footprint:
         pooling=load.pooling,
         max_length=load.max_length,
         dim=load.dim,
+        # The very texts that the system itself was calibrated on, so that it takes the file made then.
+        sample=sample_texts(document.content for document in index.documents()) if load.dtype == "int8" else (),
     )
     how = load.search
     searcher = Searcher(
-        open_index(load.index),
+        index,
         encoder,
         nprobe=how.nprobe,
         refine=how.refine,

@@ -11,11 +11,11 @@ import numpy as np
 
 from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH
 from ibkd_retrieval.evaluation.comparison import Resampling
+from ibkd_retrieval.evaluation.cost_records import EncoderFigures, PeakMemory
 from ibkd_retrieval.evaluation.costs import Measured, sizes_of
 from ibkd_retrieval.evaluation.efficiency import QueryPath, Seconds, Vector, time_encoding, time_queries
 from ibkd_retrieval.evaluation.footprint import Load, measure_footprint
 from ibkd_retrieval.evaluation.rankings import ComparedData
-from ibkd_retrieval.evaluation.report import EncoderFigures, PeakMemory
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.searcher import Searcher
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH, RBO_DEPTH, agreement
 from ibkd_retrieval.evaluation.comparison import Statistics, compare
+from ibkd_retrieval.evaluation.cost_records import PeakMemory
 from ibkd_retrieval.evaluation.costs import Measured, cost_of, size_gains, sizes_of, timed_gains
 from ibkd_retrieval.evaluation.efficiency import batch_rate_of, histogram_edges, latency_of, throughput_of
 from ibkd_retrieval.evaluation.effort_curves import effort_curves
@@ -21,15 +22,9 @@ from ibkd_retrieval.evaluation.measuring import (
     time_documents,
     watch_memory,
 )
+from ibkd_retrieval.evaluation.quality_records import PerQuery
 from ibkd_retrieval.evaluation.rankings import ComparedData, Ranking, rank_all
-from ibkd_retrieval.evaluation.report import (
-    ComparisonReport,
-    DataSetReport,
-    PeakMemory,
-    PerQuery,
-    SystemRecord,
-    SystemResult,
-)
+from ibkd_retrieval.evaluation.report import ComparisonReport, DataSetReport, SystemRecord, SystemResult
 from ibkd_retrieval.indexing.manifest import SearchDefaults
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.searcher import Searcher

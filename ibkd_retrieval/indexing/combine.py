@@ -34,7 +34,7 @@ from ibkd_retrieval.indexing.shards import (
     write_record,
     write_shard,
 )
-from ibkd_retrieval.indexing.store import StoredIndex, open_contents
+from ibkd_retrieval.indexing.store import StoredIndex, first_unlike, open_contents
 from ibkd_retrieval.indexing.vector_formats import check_format
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -243,14 +243,14 @@ def _checked_cut(cut: EncoderRecord, source: StoredIndex) -> EncoderRecord:
 
 
 def _check_encoders(indexes: Sequence[StoredIndex]) -> None:
-    first = indexes[0]
-    for other in indexes[1:]:
-        ours, theirs = first.manifest.encoder, other.manifest.encoder
-        if not ours.makes_the_vectors_of(theirs):
-            raise UserError(
-                f"The indexes in {first.folder} and {other.folder} were made with {ours.name} and {theirs.name}, which "
-                f"give other vectors ({differing_fields(ours, theirs)} differ): merge indexes of one model."
-            )
+    first, other = indexes[0], first_unlike(indexes)
+    if other is None:
+        return
+    ours, theirs = first.manifest.encoder, other.manifest.encoder
+    raise UserError(
+        f"The indexes in {first.folder} and {other.folder} were made with {ours.name} and {theirs.name}, which "
+        f"give other vectors ({differing_fields(ours, theirs)} differ): merge indexes of one model."
+    )
 
 
 def _check_ids(indexes: Sequence[StoredIndex]) -> None:

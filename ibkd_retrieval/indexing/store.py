@@ -450,3 +450,9 @@ def _damaged(folder: Path, name: str, what: str) -> UserError:
         f"The index is damaged in {folder / name}: {what}; repair it with `ibkd index --resume`, which encodes only "
         "what is not intact, or make it anew with `ibkd index --overwrite`."
     )
+
+
+def first_unlike(indexes: Sequence[StoredIndex]) -> StoredIndex | None:
+    """The first index whose vectors were made otherwise than those of `indexes[0]`; None where all are alike."""
+    ours = indexes[0].manifest.encoder
+    return next((index for index in indexes[1:] if not index.manifest.encoder.makes_the_vectors_of(ours)), None)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.families import Family
-from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS, BuiltStructure
+from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS, BuiltStructure, check_recall
 from ibkd_retrieval.indexing.families.flat import Flat
 from ibkd_retrieval.indexing.families.tuning import Choice, choose
 from ibkd_retrieval.indexing.vector_source import VectorSource
@@ -28,6 +29,17 @@ class Wanted:
     recall: float
     memory_per_vector: int | None = None
     milliseconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers, long before there are vectors to try anything on.
+
+        Raises:
+            UserError: one is outside its range.
+        """
+        check_recall(self.recall)
+        for option, value in (("--memory-per-vector", self.memory_per_vector), ("--latency", self.milliseconds)):
+            if value is not None and not value > 0:
+                raise UserError(f"{option} is {value:g}: give a number above 0.")
 
     def suited_to(self, count: int, progress: Progress) -> Family:
         """A flat index where the documents are too few to train anything else."""

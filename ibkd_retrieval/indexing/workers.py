@@ -68,7 +68,7 @@ class LoadEncoder:
     pooling: str | None = None
     max_length: int | None = None
     dim: int | None = None
-    batch_tokens: int = 4096
+    batch_tokens: int | None = None
     backend: str = "torch"
     sample: tuple[str, ...] = ()
 

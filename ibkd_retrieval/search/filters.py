@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ibkd_retrieval.corpora.lines import read_lines
 from ibkd_retrieval.corpora.records import FieldValue
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.importing.ids import read_ids
 from ibkd_retrieval.progress import SILENT, Progress, Task
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _stored_fields(index: StoredIndex, with_title: bool) -> Iterator[dict[str, F
 
 
 def _ids_in(path: Path) -> frozenset[str]:
-    ids = frozenset(line.strip() for _, line in read_lines(path))
+    ids = frozenset(read_ids(path))
     if not ids:
         raise UserError(f"{path} lists no document ids: write one a line.")
     return ids

@@ -52,7 +52,7 @@ def reciprocal_rank_fusion(
         raise UserError(f"The constant of reciprocal rank fusion must be at least 0, not {constant}: the paper has 60.")
     weights = checked_weights(weights if weights is not None else [1.0] * len(runs), len(runs))
     _check(runs, depth)
-    parts = [weight / (constant + 1 + places_in_lists(run)) for run, weight in zip(runs, weights, strict=True)]
+    parts = [weight / (constant + 1 + run.places) for run, weight in zip(runs, weights, strict=True)]
     return _fused(runs, parts, depth, tag)
 
 
@@ -110,11 +110,6 @@ def _check(runs: Sequence[Run], depth: int | None) -> None:
     if not common and any(len(run) for run in runs):
         examples = " and ".join(f"({', '.join([*run.query_ids[:3], '...'])})" for run in runs)
         raise UserError(f"The runs {examples} have no query in common: fuse runs of the same queries.")
-
-
-def places_in_lists(run: Run) -> NDArray[np.int64]:
-    """Each result's place in its query's list, counted from 0."""
-    return np.arange(len(run.scores)) - np.repeat(run.offsets[:-1], np.diff(run.offsets))
 
 
 def _min_max(run: Run, depth: int | None) -> Scores:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
-from ibkd_retrieval.search.fusion import checked_weights, places_in_lists, reciprocal_rank_fusion, weighted_sum
+from ibkd_retrieval.search.fusion import checked_weights, reciprocal_rank_fusion, weighted_sum
 from ibkd_retrieval.search.ranker import Ranker
 from ibkd_retrieval.search.ranking import Hit, Run
 
@@ -65,7 +65,7 @@ class HybridSearcher:
             Run.from_lists(["query"], [[hit.doc_id for hit in hits]], [[hit.score for hit in hits]]) for hits in lists
         ]
         documents = {hit.doc_id: hit.document for hits in lists for hit in hits}
-        ((_, doc_ids, scores),) = _first(self._fused(runs, "ibkd"), k)
+        ((_, doc_ids, scores),) = self._fused(runs, "ibkd").first(k)
         return [
             Hit(rank, float(score), doc_id, documents[doc_id])
             for rank, (doc_id, score) in enumerate(zip(doc_ids, scores, strict=True), 1)
@@ -80,18 +80,9 @@ class HybridSearcher:
             UserError: a ranker refuses a query, a query id appears twice, or k is below 1.
         """
         runs = [ranker.search_batch(queries, max(k, self.depth), progress) for ranker in self.rankers]
-        return _first(self._fused(runs, tag), k)
+        return self._fused(runs, tag).first(k)
 
     def _fused(self, runs: Sequence[Run], tag: str) -> Run:
         if self.method == "rrf":
             return reciprocal_rank_fusion(runs, tag=tag, weights=self.weights)
         return weighted_sum(runs, self.weights, tag=tag)
-
-
-def _first(run: Run, k: int) -> Run:
-    """The first k results of each query."""
-    counts = run.offsets[1:] - run.offsets[:-1]
-    kept = places_in_lists(run) < k
-    offsets = run.offsets.copy()
-    offsets[1:] = counts.clip(max=k).cumsum()
-    return Run(run.query_ids, offsets, run.doc_ids[kept], run.scores[kept], run.tag)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.store import StoredIndex
+from ibkd_retrieval.indexing.store import StoredIndex, first_unlike
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.ranker import check_queries
 from ibkd_retrieval.search.ranking import Hit, Run
@@ -77,13 +77,13 @@ def check_one_encoder(indexes: Sequence[StoredIndex]) -> None:
     Raises:
         UserError: two were made by different encoders, or by one in different settings.
     """
-    first = indexes[0]
-    for other in indexes[1:]:
-        ours, theirs = first.manifest.encoder, other.manifest.encoder
-        if not theirs.makes_the_vectors_of(ours):
-            raise UserError(
-                f"The indexes {first.folder} ({ours.name}, {ours.dim} dimensions, weights {ours.weight_hash[:12]}, "
-                f"{ours.dtype}) and {other.folder} ({theirs.name}, {theirs.dim} dimensions, weights "
-                f"{theirs.weight_hash[:12]}, {theirs.dtype}) were made by different encoders, whose scores do not "
-                "compare: search one at a time."
-            )
+    first, other = indexes[0], first_unlike(indexes)
+    if other is None:
+        return
+    ours, theirs = first.manifest.encoder, other.manifest.encoder
+    raise UserError(
+        f"The indexes {first.folder} ({ours.name}, {ours.dim} dimensions, weights {ours.weight_hash[:12]}, "
+        f"{ours.dtype}) and {other.folder} ({theirs.name}, {theirs.dim} dimensions, weights "
+        f"{theirs.weight_hash[:12]}, {theirs.dtype}) were made by different encoders, whose scores do not "
+        "compare: search one at a time."
+    )

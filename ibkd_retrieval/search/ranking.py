@@ -57,6 +57,17 @@ class Run:
         for query_id, start, stop in zip(self.query_ids, self.offsets[:-1], self.offsets[1:], strict=True):
             yield query_id, self.doc_ids[start:stop], self.scores[start:stop]
 
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Each result's place in its query's list, counted from 0, [n]."""
+        return np.arange(len(self.scores)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
+
+    def first(self, k: int) -> Run:
+        """The first k documents of each query."""
+        kept = self.places < k
+        offsets = np.append(0, np.diff(self.offsets).clip(max=k).cumsum()).astype(np.int64)
+        return Run(self.query_ids, offsets, self.doc_ids[kept], self.scores[kept], self.tag)
+
     @classmethod
     def from_lists(
         cls,

@@ -42,8 +42,7 @@ class Reranker:
         Raises:
             UserError: depth is below 1.
         """
-        if depth < 1:
-            raise UserError(f"The number of results to re-rank must be at least 1, not {depth}.")
+        check_depth(depth)
         self._base, self._indexes, self._scorer, self._depth = base, tuple(indexes), scorer, depth
 
     @classmethod
@@ -59,8 +58,7 @@ class Reranker:
         dtype: str = "auto",
     ) -> Reranker:
         """Load the cross-encoder `model` (folder or hub name); the arguments are those of `load_pair_scorer`."""
-        if depth < 1:
-            raise UserError(f"The number of results to re-rank must be at least 1, not {depth}.")
+        check_depth(depth)
         scorer = load_pair_scorer(model, max_length=max_length, device=device, dtype=dtype)
         return cls(base, indexes, scorer, depth)
 
@@ -107,7 +105,17 @@ class Reranker:
                     ids = base.doc_ids[starts[row] : starts[row] + counts[row]].tolist()
                     doc_ids.append(ids)
                     values.append(np.concatenate([head.astype(np.float64), tail]))
-        return _cut(Run.from_lists(base.query_ids, doc_ids, values, tag), k)
+        return Run.from_lists(base.query_ids, doc_ids, values, tag).first(k)
+
+
+def check_depth(depth: int) -> None:
+    """Refuse to re-rank nothing.
+
+    Raises:
+        UserError: the depth is below 1.
+    """
+    if depth < 1:
+        raise UserError(f"The number of results to re-rank must be at least 1, not {depth}.")
 
 
 class _Texts:
@@ -130,11 +138,3 @@ class _Texts:
 
 def _content(document: Document | None) -> str:
     return document.content if document is not None else ""
-
-
-def _cut(run: Run, k: int) -> Run:
-    """The first k documents of each query."""
-    place = np.arange(len(run.doc_ids)) - np.repeat(run.offsets[:-1], np.diff(run.offsets))
-    kept = place < k
-    offsets = np.concatenate([[0], np.cumsum(np.minimum(np.diff(run.offsets), k))]).astype(np.int64)
-    return Run(run.query_ids, offsets, run.doc_ids[kept], run.scores[kept], run.tag)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
@@ -58,6 +58,36 @@ def suit_to_queries(encoder: Encoder) -> None:
     """
     if encoder.device == "cpu":
         encoder.batch_tokens = min(encoder.batch_tokens, QUERY_BATCH_TOKENS)
+
+
+def can_share(indexes: Sequence[ServedIndex]) -> bool:
+    """Whether two batches may be worked on at once: all is torch and faiss on a CPU with threads for both.
+
+    Rankers by words and cross-encoders are asked by one thread alone, for they do not say that they bear more.
+    """
+    import torch
+
+    return torch.get_num_threads() > 1 and all(
+        isinstance(index.ranker, Searcher) and getattr(index.ranker.encoder, "device", "") == "cpu" for index in indexes
+    )
+
+
+def thread_sharer() -> Callable[[int], None]:
+    """Gives a thread that begins to work its share of the processors, when told how many work.
+
+    Alone it takes all, which answers a single query soonest. Of several batches at once each takes a part: the parts
+    of a query's arithmetic are too small to keep many processors at work, so that two batches side by side are done
+    before two in turn.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+
+    def share(busy: int) -> None:
+        # Both torch and faiss take OpenMP's number, which each calling thread has of its own.
+        torch.set_num_threads(max(1, threads // busy))
+
+    return share
 
 
 class Question(NamedTuple):

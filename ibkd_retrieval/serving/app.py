@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 
 from ibkd_retrieval import __version__
 from ibkd_retrieval.serving import payload
-from ibkd_retrieval.serving.answering import Answer, Question, ServedIndex, answer_all
+from ibkd_retrieval.serving.answering import Answer, Question, ServedIndex, answer_all, can_share, thread_sharer
 from ibkd_retrieval.serving.batcher import Closed, MicroBatcher, QueueFull
 from ibkd_retrieval.serving.guard import Guard
 from ibkd_retrieval.serving.limits import Limits
@@ -48,7 +48,7 @@ def create_app(
     hosts: Sequence[str] = ("*",),
     ready: Callable[[], None] = lambda: None,
 ) -> Guard:
-    """Make the application that serves indexes. Its lifespan must run: it ends the thread that searches.
+    """Make the application that serves indexes. Its lifespan must run: it ends the threads that search.
 
     Args:
         indexes: at least one, with different names; others are compared with the first.
@@ -99,7 +99,13 @@ class _Service:
     def __init__(self, indexes: Sequence[ServedIndex], limits: Limits) -> None:
         self.indexes, self.limits = tuple(indexes), limits
         self.metrics = Metrics(indexes, lambda: self.batcher.waiting)
-        self.batcher = MicroBatcher(self._work, max_batch=limits.batch, max_waiting=limits.waiting)
+        self.batcher = MicroBatcher(
+            self._work,
+            max_batch=limits.batch,
+            max_waiting=limits.waiting,
+            workers=2 if can_share(indexes) else 1,
+            begin=thread_sharer(),
+        )
 
     def _work(self, questions: Sequence[Question]) -> list[tuple[Answer, ...]]:
         answers = answer_all(self.indexes, questions)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -21,28 +23,42 @@ class Closed(Exception):
 
 
 class MicroBatcher(Generic[T, R]):
-    """One thread that takes all waiting items, up to a maximum, and works on them in one call.
+    """Threads that take the waiting items, up to a maximum, and work on them in one call.
 
-    An item that arrives while the thread is idle is taken at once and alone, so batching never adds a wait; under load
-    batches grow by themselves. All work is done by the one thread: a library that keeps a pool of threads for each
-    thread that calls it (OpenMP) has one pool.
+    An item that arrives while a thread is idle is taken at once and alone, so batching never adds a wait; under load
+    batches grow by themselves. Items that wait are shared evenly among the threads that are idle.
     """
 
-    def __init__(self, work: Callable[[Sequence[T]], Sequence[R]], *, max_batch: int, max_waiting: int) -> None:
-        """Start the thread.
+    def __init__(
+        self,
+        work: Callable[[Sequence[T]], Sequence[R]],
+        *,
+        max_batch: int,
+        max_waiting: int,
+        workers: int = 1,
+        begin: Callable[[int], None] = lambda busy: None,
+    ) -> None:
+        """Start the threads.
 
         Args:
             work: gives one result for each item, in order. Where it fails for several items it is called again for each
-                alone, so that an item it cannot bear fails alone.
+                alone, so that an item it cannot bear fails alone. Called by several threads at once if there are.
             max_batch: most items in one call.
             max_waiting: most items that wait for a call, at least 1.
+            workers: threads that work.
+            begin: called by a thread before it works, with the number of threads that are at work then, itself among
+                them.
         """
-        self._work, self._max_batch, self._max_waiting = work, max_batch, max_waiting
+        self._work, self._max_batch, self._max_waiting, self._begin = work, max_batch, max_waiting, begin
         self._waiting: deque[tuple[T, Future[R]]] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="micro-batcher", daemon=True)
-        self._thread.start()
+        self._idle = 0
+        self._threads = [
+            threading.Thread(target=self._run, name=f"micro-batcher-{number}", daemon=True) for number in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -52,7 +68,7 @@ class MicroBatcher(Generic[T, R]):
     @property
     def alive(self) -> bool:
         """Whether items are taken and worked on."""
-        return self._thread.is_alive() and not self._closed
+        return all(thread.is_alive() for thread in self._threads) and not self._closed
 
     def submit(self, item: T) -> Future[R]:
         """Put an item into the queue. A future that is cancelled while its item waits is never worked on.
@@ -74,27 +90,36 @@ class MicroBatcher(Generic[T, R]):
         return future
 
     def close(self, timeout: float | None = None) -> bool:
-        """Take no more items, finish those that wait, end the thread; False if it runs on after `timeout` seconds."""
+        """Take no more items, finish those that wait, end the threads; False if one runs on after `timeout` seconds."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+            self._changed.notify_all()
+        end = None if timeout is None else time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _drop_cancelled(self) -> None:
         self._waiting = deque(pair for pair in self._waiting if not pair[1].cancelled())
 
     def _run(self) -> None:
-        while batch := self._next_batch():
+        while taken := self._next_batch():
+            batch, busy = taken
             wanted = [(item, future) for item, future in batch if future.set_running_or_notify_cancel()]
             if wanted:
+                self._begin(busy)
                 self._answer([item for item, _ in wanted], [future for _, future in wanted])
 
-    def _next_batch(self) -> list[tuple[T, Future[R]]]:
-        """What waits, once anything does; nothing when all is done."""
+    def _next_batch(self) -> tuple[list[tuple[T, Future[R]]], int] | None:
+        """This thread's share of what waits, once anything does, and how many threads work now; None at the end."""
         with self._changed:
+            self._idle += 1
             self._changed.wait_for(lambda: self._waiting or self._closed)
-            return [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
+            share = min(self._max_batch, math.ceil(len(self._waiting) / self._idle))
+            self._idle -= 1
+            if not share:
+                return None
+            return [self._waiting.popleft() for _ in range(share)], len(self._threads) - self._idle
 
     def _answer(self, items: list[T], futures: list[Future[R]]) -> None:
         try:

@@ -93,6 +93,8 @@ def configuration(app: Any, limits: Limits) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         ws="none",
+        # uvicorn would take httptools where that is installed, which has no bound on the headers of a request.
+        http="h11",
         lifespan="on",
         limit_concurrency=limits.connections,
         h11_max_incomplete_event_size=limits.request_bytes,

@@ -1,6 +1,7 @@
 """`--backend` and `--dtype` of the commands that load encoders."""
 
 import json
+import shutil
 
 import pytest
 
@@ -80,3 +81,57 @@ def test_what_was_measured_best_is_taken_by_the_next_command(shell, teacher, bei
     assert encoder_of(shell.folder / "again")["backend"] == "onnx"
     assert "for documents:" in first.err
     assert "for documents:" not in again.err
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """A command line whose home remembers nothing yet, nor will after this test."""
+    from driving import Shell
+
+    (tmp_path / "here").mkdir()
+    return Shell(tmp_path / "here", tmp_path / "home")
+
+
+@pytest.fixture
+def remembering(fresh, teacher, monkeypatch):
+    """Have `--backend auto` take onnx for documents."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from ibkd_retrieval.encoders.choice import Way, remember_choice
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+    def remember():
+        encoder = Encoder.load(str(teacher))
+        with monkeypatch.context() as patched:
+            patched.setenv("XDG_CACHE_HOME", fresh.environment()["XDG_CACHE_HOME"])
+            remember_choice(encoder.weight_hash, encoder.device, "documents", Way("onnx", "float32"))
+
+    return remember
+
+
+def test_a_suite_takes_what_was_found_best_and_goes_on_with_what_began_it(fresh, teacher, beir, remembering):
+    shutil.copytree(beir, fresh.folder / "sets" / "alone")
+    command = ("eval", "--suite", "sets", "--model", teacher, "--metric", "mrr@10")
+    index = "teacher-alone"
+    fresh.must(*command, "--output", "before")
+    remembering()
+    fresh.must(*command, "--output", "after")
+    assert encoder_of(fresh.folder / "before" / index)["backend"] == "torch"
+    assert encoder_of(fresh.folder / "after" / index)["backend"] == "onnx"
+    assert "alone: scored before" in fresh.must(*command, "--output", "before").err
+
+
+def test_similarity_takes_what_was_found_best(fresh, teacher, remembering, monkeypatch):
+    from ibkd_retrieval.evaluation import sts
+
+    lines = [f"{number % 5}\triver bank {number}\tbank of river" for number in range(20)]
+    (fresh.folder / "pairs.tsv").write_text("score\tsentence1\tsentence2\n" + "\n".join(lines) + "\n")
+    ran, evaluate = [], sts.evaluate_sts
+    monkeypatch.setattr(
+        sts, "evaluate_sts", lambda encoder, *a, **b: ran.append(encoder.backend) or evaluate(encoder, *a, **b)
+    )
+    command = ("eval", "--task", "sts", "--model", teacher, "--data", "pairs.tsv", "--resamples", 10)
+    fresh.must(*command)
+    remembering()
+    fresh.must(*command)
+    assert ran == ["torch", "onnx"]

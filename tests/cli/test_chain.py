@@ -143,10 +143,33 @@ def test_info_lists_and_describes_what_is_here(chain):
         f"indexes/{chain.student_index.name}",
         f"indexes/{chain.teacher_index.name}",
     }
+    assert set(json.loads(chain.shell.must("info", "--json").out)["folders"]) == set(
+        chain.shell.must("info").out.split()
+    )
     assert "document_count: 200" in chain.shell.must("info", chain.student_index).out
     assert json.loads(chain.shell.must("info", chain.student_index, "--json").out)["encoder"]["dim"] == 8
     assert json.loads(chain.shell.must("info", chain.student, "--json").out)
     assert "every file is as recorded" in chain.shell.must("info", chain.student_index, "--verify").out
+
+
+def test_verifying_a_student_looks_at_its_weights(chain, tmp_path):
+    import shutil
+
+    said = chain.shell.must("info", chain.student, "--verify").out
+    assert said.endswith("weights, modules and tokens are as recorded\n")
+    moved = shutil.copytree(chain.student, tmp_path / "moved")
+    assert chain.shell("info", moved, "--verify").code == 0
+    weights = bytearray((moved / "model.safetensors").read_bytes())
+    weights[-40] ^= 1
+    (moved / "model.safetensors").write_bytes(weights)
+    answer = chain.shell("info", moved, "--verify")
+    assert answer.code == 2
+    assert f"The model in {moved} is not the one that was distilled" in answer.err
+    assert answer.out == ""
+    (moved / "model.safetensors").write_bytes(weights + b"x")
+    assert "Cannot load the model" in chain.shell("info", moved, "--verify").err
+    (moved / "ibkd.json").write_text("{}")
+    assert "records no weight hash" in chain.shell("info", moved, "--verify").err
 
 
 def test_an_export_holds_the_index_and_its_ids(chain, tmp_path):

@@ -143,6 +143,7 @@ def test_a_baseline_that_answers_other_queries_is_refused(shell, files):
         (("--type", "ivf-pq"), "give --suite too"),
         (("--engine", "bm25"), "leave out the options of searching"),
         (("--rerank", "x"), "leave out the options of searching"),
+        (("--k", 10), "--k says nothing to --run"),
         (("--baseline", "good.trec"), "its own baseline"),
         (("--qrels", "none.txt"), "No judgement reaches the relevance level 1"),
     ],
@@ -220,3 +221,28 @@ def test_an_unknown_suite_or_model_is_refused(shell, suite, teacher):
     assert "did you mean beir" in shell("eval", "--suite", "bier", "--model", teacher).err
     assert shell("eval", "--suite", suite, "--model", "./none").code == 2
     assert shell("eval", "--suite", suite, "--model", teacher, "--type", "none").code == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--hybrid", "foo"), "Unknown fusion `foo`"),
+        (("--k", 0), "must be at least 1, not 0"),
+        (("--weight", 0.5, "--weight", 0.5), "give --hybrid"),
+        (("--nprobe", 4), "An index of type flat takes no --nprobe"),
+        (("--type", "hnsw", "--nprobe", 4), "An index of type hnsw takes no --nprobe"),
+        (("--type", "ivf-pq", "--nprobe", 0), "nprobe of an index of type ivf-pq must be at least 1"),
+        (("--rerank", "./nosuch"), "No model at ./nosuch"),
+        (("--query-model", "./nosuch"), "No model at ./nosuch"),
+        (("--recall", 2), "must be above 0 and at most 1"),
+        (("--filter", "year"), "year"),
+        (("--filter", "@nosuch.txt"), "nosuch.txt"),
+    ],
+)
+def test_what_every_search_of_a_suite_would_fail_on_is_told_before_anything_is_indexed(
+    more, said, shell, suite, teacher
+):
+    answer = shell("eval", "--suite", suite, "--model", teacher, *more)
+    assert answer.code == 2
+    assert said in answer.err
+    assert not (shell.folder / "indexes").exists()

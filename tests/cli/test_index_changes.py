@@ -1,5 +1,6 @@
 """`ibkd index` on finished indexes: growing, shrinking, merging, other structures, and what is refused."""
 
+import gzip
 import json
 
 import pytest
@@ -37,6 +38,9 @@ def test_an_index_grows_shrinks_and_is_made_anew_from_itself(shell, index, more,
     assert "j: 203 documents × " in made.out
     assert json.loads((shell.folder / "j" / "index.json").read_text())["vector_format"] == "float16"
     assert not {"m3", "m4"} & set(found(shell, "river 3 bank cup dish", "j", k=203))
+    with gzip.open(shell.folder / "gone.txt.gz", "wt") as file:
+        file.write("m2\n")
+    assert "202 documents (1 deleted)" in shell.must("index", "--delete", "gone.txt.gz", "--output", "j").out
 
     shell.must("index", "--corpus", more, "--model", teacher, "--output", "m", "--quiet")
     assert "is in " in shell("index", "--merge", "i", "--merge", "m", "--output", "both").err

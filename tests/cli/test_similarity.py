@@ -19,6 +19,46 @@ def test_a_model_is_correlated_with_the_scores_of_each_set(shell, teacher):
     assert "average" in shown
 
 
+@pytest.fixture
+def pairs(shell):
+    texts = sentences(40)
+    lines = [f"{number % 6}\t{texts[number]}\t{texts[number + 1]}" for number in range(0, 38)]
+    (shell.folder / "pairs.tsv").write_text("score\tsentence1\tsentence2\n" + "\n".join(lines) + "\n")
+    return "pairs.tsv"
+
+
+@pytest.mark.parametrize(
+    ("form", "mark"), [("table", "average"), ("json", '"sets"'), ("csv", ",pairs,38,"), ("latex", r"\bottomrule")]
+)
+def test_the_result_is_written_in_the_form_and_to_the_file_asked_for(form, mark, shell, teacher, pairs):
+    command = ("eval", "--task", "sts", "--model", teacher, "--data", pairs, "--data", pairs, "--resamples", 10)
+    shown = shell.must(*command, "--format", form).out
+    written = shell.must(*command, "--format", form, "--output", "result")
+    assert written.out == ""
+    text = (shell.folder / "result").read_text()
+    assert mark in text
+    assert text.split() == shown.split()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--run", "foo"),
+        ("--index", "nosuch"),
+        ("--suite", "bar"),
+        ("--metric", "mrr@10"),
+        ("--per-query", "pq.tsv"),
+        ("--type", "flat"),
+        ("--k", 5),
+        ("--nprobe", 2),
+    ],
+)
+def test_what_says_nothing_to_similarity_is_refused(more, shell, teacher, pairs):
+    answer = shell("eval", "--task", "sts", "--model", teacher, "--data", pairs, *more)
+    assert answer.code == 2
+    assert f"{more[0]} says nothing to --task sts" in answer.err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -121,6 +121,21 @@ def test_an_unknown_choice_of_distill_lists_the_known(option, value, known, refu
     refused("distill", "--corpus", beir, "--teacher", teacher, "--max-length", 32, option, value, names=[value, known])
 
 
+@pytest.mark.parametrize("command", ["distill", "compare", "eval"])
+def test_a_negative_seed(command, refused):
+    assert refused(command, "--seed", -1) == "--seed must be at least 0, not -1."
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [("--recall", 2, "recall"), ("--latency", -1, "--latency"), ("--memory-per-vector", 0, "--memory-per-vector")],
+)
+def test_what_no_index_can_reach_is_said_before_anything_is_encoded(option, value, said, refused, beir, teacher):
+    # The corpus is too small for a choice to be made, which is no reason to take what makes no sense.
+    recall = () if option == "--recall" else ("--recall", 0.9)
+    assert said in refused("index", "--corpus", beir, "--model", teacher, *recall, option, value)
+
+
 @pytest.mark.parametrize(
     ("option", "value", "known"),
     [("--type", "annoy", "ivf-pq"), ("--dtype", "float8", "float32"), ("--pooling", "max", "mean"), ("--lists", 4, "")],

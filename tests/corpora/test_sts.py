@@ -36,6 +36,15 @@ def test_a_senteval_folder_is_one_set_without_the_pairs_nobody_scored(tmp_path: 
     assert read_pairs(tmp_path).pairs == PAIRS
 
 
+def test_a_line_separator_of_unicode_within_a_sentence_ends_no_line(tmp_path: Path):
+    (tmp_path / "STS.input.one.txt").write_bytes("a\u2028dog\ta\x85cat\r\ntwo men\t2 men\n".encode())
+    (tmp_path / "STS.gs.one.txt").write_text("1.5\n4.75\n", "utf-8")
+    assert read_pairs(tmp_path).pairs == (
+        SentencePair("a\u2028dog", "a\x85cat", 1.5),
+        SentencePair("two men", "2 men", 4.75),
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

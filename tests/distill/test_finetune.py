@@ -173,6 +173,17 @@ def test_a_cross_encoders_scores_are_its_own_and_are_computed_once(cross_encoder
     np.testing.assert_array_equal(CrossEncoderLabels(again, texts, SILENT).logits(batch), found)
 
 
+def test_a_damaged_shard_of_scores_is_named_and_not_a_traceback(cross_encoder, tmp_path):
+    scorer = CrossEncoderScores(str(cross_encoder), tmp_path, device="cpu", max_length=48)
+    scorer.scores([("river", "bank"), ("cup", "dish")])
+    (shard,) = tmp_path.rglob("*.npz")
+    whole = shard.read_bytes()
+    for damaged in (b"", whole[:40], whole[: len(whole) // 2], b"x" * len(whole)):
+        shard.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"00000\.npz is damaged: delete"):
+            CrossEncoderScores(str(cross_encoder), tmp_path, device="cpu", max_length=48)
+
+
 def test_what_is_no_cross_encoder_is_refused(bert, tmp_path):
     with pytest.raises(UserError, match="No model `nowhere`"):
         CrossEncoderScores("nowhere", tmp_path, device="cpu", max_length=48)
@@ -311,6 +322,30 @@ def test_both_stages_make_one_folder_that_says_so_and_a_kill_in_the_second_costs
     assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"batch_size": 500}, "pairs for a batch of 500: give more pairs"),
+        ({"soft_labels": "nosuch/at/all"}, "No model at nosuch/at/all"),
+    ],
+)
+def test_what_would_stop_the_second_stage_is_told_before_the_first(bert, tmp_path, changed, said):
+    with pytest.raises(UserError, match=said):
+        run(bert, tmp_path, stage="both", pairs=PLAIN, finetuning=finetuning(**changed))
+    assert not list((tmp_path / "student").rglob("*"))
+
+
+def test_as_many_negatives_are_mined_as_a_step_is_to_draw_and_the_card_says_how_many_were(bert, tmp_path):
+    changed = finetuning(steps=1, eval_every=0, negatives=20, mining=MiningSettings(1, 150, 0.0))
+    report = run(bert, tmp_path, stage="finetune", pairs=PLAIN, finetuning=changed)
+    (mined,) = (tmp_path / "cache").glob("*/mining/negatives-*.jsonl")
+    counts = [len(json.loads(line)["negatives"]) for line in mined.read_text().splitlines()]
+    assert 16 < max(counts) <= 20
+    mean = sum(counts) / len(counts)
+    assert report.finetuning.negatives_a_query == pytest.approx(mean)
+    assert f"{mean:.3g} hard negatives each on average" in (tmp_path / "student" / "README.md").read_text()
+
+
 def test_hard_negatives_are_mined_where_the_pairs_were_judged(bert, tmp_path):
     texts = sentences(60, seed=9)
     other = Corpus("other", 60, lambda: [Document(f"o{i}", text) for i, text in enumerate(texts)])
@@ -340,6 +375,10 @@ def test_a_stage_that_lacks_something_is_refused(bert, tmp_path):
         run(bert, tmp_path, stage="both")
     with pytest.raises(UserError, match="leave --output-space out"):
         run(bert, tmp_path, stage="both", pairs=PLAIN, settings=settings(output_space="teacher"))
+    with pytest.raises(UserError, match="--pairs is for fine-tuning"):
+        run(bert, tmp_path, pairs=PLAIN)
+    with pytest.raises(UserError, match="none holds the vectors of 2 side by side"):
+        run(bert, tmp_path, further_teachers=[str(bert)], settings=settings(output_space="teacher"))
     assert not (tmp_path / "student").exists()
 
 
@@ -359,6 +398,31 @@ def test_a_stage_that_lacks_something_is_refused(bert, tmp_path):
 def test_settings_out_of_range_are_user_errors(wrong):
     with pytest.raises(UserError):
         FinetuneSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "option"),
+    [
+        ({"steps": 0}, "--finetune-steps"),
+        ({"batch_size": 1}, "--finetune-batch-size"),
+        ({"learning_rate": 0.0}, "--finetune-learning-rate"),
+        ({"temperature": 0.0}, "--finetune-temperature"),
+        ({"hsic_weight": -1.0}, "--finetune-hsic-weight"),
+        ({"negatives": -1}, "--negatives"),
+        ({"soft_weight": -1.0}, "--soft-weight"),
+        ({"accumulate": 0}, "--accumulate"),
+        ({"max_length": 1}, "--max-length"),
+        ({"checkpoint_every": 0}, "--checkpoint-every"),
+    ],
+)
+def test_a_setting_out_of_range_is_named_as_its_option_is(wrong, option):
+    from typer.main import get_command
+
+    from ibkd_cli.app import app
+
+    with pytest.raises(UserError, match=f"^{option} is "):
+        FinetuneSettings(**wrong)
+    assert option in [name for each in get_command(app).commands["distill"].params for name in each.opts]
 
 
 def test_the_paper_preset_has_the_published_settings():

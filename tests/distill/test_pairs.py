@@ -27,6 +27,14 @@ def test_judged_queries_get_the_contents_of_their_relevant_documents():
     assert judged_pairs(corpus(), graded).pairs == (TrainingPair("what flows", ("The river",)),)
 
 
+def test_judged_queries_of_the_same_text_are_one_pair():
+    # Two pairs of one text would take each other's passages for negatives.
+    asked = QuerySet(
+        "q", (Query("1", "same"), Query("2", " same")), (Judgement("1", "a", 1), Judgement("2", "b", 1)), 1
+    )
+    assert judged_pairs(corpus(), asked).pairs == (TrainingPair("same", ("The river", "bank")),)
+
+
 def test_judgements_without_any_relevant_passage_are_refused():
     with pytest.raises(UserError, match="No query of q has a relevant passage in c: give --pairs"):
         judged_pairs(corpus(), queries(("1", "gone", 1), ("2", "c", 0)))

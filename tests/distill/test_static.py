@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import sentences, tokenizer
-from tiny_runs import run, settings
+from tiny_runs import finetuning, run, settings
 
 from ibkd_retrieval.distill.output_space import finished_model
+from ibkd_retrieval.distill.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.plan import StudentPlan
 from ibkd_retrieval.distill.teacher_cache import TeacherCache
 from ibkd_retrieval.distill.texts import TrainingTexts
+from ibkd_retrieval.distill.tokens import training_tokens
 from ibkd_retrieval.distill.training_run import TrainingRun
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
@@ -43,6 +45,21 @@ def test_training_sees_the_vectors_that_encoding_gives(table, teacher, tmp_path)
     np.testing.assert_allclose(found, Encoder(student, "s").encode(TEXTS), atol=1e-6)
 
 
+def test_a_text_that_is_none_is_named(table):
+    student = load_sentence_transformer(str(table))
+    texts = TrainingTexts(("fine", "broken \ud800"), ())
+    with pytest.raises(UserError, match="Text number 1 holds a lone surrogate"):
+        training_tokens(student, texts, 24)
+
+
+def test_tokens_are_cut_to_the_length_trained_at(table):
+    student = load_sentence_transformer(str(table))
+    assert training_tokens(student, TrainingTexts(("river bank water cup dish", "river"), ()), 3).lengths.tolist() == [
+        3,
+        1,
+    ]
+
+
 def test_what_training_taught_is_saved_in_the_table_itself(table):
     student = load_sentence_transformer(str(table))
     w = np.random.default_rng(0).normal(size=(20, 12)).astype(np.float32)
@@ -63,6 +80,36 @@ def test_a_static_model_can_be_the_student(bert, table, tmp_path, objective):
     assert report.student.dev > report.undistilled_dev
     names = [m["type"].split(".")[-1] for m in json.loads((tmp_path / "student" / "modules.json").read_text())]
     assert names == ["StaticEmbedding", "Normalize"]
+
+
+class Told:
+    """A progress that keeps what it was told."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, message):
+        self.said.append(message)
+
+    task = staticmethod(SILENT.task)
+
+
+def test_a_static_student_is_not_asked_to_forget_itself(bert, table, tmp_path):
+    # Its input representation is its output: the term could only pay it for losing structure.
+    texts, told = sentences(60), Told()
+    options = {
+        "stage": "both",
+        "pairs": PairSet("p", tuple(TrainingPair(" ".join(text.split()[:3]), (text,)) for text in texts)),
+        "finetuning": finetuning(mining=None),
+    }
+    report = run(bert, tmp_path, plan=StudentPlan(str(table)), progress=told, **options)
+    logs = [tmp_path / "student" / name for name in ("training-log.jsonl", "finetuning-log.jsonl")]
+    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    assert any("keep" in line for line in lines)
+    assert any("contrast" in line for line in lines)
+    assert not any("hsic" in name for line in lines for name in line)
+    assert report.settings.objective_settings.hsic_weight == report.finetuning.settings.hsic_weight == 0
+    assert len([said for said in told.said if "without the forgetting term" in said]) == 1
 
 
 def test_a_frozen_static_student_is_refused(bert, table, tmp_path):

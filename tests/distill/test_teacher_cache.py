@@ -104,6 +104,13 @@ def test_another_teacher_setting_or_number_format_is_refused(tmp_path, bert, tea
         TeacherCache(tmp_path / "c", Encoder.load(str(bert), device="cpu", dtype="bfloat16"))
 
 
+def test_a_kill_in_the_very_first_write_leaves_a_folder_that_a_cache_may_be_started_in(tmp_path, teacher):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / ".manifest.json.4711.tmp").write_text("{")
+    assert len(TeacherCache(tmp_path / "c", teacher)) == 0
+    assert (tmp_path / "c" / "manifest.json").is_file()
+
+
 def test_a_folder_with_something_else_is_refused_and_left_alone(tmp_path, teacher):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="no teacher cache"):
@@ -147,3 +154,13 @@ def test_keys_are_found_even_where_their_halves_are_shared(kept, asked):
     index = KeyIndex(np.array(kept, dtype=np.uint64).reshape(-1, 2))
     last = {key: row for row, key in enumerate(kept)}
     assert index.find(np.array(asked, dtype=np.uint64)).tolist() == [last.get(key, -1) for key in asked]
+
+
+def test_keys_that_two_runs_wrote_twice_do_not_slow_the_search_for_others_down(monkeypatch):
+    kept = text_keys(["twice", "twice", *TEXTS])
+    index = KeyIndex(kept)
+    asked, search = [], np.searchsorted
+    monkeypatch.setattr(np, "searchsorted", lambda *a, **b: asked.append(a) or search(*a, **b))
+    assert (index.find(text_keys([f"absent {i}" for i in range(1000)])) == -1).all()
+    assert len(asked) == 1, "one look-up for all, and none for each"
+    assert index.find(kept).tolist() == [1, 1, *range(2, len(kept))]

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 from tiny_models import sentences
 
@@ -74,8 +76,39 @@ def test_a_judged_dev_set_scores_one_where_queries_are_their_answers_and_heeds_t
 
 
 def test_a_judged_dev_set_without_answers_in_the_corpus_is_refused():
-    with pytest.raises(UserError, match="has a judged document in c"):
+    with pytest.raises(UserError, match="No query of q has a relevant document in c"):
         judged_dev(corpus(["other"]), QuerySet("q", (Query("1", "x"),), ()), most_queries=3, most_documents=9, seed=0)
+
+
+def test_a_document_judged_irrelevant_is_no_answer():
+    judged = (Judgement("1", "gone", 1), Judgement("1", "d0", 0))
+    with pytest.raises(UserError, match="No query of q has a relevant document in c"):
+        judged_dev(
+            corpus(["other"]), QuerySet("q", (Query("1", "x"),), judged), most_queries=3, most_documents=9, seed=0
+        )
+
+
+def test_a_dev_set_is_no_larger_than_asked_for_however_many_documents_were_judged():
+    judged = tuple(Judgement("q0", f"d{i}", int(i in (3, 150, 199))) for i in range(200))
+    asked = QuerySet("q", (Query("q0", "x"),), judged)
+    dev = judged_dev(corpus(), asked, most_queries=1, most_documents=20, seed=0)
+    found = {document.doc_id for document in dev.documents}
+    assert len(found) == 20
+    assert {"d3", "d150", "d199"} < found
+
+
+def test_the_documents_around_the_answers_are_drawn_from_all_alike():
+    # 200 documents, 12 relevant, 40 taken: each of the other 188 is taken with a chance of 28 in 188.
+    draws = 400
+    taken = Counter(
+        document.doc_id
+        for seed in range(draws)
+        for document in judged_dev(corpus(), queries(), most_queries=12, most_documents=40, seed=seed).documents
+    )
+    chance = 28 / 188
+    deviation = (draws * chance * (1 - chance)) ** 0.5
+    assert all(taken[f"d{i}"] == draws for i in range(12))
+    assert all(abs(taken[f"d{i}"] - draws * chance) < 5 * deviation for i in range(12, 200))
 
 
 def test_the_teacher_finds_all_its_own_neighbours(teacher):

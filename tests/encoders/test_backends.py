@@ -153,11 +153,15 @@ def test_the_lean_transformer_gives_the_states_of_transformers(kind):
         expected = model(input_ids=ids, attention_mask=mask).last_hidden_state
         lean = LeanTransformer(model)
         got, unmasked = lean(ids, mask), lean(ids[:1], None)
-        lean.fuse_gelu()
-        fused = lean(ids, mask)
+        seen = mask.bool()
+        lengths = mask.sum(1).tolist()
+        positions = torch.arange(12).expand(3, 12)[seen]
+        packed = torch.zeros_like(expected)
+        packed[seen] = lean.packed(ids[seen], positions, lengths, None)
+        lean.pack_weights()
+        laid_out = lean(ids, mask)
         still = model(input_ids=ids, attention_mask=mask).last_hidden_state
-    seen = mask.bool()
-    for states in (got, fused, still):
+    for states in (got, packed, laid_out, still):
         torch.testing.assert_close(states[seen], expected[seen], atol=1e-5, rtol=0)
     torch.testing.assert_close(unmasked[0], expected[0], atol=1e-5, rtol=0)
 

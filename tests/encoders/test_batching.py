@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibkd_retrieval.encoders.batching import token_budget_batches
+from ibkd_retrieval.encoders.batching import default_batch_tokens, token_budget_batches
 
 lengths_and_budget = st.tuples(st.lists(st.integers(0, 60), max_size=80), st.integers(1, 300))
 
@@ -30,3 +30,7 @@ def test_longest_texts_come_first(case):
 
 def test_no_texts_give_no_batches():
     assert list(token_budget_batches(np.array([], dtype=np.int64), 10)) == []
+
+
+def test_a_gpu_is_given_more_tokens_at_a_time_than_a_processor():
+    assert default_batch_tokens("cuda:1") > default_batch_tokens("cpu") > 0

@@ -220,3 +220,18 @@ def test_static_texts_are_encoded_alike_whatever_the_windows(tmp_path, monkeypat
     assert encoder.encode_prepared(encoder.prepare(TEXTS)).tobytes() == encoder.encode(TEXTS).tobytes()
     with pytest.raises(UserError, match=r"Text number 7 .*lone surrogate"):
         encoder.encode([*["a"] * 7, "\ud800"])
+
+
+def test_texts_tokenised_beside_encoding_keep_their_order_and_vectors(bert, monkeypatch):
+    encoder = load(bert)
+    whole = encoder.encode(TEXTS)
+    monkeypatch.setattr(encoder, "_window", 2)
+    np.testing.assert_allclose(encoder.encode(TEXTS), whole, atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(encoder.encode_prepared(encoder.prepare(TEXTS)), encoder.encode(TEXTS))
+
+
+def test_a_text_that_is_none_is_refused_by_its_position_when_tokenised_beside_encoding(bert, monkeypatch):
+    encoder = load(bert)
+    monkeypatch.setattr(encoder, "_window", 2)
+    with pytest.raises(UserError, match="number 5"):
+        encoder.encode(["a river"] * 5 + [None])

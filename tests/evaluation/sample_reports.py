@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
-from ibkd_retrieval.evaluation.environment import Environment
-from ibkd_retrieval.evaluation.report import (
-    Agreement,
-    Average,
-    Bar,
+from ibkd_retrieval.evaluation.cost_records import (
     BatchRate,
-    ComparisonReport,
     Cost,
-    DataSetReport,
-    EffortPoint,
     EncoderFigures,
-    Example,
     Histogram,
     IndexGigabytes,
     Latency,
-    MetricContrast,
-    MetricScore,
     PeakMemory,
     Percentiles,
-    PerQuery,
-    RankedDocument,
     Sizes,
-    SystemRecord,
-    SystemResult,
     Throughput,
 )
+from ibkd_retrieval.evaluation.environment import Environment
+from ibkd_retrieval.evaluation.quality_records import (
+    Agreement,
+    Average,
+    Bar,
+    Example,
+    MetricContrast,
+    MetricScore,
+    PerQuery,
+    RankedDocument,
+)
+from ibkd_retrieval.evaluation.report import ComparisonReport, DataSetReport, EffortPoint, SystemRecord, SystemResult
 from ibkd_retrieval.evaluation.significance import bootstrap_means, percentiles, randomisation_test
 from ibkd_retrieval.indexing.manifest import SearchDefaults
 

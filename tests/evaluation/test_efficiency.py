@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.cost_records import BatchRate
 from ibkd_retrieval.evaluation.efficiency import (
     BINS,
     QueryPath,
@@ -17,7 +18,6 @@ from ibkd_retrieval.evaluation.efficiency import (
     time_queries,
 )
 from ibkd_retrieval.evaluation.environment import read_environment
-from ibkd_retrieval.evaluation.report import BatchRate
 
 
 class FakeClock:

@@ -8,7 +8,9 @@ from sample_reports import missed_bar, sample_comparison
 from ibkd_retrieval.errors import MissingPackage
 from ibkd_retrieval.evaluation.drawing import summary_sentence, write_report
 from ibkd_retrieval.evaluation.drawing.markdown import comparison_as_markdown
-from ibkd_retrieval.evaluation.report import read_comparison
+from ibkd_retrieval.evaluation.drawing.numbers import moment
+from ibkd_retrieval.evaluation.examples import shortened
+from ibkd_retrieval.evaluation.report_file import read_comparison
 
 ATTACK = "<script>alert(1)</script> | `code` *bold* [link](http://example.org)\nsecond line"
 
@@ -98,3 +100,31 @@ def test_the_json_has_no_number_that_json_lacks(tmp_path):
     comparison = sample_comparison(systems=2, queries=4, values=lambda number, first, _: first * number)
     text = json.dumps(comparison.to_json(), allow_nan=False)
     assert '"retention": null' in text
+
+
+def test_the_spread_of_a_factor_is_told_with_more_digits_than_the_factor(tmp_path):
+    markdown = comparison_as_markdown(sample_comparison(systems=3, queries=12))
+    spreads = re.findall(r"[\d.]+\s× \(([\d.]+) to ([\d.]+)\s×\)", markdown)
+    assert spreads
+    assert all(len(bound.replace(".", "")) >= 3 for pair in spreads for bound in pair)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("short " * 10, "short " * 10),
+        ("word " * 60, ("word " * 40).rstrip() + "…"),
+        ("w" * 300, "w" * 200 + "…"),
+        ("a" * 200 + " b", "a" * 200 + "…"),
+    ],
+)
+def test_long_texts_are_cut_between_words(text, shown):
+    assert shortened(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [("2026-11-23T21:17:15Z", "2026-11-23 21:17 UTC"), ("yesterday", "yesterday"), ("", "")],
+)
+def test_a_moment_is_told_to_the_minute(written, shown):
+    assert moment(written) == shown

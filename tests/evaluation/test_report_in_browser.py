@@ -1,5 +1,6 @@
 """The page as a browser lays it out; skipped where there is no Chromium or Chrome."""
 
+import dataclasses
 import html
 import json
 import os
@@ -14,7 +15,7 @@ from ibkd_retrieval.evaluation.drawing.html import comparison_as_html
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-PHONE, DESK = 390, 1440
+PHONE, DESK = 390, 1280
 LONG = "a-model-name-without-any-break-" * 5
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path")
@@ -29,6 +30,8 @@ frame.addEventListener('load', () => {
   const wide = [...page.querySelectorAll('body *')]
     .filter(e => !e.closest('.skip') && !e.closest('.scroll') && e.getBoundingClientRect().right > width + 1)
     .map(e => e.tagName + ' ' + e.textContent.slice(0, 40));
+  const cut = [...page.querySelectorAll('.scroll')]
+    .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.trim().slice(0, 60));
   const wrong = [];
   for (const figure of page.querySelectorAll('svg.figure')) {
     const edge = figure.getBoundingClientRect();
@@ -46,7 +49,7 @@ frame.addEventListener('load', () => {
   const sizes = [...page.querySelectorAll('svg.figure text')]
     .map(t => parseFloat(t.style.fontSize) * scale(t.ownerSVGElement));
   const found = JSON.stringify({
-    width: page.documentElement.scrollWidth, wide, wrong, figures: page.querySelectorAll('svg.figure').length,
+    width: page.documentElement.scrollWidth, wide, cut, wrong, figures: page.querySelectorAll('svg.figure').length,
     paper: style.backgroundColor, ink: style.color, smallest: Math.min(...sizes),
   });
   document.body.innerHTML = '<pre id="found"></pre>';
@@ -109,3 +112,13 @@ def test_the_page_follows_the_theme(tmp_path):
     light, dark = laid_out(page, DESK, tmp_path), laid_out(page, DESK, tmp_path, dark=True)
     assert (light["paper"], light["ink"]) == ("rgb(254, 254, 254)", "rgb(31, 35, 40)")
     assert (dark["paper"], dark["ink"]) == ("rgb(20, 24, 29)", "rgb(230, 237, 243)")
+
+
+def test_no_table_has_to_be_scrolled_where_encoders_are_folders(tmp_path):
+    comparison = sample_comparison(systems=5, queries=5)
+    folder = "/home/someone/projects/models/paraphrase-MiniLM-L3-v2"
+    systems = tuple(
+        dataclasses.replace(each, encoder=dataclasses.replace(each.encoder, name=folder)) for each in comparison.systems
+    )
+    page = comparison_as_html(dataclasses.replace(comparison, systems=systems))
+    assert not laid_out(page, DESK, tmp_path)["cut"]

@@ -184,6 +184,14 @@ def test_the_rankings_say_what_is_relevant_and_where_the_other_has_it():
     assert "rank 5 in the other" in first["text"]
 
 
+def test_of_the_examples_the_first_of_each_list_is_unfolded():
+    page = Page(comparison_as_html(sample_comparison(systems=3, queries=40)))
+    folds = [each for each in page.all("details") if "article" in each["inside"]]
+    lists = [each for each in page.all("h4") if each["text"] in ("Lost most", "Won most")]
+    assert len(folds) > len(lists) > 0
+    assert sum("open" in each["attributes"] for each in folds) == len(lists)
+
+
 def test_texts_in_the_figures_are_texts():
     page = Page(comparison_as_html(sample_comparison(systems=2, queries=40)))
     inside = [each["text"] for each in page.all("text") if "svg" in each["inside"]]

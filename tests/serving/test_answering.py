@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -5,7 +6,15 @@ from searching import HashEncoder, searcher
 
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.serving.answering import QUERY_BATCH_TOKENS, Question, ServedIndex, answer_all, suit_to_queries
+from ibkd_retrieval.serving.answering import (
+    QUERY_BATCH_TOKENS,
+    Question,
+    ServedIndex,
+    answer_all,
+    can_share,
+    suit_to_queries,
+    thread_sharer,
+)
 
 DOCUMENTS = [Document(f"d{number}", f"text number {number}") for number in range(30)]
 
@@ -76,3 +85,46 @@ def test_only_an_encoder_on_a_cpu_takes_queries_in_small_parts(device, before, a
     encoder = SimpleNamespace(device=device, batch_tokens=before)
     suit_to_queries(encoder)
     assert encoder.batch_tokens == after
+
+
+def test_two_batches_at_once_only_where_all_is_searched_by_vectors_on_a_cpu(rankers, monkeypatch):
+    import torch
+
+    indexes = [served(str(place), ranker) for place, ranker in enumerate(rankers)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert can_share(indexes)
+    assert not can_share([*indexes, served("alone", Alone(rankers[0]))])
+    rankers[2].encoder.device = "cuda:0"
+    assert can_share(indexes[:2])
+    assert not can_share(indexes)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert not can_share(indexes[:2])
+
+
+def test_a_thread_takes_its_share_of_the_processors_and_leaves_others_theirs():
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        share = thread_sharer()
+
+        def threads_of(busy):
+            share(busy)
+            return torch.get_num_threads()
+
+        with ThreadPoolExecutor(1) as other:
+            assert [other.submit(threads_of, busy).result() for busy in (1, 2, 3, 8)] == [4, 2, 1, 1]
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_batches_worked_on_at_once_are_answered_as_in_turn(tmp_path):
+    ranker = searcher(tmp_path / "index", [Document(f"d{number}", f"text number {number}") for number in range(300)])
+    indexes = [served("a", ranker)]
+    batches = [[Question(f"text number {place}", 5) for place in range(start, start + 6)] for start in range(0, 240, 6)]
+    in_turn = [answer_all(indexes, batch) for batch in batches]
+    with ThreadPoolExecutor(4) as threads:
+        at_once = list(threads.map(lambda batch: answer_all(indexes, batch), batches))
+    assert [[of[0].hits for of in batch] for batch in at_once] == [[of[0].hits for of in batch] for batch in in_turn]

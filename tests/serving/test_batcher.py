@@ -97,8 +97,28 @@ def test_closing_finishes_what_waits_and_takes_no_more(batcher, work):
     assert [future.result(0) for future in futures] == [0, 2, 4, 6, 8, 10]
 
 
-def test_many_threads_get_each_its_own_result():
-    batcher = MicroBatcher(lambda items: [item**2 for item in items], max_batch=7, max_waiting=1000)
+def test_two_workers_work_side_by_side_and_are_told_of_each_other(work):
+    told = []
+    batcher = MicroBatcher(work, max_batch=4, max_waiting=6, workers=2, begin=told.append)
+    first = held(batcher, work)
+    work.began.clear()
+    second = batcher.submit(1)
+    assert work.began.wait(10)
+    assert not first.done()
+    assert not second.done()
+    waiting = [batcher.submit(item) for item in (2, 3, 4)]
+    assert work.batches == [[0], [1]]
+    work.go.set()
+    assert [future.result(10) for future in (first, second, *waiting)] == [0, 2, 4, 6, 8]
+    assert told[:2] == [1, 2]
+    assert set(told) <= {1, 2}
+    assert batcher.close(10)
+    assert not batcher.alive
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_many_threads_get_each_its_own_result(workers):
+    batcher = MicroBatcher(lambda items: [item**2 for item in items], max_batch=7, max_waiting=1000, workers=workers)
     found = {}
 
     def ask(start):

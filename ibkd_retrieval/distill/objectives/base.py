@@ -50,7 +50,8 @@ class Batch:
     Attributes:
         student: unit student vectors [n, d], with gradient.
         teacher: unit teacher vectors [n, D].
-        inputs: the student's mean-pooled embedding-layer output [n, e], without gradient.
+        inputs: the student's mean-pooled embedding-layer output [n, e], without gradient; None for a static student,
+            whose output it would be.
         bank: further unit teacher vectors [m, D], or None.
         duplicate: bool [n, n + m]: candidate j (batch, then bank) holds the same text as row i, j != i.
         times: told how long the forgetting term takes, None where nobody asks.
@@ -58,7 +59,7 @@ class Batch:
 
     student: Tensor
     teacher: Tensor
-    inputs: Tensor
+    inputs: Tensor | None
     bank: Tensor | None
     duplicate: Tensor | None
     times: StepTimes | None = None

@@ -15,7 +15,10 @@ from ibkd_retrieval.distill.objectives.infonce import InfoNCE
 
 
 class IBKD(torch.nn.Module):
-    """L_keep + lambda * HSIC(X, S), X the student's input representation and S its unit output."""
+    """L_keep + lambda * HSIC(X, S), X the student's input representation and S its unit output.
+
+    A static student has no X apart from S, and learns from L_keep alone.
+    """
 
     def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
         super().__init__()
@@ -29,7 +32,9 @@ class IBKD(torch.nn.Module):
 
     def forward(self, batch: Batch) -> LossTerms:
         """Both terms of a batch."""
-        kept = self.keep(batch)
+        kept: LossTerms = self.keep(batch)
+        if batch.inputs is None:
+            return kept
         with batch.times.part("hsic") if batch.times else nullcontext():
             forgot = forgetting(batch.student, batch.inputs, self.settings)
         return LossTerms(kept.total + forgot.total, kept.terms | forgot.terms, forgot.watch)

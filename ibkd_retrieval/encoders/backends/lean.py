@@ -2,30 +2,34 @@
 
 transformers runs the same layers through some hundred modules, masks built anew for each batch, and, for MPNet, an
 attention that writes out every score. Here queries, keys and values come from one matrix product, attention is torch's
-fused one for MPNet's relative positions too, and a batch without padding needs no mask. The sums are the same, so
-results differ by rounding alone.
+fused one for MPNet's relative positions too, and texts are laid end to end, so that nothing is computed for padding
+and nothing masked. The sums are the same, so results differ by rounding alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from ibkd_retrieval.encoders.machine import linear_gelu, pack_linear
+from ibkd_retrieval.encoders.backends.packing import attend_in_runs, attend_varlen, has_varlen
+from ibkd_retrieval.encoders.machine import pack_linear
 
 _RELATIVE_BIASES_KEPT = 64
+Attend = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class _Affine:
-    """A linear layer or a layer norm: weight and bias."""
+    """A linear layer or a layer norm: weight and bias, and perhaps the weight as oneDNN multiplies from it."""
 
     weight: Tensor
     bias: Tensor
+    packed: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def of(cls, module: Any) -> _Affine:
@@ -77,7 +81,6 @@ class LeanTransformer(torch.nn.Module):
         self.heads = int(config.num_attention_heads)
         self.width = int(config.hidden_size)
         self.epsilon = float(config.layer_norm_eps)
-        self._packed: list[Tensor] = []
         self._mpnet = type(model).__name__ == "MPNetModel"
         # RoBERTa and MPNet number positions from behind the padding id, and skip that id where it occurs.
         self._padding = None if type(model).__name__ == "BertModel" else int(model.embeddings.padding_idx)
@@ -95,23 +98,54 @@ class LeanTransformer(torch.nn.Module):
         self._biases: dict[int, Tensor] = {}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Token states [n, longest, width]; without a mask, every token counts.
+        """Token states of padded texts [n, longest, width]; without a mask, every token counts.
 
         Args:
             input_ids: int64 [n, longest].
             attention_mask: int64 [n, longest], 1 for tokens and 0 for padding; None where there is no padding.
         """
-        states = F.layer_norm(
-            self._embedded(input_ids), (self.width,), self._norm.weight, self._norm.bias, self.epsilon
-        )
+        states = self._normed(self._embedded(input_ids), self._norm)
         mask = self._attention_bias(states, attention_mask)
-        for number in range(len(self._layers)):
-            states = self._run_layer(number, states, mask)
-        return states
+        count, longest = states.shape[0], states.shape[1]
 
-    def fuse_gelu(self) -> None:
-        """Compute the widening layers with their GELU in one pass, from packed copies of their weights."""
-        self._packed = [pack_linear(layer.widen.weight) for layer in self._layers]
+        def attend(inputs: Tensor) -> Tensor:
+            parts = inputs.view(count, longest, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            queries, keys, values = parts.unbind(0)
+            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+            return mixed.transpose(1, 2).reshape(count, longest, self.width)
+
+        return self._run_layers(states, attend)
+
+    def packed(self, ids: Tensor, positions: Tensor, lengths: Sequence[int], bounds: Tensor | None) -> Tensor:
+        """Token states of texts laid end to end, [tokens, width].
+
+        Args:
+            ids: int64 [tokens].
+            positions: int64 [tokens], of each token in its text, from 0.
+            lengths: tokens of each text; equal ones are best neighbours.
+            bounds: int32 [texts + 1] for one attention over all texts, where `can_vary`; None for one a length.
+        """
+        states = F.embedding(ids, self._words)
+        if self._kind is not None:
+            states = states + self._kind
+        if self._padding is not None:
+            positions = self._counted_positions(ids, positions)
+        states = self._normed(states + F.embedding(positions, self._positions), self._norm)
+        longest = max(lengths)
+        if bounds is not None:
+            return self._run_layers(states, lambda inputs: attend_varlen(inputs, bounds, longest, self.heads))
+        bias = self._relative_bias(states.view(1, -1, self.width), longest) if self._mpnet else None
+        return self._run_layers(states, lambda inputs: attend_in_runs(inputs, lengths, self.heads, bias))
+
+    def can_vary(self) -> bool:
+        """Whether one attention over texts of different lengths runs here."""
+        return not self._mpnet and has_varlen(self._words.device, self._words.dtype)
+
+    def pack_weights(self) -> None:
+        """Multiply from copies of the weights that are laid out for oneDNN, each with its bias and what follows it."""
+        for layer in self._layers:
+            for affine in (layer.inputs, layer.output, layer.widen, layer.narrow):
+                affine.packed.append(pack_linear(affine.weight))
 
     def _embedded(self, ids: Tensor) -> Tensor:
         states: Tensor = F.embedding(ids, self._words)
@@ -123,46 +157,72 @@ class LeanTransformer(torch.nn.Module):
         numbers = (torch.cumsum(counted, dim=1).to(counted.dtype) * counted).long() + self._padding
         return states + F.embedding(numbers, self._positions)
 
+    def _counted_positions(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Positions from behind the padding id, those tokens left out that are written like padding."""
+        assert self._padding is not None
+        skipped = ids.eq(self._padding)
+        numbers = positions + 1
+        if bool(skipped.any()):
+            before = torch.cumsum(skipped, dim=0)
+            begins = torch.arange(len(ids), device=ids.device) - positions
+            numbers = (numbers - (before - before[begins] + skipped[begins])) * ~skipped
+        return numbers + self._padding
+
     def _attention_bias(self, states: Tensor, attention_mask: Tensor | None) -> Tensor | None:
         """What is added to scores before the softmax, [n or 1, heads or 1, longest, longest], expanded to n."""
         count, longest = states.shape[0], states.shape[1]
-        bias = self._relative_bias(states) if self._mpnet else None
+        bias = self._relative_bias(states, longest) if self._mpnet else None
         if attention_mask is not None:
             lowest = torch.finfo(states.dtype).min
             hidden = (1.0 - attention_mask[:, None, None, :].to(states.dtype)) * lowest
             bias = hidden if bias is None else (bias + hidden).clamp_min(lowest)
         return None if bias is None else bias.expand(count, -1, longest, longest)
 
-    def _relative_bias(self, states: Tensor) -> Tensor:
+    def _relative_bias(self, states: Tensor, longest: int) -> Tensor:
+        """What MPNet adds to scores by the distance of two tokens, [1, heads, longest, longest]."""
         if torch._C._get_tracing_state() is not None:  # A remembered tensor would become a constant of one length.
             traced: Tensor = self._bias(states[:1])
             return traced
-        longest = states.shape[1]
-        if longest not in self._biases:
+        bias = self._biases.get(longest)
+        if bias is None:
             if len(self._biases) >= _RELATIVE_BIASES_KEPT:
-                self._biases.clear()
-            self._biases[longest] = self._bias(states[:1])
-        return self._biases[longest]
+                self._biases.clear()  # Another thread may be doing the same: what is returned is held here.
+            bias = self._biases[longest] = self._bias(states[:1, :longest])
+        return bias
 
-    def _run_layer(self, number: int, states: Tensor, mask: Tensor | None) -> Tensor:
-        layer = self._layers[number]
-        count, longest = states.shape[0], states.shape[1]
-        inputs = F.linear(states, layer.inputs.weight, layer.inputs.bias)
-        queries, keys, values = inputs.view(count, longest, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-        mixed = mixed.transpose(1, 2).reshape(count, longest, self.width)
-        states = self._normed(states + F.linear(mixed, layer.output.weight, layer.output.bias), layer.attention_norm)
-        wide = self._widened(number, states)
-        return self._normed(states + F.linear(wide, layer.narrow.weight, layer.narrow.bias), layer.norm)
-
-    def _widened(self, number: int, states: Tensor) -> Tensor:
-        widen = self._layers[number].widen
-        if self._packed:
-            return linear_gelu(states, self._packed[number], widen.bias)
-        return F.gelu(F.linear(states, widen.weight, widen.bias))
+    def _run_layers(self, states: Tensor, attend: Attend) -> Tensor:
+        for layer in self._layers:
+            mixed = attend(_linear(states, layer.inputs))
+            states = self._normed(_linear_added(mixed, layer.output, states), layer.attention_norm)
+            states = self._normed(_linear_added(_linear_gelu(states, layer.widen), layer.narrow, states), layer.norm)
+        return states
 
     def _normed(self, states: Tensor, norm: _Affine) -> Tensor:
         return F.layer_norm(states, (self.width,), norm.weight, norm.bias, self.epsilon)
+
+
+def _linear(states: Tensor, affine: _Affine) -> Tensor:
+    if not affine.packed:
+        return F.linear(states, affine.weight, affine.bias)
+    # torch's own linear layer copies the bias into the result before it adds the product to it.
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(states, affine.packed[0], affine.bias, "none", [], "none")
+    return result
+
+
+def _linear_gelu(states: Tensor, affine: _Affine) -> Tensor:
+    """GELU (the exact one) of a linear layer."""
+    if not affine.packed:
+        return F.gelu(F.linear(states, affine.weight, affine.bias))
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(states, affine.packed[0], affine.bias, "gelu", [], "none")
+    return result
+
+
+def _linear_added(states: Tensor, affine: _Affine, others: Tensor) -> Tensor:
+    """A linear layer's output added to `others`."""
+    if not affine.packed:
+        return others + _linear(states, affine)
+    result: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, others, affine.packed[0], affine.bias, "add")
+    return result
 
 
 def _bert_layer(layer: Any) -> _Layer:

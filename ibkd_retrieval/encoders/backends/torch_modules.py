@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
+    from ibkd_retrieval.encoders.backends.lean import LeanTransformer
     from ibkd_retrieval.encoders.tokens import PaddedTokens
 
 
@@ -27,14 +28,38 @@ class TorchBackend:
 
     def __call__(self, tokens: PaddedTokens) -> dict[str, Any]:
         """Run the transformer; see `Backend`."""
-        ids = self._on_device(tokens.ids)
         mask = self._on_device(tokens.full_mask)
-        if self._lean is not None:
-            states = self._lean(ids, None if tokens.mask is None else mask)
-            return {self._output: states.float(), "attention_mask": mask}
-        features = self._transformer({"input_ids": ids, "attention_mask": mask})
-        features[self._output] = features[self._output].float()
-        return features  # type: ignore[no-any-return]
+        if self._lean is None:
+            features = self._transformer({"input_ids": self._on_device(tokens.ids), "attention_mask": mask})
+            features[self._output] = features[self._output].float()
+            return features  # type: ignore[no-any-return]
+        packed = tokens.mask is not None and (self._device.type == "cpu" or self._lean.can_vary())
+        states = self._packed(self._lean, tokens) if packed else self._padded(self._lean, tokens, mask)
+        return {self._output: states, "attention_mask": mask}
+
+    def _padded(self, lean: LeanTransformer, tokens: PaddedTokens, mask: torch.Tensor) -> torch.Tensor:
+        states: torch.Tensor = lean(self._on_device(tokens.ids), None if tokens.mask is None else mask)
+        return states.float()
+
+    def _packed(self, lean: LeanTransformer, tokens: PaddedTokens) -> torch.Tensor:
+        """Run texts laid end to end, and give their states back side by side, zeros for padding."""
+        import numpy as np
+        import torch
+
+        from ibkd_retrieval.encoders.backends.packing import places_in_padded
+
+        count, longest = tokens.ids.shape
+        lengths = tokens.full_mask.sum(axis=1).tolist()
+        places = places_in_padded(lengths, longest)
+        bounds = None
+        if lean.can_vary():
+            bounds = self._on_device(np.cumsum([0, *lengths], dtype=np.int32))
+        where = self._on_device(places)
+        ids = self._on_device(tokens.ids.reshape(-1)[places])
+        states = lean.packed(ids, where % longest, lengths, bounds)
+        out = torch.zeros(count * longest, states.shape[1], device=self._device)
+        out[where] = states.float()
+        return out.view(count, longest, -1)
 
     def _on_device(self, array: Any) -> torch.Tensor:
         import torch
@@ -46,17 +71,17 @@ class TorchBackend:
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
 
-def lean_transformer(model: SentenceTransformer, dtype: torch.dtype) -> Any | None:
+def lean_transformer(model: SentenceTransformer, dtype: torch.dtype) -> LeanTransformer | None:
     """The model's transformer without what only costs time, None where its architecture has no such form here."""
     from ibkd_retrieval.encoders.backends.lean import LeanTransformer, is_lean
-    from ibkd_retrieval.encoders.machine import fused_gelu_is_faster
+    from ibkd_retrieval.encoders.machine import packs_weights
 
     transformer: Any = model[0]
     if not gives_token_states(model) or not is_lean(transformer.auto_model):
         return None
     lean = LeanTransformer(transformer.auto_model)
-    if model.device.type == "cpu" and fused_gelu_is_faster(dtype):
-        lean.fuse_gelu()
+    if model.device.type == "cpu" and packs_weights(dtype):
+        lean.pack_weights()
     return lean
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ibkd_retrieval.evaluation.report import DataSetReport, Example, RankedDocument
+from ibkd_retrieval.evaluation.quality_records import Example, RankedDocument
+from ibkd_retrieval.evaluation.report import DataSetReport
 
 
 class ShownDocument(NamedTuple):

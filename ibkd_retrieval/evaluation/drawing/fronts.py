@@ -97,7 +97,9 @@ def label_points(axes: Axes, points: Sequence[Point]) -> int:
     names = [shortened(point.name, _LONGEST) for point in points]
     sizes = [(text_width(name, TEXT - 1), TEXT * 1.25) for name in names]
     spots = [(float(x), float(y)) for x, y in places]
-    whiskers = [_whisker_box(axes, point, x, per_point) for point, (x, _) in zip(points, spots, strict=True)]
+    whiskers = [
+        box for point, spot in zip(points, spots, strict=True) for box in _whisker_boxes(axes, point, spot, per_point)
+    ]
     front = _front_boxes(axes, points, per_point)
     kept = pareto_front(points)
     for chosen in (range(len(points)), [n for n, point in enumerate(points) if point in kept]):
@@ -156,7 +158,10 @@ def _front_boxes(axes: Axes, points: Sequence[Point], per_point: float) -> list[
     return boxes
 
 
-def _whisker_box(axes: Axes, point: Point, x: float, per_point: float) -> Box:
-    low, high = point.interval or (point.quality, point.quality)
+def _whisker_boxes(axes: Axes, point: Point, spot: tuple[float, float], per_point: float) -> list[Box]:
+    """The lines of a point's intervals: up and down, and to the sides."""
+    (x, y), (low, high) = spot, point.interval or (point.quality, point.quality)
     bottom, top = (float(axes.transData.transform((point.cost, end))[1]) / per_point for end in (low, high))
-    return Box(x - 1, bottom, x + 1, top)
+    fast, slow = point.cost_spread or (point.cost, point.cost)
+    left, right = (float(axes.transData.transform((end, point.quality))[0]) / per_point for end in (fast, slow))
+    return [Box(x - 1, bottom, x + 1, top), Box(left, y - 1, right, y + 1)]

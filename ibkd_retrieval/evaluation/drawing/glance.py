@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ibkd_retrieval.evaluation.drawing.numbers import known
-from ibkd_retrieval.evaluation.report import ComparisonReport, Interval, MetricContrast, SystemResult
+from ibkd_retrieval.evaluation.quality_records import Interval, MetricContrast
+from ibkd_retrieval.evaluation.report import ComparisonReport, SystemResult
 from ibkd_retrieval.evaluation.scoreboard import SIGNIFICANT
 
 SPEED, MEMORY = "query_total_p50", "index_memory_bytes"

@@ -33,6 +33,7 @@ def comparison_as_html(comparison: ComparisonReport) -> str:
     templates.filters.update(
         counted=numbers.counted,
         metric_title=numbers.metric_title,
+        moment=numbers.moment,
         score=numbers.score,
         signed=numbers.signed,
         svg=Markup,

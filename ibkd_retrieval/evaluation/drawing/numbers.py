@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 UNKNOWN = "–"
@@ -101,6 +102,12 @@ def count(number: float | None) -> str:
     if number is None or known(number) is None:
         return UNKNOWN
     return f"{number / 1e6:.1f}\N{NO-BREAK SPACE}M" if number >= 1e6 else f"{number:,.0f}"
+
+
+def moment(written: str) -> str:
+    """An ISO 8601 moment in UTC to the minute: 2026-11-23 21:17 UTC; anything else as it is."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\dZ", written)
+    return f"{found[1]} {found[2]} UTC" if found else written
 
 
 def counted(number: int, one: str, many: str) -> str:

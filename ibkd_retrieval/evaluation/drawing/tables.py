@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
+from ibkd_retrieval.evaluation.cost_records import Percentiles
 from ibkd_retrieval.evaluation.drawing.glance import Glance, significant
 from ibkd_retrieval.evaluation.drawing.numbers import (
     UNKNOWN,
@@ -20,7 +22,8 @@ from ibkd_retrieval.evaluation.drawing.numbers import (
     size,
     slashed,
 )
-from ibkd_retrieval.evaluation.report import ComparisonReport, DataSetReport, Interval, Percentiles
+from ibkd_retrieval.evaluation.quality_records import Interval
+from ibkd_retrieval.evaluation.report import ComparisonReport, DataSetReport
 
 
 class Cell(NamedTuple):
@@ -171,7 +174,7 @@ def encoder_table(comparison: ComparisonReport) -> Table:
     for system in comparison.systems:
         encoder, rate, peak = system.encoder, system.throughput, system.peak_memory
         cells = [
-            Cell(encoder.name),
+            Cell(PurePath(encoder.name).name),
             Cell(f"{encoder.dims:,}"),
             Cell(count(encoder.embedding_parameters)),
             Cell(count(encoder.transformer_parameters)),
@@ -179,7 +182,7 @@ def encoder_table(comparison: ComparisonReport) -> Table:
             Cell(f"{encoder.max_length:,}" if encoder.max_length else "any"),
             Cell(f"{encoder.dtype}, {encoder.device}"),
             Cell(plain(rate.documents_per_second), _plains((rate.slowest, rate.fastest))) if rate else Cell(UNKNOWN),
-            Cell(size(peak.bytes), f"{size(peak.rss_before)} before loading") if peak else Cell(UNKNOWN),
+            Cell(size(peak.bytes), f"{size(peak.rss_before)} before") if peak else Cell(UNKNOWN),
         ]
         if on_gpu:
             cells.append(Cell(size(peak.vram_bytes) if peak else UNKNOWN))
@@ -236,7 +239,8 @@ def _shares(bounds: Interval | None) -> str:
 
 
 def _factors(bounds: Interval) -> str:
-    return f"{factor(bounds[0])} to {factor(bounds[1])}"
+    """With a digit more than the factor itself has: rounded to as few, narrow spreads would be no spreads."""
+    return f"{plain(bounds[0])} to {plain(bounds[1])}\N{NO-BREAK SPACE}×"
 
 
 def _plains(bounds: Interval) -> str:

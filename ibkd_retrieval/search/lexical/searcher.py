@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Query
-from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.doc_ids import Ids, as_ids
 from ibkd_retrieval.search.lexical.engine import Found, Opened
+from ibkd_retrieval.search.ranker import check_queries
 from ibkd_retrieval.search.ranking import Hit, Run, Scores, in_rank_order
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ class LexicalSearcher:
         Raises:
             UserError: the query is empty or k is below 1.
         """
-        _check(k)
-        if not text.strip():
-            raise UserError("The query is empty: type at least one word.")
+        check_queries([Query("query", text)], k)
         (found,) = self._engine.best([text], k, self._allowed)
         ((doc_ids, scores),) = self._ranked([found], k)
         row_of = dict(zip(self.index.doc_ids(found[0]), found[0].tolist(), strict=True))
@@ -65,9 +63,9 @@ class LexicalSearcher:
         A query without a known word has no documents in the run.
 
         Raises:
-            UserError: a query id appears twice, or k is below 1.
+            UserError: a query is empty, a query id appears twice, or k is below 1.
         """
-        _check(k)
+        check_queries(queries, k)
         ranked: list[tuple[Ids, Scores]] = []
         with progress.task(f"Searching ({self.name})", len(queries), "queries") as task:
             for start in range(0, len(queries), QUERY_BLOCK):
@@ -88,8 +86,3 @@ class LexicalSearcher:
         ids = np.split(known[place], np.cumsum([len(rows) for rows, _ in found])[:-1])
         ordered = [in_rank_order(own, scores) for own, (_, scores) in zip(ids, found, strict=True)]
         return [(doc_ids[:k], scores[:k]) for doc_ids, scores in ordered]
-
-
-def _check(k: int) -> None:
-    if k < 1:
-        raise UserError(f"The number of results must be at least 1, not {k}: ask for 1 or more.")

@@ -1,0 +1,47 @@
+"""What `ibkd distill` makes of the options it was given, and of those it was not."""
+
+import json
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (("--pairs", "nowhere.jsonl"), "--pairs"),
+        (("--soft-labels", "nosuch"), "--soft-labels"),
+        (("--negatives", 4), "--negatives"),
+        (("--finetune-steps", 4, "--negative-margin", 0.1), "--finetune-steps, --negative-margin are"),
+    ],
+)
+def test_options_of_fine_tuning_are_refused_where_nothing_is_fine_tuned(given, named, shell, distilling):
+    answer = shell(*distilling, *given)
+    assert answer.code == 2
+    assert f"{named} " in answer.err
+    assert "--stage both" in answer.err
+    assert not (shell.folder / "models").exists()
+
+
+def test_a_preset_gives_way_to_what_was_typed(shell, teacher, beir):
+    few = ("--corpus", beir, "--teacher", teacher, "--layers", 2, "--dim", 8, "--steps", 1, "--device", "cpu")
+    shell.must("distill", *few, "--preset", "paper", "--objective", "mse", "--batch-size", 16, "--max-length", 32)
+    made = json.loads((shell.folder / "models" / "teacher-l2-d8-mse" / "ibkd.json").read_text())["settings"]
+    assert (made["objective"], made["batch_size"], made["max_length"]) == ("mse", 16, 32)
+    # Neither typed nor the command's own: the published ones.
+    assert (made["bank_size"], made["learning_rate"]) == (0, 1e-4)
+    assert made["objective_settings"]["temperature"] == 1.0
+
+
+def test_a_preset_gives_way_in_the_second_stage_too(shell, teacher, beir):
+    pairs = [{"query": f"word {i}", "passage": f"passage {i}"} for i in range(20)]
+    (shell.folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    few = ("--corpus", beir, "--teacher", teacher, "--layers", 2, "--dim", 8, "--steps", 1, "--device", "cpu")
+    second = ("--stage", "finetune", "--pairs", "pairs.jsonl", "--negatives", 0, "--finetune-steps", 1)
+    typed = ("--max-length", 32, "--finetune-batch-size", 8, "--hsic-weight", 0.5)
+    shell.must("distill", *few, *second, "--preset", "paper", *typed)
+    (made,) = (shell.folder / "models").glob("*/ibkd.json")
+    found = json.loads(made.read_text())
+    tuned = found["finetuning"]["settings"]
+    assert (tuned["batch_size"], tuned["max_length"], tuned["learning_rate"]) == (8, 32, 1e-6)
+    # --hsic-weight is that of the first stage alone.
+    assert (tuned["hsic_weight"], found["settings"]["objective_settings"]["hsic_weight"]) == (1.0, 0.5)
