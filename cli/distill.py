@@ -37,6 +37,7 @@ def distill(
     max_length: options.MaxLength = 96,
     max_documents: options.MaxDocuments = None,
     objective: options.Objective = "ibkd",
+    projection: options.ProjectionOption = "auto",
     steps: options.Steps = 500,
     batch_size: options.BatchSize = 256,
     accumulate: options.Accumulate = 1,
@@ -113,6 +114,7 @@ def distill(
         patience=patience,
         dims=nested,
         output_space=output_space,
+        projection=projection,
         objective_settings=ObjectiveSettings(temperature, hsic_weight, _bandwidth(hsic_bandwidth), hsic_estimator),
     )
     finetuning = FinetuneSettings(

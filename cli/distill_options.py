@@ -132,6 +132,14 @@ Output = Annotated[Path | None, _option(_RUN, "Model folder to make.", "models/<
 Cache = Annotated[Path | None, _option(_RUN, "Where teacher vectors are kept.", "~/.cache/ibkd/teachers")]
 
 Objective = Annotated[str, _option(_DISTIL, "ibkd, infonce, mse, cosine, crd, hpd or kl.")]
+ProjectionOption = Annotated[
+    str,
+    _option(
+        _DISTIL,
+        "Map to the teacher's space: trained, or isometry: held where it changes no cosine of the student.",
+        "isometry for a --student trained before, else trained",
+    ),
+]
 Steps = Annotated[int, _option(_DISTIL, "Optimiser steps.")]
 BatchSize = Annotated[int, _option(_DISTIL, "Texts in a batch.")]
 Accumulate = Annotated[

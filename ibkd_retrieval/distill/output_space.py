@@ -57,7 +57,8 @@ def finished_model(
     left, sizes, right = np.linalg.svd(projection.astype(np.float64), full_matrices=False)
     # The size of M cancels in every cosine; divided out, the layer's weights stay near the size they were trained at.
     stretch = (right.T * (sizes / sizes.max())) @ right
-    stretch_output(model, stretch.astype(np.float32))
+    if not np.allclose(stretch, np.eye(len(stretch)), atol=1e-5):
+        stretch_output(model, stretch.astype(np.float32))
     return FinishedModel(model, (left @ right).astype(np.float32))
 
 

@@ -135,6 +135,7 @@ def distill(
         teacher = JointTeacher(encoders)
         cache = JointCache(caches, JointTeacher([cast(Encoder, each.teacher) for each in caches]))
     check_dims(settings.dims, plan.dim or _dim(student), cache.dim)
+    settings = replace(settings, projection=_projection(settings, plan, plan.dim or _dim(student), cache.dim))
 
     dev: Dev | None = None
     # Collections may have to be downloaded first, once.
@@ -302,6 +303,21 @@ def _check_length(student: SentenceTransformer, max_length: int) -> None:
     limit = position_limit(student)
     if limit is not None and max_length > limit:
         raise UserError(f"The student reads at most {limit} tokens: give --max-length {limit} or less.")
+
+
+def _projection(settings: DistillSettings, plan: StudentPlan, dim: int, teacher_dim: int) -> str:
+    if settings.projection == "isometry" and dim > teacher_dim:
+        raise UserError(
+            f"--projection isometry keeps all {dim} dimensions of the student, and the teacher has {teacher_dim}: "
+            f"give --projection trained, or --dim {teacher_dim} or less."
+        )
+    if settings.projection != "auto":
+        return settings.projection
+    # A least-squares map would first make a student that was trained before forget: all-MiniLM-L6-v2 goes from 0.660
+    # to 0.609 nDCG@10 on SciFact's training queries by it alone. Layers cut out of a teacher have little to forget.
+    trained_before = plan.model not in (None, STATIC)
+    keeps = trained_before and settings.output_space == "student" and dim <= teacher_dim
+    return "isometry" if keeps else "trained"
 
 
 def _read_as_much(student: SentenceTransformer, max_length: int) -> None:

@@ -16,6 +16,7 @@ from ibkd_retrieval.encoders.device import DTYPES
 from ibkd_retrieval.errors import UserError
 
 OUTPUT_SPACES = ("student", "teacher")
+PROJECTIONS = ("auto", "trained", "isometry")
 HSIC_ESTIMATORS = ("biased", "unbiased", "cka")
 
 
@@ -45,6 +46,9 @@ class DistillSettings:
         checkpoint_every: steps between checkpoints.
         patience: looks without a better dev figure after which training ends with the best weights, 0 for never.
         output_space: "student" leaves W out of the saved model; "teacher" keeps it as a Dense module.
+        projection: "trained" starts W as the least-squares map to the teacher's vectors and trains it; "isometry" holds
+            it at the nearest map that changes no cosine, so that training starts from what the student knows; "auto"
+            is an isometry for a small model trained before, and trained for others and in the teacher's space.
         dims: lengths at which a prefix of the student's vector is to be usable, the full one first; () for the full
             one alone.
     """
@@ -66,6 +70,7 @@ class DistillSettings:
     checkpoint_every: int = 100
     patience: int = 0
     output_space: str = "student"
+    projection: str = "auto"
     dims: tuple[int, ...] = ()
     objective_settings: ObjectiveSettings = field(default_factory=ObjectiveSettings)
 
@@ -97,6 +102,8 @@ class DistillSettings:
             raise UserError(f"--batch-size is {self.batch_size}: the unbiased HSIC needs at least 4.")
         if self.output_space not in OUTPUT_SPACES:
             raise UserError(f"Unknown output space `{self.output_space}`: use one of {', '.join(OUTPUT_SPACES)}.")
+        if self.projection not in PROJECTIONS:
+            raise UserError(f"Unknown --projection `{self.projection}`: use one of {', '.join(PROJECTIONS)}.")
         if self.output_space == "teacher" and self.objective in WITHOUT_PROJECTION:
             raise UserError(
                 f"The objective {self.objective} has no projection to the teacher's space: leave --output-space out."
@@ -140,6 +147,7 @@ def paper_preset(settings: DistillSettings, keep: Collection[str] = ()) -> Disti
         "learning_rate": 1e-4,
         "projection_learning_rate": 1e-4,
         "max_length": 128,
+        "projection": "trained",
     }
     terms: dict[str, Any] = {
         "temperature": 1.0,

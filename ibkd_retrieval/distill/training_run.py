@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
+    from ibkd_retrieval.distill.objectives.projection import Projection
+
 
 _DIRECTIONS_SAMPLE = 32_768
 
@@ -72,6 +74,9 @@ class TrainingRun:
         sizes = Sizes(int(student.get_embedding_dimension() or 0), cache.dim, len(self.bank_rows))
         self.objective = build_objective(settings.objective, sizes, settings.objective_settings, settings.dims)
         self.objective.to(self.device)
+        self._keeps_cosines = settings.projection == "isometry"
+        if self._keeps_cosines and (projection := self._projection()) is not None:
+            projection.weight.requires_grad_(False)
         self.modules: dict[str, torch.nn.Module] = {"student": student, "objective": self.objective}
         rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
         rates += [(p, settings.projection_learning_rate) for p in self.objective.parameters() if p.requires_grad]
@@ -82,24 +87,25 @@ class TrainingRun:
     def start(self) -> None:
         """Start W where it serves the untrained student best; a random one would first pull it from what it knows.
 
-        W is the least-squares map from the student's vectors to the teacher's. Where W is held fixed instead, it is
-        the teacher's principal directions, and the student's last linear layer is brought to them.
+        W is the least-squares map from the student's vectors to the teacher's, or the nearest isometry. Where an
+        objective holds W at the teacher's principal directions, the student's last linear layer is brought to them so.
         """
-        from ibkd_retrieval.distill.objectives.projection import least_squares
+        from ibkd_retrieval.distill.objectives.projection import least_squares, nearest_isometry
 
-        projection = getattr(self.objective, "projection", None)
+        projection = self._projection()
         if projection is None:
             return
+        match = nearest_isometry if self._keeps_cosines else least_squares
         order = np.random.default_rng([self.settings.seed, 4]).permutation(len(self.rows))
         chosen = order[:4096]
         student, teacher = self._student_vectors(chosen), self.cache.vectors(self.rows[chosen])
-        if projection.weight.requires_grad:
-            projection.fit(student, teacher)
+        if not self.settings.needs_output_layer:
+            projection.set(match(student, teacher))
         else:
             sample = self.cache.vectors(self.rows[order[:_DIRECTIONS_SAMPLE]])
             directions = principal_directions(sample, projection.weight.shape[1])
             projection.hold(directions)
-            stretch_output(self.module.model, least_squares(student, teacher @ directions.T).astype(np.float32))
+            stretch_output(self.module.model, match(student, teacher @ directions.T).astype(np.float32))
 
     def _student_vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         import torch
@@ -162,8 +168,12 @@ class TrainingRun:
 
     def projection(self) -> NDArray[np.float32] | None:
         """W as it stands [D, d], None where the objective has none."""
-        weight: Any = getattr(getattr(self.objective, "projection", None), "weight", None)
-        return None if weight is None else weight.detach().cpu().float().numpy().copy()
+        projection = self._projection()
+        return None if projection is None else projection.weight.detach().cpu().float().numpy().copy()
+
+    def _projection(self) -> Projection | None:
+        found: Projection | None = getattr(self.objective, "projection", None)
+        return found
 
     def untrained(self) -> Encoder:
         """The student as it was born, as an encoder of its own."""

@@ -297,6 +297,20 @@ def test_training_reports_how_far_it_is(bert, tmp_path, monkeypatch):
     assert any("120 documents and 0 queries" in message for message in said)
 
 
+def test_the_map_to_the_teacher_is_an_isometry_for_a_model_trained_before_alone(bert, tmp_path):
+    plan = StudentPlan(model=str(bert))
+    cases = {
+        "model": ({"plan": plan}, "isometry"),
+        "layers": ({}, "trained"),
+        "space": ({"plan": plan, "settings": settings(output_space="teacher")}, "trained"),
+        "asked": ({"plan": plan, "settings": settings(projection="trained")}, "trained"),
+    }
+    for name, (options, wanted) in cases.items():
+        assert run(bert, tmp_path, output=name, **options).settings.projection == wanted
+    kept = [type(module).__name__ for module in load_sentence_transformer(str(tmp_path / "model"))]
+    assert "Dense" not in kept, "what changes no cosine is not saved"
+
+
 def test_a_student_reads_as_much_as_it_was_trained_on_and_before_too(bert, tmp_path):
     model = load_sentence_transformer(str(bert))
     model.max_seq_length = 16

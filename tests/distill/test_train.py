@@ -10,6 +10,7 @@ from ibkd_retrieval.distill import train
 from ibkd_retrieval.distill.checkpoint import list_checkpoints
 from ibkd_retrieval.distill.dev import neighbour_dev
 from ibkd_retrieval.distill.objectives.base import LossTerms, ObjectiveSettings
+from ibkd_retrieval.distill.objectives.projection import nearest_isometry
 from ibkd_retrieval.distill.objectives.table import OBJECTIVES
 from ibkd_retrieval.distill.output_space import finished_model
 from ibkd_retrieval.distill.teacher_cache import TeacherCache
@@ -193,6 +194,43 @@ def test_the_projection_starts_as_the_least_squares_map(bench, teacher):
     residual = x @ run.objective.projection.weight.detach().numpy().T - y
     best = x @ np.linalg.lstsq(x, y, rcond=None)[0] - y
     assert (best**2).sum() <= (residual**2).sum() < 1.2 * (best**2).sum() + 1e-3 * len(x)
+
+
+@pytest.mark.parametrize("dims", [(), (32, 8)])
+def test_an_isometry_leaves_the_students_cosines_as_they_were_and_is_not_trained(bench, teacher, dims):
+    student = bench.student()
+    if dims:
+        add_output_layer(student)
+    given = settings(projection="isometry", dims=dims)
+    run = train.TrainingRun(student, TeacherCache(bench.folder / "cache", teacher), bench.texts, given, train.SILENT)
+    run.start()
+    texts = list(bench.texts.documents)
+    before, after = run.untrained().encode(texts), run.snapshot().encode(texts)
+    started = run.projection()
+    np.testing.assert_allclose(started.T @ started, np.eye(32), atol=1e-5)
+    assert np.abs(after @ after.T - before @ before.T).max() < 1e-4 or dims, "only lengths need another basis"
+    for number in range(3):
+        run.step(number, detailed=False)
+    assert (run.projection() == started).all()
+    moved = run.snapshot().encode(texts)
+    assert np.abs(moved @ moved.T - before @ before.T).max() > 1e-3, "the student itself is trained"
+
+
+def test_the_nearest_isometry_keeps_cosines_and_finds_a_rotation_that_was_there():
+    generator = np.random.default_rng(0)
+    rotation = np.linalg.qr(generator.normal(size=(9, 5)))[0]
+    x = generator.normal(size=(40, 5)).astype(np.float32)
+    found = nearest_isometry(x, (x @ rotation.T).astype(np.float32))
+    np.testing.assert_allclose(found, rotation, atol=1e-5)
+    noisy = (x @ rotation.T + generator.normal(size=(40, 9))).astype(np.float32)
+    best = nearest_isometry(x, noisy)
+    np.testing.assert_allclose(best.T @ best, np.eye(5), atol=1e-12)
+    others = [np.linalg.qr(generator.normal(size=(9, 5)))[0] for _ in range(50)]
+    assert all(
+        np.square(x @ best.T - noisy).sum() <= np.square(x @ each.T - noisy).sum() for each in [*others, rotation]
+    )
+    with pytest.raises(ValueError, match="no isometry"):
+        nearest_isometry(noisy, x)
 
 
 def test_other_settings_texts_or_origin_are_refused_by_name_when_resuming(bench, monkeypatch):

@@ -24,10 +24,10 @@ class Projection(torch.nn.Linear):
         """W s as it is, [n, D]."""
         return torch.nn.functional.linear(student, self.weight[:, : student.shape[1]])
 
-    def fit(self, student: NDArray[np.float32], teacher: NDArray[np.float32]) -> None:
-        """Set W to the least-squares map from `student` [n, d] to `teacher` [n, D]."""
+    def set(self, matrix: NDArray[np.float64]) -> None:
+        """Set W to `matrix` [D, d]."""
         with torch.no_grad():
-            self.weight.copy_(torch.from_numpy(least_squares(student, teacher)))
+            self.weight.copy_(torch.from_numpy(matrix))
 
     def hold(self, directions: NDArray[np.float32]) -> None:
         """Set W' to orthonormal `directions` [d, D], to be trained no further.
@@ -36,6 +36,20 @@ class Projection(torch.nn.Linear):
         """
         with torch.no_grad():
             self.weight.copy_(torch.from_numpy(np.ascontiguousarray(directions.T)))
+
+
+def nearest_isometry(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The matrix Q [D, d] with orthonormal columns of least |Q x_i - y_i|^2 over the rows of x [n, d] and y [n, D].
+
+    Orthogonal Procrustes: Schönemann 1966, doi 10.1007/BF02289451. No cosine among the x_i is changed by Q.
+
+    Raises:
+        ValueError: d is larger than D.
+    """
+    if x.shape[1] > y.shape[1]:
+        raise ValueError(f"no isometry takes {x.shape[1]} dimensions to {y.shape[1]}")
+    left, _, right = np.linalg.svd(y.astype(np.float64).T @ x.astype(np.float64), full_matrices=False)
+    return np.ascontiguousarray(left @ right)
 
 
 def least_squares(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
