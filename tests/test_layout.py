@@ -35,6 +35,7 @@ HEAVY = {
 # Modules that define torch modules or operate on tensors throughout; nothing that `--help` loads imports them.
 TORCH_MODULES = {
     "ibkd_retrieval/encoders/backends/lean.py",
+    "ibkd_retrieval/encoders/backends/packing.py",
     "ibkd_retrieval/encoders/backends/traced.py",
     "ibkd_retrieval/distill/soft_labels.py",
     "ibkd_retrieval/distill/student_module.py",

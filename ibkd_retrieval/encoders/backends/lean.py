@@ -20,6 +20,7 @@ from ibkd_retrieval.encoders.backends.packing import attend_in_runs, attend_varl
 from ibkd_retrieval.encoders.machine import pack_linear
 
 _RELATIVE_BIASES_KEPT = 64
+_ROWS_STEP, _FEW_ROWS_STEP = 128, 16
 Attend = Callable[[Tensor], Tensor]
 
 
@@ -135,11 +136,26 @@ class LeanTransformer(torch.nn.Module):
         if bounds is not None:
             return self._run_layers(states, lambda inputs: attend_varlen(inputs, bounds, longest, self.heads))
         bias = self._relative_bias(states.view(1, -1, self.width), longest) if self._mpnet else None
-        return self._run_layers(states, lambda inputs: attend_in_runs(inputs, lengths, self.heads, bias))
+        tokens = len(states)
+        spare = -tokens % (_ROWS_STEP if tokens > _ROWS_STEP else _FEW_ROWS_STEP) if self.packs_weights else 0
+        if not spare:
+            return self._run_layers(states, lambda inputs: attend_in_runs(inputs, lengths, self.heads, bias))
+        # oneDNN keeps a program for each number of rows that it has multiplied: few numbers, little memory.
+        states = F.pad(states, (0, 0, 0, spare))
+
+        def attend(inputs: Tensor) -> Tensor:
+            return F.pad(attend_in_runs(inputs[:tokens], lengths, self.heads, bias), (0, 0, 0, spare))
+
+        return self._run_layers(states, attend)[:tokens]
 
     def can_vary(self) -> bool:
         """Whether one attention over texts of different lengths runs here."""
         return not self._mpnet and has_varlen(self._words.device, self._words.dtype)
+
+    @property
+    def packs_weights(self) -> bool:
+        """Whether it multiplies from copies of the weights that are laid out for oneDNN."""
+        return bool(self._layers[0].inputs.packed)
 
     def pack_weights(self) -> None:
         """Multiply from copies of the weights that are laid out for oneDNN, each with its bias and what follows it."""

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from ibkd_retrieval.encoders.tokens import PaddedTokens
 
 
+_QUERY_TOKENS = 128
+
+
 class TorchBackend:
     """Runs a model's transformer in a number format: lean where its architecture allows."""
 
@@ -33,7 +36,9 @@ class TorchBackend:
             features = self._transformer({"input_ids": self._on_device(tokens.ids), "attention_mask": mask})
             features[self._output] = features[self._output].float()
             return features  # type: ignore[no-any-return]
-        packed = tokens.mask is not None and (self._device.type == "cpu" or self._lean.can_vary())
+        padded = tokens.mask is not None and (self._device.type == "cpu" or self._lean.can_vary())
+        # Laid end to end, a batch is multiplied in one of few numbers of rows; a query gains nothing by it.
+        packed = padded or (self._lean.packs_weights and tokens.ids.size > _QUERY_TOKENS)
         states = self._packed(self._lean, tokens) if packed else self._padded(self._lean, tokens, mask)
         return {self._output: states, "attention_mask": mask}
 
