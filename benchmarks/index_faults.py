@@ -2,8 +2,12 @@
 
 usage: python benchmarks/index_faults.py --corpus CORPUS --model MODEL --work-dir DIR [--kills 20] [--workers 1]
 
-Every kill is a SIGKILL to the whole process group. The two folders have to hold the same files with the same bytes;
-the manifest and the records of shards are compared without what is a time or a measure of one.
+Every kill is a SIGKILL to the whole process group. The build is parted into as many equal stretches as there are kills,
+and one falls at a moment drawn within each. Behind the last shard, where the structure is made anew each time, a moment
+is a share of the time that takes; should the build end sooner once, the folder is compared, removed and built afresh
+until the kill has fallen.
+The two folders have to hold the same files with the same bytes; the manifest and the records of shards are compared
+without what is a time or a measure of one.
 Writes benchmarks/results/index_faults.json.
 """
 
@@ -20,6 +24,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ibkd_retrieval.evaluation.environment import read_environment
@@ -50,6 +55,13 @@ def makes_structure(process: subprocess.Popen[bytes]) -> bool:
         return "/vectors/" in Path(f"/proc/{process.pid}/maps").read_text("utf-8")
     except OSError:
         return False
+
+
+def wait_for(seconds: float, happened: Callable[[], bool]) -> None:
+    """Wait so long, or until something happened."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not happened():
+        time.sleep(0.002)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -86,36 +98,55 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
     start = time.monotonic()
-    process, seen, structure_begun = begin(given, whole), [start], None
+    process, seen, structure_begun, ended = begin(given, whole), [start], None, None
     while process.poll() is None:
         if finished_shards(whole) >= len(seen):
             seen.append(time.monotonic())
         if structure_begun is None and makes_structure(process):
             structure_begun = time.monotonic()
-        time.sleep(0.005)
-    if process.returncode != 0 or structure_begun is None:
+        if ended is None and (whole / "index.json").exists():
+            ended = time.monotonic()
+        time.sleep(0.002)
+    if process.returncode != 0 or structure_begun is None or ended is None:
         raise SystemExit("the undisturbed build failed")
-    shards, structure_seconds = finished_shards(whole), time.monotonic() - structure_begun
+    shards, structure_seconds = finished_shards(whole), ended - structure_begun
     shard_seconds = (seen[-1] - seen[1]) / len(seen)
+    # A process that goes on imports, loads the model and checks the shards that are there before it works.
+    startup_seconds = max(0.0, seen[1] - start - shard_seconds)
 
-    # Moments drawn beforehand over the whole build, so that all kills fall into it: a number of finished shards and a
-    # part of the next, or, beyond the last shard, a part of what comes after.
-    moments = sorted(generator.uniform(0, shards * (1 + AFTER_SHARDS)) for _ in range(given.kills))
-    kills, lost = [], []
-    for moment in moments:
+    kills: list[dict[str, float | int | str]] = []
+    lost, ended_early = [], 0
+    while len(kills) < given.kills:
+        done = finished_shards(broken)
+        moment = (len(kills) + generator.random()) / given.kills * shards * (1 + AFTER_SHARDS)
         process, began = begin(given, broken), time.monotonic()
         beyond = (moment - shards) / (shards * AFTER_SHARDS)
-        while process.poll() is None and (
-            not makes_structure(process) if beyond > 0 else finished_shards(broken) < int(moment)
-        ):
-            time.sleep(0.005)
-        time.sleep(structure_seconds * beyond if beyond > 0 else shard_seconds * (moment % 1))
+        if beyond > 0:
+            while process.poll() is None and not makes_structure(process):
+                time.sleep(0.002)
+            time.sleep(structure_seconds * beyond)
+        else:
+            if int(moment) <= done:
+                wait_for(startup_seconds, lambda folder=broken, done=done: finished_shards(folder) > done)
+            while process.poll() is None and finished_shards(broken) < int(moment):
+                time.sleep(0.002)
+            time.sleep(shard_seconds * (moment % 1))
         if process.poll() is not None:
-            break  # The end came sooner than in the undisturbed build.
+            if process.returncode != 0 or contents(broken) != contents(whole):
+                raise SystemExit("a build that ended before its kill differs from the undisturbed one")
+            shutil.rmtree(broken)
+            ended_early += 1
+            continue
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         half_written = len([path for path in broken.rglob("*") if path.name.endswith(".tmp")])
-        kills.append({"after_seconds": round(time.monotonic() - began, 2), "shards": finished_shards(broken)})
+        kills.append(
+            {
+                "after_seconds": round(time.monotonic() - began, 2),
+                "shards": finished_shards(broken),
+                "during": "structure" if beyond > 0 else "shards",
+            }
+        )
         lost.append(half_written)
     resumed = begin(given, broken).wait()
     ours, theirs = contents(broken), contents(whole)
@@ -128,7 +159,9 @@ def main() -> None:
         "shards": shards,
         "workers": given.workers,
         "seed": given.seed,
-        "kills_behind_the_last_shard": sum(kill["shards"] == shards for kill in kills),
+        "kills_landed": len(kills),
+        "kills_while_the_structure_was_made": sum(kill["during"] == "structure" for kill in kills),
+        "builds_that_ended_before_a_kill_and_were_begun_afresh": ended_early,
         "kills": kills,
         "half_written_files_found": sum(lost),
         "last_run_exit_code": resumed,

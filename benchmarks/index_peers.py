@@ -43,28 +43,16 @@ from ibkd_retrieval.indexing.store import open_index
 K = 10
 
 
-def build_ours(given: argparse.Namespace, real: RealVectors, folder: Path) -> None:
-    """Our index, from which the other systems take their vectors; the time to make these is kept apart."""
-    load_faiss().omp_set_num_threads(given.threads)
-    watch = Watch()
-    with watch.sampling():
-        build_index(
-            numbered(given.count),
-            Replicas(real, given.seed),
-            folder,
-            family="ivf-pq",
-            resume=folder.exists(),
-            vector_format="float16",
-            progress=watch,
-        )
-    seconds = sum(watch.seconds.get(stage, 0.0) for stage in ("train", "add", "choose"))
-    peak = max(watch.peak_own.get(stage, 0) for stage in ("train", "add", "choose"))
-    write_json(given.work_dir / "ours.json", {"build_seconds": round(seconds, 1), "build_peak_own_bytes": peak})
+def make_vectors(given: argparse.Namespace, real: RealVectors, folder: Path) -> None:
+    """An index without a structure, from which all systems take their vectors."""
+    build_index(
+        numbered(given.count), Replicas(real, given.seed), folder, resume=folder.exists(), vector_format="float16"
+    )
 
 
 def build_peer(given: argparse.Namespace, peer: Peer, folder: Path) -> None:
-    """One of the other systems."""
-    index = open_index(folder)
+    """One of the systems."""
+    index = open_index(folder, memory_limit=1)
 
     def blocks() -> Iterable[NDArray[np.float32]]:
         return index.vectors()
@@ -122,22 +110,36 @@ def ask(peers: list[Peer], loaded: list[Loaded], queries: NDArray[np.float32], p
 def beyond(systems: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What is better than each setting of ours: systems as fast or faster at no less recall, at any memory or no more.
 
-    Where the first list is empty, ours is on the front.
+    Where the first list is empty, ours is the fastest; where the second is, it is on the front of speed and memory.
     """
-    ours, others = systems[0], systems[1:]
     result = []
-    for point in ours["points"]:
-        better = [
-            system
-            for system in others
-            if any(
-                other["recall@10"] >= point["recall@10"] and other["queries_per_second"] >= point["queries_per_second"]
-                for other in system["points"]
+    for ours in (system for system in systems if is_ours(system)):
+        for point in ours["points"]:
+            better = [
+                system
+                for system in systems
+                if not is_ours(system)
+                and any(
+                    other["recall@10"] >= point["recall@10"]
+                    and other["queries_per_second"] >= point["queries_per_second"]
+                    for other in system["points"]
+                )
+            ]
+            smaller = [each["name"] for each in better if sum(each["memory"].values()) <= sum(ours["memory"].values())]
+            result.append(
+                {
+                    "name": ours["name"],
+                    **point,
+                    "better": [each["name"] for each in better],
+                    "better_and_smaller": smaller,
+                }
             )
-        ]
-        smaller = [each["name"] for each in better if sum(each["memory"].values()) <= sum(ours["memory"].values())]
-        result.append({**point, "better": [each["name"] for each in better], "better_and_smaller": smaller})
     return result
+
+
+def is_ours(system: dict[str, Any]) -> bool:
+    """Whether a system of the result is this toolkit."""
+    return str(system["name"]).startswith("ibkd-retrieval")
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -149,13 +151,13 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
     systems = result["systems"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), constrained_layout=True, width_ratios=(3, 2))
-    for number, system in enumerate(systems):
+    for system in systems:
         points = system["points"]
         left.plot(
             [point["recall@10"] for point in points],
             [point["queries_per_second"] for point in points],
             "o-",
-            linewidth=3 if number == 0 else 1.2,
+            linewidth=3 if is_ours(system) else 1.2,
             label=system["name"],
         )
     left.set(xlabel="recall@10", ylabel="queries per second, one thread", yscale="log")
@@ -187,19 +189,18 @@ def main() -> None:
     parser.add_argument("--leave-out", nargs="*", default=(), help="systems whose names hold one of these words")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "index_peers.json")
-    parser.add_argument("--stage", choices=("ours", "build", "memory"), help="of one system, in this process")
+    parser.add_argument("--stage", choices=("vectors", "build", "memory"), help="of one system, in this process")
     parser.add_argument("--system", type=int, default=0)
     given = parser.parse_args()
     given.work_dir.mkdir(parents=True, exist_ok=True)
-    folder = given.work_dir / f"ours-{given.count}"
+    folder = given.work_dir / f"vectors-{given.count}"
     real = read_real(given.vectors, given.work_dir, given.seed)
-    if given.stage == "ours":
-        build_ours(given, real, folder)
+    if given.stage == "vectors":
+        make_vectors(given, real, folder)
         return
-    if given.stage is None and not (given.work_dir / "ours.json").exists():
-        _again("ours", 0)
-    everyone = all_peers(folder, given.count)
-    peers = [everyone[0], *(p for p in everyone[1:] if not any(word in p.name for word in given.leave_out))]
+    if given.stage is None and not (folder / "index.json").exists():
+        _again("vectors", 0)
+    peers = [p for p in all_peers(folder, given.count) if not any(word in p.name for word in given.leave_out)]
     if given.stage == "build":
         build_peer(given, peers[given.system], folder)
         return
@@ -210,7 +211,7 @@ def main() -> None:
     built, unfinished = [], []
     for number, peer in enumerate(peers):
         path = file_of(given.work_dir, peer)
-        cost = path.with_suffix(".json") if number else given.work_dir / "ours.json"
+        cost = path.with_suffix(".json")
         if not cost.exists():
             build_within(given, number, cost)
         costs = json.loads(cost.read_bytes())
@@ -225,12 +226,12 @@ def main() -> None:
                 **({"chosen": json.loads(chosen.read_bytes())["index_key"]} if chosen.exists() else {}),
                 **costs,
                 "memory": json.loads(_again("memory", number).splitlines()[-1]),
-                "file_bytes": size_of(path) or size_of(folder / "index.faiss"),
+                "file_bytes": size_of(path),
             }
         )
         built.append(peer)
         print(systems[-1], flush=True)
-    _, truth = exact_neighbours(real.queries, open_index(folder).vectors(), K)
+    _, truth = exact_neighbours(real.queries, open_index(folder, memory_limit=1).vectors(), K)
     loaded = [peer.load(file_of(given.work_dir, peer)) for peer in built]
     for system, points in zip(systems, ask(built, loaded, real.queries, given.passes, truth), strict=True):
         system["points"] = points

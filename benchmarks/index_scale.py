@@ -1,11 +1,13 @@
 """An ivf-pq index of as many vectors as MS MARCO has passages: time, memory, disk, latency and recall, by size.
 
 usage: python benchmarks/index_scale.py --vectors FOLDER [...] --work-dir DIR [--count 8841823] [--sizes 10000 ...]
+                                        [--search-again]
 
 FOLDER holds .npy files of real unit vectors, as the `vectors` folder of an index does. They are replicated
 (replicated_vectors.py) to `--count` documents, whose vectors go through `build_index` like any encoder's. Each size is
-built in a fresh process. Run again, the script goes on with what is unfinished: shards, points and exact neighbours
-are kept in DIR. Queries are 200 real vectors that were left out.
+built, and then searched, in a fresh process. Run again, the script goes on with what is unfinished: shards, figures
+and exact neighbours are kept in DIR, and --search-again measures the searches of the indexes that are there anew.
+Queries are 200 real vectors that were left out.
 
 Writes benchmarks/results/index_scale.json and .png (--output). Disk: 2 bytes a dimension and 130 bytes a document.
 """
@@ -18,7 +20,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from ibkd_retrieval.evaluation.environment import read_environment
 from ibkd_retrieval.files import atomic_write, write_json
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
-from ibkd_retrieval.indexing.manifest import IndexManifest
 from ibkd_retrieval.indexing.store import StoredIndex, open_index
 
 MS_MARCO_PASSAGES = 8_841_823
@@ -38,51 +38,16 @@ SIZES = (10_000, 100_000, 1_000_000)
 DEPTH = 1000
 
 
-def point_file(work: Path, count: int) -> Path:
-    """Where the result of one size is kept."""
-    return work / "points" / f"{count}.json"
+def figures_file(work: Path, count: int, what: str) -> Path:
+    """Where the figures of one size are kept, those of the build and those of searching apart."""
+    return work / "points" / f"{count}-{what}.json"
 
 
-def measure(given: argparse.Namespace, count: int) -> None:
-    """Build and search an index of one size; write its point."""
-    faiss = load_faiss()
-    faiss.omp_set_num_threads(given.threads)
+def build(given: argparse.Namespace, count: int) -> None:
+    """Make an index of one size, or finish it; an interrupted build's times are those of the run that finished it."""
+    load_faiss().omp_set_num_threads(given.threads)
     real = read_real(given.vectors, given.work_dir, given.seed)
     folder = given.work_dir / "indexes" / str(count)
-    manifest, built = build(given, real, folder, count)
-    index = open_index(folder)
-    path = given.work_dir / f"exact-{count}-{given.seed}.npz"
-    began = time.perf_counter()
-    if not path.exists():
-        with atomic_write(path) as file:
-            np.savez(file, *exact_neighbours(real.queries, index.vectors(), DEPTH))
-    scan_seconds = time.perf_counter() - began
-    with np.load(path) as kept:
-        cosines, truth = kept["arr_0"], kept["arr_1"]
-    write_json(
-        point_file(given.work_dir, count),
-        {
-            "documents": count,
-            "dimensions": manifest.dim,
-            "factory": manifest.factory,
-            **built,
-            "bytes": {
-                "index.faiss": index.memory_bytes,
-                "vectors": sum(record.bytes for name, record in manifest.files.items() if name.startswith("vectors/")),
-                "all": index.disk_bytes,
-            },
-            "exact_scan_seconds": round(scan_seconds, 1),
-            "memory_after_build": memory(),
-            "nearness": nearness(cosines),
-            "search": search(index, real, truth),
-        },
-    )
-
-
-def build(
-    given: argparse.Namespace, real: RealVectors, folder: Path, count: int
-) -> tuple[IndexManifest, dict[str, Any]]:
-    """Make the index, or finish it; an interrupted build's times are those of the run that finished it."""
     watch = Watch()
     begun = folder.exists()
     with watch.sampling():
@@ -95,17 +60,53 @@ def build(
             vector_format="float16",
             progress=watch,
         )
-    return manifest, {
-        "seconds": {stage: round(seconds, 2) for stage, seconds in watch.seconds.items()},
-        "resumed": begun,
-        "peak_own_bytes": watch.peak_own,
-        "peak_resident_bytes": watch.peak_resident,
-        "peak_resident_with_mapped_files_bytes": peak_resident(),
-        "remarks": watch.said,
-    }
+    vectors = sum(record.bytes for name, record in manifest.files.items() if name.startswith("vectors/"))
+    write_json(
+        figures_file(given.work_dir, count, "build"),
+        {
+            "documents": count,
+            "dimensions": manifest.dim,
+            "factory": manifest.factory,
+            "seconds": {stage: round(seconds, 2) for stage, seconds in watch.seconds.items()},
+            "resumed": begun,
+            "peak_own_bytes": watch.peak_own,
+            "peak_resident_bytes": watch.peak_resident,
+            "peak_resident_with_mapped_files_bytes": peak_resident(),
+            "remarks": watch.said,
+            "bytes": {
+                "index.faiss": manifest.files[manifest.structure].bytes,
+                "vectors": vectors,
+                "all": manifest.disk_bytes,
+            },
+        },
+    )
 
 
-def search(index: StoredIndex, real: RealVectors, truth: Any) -> list[dict[str, Any]]:
+def search(given: argparse.Namespace, count: int) -> None:
+    """Search an index of one size in this process, which has done nothing else, and write the figures."""
+    real = read_real(given.vectors, given.work_dir, given.seed)
+    before = memory()
+    index = open_index(given.work_dir / "indexes" / str(count))
+    path = given.work_dir / f"exact-{count}-{given.seed}.npz"
+    if not path.exists():
+        load_faiss().omp_set_num_threads(given.threads)
+        with atomic_write(path) as file:
+            np.savez(file, *exact_neighbours(real.queries, index.vectors(), DEPTH))
+    with np.load(path) as kept:
+        cosines, truth = kept["arr_0"], kept["arr_1"]
+    points = ask(index, real, truth)
+    after = memory()
+    write_json(
+        figures_file(given.work_dir, count, "search"),
+        {
+            "nearness": nearness(cosines),
+            "search": points,
+            "memory_to_search": {name: after[name] - before[name] for name in after},
+        },
+    )
+
+
+def ask(index: StoredIndex, real: RealVectors, truth: Any) -> list[dict[str, Any]]:
     """Latency of single queries in one thread, and recall, at the index's own settings and at others around them."""
     load_faiss().omp_set_num_threads(1)
     points = []
@@ -160,22 +161,31 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "index_scale.json")
+    parser.add_argument("--search-again", action="store_true", help="forget the figures of searches, not the indexes")
     parser.add_argument("--only", type=int, help="measure this size, in this process, and write no result")
+    parser.add_argument("--job", choices=("build", "search"), help="of --only")
     given = parser.parse_args()
     if given.only:
-        measure(given, given.only)
+        (build if given.job == "build" else search)(given, given.only)
         return
     sizes = sorted({size for size in given.sizes if size < given.count} | {given.count})
     for size in sizes:
-        if not point_file(given.work_dir, size).exists():
-            subprocess.run([sys.executable, *sys.argv, "--only", str(size)], check=True)
+        if given.search_again:
+            figures_file(given.work_dir, size, "search").unlink(missing_ok=True)
+        for job in ("build", "search"):
+            if not figures_file(given.work_dir, size, job).exists():
+                subprocess.run([sys.executable, *sys.argv, "--only", str(size), "--job", job], check=True)
     real = read_real(given.vectors, given.work_dir, given.seed)
     result = {
         "vectors": f"{len(real.rows):,} real vectors, replicated (benchmarks/replicated_vectors.py), float16",
         "queries": QUERIES,
         "threads": given.threads,
         "likeness": likeness(real, Replicas(real, given.seed)),
-        "points": [json.loads(point_file(given.work_dir, size).read_bytes()) for size in sizes],
+        "points": [
+            json.loads(figures_file(given.work_dir, size, "build").read_bytes())
+            | json.loads(figures_file(given.work_dir, size, "search").read_bytes())
+            for size in sizes
+        ],
         "date": datetime.date.today().isoformat(),
         "environment": read_environment().to_json(),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -11,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.files import write_json
+from ibkd_retrieval.indexing.combine import combine_indexes
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.families import Option, family_named
 from ibkd_retrieval.indexing.store import open_index
 
 Vectors = NDArray[np.float32]
@@ -47,24 +48,33 @@ class Peer(Protocol):
 
 
 class Ours:
-    """This toolkit: product-quantised lists in memory, exact vectors on disk; the folder is built beforehand."""
+    """This toolkit: a structure in memory, exact vectors on disk."""
 
-    name = "ibkd-retrieval ivf-pq"
-    effort = "nprobe"
-    refines: Mapping[int, int] = {4: 16, 8: 16, 16: 32, 32: 32, 64: 32, 128: 32, 256: 64, 512: 128}
-    efforts = tuple(refines)
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.recipe = f"{open_index(folder).manifest.factory}; refine from disk by nprobe: {self.refines}"
+    def __init__(self, source: Path, family: str, effort: str, tries: Mapping[int, int], **options: Option) -> None:
+        self._source = source
+        self._family = family_named(family, **options)
+        self._refines = tries
+        said = ", ".join(f"{name} {value}" for name, value in options.items())
+        self.name = f"ibkd-retrieval {family}" + (f" ({said})" if said else "")
+        self.effort = effort
+        self.efforts = tuple(tries)
+        self.recipe = f"{family}({said}); candidates per result refined from disk, by {effort}: {dict(tries)}"
 
     def build(self, blocks: Callable[[], Iterable[Vectors]], count: int, dim: int, path: Path, threads: int) -> None:
-        """Done by `index_peers.py`, as the other systems take their vectors from the folder."""
+        """Make the structure of the vectors in the source's shards, to which the new folder links."""
+        load_faiss().omp_set_num_threads(threads)
+        combine_indexes([self._source], path, family=self._family, overwrite=True)
 
     def load(self, path: Path) -> Loaded:
         """Open the folder."""
-        index = open_index(self._folder)
-        return Loaded(lambda q, k, effort: index.search(q, k, nprobe=effort, refine=self.refines[effort])[1])
+        index = open_index(path)
+
+        def search(queries: Vectors, k: int, effort: int) -> Rows:
+            if self.effort == "nprobe":
+                return index.search(queries, k, nprobe=effort, refine=self._refines[effort])[1]
+            return index.search(queries, k, ef_search=effort, refine=self._refines[effort])[1]
+
+        return Loaded(search)
 
 
 class Faiss:
@@ -239,16 +249,24 @@ class Usearch:
         return Loaded(search)
 
 
+OURS = {4: 16, 8: 16, 16: 16, 32: 16, 64: 32, 128: 32, 256: 32, 512: 64}
+OURS_FINER = {4: 4, 8: 8, 16: 8, 32: 8, 64: 16, 128: 16, 256: 32}
+"""Candidates per result by nprobe, for codes of four and of two dimensions."""
+
+
 def all_peers(folder: Path, count: int) -> list[Peer]:
-    """The systems to compare for so many vectors, ours first."""
-    lists = 2 ** round(np.log2(8 * np.sqrt(count)))
+    """The systems to compare for so many vectors, which lie in an index in `folder`; ours first."""
+    lists = 2 ** round(np.log2(4 * np.sqrt(count)))
+    graph = (16, 32, 64, 128, 256, 512)
     visited = (4, 8, 16, 32, 64, 128, 256)
     return [
-        Ours(folder),
         Faiss(f"IVF{lists},PQ192x4fs,RFlat", "IVF+PQ4, whole vectors in memory", visited, k_factor=8),
         Faiss(f"OPQ96,IVF{lists},PQ96x4fsr", "OPQ+IVF+PQ4, codes only", visited),
-        Faiss("HNSW32", "HNSW32", (16, 32, 64, 128, 256, 512)),
-        Autofaiss("3GB", (16, 32, 64, 128, 256, 512)),
+        Ours(folder, "hnsw", "ef_search", dict.fromkeys(graph, 0)),
+        Ours(folder, "ivf-pq", "nprobe", OURS_FINER, subquantisers=192),
+        Autofaiss("3GB", graph),
+        Faiss("HNSW32", "HNSW32", graph),
+        Ours(folder, "ivf-pq", "nprobe", OURS),
         Autofaiss("200MB", visited),
         Hnswlib(16),
         Usearch(32, "f16"),
@@ -261,5 +279,6 @@ def file_of(work: Path, peer: Peer) -> Path:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, 0 where there is none."""
-    return os.stat(path).st_size if path.exists() else 0
+    """Bytes of an index's file, of the structure where it is a folder of ours."""
+    inner = path / "index.faiss"
+    return (inner if inner.exists() else path).stat().st_size

@@ -45,8 +45,8 @@ class RealVectors(NamedTuple):
 
 
 def read_real(folders: Sequence[Path], cache: Path, seed: int) -> RealVectors:
-    """Read all `.npy` files of some folders and find the neighbours, which are kept in `cache`."""
-    files = [path for folder in folders for path in sorted(folder.glob("*.npy"))]
+    """Read `.npy` files, or all of some folders, and find the neighbours, which are kept in `cache`."""
+    files = [path for folder in folders for path in (sorted(folder.glob("*.npy")) if folder.is_dir() else [folder])]
     if not files:
         raise SystemExit("--vectors holds no .npy files: name folders of float vectors.")
     vectors = np.concatenate([np.load(path, allow_pickle=False).astype(np.float32) for path in files])

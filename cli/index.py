@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import reporter, stdout
+from .device import device_there
 from .encoding import EncodingOptions
 from .index_jobs import check_job, chosen_family, folder_beside, refuse, settled_family
 from .options import (
@@ -140,6 +141,7 @@ def index(
 
     progress = reporter(quiet)
     load_faiss()
+    device = device_there(device, progress)
     chosen = {
         "factory": factory,
         "recall": recall,
@@ -201,6 +203,7 @@ def index(
             vector_format=vectors,
             resume=resume,
             overwrite=overwrite,
+            device=device,
             progress=progress,
         )
     else:
@@ -244,6 +247,7 @@ def _build(
         vector_format=vectors or "float32",
         memory=sizes,
         processes=processes,
+        device=options.device,
         progress=progress,
     )
     return manifest, target

@@ -38,7 +38,8 @@ def check_job(
         if encoding["--corpus"] is None:
             raise UserError("--append adds the documents of a corpus: name it with --corpus.")
     else:
-        refuse(job, encoding)
+        # The structure is trained on the device, whatever encoded its vectors.
+        refuse(job, {option: value for option, value in encoding.items() if job == "--delete" or option != "--device"})
     if job == "--merge" and output is None:
         raise UserError("--merge makes a new index: name its folder with --output.")
 

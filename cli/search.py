@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from .answers import Asked, answer, show_answer
 from .console import reporter, stdout
+from .device import device_there
 from .opening import RankerOptions, index_folder, open_ranker
 from .options import (
     Backend,
@@ -93,6 +95,7 @@ def search(
     from ibkd_retrieval.errors import UserError
 
     progress = reporter(quiet)
+    options = dataclasses.replace(options, device=device_there(device, progress))
     if k is not None and k < 1:
         raise UserError(f"The number of results must be at least 1, not {k}: give -k 1 or more.")
     if (queries is None) != (output is None):

@@ -34,8 +34,9 @@ from ibkd_retrieval.indexing.manifest import (
 )
 from ibkd_retrieval.indexing.memory import MemoryPlan
 from ibkd_retrieval.indexing.shard_stage import ShardStage
-from ibkd_retrieval.indexing.shards import ShardRecord, ShardVectors, file_record, read_records, stored_ids
-from ibkd_retrieval.indexing.store import StoredIndex, open_index
+from ibkd_retrieval.indexing.shard_vectors import ShardVectors
+from ibkd_retrieval.indexing.shards import ShardRecord, file_record, read_records, stored_ids
+from ibkd_retrieval.indexing.store import StoredIndex, open_contents
 from ibkd_retrieval.indexing.structure import write_structure
 from ibkd_retrieval.indexing.workers import EncoderProcesses
 from ibkd_retrieval.progress import SILENT, Progress
@@ -92,7 +93,7 @@ def append_documents(
         )
     if next(corpus.documents(), None) is None:
         raise UserError(f"The corpus {corpus.name} holds no documents: there is nothing to append.")
-    before = open_index(folder)
+    before = open_contents(folder)
     build = BuildPlan(
         corpus=corpus.name,
         encoder=manifest.encoder,
@@ -114,7 +115,13 @@ def append_documents(
             processes=processes,
             depth=memory.depth if memory is not None else 1,
         )
-        records, fingerprint = stage.run()
+        try:
+            records, fingerprint = stage.run()
+        except UserError:
+            if not any(number >= plan.first for number in read_records(folder)):
+                # Nothing was encoded that another run could go on with.
+                (folder / layout.APPEND_PLAN).unlink(missing_ok=True)
+            raise
         return _add(folder, before, records, corpus.name, fingerprint, progress)
 
 

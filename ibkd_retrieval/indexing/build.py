@@ -33,6 +33,7 @@ def build_index(
     vector_format: str = "float32",
     memory: MemoryPlan | None = None,
     processes: EncoderProcesses | None = None,
+    device: str = "cpu",
     progress: Progress = SILENT,
 ) -> IndexManifest:
     """Encode a corpus and make an index folder of it.
@@ -53,6 +54,7 @@ def build_index(
         vector_format: how vectors are stored: "float32", "float16" or "int8" (`vector_formats`).
         memory: sizes that keep the build within a memory budget (`memory.plan_memory`), which go before `shard_size`.
         processes: encode in these and not in this one; `encoder` says what they have to be like.
+        device: where the structure is trained: "cpu", "cuda", or "auto" for a GPU where faiss can use one.
         progress: told of the work.
 
     Returns:
@@ -80,6 +82,7 @@ def build_index(
         shard_text=memory.shard_text if memory is not None else None,
         vector_format=check_format(vector_format),
     )
+    family.bytes_per_vector(1, plan.encoder.dim)  # Refuses what does not suit the dimension, before all the encoding.
     if next(corpus.documents(), None) is None:
         raise UserError(f"The corpus {corpus.name} holds no documents: there is nothing to index.")
     with refusals_named(folder):
@@ -103,7 +106,9 @@ def build_index(
             progress.say(f"The index in {folder} is finished and intact: nothing was left to do.")
             return finished
         layout.withdraw(folder)
-        return finish_index(folder, records, CorpusRecord(corpus.name, fingerprint), plan, family, progress)
+        return finish_index(
+            folder, records, CorpusRecord(corpus.name, fingerprint), plan, family, progress, device=device
+        )
 
 
 def _refuse_changed(folder: Path) -> None:

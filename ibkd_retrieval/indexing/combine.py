@@ -34,7 +34,7 @@ from ibkd_retrieval.indexing.shards import (
     write_record,
     write_shard,
 )
-from ibkd_retrieval.indexing.store import StoredIndex, first_unlike, open_index
+from ibkd_retrieval.indexing.store import StoredIndex, first_unlike, open_contents
 from ibkd_retrieval.indexing.vector_formats import check_format
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -51,6 +51,7 @@ def combine_indexes(
     cut: EncoderRecord | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    device: str = "cpu",
     progress: Progress = SILENT,
 ) -> IndexManifest:
     """Make an index of the documents of one or several others, without their corpora and without encoding.
@@ -68,6 +69,7 @@ def combine_indexes(
             are cut to its length, and brought to unit length again where they had it. None keeps all dimensions.
         resume: go on where a run before was broken off.
         overwrite: delete the index that is in `folder` first.
+        device: where the structure is trained: "cpu", "cuda", or "auto" for a GPU where faiss can use one.
         progress: told of the work.
 
     Raises:
@@ -81,7 +83,7 @@ def combine_indexes(
     for source in map(Path, sources):
         if source.resolve() == folder.resolve():
             raise UserError(f"The index would be made in {folder}, which it is made from: name another --output.")
-    indexes = [open_index(source) for source in sources]
+    indexes = [open_contents(source) for source in sources]
     _check_encoders(indexes)
     _check_ids(indexes)
     manifests = [index.manifest for index in indexes]
@@ -89,6 +91,7 @@ def combine_indexes(
     plan = dataclasses.replace(plan, vector_format=check_format(vector_format or manifests[0].vector_format))
     if cut is not None:
         plan = dataclasses.replace(plan, encoder=_checked_cut(cut, indexes[0]))
+    family.bytes_per_vector(1, plan.encoder.dim)  # Refuses what does not suit the dimension, before any work.
     corpus, changes = _history(manifests)
     with refusals_named(folder):
         plan = claim(folder, plan, resume, overwrite, progress)
@@ -101,7 +104,7 @@ def combine_indexes(
             return done
         layout.withdraw(folder)
         records = _take_shards(indexes, folder, plan, progress)
-        manifest = finish_index(folder, records, corpus, plan, family, progress, changes)
+        manifest = finish_index(folder, records, corpus, plan, family, progress, changes, device)
         layout.remove_unlisted(folder, manifest.files, len(records))
         return manifest
 

@@ -17,7 +17,7 @@ from ibkd_retrieval.indexing.claim import refusals_named
 from ibkd_retrieval.indexing.identity import chained_fingerprint
 from ibkd_retrieval.indexing.manifest import Change, CorpusRecord, IndexManifest, write_manifest
 from ibkd_retrieval.indexing.shards import file_record
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.store import open_contents
 
 
 def delete_documents(folder: Path | str, ids: Collection[str]) -> IndexManifest:
@@ -38,7 +38,7 @@ def delete_documents(folder: Path | str, ids: Collection[str]) -> IndexManifest:
         OSError: the disk is full or fails.
     """
     folder = Path(folder)
-    index = open_index(folder)
+    index = open_contents(folder)
     manifest, wanted = index.manifest, set(ids)
     if not wanted:
         raise UserError("There are no ids of documents to delete: give one a line.")

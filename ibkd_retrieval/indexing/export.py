@@ -20,8 +20,9 @@ from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Flat
 from ibkd_retrieval.indexing.families.effort import set_defaults
 from ibkd_retrieval.indexing.lines import LineStore
-from ibkd_retrieval.indexing.shards import ShardVectors, document_from_json
-from ibkd_retrieval.indexing.store import StoredIndex, open_index
+from ibkd_retrieval.indexing.shard_vectors import ShardVectors
+from ibkd_retrieval.indexing.shards import document_from_json
+from ibkd_retrieval.indexing.store import StoredIndex, open_contents
 from ibkd_retrieval.indexing.structure import write_structure
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -65,7 +66,7 @@ def export_pyserini(
     """
     folder = Path(folder)
     with _new_folder(destination) as made:
-        manifest = open_index(folder).manifest
+        manifest = open_contents(folder).manifest
         if manifest.deleted_count:
             raise UserError(
                 f"{manifest.deleted_count:,} documents of {folder} are deleted, and Pyserini would find them: "
@@ -97,7 +98,7 @@ def export_numpy(folder: Path | str, destination: Path | str, *, progress: Progr
         UserError: `folder` holds no sound index, or `destination` is not an empty or new folder.
     """
     with _new_folder(destination) as made:
-        index = open_index(folder)
+        index = open_contents(folder)
         with open(made / "ids.txt", "w", encoding="utf-8", newline="\n") as lines:
             lines.writelines(f"{index.doc_id(row)}\n" for row in _rows(index))
         header = {"descr": "<f4", "fortran_order": False, "shape": (len(index), index.manifest.dim)}
@@ -121,7 +122,7 @@ def export_parquet(folder: Path | str, destination: Path | str, *, progress: Pro
     import pyarrow.parquet as pq
 
     with _new_folder(destination) as made:
-        index = open_index(folder)
+        index = open_contents(folder)
         dim = index.manifest.dim
         texts = [pa.field(name, pa.string(), nullable=False) for name in ("id", "title", "text")]
         schema = pa.schema([*texts, pa.field("vector", pa.list_(pa.float32(), dim), nullable=False)])

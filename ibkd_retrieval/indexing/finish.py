@@ -24,10 +24,13 @@ from ibkd_retrieval.indexing.manifest import (
     write_manifest,
 )
 from ibkd_retrieval.indexing.memory import peak_memory_bytes
-from ibkd_retrieval.indexing.shards import ShardRecord, ShardVectors, file_record, stored_ids
+from ibkd_retrieval.indexing.shard_vectors import ShardVectors
+from ibkd_retrieval.indexing.shards import ShardRecord, file_record, stored_ids
 from ibkd_retrieval.indexing.structure import write_structure
 from ibkd_retrieval.indexing.wanted import Wanted
 from ibkd_retrieval.progress import Progress
+
+_RESIDENT_BYTES = 64 << 20
 
 
 def finish_index(
@@ -38,6 +41,7 @@ def finish_index(
     family: Family,
     progress: Progress,
     changes: tuple[Change, ...] = (),
+    device: str = "cpu",
 ) -> IndexManifest:
     """Make the structure and the list of ids from the shards, and write the manifest last.
 
@@ -49,17 +53,20 @@ def finish_index(
         family: suited to the number of documents.
         progress: told of the work.
         changes: the manifest's entry.
+        device: where the structure is trained (`faiss_binding.training_on`).
 
     Raises:
         OSError: the disk is full or fails.
     """
     start = time.perf_counter()
-    vectors = ShardVectors(folder, [record.documents for record in records], plan.encoder.dim)
+    counts = [record.documents for record in records]
+    # Settings are tried on rows from everywhere, which would map all files into the build's memory.
+    vectors = ShardVectors(folder, counts, plan.encoder.dim, resident=_RESIDENT_BYTES)
     tried: tuple[OperatingPoint, ...] = ()
     if isinstance(family, Wanted):
         family, tried = family.choice(vectors, progress)
         progress.say(f"Chosen by trial: an index of type {family.name}.")
-    built = family.build(vectors, progress)
+    built = family.build(vectors, progress, device)
     if built.index is None:
         (folder / layout.STRUCTURE).unlink(missing_ok=True)
     else:

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.indexing.vector_source import VectorSource
 
-_BLOCK_BYTES = 64 << 20
+_FEW = 512
+"""Scores that are sorted as fast as the largest among them are parted off."""
 
 
 def rescore(
@@ -15,8 +16,8 @@ def rescore(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Keep the k best of each query's candidates by exact inner product.
 
-    The vectors are read from their memory-mapped shards, for as many queries together as 64 MiB hold, so the
-    structure that found the candidates need not carry them.
+    The vectors are read from their memory-mapped shards, so the structure that found the candidates need not carry
+    them.
 
     Args:
         queries: [q, dim].
@@ -30,17 +31,19 @@ def rescore(
     """
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     rows = np.full((len(queries), k), -1, dtype=np.int64)
-    block = max(1, _BLOCK_BYTES // max(1, candidates.shape[1] * vectors.dim * 4))
-    for start in range(0, len(queries), block):
-        wanted, places = np.unique(candidates[start : start + block], return_inverse=True)
-        places = places.reshape(-1, candidates.shape[1])
-        # np.unique sorts, so the padding, if there is any, comes first.
-        padding = int(len(wanted) > 0 and wanted[0] < 0)
-        exact = vectors.gather(wanted[padding:])
-        for query in range(len(places)):
-            own = places[query][places[query] >= padding]
-            own_scores = exact[own - padding] @ queries[start + query]
-            best = np.lexsort((wanted[own], -own_scores))[:k]
-            scores[start + query, : len(best)] = own_scores[best]
-            rows[start + query, : len(best)] = wanted[own[best]]
+    for query, found in enumerate(candidates):
+        own = np.sort(found[found >= 0])
+        exact = vectors.products(own, queries[query])
+        best = _best(exact, k)
+        scores[query, : len(best)] = exact[best]
+        rows[query, : len(best)] = own[best]
     return scores, rows
+
+
+def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """The places of the k largest, best first; equal ones in their order."""
+    if len(scores) <= max(k, _FEW):
+        return np.argsort(-scores, kind="stable")[:k]
+    least = np.partition(scores, len(scores) - k)[len(scores) - k]
+    reaching = np.flatnonzero(scores >= least)
+    return reaching[np.argsort(-scores[reaching], kind="stable")][:k]

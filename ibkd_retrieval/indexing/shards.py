@@ -9,22 +9,20 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import NO_FIELDS, Document, FieldValue
-from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, sha256_file, write_json
 from ibkd_retrieval.indexing.arrays import save_array
 from ibkd_retrieval.indexing.json_records import decode
 from ibkd_retrieval.indexing.layout import FORMAT, documents_file, record_file, vectors_file
 from ibkd_retrieval.indexing.lines import LineStore, offsets_path, write_lines
 from ibkd_retrieval.indexing.manifest import FileRecord
-from ibkd_retrieval.indexing.vector_formats import format_of, pack, unpack
+from ibkd_retrieval.indexing.vector_formats import pack
 
 T = TypeVar("T")
 
@@ -181,75 +179,3 @@ class OpenFiles(Generic[T]):
                 self._opened[number] = self._open_number(number)
             self._opened.move_to_end(number)
             return self._opened[number]
-
-
-_ROWS_WORTH_A_MAP = 64
-"""Rows wanted of a shard from which its map is not kept: touched pages count as memory for as long as it is open."""
-
-
-class ShardVectors:
-    """The float32 vectors [n, dim] of an index, memory-mapped shard by shard.
-
-    Shards stored in another format (`vector_formats`) are given as float32, which is then a copy.
-
-    Attributes:
-        count: number of vectors n.
-        dim: length of a vector.
-    """
-
-    def __init__(self, folder: Path, counts: Sequence[int], dim: int) -> None:
-        self.count = sum(counts)
-        self.dim = dim
-        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._open = partial(_open_vectors, folder, tuple(counts), dim)
-        # A partial and not a method of self: a cycle would keep the files open until the collector finds it.
-        self._maps = OpenFiles(self._open)
-
-    def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        """The shards in order, each read-only or a copy; those given before are let go of."""
-        return self.from_shard(0)
-
-    def from_shard(self, first: int) -> Iterator[NDArray[np.float32]]:
-        """The shards from number `first` on, as iterating gives them."""
-        for number in range(first, len(self._starts) - 1):
-            yield unpack(self._open(number))
-
-    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Copy the vectors of `rows` [m], in any order, into an array [m, dim]."""
-        # In order of row, so that what a shard gives is one slice: candidates lie in hundreds of shards.
-        order = np.argsort(rows, kind="stable")
-        ordered = rows[order]
-        ends = np.searchsorted(ordered, self._starts)
-        pieces = [np.empty((0, self.dim), dtype=np.float32)]
-        for number in np.flatnonzero(np.diff(ends)).tolist():
-            low, high = ends[number], ends[number + 1]
-            opened = self._maps[number] if high - low < _ROWS_WORTH_A_MAP else self._open(number)
-            pieces.append(opened[ordered[low:high] - self._starts[number]])
-        # Shards of one format are unpacked together; a merged index may have several.
-        formats = {piece.dtype for piece in pieces[1:]}
-        gathered = (
-            unpack(np.concatenate(pieces[1:])) if len(formats) == 1 else np.concatenate(list(map(unpack, pieces)))
-        )
-        result = np.empty_like(gathered)
-        result[order] = gathered
-        return result
-
-    def place(self, row: int) -> tuple[int, int]:
-        """The number of the shard that holds `row`, and its position there."""
-        number = int(self._starts.searchsorted(row, side="right")) - 1
-        return number, row - int(self._starts[number])
-
-
-def _open_vectors(folder: Path, counts: tuple[int, ...], dim: int, number: int) -> NDArray[Any]:
-    path = folder / vectors_file(number)
-    try:
-        vectors: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read ({error}): repair the index with `ibkd index --resume`.") from error
-    if vectors.shape[:1] != (counts[number],) or format_of(vectors, dim) is None:
-        raise UserError(
-            f"{path} holds {vectors.dtype} {vectors.shape} where {counts[number]} vectors of {dim} dimensions are due: "
-            "repair the index with `ibkd index --resume`."
-        )
-    # Taking a row of a memmap costs ten times what taking one of a plain array does.
-    return vectors.view(np.ndarray)

@@ -15,9 +15,10 @@ from ibkd_retrieval.corpora.records import Document, FieldValue
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import sha256_file
 from ibkd_retrieval.indexing.exact import Found, scan, search_array, with_ties_by_row
-from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss, to_gpu
+from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss
 from ibkd_retrieval.indexing.families.effort import (
     effort_for,
+    inner_index,
     is_graph,
     list_count,
     search_structure,
@@ -25,10 +26,12 @@ from ibkd_retrieval.indexing.families.effort import (
 )
 from ibkd_retrieval.indexing.families.family import check_recall
 from ibkd_retrieval.indexing.families.trial import reaches
+from ibkd_retrieval.indexing.gpu import MOST_RESULTS, is_on_gpu, to_gpu
 from ibkd_retrieval.indexing.layout import documents_file
 from ibkd_retrieval.indexing.lines import LineStore
 from ibkd_retrieval.indexing.manifest import IndexManifest, SearchDefaults, read_manifest
-from ibkd_retrieval.indexing.shards import OpenFiles, ShardVectors, document_from_json, fields_from_json
+from ibkd_retrieval.indexing.shard_vectors import ShardVectors
+from ibkd_retrieval.indexing.shards import OpenFiles, document_from_json, fields_from_json
 from ibkd_retrieval.progress import SILENT, Progress
 
 ALWAYS_VERIFIED_BYTES = 256 << 20
@@ -125,7 +128,7 @@ class StoredIndex:
             candidates = np.flatnonzero(allowed)
             scores, places = search_array(queries, self._vectors.gather(candidates), found)
             rows = candidates[places]
-        elif self._structure is None or (allowed is not None and not takes_selector(self._structure)):
+        elif self._must_scan(found, allowed):
             scores, rows = scan(queries, self._vectors, found, allowed)
         elif self.manifest.search.is_exact:
             scores, rows = self._search_flat(queries, found, left, allowed)
@@ -201,6 +204,13 @@ class StoredIndex:
             f"The index in {self.folder} is not known to reach a recall of {recall:g} ({known}): ask for less, or make "
             "it anew with a higher --recall or with --type flat."
         )
+
+    def _must_scan(self, k: int, allowed: NDArray[np.bool_] | None) -> bool:
+        """Whether the structure cannot answer: there is none, or it cannot leave out rows or give that many."""
+        if self._structure is None or (allowed is not None and not takes_selector(self._structure)):
+            return True
+        # An exact search on a GPU looks for one more, to see a tie at the last place.
+        return k >= MOST_RESULTS and is_on_gpu(inner_index(self._structure))
 
     def _search_flat(self, queries: NDArray[np.float32], k: int, left: int, allowed: NDArray[np.bool_] | None) -> Found:
         parameters = None if allowed is None else load_faiss().SearchParameters(sel=_selector(allowed))
@@ -353,9 +363,20 @@ def open_index(
             progress.say(f"The {size / 1e9:,.1f} GB of vectors in {folder} are not loaded: every search reads them.")
             return StoredIndex(folder, manifest, None)
     structure = _read_structure(folder, manifest)
-    if device != "cpu":
-        structure = to_gpu(structure, progress)
+    if device.startswith("cuda"):
+        structure = to_gpu(structure, device, progress)
     return StoredIndex(folder, manifest, structure)
+
+
+def open_contents(folder: Path | str) -> StoredIndex:
+    """Open a finished index for its vectors and documents: nothing is loaded, and a search would read every vector.
+
+    Raises:
+        UserError: the folder holds no finished index, or a file of it is missing or damaged.
+    """
+    manifest = read_manifest(folder)
+    _verify_files(Path(folder), manifest, contents=False)
+    return StoredIndex(Path(folder), manifest, None)
 
 
 def _read_structure(folder: Path, manifest: IndexManifest) -> Any:

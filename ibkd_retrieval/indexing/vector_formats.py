@@ -11,12 +11,14 @@ An int8 component is code x scale, where the scale of a vector is its largest ab
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.faiss_binding import load_faiss
 
 FORMATS = ("float32", "float16", "int8")
 
@@ -66,6 +68,37 @@ def pack(vectors: NDArray[np.float32], name: str) -> NDArray[Any]:
         rows["codes"] = np.clip(np.rint(vectors / divisor[:, None]), -127, 127)
         return rows
     return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def inner_products(rows: NDArray[Any], query: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The inner products [n] of rows of a file in any format with a query [dim]."""
+    if rows.dtype.names:
+        products: NDArray[np.float32] = rows["codes"].astype(np.float32) @ query
+        products *= rows["scale"]
+        return products
+    if rows.dtype != np.float16:
+        return np.asarray(rows @ query, dtype=np.float32)
+    # numpy widens float16 one number at a time; faiss multiplies it four times as fast.
+    table = _half_table(len(query))
+    table.reset()
+    table.add_sa_codes(np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), 2 * len(query)))
+    scores, places = table.search(query[None], len(rows))
+    products = np.empty(len(rows), dtype=np.float32)
+    products[places[0]] = scores[0]
+    return products
+
+
+_of_thread = threading.local()
+
+
+def _half_table(dim: int) -> Any:
+    """A faiss table of float16 vectors, this thread's own: making one costs more than multiplying a few rows."""
+    table = getattr(_of_thread, "table", None)
+    if table is None or table.d != dim:
+        faiss = load_faiss()
+        table = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        _of_thread.table = table
+    return table
 
 
 def unpack(rows: NDArray[Any]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class VectorSource(Protocol):
-    """Float32 vectors [count, dim] that are read block by block or row by row; `shards.ShardVectors` is one."""
+    """Float32 vectors [count, dim] that are read block by block or row by row; `shard_vectors.ShardVectors` is one."""
 
     @property
     def count(self) -> int:
@@ -25,6 +25,9 @@ class VectorSource(Protocol):
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Copy the vectors of `rows` [m], in any order, into an array [m, dim]."""
+
+    def products(self, rows: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The inner products [m] of the vectors of `rows` [m], in any order, with one query [dim]."""
 
 
 class ArrayVectors:
@@ -41,6 +44,10 @@ class ArrayVectors:
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Copy the vectors of `rows`."""
         return self._vectors[rows]
+
+    def products(self, rows: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The inner products of the vectors of `rows` with a query."""
+        return np.asarray(self._vectors[rows] @ query, dtype=np.float32)
 
 
 def sample_rows(count: int, size: int, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -102,3 +102,17 @@ def test_two_encoder_processes_make_the_index_of_one(shell, index, beir, teacher
     assert answer.code == 0, answer.err
     for name in ("vectors/00000.npy", "vectors/00003.npy", "index.faiss", "docids"):
         assert (shell.folder / "two" / name).read_bytes() == (index / name).read_bytes()
+
+
+def test_a_gpu_that_is_not_there_is_said_once_and_done_without(shell, index):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    for command in (
+        ("search", "river bank", "--index", index, "--device", "cuda"),
+        ("index", "--from", index, "--type", "hnsw", "--output", "h", "--device", "cuda"),
+    ):
+        said = shell.must(*command).err
+        assert said.count("runs on the CPU") == 1
+        assert said.count("GPU") == 1

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tiny_models import sentences
 from tiny_runs import corpus, finetuning, settings
 
-from ibkd_retrieval.distill import finetune_run, ranks, training_run
+from ibkd_retrieval.distill import optimising, ranks
 from ibkd_retrieval.distill.dev import neighbour_dev
 from ibkd_retrieval.distill.finetune import finetune_student
 from ibkd_retrieval.distill.pairs import PairSet, TrainingPair
@@ -37,9 +37,9 @@ class Recorder:
     def __init__(self):
         self.gradients, self.losses = {}, {}
 
-    def during(self, name, module, stop_after=None):
-        """Watch the gradients that `module` applies while the run `name` goes on."""
-        apply, losses = module.apply_gradients, self.losses.setdefault(name, [])
+    def during(self, name, stop_after=None):
+        """Watch the gradients that are applied while the run `name` goes on."""
+        apply, losses = optimising.apply_gradients, self.losses.setdefault(name, [])
 
         def applied(optimizer, loss):
             if len(losses) == stop_after:
@@ -52,7 +52,7 @@ class Recorder:
             losses.append(loss)
             return apply(optimizer, loss)
 
-        return mock.patch.object(module, "apply_gradients", applied)
+        return mock.patch.object(optimising, "apply_gradients", applied)
 
 
 def work(folder: Path, model: str) -> Recorder:
@@ -70,7 +70,7 @@ def work(folder: Path, model: str) -> Recorder:
         return student_from_layers(load_sentence_transformer(model), 1)
 
     def train(name, *, stop_after=None, resume=False, **changed):
-        with recorder.during(name, training_run, stop_after):
+        with recorder.during(name, stop_after):
             arguments = (born(), cache, texts, dev, settings(**(RECIPE | changed)), folder / name.split(" ")[0], "born")
             return train_student(*arguments, resume=resume)
 
@@ -83,7 +83,7 @@ def work(folder: Path, model: str) -> Recorder:
         train("resumed rest", resume=True)
     pairs = PairSet("pairs", tuple(TrainingPair(" ".join(text.split()[:3]), (text,)) for text in rest[:60]))
     recipe = finetuning(steps=3, batch_size=7, soft_labels="teacher", eval_every=0, checkpoint_every=3)
-    with recorder.during("finetuned", finetune_run):
+    with recorder.during("finetuned"):
         finetune_student(born(), cache, pairs, corpus(), dev, recipe, folder / "finetuned", "born")
     return recorder
 

@@ -152,6 +152,13 @@ def test_an_append_broken_off_before_any_rename_leaves_a_sound_index(tmp_path: P
     assert renames > 10
 
 
+def test_an_append_refused_before_anything_was_encoded_leaves_nothing_behind(folder: Path):
+    with pytest.raises(UserError, match="already in the index"):
+        append_documents(numbered_corpus(3), HashingEncoder(), folder)
+    assert not (folder / "append.json").exists()
+    assert append_documents(more(3), HashingEncoder(), folder).document_count == 28
+
+
 def test_an_unfinished_append_can_be_dropped(folder: Path):
     class Refusing(HashingEncoder):
         def encode(self, texts, kind="document", progress=None):

@@ -15,6 +15,7 @@ from indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, co
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.families import family_named
 from ibkd_retrieval.indexing.identity import fingerprint
 from ibkd_retrieval.indexing.manifest import read_manifest
 from ibkd_retrieval.indexing.shards import ShardRecord
@@ -371,3 +372,14 @@ def test_a_text_that_no_tokenizer_takes_is_named_by_its_document(tmp_path, monke
     documents = [Document(f"d{i}", "half \ud800" if i == 3 else "whole") for i in range(5)]
     with pytest.raises(UserError, match=r"Document 4 of .* \(d3\) holds half of a surrogate pair"):
         build_index(corpus_of(documents), Strict(), tmp_path / "i", shard_size=2)
+
+
+@pytest.mark.parametrize(
+    "family", [family_named("factory", factory="OPQ7,Nonsense"), family_named("ivf-pq", subquantisers=7)]
+)
+def test_a_family_that_does_not_suit_the_dimension_is_refused_before_anything_is_encoded(tmp_path: Path, family):
+    encoder = HashingEncoder()
+    with pytest.raises(UserError, match=r"could not parse|do not divide"):
+        build_index(numbered_corpus(5), encoder, tmp_path / "i", family=family)
+    assert encoder.encoded == []
+    assert not (tmp_path / "i").exists()

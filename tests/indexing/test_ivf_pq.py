@@ -7,10 +7,13 @@ from indexing_fakes import Listener, TableEncoder, clustered, table_corpus
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.exact import scan
+from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import IvfPq, family_named
-from ibkd_retrieval.indexing.shards import ShardVectors
+from ibkd_retrieval.indexing.families.effort import search_structure, set_defaults
+from ibkd_retrieval.indexing.manifest import SearchDefaults
+from ibkd_retrieval.indexing.shard_vectors import ShardVectors
 from ibkd_retrieval.indexing.store import StoredIndex, open_index
-from ibkd_retrieval.indexing.vector_source import sample_rows
+from ibkd_retrieval.indexing.vector_source import ArrayVectors, sample_rows
 
 COUNT, DIM = 6000, 64
 
@@ -167,3 +170,23 @@ def test_subquantisers_that_do_not_divide_the_dimension_are_a_user_error(table: 
 def test_an_unknown_family_lists_those_known():
     with pytest.raises(UserError, match="choose one of flat, ivf-flat, ivf-pq"):
         family_named("annoy")
+
+
+def test_the_nearest_lists_are_found_through_a_graph_as_well_as_without_one():
+    faiss, table = load_faiss(), clustered(20_000, 32)
+    queries = clustered(200, 32, seed=1)
+    graph = faiss.index_factory(32, "IVF1000_HNSW8,Flat", faiss.METRIC_INNER_PRODUCT)
+    graph.train(table)
+    graph.add(table)
+    plain = faiss.clone_index(graph)
+    centroids = faiss.IndexFlatIP(32)
+    centroids.add(graph.quantizer.reconstruct_n(0, 1000))
+    plain.quantizer, plain.own_fields = centroids, False
+    found = [
+        search_structure(index, queries, 10, SearchDefaults(nprobe=40), ArrayVectors(table))[1]
+        for index in (graph, plain)
+    ]
+    same = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*found, strict=True)])
+    assert same > 0.98
+    set_defaults(graph, SearchDefaults(nprobe=40))
+    assert faiss.downcast_index(graph.quantizer).hnsw.efSearch == 60

@@ -15,7 +15,7 @@ from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.identity import fingerprint
 from ibkd_retrieval.indexing.refine import rescore
-from ibkd_retrieval.indexing.shards import ShardVectors
+from ibkd_retrieval.indexing.shard_vectors import ShardVectors
 from ibkd_retrieval.indexing.store import open_index, verify_index
 
 
@@ -133,6 +133,7 @@ def test_a_missing_faiss_names_the_line_to_type(monkeypatch: pytest.MonkeyPatch,
     def absent(name: str):
         raise ImportError(name)
 
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
     monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(MissingPackage, match=r"pip install 'ibkd-retrieval\[cpu\]'"):
         load_faiss()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.indexing.exact import Found
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.gpu import MOST_RESULTS, is_on_gpu
 from ibkd_retrieval.indexing.manifest import SearchDefaults
 from ibkd_retrieval.indexing.refine import rescore
 from ibkd_retrieval.indexing.vector_source import VectorSource
@@ -17,24 +19,50 @@ from ibkd_retrieval.indexing.vector_source import VectorSource
 _QUERY_BLOCK = 256
 
 
+class _Kind(NamedTuple):
+    """What a structure is: the index below its transformations, its inverted lists, what has a graph."""
+
+    inner: Any
+    lists: int | None
+    is_graph: bool
+    has_graph_over_lists: bool
+    is_transformed: bool
+
+
+_kinds: WeakKeyDictionary[Any, _Kind] = WeakKeyDictionary()
+"""By index, whose kind does not change: every search asks several times."""
+
+
+def _kind(index: Any) -> _Kind:
+    known = _kinds.get(index)
+    if known is None:
+        faiss = load_faiss()
+        inner = faiss.downcast_index(index)
+        transformed = isinstance(inner, faiss.IndexPreTransform)
+        while isinstance(inner, faiss.IndexPreTransform):
+            inner = faiss.downcast_index(inner.index)
+        lists = getattr(inner, "nlist", None)
+        quantizer = None if lists is None or is_on_gpu(inner) else faiss.downcast_index(inner.quantizer)
+        known = _Kind(
+            inner, lists, isinstance(inner, faiss.IndexHNSW), isinstance(quantizer, faiss.IndexHNSW), transformed
+        )
+        _kinds[index] = known
+    return known
+
+
 def inner_index(index: Any) -> Any:
     """The index below the rotations and projections (IndexPreTransform) that a query goes through first."""
-    faiss = load_faiss()
-    index = faiss.downcast_index(index)
-    while isinstance(index, faiss.IndexPreTransform):
-        index = faiss.downcast_index(index.index)
-    return index
+    return _kind(index).inner
 
 
 def list_count(index: Any) -> int | None:
     """Number of inverted lists, None for a structure without."""
-    lists: int | None = getattr(inner_index(index), "nlist", None)
-    return lists
+    return _kind(index).lists
 
 
 def is_graph(index: Any) -> bool:
     """Whether the structure is an HNSW graph, whose search takes `ef_search`."""
-    return isinstance(inner_index(index), load_faiss().IndexHNSW)
+    return _kind(index).is_graph
 
 
 def effort_for(
@@ -79,14 +107,27 @@ def set_defaults(index: Any, effort: SearchDefaults) -> None:
     inner = inner_index(index)
     if effort.nprobe is not None and list_count(index) is not None:
         inner.nprobe = effort.nprobe
+        if _kind(index).has_graph_over_lists:
+            load_faiss().downcast_index(inner.quantizer).hnsw.efSearch = _nodes_for(effort.nprobe)
     if effort.ef_search is not None and is_graph(index):
         inner.hnsw.efSearch = effort.ef_search
+
+
+def _nodes_for(nprobe: int) -> int:
+    """Nodes to keep in view of a graph over lists, of which the nearest `nprobe` are wanted.
+
+    No more than are wanted leave out nine in a hundred of them, some of the nearest among them: of a million vectors
+    in 4,000 lists, nprobe 128 then found 0.958 of the nearest ten in 0.68 ms, and with half as many more 0.982 in 0.87.
+    """
+    return nprobe + (nprobe + 1) // 2
 
 
 def takes_selector(index: Any) -> bool:
     """Whether faiss can leave rows out while searching the structure; the others raise."""
     faiss = load_faiss()
     inner = inner_index(index)
+    if is_on_gpu(inner):
+        return False
     return list_count(index) is not None or is_graph(index) or isinstance(inner, faiss.IndexScalarQuantizer)
 
 
@@ -112,6 +153,8 @@ def search_structure(
         Scores [q, k], not increasing, and rows [q, k], padded with -1 (whose scores mean nothing without refinement).
     """
     candidates = min(k * max(1, effort.refine or 1), vectors.count)
+    if is_on_gpu(inner_index(index)):
+        candidates = max(k, min(candidates, MOST_RESULTS))
     parameters = _parameters(index, effort, max(k, candidates), selector)
     if not effort.refine:
         scores, rows = index.search(queries, k, params=parameters)
@@ -130,12 +173,14 @@ def _parameters(index: Any, effort: SearchDefaults, candidates: int, selector: A
     faiss = load_faiss()
     if list_count(index) is not None:
         parameters = faiss.SearchParametersIVF(nprobe=effort.nprobe or 1, sel=selector)
+        if _kind(index).has_graph_over_lists:
+            parameters.quantizer_params = faiss.SearchParametersHNSW(efSearch=_nodes_for(effort.nprobe or 1))
     elif is_graph(index):
         parameters = faiss.SearchParametersHNSW(efSearch=max(effort.ef_search or 1, candidates), sel=selector)
     elif selector is not None:
         parameters = faiss.SearchParameters(sel=selector)
     else:
         return None
-    if isinstance(faiss.downcast_index(index), faiss.IndexPreTransform):
+    if _kind(index).is_transformed:
         return faiss.SearchParametersPreTransform(index_params=parameters)
     return parameters

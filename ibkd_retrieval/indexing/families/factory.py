@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.families.effort import is_graph, list_count
+from ibkd_retrieval.indexing.families.effort import inner_index, is_graph, list_count
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range, check_recall
 from ibkd_retrieval.indexing.families.inverted import add, parsed, train
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, efforts_for, trial_of, try_settings
@@ -67,12 +67,16 @@ class Factory:
         return self
 
     def bytes_per_vector(self, count: int, dim: int) -> float:
-        """The codes as faiss counts them, without what is stored once.
+        """The codes and links as faiss counts them, without what is stored once.
 
         Raises:
             UserError: faiss does not understand the string.
         """
-        return float(parsed(self.factory, dim).sa_code_size())
+        index = parsed(self.factory, dim)
+        if not is_graph(index):
+            return float(index.sa_code_size())
+        graph = inner_index(index)
+        return float(graph.storage.sa_code_size() + 4 * graph.hnsw.nb_neighbors(0))
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
         """Train, add, choose the search settings by trial.

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss, training_on
+from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss
+from ibkd_retrieval.indexing.families.centroids import place_centroids
 from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS, BuiltStructure, Family, check_range, check_recall
 from ibkd_retrieval.indexing.families.flat import Flat
 from ibkd_retrieval.indexing.families.trial import efforts_for, trial_of, try_settings
+from ibkd_retrieval.indexing.gpu import training_on
 from ibkd_retrieval.indexing.manifest import SearchDefaults
 from ibkd_retrieval.indexing.vector_source import VectorSource, sample_rows
 from ibkd_retrieval.progress import Progress
@@ -76,6 +78,11 @@ def flat_if_few(family: Family, count: int, progress: Progress) -> Family:
 def number_of_lists(lists: int | None, count: int) -> int:
     """The number asked for, or four for each root of the documents, where the documents allow it."""
     return min(lists or int(4 * math.sqrt(count)), max(1, count // POINTS_PER_LIST))
+
+
+def bytes_of_blocks(code_bytes: float, lists: int | None, count: int) -> float:
+    """Bytes a vector that fast-scan codes take: lists are filled up to blocks of 32, by half of one on average."""
+    return code_bytes * (1 + 16 * number_of_lists(lists, count) / max(1, count))
 
 
 def bytes_of_lists(lists: int | None, count: int, dim: int) -> float:
@@ -160,7 +167,9 @@ def train(
         training = vectors.gather(sample_rows(vectors.count, sample, np.random.default_rng(seed)))
         check_finite(training)
         try:
-            with training_on(device, index, progress):
+            with training_on(device, index, progress) as on_gpu:
+                if not on_gpu:
+                    place_centroids(index, training, seed)
                 index.train(training)
         except RuntimeError as error:
             raise UserError(

@@ -10,6 +10,7 @@ from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, chec
 from ibkd_retrieval.indexing.families.inverted import (
     POINTS_PER_LIST,
     build_inverted,
+    bytes_of_blocks,
     bytes_of_lists,
     check_inverted,
     flat_if_few,
@@ -65,7 +66,10 @@ class IvfPq:
 
     def bytes_per_vector(self, count: int, dim: int) -> float:
         """The codes, the id and a share of the centroids."""
-        return self._parts(dim) * self.bits / 8 + bytes_of_lists(self.lists, count, dim)
+        codes = self._parts(dim) * self.bits / 8
+        if self.bits == 4:
+            codes = bytes_of_blocks(codes, self.lists, count)
+        return codes + bytes_of_lists(self.lists, count, dim)
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
         """Train the lists and the codes, add, choose nprobe and refine by trial.

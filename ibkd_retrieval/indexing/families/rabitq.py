@@ -7,7 +7,13 @@ from typing import ClassVar
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family
-from ibkd_retrieval.indexing.families.inverted import build_inverted, bytes_of_lists, check_inverted, flat_if_few
+from ibkd_retrieval.indexing.families.inverted import (
+    build_inverted,
+    bytes_of_blocks,
+    bytes_of_lists,
+    check_inverted,
+    flat_if_few,
+)
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL
 from ibkd_retrieval.indexing.vector_source import VectorSource
 from ibkd_retrieval.progress import Progress
@@ -55,9 +61,8 @@ class RaBitQ:
     def bytes_per_vector(self, count: int, dim: int) -> float:
         """The bits, the corrections, the id, and a share of the centroids and of the rotation."""
         corrections = 8 if self.bits == 1 else 16
-        return (
-            self.bits * dim / 8 + corrections + bytes_of_lists(self.lists, count, dim) + 4 * dim * dim / max(1, count)
-        )
+        codes = bytes_of_blocks(self.bits * dim / 8, self.lists, count) + corrections
+        return codes + bytes_of_lists(self.lists, count, dim) + 4 * dim * dim / max(1, count)
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
         """Train the lists, add, choose nprobe and refine by trial."""

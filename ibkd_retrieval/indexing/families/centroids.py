@@ -1,0 +1,106 @@
+"""The centroids of inverted lists, by k-means whose products torch makes.
+
+faiss's own k-means spends nearly all its time on the products of vectors and centroids. torch's matrix product is
+several times as fast as the one that faiss is linked with, more so where the processor multiplies in bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.indexing.faiss_binding import load_faiss
+
+WORTH_TORCH = 10_000_000_000
+"""Multiplications an iteration takes from which on importing torch for them pays."""
+
+_ITERATIONS = 10
+"""As many as faiss makes for inverted lists."""
+
+_SCORES_AT_ONCE = 4 << 20
+
+
+def place_centroids(index: Any, training: NDArray[np.float32], seed: int) -> None:
+    """Train what comes before the inverted lists of an index, and place the centroids of these.
+
+    What is left for the index's own `train` are the codes. Nothing is done where there are no lists, or so few that
+    faiss is as quick.
+
+    Args:
+        index: a faiss index by inner product, not trained.
+        training: vectors [n, dim].
+        seed: of the centroids to begin with.
+    """
+    faiss = load_faiss()
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is None or len(training) < lists.nlist or len(training) * lists.nlist * lists.d < WORTH_TORCH:
+        return
+    outer = faiss.downcast_index(index)
+    if isinstance(outer, faiss.IndexPreTransform):
+        for number in range(outer.chain.size()):
+            transform = faiss.downcast_VectorTransform(outer.chain.at(number))
+            if not transform.is_trained:
+                transform.train(training)
+            training = transform.apply(training)
+    if training.shape[1] == lists.d and not lists.quantizer.ntotal:
+        lists.quantizer.add(spherical_centroids(training, lists.nlist, seed))
+        lists.quantizer.is_trained = True
+
+
+def spherical_centroids(vectors: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
+    """Unit vectors [count, dim] near which `vectors` [n, dim] lie, by inner product.
+
+    A centroid to which no vector belongs takes half of the largest cluster, as in faiss.
+    """
+    import torch
+
+    table = torch.from_numpy(np.ascontiguousarray(vectors))
+    generator = np.random.default_rng(seed)
+    centroids = table[torch.from_numpy(generator.choice(len(vectors), count, replace=False))].clone()
+    height = max(1, _SCORES_AT_ONCE // count)
+    with torch.inference_mode(), _fast_products():
+        for _ in range(_ITERATIONS):
+            centroids /= centroids.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            sums = torch.zeros_like(centroids)
+            sizes = torch.zeros(count, dtype=torch.int64)
+            for start in range(0, len(table), height):
+                block = table[start : start + height]
+                nearest = (block @ centroids.T).argmax(dim=1)
+                sums.index_add_(0, nearest, block)
+                sizes += torch.bincount(nearest, minlength=count)
+            _fill_empty(sums, sizes)
+            centroids = sums
+        centroids /= centroids.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return np.asarray(centroids.numpy(), dtype=np.float32)
+
+
+def _fill_empty(sums: Any, sizes: Any) -> None:
+    """Part the largest clusters by a little, so that the next iteration shares out their vectors."""
+    for empty in (sizes == 0).nonzero().ravel().tolist():
+        largest = int(sizes.argmax())
+        apart = 1 / 1024
+        sums[empty] = sums[largest]
+        sums[empty, ::2] *= 1 + apart
+        sums[empty, 1::2] *= 1 - apart
+        sums[largest, ::2] *= 1 - apart
+        sums[largest, 1::2] *= 1 + apart
+        half = int(sizes[largest]) // 2
+        sizes[empty] = half
+        sizes[largest] -= half
+
+
+@contextmanager
+def _fast_products() -> Iterator[None]:
+    """While this lasts, torch may round what it multiplies to bfloat16; sums are float32. Not all processors can."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
