@@ -5,7 +5,8 @@
 Every round runs each system once on the same texts, in an order that changes from round to round, with the
 processor's matrix peak between them. Peers: SentenceTransformer.encode at its defaults and in bfloat16; its modules in
 a plain loop over sorted batches of 4,096 tokens; onnxruntime and openvino used plainly, as fastembed does: 32 texts at
-a time, in the order they come, padded to the longest. `--quality MODEL` compares nDCG@10 on all of SciFact in float32
+a time, in the order they come, padded to the longest. `--parts memory` measures again the peak memory of encoding few
+and ten times as many passages, and nothing else. `--quality MODEL` compares nDCG@10 on all of SciFact in float32
 and bfloat16.
 """
 
@@ -34,6 +35,7 @@ PEERS_BATCH = 32
 LOOP_TOKENS = 4096
 QUERY_TOKENS = (8, 32)
 BULK = ("abstracts", "passages")
+PARTS = ("speed", "memory")
 
 Encode = Callable[[list[str]], NDArray[np.float32]]
 
@@ -48,6 +50,7 @@ def main() -> None:
     options.add_argument("--queries", type=int, default=20, help="of each length")
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count()])
+    options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="the rest stays as it was")
     options.add_argument("--quality", nargs="*", default=[], help="models whose nDCG@10 on SciFact is compared")
     options.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "encode_speed.json")
     options.add_argument("--memory-of", help=argparse.SUPPRESS)
@@ -67,12 +70,17 @@ def main() -> None:
     if given.output.exists():
         result = json.loads(given.output.read_text(encoding="utf-8"))
     packages = {name: metadata.version(name) for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)}
-    result["environment"] = read_environment().to_json() | {"features": list(processor_features())} | packages
+    environment = read_environment().to_json() | {"features": list(processor_features())} | packages
+    if "speed" in given.parts:
+        result["environment"] = environment
     for name in given.models:
-        row = {f"{threads} threads": measure(given.models_dir / name, given, threads) for threads in given.threads}
-        row["peak_memory_bytes"] = {
-            str(count): memory_in_a_process(name, count, given) for count in (given.documents, 10 * given.documents)
-        }
+        row = result["models"].get(name, {})
+        if "speed" in given.parts:
+            row |= {f"{threads} threads": measure(given.models_dir / name, given, threads) for threads in given.threads}
+        if "memory" in given.parts:
+            row["peak_memory_bytes"] = {
+                str(count): memory_in_a_process(name, count, given) for count in (given.documents, 10 * given.documents)
+            }
         result["models"][name] = row
         write_json(given.output, result)
         print(json.dumps(row, indent=1), flush=True)

@@ -96,8 +96,23 @@ def bench_encode(
         stdout().print(dumps(shown), markup=False, soft_wrap=True)
         return
     print_table(_table(found))
+    stdout().print(_legend(), markup=False, highlight=False, soft_wrap=True)
     for choice in choices.values():
         stdout().print(choice.reason, markup=False, soft_wrap=True)
+    stdout().print(
+        "--backend auto, the default, takes these from now on for this model on this machine.", soft_wrap=True
+    )
+
+
+def _legend() -> str:
+    from ibkd_retrieval.encoders.choice import LEAST_COSINE, MEAN_COSINE
+    from ibkd_retrieval.encoders.speed import SHORT_TOKENS
+
+    return (
+        f"short ones: the first {SHORT_TOKENS} tokens of each document. Queries: of so many tokens, one at a time, the "
+        f"median. Cosine: to the first row's vectors; taken is what has at least {MEAN_COSINE} on average and "
+        f"{LEAST_COSINE} for every text. Of peak: of what a large matrix product of that format reaches here."
+    )
 
 
 def _table(found: Sequence[Speed]) -> Table:
@@ -106,7 +121,8 @@ def _table(found: Sequence[Speed]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     lengths = sorted(found[0].queries)
-    heads = ("long/s", "short/s", *(f"query of {n}" for n in lengths), "p95", "cosine", "least", "of peak")
+    queries = (f"query of {n}" for n in lengths)
+    heads = ("documents/s", "short ones/s", *queries, "95 % within", "mean cosine", "least", "of peak")
     for head in heads:
         table.add_column(head, justify="right")
     for speed in found:
@@ -116,7 +132,7 @@ def _table(found: Sequence[Speed]) -> Table:
             f"{speed.long_per_second:,.1f}",
             f"{speed.short_per_second:,.1f}",
             *(f"{speed.queries[n].p50:.2f} ms" for n in lengths),
-            " / ".join(f"{speed.queries[n].p95:.1f}" for n in lengths),
+            " / ".join(f"{speed.queries[n].p95:.2f}" for n in lengths) + " ms",
             f"{speed.mean_cosine:.5f}",
             f"{speed.least_cosine:.5f}",
             "" if share is None else f"{share:.0%}",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,9 @@ from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
 from ibkd_retrieval.encoders.students import keep_leading_dimensions
-from ibkd_retrieval.encoders.tokens import excluded_prompt_length, pad_ids, tokenize
+from ibkd_retrieval.encoders.tokens import excluded_prompt_length, pad_ids, static_tokens, tokenize
 from ibkd_retrieval.encoders.weights import count_parameters, prompt_of, weight_hash
+from ibkd_retrieval.encoders.words import WordTokens, reads_words_alone
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Encoder:
         self._recent: dict[str, NDArray[np.float32]] = {}
         self._model = model
         self._padding = 0 if self._static else int(model.tokenizer.pad_token_id or 0)
+        alone = self._static and reads_words_alone(model.tokenizer)
+        self._words = WordTokens(model.tokenizer) if alone else None
         check_choice(backend, dtype, self.device)
         self._backend = (
             None if self._static else open_backend(model, backend, dtype, self.weight_hash, self._tokens_of(sample))
@@ -178,17 +181,21 @@ class Encoder:
         return out
 
     def _windows(self, texts: Sequence[str], kind: Kind) -> Iterator[TokenWindow]:
-        """Texts tokenised window by window, each but the first beside the encoding of the one before it."""
+        """Texts tokenised window by window, each but the first beside the encoding of those before it."""
         starts = range(0, len(texts), self._window)
         if len(starts) < 2:
             yield from (self._prepare_window(texts, start, kind) for start in starts)
             return
-        with ThreadPoolExecutor(1, thread_name_prefix="tokenising") as pool:
-            following = pool.submit(self._prepare_window, texts, starts[0], kind)
-            for start in starts[1:]:
-                window, following = following.result(), pool.submit(self._prepare_window, texts, start, kind)
-                yield window
-            yield following.result()
+        # The tokenizer itself uses all cores, what looks words up one.
+        at_once = 1 if self._words is None else _threads()
+        with ThreadPoolExecutor(at_once, thread_name_prefix="tokenising") as pool:
+            under_way: deque[Future[TokenWindow]] = deque()
+            for start in starts:
+                under_way.append(pool.submit(self._prepare_window, texts, start, kind))
+                if len(under_way) > at_once:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
 
     def prepare(self, texts: Sequence[str], kind: Kind = "document") -> PreparedTexts:
         """Tokenise texts for `encode_prepared`; another thread may do so while this encoder encodes.
@@ -196,8 +203,7 @@ class Encoder:
         Raises:
             UserError: something in `texts` is no text.
         """
-        windows = tuple(self._prepare_window(texts, start, kind) for start in range(0, len(texts), self._window))
-        return PreparedTexts(len(texts), windows)
+        return PreparedTexts(len(texts), tuple(self._windows(texts, kind)))
 
     def encode_prepared(self, prepared: PreparedTexts, progress: Task | None = None) -> NDArray[np.float32]:
         """The second half of `encode`: the same vectors, float32 [n, dim], to the bit."""
@@ -234,15 +240,19 @@ class Encoder:
         window = texts[start : start + self._window]
         token_ids: list[NDArray[np.int32]] = []
         lengths: list[int] = []
-        for first in range(0, len(window), _TOKENIZED_AT_ONCE):
-            part = window[first : first + _TOKENIZED_AT_ONCE]
+        # Words looked up are no lists, and the more texts the fewer of them.
+        at_once = _TOKENIZED_AT_ONCE if self._words is None else self._window
+        for first in range(0, len(window), at_once):
+            part = window[first : first + at_once]
+            if self._static:
+                ids, counts = static_tokens(self._model, part, prompt, self._words, first=start + first)
+                token_ids.append(ids)
+                lengths += counts.tolist()
+                continue
             found = tokenize(self._model, part, prompt, first=start + first)
             lengths += map(len, found)
             # A list of Python integers takes nine times the memory.
-            if self._static:
-                token_ids.append(np.fromiter(chain.from_iterable(found), dtype=np.int32))
-            else:
-                token_ids += [np.array(ids, dtype=np.int32) for ids in found]
+            token_ids += [np.array(each, dtype=np.int32) for each in found]
         prompt_length = 0 if self._static else excluded_prompt_length(self._model, prompt)
         return TokenWindow(start, lengths, token_ids, prompt_length)
 
@@ -290,6 +300,12 @@ class Encoder:
             for module in list(self._model)[1:]:
                 features = module(features)
         return features["sentence_embedding"]  # type: ignore[no-any-return]
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 class _Fetching:

@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.static import is_static
+from ibkd_retrieval.encoders.words import flat_ids
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+    from ibkd_retrieval.encoders.words import WordTokens
 
 
 def tokenize(model: SentenceTransformer, texts: Sequence[str], prompt: str = "", *, first: int = 0) -> list[list[int]]:
@@ -44,6 +47,26 @@ def tokenize(model: SentenceTransformer, texts: Sequence[str], prompt: str = "",
             whole, truncation=True, padding=False, return_attention_mask=False, return_token_type_ids=False
         )
     return encoded["input_ids"]  # type: ignore[no-any-return]
+
+
+def static_tokens(
+    model: SentenceTransformer, texts: Sequence[str], prompt: str, words: WordTokens | None, *, first: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Token ids of texts for a static model, end to end, and how many each text has, [n].
+
+    Args:
+        model: whose tokenizer counts; special tokens have no meaning to a mean of token vectors.
+        texts: what to tokenise.
+        prompt: put before every text.
+        words: its tokenizer word by word, where that is the same.
+        first: position of the first text in the caller's list, for error messages.
+
+    Raises:
+        UserError: as `tokenize` does.
+    """
+    with text_errors(texts, first):
+        whole = [prompt + text for text in texts]
+        return flat_ids(model.tokenizer, whole) if words is None else words(whole)
 
 
 def _cut_at(backend: Any, tokenizer: Any) -> None:

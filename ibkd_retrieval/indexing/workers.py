@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError, WorkFailed
+from ibkd_retrieval.indexing.cores import available_threads, take_share
 from ibkd_retrieval.progress import Task
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class EncoderLoader(Protocol):
 
 @dataclass(frozen=True)
 class LoadEncoder:
-    """Loads a model by name on its share of the machine: a GPU in turn, or an equal part of the cores."""
+    """Loads a model by name on its process's share of the machine: a GPU in turn, or the cores it is pinned to."""
 
     name: str
     device: str = "auto"
@@ -83,7 +83,7 @@ class LoadEncoder:
         from ibkd_retrieval.encoders.device import choose_device
         from ibkd_retrieval.encoders.encoder import Encoder
 
-        torch.set_num_threads(_threads(count))
+        torch.set_num_threads(available_threads())
         device = choose_device(self.device)
         if device == "cuda":
             device = f"cuda:{number % torch.cuda.device_count()}"
@@ -206,8 +206,7 @@ def _work(connection: Connection, load: EncoderLoader, number: int, count: int) 
     """A process's whole life: load, then encode what comes until nobody sends any more."""
     # An interrupt from the terminal reaches all processes; the one that commands this one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
-        os.environ[variable] = str(_threads(count))
+    take_share(number, count)
     reply: Any
     try:
         encoder = load(number, count)
@@ -225,10 +224,3 @@ def _work(connection: Connection, load: EncoderLoader, number: int, count: int) 
             connection.send(_Failed.of(error))
         except ConnectionError:
             return
-
-
-def _threads(processes: int) -> int:
-    """An equal part of the cores this process may use, or what the user asked OpenMP for where that is less."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(cores // processes, int(asked) if asked.isdecimal() else cores))

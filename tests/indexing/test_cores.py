@@ -1,0 +1,59 @@
+"""Each of several processes has its own part of the cores."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from indexing_fakes import HashingEncoder, numbered_corpus
+
+from ibkd_retrieval.indexing.cores import share_of
+from ibkd_retrieval.indexing.workers import EncoderProcesses, UnencodedShard
+from ibkd_retrieval.progress import SILENT
+
+
+@given(st.integers(1, 40), st.integers(1, 12))
+def test_parts_are_as_large_for_each_and_apart_while_there_are_cores(cores, count):
+    parts = [share_of(range(100, 100 + cores), number, count) for number in range(count)]
+    assert {len(part) for part in parts} == {max(1, cores // count)}
+    used = [core for part in parts for core in part]
+    assert set(used) <= set(range(100, 100 + cores))
+    if count <= cores:
+        assert len(set(used)) == len(used)
+    else:
+        assert set(used) == set(range(100, 100 + cores))
+
+
+class Telling(HashingEncoder):
+    """Gives as every vector what its process may use: threads, cores, and the first of them."""
+
+    def encode(self, texts, kind="document", progress=None):
+        import torch
+
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        told = [torch.get_num_threads(), int(os.environ["RAYON_NUM_THREADS"]), len(cores), *cores[:1]]
+        return np.tile(np.array(told, np.float32), (len(texts), 1))
+
+
+@dataclass(frozen=True)
+class LoadTelling:
+    def __call__(self, number, count):
+        return Telling()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system pins no processes")
+@pytest.mark.parametrize("count", [1, 2])
+def test_processes_have_threads_for_their_cores_and_keep_to_them(count, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = os.sched_getaffinity(0)
+    shards = (UnencodedShard(n, list(numbered_corpus(3).documents()), "") for n in range(8))
+    with SILENT.task("Encoding", 24, "documents") as task:
+        found = {
+            tuple(done.vectors[0].tolist()) for done in EncoderProcesses(count, LoadTelling()).encode(shards, task)
+        }
+    each = max(1, len(before) // count)
+    assert {told[:3] for told in found} == {(each, each, each)}
+    assert {int(told[3]) for told in found} <= before
+    assert os.sched_getaffinity(0) == before
