@@ -35,8 +35,13 @@ class Ranker(Protocol):
         """
 
 
-def check_queries(queries: Sequence[Query], k: int) -> None:
-    """Refuse what no ranker can answer.
+def check_queries(queries: Sequence[Query], k: int, *, empty: bool = False) -> None:
+    """Refuse what a ranker cannot answer.
+
+    Args:
+        queries: what is asked.
+        k: how many documents are wanted of each.
+        empty: whether a query may be empty, as for words, of which it then has none that is known.
 
     Raises:
         UserError: a query is empty, a query id appears twice, or k is below 1.
@@ -46,7 +51,7 @@ def check_queries(queries: Sequence[Query], k: int) -> None:
     ids = [query.query_id for query in queries]
     if len(set(ids)) != len(ids):
         raise UserError(f"Query {first_repeated(ids)} appears twice: give each query its own id.")
-    for query in queries:
+    for query in queries if not empty else ():
         if not query.text.strip():
             name = f"Query {query.query_id}" if len(queries) > 1 else "The query"
             raise UserError(f"{name} is empty: type at least one word.")

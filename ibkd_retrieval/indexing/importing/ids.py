@@ -26,7 +26,7 @@ def read_ids(path: Path) -> Iterator[str]:
         return
     first_column = format_suffix(path) == ".tsv"
     for number, line in read_lines(path):
-        text = line.split("\t", 1)[0] if first_column else line.rstrip()
+        text = line.split("\t", 1)[0] if first_column else line.strip()
         yield checked_id(text, f"{path}, line {number}")
 
 

@@ -63,9 +63,9 @@ class LexicalSearcher:
         A query without a known word has no documents in the run.
 
         Raises:
-            UserError: a query is empty, a query id appears twice, or k is below 1.
+            UserError: a query id appears twice, or k is below 1.
         """
-        check_queries(queries, k)
+        check_queries(queries, k, empty=True)
         ranked: list[tuple[Ids, Scores]] = []
         with progress.task(f"Searching ({self.name})", len(queries), "queries") as task:
             for start in range(0, len(queries), QUERY_BLOCK):
