@@ -57,8 +57,10 @@ def judgements_of(qrels):
 
 
 def trec_eval(qrels, rankings, level):
-    # pytrec_eval crashes or never returns on a query that has only negative grades; none of its documents counts.
-    judged = {query: grades for query, grades in qrels.items() if max(grades.values()) >= 0}
+    # A negative grade means unjudged to trec_eval. pytrec_eval counts it below an array's start: it crashes, at times or
+    # on a query that has no other, or never returns.
+    known = {query: {doc: grade for doc, grade in judged.items() if grade >= 0} for query, judged in qrels.items()}
+    judged = {query: grades for query, grades in known.items() if grades}
     found = pytrec_eval.RelevanceEvaluator(judged, ASKED, relevance_level=level).evaluate(rankings)
     return {
         name: [found[query][theirs] if query in found else 0.0 for query in qrels] for name, theirs in TREC_EVAL.items()
