@@ -57,8 +57,8 @@ def judgements_of(qrels):
 
 
 def trec_eval(qrels, rankings, level):
-    # A negative grade means unjudged to trec_eval. pytrec_eval counts it below an array's start: it crashes, at times or
-    # on a query that has no other, or never returns.
+    # A negative grade means unjudged to trec_eval. pytrec_eval counts it below an array's start: it crashes, at times,
+    # or never returns.
     known = {query: {doc: grade for doc, grade in judged.items() if grade >= 0} for query, judged in qrels.items()}
     judged = {query: grades for query, grades in known.items() if grades}
     found = pytrec_eval.RelevanceEvaluator(judged, ASKED, relevance_level=level).evaluate(rankings)
