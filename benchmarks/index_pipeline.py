@@ -47,7 +47,13 @@ def build(given: argparse.Namespace) -> None:
     """Print when the model is loaded and when the index is finished; this process is the one that is stopped."""
     encoder = Encoder.load(given.model, dtype=given.dtype)
     corpus = first(open_corpus(given.corpus), given.count)
-    plan = plan_memory(parse_size(given.memory), dim=encoder.dim, batch_tokens=4096, shard_size=given.shard_size)
+    plan = plan_memory(
+        parse_size(given.memory),
+        dim=encoder.dim,
+        batch_tokens=encoder.batch_tokens,
+        shard_size=given.shard_size,
+        batches=encoder.batches_at_once,
+    )
     encoder.encode(WARM_UP)
     print(json.dumps({"dtype": encoder.dtype}), flush=True)
     build_index(corpus, encoder, given.folder, family=given.type, memory=plan)

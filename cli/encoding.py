@@ -85,6 +85,7 @@ class EncodingOptions:
         from ibkd_retrieval.encoders.choice import sample_texts
         from ibkd_retrieval.encoders.device import choose_device
         from ibkd_retrieval.errors import UserError
+        from ibkd_retrieval.indexing.cores import available_threads
         from ibkd_retrieval.indexing.memory import parse_size, plan_memory
         from ibkd_retrieval.indexing.workers import EncoderProcesses, LoadEncoder
 
@@ -110,7 +111,12 @@ class EncodingOptions:
             **settings,
         )
         sizes = plan_memory(
-            limit, dim=encoder.dim, batch_tokens=wanted, shard_size=self.shard_size, workers=self.workers
+            limit,
+            dim=encoder.dim,
+            batch_tokens=wanted,
+            shard_size=self.shard_size,
+            workers=self.workers,
+            batches=self.workers * min(encoder.batches_at_once, max(1, available_threads() // self.workers)),
         )
         if self.batch_tokens is None:
             encoder.batch_tokens = sizes.batch_tokens

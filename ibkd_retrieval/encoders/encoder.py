@@ -16,6 +16,7 @@ from ibkd_retrieval.encoders.backends.opening import open_backend
 from ibkd_retrieval.encoders.backends.protocol import check_choice
 from ibkd_retrieval.encoders.batching import default_batch_tokens, token_budget_batches
 from ibkd_retrieval.encoders.device import choose_device
+from ibkd_retrieval.encoders.lanes import lane_count, side_by_side
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
 from ibkd_retrieval.encoders.students import keep_leading_dimensions
@@ -261,16 +262,29 @@ class Encoder:
             return []
         return [pad_ids([ids], self._padding) for ids in tokenize(self._model, sample, self.prompts["document"])]
 
+    @property
+    def batches_at_once(self) -> int:
+        """How many batches are in memory together while many texts are encoded."""
+        # The other backends share their threads out themselves.
+        return lane_count() if self.backend == "torch" and self.device == "cpu" and not self._static else 1
+
     def _encode_window(self, window: TokenWindow, out: NDArray[np.float32], progress: Task | None) -> None:
-        if self._backend is None:
+        backend = self._backend
+        if backend is None:
             out[:] = self._static_vectors(window)
             if progress is not None:
                 progress.advance(len(window.lengths))
             return
-        fetching = _Fetching(out)
-        for rows in token_budget_batches(window.lengths, self.batch_tokens):
+
+        def encode(rows: NDArray[np.int64]) -> torch.Tensor:
             tokens = pad_ids([window.token_ids[row] for row in rows], self._padding)
-            fetching.take(rows, self._vectors(self._backend, tokens, window.prompt_length))
+            return self._vectors(backend, tokens, window.prompt_length)
+
+        batches = list(token_budget_batches(window.lengths, self.batch_tokens))
+        fetching = _Fetching(out)
+        vectors = side_by_side(encode, batches) if self.batches_at_once > 1 else map(encode, batches)
+        for rows, found in zip(batches, vectors, strict=True):
+            fetching.take(rows, found)
             if progress is not None:
                 progress.advance(len(rows))
         fetching.finish()

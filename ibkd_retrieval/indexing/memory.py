@@ -95,6 +95,7 @@ def plan_memory(
     shard_size: int | None = None,
     resident: int | None = None,
     workers: int = 1,
+    batches: int = 1,
 ) -> MemoryPlan:
     """Choose sizes for encoding within `limit` bytes.
 
@@ -109,6 +110,7 @@ def plan_memory(
         shard_size: wanted by the user; where None, 8,192 or what the limit leaves room for.
         resident: bytes taken already; measured where None.
         workers: encoder processes, each of which takes as much as this one again; 1 encodes in this process.
+        batches: in memory at once in all these processes together, at least one in each.
 
     Raises:
         UserError: the limit leaves no room for the smallest shards.
@@ -116,10 +118,11 @@ def plan_memory(
     limit = machine_memory() // 4 if limit is None else limit
     resident = resident_bytes() if resident is None else resident
     processes = 1 if workers == 1 else workers + 1
+    batches = max(batches, workers)
     free = limit - processes * resident
-    while workers * _batch_bytes(batch_tokens, dim) > free // 2 and batch_tokens > 512:
+    while batches * _batch_bytes(batch_tokens, dim) > free // 2 and batch_tokens > 512:
         batch_tokens //= 2
-    free -= workers * _batch_bytes(batch_tokens, dim)
+    free -= batches * _batch_bytes(batch_tokens, dim)
     for depth, least in ((2, shard_size or DEFAULT_SHARD_SIZE), (1, shard_size or FEWEST_DOCUMENTS)):
         in_flight = _STAGES + 2 * depth + (workers - 1)
         share = free // in_flight
@@ -130,7 +133,7 @@ def plan_memory(
             text = min(_power_of_two(max(_LEAST_TEXT, share // _TEXT_SHARE // 3)), _MOST_TEXT)
             return MemoryPlan(limit, size, text, depth, batch_tokens)
     least = (_STAGES + 1 + workers) * _document_bytes(dim) * (shard_size or FEWEST_DOCUMENTS) * 4 // 3
-    needed = processes * resident + workers * _batch_bytes(batch_tokens, dim) + least
+    needed = processes * resident + batches * _batch_bytes(batch_tokens, dim) + least
     raise UserError(
         f"--memory {limit / 1e6:,.0f}MB is too little: the loaded model and libraries, a batch and the smallest shards "
         f"take {needed / 1e6:,.0f}MB{' in all processes' if workers > 1 else ''}; give more, or a smaller "

@@ -50,3 +50,8 @@ def test_too_little_memory_is_refused_with_what_is_needed():
         plan_memory(3 * 10**8, dim=384, batch_tokens=4096, resident=4 * 10**8)
     with pytest.raises(UserError, match="--shard-size"):
         plan_memory(6 * 10**8, dim=384, batch_tokens=4096, resident=4 * 10**8, shard_size=10**6)
+
+
+def test_batches_side_by_side_are_counted():
+    one, four = (plan_memory(10**9, dim=384, batch_tokens=4096, resident=10**8, batches=batches) for batches in (1, 4))
+    assert (one.batch_tokens, four.batch_tokens) == (4096, 2048)

@@ -1,0 +1,76 @@
+"""Batches side by side."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import sentences
+
+from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.lanes import lane_count, side_by_side
+
+
+@pytest.fixture(params=[1, 2, 3, 8])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_results_come_in_order_whichever_is_done_first(threads):
+    def work(item: int) -> int:
+        time.sleep(0.002 * (item % 3))
+        return item * item
+
+    for count in (0, 1, 2, 7, 8, 25):
+        assert list(side_by_side(work, range(count))) == [item * item for item in range(count)]
+
+
+def test_lanes_work_at_once_with_equal_parts_of_the_threads(threads):
+    lanes = lane_count()
+    assert lanes == min(threads, 4)
+    together = threading.Barrier(lanes)
+
+    def work(item: int) -> int:
+        if item < 2 * lanes:
+            together.wait(10)  # Breaks where one comes after the other.
+        return torch.get_num_threads()
+
+    assert list(side_by_side(work, range(2 * lanes + 1))) == [threads // lanes] * 2 * lanes + [threads]
+
+
+def test_the_last_and_what_does_not_fill_all_lanes_is_given_all_threads(threads):
+    own = list(side_by_side(lambda _: (threading.get_ident(), torch.get_num_threads()), range(lane_count())))
+    assert own == [(threading.get_ident(), threads)] * lane_count()
+
+
+def test_other_threads_have_as_many_threads_as_before(threads):
+    list(side_by_side(lambda item: item, range(2 * threads + 1)))
+    assert torch.get_num_threads() == threads
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == threads
+
+
+def test_an_error_in_a_lane_is_raised(threads):
+    def work(item: int) -> int:
+        if item == 5:
+            raise ValueError("five")
+        return item
+
+    with pytest.raises(ValueError, match="five"):
+        list(side_by_side(work, range(16)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_vectors_are_those_of_one_batch_after_the_other(bert, threads, dtype):
+    texts = sentences(101)
+    encoder = Encoder.load(str(bert), device="cpu", dtype=dtype, batch_tokens=64)
+    got = encoder.encode(texts)
+    np.testing.assert_array_equal(got, encoder.encode(texts))
+    torch.set_num_threads(1)
+    assert encoder.batches_at_once == 1
+    np.testing.assert_allclose(got, encoder.encode(texts), atol=1e-5 if dtype == "float32" else 2e-2)
