@@ -12,6 +12,17 @@ from ibkd_retrieval.errors import UserError, option_named
 
 from .options import CORPUS_HELP
 
+# What both stages need, text and lengths and dimensions, is in neither list.
+OF_STAGE_1 = (
+    "objective",
+    "projection",
+    "steps",
+    "batch_size",
+    "bank_size",
+    "learning_rate",
+    "temperature",
+    "hsic_weight",
+)
 OF_STAGE_2 = (
     "pairs",
     "finetune_steps",
@@ -29,7 +40,7 @@ _STUDENT, _TEXT, _DISTIL, _FINETUNE, _RUN = "Student", "Text", "Distilling (stag
 
 
 def check_given(given: Collection[str], stage: str) -> None:
-    """Refuse options of fine-tuning where nothing is fine-tuned.
+    """Refuse options of a stage that is left out.
 
     Args:
         given: names of the options that were given.
@@ -38,12 +49,18 @@ def check_given(given: Collection[str], stage: str) -> None:
     Raises:
         UserError: names them.
     """
-    wrong = [option_named(name) for name in OF_STAGE_2 if name in given]
-    if stage == "distill" and wrong:
-        raise UserError(
-            f"{', '.join(wrong)} {'are' if len(wrong) > 1 else 'is'} for fine-tuning: give --stage finetune or "
-            "--stage both too."
-        )
+    unused, purpose, instead = {
+        "distill": (OF_STAGE_2, "fine-tuning", "--stage finetune or --stage both"),
+        "finetune": (OF_STAGE_1, "distilling", "--stage both"),
+    }.get(stage, ((), "", ""))
+    wrong = [name for name in unused if name in given]
+    if not wrong:
+        return
+    twins = [option_named(f"finetune_{name}") for name in wrong if f"finetune_{name}" in OF_STAGE_2]
+    raise UserError(
+        f"{', '.join(map(option_named, wrong))} {'are' if len(wrong) > 1 else 'is'} for {purpose}: give {instead} too"
+        f"{', or ' + ', '.join(twins) if twins else ''}."
+    )
 
 
 def _option(panel: str, help: str, default: str | None = None, *names: str, metavar: str | None = None) -> Any:

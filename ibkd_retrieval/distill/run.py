@@ -24,13 +24,14 @@ from ibkd_retrieval.distill.output_space import FinishedModel, ends_in_linear, f
 from ibkd_retrieval.distill.pairs import PairSet
 from ibkd_retrieval.distill.plan import STATIC, StudentPlan, born_student
 from ibkd_retrieval.distill.settings import DistillSettings
+from ibkd_retrieval.distill.suiting import check_length, projection_for, read_as_much, without_forgetting
 from ibkd_retrieval.distill.teacher_cache import TeacherCache, TeacherVectors
 from ibkd_retrieval.distill.texts import TrainingTexts, gather_texts
 from ibkd_retrieval.distill.train import train_student
 from ibkd_retrieval.distill.training_log import require_tensorboard
 from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit
+from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.names import short_model_name
 from ibkd_retrieval.encoders.static import is_static
 from ibkd_retrieval.encoders.students import add_output_layer, reduce_dimension
@@ -116,10 +117,10 @@ def distill(
     student = born_student(plan, teacher_model, teacher_name, device)
     ranks.same_weights({"student": student})
     born_of = weight_hash(student)
-    _check_length(student, settings.max_length)
-    _read_as_much(student, settings.max_length)
+    check_length(student, settings.max_length)
+    read_as_much(student, settings.max_length)
     if is_static(student):
-        settings, finetuning = _without_forgetting(stage, settings, finetuning, progress)
+        settings, finetuning = without_forgetting(stage, settings, finetuning, progress)
     if settings.dims and plan.dim is None and settings.dims[0] < _dim(student):
         plan = replace(plan, dim=settings.dims[0])
     # Measured at its own length; the vectors to learn come from no more of a text than the student is shown.
@@ -135,7 +136,7 @@ def distill(
         teacher = JointTeacher(encoders)
         cache = JointCache(caches, JointTeacher([cast(Encoder, each.teacher) for each in caches]))
     check_dims(settings.dims, plan.dim or _dim(student), cache.dim)
-    settings = replace(settings, projection=_projection(settings, plan, plan.dim or _dim(student), cache.dim))
+    settings = replace(settings, projection=projection_for(settings, plan, plan.dim or _dim(student), cache.dim))
 
     dev: Dev | None = None
     # Collections may have to be downloaded first, once.
@@ -297,49 +298,6 @@ def _finetune_facts(
         history=result.loop.history,
         seconds=result.loop.seconds,
     )
-
-
-def _check_length(student: SentenceTransformer, max_length: int) -> None:
-    limit = position_limit(student)
-    if limit is not None and max_length > limit:
-        raise UserError(f"The student reads at most {limit} tokens: give --max-length {limit} or less.")
-
-
-def _projection(settings: DistillSettings, plan: StudentPlan, dim: int, teacher_dim: int) -> str:
-    if settings.projection == "isometry" and dim > teacher_dim:
-        raise UserError(
-            f"--projection isometry keeps all {dim} dimensions of the student, and the teacher has {teacher_dim}: "
-            f"give --projection trained, or --dim {teacher_dim} or less."
-        )
-    if settings.projection != "auto":
-        return settings.projection
-    # A least-squares map would first make a student that was trained before forget: all-MiniLM-L6-v2 goes from 0.660
-    # to 0.609 nDCG@10 on SciFact's training queries by it alone. Layers cut out of a teacher have little to forget.
-    trained_before = plan.model not in (None, STATIC)
-    keeps = trained_before and settings.output_space == "student" and dim <= teacher_dim
-    return "isometry" if keeps else "trained"
-
-
-def _read_as_much(student: SentenceTransformer, max_length: int) -> None:
-    """Let a student read as much of a text as it is trained on, where it read less before."""
-    if not is_static(student):
-        student.max_seq_length = max(max_length, int(student.max_seq_length or max_length))
-
-
-def _without_forgetting(
-    stage: str, settings: DistillSettings, finetuning: FinetuneSettings | None, progress: Progress
-) -> tuple[DistillSettings, FinetuneSettings | None]:
-    """Settings for a static student, with a weight of 0 for the term that it cannot have, which is said once."""
-    terms = settings.objective_settings
-    weights = [terms.hsic_weight] if stage != "finetune" and settings.objective == "ibkd" else []
-    weights += [finetuning.hsic_weight] if stage != "distill" and finetuning is not None else []
-    if any(weights):
-        progress.say(
-            "a static student's input representation is its output, so that there is nothing to forget: "
-            "training without the forgetting term"
-        )
-    settings = replace(settings, objective_settings=replace(terms, hsic_weight=0.0))
-    return settings, None if finetuning is None else replace(finetuning, hsic_weight=0.0)
 
 
 def _without(texts: TrainingTexts, held_out: list[str]) -> TrainingTexts:

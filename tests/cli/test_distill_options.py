@@ -22,6 +22,16 @@ def test_options_of_fine_tuning_are_refused_where_nothing_is_fine_tuned(given, n
     assert not (shell.folder / "models").exists()
 
 
+def test_options_of_distilling_are_refused_where_nothing_is_distilled(shell, teacher, beir):
+    (shell.folder / "pairs.jsonl").write_text(json.dumps({"query": "a", "passage": "b"}) + "\n")
+    fine_tuning = ("--corpus", beir, "--teacher", teacher, "--stage", "finetune", "--pairs", "pairs.jsonl")
+    answer = shell("distill", *fine_tuning, "--bank-size", 0, "--temperature", 0.1)
+    assert answer.code == 2
+    assert "--bank-size, --temperature are for distilling" in answer.err
+    assert "--finetune-temperature" in answer.err
+    assert not (shell.folder / "models").exists()
+
+
 def test_a_preset_gives_way_to_what_was_typed(shell, teacher, beir):
     few = ("--corpus", beir, "--teacher", teacher, "--layers", 2, "--dim", 8, "--steps", 1, "--device", "cpu")
     shell.must("distill", *few, "--preset", "paper", "--objective", "mse", "--batch-size", 16, "--max-length", 32)
@@ -36,7 +46,7 @@ def test_a_preset_gives_way_in_the_second_stage_too(shell, teacher, beir):
     pairs = [{"query": f"word {i}", "passage": f"passage {i}"} for i in range(20)]
     (shell.folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     few = ("--corpus", beir, "--teacher", teacher, "--layers", 2, "--dim", 8, "--steps", 1, "--device", "cpu")
-    second = ("--stage", "finetune", "--pairs", "pairs.jsonl", "--negatives", 0, "--finetune-steps", 1)
+    second = ("--stage", "both", "--batch-size", 16, "--pairs", "pairs.jsonl", "--negatives", 0, "--finetune-steps", 1)
     typed = ("--max-length", 32, "--finetune-batch-size", 8, "--hsic-weight", 0.5)
     shell.must("distill", *few, *second, "--preset", "paper", *typed)
     (made,) = (shell.folder / "models").glob("*/ibkd.json")
