@@ -58,6 +58,11 @@ class RankerOptions:
     filters: tuple[str, ...] = ()
     exclude_self: bool = False
 
+    @property
+    def lexical_engine(self) -> str:
+        """What searches words where anything does: BM25 unless another is asked for."""
+        return "bm25" if self.engine == "dense" else self.engine
+
     @classmethod
     def among(cls, arguments: Mapping[str, Any]) -> RankerOptions:
         """The options among the arguments of a command, which has them all by the names in `options`."""
@@ -270,7 +275,7 @@ def _first_stage(
     if options.engine != "dense" and options.hybrid is None:
         from ibkd_retrieval.search.lexical import open_lexical
 
-        return open_lexical(indexes[0], options.engine, allowed=masks[0], progress=progress)
+        return open_lexical(indexes[0], options.lexical_engine, allowed=masks[0], progress=progress)
     if len(indexes) > 1:
         from ibkd_retrieval.search.merged import MergedSearcher, check_one_encoder
 
@@ -285,8 +290,7 @@ def _first_stage(
     from ibkd_retrieval.search.hybrid import HybridSearcher
     from ibkd_retrieval.search.lexical import open_lexical
 
-    engine = "bm25" if options.engine == "dense" else options.engine
-    lexical = open_lexical(indexes[0], engine, allowed=masks[0], progress=progress)
+    lexical = open_lexical(indexes[0], options.lexical_engine, allowed=masks[0], progress=progress)
     return HybridSearcher([searcher, lexical], options.hybrid, options.weights or None)
 
 

@@ -96,6 +96,7 @@ def _check(options: RankerOptions, type: str, k: int) -> None:
     from ibkd_retrieval.indexing.families import family_named, family_options
     from ibkd_retrieval.indexing.families.family import check_range, check_recall
     from ibkd_retrieval.search.filters import parse_condition
+    from ibkd_retrieval.search.lexical import check_engine
 
     known = family_options(family_named(type))
     check_ranking(options)
@@ -111,6 +112,8 @@ def _check(options: RankerOptions, type: str, k: int) -> None:
         raise UserError(f"An index of type {type} takes no {' or '.join(wrong)}: leave out, or give another --type.")
     if options.recall is not None:
         check_recall(options.recall)
+    if options.engine != "dense" or options.hybrid is not None:
+        check_engine(options.lexical_engine)
     for condition in options.filters:
         if not condition.startswith("@"):
             parse_condition(condition)

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import importlib.util
 import io
 import json
 import shutil
@@ -246,6 +247,14 @@ def test_what_every_search_of_a_suite_would_fail_on_is_told_before_anything_is_i
     answer = shell("eval", "--suite", suite, "--model", teacher, *more)
     assert answer.code == 2
     assert said in answer.err
+    assert not (shell.folder / "indexes").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pyserini") is not None, reason="Pyserini is installed")
+def test_an_engine_that_a_suite_needs_and_is_not_installed_is_told_before_anything_is_indexed(shell, suite, teacher):
+    answer = shell("eval", "--suite", suite, "--model", teacher, "--hybrid", "rrf", "--engine", "lucene")
+    assert answer.code == 2
+    assert "ibkd-retrieval[pyserini]" in answer.err
     assert not (shell.folder / "indexes").exists()
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ibkd_retrieval.indexing.store import StoredIndex
 
-__all__ = ["ENGINES", "LexicalSearcher", "open_lexical"]
+__all__ = ["ENGINES", "LexicalSearcher", "check_engine", "open_lexical"]
 
 _TABLE: dict[str, Callable[[float, float, Progress], Engine]] = {"bm25": Bm25, "lucene": Lucene}
 
@@ -29,6 +29,16 @@ ENGINES = tuple(_TABLE)
 
 DEFAULT_K1, DEFAULT_B = 0.9, 0.4
 """As Anserini has them by default."""
+
+
+def check_engine(engine: str) -> None:
+    """Make sure that an engine runs here, before there is anything to search.
+
+    Raises:
+        UserError: there is no such engine.
+        MissingPackage: its library is not installed.
+    """
+    _engine(engine, DEFAULT_K1, DEFAULT_B, SILENT)
 
 
 def open_lexical(
@@ -57,12 +67,16 @@ def open_lexical(
             cannot be written.
         MissingPackage: the engine's library is not installed.
     """
-    if engine not in _TABLE:
-        raise UserError(f"There is no lexical engine {engine!r}: choose one of {', '.join(ENGINES)}.")
     if not (math.isfinite(k1) and k1 >= 0):
         raise UserError(f"BM25's k1 must be a number of at least 0, not {k1}: leave it out for 0.9.")
     if not 0 <= b <= 1:
         raise UserError(f"BM25's b must lie between 0 and 1, not {b}: leave it out for 0.4.")
-    chosen = _TABLE[engine](float(k1), float(b), progress)
+    chosen = _engine(engine, k1, b, progress)
     findable = index.findable(allowed)
     return LexicalSearcher(index, engine, chosen.open(made_folder(index, chosen, progress)), findable)
+
+
+def _engine(name: str, k1: float, b: float, progress: Progress) -> Engine:
+    if name not in _TABLE:
+        raise UserError(f"There is no lexical engine {name!r}: choose one of {', '.join(ENGINES)}.")
+    return _TABLE[name](float(k1), float(b), progress)
