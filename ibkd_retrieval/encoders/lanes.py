@@ -7,6 +7,7 @@ well, such as the attention of a few texts. With batches of their own they wait 
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,13 +38,16 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> Itera
     lanes = lane_count()
     together = max(0, len(items) - 1) // lanes * lanes if lanes > 1 else 0
     if together:
-        yield from _pool(lanes, torch.get_num_threads()).map(work, items[:together])
+        yield from _pool(lanes, torch.get_num_threads(), os.getpid()).map(work, items[:together])
     yield from map(work, items[together:])
 
 
 @functools.cache
-def _pool(lanes: int, threads: int) -> ThreadPoolExecutor:
-    """Threads that run torch's operations in an equal part of `threads` each; they last as long as the process."""
+def _pool(lanes: int, threads: int, _process: int) -> ThreadPoolExecutor:
+    """Threads that run torch's operations in an equal part of `threads` each; they last as long as the process.
+
+    A forked process has its own: its parent's threads did not come along.
+    """
     import torch
 
     pool = ThreadPoolExecutor(lanes, thread_name_prefix="encoding")

@@ -1,5 +1,8 @@
 """Batches side by side."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -74,3 +77,18 @@ def test_vectors_are_those_of_one_batch_after_the_other(bert, threads, dtype):
     torch.set_num_threads(1)
     assert encoder.batches_at_once == 1
     np.testing.assert_allclose(got, encoder.encode(texts), atol=1e-5 if dtype == "float32" else 2e-2)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_has_lanes_of_its_own():
+    code = """
+import os, torch
+from ibkd_retrieval.encoders.lanes import side_by_side
+torch.set_num_threads(2)
+assert list(side_by_side(lambda item: item, range(5))) == list(range(5))
+child = os.fork()
+if child == 0:
+    os._exit(0 if list(side_by_side(lambda item: item, range(5))) == list(range(5)) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
