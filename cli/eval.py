@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import reporter, write_text
-from .opening import RankerOptions
 from .options import (
     Backend,
     Device,
@@ -35,6 +34,7 @@ from .options import (
     Weight,
     given_options,
 )
+from .ranker_options import RankerOptions
 from .scoring import Scoring, score_files, score_index
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .opening import RankerOptions
+from .ranker_options import RankerOptions
 
 if TYPE_CHECKING:
     from ibkd_retrieval.evaluation.environment import Environment

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .opening import RankerOptions, index_folder, open_ranker
+from .opening import index_folder, open_ranker
+from .ranker_options import RankerOptions
 from .tuning import with_tuned_weights
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import typer
 from .answers import Asked, answer, show_answer
 from .console import reporter, stdout
 from .device import device_there
-from .opening import RankerOptions, index_folder, open_ranker
+from .opening import index_folder, open_ranker
 from .options import (
     Backend,
     Device,
@@ -38,6 +38,7 @@ from .options import (
     Tune,
     Weight,
 )
+from .ranker_options import RankerOptions
 from .tuning import with_tuned_weights
 
 if TYPE_CHECKING:

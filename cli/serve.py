@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import reporter
-from .opening import RankerOptions, index_folder, open_ranker
+from .opening import index_folder, open_ranker
 from .options import (
     Backend,
     Device,
@@ -31,6 +31,7 @@ from .options import (
     Tune,
     Weight,
 )
+from .ranker_options import RankerOptions
 from .tuning import with_tuned_weights
 
 if TYPE_CHECKING:

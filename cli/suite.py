@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .encoding import load_encoder
-from .opening import RankerOptions, check_ranking, open_ranker
+from .opening import open_ranker
 from .options import INDEXES, MODELS
+from .ranker_options import RankerOptions, check_ranking
 from .scoring import Scoring
 
 if TYPE_CHECKING:

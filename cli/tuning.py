@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ibkd_retrieval.errors import UserError
 
-from .opening import RankerOptions, open_ranker
+from .opening import open_ranker
+from .ranker_options import RankerOptions
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder
