@@ -31,9 +31,9 @@ from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.evaluation.environment import read_environment
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.integrity import verify_index
 from ibkd_retrieval.indexing.memory import parse_size, plan_memory
 from ibkd_retrieval.indexing.shards import read_records
-from ibkd_retrieval.indexing.store import verify_index
 
 WARM_UP = ["A sentence of some length, so that what is made at the first call is made now."] * 64
 

@@ -28,8 +28,8 @@ def info(
     from ibkd_retrieval.distill.model_folder import read_student, verify_student
     from ibkd_retrieval.distill.output_folder import FINISHED
     from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.indexing.integrity import verify_index
     from ibkd_retrieval.indexing.manifest import read_manifest
-    from ibkd_retrieval.indexing.store import verify_index
 
     console = stdout()
     if path is None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Document, FieldValue
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import sha256_file
 from ibkd_retrieval.indexing.exact import Found, scan, search_array, with_ties_by_row
 from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss
 from ibkd_retrieval.indexing.families.effort import (
@@ -27,15 +26,13 @@ from ibkd_retrieval.indexing.families.effort import (
 from ibkd_retrieval.indexing.families.family import check_recall
 from ibkd_retrieval.indexing.families.trial import reaches
 from ibkd_retrieval.indexing.gpu import MOST_RESULTS, is_on_gpu, to_gpu
+from ibkd_retrieval.indexing.integrity import damaged, verify_files
 from ibkd_retrieval.indexing.layout import documents_file
 from ibkd_retrieval.indexing.lines import LineStore
 from ibkd_retrieval.indexing.manifest import IndexManifest, SearchDefaults, read_manifest
 from ibkd_retrieval.indexing.shard_vectors import ShardVectors
 from ibkd_retrieval.indexing.shards import OpenFiles, document_from_json, fields_from_json
 from ibkd_retrieval.progress import SILENT, Progress
-
-ALWAYS_VERIFIED_BYTES = 256 << 20
-"""Largest faiss file whose checksum is tested at every opening (a fraction of a second)."""
 
 EXACT_ALLOWED_ROWS = 20_000
 """Rows up to which a filtered search compares all that are allowed, which no approximation could better."""
@@ -355,7 +352,7 @@ def open_index(
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    _verify_files(folder, manifest, contents=verify)
+    verify_files(folder, manifest, contents=verify)
     load_faiss()
     if manifest.search.is_exact:
         size = 4 * manifest.dim * manifest.rows
@@ -375,7 +372,7 @@ def open_contents(folder: Path | str) -> StoredIndex:
         UserError: the folder holds no finished index, or a file of it is missing or damaged.
     """
     manifest = read_manifest(folder)
-    _verify_files(Path(folder), manifest, contents=False)
+    verify_files(Path(folder), manifest, contents=False)
     return StoredIndex(Path(folder), manifest, None)
 
 
@@ -389,9 +386,9 @@ def _read_structure(folder: Path, manifest: IndexManifest) -> Any:
     try:
         structure = faiss.read_index(str(folder / manifest.structure))
     except RuntimeError as error:
-        raise _damaged(folder, manifest.structure, "faiss cannot read it") from error
+        raise damaged(folder, manifest.structure, "faiss cannot read it") from error
     if structure.d != manifest.dim or structure.ntotal != manifest.rows:
-        raise _damaged(
+        raise damaged(
             folder,
             manifest.structure,
             f"it holds {structure.ntotal:,} vectors of {structure.d} dimensions and "
@@ -410,46 +407,12 @@ def _present_rows(folder: Path, manifest: IndexManifest) -> NDArray[np.bool_] | 
     try:
         deleted = np.load(folder / manifest.tombstones, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise _damaged(folder, manifest.tombstones, f"it cannot be read ({error})") from error
+        raise damaged(folder, manifest.tombstones, f"it cannot be read ({error})") from error
     if deleted.dtype != np.int64 or deleted.shape != (manifest.deleted_count,):
-        raise _damaged(folder, manifest.tombstones, f"it does not list {manifest.deleted_count:,} rows")
+        raise damaged(folder, manifest.tombstones, f"it does not list {manifest.deleted_count:,} rows")
     present = np.ones(manifest.rows, dtype=np.bool_)
     present[deleted] = False
     return present
-
-
-def verify_index(folder: Path | str) -> IndexManifest:
-    """Compare size and checksum of every file with the manifest, and return it.
-
-    Raises:
-        UserError: the folder holds no finished index, or a file of it is missing or damaged.
-    """
-    manifest = read_manifest(folder)
-    _verify_files(Path(folder), manifest, contents=True)
-    return manifest
-
-
-def _verify_files(folder: Path, manifest: IndexManifest, contents: bool) -> None:
-    for name in (manifest.doc_ids,) if manifest.search.is_exact else (manifest.structure, manifest.doc_ids):
-        if name not in manifest.files:
-            raise _damaged(folder, name, "the manifest does not list it")
-    for name, record in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise _damaged(folder, name, "it is missing")
-        size = path.stat().st_size
-        if size != record.bytes:
-            raise _damaged(folder, name, f"it has {size:,} bytes and {record.bytes:,} are recorded")
-        read = contents or (name == manifest.structure and size <= ALWAYS_VERIFIED_BYTES)
-        if read and sha256_file(path) != record.sha256:
-            raise _damaged(folder, name, "its checksum is not the one recorded")
-
-
-def _damaged(folder: Path, name: str, what: str) -> UserError:
-    return UserError(
-        f"The index is damaged in {folder / name}: {what}; repair it with `ibkd index --resume`, which encodes only "
-        "what is not intact, or make it anew with `ibkd index --overwrite`."
-    )
 
 
 def first_unlike(indexes: Sequence[StoredIndex]) -> StoredIndex | None:

@@ -15,7 +15,7 @@ from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.arrays import save_array
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.store import verify_index
+from ibkd_retrieval.indexing.integrity import verify_index
 
 SMALL_FILES = """
 import resource, sys

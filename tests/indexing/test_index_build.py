@@ -17,9 +17,10 @@ from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.families import family_named
 from ibkd_retrieval.indexing.identity import fingerprint
+from ibkd_retrieval.indexing.integrity import verify_index
 from ibkd_retrieval.indexing.manifest import read_manifest
 from ibkd_retrieval.indexing.shards import ShardRecord
-from ibkd_retrieval.indexing.store import open_index, verify_index
+from ibkd_retrieval.indexing.store import open_index
 
 SLOW_BUILD = """
 import sys

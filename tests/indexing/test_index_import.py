@@ -23,7 +23,8 @@ from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.importing.folder import import_vectors
 from ibkd_retrieval.indexing.importing.foreign import ForeignVectors, VectorBlock
 from ibkd_retrieval.indexing.importing.opening import open_vectors
-from ibkd_retrieval.indexing.store import open_index, verify_index
+from ibkd_retrieval.indexing.integrity import verify_index
+from ibkd_retrieval.indexing.store import open_index
 
 
 def found(folder: Path, queries: np.ndarray, k: int = 10) -> tuple[list[list[str]], np.ndarray]:

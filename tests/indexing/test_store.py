@@ -14,9 +14,10 @@ from ibkd_retrieval.errors import MissingPackage, UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.identity import fingerprint
+from ibkd_retrieval.indexing.integrity import verify_index
 from ibkd_retrieval.indexing.refine import rescore
 from ibkd_retrieval.indexing.shard_vectors import ShardVectors
-from ibkd_retrieval.indexing.store import open_index, verify_index
+from ibkd_retrieval.indexing.store import open_index
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_a_flipped_byte_anywhere_in_the_faiss_file_is_found_on_opening(folder: P
 def test_a_faiss_file_too_large_to_verify_is_still_refused_when_unreadable(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("ibkd_retrieval.indexing.store.ALWAYS_VERIFIED_BYTES", 0)
+    monkeypatch.setattr("ibkd_retrieval.indexing.integrity.ALWAYS_VERIFIED_BYTES", 0)
     data = bytearray((folder / "index.faiss").read_bytes())
     data[:4] = b"none"
     (folder / "index.faiss").write_bytes(data)
@@ -47,7 +48,7 @@ def test_a_faiss_file_too_large_to_verify_is_still_refused_when_unreadable(
 
 
 def test_a_faiss_file_of_another_index_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("ibkd_retrieval.indexing.store.ALWAYS_VERIFIED_BYTES", 0)
+    monkeypatch.setattr("ibkd_retrieval.indexing.integrity.ALWAYS_VERIFIED_BYTES", 0)
     build_index(numbered_corpus(50), HashingEncoder(dim=8), tmp_path / "other")
     assert (tmp_path / "other" / "index.faiss").stat().st_size == (folder / "index.faiss").stat().st_size
     (folder / "index.faiss").write_bytes((tmp_path / "other" / "index.faiss").read_bytes())

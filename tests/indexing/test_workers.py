@@ -9,7 +9,7 @@ from indexing_fakes import HashingEncoder, Listener, LoadFake, numbered_corpus
 
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.store import verify_index
+from ibkd_retrieval.indexing.integrity import verify_index
 from ibkd_retrieval.indexing.workers import EncoderProcesses
 
 
