@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from .console import reporter, stdout
+from .device import device_there
+from .index_jobs import chosen_family, refuse
 from .options import CORPUS_HELP, Device, Dtype, Json, MaxLength, Overwrite, Pooling, Quiet, Resume
 
 
@@ -41,8 +43,12 @@ def import_vectors(
         ),
     ] = None,
     type: Annotated[
-        str, typer.Option(help="flat (exact) or ivf-pq (compressed, refined with the exact vectors).")
-    ] = "flat",
+        str | None,
+        typer.Option(
+            help="flat (exact) or ivf-pq (compressed, refined with the exact vectors).",
+            show_default="flat; resumed, what it was",
+        ),
+    ] = None,
     vectors: Annotated[
         str,
         typer.Option(help="How exact vectors are stored: float32, float16 (half the bytes) or int8 (a quarter)."),
@@ -70,13 +76,19 @@ def import_vectors(
     """Make an index of vectors that were encoded elsewhere; a killed run goes on with --resume."""
     from ibkd_retrieval.corpora.resolve import open_corpus
     from ibkd_retrieval.indexing.faiss_binding import load_faiss
-    from ibkd_retrieval.indexing.families import family_named
     from ibkd_retrieval.indexing.importing.folder import import_vectors
     from ibkd_retrieval.indexing.importing.opening import open_vectors
 
     progress = reporter(quiet)
-    family = family_named(type)
+    family = chosen_family(type, {}, {}, output if resume else None)
     load_faiss()
+    device = device_there(device, progress)
+    if model is None:
+        # The structure is trained on the device; the rest is for the encoder.
+        refuse(
+            "vectors without --model",
+            {"--dtype": None if dtype == "auto" else dtype, "--pooling": pooling, "--max-length": max_length},
+        )
     source = open_vectors(path, ids=ids, allow_pickle=allow_pickle)
     encoder = None
     if model is not None:
@@ -93,6 +105,7 @@ def import_vectors(
         resume=resume,
         overwrite=overwrite,
         vector_format=vectors,
+        device=device,
         progress=progress,
     )
     if json:

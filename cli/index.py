@@ -43,7 +43,8 @@ def index(
     type: Annotated[
         str | None,
         typer.Option(
-            help="flat (exact), ivf-pq, ivf-flat, hnsw, sq8, rabitq or factory (approximate).", show_default="flat"
+            help="flat (exact), ivf-pq, ivf-flat, hnsw, sq8, rabitq or factory (approximate).",
+            show_default="flat; resumed, what it was",
         ),
     ] = None,
     output: Annotated[
@@ -101,7 +102,9 @@ def index(
     memory: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="Most memory to take, such as 2GB or 512MB.", show_default="a quarter of the machine's"
+            metavar="SIZE",
+            help="Most memory to take, such as 2GB or 512MB; an index type that needs more is refused.",
+            show_default="a quarter of the machine's",
         ),
     ] = None,
     shard_size: Annotated[
@@ -119,7 +122,10 @@ def index(
     ] = None,
     batch_tokens: Annotated[
         int | None,
-        typer.Option(help="Most tokens in one batch, padding counted.", show_default="4096, less in little memory"),
+        typer.Option(
+            help="Most tokens in one batch, padding counted.",
+            show_default="4096 (65536 on a GPU), less in little memory",
+        ),
     ] = None,
     device: Device = "auto",
     dtype: EncoderDtype = "auto",
@@ -192,7 +198,7 @@ def index(
             progress=progress,
         )
     elif source is not None or merge:
-        family = chosen_family(type, chosen, budget)
+        family = chosen_family(type, chosen, budget, output if resume else None)
         sources = [source] if source is not None else merge or []
         target = output or folder_beside(sources[0], family)
         progress.say(f"{', '.join(map(str, sources))} · type {family.name} → {target}")
@@ -208,8 +214,8 @@ def index(
         )
     else:
         manifest, target = _build(
-            corpus or "pydocs", options, chosen_family(type, chosen, budget), output, vectors, resume, overwrite,
-            progress,
+            corpus or "pydocs", options, chosen_family(type, chosen, budget, output if resume else None), output,
+            vectors, resume, overwrite, progress,
         )  # fmt: skip
     _print(manifest, target, json)
 

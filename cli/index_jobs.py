@@ -57,8 +57,16 @@ def refuse(job: str, options: Mapping[str, object]) -> None:
         raise UserError(f"{', '.join(given)} {'say' if len(given) > 1 else 'says'} nothing to {job}: leave out.")
 
 
-def chosen_family(type: str | None, chosen: Mapping[str, Option], budget: Mapping[str, float | None]) -> Family:
+def chosen_family(
+    type: str | None, chosen: Mapping[str, Option], budget: Mapping[str, float | None], resumed: Path | None = None
+) -> Family:
     """The family named, or where only what it is to reach is given, one that is chosen by trial.
+
+    Args:
+        type: as the option says.
+        chosen: options of the family that were given.
+        budget: of a choice by trial.
+        resumed: the index that is gone on with, whose own family it is where nothing is given.
 
     Raises:
         UserError: there is no such family or option, or a budget is given without --recall.
@@ -76,6 +84,12 @@ def chosen_family(type: str | None, chosen: Mapping[str, Option], budget: Mappin
             f"{' and '.join(given)} bound the choice of a type by trial: give --recall with them, and no --type nor "
             "options of one."
         )
+    if resumed is not None and type is None and not chosen:
+        from ibkd_retrieval.indexing.claim import begun_family
+
+        begun = begun_family(resumed)
+        if begun is not None:
+            return begun
     return family_named(type or ("factory" if "factory" in chosen else "flat"), **chosen)
 
 

@@ -238,16 +238,12 @@ def _searcher(
 ) -> Searcher:
     from ibkd_retrieval.search.searcher import Searcher
 
-    nprobe, refine, ef_search = options.nprobe, options.refine, options.ef_search
-    if options.recall is not None:
-        chosen = index.defaults_for(options.recall)
-        nprobe, refine, ef_search = chosen.nprobe, chosen.refine, chosen.ef_search
     return Searcher(
-        index,
+        index if options.recall is None else index.aimed_at(options.recall),
         encoder,
-        nprobe=nprobe,
-        refine=refine,
-        ef_search=ef_search,
+        nprobe=options.nprobe,
+        refine=options.refine,
+        ef_search=options.ef_search,
         other_encoder=options.query_model is not None,
         allowed=allowed,
     )

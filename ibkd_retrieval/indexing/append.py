@@ -19,11 +19,12 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing import layout
 from ibkd_retrieval.indexing.claim import BuildPlan, differing_fields, refusals_named
-from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.finish import build_record, library_versions, now, shard_entries, shard_file_records
 from ibkd_retrieval.indexing.identity import TakenIds, chained_fingerprint
+from ibkd_retrieval.indexing.integrity import verify_files
 from ibkd_retrieval.indexing.json_records import decode
 from ibkd_retrieval.indexing.lines import write_lines
+from ibkd_retrieval.indexing.lock import only_writer
 from ibkd_retrieval.indexing.manifest import (
     Change,
     CorpusRecord,
@@ -36,7 +37,7 @@ from ibkd_retrieval.indexing.memory import MemoryPlan
 from ibkd_retrieval.indexing.shard_stage import ShardStage
 from ibkd_retrieval.indexing.shard_vectors import ShardVectors
 from ibkd_retrieval.indexing.shards import ShardRecord, file_record, read_records, stored_ids
-from ibkd_retrieval.indexing.store import StoredIndex, open_contents
+from ibkd_retrieval.indexing.store import StoredIndex, open_contents, read_structure
 from ibkd_retrieval.indexing.structure import write_structure
 from ibkd_retrieval.indexing.workers import EncoderProcesses
 from ibkd_retrieval.progress import SILENT, Progress
@@ -78,12 +79,25 @@ def append_documents(
         progress: told of the work.
 
     Raises:
-        UserError: there is no sound index, the encoder is another one, an id is taken, the corpus is empty, or another
-            append is unfinished.
+        UserError: there is no sound index, the encoder is another one, an id is taken, the corpus is empty, another
+            append is unfinished, or another process writes to the folder.
         WorkFailed: an encoder process died.
         OSError: the disk is full or fails.
     """
-    folder = Path(folder)
+    with only_writer(Path(folder)):
+        return _append(corpus, encoder, Path(folder), resume, restart, memory, processes, progress)
+
+
+def _append(
+    corpus: Corpus,
+    encoder: TextEncoder,
+    folder: Path,
+    resume: bool,
+    restart: bool,
+    memory: MemoryPlan | None,
+    processes: EncoderProcesses | None,
+    progress: Progress,
+) -> IndexManifest:
     manifest = read_manifest(folder)
     given = EncoderRecord.of(encoder)
     if not manifest.encoder.makes_the_vectors_of(given):
@@ -93,6 +107,9 @@ def append_documents(
         )
     if next(corpus.documents(), None) is None:
         raise UserError(f"The corpus {corpus.name} holds no documents: there is nothing to append.")
+    if memory is not None and memory.shard_size > manifest.shard_size:
+        progress.say(f"New shards hold {manifest.shard_size:,} documents, as those that are there.")
+    verify_files(folder, manifest)  # New vectors go into the structure, which `open_contents` leaves alone.
     before = open_contents(folder)
     build = BuildPlan(
         corpus=corpus.name,
@@ -177,7 +194,7 @@ def _add(
     files = {name: record for name, record in manifest.files.items() if name not in _replaced(manifest)}
     files |= shard_file_records(records)
     if manifest.structure in manifest.files:
-        index = load_faiss().read_index(str(folder / manifest.structure))
+        index = read_structure(folder, manifest)
         with progress.task("Adding vectors", added, "vectors") as task:
             for shard in ShardVectors(folder, counts, manifest.dim).from_shard(first):
                 index.add(np.ascontiguousarray(shard))
@@ -189,7 +206,7 @@ def _add(
     write_lines(folder / doc_ids, chain(before.all_ids(), stored_ids(folder, len(counts), first)))
     files |= {name: file_record(folder, name) for name in layout.doc_id_files(doc_ids)}
     changes = (*manifest.changes, Change("append", added, corpus, fingerprint))
-    if not manifest.search.is_exact and sum(change.documents for change in changes) > manifest.document_count:
+    if not manifest.search.is_exact and manifest.rows + added > 2 * _trained_rows(manifest):
         progress.say(
             f"Most documents of {folder} came after its quantisers were trained: train them anew with "
             f"`ibkd index --from {folder} --type {manifest.family}`."
@@ -218,6 +235,13 @@ def _add(
     after = write_manifest(folder, after)
     layout.remove_unlisted(folder, after.files, len(after.shards))
     return after
+
+
+def _trained_rows(manifest: IndexManifest) -> int:
+    """How many rows there were when the structure was trained."""
+    if manifest.trained_rows is not None:
+        return manifest.trained_rows
+    return manifest.rows - sum(change.documents for change in manifest.changes if change.kind == "append")
 
 
 def _replaced(manifest: IndexManifest) -> tuple[str, ...]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing import layout
-from ibkd_retrieval.indexing.claim import BuildPlan, claim, refusals_named
+from ibkd_retrieval.indexing.claim import BuildPlan, claim, noted_family, refusals_named
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Family, family_named, family_options
-from ibkd_retrieval.indexing.finish import finish_index, shard_entries
+from ibkd_retrieval.indexing.finish import check_structure_fits, finish_index, shard_entries
+from ibkd_retrieval.indexing.lock import only_writer
 from ibkd_retrieval.indexing.manifest import CorpusRecord, EncoderRecord, IndexManifest, read_manifest
 from ibkd_retrieval.indexing.memory import DEFAULT_SHARD_SIZE, MemoryPlan
 from ibkd_retrieval.indexing.shard_stage import ShardStage
@@ -81,19 +83,23 @@ def build_index(
         shard_size=memory.shard_size if memory is not None else shard_size,
         shard_text=memory.shard_text if memory is not None else None,
         vector_format=check_format(vector_format),
+        **noted_family(family),
     )
     family.bytes_per_vector(1, plan.encoder.dim)  # Refuses what does not suit the dimension, before all the encoding.
+    limit = memory.limit if memory is not None and memory.asked else None
+    if corpus.count is not None:
+        check_structure_fits(family, corpus.count, plan.encoder.dim, limit)
     if next(corpus.documents(), None) is None:
         raise UserError(f"The corpus {corpus.name} holds no documents: there is nothing to index.")
-    with refusals_named(folder):
+    with refusals_named(folder), only_writer(folder, make=True):
         plan = claim(folder, plan, resume, overwrite, progress)
-        _refuse_changed(folder)
+        refuse_changed(folder)
         stage = ShardStage(
             corpus=corpus,
             encoder=encoder,
             folder=folder,
             plan=plan,
-            begun=read_records(folder),
+            begun=_own_records(folder),
             progress=progress,
             processes=processes,
             depth=memory.depth if memory is not None else 1,
@@ -107,12 +113,16 @@ def build_index(
             return finished
         layout.withdraw(folder)
         return finish_index(
-            folder, records, CorpusRecord(corpus.name, fingerprint), plan, family, progress, device=device
+            folder, records, CorpusRecord(corpus.name, fingerprint), plan, family, progress, device=device, limit=limit
         )
 
 
-def _refuse_changed(folder: Path) -> None:
-    """Refuse to go on with an index whose documents are no longer those of one corpus."""
+def refuse_changed(folder: Path) -> None:
+    """Refuse to go on with an index whose documents are no longer those of one corpus.
+
+    Raises:
+        UserError: it was appended to, deleted from or merged.
+    """
     if not (folder / layout.MANIFEST).exists():
         return
     changes = read_manifest(folder).changes
@@ -122,6 +132,16 @@ def _refuse_changed(folder: Path) -> None:
             f"The index in {folder} was changed since it was made ({done}), so no one corpus can repair it: check it "
             "with `ibkd info --verify`, make another structure of it with `ibkd index --from`, or index anew."
         )
+
+
+def _own_records(folder: Path) -> dict[int, ShardRecord]:
+    """The records of the build's shards, without those of an append to it that was broken off."""
+    records = read_records(folder)
+    try:
+        first = int(json.loads((folder / layout.APPEND_PLAN).read_bytes())["first"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return records
+    return {number: record for number, record in records.items() if number < first}
 
 
 def _finished(folder: Path, records: list[ShardRecord], fingerprint: str, family: Family) -> IndexManifest | None:

@@ -7,12 +7,14 @@ import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing import layout
+from ibkd_retrieval.indexing.families import FAMILIES, Family, family_named, family_options
 from ibkd_retrieval.indexing.json_records import decode
 from ibkd_retrieval.indexing.manifest import EncoderRecord, read_manifest
 from ibkd_retrieval.progress import Progress
@@ -29,6 +31,8 @@ class BuildPlan:
         shard_size: most documents in a shard.
         shard_text: characters at which a shard is closed with fewer documents; None for no such limit.
         vector_format: how vectors are stored (`vector_formats`).
+        family: the structure to be made, None where that is chosen by trial, or by builds that did not note it.
+        family_options: its options.
     """
 
     corpus: str
@@ -36,6 +40,8 @@ class BuildPlan:
     shard_size: int
     shard_text: int | None = None
     vector_format: str = "float32"
+    family: str | None = None
+    family_options: dict[str, int | float | str | bool | None] = field(default_factory=dict)
 
 
 def claim(folder: Path, plan: BuildPlan, resume: bool, overwrite: bool, progress: Progress) -> BuildPlan:
@@ -50,11 +56,28 @@ def claim(folder: Path, plan: BuildPlan, resume: bool, overwrite: bool, progress
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(f".{layout.PLAN}.*.tmp"):
         path.unlink()
-    write_json(
-        folder / layout.PLAN,
-        {"format": layout.FORMAT, "format_version": layout.FORMAT_VERSION, **dataclasses.asdict(plan)},
-    )
+    _write_plan(folder, plan)
     return plan
+
+
+def noted_family(family: Family) -> dict[str, Any]:
+    """A family as a plan notes it; one that is still to be chosen by trial is none."""
+    named = family.name in FAMILIES
+    return {"family": family.name if named else None, "family_options": family_options(family) if named else {}}
+
+
+def begun_family(folder: Path) -> Family | None:
+    """What structure the index in `folder`, finished or not, has or was to have; None where nothing tells."""
+    try:
+        manifest = read_manifest(folder)
+        return family_named(manifest.family, **manifest.family_options)
+    except UserError:
+        pass  # Unfinished, or none; who goes on with it is told what is wrong.
+    try:
+        plan = decode(BuildPlan, json.loads((folder / layout.PLAN).read_bytes()))
+        return None if plan.family is None else family_named(plan.family, **plan.family_options)
+    except (OSError, ValueError, UserError):
+        return None
 
 
 def begun_encoder(folder: Path) -> EncoderRecord | None:
@@ -102,7 +125,17 @@ def _resumed_plan(folder: Path, plan: BuildPlan, progress: Progress) -> BuildPla
         )
     if begun.shard_size != plan.shard_size:
         progress.say(f"Continuing with shards of {begun.shard_size:,} documents, as the build began.")
+    if (plan.family, plan.family_options) != (begun.family, begun.family_options):
+        begun = dataclasses.replace(begun, family=plan.family, family_options=plan.family_options)
+        _write_plan(folder, begun)
     return dataclasses.replace(begun, corpus=plan.corpus)
+
+
+def _write_plan(folder: Path, plan: BuildPlan) -> None:
+    write_json(
+        folder / layout.PLAN,
+        {"format": layout.FORMAT, "format_version": layout.FORMAT_VERSION, **dataclasses.asdict(plan)},
+    )
 
 
 def differing_fields(one: EncoderRecord, other: EncoderRecord) -> str:

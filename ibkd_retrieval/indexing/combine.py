@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import atomic_write
+from ibkd_retrieval.files import atomic_write, sync_directory
 from ibkd_retrieval.indexing import layout
-from ibkd_retrieval.indexing.claim import BuildPlan, claim, differing_fields, refusals_named
+from ibkd_retrieval.indexing.claim import BuildPlan, claim, differing_fields, noted_family, refusals_named
 from ibkd_retrieval.indexing.families import Family, family_named, family_options
 from ibkd_retrieval.indexing.finish import finish_index
 from ibkd_retrieval.indexing.identity import TakenIds, chained_fingerprint, fingerprint
 from ibkd_retrieval.indexing.json_records import decode
 from ibkd_retrieval.indexing.lines import LineStore
+from ibkd_retrieval.indexing.lock import only_writer
 from ibkd_retrieval.indexing.manifest import Change, CorpusRecord, EncoderRecord, IndexManifest, read_manifest
 from ibkd_retrieval.indexing.shards import (
     ShardRecord,
@@ -88,17 +89,20 @@ def combine_indexes(
     _check_ids(indexes)
     manifests = [index.manifest for index in indexes]
     plan = _plan(indexes[0], max(manifest.shard_size for manifest in manifests))
-    plan = dataclasses.replace(plan, vector_format=check_format(vector_format or manifests[0].vector_format))
+    stored = check_format(vector_format or manifests[0].vector_format)
+    plan = dataclasses.replace(plan, vector_format=stored, **noted_family(family))
     if cut is not None:
         plan = dataclasses.replace(plan, encoder=_checked_cut(cut, indexes[0]))
     family.bytes_per_vector(1, plan.encoder.dim)  # Refuses what does not suit the dimension, before any work.
     corpus, changes = _history(manifests)
-    with refusals_named(folder):
+    if len(indexes) > 1 and not plan.encoder.weight_hash:
+        progress.say("No model was named for these vectors: whether all were made by one is not known.")
+    with refusals_named(folder), only_writer(folder, make=True):
         plan = claim(folder, plan, resume, overwrite, progress)
-        _refuse_others(folder, indexes)
+        _refuse_others(folder, indexes, changes)
         documents = sum(manifest.document_count for manifest in manifests)
         family = family.suited_to(documents, progress)
-        done = _finished(folder, corpus, plan, family)
+        done = _finished(folder, corpus, plan, family, indexes)
         if done is not None:
             progress.say(f"The index in {folder} is finished and intact: nothing was left to do.")
             return done
@@ -109,8 +113,15 @@ def combine_indexes(
         return manifest
 
 
-def _refuse_others(folder: Path, indexes: Sequence[StoredIndex]) -> None:
-    """Refuse to go on in a folder whose shards are not those of the sources."""
+def _refuse_others(folder: Path, indexes: Sequence[StoredIndex], changes: tuple[Change, ...]) -> None:
+    """Refuse to go on in a folder whose shards are not those of the sources, or which was changed itself."""
+    if (folder / layout.MANIFEST).exists():
+        own = read_manifest(folder).changes
+        if own != changes[: len(own)]:
+            raise UserError(
+                f"The index in {folder} was changed since it was made ({own[-1].kind}), which would be lost: name "
+                "another --output, or replace it with --overwrite."
+            )
     expected = {record.fingerprint for index in indexes for record in read_records(index.folder).values()}
     if any(index.present is not None for index in indexes):
         return  # Shards are written anew without deleted documents, and what they will be is not known yet.
@@ -122,7 +133,9 @@ def _refuse_others(folder: Path, indexes: Sequence[StoredIndex]) -> None:
         )
 
 
-def _finished(folder: Path, corpus: CorpusRecord, plan: BuildPlan, family: Family) -> IndexManifest | None:
+def _finished(
+    folder: Path, corpus: CorpusRecord, plan: BuildPlan, family: Family, indexes: Sequence[StoredIndex]
+) -> IndexManifest | None:
     """The manifest, if there is one and it describes just what would be made."""
     if not (folder / layout.MANIFEST).exists():
         return None
@@ -131,8 +144,22 @@ def _finished(folder: Path, corpus: CorpusRecord, plan: BuildPlan, family: Famil
         (done.corpus.fingerprint, done.vector_format) == (corpus.fingerprint, plan.vector_format)
         and (done.family, done.family_options) == (family.name, family_options(family))
         and not done.deleted_count
+        and _same_vectors(done, plan, indexes)
     )
     return done if same and is_intact(folder, done.files) else None
+
+
+def _same_vectors(done: IndexManifest, plan: BuildPlan, indexes: Sequence[StoredIndex]) -> bool:
+    """Whether the vectors of a finished index, whose documents are those of the sources, are theirs too."""
+    if any(
+        index.present is not None
+        or (index.manifest.vector_format, index.manifest.dim) != (plan.vector_format, plan.encoder.dim)
+        for index in indexes
+    ):
+        # They were written anew; the same model gives the same vectors for the same documents.
+        return bool(plan.encoder.weight_hash)
+    due = [index.manifest.files[entry.vectors] for index in indexes for entry in index.manifest.shards]
+    return due == [done.files[entry.vectors] for entry in done.shards]
 
 
 @dataclass(frozen=True)
@@ -164,7 +191,10 @@ def _take_shards(
             if shard.present.all() and same_vectors:
                 records.append(_link(shard, folder, number, begun.get(number)))
             else:
-                records.append(_rewrite(shard, folder, number, plan))
+                records.append(_rewrite(shard, folder, number, plan, begun.get(number)))
+    for name in ("vectors", "documents"):
+        if (folder / name).is_dir():
+            sync_directory(folder / name)  # Links are not durable by themselves.
     return records
 
 
@@ -176,7 +206,7 @@ def _shards(indexes: Sequence[StoredIndex]) -> Iterator[_Shard]:
             if number not in records or records[number].files != files or not is_intact(index.folder, files):
                 raise UserError(
                     f"Shard {number} of the index in {index.folder} is damaged: repair that index with "
-                    "`ibkd index --resume` first."
+                    "`ibkd index --resume` first, or make it anew."
                 )
             rows = slice(start, start + entry.documents)
             present = np.ones(entry.documents, dtype=np.bool_) if index.present is None else index.present[rows]
@@ -204,15 +234,23 @@ def _link(shard: _Shard, folder: Path, number: int, begun: ShardRecord | None) -
     return record
 
 
-def _rewrite(shard: _Shard, folder: Path, number: int, plan: BuildPlan) -> ShardRecord:
+def _rewrite(shard: _Shard, folder: Path, number: int, plan: BuildPlan, begun: ShardRecord | None) -> ShardRecord:
     lines = LineStore(shard.index.folder / layout.documents_file(shard.number))
     documents = [document_from_json(line) for line, kept in zip(lines, shard.present, strict=True) if kept]
+    due = (fingerprint(documents), plan.encoder.weight_hash, plan.vector_format)
+    if (
+        begun is not None
+        and begun.weight_hash  # Vectors without a model may be others than those of the run before.
+        and (begun.fingerprint, begun.weight_hash, begun.vector_format) == due
+        and is_intact(folder, begun.files)
+    ):
+        return begun
     return write_shard(
         folder,
         number,
         documents,
         leading_dimensions(shard.index.shard_vectors(shard.number)[shard.present], plan.encoder.dim),
-        fingerprint=fingerprint(documents),
+        fingerprint=due[0],
         weight_hash=plan.encoder.weight_hash,
         encode_seconds=shard.record.encode_seconds,
         vector_format=plan.vector_format,

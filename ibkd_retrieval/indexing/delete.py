@@ -15,6 +15,7 @@ from ibkd_retrieval.indexing import layout
 from ibkd_retrieval.indexing.arrays import save_array
 from ibkd_retrieval.indexing.claim import refusals_named
 from ibkd_retrieval.indexing.identity import chained_fingerprint
+from ibkd_retrieval.indexing.lock import only_writer
 from ibkd_retrieval.indexing.manifest import Change, CorpusRecord, IndexManifest, write_manifest
 from ibkd_retrieval.indexing.shards import file_record
 from ibkd_retrieval.indexing.store import open_contents
@@ -37,7 +38,11 @@ def delete_documents(folder: Path | str, ids: Collection[str]) -> IndexManifest:
         UserError: there is no sound index, an id is not in it (nothing is deleted then), or no document would be left.
         OSError: the disk is full or fails.
     """
-    folder = Path(folder)
+    with only_writer(Path(folder)):
+        return _delete(Path(folder), ids)
+
+
+def _delete(folder: Path, ids: Collection[str]) -> IndexManifest:
     index = open_contents(folder)
     manifest, wanted = index.manifest, set(ids)
     if not wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import compress, islice
@@ -17,8 +18,8 @@ from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import sync_directory
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
-from ibkd_retrieval.indexing.families import Flat
 from ibkd_retrieval.indexing.families.effort import set_defaults
+from ibkd_retrieval.indexing.integrity import verify_files
 from ibkd_retrieval.indexing.lines import LineStore
 from ibkd_retrieval.indexing.shard_vectors import ShardVectors
 from ibkd_retrieval.indexing.shards import document_from_json
@@ -67,6 +68,7 @@ def export_pyserini(
     folder = Path(folder)
     with _new_folder(destination) as made:
         manifest = open_contents(folder).manifest
+        verify_files(folder, manifest)
         if manifest.deleted_count:
             raise UserError(
                 f"{manifest.deleted_count:,} documents of {folder} are deleted, and Pyserini would find them: "
@@ -75,8 +77,7 @@ def export_pyserini(
         shutil.copyfile(folder / manifest.doc_ids, made / "docid")
         if manifest.structure not in manifest.files or (exact and not manifest.search.is_exact):
             vectors = ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim)
-            flat = Flat(memory_bytes=4 * vectors.dim * vectors.count)
-            write_structure(flat.build(vectors, progress).index, made / "index")
+            _write_flat(vectors, made / "index", progress)
         elif not manifest.search.is_exact:
             index = load_faiss().read_index(str(folder / manifest.structure))
             set_defaults(index, manifest.search)
@@ -87,6 +88,24 @@ def export_pyserini(
             )
         else:
             shutil.copyfile(folder / manifest.structure, made / "index")
+
+
+def _write_flat(vectors: ShardVectors, path: Path, progress: Progress) -> None:
+    """Write faiss's file of an IndexFlatIP of all vectors, shard by shard.
+
+    It is that of an empty one, which ends in the number of its values, with both counts filled in and the values after
+    it (`write_index` of faiss/impl/index_write.cpp).
+    """
+    faiss = load_faiss()
+    head = bytearray(faiss.serialize_index(faiss.IndexFlatIP(vectors.dim)).tobytes())
+    # After four letters and the dimension, an int32: the number of vectors, an int64.
+    head[8:16] = struct.pack("<q", vectors.count)
+    head[-8:] = struct.pack("<Q", vectors.count * vectors.dim)
+    with open(path, "wb") as file, progress.task("Writing vectors", vectors.count, "vectors") as task:
+        file.write(head)
+        for shard in vectors:
+            file.write(np.ascontiguousarray(shard, dtype="<f4").data)
+            task.advance(len(shard))
 
 
 def export_numpy(folder: Path | str, destination: Path | str, *, progress: Progress = SILENT) -> None:
@@ -186,7 +205,9 @@ def _new_folder(destination: Path | str) -> Iterator[Path]:
     Raises:
         UserError: `destination` is neither an empty nor a new folder.
     """
-    destination = Path(destination)
+    destination = Path(os.path.abspath(destination))
+    if destination == Path.cwd():
+        raise UserError("An export makes a folder of its own, not the current one: name one with --output.")
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UserError(f"{destination} exists and is not an empty folder: name another with --output.")
     made = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")

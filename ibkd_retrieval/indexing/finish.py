@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing import layout
 from ibkd_retrieval.indexing.claim import BuildPlan
-from ibkd_retrieval.indexing.families import Family, family_options
+from ibkd_retrieval.indexing.families import Family, Flat, family_options
+from ibkd_retrieval.indexing.families.flat import STORED_ONCE_BYTES
 from ibkd_retrieval.indexing.lines import write_lines
 from ibkd_retrieval.indexing.manifest import (
     BuildRecord,
@@ -42,6 +44,7 @@ def finish_index(
     progress: Progress,
     changes: tuple[Change, ...] = (),
     device: str = "cpu",
+    limit: int | None = None,
 ) -> IndexManifest:
     """Make the structure and the list of ids from the shards, and write the manifest last.
 
@@ -54,8 +57,11 @@ def finish_index(
         progress: told of the work.
         changes: the manifest's entry.
         device: where the structure is trained (`faiss_binding.training_on`).
+        limit: most bytes that the structure may take in memory. A flat index that takes more has none, and every
+            search reads the shards.
 
     Raises:
+        UserError: another structure takes more.
         OSError: the disk is full or fails.
     """
     start = time.perf_counter()
@@ -66,7 +72,11 @@ def finish_index(
     if isinstance(family, Wanted):
         family, tried = family.choice(vectors, progress)
         progress.say(f"Chosen by trial: an index of type {family.name}.")
-    built = family.build(vectors, progress, device)
+    check_structure_fits(family, vectors.count, vectors.dim, limit)
+    within = family
+    if isinstance(family, Flat) and limit is not None:
+        within = Flat(min(limit, STORED_ONCE_BYTES if family.memory_bytes is None else family.memory_bytes))
+    built = within.build(vectors, progress, device)
     if built.index is None:
         (folder / layout.STRUCTURE).unlink(missing_ok=True)
     else:
@@ -95,8 +105,24 @@ def finish_index(
         operating_points=(*built.operating_points, *tried),
         vector_format=plan.vector_format,
         changes=changes,
+        trained_rows=vectors.count,
     )
     return write_manifest(folder, manifest)
+
+
+def check_structure_fits(family: Family, count: int, dim: int, limit: int | None) -> None:
+    """Refuse a structure that would take more memory than it may; vectors that are there stay there.
+
+    Raises:
+        UserError: it would.
+    """
+    needed = count * family.bytes_per_vector(count, dim)
+    if limit is not None and needed > limit and not isinstance(family, Flat | Wanted):
+        raise UserError(
+            f"An index of type {family.name} of {count:,} vectors takes {needed / 1e6:,.0f} MB in memory and --memory "
+            f"allows {limit / 1e6:,.0f}: give more, or another --type, such as ivf-pq, with --resume where vectors "
+            "are there already."
+        )
 
 
 def shard_entries(records: Sequence[ShardRecord]) -> tuple[ShardEntry, ...]:

@@ -184,6 +184,7 @@ class IndexManifest:
         tombstones: the file of the rows whose documents were deleted, int64 and sorted; None without any.
         deleted_count: how many rows that are.
         changes: what was done to the documents since the index was made, in order.
+        trained_rows: how many rows there were when the structure was trained; None in indexes that do not tell.
     """
 
     format_version: int
@@ -208,6 +209,7 @@ class IndexManifest:
     tombstones: str | None = None
     deleted_count: int = 0
     changes: tuple[Change, ...] = ()
+    trained_rows: int | None = None
 
     @property
     def rows(self) -> int:

@@ -78,6 +78,7 @@ class MemoryPlan:
         shard_text: characters at which a shard is closed even with fewer documents, so that long ones are bounded too.
         depth: shards that may wait between two stages.
         batch_tokens: most tokens in a batch.
+        asked: whether somebody named the budget, so that what goes beyond it is to be refused.
     """
 
     limit: int
@@ -85,6 +86,7 @@ class MemoryPlan:
     shard_text: int
     depth: int
     batch_tokens: int
+    asked: bool = False
 
 
 def plan_memory(
@@ -115,6 +117,7 @@ def plan_memory(
     Raises:
         UserError: the limit leaves no room for the smallest shards.
     """
+    asked = limit is not None
     limit = machine_memory() // 4 if limit is None else limit
     resident = resident_bytes() if resident is None else resident
     processes = 1 if workers == 1 else workers + 1
@@ -131,7 +134,7 @@ def plan_memory(
             size = shard_size or min(_power_of_two(fits), DEFAULT_SHARD_SIZE)
             # Text is held with its tokens and, while written, once more: a third of its share is for itself.
             text = min(_power_of_two(max(_LEAST_TEXT, share // _TEXT_SHARE // 3)), _MOST_TEXT)
-            return MemoryPlan(limit, size, text, depth, batch_tokens)
+            return MemoryPlan(limit, size, text, depth, batch_tokens, asked)
     least = (_STAGES + 1 + workers) * _document_bytes(dim) * (shard_size or FEWEST_DOCUMENTS) * 4 // 3
     needed = processes * resident + batches * _batch_bytes(batch_tokens, dim) + least
     raise UserError(

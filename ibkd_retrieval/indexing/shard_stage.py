@@ -182,9 +182,12 @@ class ShardStage:
             )
 
     def _changed(self, count: int) -> UserError:
+        what, mend = "index in", "index it anew with --overwrite"
+        if self.first:
+            what, mend = "append to", "drop that append with --append --overwrite"
         return UserError(
-            f"The corpus {self.corpus.name} is not the one that the index in {self.folder} was begun with (it differs "
-            f"from document {count + 1:,} on, or soon after): index it anew with --overwrite."
+            f"The corpus {self.corpus.name} is not the one that the {what} {self.folder} was begun with (it differs "
+            f"from document {count + 1:,} on, or soon after): {mend}."
         )
 
 

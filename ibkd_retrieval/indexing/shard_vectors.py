@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,25 @@ class ShardVectors:
         counts: documents in each shard.
         dim: length of a vector.
         resident: about how many bytes of the files may stay mapped for single rows, None for all that were read.
+        check: told the name of a file before it is opened; raises where it is not to be.
 
     Attributes:
         count: number of vectors n.
         dim: length of a vector.
     """
 
-    def __init__(self, folder: Path, counts: Sequence[int], dim: int, resident: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        counts: Sequence[int],
+        dim: int,
+        resident: int | None = None,
+        check: Callable[[str], None] | None = None,
+    ) -> None:
         self.count = sum(counts)
         self.dim = dim
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._open = partial(_open_vectors, folder, tuple(counts), dim)
+        self._open = partial(_open_vectors, folder, tuple(counts), dim, check)
         self._mapped: MappedRows | None = None
         self._format = ""
         self._resident = resident
@@ -114,7 +122,11 @@ def _place(opened: Any, name: str, dim: int, number: int) -> tuple[Path, int]:
     return path, int(vectors.offset)
 
 
-def _open_vectors(folder: Path, counts: tuple[int, ...], dim: int, number: int) -> np.memmap[Any, Any]:
+def _open_vectors(
+    folder: Path, counts: tuple[int, ...], dim: int, check: Callable[[str], None] | None, number: int
+) -> np.memmap[Any, Any]:
+    if check is not None:
+        check(vectors_file(number))
     path = folder / vectors_file(number)
     try:
         vectors: np.memmap[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ from ibkd_retrieval.indexing.families.effort import (
 from ibkd_retrieval.indexing.families.family import check_recall
 from ibkd_retrieval.indexing.families.trial import reaches
 from ibkd_retrieval.indexing.gpu import MOST_RESULTS, is_on_gpu, to_gpu
-from ibkd_retrieval.indexing.integrity import damaged, verify_files
+from ibkd_retrieval.indexing.integrity import Unchanged, damaged, verify_files
 from ibkd_retrieval.indexing.layout import documents_file
 from ibkd_retrieval.indexing.lines import LineStore
 from ibkd_retrieval.indexing.manifest import IndexManifest, SearchDefaults, read_manifest
+from ibkd_retrieval.indexing.memory import machine_memory
 from ibkd_retrieval.indexing.shard_vectors import ShardVectors
 from ibkd_retrieval.indexing.shards import OpenFiles, document_from_json, fields_from_json
 from ibkd_retrieval.progress import SILENT, Progress
@@ -38,6 +40,9 @@ EXACT_ALLOWED_ROWS = 20_000
 """Rows up to which a filtered search compares all that are allowed, which no approximation could better."""
 
 _FEW_ROWS = 64
+
+_HARDER = 4
+"""How many times as many lists are visited when too little was found."""
 
 _GRAPH_EFFORTS = (10, 20, 40, 80, 160, 320, 640)
 
@@ -49,17 +54,21 @@ class StoredIndex:
         folder: the index folder.
         manifest: what the folder says of itself.
         is_scanned: whether the vectors stay in their files and every search reads them all.
+        defaults: how hard it is searched where a search does not say; adapted to the number of results.
     """
 
     def __init__(self, folder: Path, manifest: IndexManifest, structure: Any) -> None:
         self.folder = folder
         self.manifest = manifest
+        self.defaults = manifest.search
         self._structure = structure
         self.is_scanned = structure is None
-        self._vectors = ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim)
+        self._unchanged = Unchanged(folder, manifest)
+        counts = [shard.documents for shard in manifest.shards]
+        self._vectors = ShardVectors(folder, counts, manifest.dim, check=self._unchanged.check)
         self._ids = LineStore(folder / manifest.doc_ids)
         self._present = _present_rows(folder, manifest)
-        self._texts = OpenFiles(lambda number: LineStore(folder / documents_file(number)))
+        self._texts = OpenFiles(self._open_texts)
 
     def __len__(self) -> int:
         """Number of documents that can be found; deleted ones keep their rows and are not counted."""
@@ -93,10 +102,10 @@ class StoredIndex:
         Args:
             vectors: queries [q, dim].
             k: number of results.
-            nprobe: inverted lists visited, where the index has them; if None, the manifest's default, or more where k
-                is large (`families.effort.effort_for`).
+            nprobe: inverted lists visited, where the index has them; if None, `defaults`, or more where k is large
+                (`families.effort.effort_for`), and more still for a query that finds fewer than k.
             refine: candidates per result whose score is taken from the exact vectors, 0 for the scores of the codes;
-                if None, the manifest's default, or less where k is large.
+                if None, `defaults`, or less where k is large.
             ef_search: nodes kept in view, where the index is an HNSW graph; if None, as for nprobe.
             allowed: one bool a row [n]; only rows that hold True are found. Few of them (up to
                 `EXACT_ALLOWED_ROWS`) are compared exactly; of more, an approximate index visits as many times more
@@ -130,13 +139,7 @@ class StoredIndex:
         elif self.manifest.search.is_exact:
             scores, rows = self._search_flat(queries, found, left, allowed)
         else:
-            effort = effort_for(self._structure, self.manifest.search, given, found, self.manifest.rows, left)
-            selector = None if allowed is None else _selector(allowed)
-            scores, rows = search_structure(self._structure, queries, found, effort, self._vectors, selector)
-            nothing = np.flatnonzero(rows[:, 0] < 0)
-            if len(nothing):
-                # The lists visited were empty, or 4-bit codes could not tell the documents apart.
-                scores[nothing], rows[nothing] = scan(queries[nothing], self._vectors, found, allowed)
+            scores, rows = self._search_structure(queries, found, given, left, allowed)
         zero = ~queries.any(axis=1)
         if zero.any():
             # All documents are equally near; 4-bit codes, whose tables of distances are then all equal, find none.
@@ -150,7 +153,9 @@ class StoredIndex:
 
     def exactly(self) -> StoredIndex:
         """The same index, whose every search reads all stored vectors and is exact."""
-        return StoredIndex(self.folder, self.manifest, None)
+        exact = copy(self)
+        exact._structure, exact.is_scanned = None, True
+        return exact
 
     def effort(self, k: int, given: SearchDefaults | None = None) -> SearchDefaults:
         """The settings that a search for `k` results follows where the caller gives `given`.
@@ -163,7 +168,7 @@ class StoredIndex:
         if self.manifest.search.is_exact or self.is_scanned:
             return SearchDefaults()
         rows = self.manifest.rows
-        return effort_for(self._structure, self.manifest.search, given, min(k, rows), rows, max(1, len(self)))
+        return effort_for(self._structure, self.defaults, given, min(k, rows), rows, max(1, len(self)))
 
     def efforts(self) -> tuple[SearchDefaults, ...]:
         """Settings from the least effort to the most, each twice the one before; none where there is nothing to set."""
@@ -202,12 +207,51 @@ class StoredIndex:
             "it anew with a higher --recall or with --type flat."
         )
 
+    def aimed_at(self, recall: float) -> StoredIndex:
+        """The same index, searched as `defaults_for` says where a search does not say.
+
+        Raises:
+            UserError: as `defaults_for` does.
+        """
+        aimed = copy(self)
+        aimed.defaults = self.defaults_for(recall)
+        return aimed
+
     def _must_scan(self, k: int, allowed: NDArray[np.bool_] | None) -> bool:
         """Whether the structure cannot answer: there is none, or it cannot leave out rows or give that many."""
         if self._structure is None or (allowed is not None and not takes_selector(self._structure)):
             return True
         # An exact search on a GPU looks for one more, to see a tie at the last place.
         return k >= MOST_RESULTS and is_on_gpu(inner_index(self._structure))
+
+    def _search_structure(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        given: SearchDefaults,
+        left: int,
+        allowed: NDArray[np.bool_] | None,
+    ) -> Found:
+        """An approximate search, repeated harder for queries that it found too little for, and exact at last.
+
+        Where a filter goes with the topic, the lists or nodes near a query may hold few documents that pass, however
+        many there are. Who says how hard to search gets what that finds, unless it is nothing.
+        """
+        effort = effort_for(self._structure, self.defaults, given, k, self.manifest.rows, left)
+        selector = None if allowed is None else _selector(allowed)
+        scores, rows = search_structure(self._structure, queries, k, effort, self._vectors, selector)
+        own_choice = given.nprobe is None and given.ef_search is None
+        lists = list_count(self._structure) or 0
+        short = np.flatnonzero(rows[:, k - 1 if own_choice else 0] < 0)
+        while len(short) and own_choice and (effort.nprobe or lists) < lists:
+            effort = replace(effort, nprobe=min(lists, _HARDER * (effort.nprobe or 1)))
+            scores[short], rows[short] = search_structure(
+                self._structure, queries[short], k, effort, self._vectors, selector
+            )
+            short = short[rows[short, k - 1] < 0]
+        if len(short):
+            scores[short], rows[short] = scan(queries[short], self._vectors, k, allowed)
+        return scores, rows
 
     def _search_flat(self, queries: NDArray[np.float32], k: int, left: int, allowed: NDArray[np.bool_] | None) -> Found:
         parameters = None if allowed is None else load_faiss().SearchParameters(sel=_selector(allowed))
@@ -216,7 +260,9 @@ class StoredIndex:
             scores, rows = self._structure.search(asked, number, params=parameters)
             return scores, rows
 
-        return with_ties_by_row(nearest, left)(queries, k)
+        # A GPU gives no more results than that, and among those beyond leaves open which of equal scores come first.
+        most = min(left, MOST_RESULTS) if is_on_gpu(inner_index(self._structure)) else left
+        return with_ties_by_row(nearest, most)(queries, k)
 
     def doc_id(self, row: int) -> str:
         """The id of the document in `row`."""
@@ -238,12 +284,12 @@ class StoredIndex:
     def documents(self) -> Iterator[Document]:
         """The stored document of every row in order, as a stream; deleted ones are among them."""
         for number in range(len(self.manifest.shards)):
-            yield from map(document_from_json, LineStore(self.folder / documents_file(number)))
+            yield from map(document_from_json, self._open_texts(number))
 
     def fields(self) -> Iterator[dict[str, FieldValue]]:
         """The fields of every row's document in order, as a stream; several times as fast as the documents."""
         for number in range(len(self.manifest.shards)):
-            yield from map(fields_from_json, LineStore(self.folder / documents_file(number)))
+            yield from map(fields_from_json, self._open_texts(number))
 
     def document(self, row: int) -> Document:
         """The stored document in `row`."""
@@ -251,6 +297,10 @@ class StoredIndex:
             raise IndexError(f"row {row} of {self.manifest.rows}")
         number, position = self._vectors.place(int(row))
         return document_from_json(self._texts[number][position])
+
+    def _open_texts(self, number: int) -> LineStore:
+        self._unchanged.check(documents_file(number))
+        return LineStore(self.folder / documents_file(number))
 
     def vectors(self) -> Iterator[NDArray[np.float32]]:
         """The stored vectors as float32, shard by shard [n, dim]; deleted documents' rows are among them."""
@@ -356,10 +406,10 @@ def open_index(
     load_faiss()
     if manifest.search.is_exact:
         size = 4 * manifest.dim * manifest.rows
-        if size > (_half_of_memory() if memory_limit is None else memory_limit):
+        if size > (machine_memory() // 2 if memory_limit is None else memory_limit):
             progress.say(f"The {size / 1e9:,.1f} GB of vectors in {folder} are not loaded: every search reads them.")
             return StoredIndex(folder, manifest, None)
-    structure = _read_structure(folder, manifest)
+    structure = read_structure(folder, manifest)
     if device.startswith("cuda"):
         structure = to_gpu(structure, device, progress)
     return StoredIndex(folder, manifest, structure)
@@ -369,14 +419,19 @@ def open_contents(folder: Path | str) -> StoredIndex:
     """Open a finished index for its vectors and documents: nothing is loaded, and a search would read every vector.
 
     Raises:
-        UserError: the folder holds no finished index, or a file of it is missing or damaged.
+        UserError: the folder holds no finished index, or a file of it, the structure's apart, is missing or damaged.
     """
     manifest = read_manifest(folder)
-    verify_files(Path(folder), manifest, contents=False)
+    verify_files(Path(folder), manifest, structure=False)
     return StoredIndex(Path(folder), manifest, None)
 
 
-def _read_structure(folder: Path, manifest: IndexManifest) -> Any:
+def read_structure(folder: Path, manifest: IndexManifest) -> Any:
+    """The faiss structure of an index, whose file was verified; made of the vectors where it has none.
+
+    Raises:
+        UserError: it cannot be read, or is that of other vectors.
+    """
     faiss = load_faiss()
     if manifest.structure not in manifest.files:
         structure = faiss.IndexFlatIP(manifest.dim)
@@ -386,19 +441,16 @@ def _read_structure(folder: Path, manifest: IndexManifest) -> Any:
     try:
         structure = faiss.read_index(str(folder / manifest.structure))
     except RuntimeError as error:
-        raise damaged(folder, manifest.structure, "faiss cannot read it") from error
+        raise damaged(folder, manifest, manifest.structure, "faiss cannot read it") from error
     if structure.d != manifest.dim or structure.ntotal != manifest.rows:
         raise damaged(
             folder,
+            manifest,
             manifest.structure,
             f"it holds {structure.ntotal:,} vectors of {structure.d} dimensions and "
             f"{manifest.rows:,} of {manifest.dim} are recorded",
         )
     return structure
-
-
-def _half_of_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _present_rows(folder: Path, manifest: IndexManifest) -> NDArray[np.bool_] | None:
@@ -407,9 +459,9 @@ def _present_rows(folder: Path, manifest: IndexManifest) -> NDArray[np.bool_] | 
     try:
         deleted = np.load(folder / manifest.tombstones, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise damaged(folder, manifest.tombstones, f"it cannot be read ({error})") from error
+        raise damaged(folder, manifest, manifest.tombstones, f"it cannot be read ({error})") from error
     if deleted.dtype != np.int64 or deleted.shape != (manifest.deleted_count,):
-        raise damaged(folder, manifest.tombstones, f"it does not list {manifest.deleted_count:,} rows")
+        raise damaged(folder, manifest, manifest.tombstones, f"it does not list {manifest.deleted_count:,} rows")
     present = np.ones(manifest.rows, dtype=np.bool_)
     present[deleted] = False
     return present

@@ -162,7 +162,9 @@ def _ids_in(path: Path) -> frozenset[str]:
 
 
 def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    for kind in (int, float):  # A large whole number as a float is another number.
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None

@@ -26,6 +26,22 @@ def found(shell, text, index="i", k=3):
     return [hit.get("doc_id", hit.get("id")) for hit in hits]
 
 
+def test_what_is_resumed_keeps_its_type(shell, beir, teacher):
+    build = ("index", "--corpus", beir, "--model", teacher, "--output", "typed")
+    shell.must(*build, "--type", "flat", "--vectors", "float32")
+    shell.must("index", "--from", "typed", "--factory", "SQ8", "--output", "made")
+    record = shell.folder / "made/index.json"
+    made = json.loads(record.read_text())
+    again = ("index", "--from", "typed", "--output", "made", "--resume")
+    assert "nothing was left to do" in shell.must(*again).err
+    record.unlink()
+    shell.must(*again)
+    kept = json.loads(record.read_text())
+    assert (kept["family"], kept["family_options"]) == (made["family"], made["family_options"])
+    shell.must(*again, "--type", "flat")
+    assert json.loads(record.read_text())["family"] == "flat"
+
+
 def test_an_index_grows_shrinks_and_is_made_anew_from_itself(shell, index, more, teacher):
     said = shell.must("index", "--append", "--corpus", more, "--output", index)
     assert "i: 205 documents × " in said.out
@@ -116,3 +132,9 @@ def test_a_gpu_that_is_not_there_is_said_once_and_done_without(shell, index):
         said = shell.must(*command).err
         assert said.count("runs on the CPU") == 1
         assert said.count("GPU") == 1
+
+
+def test_a_device_that_is_none_is_refused_by_every_job(shell, index):
+    answer = shell("index", "--from", index, "--output", "other", "--device", "gpu")
+    assert answer.code == 2
+    assert "Unknown device `gpu`" in answer.err

@@ -12,6 +12,7 @@ from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.append import append_documents
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.combine import combine_indexes
 from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.integrity import verify_index
 from ibkd_retrieval.indexing.manifest import read_manifest
@@ -218,3 +219,48 @@ def test_growing_past_what_was_trained_is_said(tmp_path: Path):
     listener = Listener()
     append_documents(corpus_of(rows[1000:]), TableEncoder(table), tmp_path / "i", progress=listener)
     assert any("train them anew" in said for said in listener.said)
+
+
+def test_growing_in_small_steps_past_what_was_trained_is_said(tmp_path: Path):
+    table = clustered(2400, 16)
+    rows = [Document(f"d{i}", str(i)) for i in range(2400)]
+    build_index(corpus_of(rows[:1000]), TableEncoder(table), tmp_path / "i", family="ivf-pq")
+    said = []
+    for start in range(1000, 2400, 200):
+        listener = Listener()
+        append_documents(corpus_of(rows[start : start + 200]), TableEncoder(table), tmp_path / "i", progress=listener)
+        said.append(any("train them anew" in each for each in listener.said))
+    assert said == [False] * 5 + [True] * 2
+    combine_indexes([tmp_path / "i"], tmp_path / "j", family="ivf-pq")
+    assert read_manifest(tmp_path / "j").trained_rows == 2400
+
+
+def test_a_build_is_repaired_beside_an_append_that_was_broken_off(folder: Path):
+    class Refusing(HashingEncoder):
+        def encode(self, texts, kind="document", progress=None):
+            if "extra 15" in texts:
+                raise UserError("no further")
+            return super().encode(texts, kind, progress)
+
+    with pytest.raises(UserError, match="no further"):
+        append_documents(more(20), Refusing(), folder)
+    (folder / "vectors" / "00001.npy").unlink()
+    build_index(numbered_corpus(25), HashingEncoder(), folder, resume=True)
+    verify_index(folder)
+    other = corpus_of([Document("x", "another")], more(20).name)
+    with pytest.raises(UserError, match=r"drop that append with --append --overwrite"):
+        append_documents(other, HashingEncoder(), folder, resume=True)
+    assert append_documents(more(20), HashingEncoder(), folder, resume=True).document_count == 45
+    verify_index(folder)
+
+
+def test_a_damaged_structure_of_a_changed_index_is_made_anew_from_its_vectors(folder: Path, tmp_path: Path):
+    append_documents(more(3), HashingEncoder(), folder)
+    (structure,) = folder.glob("index*.faiss")
+    structure.write_bytes(structure.read_bytes()[:-3])
+    with pytest.raises(UserError, match=r"`ibkd index --from .* --type flat --output OTHER`"):
+        open_index(folder)
+    with pytest.raises(UserError, match="`ibkd index --from"):
+        append_documents(numbered_documents("f", 3), HashingEncoder(), folder)
+    assert combine_indexes([folder], tmp_path / "sound").document_count == 28
+    verify_index(tmp_path / "sound")

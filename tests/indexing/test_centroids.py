@@ -49,3 +49,17 @@ def test_lists_of_every_kind_take_them(factory: str, monkeypatch: pytest.MonkeyP
         found.append((index.search(TABLE[:500], 20)[1] == np.arange(500)[:, None]).any(axis=1).mean())
     assert found[0] > found[1] - 0.03
     assert found[0] > 0.9
+
+
+@pytest.mark.parametrize("factory", ["IVF40(SQ8),Flat", "IVF40(HNSW8,SQ8),Flat"])
+def test_what_finds_the_lists_and_has_to_be_trained_itself_is_left_to_faiss(
+    factory: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(centroids, "WORTH_TORCH", 0)
+    faiss = load_faiss()
+    index = faiss.index_factory(32, factory, faiss.METRIC_INNER_PRODUCT)
+    place_centroids(index, TABLE, 0)
+    index.train(TABLE)
+    index.add(TABLE)
+    faiss.extract_index_ivf(index).nprobe = 40
+    assert (index.search(TABLE[:50], 5)[1] == np.arange(50)[:, None]).any(axis=1).mean() > 0.9

@@ -160,3 +160,29 @@ def test_an_index_that_grew_can_be_trained_anew(tmp_path: Path):
     assert again.family == "ivf-pq"
     assert again.changes == grown.changes
     assert again.corpus == grown.corpus
+
+
+def test_what_was_done_to_the_index_made_is_not_undone_by_making_it_again(tmp_path: Path):
+    build_index(numbered_corpus(25), HashingEncoder(), tmp_path / "a", shard_size=10)
+    combine_indexes([tmp_path / "a"], tmp_path / "t")
+    delete_documents(tmp_path / "t", ["d3"])
+    with pytest.raises(UserError, match=r"was changed since it was made \(delete\), which would be lost"):
+        combine_indexes([tmp_path / "a"], tmp_path / "t", resume=True)
+    assert verify_index(tmp_path / "t").document_count == 24
+    # What was done to the source before is no such change.
+    delete_documents(tmp_path / "a", ["d5"])
+    combine_indexes([tmp_path / "a"], tmp_path / "u")
+    assert combine_indexes([tmp_path / "a"], tmp_path / "u", resume=True).document_count == 24
+
+
+def test_a_shard_written_anew_is_kept_when_the_run_goes_on(tmp_path: Path):
+    build_index(numbered_corpus(25), HashingEncoder(), tmp_path / "a", shard_size=10)
+    combine_indexes([tmp_path / "a"], tmp_path / "t", vector_format="float16")
+    (tmp_path / "t" / "index.json").unlink()
+    (tmp_path / "t" / "vectors" / "00001.npy").unlink()
+    files = [tmp_path / "t" / "vectors" / f"0000{number}.npy" for number in range(3)]
+    before = [path.stat().st_ino if path.exists() else 0 for path in files]
+    combine_indexes([tmp_path / "a"], tmp_path / "t", vector_format="float16", resume=True)
+    after = [path.stat().st_ino for path in files]
+    assert (after[0], after[2]) == (before[0], before[2])
+    verify_index(tmp_path / "t")

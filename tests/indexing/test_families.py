@@ -98,6 +98,27 @@ def test_only_allowed_rows_are_found(
     assert found_share(rows, exact_rows(queries, table[:COUNT], 10, allowed)) >= (0.999 if exact_rows_up_to else 0.93)
 
 
+def test_a_filter_that_goes_with_a_topic_leaves_no_place_empty(
+    index: StoredIndex, table: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ibkd_retrieval.indexing.store.EXACT_ALLOWED_ROWS", 0)
+    queries = table[COUNT : COUNT + 20]
+    for query in queries:
+        allowed = np.zeros(COUNT, dtype=bool)
+        allowed[np.argsort(table[:COUNT] @ query)[: COUNT // 4]] = True  # The quarter that is least like it.
+        rows = index.search(query[None], 10, allowed=allowed)[1][0]
+        assert len(set(rows.tolist())) == 10
+        assert allowed[rows].all()
+
+
+def test_a_recall_aimed_at_is_adapted_to_the_number_of_results(index: StoredIndex, table: np.ndarray):
+    aimed = index.aimed_at(0.01)
+    queries = table[COUNT:]
+    rows = aimed.search(queries, 1000)[1]
+    assert found_share(rows, exact_rows(queries, table[:COUNT], 1000)) >= 0.9
+    assert index.defaults == index.manifest.search
+
+
 def test_a_zero_query_and_a_repeated_document_are_answered(index: StoredIndex, table: np.ndarray):
     nothing = np.zeros((1, DIM), dtype=np.float32)
     scores, rows = index.search(nothing, 5)

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 import os
@@ -19,6 +20,7 @@ from ibkd_retrieval.indexing.families import family_named
 from ibkd_retrieval.indexing.identity import fingerprint
 from ibkd_retrieval.indexing.integrity import verify_index
 from ibkd_retrieval.indexing.manifest import read_manifest
+from ibkd_retrieval.indexing.memory import MemoryPlan
 from ibkd_retrieval.indexing.shards import ShardRecord
 from ibkd_retrieval.indexing.store import open_index
 
@@ -384,3 +386,17 @@ def test_a_family_that_does_not_suit_the_dimension_is_refused_before_anything_is
         build_index(numbered_corpus(5), encoder, tmp_path / "i", family=family)
     assert encoder.encoded == []
     assert not (tmp_path / "i").exists()
+
+
+def test_memory_that_somebody_named_bounds_the_structure_too(tmp_path: Path):
+    table = clustered(1500, 16)
+    plan = MemoryPlan(limit=90_000, shard_size=500, shard_text=10**6, depth=1, batch_tokens=4096, asked=True)
+    encoder = TableEncoder(table)
+    with pytest.raises(UserError, match=r"An index of type hnsw of 1,500 vectors takes .* --memory allows 0"):
+        build_index(table_corpus(1500), encoder, tmp_path / "i", family="hnsw", memory=plan)
+    assert encoder.encoded == []
+    # A flat one needs no structure: its vectors are searched where they lie.
+    manifest = build_index(table_corpus(1500), encoder, tmp_path / "i", memory=plan)
+    assert manifest.structure not in manifest.files
+    unnamed = dataclasses.replace(plan, asked=False)
+    assert build_index(table_corpus(1500), encoder, tmp_path / "j", family="hnsw", memory=unnamed).family == "hnsw"

@@ -10,11 +10,14 @@ from indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, co
 
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing import export as export_module
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.export import FORMATS, export_index, export_pyserini
+from ibkd_retrieval.indexing.export import FORMATS, export_index, export_numpy, export_pyserini
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.shard_vectors import ShardVectors
 from ibkd_retrieval.indexing.store import open_index
 from ibkd_retrieval.indexing.structure import write_structure
+from ibkd_retrieval.progress import SILENT
 
 
 def pyserini_search(folder: Path, query: np.ndarray, k: int) -> list[tuple[str, float]]:
@@ -145,3 +148,18 @@ def test_a_written_structure_is_what_faiss_itself_would_write(tmp_path: Path):
     write_structure(index, tmp_path / "ours")
     load_faiss().write_index(index, str(tmp_path / "theirs"))
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_an_export_into_the_current_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    build_index(numbered_corpus(5), HashingEncoder(), tmp_path / "i")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match="not the current one"):
+        export_numpy(tmp_path / "i", ".")
+
+
+def test_a_flat_file_written_shard_by_shard_is_that_of_faiss(tmp_path: Path):
+    build_index(numbered_corpus(25), HashingEncoder(), tmp_path / "i", shard_size=10)
+    (tmp_path / "i" / "index.faiss").rename(tmp_path / "whole.faiss")
+    export_module._write_flat(ShardVectors(tmp_path / "i", [10, 10, 5], 16), tmp_path / "out", SILENT)
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole.faiss").read_bytes()

@@ -18,6 +18,7 @@ from indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, co
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.export import export_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.importing.folder import import_vectors
@@ -371,6 +372,24 @@ def test_blocks_of_any_size_hold_the_same_vectors_in_the_same_order(sizes: list[
     assert 1 <= len(blocks[-1].documents) <= wanted
     np.testing.assert_array_equal(np.concatenate([block.vectors for block in blocks]), table)
     assert [d.doc_id for block in blocks for d in block.documents] == [str(row) for row in range(len(table))]
+
+
+def test_blocks_of_two_dimensions_are_refused():
+    parts = [VectorBlock([Document("a", "")], np.ones((1, width), dtype=np.float32)) for width in (2, 3)]
+    with pytest.raises(UserError, match="vectors of 2 and of 3 dimensions"):
+        list(ForeignVectors(Path("v"), None, False, lambda: parts).blocks_of(4))
+
+
+def test_an_import_onto_an_index_that_was_changed_is_refused_and_leaves_it(tmp_path: Path):
+    np.save(tmp_path / "v.npy", np.eye(8, dtype=np.float32))
+    (tmp_path / "ids.txt").write_text("".join(f"d{i}\n" for i in range(8)))
+    source = open_vectors(tmp_path / "v.npy", ids=tmp_path / "ids.txt")
+    import_vectors(source, tmp_path / "i")
+    delete_documents(tmp_path / "i", ["d3"])
+    np.save(tmp_path / "v.npy", np.eye(8, dtype=np.float32)[::-1])
+    with pytest.raises(UserError, match="was changed since it was made"):
+        import_vectors(source, tmp_path / "i", resume=True)
+    assert verify_index(tmp_path / "i").document_count == 7
 
 
 @pytest.mark.parametrize("form", ["numpy", "pyserini"])

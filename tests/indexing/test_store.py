@@ -12,6 +12,7 @@ from indexing_fakes import HashingEncoder, TableEncoder, clustered, corpus_of, n
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import MissingPackage, UserError
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.identity import fingerprint
 from ibkd_retrieval.indexing.integrity import verify_index
@@ -194,3 +195,23 @@ def test_fields_of_documents_are_stored_and_change_the_fingerprint(tmp_path: Pat
     build_index(corpus_of([dated]), HashingEncoder(), tmp_path / "index")
     assert open_index(tmp_path / "index").document(0) == dated
     assert fingerprint([plain]) != fingerprint([dated])
+
+
+def test_an_open_index_that_was_replaced_says_so_and_one_that_grew_goes_on(folder: Path):
+    queries = np.stack([HashingEncoder().vector("a query")])
+    grown, replaced = open_index(folder), open_index(folder)
+    delete_documents(folder, ["d3"])
+    assert grown.document(3).doc_id == "d3"
+    assert len(grown.exactly().search(queries, 25)[1][0]) == 25
+    texts = corpus_of([Document(f"d{i}", f"another text {i}") for i in range(25)])
+    build_index(texts, HashingEncoder(weight_hash="0b"), folder, shard_size=10, overwrite=True)
+    with pytest.raises(UserError, match="was replaced while it was open"):
+        replaced.document(3)
+    with pytest.raises(UserError, match="was replaced while it was open"):
+        replaced.exactly().search(queries, 5)
+
+
+def test_a_missing_record_of_a_shard_is_found_on_verifying(folder: Path):
+    (folder / "shards" / "00001.json").unlink()
+    with pytest.raises(UserError, match=r"shards/00001.json: it is missing"):
+        verify_index(folder)

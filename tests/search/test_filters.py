@@ -119,3 +119,10 @@ def test_deleted_documents_pass_no_filter(index):
     assert np.flatnonzero(mask).tolist() == before[1:].tolist()
     with pytest.raises(UserError, match="No document passes"):
         allowed_rows([open_index(index.folder)], [f"id={deleted}"])
+
+
+@pytest.mark.parametrize("number", [9007199254740992, 9007199254740993])
+def test_whole_numbers_are_compared_as_such(number):
+    (condition,) = [parse_condition(f"tweet={number}")]
+    assert condition.holds(number)
+    assert not condition.holds(number + 1)

@@ -27,8 +27,8 @@ _SCORES_AT_ONCE = 4 << 20
 def place_centroids(index: Any, training: NDArray[np.float32], seed: int) -> None:
     """Train what comes before the inverted lists of an index, and place the centroids of these.
 
-    What is left for the index's own `train` are the codes. Nothing is done where there are no lists, or so few that
-    faiss is as quick.
+    What is left for the index's own `train` are the codes. Nothing is done where there are no lists, so few that
+    faiss is as quick, or where what finds the lists has to be trained itself.
 
     Args:
         index: a faiss index by inner product, not trained.
@@ -46,9 +46,8 @@ def place_centroids(index: Any, training: NDArray[np.float32], seed: int) -> Non
             if not transform.is_trained:
                 transform.train(training)
             training = transform.apply(training)
-    if training.shape[1] == lists.d and not lists.quantizer.ntotal:
+    if training.shape[1] == lists.d and lists.quantizer.is_trained and not lists.quantizer.ntotal:
         lists.quantizer.add(spherical_centroids(training, lists.nlist, seed))
-        lists.quantizer.is_trained = True
 
 
 def spherical_centroids(vectors: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.encoders.protocol import Kind, TextEncoder
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing import layout
-from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.build import build_index, refuse_changed
 from ibkd_retrieval.indexing.claim import BuildPlan, claim, refusals_named
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Family, family_named
@@ -25,6 +25,7 @@ from ibkd_retrieval.indexing.identity import IdGuard, fingerprint
 from ibkd_retrieval.indexing.importing.foreign import BLOCK_ROWS, ForeignVectors, VectorBlock
 from ibkd_retrieval.indexing.importing.texts import TextsById, texts_by_id
 from ibkd_retrieval.indexing.lines import LineStore
+from ibkd_retrieval.indexing.lock import only_writer
 from ibkd_retrieval.indexing.manifest import EncoderRecord, IndexManifest, write_manifest
 from ibkd_retrieval.indexing.shards import (
     ShardRecord,
@@ -58,6 +59,7 @@ def import_vectors(
     overwrite: bool = False,
     shard_size: int = 8192,
     vector_format: str = "float32",
+    device: str = "cpu",
     progress: Progress = SILENT,
 ) -> IndexManifest:
     """Make an index folder of vectors that were encoded elsewhere, as `build_index` makes one of texts.
@@ -76,6 +78,7 @@ def import_vectors(
         overwrite: delete the index that is in `folder` first.
         shard_size: vectors a shard.
         vector_format: how the exact vectors are stored (`vector_formats`).
+        device: where the structure is trained, as for `build_index`.
         progress: told of the work.
 
     Returns:
@@ -94,31 +97,33 @@ def import_vectors(
     check_format(vector_format)
     if resume and overwrite:
         raise UserError("An index is either resumed or overwritten: give one of --resume and --overwrite.")
-    with texts_by_id(corpus, folder.parent, progress) if corpus else nullcontext() as texts:
-        reading = _Reading(source, texts, normalise)
-        dim = _check(reading, encoder, progress)
-        record = EncoderRecord.of(encoder) if encoder else EncoderRecord(UNNAMED_MODEL, "", dim, 0, {}, None, "float32")
-        name = corpus.name if corpus else str(source.path.resolve())
-        with refusals_named(folder):
-            plan = claim(
-                folder, BuildPlan(name, record, shard_size, vector_format=vector_format), resume, overwrite, progress
-            )
-            shards = _write_shards(reading, folder, plan, progress)
-    imported = Corpus(name, sum(shards), lambda: _stored_documents(folder, len(shards)))
-    manifest = build_index(
-        imported,
-        _Imported(record),
-        folder,
-        family=family,
-        resume=True,
-        shard_size=plan.shard_size,
-        vector_format=plan.vector_format,
-        progress=progress,
-    )
-    # Nothing was encoded, so there was no speed to it.
-    manifest = dataclasses.replace(manifest, build=dataclasses.replace(manifest.build, documents_per_second=0.0))
-    write_manifest(folder, manifest)
-    return manifest
+    with only_writer(folder, make=True):
+        with texts_by_id(corpus, folder.parent, progress) if corpus else nullcontext() as texts:
+            reading = _Reading(source, texts, normalise)
+            dim = _check(reading, encoder, progress)
+            unnamed = EncoderRecord(UNNAMED_MODEL, "", dim, 0, {}, None, "float32")
+            record = EncoderRecord.of(encoder) if encoder else unnamed
+            name = corpus.name if corpus else str(source.path.resolve())
+            due = BuildPlan(name, record, shard_size, vector_format=vector_format)
+            with refusals_named(folder):
+                plan = claim(folder, due, resume, overwrite, progress)
+                refuse_changed(folder)
+                shards = _write_shards(reading, folder, plan, progress)
+        manifest = build_index(
+            Corpus(name, sum(shards), lambda: _stored_documents(folder, len(shards))),
+            _Imported(record),
+            folder,
+            family=family,
+            resume=True,
+            shard_size=plan.shard_size,
+            vector_format=plan.vector_format,
+            device=device,
+            progress=progress,
+        )
+        # Nothing was encoded, so there was no speed to it.
+        manifest = dataclasses.replace(manifest, build=dataclasses.replace(manifest.build, documents_per_second=0.0))
+        write_manifest(folder, manifest)
+        return manifest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Document
+from ibkd_retrieval.errors import UserError
 
 BLOCK_ROWS = 8192
 """Vectors read at once where the file leaves the choice."""
@@ -43,10 +44,19 @@ class ForeignVectors:
         return iter(self._open())
 
     def blocks_of(self, size: int) -> Iterator[VectorBlock]:
-        """The same in blocks of `size` vectors, the last of which may hold fewer."""
+        """The same in blocks of `size` vectors, the last of which may hold fewer.
+
+        Raises:
+            UserError: not all have one dimension.
+        """
         documents: list[Document] = []
         vectors: list[NDArray[np.float32]] = []
         for block in self.blocks():
+            if vectors and block.vectors.shape[1] != vectors[0].shape[1]:
+                raise UserError(
+                    f"{self.path} holds vectors of {vectors[0].shape[1]} and of {block.vectors.shape[1]} dimensions: "
+                    "give vectors of one model."
+                )
             documents += block.documents
             vectors.append(block.vectors)
             if len(documents) >= size:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ibkd_retrieval.corpora.records import Corpus, Document
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.progress import Progress
 
 
@@ -47,6 +47,7 @@ def texts_by_id(corpus: Corpus, folder: Path, progress: Progress) -> Iterator[Te
 
     Raises:
         UserError: an id appears twice.
+        WorkFailed: the disk is full or fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -56,17 +57,22 @@ def texts_by_id(corpus: Corpus, folder: Path, progress: Progress) -> Iterator[Te
         # The file is thrown away, whatever happens: nothing has to survive a crash.
         database.execute("PRAGMA journal_mode = OFF")
         database.execute("PRAGMA synchronous = OFF")
-        database.execute("CREATE TABLE documents (id BLOB, value TEXT)")
-        with progress.task("Reading texts", corpus.count, "documents") as task:
-            for document in corpus.documents():
-                value = json.dumps([document.title, document.text, dict(document.fields)])
-                database.execute("INSERT INTO documents VALUES (?, ?)", (_key(document.doc_id), value))
-                task.advance()
         try:
+            database.execute("CREATE TABLE documents (id BLOB, value TEXT)")
+            with progress.task("Reading texts", corpus.count, "documents") as task:
+                for document in corpus.documents():
+                    value = json.dumps([document.title, document.text, dict(document.fields)])
+                    database.execute("INSERT INTO documents VALUES (?, ?)", (_key(document.doc_id), value))
+                    task.advance()
             # After the rows: sorted once, where rows of random ids would each land in another page.
             database.execute("CREATE UNIQUE INDEX by_id ON documents (id)")
         except sqlite3.IntegrityError as error:
             raise UserError(f"A document id appears twice in {corpus.name}: give every document its own.") from error
+        except sqlite3.OperationalError as error:
+            raise WorkFailed(
+                f"The texts of {corpus.name} cannot be kept in {folder} ({error}): make room there, they take as much "
+                "as the corpus does."
+            ) from error
         yield TextsById(corpus.name, database)
 
 

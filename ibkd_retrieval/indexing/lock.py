@@ -1,0 +1,79 @@
+"""One writer at a time in an index folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ibkd_retrieval.errors import UserError
+
+_held: dict[tuple[int, int], int] = {}
+"""Folders, by device and inode, that a thread of this process writes in, which may enter them again."""
+
+
+@contextmanager
+def only_writer(folder: Path, make: bool = False) -> Iterator[None]:
+    """Hold `folder`, made if it is to be, against other processes and threads that would write in it.
+
+    The system gives it up with the process, however that ends. Where a file system has no locks, nothing is held.
+
+    Raises:
+        UserError: another holds it.
+    """
+    made = _missing(folder) if make else []
+    if made:
+        folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        yield  # Whoever would write here says what is wrong.
+        return
+    try:
+        with _held_by_us(folder):
+            yield
+    finally:
+        with suppress(OSError):  # Where something was written, they stay.
+            for each in made:
+                each.rmdir()
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those above it that are not there, the deepest first."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
+
+
+@contextmanager
+def _held_by_us(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        status = os.fstat(descriptor)
+        key, me = (status.st_dev, status.st_ino), threading.get_ident()
+        if _held.get(key) == me:
+            yield
+            return
+        if not _lock(descriptor):
+            raise UserError(
+                f"Another process is writing to {folder}: wait until it is done, or end it and run this again."
+            )
+        _held[key] = me
+        try:
+            yield
+        finally:
+            del _held[key]
+    finally:
+        os.close(descriptor)  # With it goes the lock.
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether the folder is now ours, or cannot be anyone's."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+    return True
