@@ -216,13 +216,16 @@ def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encode
         device=options.device,
     )
     if options.query_model is None:
-        encoder = load(
+        whole = partial(
+            load,
             options.model or made_by.name,
             pooling=options.pooling or made_by.pooling,
             max_length=made_by.max_length or None,
-            # An index may hold the leading dimensions of its encoder's vectors only.
-            dim=index.manifest.dim if options.model is None else None,
         )
+        # An index may hold the leading dimensions of its encoder's vectors only.
+        encoder = whole(dim=index.manifest.dim if options.model is None else None)
+        if encoder.dim > index.manifest.dim:
+            encoder = whole(dim=index.manifest.dim)
     else:
         from ibkd_retrieval.search.query_space import check_query_model
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 
 import pytest
 
@@ -138,3 +139,11 @@ def test_a_device_that_is_none_is_refused_by_every_job(shell, index):
     answer = shell("index", "--from", index, "--output", "other", "--device", "gpu")
     assert answer.code == 2
     assert "Unknown device `gpu`" in answer.err
+
+
+def test_an_index_of_cut_vectors_is_searched_with_its_model_at_another_place(shell, beir, teacher):
+    shell.must("index", "--corpus", beir, "--model", teacher, "--dim", 16, "--output", "cut")
+    shutil.copytree(teacher, shell.folder / "moved")
+    expected = found(shell, "river bank", "cut")
+    hits = json.loads(shell.must("search", "river bank", "--index", "cut", "-k", 3, "--model", "moved", "--json").out)
+    assert [hit.get("doc_id", hit.get("id")) for hit in hits["hits"]] == expected
