@@ -61,7 +61,7 @@ def suit_to_queries(encoder: Encoder) -> None:
 
 
 def can_share(indexes: Sequence[ServedIndex]) -> bool:
-    """Whether two batches may be worked on at once: all is torch and faiss on a CPU with threads for both.
+    """Whether two batches may be worked on at once: all is an encoder and faiss on a CPU with threads for both.
 
     Rankers by words and cross-encoders are asked by one thread alone, for they do not say that they bear more.
     """

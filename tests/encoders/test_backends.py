@@ -1,5 +1,8 @@
 """Every backend gives the vectors of float32 torch, and says in one sentence what it cannot do."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from tiny_models import save_sentence_transformer, sentences
@@ -239,3 +242,55 @@ def test_what_is_no_text_is_named_in_every_backend(bert, backend, dtype, wrong):
         pytest.importorskip(package)
     with pytest.raises(UserError, match="Text number 2 "):
         load(bert, backend=backend, dtype=dtype).encode(["a", "b", wrong])
+
+
+@pytest.mark.parametrize(("backend", "dtype"), WAYS)
+def test_threads_that_share_an_encoder_are_each_given_their_own_vectors(bert, backend, dtype):
+    for package in PACKAGES.get(backend, ()):
+        pytest.importorskip(package)
+    encoder = load(bert, backend=backend, dtype=dtype)
+    # Of one length, so that nothing but the values tells one thread's from another's.
+    texts = [" ".join([word] * 50) for word in ("river", "bank", "cloud", "stone", "bread", "train")]
+    alone = [encoder.encode([text]) for text in texts]
+
+    def ask(turn: int) -> bool:
+        return np.array_equal(encoder.encode([texts[turn % len(texts)]]), alone[turn % len(texts)])
+
+    with ThreadPoolExecutor(3) as threads:
+        assert all(threads.map(ask, range(300)))
+
+
+def test_openvino_is_run_by_a_request_of_each_thread(bert, monkeypatch):
+    from ibkd_retrieval.encoders.backends import openvino_runtime
+    from ibkd_retrieval.encoders.tokens import pad_ids
+
+    class Request:
+        def __init__(self):
+            self.callers = set()
+
+        def infer(self, inputs, share_inputs):
+            self.callers.add(threading.get_ident())
+            return {openvino_runtime.OUTPUT: np.zeros((*inputs["input_ids"].shape, 8), np.float32)}
+
+    class Compiled:
+        requests: list[Request] = []
+
+        def create_infer_request(self):
+            self.requests.append(Request())
+            return self.requests[-1]
+
+    monkeypatch.setattr(openvino_runtime, "require", lambda *named: None)
+    monkeypatch.setattr(openvino_runtime, "openvino_file", lambda *of: None)
+    monkeypatch.setattr(openvino_runtime, "_compiled", lambda *of: Compiled())
+    backend = openvino_runtime.OpenVinoBackend(load(bert)._model, "float32", "hash", ())
+    together = threading.Barrier(2)
+
+    def run(_):
+        together.wait(10)
+        for _ in range(3):
+            backend(pad_ids([[1, 2, 3]], 0))
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(run, range(2)))
+    assert len(Compiled.requests) == 2
+    assert all(len(request.callers) == 1 for request in Compiled.requests)
