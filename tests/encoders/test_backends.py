@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from tiny_models import save_sentence_transformer, sentences
 
 from ibkd_retrieval.encoders.backends.lean import LeanTransformer, is_lean
@@ -142,7 +143,6 @@ def test_a_missing_package_is_named_with_the_line_to_type(bert, package, monkeyp
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet", "roberta"])
 def test_the_lean_transformer_gives_the_states_of_transformers(kind):
-    import torch
     from tiny_models import transformer
 
     model = transformer(kind)
@@ -193,7 +193,6 @@ def test_other_architectures_are_left_to_transformers(change):
 
 
 def test_an_adapter_is_not_left_out():
-    import torch
     from tiny_models import transformer
 
     class Adapted(torch.nn.Linear):
@@ -201,6 +200,40 @@ def test_an_adapter_is_not_left_out():
 
     model = transformer("bert")
     model.encoder.layer[0].output.dense = Adapted(64, 32)
+    assert not is_lean(model)
+
+
+class LowRank(torch.nn.Module):
+    """A linear layer with an adapter beside it, in the shape in which peft puts them into a model."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base_layer = base
+        self.lora_A = torch.nn.ModuleDict({"default": torch.nn.Linear(base.in_features, 2, bias=False)})
+        self.lora_B = torch.nn.ModuleDict({"default": torch.nn.Linear(2, base.out_features, bias=False)})
+
+    @property
+    def weight(self):
+        return self.base_layer.weight
+
+    @property
+    def bias(self):
+        return self.base_layer.bias
+
+    def forward(self, states):
+        return self.base_layer(states) + self.lora_B["default"](self.lora_A["default"](states))
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "roberta"])
+def test_an_adapter_around_a_plain_layer_is_not_left_out(kind):
+    from tiny_models import transformer
+
+    model = transformer(kind)
+    attention = model.encoder.layer[0].attention
+    if kind == "mpnet":
+        attention.attn.q = LowRank(attention.attn.q)
+    else:
+        attention.self.query = LowRank(attention.self.query)
     assert not is_lean(model)
 
 

@@ -63,9 +63,18 @@ def is_lean(model: Any) -> bool:
 
 
 def _plain(model: Any) -> bool:
-    """Whether all that multiplies is a plain layer: no adapter, no quantised weight."""
+    """Whether all that multiplies is a plain layer of the architecture: no adapter, no quantised weight.
+
+    An adapter's module around a layer, peft's for one, holds no parameters but in layers within it, which are plain: it
+    is known by being neither torch's nor a part of transformers' models.
+    """
     kinds = (torch.nn.Linear, torch.nn.Embedding, torch.nn.LayerNorm)
-    return all(type(module) in kinds for module in model.modules() if list(module.parameters(recurse=False)))
+    return all(
+        type(module) in kinds
+        if list(module.parameters(recurse=False))
+        else type(module).__module__.startswith(("torch.nn.modules.", "transformers.models.", "transformers.activations"))
+        for module in model.modules()
+    )
 
 
 class LeanTransformer(torch.nn.Module):
