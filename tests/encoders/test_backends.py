@@ -180,6 +180,22 @@ def test_the_lean_transformer_takes_no_memory_of_its_own():
     assert attention.value.weight.data_ptr() == whole[2 * whole.shape[1] :].data_ptr()
 
 
+def test_one_relative_bias_is_kept_whatever_the_lengths():
+    from tiny_models import transformer
+
+    model = transformer("mpnet")
+    lean = LeanTransformer(model)
+    with torch.inference_mode():
+        for length in (12, 5, 30, 7):
+            ids = torch.randint(5, 60, (2, length), generator=torch.Generator().manual_seed(length))
+            expected = model(input_ids=ids).last_hidden_state
+            flat = lean.packed(ids.view(-1), torch.arange(length).repeat(2), [length] * 2, None)
+            torch.testing.assert_close(lean(ids, None), expected, atol=1e-5, rtol=0)
+            torch.testing.assert_close(flat.view(2, length, -1), expected, atol=1e-5, rtol=0)
+    kept = [each.shape for each in vars(lean).values() if isinstance(each, torch.Tensor) and each.dim() == 4]
+    assert kept == [(1, 4, 30, 30)]
+
+
 @pytest.mark.parametrize(
     "change", [{"hidden_act": "relu"}, {"is_decoder": True}, {"position_embedding_type": "relative_key"}]
 )
@@ -235,6 +251,14 @@ def test_an_adapter_around_a_plain_layer_is_not_left_out(kind):
     else:
         attention.self.query = LowRank(attention.self.query)
     assert not is_lean(model)
+
+
+@pytest.mark.parametrize(("hidden", "can"), [(32, True), (24, False), (4 * 256, True), (4 * 264, False)])
+def test_one_attention_over_all_lengths_is_for_heads_of_widths_that_it_takes(hidden, can, monkeypatch):
+    from tiny_models import transformer
+
+    monkeypatch.setattr("ibkd_retrieval.encoders.backends.lean.has_varlen", lambda device, dtype: True)
+    assert LeanTransformer(transformer("bert", layers=1, hidden=hidden)).can_vary() is can
 
 
 MEGABYTE = "river bank water " * 60_000
