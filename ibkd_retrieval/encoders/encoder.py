@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -282,11 +283,14 @@ class Encoder:
 
         batches = list(token_budget_batches(window.lengths, self.batch_tokens))
         fetching = _Fetching(out)
-        vectors = side_by_side(encode, batches) if self.batches_at_once > 1 else map(encode, batches)
-        for rows, found in zip(batches, vectors, strict=True):
-            fetching.take(rows, found)
-            if progress is not None:
-                progress.advance(len(rows))
+        several = self.batches_at_once > 1
+        # Where the caller's progress fails, the traceback holds this frame, and with it what computes ahead: closed, it
+        # computes no further batches.
+        with closing(side_by_side(encode, batches) if several else (encode(rows) for rows in batches)) as vectors:
+            for rows, found in zip(batches, vectors, strict=True):
+                fetching.take(rows, found)
+                if progress is not None:
+                    progress.advance(len(rows))
         fetching.finish()
 
     def _static_vectors(self, window: TokenWindow) -> NDArray[np.float32]:

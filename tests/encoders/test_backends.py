@@ -329,12 +329,12 @@ def test_openvino_is_run_by_a_request_of_each_thread(bert, monkeypatch):
             self.callers.add(threading.get_ident())
             return {openvino_runtime.OUTPUT: np.zeros((*inputs["input_ids"].shape, 8), np.float32)}
 
-    class Compiled:
-        requests: list[Request] = []
+    requests = []
 
+    class Compiled:
         def create_infer_request(self):
-            self.requests.append(Request())
-            return self.requests[-1]
+            requests.append(Request())
+            return requests[-1]
 
     monkeypatch.setattr(openvino_runtime, "require", lambda *named: None)
     monkeypatch.setattr(openvino_runtime, "openvino_file", lambda *of: None)
@@ -349,5 +349,5 @@ def test_openvino_is_run_by_a_request_of_each_thread(bert, monkeypatch):
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(run, range(2)))
-    assert len(Compiled.requests) == 2
-    assert all(len(request.callers) == 1 for request in Compiled.requests)
+    assert len(requests) == 2
+    assert all(len(request.callers) == 1 for request in requests)

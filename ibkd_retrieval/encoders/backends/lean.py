@@ -70,10 +70,9 @@ def _plain(model: Any) -> bool:
     is known by being neither torch's nor a part of transformers' models.
     """
     kinds = (torch.nn.Linear, torch.nn.Embedding, torch.nn.LayerNorm)
+    homes = ("torch.nn.modules.", "transformers.models.", "transformers.activations")
     return all(
-        type(module) in kinds
-        if list(module.parameters(recurse=False))
-        else type(module).__module__.startswith(("torch.nn.modules.", "transformers.models.", "transformers.activations"))
+        type(module) in kinds if list(module.parameters(recurse=False)) else type(module).__module__.startswith(homes)
         for module in model.modules()
     )
 
@@ -212,8 +211,8 @@ class LeanTransformer(torch.nn.Module):
         if torch._C._get_tracing_state() is not None:  # A remembered tensor would become a constant of one length.
             traced: Tensor = self._bias(states[:1])
             return traced
-        # That of a shorter text is the corner of a longer one's, so that one alone is kept in memory. Another thread may
-        # be replacing it: what is returned is held here.
+        # That of a shorter text is the corner of a longer one's, so that one alone is kept in memory. Another thread
+        # may be replacing it: what is returned is held here.
         kept = self._longest_bias
         if kept is None or kept.shape[-1] < longest:
             kept = self._longest_bias = self._bias(states[:1, :longest])
