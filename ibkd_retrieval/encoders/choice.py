@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from ibkd_retrieval.encoders.backends.protocol import installed
 from ibkd_retrieval.encoders.machine import bfloat16_is_fast, machine_key
 from ibkd_retrieval.encoders.remembered import recall, remember
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.encoders.samples import filling_lanes
+from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ SAMPLE = 96
 _SPREAD = 16
 _ROUNDS = 3
 _QUERIES = 12
+# Two lengths, so that one of them is padded.
+_TRIAL = ("a trial", "of two texts that differ in length")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Measured:
     """What one way reached on a sample.
 
     Attributes:
-        documents_per_second: of the sample, in one go; the median round.
+        documents_per_second: of the sample, or of it over and over, in one go; the median round.
         query_seconds: for a text of a query's length, alone; the median.
         mean_cosine: to float32 torch, over the sample.
         least_cosine: the lowest of them.
@@ -125,7 +128,7 @@ def choose(
 
 
 def load_candidates(load: Load, device: str, progress: Progress = SILENT) -> dict[Way, Encoder]:
-    """An encoder for each way that could run a model here, the exact one first; those that cannot are told of.
+    """An encoder for each way that runs a model here, the exact one first; those that do not are told of.
 
     Raises:
         UserError: the model cannot be loaded at all.
@@ -133,12 +136,25 @@ def load_candidates(load: Load, device: str, progress: Progress = SILENT) -> dic
     encoders: dict[Way, Encoder] = {}
     for way in candidates(device):
         try:
-            encoders[way] = load(way.backend, way.dtype)
-        except UserError as error:
+            encoder = load(way.backend, way.dtype)
+            if encoder.max_length == 0:  # Static models are run in one way.
+                return {way: encoder}
+            encoder.encode(_TRIAL)
+        except Exception as error:  # Runtimes and converters have classes of their own, and nobody asked for this one.
             if not encoders:
                 raise
-            progress.say(f"{way} is left out: {error}")
+            progress.say(f"{way} is left out: {reason_of(error)}")
+        else:
+            encoders[way] = encoder
     return encoders
+
+
+def reason_of(error: Exception) -> str:
+    """Why something failed, in a sentence: this toolkit's own, or the first line of what a library says."""
+    lines = str(error).strip().splitlines()
+    if isinstance(error, UserError | WorkFailed) and lines:
+        return " ".join(lines)
+    return f"{type(error).__name__} ({lines[0]})" if lines else type(error).__name__
 
 
 def remember_choice(weight_hash: str, device: str, purpose: Purpose, way: Way) -> None:
@@ -148,6 +164,7 @@ def remember_choice(weight_hash: str, device: str, purpose: Purpose, way: Way) -
 
 def measure(encoders: dict[Way, Encoder], texts: Sequence[str], rounds: int = _ROUNDS) -> list[Measured]:
     """Time each encoder on the same texts, in turn, and hold its vectors against those of the first."""
+    many = filling_lanes(next(iter(encoders.values())), texts)
     seconds: dict[Way, list[float]] = {way: [] for way in encoders}
     alone: dict[Way, list[float]] = {way: [] for way in encoders}
     vectors: dict[Way, NDArray[np.float32]] = {}
@@ -157,7 +174,7 @@ def measure(encoders: dict[Way, Encoder], texts: Sequence[str], rounds: int = _R
         encoder.encode([query], "query")
     for _ in range(rounds):
         for way, encoder in encoders.items():
-            seconds[way].append(_seconds(encoder.encode, texts))
+            seconds[way].append(_seconds(encoder.encode, many))
             alone[way] += [_seconds(encoder.encode, [query], "query") for _ in range(_QUERIES)]
     exact = next(iter(vectors.values()))
     found = []
@@ -166,7 +183,7 @@ def measure(encoders: dict[Way, Encoder], texts: Sequence[str], rounds: int = _R
         found.append(
             Measured(
                 way,
-                len(texts) / statistics.median(seconds[way]),
+                len(many) / statistics.median(seconds[way]),
                 statistics.median(alone[way]),
                 float(cosines.mean()),
                 float(cosines.min()),
