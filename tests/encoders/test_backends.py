@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,6 +93,42 @@ def test_a_conversion_that_fails_leaves_nothing_behind(tmp_path, other, monkeypa
     with pytest.raises(WorkFailed, match=r"No space left on device.*XDG_CACHE_HOME"):
         export.cached(other, "name", broken)
     assert list((tmp_path / "cache" / "ibkd" / other).iterdir()) == []
+
+
+def test_a_file_of_the_cache_that_does_not_open_is_named_with_what_to_do(tmp_path, other, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = save_sentence_transformer(tmp_path / "m", seed=4)
+    load(folder, backend=other)
+    (made,) = (tmp_path / "cache" / "ibkd" / other).iterdir()
+    for path in made.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(WorkFailed, match=f"cannot be opened .*delete the folder {made}, .*--backend torch"):
+        load(folder, backend=other)
+
+
+def test_what_a_runtime_cannot_open_is_a_sentence(tmp_path):
+    from ibkd_retrieval.encoders.backends.export import opening
+
+    path = tmp_path / "name-v1" / "model.onnx"
+    sentence = (
+        r"model.onnx, made before for --backend onnx, cannot be opened \(no graph\): delete the folder .*name-v1,"
+    )
+    with pytest.raises(WorkFailed, match=sentence), opening("onnx", path):
+        raise RuntimeError("no graph.\nand more")
+
+
+def test_what_is_kept_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
+    import os
+
+    from ibkd_retrieval.encoders.backends import export
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda of: done.append(Path(os.readlink(f"/proc/self/fd/{of}")).name) or sync(of))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("renamed") or replace(*names))
+    folder = export.cached("onnx", "name", lambda path: (path / "model.onnx").write_bytes(b"graph") and None)
+    assert (folder / "model.onnx").read_bytes() == b"graph"
+    assert done.index("model.onnx") < done.index("renamed")
 
 
 def test_int8_points_where_float32_points(tmp_path, other):

@@ -17,6 +17,7 @@ from ibkd_retrieval.encoders.backends.export import (
     example_inputs,
     exportable,
     not_exportable,
+    opening,
     tracing,
 )
 from ibkd_retrieval.encoders.backends.protocol import require
@@ -103,9 +104,11 @@ def openvino_file(model: SentenceTransformer, dtype: str, weight_hash: str, samp
         import nncf
         import openvino
 
+        with opening("openvino", whole):
+            read = openvino.Core().read_model(whole)
         with _quiet():
             quantised = nncf.quantize(
-                openvino.Core().read_model(whole),
+                read,
                 nncf.Dataset(sample, lambda tokens: dict(zip(INPUTS, (tokens.ids, tokens.full_mask), strict=True))),
                 subset_size=len(sample),
                 model_type=nncf.ModelType.TRANSFORMER,
@@ -127,7 +130,8 @@ def _compiled(path: Path, dtype: str) -> Any:
         # Left to itself it takes bfloat16 wherever there is any.
         "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bfloat16" else "f32",
     }
-    return openvino.Core().compile_model(path, "CPU", settings)
+    with opening("openvino", path):
+        return openvino.Core().compile_model(path, "CPU", settings)
 
 
 @contextlib.contextmanager
