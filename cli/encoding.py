@@ -168,7 +168,8 @@ def load_encoder(
     Raises:
         UserError: as `Encoder.load` does.
     """
-    from ibkd_retrieval.encoders.choice import Way, candidates, choose, remembered_choice
+    from ibkd_retrieval.encoders.allocator import give_freed_memory_back
+    from ibkd_retrieval.encoders.choice import Way, candidates, choose, remembered_choice, why
     from ibkd_retrieval.encoders.encoder import Encoder
 
     def load(backend: str, dtype: str) -> Encoder:
@@ -179,8 +180,17 @@ def load_encoder(
     if (backend, dtype) != ("auto", "auto") or encoder.max_length == 0:
         return encoder
     way = remembered_choice(encoder.weight_hash, encoder.device, purpose)
-    if way is None and len(candidates(encoder.device)) > 1 and measure():
+    if way is not None:
+        progress.say(f"{way}: measured before as the best here for {purpose} (`ibkd bench encode` measures anew).")
+    elif len(candidates(encoder.device)) > 1 and measure():
         way = choose(load, sample(), encoder.device, purpose, progress).way
+        give_freed_memory_back()  # Of up to seven encoders, which is no part of what encoding takes.
     if way is None or way == Way(encoder.backend, encoder.dtype):
         return encoder
-    return load(way.backend, way.dtype)
+    try:
+        return load(way.backend, way.dtype)
+    except Exception as error:  # Runtimes have classes of their own, and nobody asked for this one.
+        progress.say(
+            f"{way} does not load here any more: {why(error).rstrip('.')}; taken is {Way(encoder.backend, encoder.dtype)}."
+        )
+        return encoder

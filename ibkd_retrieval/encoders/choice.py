@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval import __version__
 from ibkd_retrieval.encoders.backends.protocol import installed
-from ibkd_retrieval.encoders.machine import bfloat16_is_fast, machine_key
+from ibkd_retrieval.encoders.machine import bfloat16_is_fast, device_name, machine_key
 from ibkd_retrieval.encoders.remembered import recall, remember
 from ibkd_retrieval.encoders.samples import filling_lanes
 from ibkd_retrieval.errors import UserError, WorkFailed
@@ -31,6 +32,8 @@ MEAN_COSINE, LEAST_COSINE = 0.999, 0.995
 SAMPLE = 96
 _SPREAD = 16
 _ROUNDS = 3
+# What runs a model: a new version may be faster, or not be.
+_PACKAGES = ("onnxruntime", "openvino", "nncf", "transformers")
 _QUERIES = 12
 # Two lengths, so that one of them is padded.
 _TRIAL = ("a trial", "of two texts that differ in length")
@@ -143,17 +146,17 @@ def load_candidates(load: Load, device: str, progress: Progress = SILENT) -> dic
         except Exception as error:  # Runtimes and converters have classes of their own, and nobody asked for this one.
             if not encoders:
                 raise
-            progress.say(f"{way} is left out: {reason_of(error)}")
+            progress.say(f"{way} is left out: {why(error)}")
         else:
             encoders[way] = encoder
     return encoders
 
 
-def reason_of(error: Exception) -> str:
-    """Why something failed, in a sentence: this toolkit's own, or the first line of what a library says."""
+def why(error: Exception) -> str:
+    """Why something failed: this toolkit's own sentence, or the first line of what a library says."""
+    if isinstance(error, UserError | WorkFailed):
+        return str(error)
     lines = str(error).strip().splitlines()
-    if isinstance(error, UserError | WorkFailed) and lines:
-        return " ".join(lines)
     return f"{type(error).__name__} ({lines[0]})" if lines else type(error).__name__
 
 
@@ -236,8 +239,15 @@ def _seconds(work: Callable[..., object], *arguments: Any) -> float:
 
 
 def _key(weight_hash: str, device: str, purpose: Purpose) -> dict[str, Any]:
-    packages = {name: metadata.version(name) for name in ("onnxruntime", "openvino", "nncf") if _has(name)}
-    return {**machine_key(), "weights": weight_hash, "device": device, "purpose": purpose, "packages": packages}
+    packages = {name: metadata.version(name) for name in _PACKAGES if _has(name)} | {"ibkd-retrieval": __version__}
+    return {
+        **machine_key(),
+        "weights": weight_hash,
+        "device": device,
+        "device_name": device_name(device),
+        "purpose": purpose,
+        "packages": packages,
+    }
 
 
 def _has(package: str) -> bool:

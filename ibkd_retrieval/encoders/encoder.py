@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.allocator import keep_freed_memory
 from ibkd_retrieval.encoders.backends.opening import open_backend
-from ibkd_retrieval.encoders.backends.protocol import check_choice
+from ibkd_retrieval.encoders.backends.protocol import check_choice, check_static
 from ibkd_retrieval.encoders.batching import default_batch_tokens, token_budget_batches
 from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.lanes import lane_count, side_by_side
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
+from ibkd_retrieval.encoders.static import is_static
 from ibkd_retrieval.encoders.students import keep_leading_dimensions
 from ibkd_retrieval.encoders.tokens import excluded_prompt_length, pad_ids, static_tokens, tokenize
 from ibkd_retrieval.encoders.weights import count_parameters, prompt_of, weight_hash
@@ -133,6 +134,8 @@ class Encoder:
         if batch_tokens is not None and batch_tokens < 1:
             raise UserError(f"--batch-tokens is {batch_tokens}: give at least 1.")
         model = load_sentence_transformer(name, device=choose_device(device), pooling=pooling, max_length=max_length)
+        if is_static(model):
+            check_static(name, backend, dtype)
         if dim is not None:
             keep_leading_dimensions(model, dim)
         # A folder is remembered by its full path, so that an index finds its encoder from anywhere.

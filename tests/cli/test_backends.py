@@ -82,6 +82,7 @@ def test_what_was_measured_best_is_taken_by_the_next_command(shell, teacher, bei
     assert encoder_of(shell.folder / "again")["backend"] == "onnx"
     assert "for documents:" in first.err
     assert "for documents:" not in again.err
+    assert "onnx float32: measured before as the best here for documents" in " ".join(again.err.split())
 
 
 @pytest.fixture
@@ -108,6 +109,33 @@ def remembering(fresh, teacher, monkeypatch):
             remember_choice(encoder.weight_hash, encoder.device, "documents", Way("onnx", "float32"))
 
     return remember
+
+
+def test_a_remembered_way_that_fails_is_told_of_and_torch_taken(teacher, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from ibkd_cli.encoding import load_encoder
+    from ibkd_retrieval.encoders.choice import Way, remember_choice
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load = Encoder.load
+    encoder = load(str(teacher), device="cpu")
+    remember_choice(encoder.weight_hash, encoder.device, "documents", Way("onnx", "float32"))
+
+    def loaded(name, *, backend, **settings):
+        if backend == "onnx":
+            raise RuntimeError("no graph")
+        return load(name, backend=backend, **settings)
+
+    monkeypatch.setattr(Encoder, "load", loaded)
+    said = []
+    options = {"sample": list, "purpose": "documents", "progress": SimpleNamespace(say=said.append)}
+    assert load_encoder(str(teacher), "auto", "auto", device="cpu", **options).backend == "torch"
+    assert len(said) == 2
+    assert said[1].startswith("onnx float32 does not load here any more: RuntimeError (no graph); taken is torch ")
+    with pytest.raises(RuntimeError):
+        load_encoder(str(teacher), "onnx", "float32", device="cpu", **options)
 
 
 def test_a_suite_takes_what_was_found_best_and_goes_on_with_what_began_it(fresh, teacher, beir, remembering):

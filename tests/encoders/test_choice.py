@@ -97,8 +97,15 @@ def test_a_choice_is_remembered_for_the_model_the_machine_and_the_purpose(bert, 
     assert choice.remembered_choice(hash_, "cpu", "documents") == chosen.way
     assert choice.remembered_choice(hash_, "cpu", "queries") is None
     assert choice.remembered_choice("another", "cpu", "documents") is None
-    monkeypatch.setattr(choice, "machine_key", lambda: {"processor": "another"})
-    assert choice.remembered_choice(hash_, "cpu", "documents") is None
+    for name, other in (
+        ("machine_key", lambda: {"processor": "another"}),
+        ("device_name", lambda device: "another"),
+        ("__version__", "another"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(choice, name, other)
+            assert choice.remembered_choice(hash_, "cpu", "documents") is None
+    assert choice.remembered_choice(hash_, "cpu", "documents") == chosen.way
 
 
 def test_what_is_remembered_is_read_back_and_damage_is_taken_for_nothing(tmp_path):

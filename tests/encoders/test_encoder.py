@@ -156,6 +156,11 @@ def test_a_static_model_is_encoded_as_it_would_encode_itself(tmp_path):
     with pytest.raises(UserError, match="static"):
         load(tmp_path / "static", max_length=8)
     assert load(tmp_path / "static").weight_hash == encoder.weight_hash
+    for options in ({"backend": "torch", "dtype": "float32"}, {"backend": "auto", "dtype": "auto"}):
+        assert load(tmp_path / "static", **options).weight_hash == encoder.weight_hash
+    for options in ({"backend": "openvino"}, {"dtype": "bfloat16"}, {"backend": "auto", "dtype": "int8"}):
+        with pytest.raises(UserError, match=r"is a static model, which .* leave --backend and --dtype out"):
+            load(tmp_path / "static", **options)
 
 
 def test_parameters_are_counted_by_part(bert):
