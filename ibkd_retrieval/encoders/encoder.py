@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
 from ibkd_retrieval.encoders.static import is_static
 from ibkd_retrieval.encoders.students import keep_leading_dimensions
-from ibkd_retrieval.encoders.tokens import excluded_prompt_length, pad_ids, static_tokens, tokenize
+from ibkd_retrieval.encoders.tokens import cut_to_length, excluded_prompt_length, pad_ids, static_tokens, tokenize
 from ibkd_retrieval.encoders.weights import count_parameters, prompt_of, weight_hash
 from ibkd_retrieval.encoders.words import WordTokens, reads_words_alone
 from ibkd_retrieval.errors import UserError
@@ -52,8 +53,9 @@ class Encoder:
     Attributes:
         backend: "torch", "onnx" or "openvino".
         batch_tokens: most tokens in one batch, padding counted; may be changed between calls.
+        width: of the token states that its transformer computes; `dim` for a static model.
         remembered_queries: how many of the last queries that were asked one at a time are not encoded again; 0 at
-            first, and set by who answers people, who ask again.
+            first, and set by `ibkd serve`, for people ask again.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Encoder:
         # A static model reads all of a text; 0 says so.
         self.max_length = 0 if self._static else int(model.max_seq_length or 0)
         self.dim = int(model.get_embedding_dimension() or 0)
+        self.width = self.dim if self._static else int(model[0].get_embedding_dimension() or self.dim)
         self.weight_hash = weight_hash(model)
         self.parameters = count_parameters(model)
         self.model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -87,7 +90,12 @@ class Encoder:
         self._window = _GPU_WINDOW if self.device.startswith("cuda") else _WINDOW
         self.remembered_queries = 0
         self._recent: dict[str, NDArray[np.float32]] = {}
+        self._recent_lock = threading.Lock()
         self._model = model
+        # Once and for all: transformers' call has the tokenizer, which threads share, cut nothing meanwhile.
+        self._excluded = {
+            kind: 0 if self._static else excluded_prompt_length(model, prompt) for kind, prompt in self.prompts.items()
+        }
         self._padding = 0 if self._static else int(model.tokenizer.pad_token_id or 0)
         alone = self._static and reads_words_alone(model.tokenizer)
         self._words = WordTokens(model.tokenizer) if alone else None
@@ -97,6 +105,8 @@ class Encoder:
         )
         self.backend = "torch" if self._backend is None else self._backend.name
         self.dtype = "float32" if self._backend is None else self._backend.dtype
+        if not self._static:
+            cut_to_length(model)
 
     @classmethod
     def load(
@@ -171,12 +181,15 @@ class Encoder:
         return self._encoded(texts, kind, progress)
 
     def _remembered(self, query: str) -> NDArray[np.float32]:
-        found = self._recent.pop(query, None)
+        with self._recent_lock:
+            found = self._recent.get(query)
         if found is None:
             found = self._encoded([query], "query", None)
-        self._recent[query] = found  # Last, and so the last to go.
-        while len(self._recent) > self.remembered_queries:
-            del self._recent[next(iter(self._recent))]
+        with self._recent_lock:
+            self._recent.pop(query, None)
+            self._recent[query] = found  # Last, and so the last to go.
+            while len(self._recent) > self.remembered_queries:
+                del self._recent[next(iter(self._recent))]
         return found.copy()
 
     def _encoded(self, texts: Sequence[str], kind: Kind, progress: Task | None) -> NDArray[np.float32]:
@@ -258,8 +271,7 @@ class Encoder:
             lengths += map(len, found)
             # A list of Python integers takes nine times the memory.
             token_ids += [np.array(each, dtype=np.int32) for each in found]
-        prompt_length = 0 if self._static else excluded_prompt_length(self._model, prompt)
-        return TokenWindow(start, lengths, token_ids, prompt_length)
+        return TokenWindow(start, lengths, token_ids, self._excluded[kind])
 
     def _tokens_of(self, sample: Sequence[str]) -> list[PaddedTokens]:
         if self._static or not sample:
