@@ -190,7 +190,6 @@ def load_encoder(
     try:
         return load(way.backend, way.dtype)
     except Exception as error:  # Runtimes have classes of their own, and nobody asked for this one.
-        progress.say(
-            f"{way} does not load here any more: {why(error).rstrip('.')}; taken is {Way(encoder.backend, encoder.dtype)}."
-        )
+        taken = Way(encoder.backend, encoder.dtype)
+        progress.say(f"{way} does not load here any more: {why(error).rstrip('.')}; {taken} is taken instead.")
         return encoder

@@ -133,7 +133,7 @@ def test_a_remembered_way_that_fails_is_told_of_and_torch_taken(teacher, tmp_pat
     options = {"sample": list, "purpose": "documents", "progress": SimpleNamespace(say=said.append)}
     assert load_encoder(str(teacher), "auto", "auto", device="cpu", **options).backend == "torch"
     assert len(said) == 2
-    assert said[1].startswith("onnx float32 does not load here any more: RuntimeError (no graph); taken is torch ")
+    assert said[1].startswith("onnx float32 does not load here any more: RuntimeError (no graph); torch ")
     with pytest.raises(RuntimeError):
         load_encoder(str(teacher), "onnx", "float32", device="cpu", **options)
 
