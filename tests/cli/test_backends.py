@@ -1,6 +1,7 @@
 """`--backend` and `--dtype` of the commands that load encoders."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -83,6 +84,40 @@ def test_what_was_measured_best_is_taken_by_the_next_command(shell, teacher, bei
     assert "for documents:" in first.err
     assert "for documents:" not in again.err
     assert "onnx float32: measured before as the best here for documents" in " ".join(again.err.split())
+
+
+def test_batches_that_do_not_fit_into_the_memory_are_refused_with_the_size_that_does(shell, teacher, beir):
+    command = ("index", "--corpus", beir, "--model", teacher, "--memory", "8GB", "--output", "x", "--quiet")
+    refused = shell(*command, "--batch-tokens", 10_000_000)
+    assert refused.code == 2
+    said = " ".join(refused.err.split())
+    assert "--batch-tokens 10000000 is more than 8,000MB have room for" in said
+    fits = int(re.search(r"give --batch-tokens (\d+)", said)[1])
+    assert 512 < fits < 10_000_000
+    shell.must(*command, "--batch-tokens", fits // 2)
+
+
+def test_memory_is_planned_for_the_width_of_the_transformer(shell, teacher, beir, monkeypatch):
+    from ibkd_retrieval.indexing import memory
+
+    planned, plan = [], memory.plan_memory
+    monkeypatch.setattr(memory, "plan_memory", lambda *a, **sizes: planned.append(sizes) or plan(*a, **sizes))
+    shell.must("index", "--corpus", beir, "--model", teacher, "--dim", 8, "--output", "x", "--quiet")
+    assert [sizes["dim"] for sizes in planned] == [32]
+
+
+def test_an_emulated_format_is_told_of_before_encoding(shell, teacher, beir, monkeypatch):
+    from ibkd_retrieval.encoders import machine
+
+    (shell.folder / "more.jsonl").write_text(json.dumps({"_id": "new", "text": "river bank"}) + "\n")
+    command = ("index", "--model", teacher, "--output", "x")
+    assert "emulates" not in shell.must(*command, "--corpus", beir, "--dtype", "float32").err
+    shell.must(*command, "--corpus", beir, "--dtype", "bfloat16", "--overwrite", "--quiet")
+    more = (*command, "--corpus", "more.jsonl", "--append")
+    monkeypatch.setattr(machine, "processor_features", lambda: ("avx2",))
+    said = " ".join(shell.must(*more).err.split())
+    assert "This processor has no instructions for bfloat16 and emulates it" in said
+    assert "encode all anew with --dtype float32" in said
 
 
 @pytest.fixture
