@@ -80,7 +80,8 @@ class Encoder:
         # A static model reads all of a text; 0 says so.
         self.max_length = 0 if self._static else int(model.max_seq_length or 0)
         self.dim = int(model.get_embedding_dimension() or 0)
-        self.width = self.dim if self._static else int(model[0].get_embedding_dimension() or self.dim)
+        transformer: Any = model[0]
+        self.width = self.dim if self._static else int(transformer.get_embedding_dimension())
         self.weight_hash = weight_hash(model)
         self.parameters = count_parameters(model)
         self.model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
