@@ -133,6 +133,7 @@ class EncodingOptions:
         Raises:
             UserError: it does not suffice.
         """
+        from ibkd_retrieval.encoders.allocator import give_freed_memory_back
         from ibkd_retrieval.encoders.lanes import lane_count
         from ibkd_retrieval.errors import UserError
         from ibkd_retrieval.indexing.cores import available_threads
@@ -141,6 +142,8 @@ class EncodingOptions:
         lanes = encoder.batches_at_once
         if lanes > 1 and self.workers > 1:
             lanes = lane_count(max(1, available_threads() // self.workers))
+        # Up to seven encoders were tried, whose memory is no part of what encoding takes.
+        give_freed_memory_back()
         sizes = plan_memory(
             limit,
             # A batch takes the transformer's width, however little is kept of its vectors.
@@ -191,7 +194,6 @@ def load_encoder(
     Raises:
         UserError: as `Encoder.load` does.
     """
-    from ibkd_retrieval.encoders.allocator import give_freed_memory_back
     from ibkd_retrieval.encoders.choice import Way, candidates, choose, remembered_choice, why
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.encoders.machine import is_emulated
@@ -204,7 +206,7 @@ def load_encoder(
     if encoder.device == "cpu" and encoder.backend == "torch" and is_emulated(encoder.dtype):
         progress.say(
             f"This processor has no instructions for {encoder.dtype} and emulates it, which may take hundreds of times "
-            f"as long as float32: interrupt, and encode where there is a GPU or a processor that has them, or encode "
+            "as long as float32: interrupt, and encode where there is a GPU or a processor that has them, or encode "
             "all anew with --dtype float32."
         )
     if (backend, dtype) != ("auto", "auto") or encoder.max_length == 0:
@@ -214,7 +216,6 @@ def load_encoder(
         progress.say(f"{way}: measured before as the best here for {purpose} (`ibkd bench encode` measures anew).")
     elif len(candidates(encoder.device)) > 1 and measure():
         way = choose(load, sample(), encoder.device, purpose, progress).way
-        give_freed_memory_back()  # Of up to seven encoders, which is no part of what encoding takes.
     if way is None or way == Way(encoder.backend, encoder.dtype):
         return encoder
     try:

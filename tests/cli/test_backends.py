@@ -98,12 +98,15 @@ def test_batches_that_do_not_fit_into_the_memory_are_refused_with_the_size_that_
 
 
 def test_memory_is_planned_for_the_width_of_the_transformer(shell, teacher, beir, monkeypatch):
+    from ibkd_retrieval.encoders import allocator
     from ibkd_retrieval.indexing import memory
 
-    planned, plan = [], memory.plan_memory
+    planned, plan, given_back = [], memory.plan_memory, []
+    monkeypatch.setattr(allocator, "give_freed_memory_back", lambda: given_back.append(len(planned)))
     monkeypatch.setattr(memory, "plan_memory", lambda *a, **sizes: planned.append(sizes) or plan(*a, **sizes))
     shell.must("index", "--corpus", beir, "--model", teacher, "--dim", 8, "--output", "x", "--quiet")
     assert [sizes["dim"] for sizes in planned] == [32]
+    assert given_back == [0], "what earlier encoders took is not planned for"
 
 
 def test_an_emulated_format_is_told_of_before_encoding(shell, teacher, beir, monkeypatch):
