@@ -26,7 +26,12 @@ def bench_encode(
         ),
     ] = None,
     corpus: Annotated[str, typer.Option(metavar="CORPUS", help=CORPUS_HELP)] = "pydocs",
-    documents: Annotated[int, typer.Option(help="Documents of the corpus to encode in each run.")] = 64,
+    documents: Annotated[
+        int,
+        typer.Option(
+            help="Documents of the corpus to encode in each run; over and over until all cores have several batches."
+        ),
+    ] = 64,
     rounds: Annotated[int, typer.Option(help="Runs of each, in turn; medians are shown.")] = 5,
     max_length: MaxLength = None,
     pooling: Pooling = None,

@@ -85,8 +85,7 @@ class EncodingOptions:
         from ibkd_retrieval.encoders.choice import sample_texts
         from ibkd_retrieval.encoders.device import choose_device
         from ibkd_retrieval.errors import UserError
-        from ibkd_retrieval.indexing.cores import available_threads
-        from ibkd_retrieval.indexing.memory import parse_size, plan_memory
+        from ibkd_retrieval.indexing.memory import parse_size
         from ibkd_retrieval.indexing.workers import EncoderProcesses, LoadEncoder
 
         if self.workers < 1:
@@ -110,14 +109,7 @@ class EncodingOptions:
             batch_tokens=wanted,
             **settings,
         )
-        sizes = plan_memory(
-            limit,
-            dim=encoder.dim,
-            batch_tokens=wanted,
-            shard_size=self.shard_size,
-            workers=self.workers,
-            batches=self.workers * min(encoder.batches_at_once, max(1, available_threads() // self.workers)),
-        )
+        sizes = self._sizes(encoder, limit, wanted)
         if self.batch_tokens is None:
             encoder.batch_tokens = sizes.batch_tokens
         processes = None
@@ -134,6 +126,40 @@ class EncodingOptions:
             )
             processes = EncoderProcesses(self.workers, load)
         return encoder, sizes, processes
+
+    def _sizes(self, encoder: Encoder, limit: int | None, batch_tokens: int) -> MemoryPlan:
+        """What fits into the memory, which `batch_tokens` has to where the user gave them.
+
+        Raises:
+            UserError: it does not suffice.
+        """
+        from ibkd_retrieval.encoders.allocator import give_freed_memory_back
+        from ibkd_retrieval.encoders.lanes import lane_count
+        from ibkd_retrieval.errors import UserError
+        from ibkd_retrieval.indexing.cores import available_threads
+        from ibkd_retrieval.indexing.memory import plan_memory
+
+        lanes = encoder.batches_at_once
+        if lanes > 1 and self.workers > 1:
+            lanes = lane_count(max(1, available_threads() // self.workers))
+        # Up to seven encoders were tried, whose memory is no part of what encoding takes.
+        give_freed_memory_back()
+        sizes = plan_memory(
+            limit,
+            # A batch takes the transformer's width, however little is kept of its vectors.
+            dim=max(encoder.dim, encoder.width),
+            batch_tokens=batch_tokens,
+            shard_size=self.shard_size,
+            workers=self.workers,
+            batches=self.workers * lanes,
+        )
+        # A GPU computes in memory of its own.
+        if self.batch_tokens is not None and sizes.batch_tokens < self.batch_tokens and encoder.device == "cpu":
+            raise UserError(
+                f"--batch-tokens {self.batch_tokens} is more than {sizes.limit / 1e6:,.0f}MB have room for beside the "
+                f"model and the shards: give --batch-tokens {sizes.batch_tokens}, or more --memory."
+            )
+        return sizes
 
 
 def _is_large(corpus: Corpus) -> bool:
@@ -162,25 +188,39 @@ def load_encoder(
         sample: reads texts such as will be encoded, for int8 and for measuring.
         purpose: many documents in one go, or one query at a time.
         measure: whether to find out what is best where that was not done before; otherwise torch is taken then.
-        progress: told what was measured.
+        progress: told what was measured, and what will be slow.
         settings: further ones of `Encoder.load`.
 
     Raises:
         UserError: as `Encoder.load` does.
     """
-    from ibkd_retrieval.encoders.choice import Way, candidates, choose, remembered_choice
+    from ibkd_retrieval.encoders.choice import Way, candidates, choose, remembered_choice, why
     from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.encoders.machine import is_emulated
 
     def load(backend: str, dtype: str) -> Encoder:
         texts = sample() if dtype == "int8" else []
         return Encoder.load(name, backend=backend, dtype=dtype, sample=texts, **settings)
 
     encoder = load(backend, dtype)
+    if encoder.device == "cpu" and encoder.backend == "torch" and is_emulated(encoder.dtype):
+        progress.say(
+            f"This processor has no instructions for {encoder.dtype} and emulates it, which may take hundreds of times "
+            "as long as float32: interrupt, and encode where there is a GPU or a processor that has them, or encode "
+            "all anew with --dtype float32."
+        )
     if (backend, dtype) != ("auto", "auto") or encoder.max_length == 0:
         return encoder
     way = remembered_choice(encoder.weight_hash, encoder.device, purpose)
-    if way is None and len(candidates(encoder.device)) > 1 and measure():
+    if way is not None:
+        progress.say(f"{way}: measured before as the best here for {purpose} (`ibkd bench encode` measures anew).")
+    elif len(candidates(encoder.device)) > 1 and measure():
         way = choose(load, sample(), encoder.device, purpose, progress).way
     if way is None or way == Way(encoder.backend, encoder.dtype):
         return encoder
-    return load(way.backend, way.dtype)
+    try:
+        return load(way.backend, way.dtype)
+    except Exception as error:  # Runtimes have classes of their own, and nobody asked for this one.
+        taken = Way(encoder.backend, encoder.dtype)
+        progress.say(f"{way} does not load here any more: {why(error).rstrip('.')}; {taken} is taken instead.")
+        return encoder

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval import __version__
 from ibkd_retrieval.encoders.backends.protocol import installed
-from ibkd_retrieval.encoders.machine import bfloat16_is_fast, machine_key
+from ibkd_retrieval.encoders.machine import bfloat16_is_fast, device_name, machine_key
 from ibkd_retrieval.encoders.remembered import recall, remember
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.encoders.samples import filling_lanes
+from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -30,7 +32,11 @@ MEAN_COSINE, LEAST_COSINE = 0.999, 0.995
 SAMPLE = 96
 _SPREAD = 16
 _ROUNDS = 3
+# What runs a model: a new version may be faster, or not be.
+_PACKAGES = ("onnxruntime", "openvino", "nncf", "transformers")
 _QUERIES = 12
+# Two lengths, so that one of them is padded.
+_TRIAL = ("a trial", "of two texts that differ in length")
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Measured:
     """What one way reached on a sample.
 
     Attributes:
-        documents_per_second: of the sample, in one go; the median round.
+        documents_per_second: of the sample, or of it over and over, in one go; the median round.
         query_seconds: for a text of a query's length, alone; the median.
         mean_cosine: to float32 torch, over the sample.
         least_cosine: the lowest of them.
@@ -125,7 +131,7 @@ def choose(
 
 
 def load_candidates(load: Load, device: str, progress: Progress = SILENT) -> dict[Way, Encoder]:
-    """An encoder for each way that could run a model here, the exact one first; those that cannot are told of.
+    """An encoder for each way that runs a model here, the exact one first; those that do not are told of.
 
     Raises:
         UserError: the model cannot be loaded at all.
@@ -133,12 +139,25 @@ def load_candidates(load: Load, device: str, progress: Progress = SILENT) -> dic
     encoders: dict[Way, Encoder] = {}
     for way in candidates(device):
         try:
-            encoders[way] = load(way.backend, way.dtype)
-        except UserError as error:
+            encoder = load(way.backend, way.dtype)
+            if encoder.max_length == 0:  # Static models are run in one way.
+                return {way: encoder}
+            encoder.encode(_TRIAL)
+        except Exception as error:  # Runtimes and converters have classes of their own, and nobody asked for this one.
             if not encoders:
                 raise
-            progress.say(f"{way} is left out: {error}")
+            progress.say(f"{way} is left out: {why(error)}")
+        else:
+            encoders[way] = encoder
     return encoders
+
+
+def why(error: Exception) -> str:
+    """Why something failed: this toolkit's own sentence, or the first line of what a library says."""
+    if isinstance(error, UserError | WorkFailed):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__} ({lines[0]})" if lines else type(error).__name__
 
 
 def remember_choice(weight_hash: str, device: str, purpose: Purpose, way: Way) -> None:
@@ -148,6 +167,7 @@ def remember_choice(weight_hash: str, device: str, purpose: Purpose, way: Way) -
 
 def measure(encoders: dict[Way, Encoder], texts: Sequence[str], rounds: int = _ROUNDS) -> list[Measured]:
     """Time each encoder on the same texts, in turn, and hold its vectors against those of the first."""
+    many = filling_lanes(next(iter(encoders.values())), texts)
     seconds: dict[Way, list[float]] = {way: [] for way in encoders}
     alone: dict[Way, list[float]] = {way: [] for way in encoders}
     vectors: dict[Way, NDArray[np.float32]] = {}
@@ -157,7 +177,7 @@ def measure(encoders: dict[Way, Encoder], texts: Sequence[str], rounds: int = _R
         encoder.encode([query], "query")
     for _ in range(rounds):
         for way, encoder in encoders.items():
-            seconds[way].append(_seconds(encoder.encode, texts))
+            seconds[way].append(_seconds(encoder.encode, many))
             alone[way] += [_seconds(encoder.encode, [query], "query") for _ in range(_QUERIES)]
     exact = next(iter(vectors.values()))
     found = []
@@ -166,7 +186,7 @@ def measure(encoders: dict[Way, Encoder], texts: Sequence[str], rounds: int = _R
         found.append(
             Measured(
                 way,
-                len(texts) / statistics.median(seconds[way]),
+                len(many) / statistics.median(seconds[way]),
                 statistics.median(alone[way]),
                 float(cosines.mean()),
                 float(cosines.min()),
@@ -219,8 +239,15 @@ def _seconds(work: Callable[..., object], *arguments: Any) -> float:
 
 
 def _key(weight_hash: str, device: str, purpose: Purpose) -> dict[str, Any]:
-    packages = {name: metadata.version(name) for name in ("onnxruntime", "openvino", "nncf") if _has(name)}
-    return {**machine_key(), "weights": weight_hash, "device": device, "purpose": purpose, "packages": packages}
+    packages = {name: metadata.version(name) for name in _PACKAGES if _has(name)} | {"ibkd-retrieval": __version__}
+    return {
+        **machine_key(),
+        "weights": weight_hash,
+        "device": device,
+        "device_name": device_name(device),
+        "purpose": purpose,
+        "packages": packages,
+    }
 
 
 def _has(package: str) -> bool:

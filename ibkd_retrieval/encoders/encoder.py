@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +15,15 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.allocator import keep_freed_memory
 from ibkd_retrieval.encoders.backends.opening import open_backend
-from ibkd_retrieval.encoders.backends.protocol import check_choice
+from ibkd_retrieval.encoders.backends.protocol import check_choice, check_static
 from ibkd_retrieval.encoders.batching import default_batch_tokens, token_budget_batches
 from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.lanes import lane_count, side_by_side
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
+from ibkd_retrieval.encoders.static import is_static
 from ibkd_retrieval.encoders.students import keep_leading_dimensions
-from ibkd_retrieval.encoders.tokens import excluded_prompt_length, pad_ids, static_tokens, tokenize
+from ibkd_retrieval.encoders.tokens import cut_to_length, excluded_prompt_length, pad_ids, static_tokens, tokenize
 from ibkd_retrieval.encoders.weights import count_parameters, prompt_of, weight_hash
 from ibkd_retrieval.encoders.words import WordTokens, reads_words_alone
 from ibkd_retrieval.errors import UserError
@@ -50,8 +53,9 @@ class Encoder:
     Attributes:
         backend: "torch", "onnx" or "openvino".
         batch_tokens: most tokens in one batch, padding counted; may be changed between calls.
+        width: of the token states that its transformer computes; `dim` for a static model.
         remembered_queries: how many of the last queries that were asked one at a time are not encoded again; 0 at
-            first, and set by who answers people, who ask again.
+            first, and set by `ibkd serve`, for people ask again.
     """
 
     def __init__(
@@ -76,6 +80,8 @@ class Encoder:
         # A static model reads all of a text; 0 says so.
         self.max_length = 0 if self._static else int(model.max_seq_length or 0)
         self.dim = int(model.get_embedding_dimension() or 0)
+        transformer: Any = model[0]
+        self.width = self.dim if self._static else int(transformer.get_embedding_dimension())
         self.weight_hash = weight_hash(model)
         self.parameters = count_parameters(model)
         self.model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -85,7 +91,12 @@ class Encoder:
         self._window = _GPU_WINDOW if self.device.startswith("cuda") else _WINDOW
         self.remembered_queries = 0
         self._recent: dict[str, NDArray[np.float32]] = {}
+        self._recent_lock = threading.Lock()
         self._model = model
+        # Once and for all: transformers' call has the tokenizer, which threads share, cut nothing meanwhile.
+        self._excluded = {
+            kind: 0 if self._static else excluded_prompt_length(model, prompt) for kind, prompt in self.prompts.items()
+        }
         self._padding = 0 if self._static else int(model.tokenizer.pad_token_id or 0)
         alone = self._static and reads_words_alone(model.tokenizer)
         self._words = WordTokens(model.tokenizer) if alone else None
@@ -95,6 +106,8 @@ class Encoder:
         )
         self.backend = "torch" if self._backend is None else self._backend.name
         self.dtype = "float32" if self._backend is None else self._backend.dtype
+        if not self._static:
+            cut_to_length(model)
 
     @classmethod
     def load(
@@ -132,6 +145,8 @@ class Encoder:
         if batch_tokens is not None and batch_tokens < 1:
             raise UserError(f"--batch-tokens is {batch_tokens}: give at least 1.")
         model = load_sentence_transformer(name, device=choose_device(device), pooling=pooling, max_length=max_length)
+        if is_static(model):
+            check_static(name, backend, dtype)
         if dim is not None:
             keep_leading_dimensions(model, dim)
         # A folder is remembered by its full path, so that an index finds its encoder from anywhere.
@@ -167,12 +182,15 @@ class Encoder:
         return self._encoded(texts, kind, progress)
 
     def _remembered(self, query: str) -> NDArray[np.float32]:
-        found = self._recent.pop(query, None)
+        with self._recent_lock:
+            found = self._recent.get(query)
         if found is None:
             found = self._encoded([query], "query", None)
-        self._recent[query] = found  # Last, and so the last to go.
-        while len(self._recent) > self.remembered_queries:
-            del self._recent[next(iter(self._recent))]
+        with self._recent_lock:
+            self._recent.pop(query, None)
+            self._recent[query] = found  # Last, and so the last to go.
+            while len(self._recent) > self.remembered_queries:
+                del self._recent[next(iter(self._recent))]
         return found.copy()
 
     def _encoded(self, texts: Sequence[str], kind: Kind, progress: Task | None) -> NDArray[np.float32]:
@@ -254,8 +272,7 @@ class Encoder:
             lengths += map(len, found)
             # A list of Python integers takes nine times the memory.
             token_ids += [np.array(each, dtype=np.int32) for each in found]
-        prompt_length = 0 if self._static else excluded_prompt_length(self._model, prompt)
-        return TokenWindow(start, lengths, token_ids, prompt_length)
+        return TokenWindow(start, lengths, token_ids, self._excluded[kind])
 
     def _tokens_of(self, sample: Sequence[str]) -> list[PaddedTokens]:
         if self._static or not sample:
@@ -282,11 +299,14 @@ class Encoder:
 
         batches = list(token_budget_batches(window.lengths, self.batch_tokens))
         fetching = _Fetching(out)
-        vectors = side_by_side(encode, batches) if self.batches_at_once > 1 else map(encode, batches)
-        for rows, found in zip(batches, vectors, strict=True):
-            fetching.take(rows, found)
-            if progress is not None:
-                progress.advance(len(rows))
+        several = self.batches_at_once > 1
+        # Where the caller's progress fails, the traceback holds this frame, and with it what computes ahead: closed, it
+        # computes no further batches.
+        with closing(side_by_side(encode, batches) if several else (encode(rows) for rows in batches)) as vectors:
+            for rows, found in zip(batches, vectors, strict=True):
+                fetching.take(rows, found)
+                if progress is not None:
+                    progress.advance(len(rows))
         fetching.finish()
 
     def _static_vectors(self, window: TokenWindow) -> NDArray[np.float32]:

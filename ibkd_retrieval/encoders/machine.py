@@ -18,6 +18,7 @@ _PRODUCT = 1024
 _ROUNDS = 5
 # Below this, half precision is not worth its rounding.
 _WORTHWHILE = 1.2
+_BFLOAT16 = {"amx", "avx512_bf16"}
 
 
 @functools.cache
@@ -53,12 +54,32 @@ def processor_features() -> tuple[str, ...]:
     return tuple(found)
 
 
+def device_name(device: str) -> str:
+    """What a GPU is called, "" for the processor, whose name is in `machine_key`."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
+
+
+def is_emulated(dtype: str) -> bool:
+    """Whether torch computes in a half format on this processor by converting every number, for want of instructions.
+
+    Of processors other than x86 it knows nothing, and takes them for such.
+    """
+    import torch
+
+    if dtype == "bfloat16":
+        return not _BFLOAT16 & set(processor_features())
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)
+    return dtype == "float16" and not (supported is not None and supported())
+
+
 def bfloat16_is_fast() -> bool:
     """Whether this processor multiplies bfloat16 clearly faster than float32: measured once, then remembered.
 
     Without instructions for it, half precision is emulated, hundreds of times slower; that needs no measuring.
     """
-    if not {"amx", "avx512_bf16"} & set(processor_features()):
+    if is_emulated("bfloat16"):
         return False
     kept = recall("bfloat16", machine_key())
     if not isinstance(kept, float):
@@ -109,7 +130,7 @@ def packs_weights(dtype: torch.dtype) -> bool:
     return (
         dtype == torch.bfloat16
         and available
-        and bool({"amx", "avx512_bf16"} & set(processor_features()))
+        and not is_emulated("bfloat16")
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ibkd_retrieval.encoders.choice import Measured, Way, cosines_between
 from ibkd_retrieval.encoders.machine import bfloat16_is_fast, matrix_peak, seconds
+from ibkd_retrieval.encoders.samples import filling_lanes
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Speed:
 
     Attributes:
         way: backend and number format.
-        long_per_second: documents as they are, all in one go; the median round.
+        long_per_second: documents as they are, all in one go, over and over where they are few; the median round.
         short_per_second: their beginnings.
         queries: by length in tokens, one at a time.
         mean_cosine: to the first way, over long and short texts.
@@ -99,11 +100,13 @@ def measure_speed(
     encoders: Mapping[Way, Encoder], texts: Texts, rounds: int = 5, progress: Progress = SILENT
 ) -> list[Speed]:
     """Time each encoder on the same texts, in turn, round by round; the first is what cosines are held against."""
-    work = {"long": texts.long, "short": texts.short}
+    first = next(iter(encoders.values()))
+    work = {"long": filling_lanes(first, texts.long), "short": filling_lanes(first, texts.short)}
     taken: dict[tuple[Way, str], list[float]] = {(way, name): [] for way in encoders for name in work}
     alone: dict[tuple[Way, int], list[float]] = {(way, tokens): [] for way in encoders for tokens in texts.queries}
     vectors = {
-        way: np.concatenate([encoder.encode(part) for part in work.values()]) for way, encoder in encoders.items()
+        way: np.concatenate([encoder.encode(part) for part in (texts.long, texts.short)])
+        for way, encoder in encoders.items()
     }
     peaks = {dtype: _peak(dtype, encoders) for dtype in {way.dtype for way in encoders}}
     with progress.task("Measuring", rounds * len(encoders), "runs") as task:
@@ -117,7 +120,7 @@ def measure_speed(
                         alone[way, tokens] += seconds(partial(encoder.encode, [query], "query"), 1, warm=True)
                 task.advance(1, note=str(way))
     exact = next(iter(vectors.values()))
-    operations = next(iter(encoders.values())).operations(texts.long)
+    operations = first.operations(work["long"])
     found = []
     for way in encoders:
         cosines = cosines_between(vectors[way], exact)
@@ -125,8 +128,8 @@ def measure_speed(
         found.append(
             Speed(
                 way,
-                len(texts.long) / long,
-                len(texts.short) / statistics.median(taken[way, "short"]),
+                len(work["long"]) / long,
+                len(work["short"]) / statistics.median(taken[way, "short"]),
                 {tokens: _latency(alone[way, tokens]) for tokens in texts.queries},
                 float(cosines.mean()),
                 float(cosines.min()),

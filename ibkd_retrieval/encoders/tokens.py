@@ -69,6 +69,13 @@ def static_tokens(
         return flat_ids(model.tokenizer, whole) if words is None else words(whole)
 
 
+def cut_to_length(model: SentenceTransformer) -> None:
+    """Have the tokenizer of a transformer's model cut texts as `tokenize` will, before several threads call it."""
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        _cut_at(backend, model.tokenizer)
+
+
 def _cut_at(backend: Any, tokenizer: Any) -> None:
     """Have the tokenizer cut to the model's length without padding, as a call with `truncation=True` would."""
     limit, side = int(tokenizer.model_max_length), tokenizer.truncation_side

@@ -12,23 +12,46 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Distinct words remembered; beyond it all are forgotten, so that odd corpora take no more than some 200 MB.
-_MOST_WORDS = 1 << 20
+# Distinct words remembered, and their characters and tokens; beyond either all are forgotten, so that odd corpora take
+# no more than some 250 MB.
+_MOST_WORDS, _MOST_PIECES = 1 << 20, 1 << 24
+# Longer ones, such as sentences in scripts without spaces, are seldom seen again.
+_LONGEST_KEPT = 64
 _PUNCTUATION = r"([!-/:-@\[-`{-~])"
 # New words tokenised as one text, which is three times as fast as each by itself.
 _JOINED = 64
 
 
 class _Known(NamedTuple):
-    """Words seen before: their numbers, and by number where in `ids` their tokens start and how many there are."""
+    """Words seen before: their numbers, and by number where in `ids` their tokens start and how many there are.
+
+    Attributes:
+        characters: of all words that have numbers.
+    """
 
     numbers: dict[str, int]
     ids: NDArray[np.int32]
     starts: NDArray[np.int64]
     counts: NDArray[np.int64]
+    characters: int
 
+    @classmethod
+    def nothing(cls) -> _Known:
+        """No words."""
+        return cls({}, np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
 
-_NOTHING = np.zeros(0, np.int64)
+    def has_room_for(self, words: Sequence[str]) -> bool:
+        """Whether as many words, if all were new, are few enough together with those that are known."""
+        pieces = self.characters + len(self.ids) + sum(map(len, words))
+        return len(self.numbers) + len(words) <= _MOST_WORDS and pieces <= _MOST_PIECES
+
+    def followed_by(self, ids: NDArray[np.int32], counts: NDArray[np.int64]) -> _Known:
+        """The same with the tokens of further words, which have the next numbers."""
+        return self._replace(
+            ids=np.concatenate([self.ids, ids]),
+            starts=np.concatenate([self.starts, len(self.ids) + np.cumsum(counts) - counts]),
+            counts=np.concatenate([self.counts, counts]),
+        )
 
 
 class WordTokens:
@@ -54,7 +77,7 @@ class WordTokens:
         self._limit = None if described["truncation"] is None else int(described["truncation"]["max_length"])
         self._lowers = bool(described["normalizer"]["lowercase"])
         self._added = "|".join(re.escape(token["content"]) for token in described["added_tokens"])
-        self._known = _Known({}, np.zeros(0, np.int32), _NOTHING, _NOTHING)
+        self._known = _Known.nothing()
         self._lock = threading.Lock()
 
     def __call__(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -90,22 +113,22 @@ class WordTokens:
 
     def _look_up(self, words: list[str]) -> tuple[_Known, NDArray[np.int64]]:
         """What is known when all of `words` are, and their numbers; arrays are replaced and never written into."""
+        short = [word for word in words if len(word) <= _LONGEST_KEPT]
         with self._lock:
-            known = self._known
-            if len(known.numbers) + len(words) > _MOST_WORDS:
-                known = _Known({}, np.zeros(0, np.int32), _NOTHING, _NOTHING)
-            new = [word for word in words if word not in known.numbers]
+            known = self._known if self._known.has_room_for(short) else _Known.nothing()
+            new = [word for word in short if word not in known.numbers]
             if new:
-                ids, counts = self._tokenize(new)
-                known.numbers.update(zip(new, range(len(known.numbers), len(known.numbers) + len(new)), strict=True))
-                known = _Known(
-                    known.numbers,
-                    np.concatenate([known.ids, ids]),
-                    np.concatenate([known.starts, len(known.ids) + np.cumsum(counts) - counts]),
-                    np.concatenate([known.counts, counts]),
-                )
+                known = known.followed_by(*self._tokenize(new))
+                known.numbers.update(zip(new, range(len(known.numbers), len(known.counts)), strict=True))
+                known = known._replace(characters=known.characters + sum(map(len, new)))
             self._known = known
-            return known, np.fromiter(map(known.numbers.__getitem__, words), np.int64, len(words))
+            if len(short) == len(words):
+                return known, np.fromiter(map(known.numbers.__getitem__, words), np.int64, len(words))
+            numbers = np.fromiter((known.numbers.get(word, -1) for word in words), np.int64, len(words))
+        # Known to this call alone.
+        missing = np.flatnonzero(numbers < 0)
+        numbers[missing] = len(known.counts) + np.arange(len(missing))
+        return known.followed_by(*self._tokenize([words[at] for at in missing])), numbers
 
     def _tokenize(self, words: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """The tokens of words end to end, and how many each has."""

@@ -50,18 +50,23 @@ class ServedIndex:
         return cls(name, ranker, manifest.document_count, encoder, manifest.dim, manifest.family)
 
 
+REMEMBERED_QUERIES = 1024
+"""Queries whose vectors are kept, a few kilobytes each, for those who ask again."""
+
+
 def suit_to_queries(encoder: Encoder) -> None:
-    """Have an encoder on a CPU take a batch of queries in parts, sorted by length, that fit its caches.
+    """Have an encoder remember queries, and on a CPU take a batch of them in parts, sorted by length, that fit caches.
 
     Queries are short and unequal: sixteen of Cranfield's at once are nearly half padding. `benchmarks/serve_load.py`
     measures what the parts gain.
     """
+    encoder.remembered_queries = REMEMBERED_QUERIES
     if encoder.device == "cpu":
         encoder.batch_tokens = min(encoder.batch_tokens, QUERY_BATCH_TOKENS)
 
 
 def can_share(indexes: Sequence[ServedIndex]) -> bool:
-    """Whether two batches may be worked on at once: all is torch and faiss on a CPU with threads for both.
+    """Whether two batches may be worked on at once: all is an encoder and faiss on a CPU with threads for both.
 
     Rankers by words and cross-encoders are asked by one thread alone, for they do not say that they bear more.
     """

@@ -1,6 +1,7 @@
 """`--backend` and `--dtype` of the commands that load encoders."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -82,6 +83,44 @@ def test_what_was_measured_best_is_taken_by_the_next_command(shell, teacher, bei
     assert encoder_of(shell.folder / "again")["backend"] == "onnx"
     assert "for documents:" in first.err
     assert "for documents:" not in again.err
+    assert "onnx float32: measured before as the best here for documents" in " ".join(again.err.split())
+
+
+def test_batches_that_do_not_fit_into_the_memory_are_refused_with_the_size_that_does(shell, teacher, beir):
+    command = ("index", "--corpus", beir, "--model", teacher, "--memory", "8GB", "--output", "x", "--quiet")
+    refused = shell(*command, "--batch-tokens", 10_000_000)
+    assert refused.code == 2
+    said = " ".join(refused.err.split())
+    assert "--batch-tokens 10000000 is more than 8,000MB have room for" in said
+    fits = int(re.search(r"give --batch-tokens (\d+)", said)[1])
+    assert 512 < fits < 10_000_000
+    shell.must(*command, "--batch-tokens", fits // 2)
+
+
+def test_memory_is_planned_for_the_width_of_the_transformer(shell, teacher, beir, monkeypatch):
+    from ibkd_retrieval.encoders import allocator
+    from ibkd_retrieval.indexing import memory
+
+    planned, plan, given_back = [], memory.plan_memory, []
+    monkeypatch.setattr(allocator, "give_freed_memory_back", lambda: given_back.append(len(planned)))
+    monkeypatch.setattr(memory, "plan_memory", lambda *a, **sizes: planned.append(sizes) or plan(*a, **sizes))
+    shell.must("index", "--corpus", beir, "--model", teacher, "--dim", 8, "--output", "x", "--quiet")
+    assert [sizes["dim"] for sizes in planned] == [32]
+    assert given_back == [0], "what earlier encoders took is not planned for"
+
+
+def test_an_emulated_format_is_told_of_before_encoding(shell, teacher, beir, monkeypatch):
+    from ibkd_retrieval.encoders import machine
+
+    (shell.folder / "more.jsonl").write_text(json.dumps({"_id": "new", "text": "river bank"}) + "\n")
+    command = ("index", "--model", teacher, "--output", "x")
+    assert "emulates" not in shell.must(*command, "--corpus", beir, "--dtype", "float32").err
+    shell.must(*command, "--corpus", beir, "--dtype", "bfloat16", "--overwrite", "--quiet")
+    more = (*command, "--corpus", "more.jsonl", "--append")
+    monkeypatch.setattr(machine, "processor_features", lambda: ("avx2",))
+    said = " ".join(shell.must(*more).err.split())
+    assert "This processor has no instructions for bfloat16 and emulates it" in said
+    assert "encode all anew with --dtype float32" in said
 
 
 @pytest.fixture
@@ -108,6 +147,33 @@ def remembering(fresh, teacher, monkeypatch):
             remember_choice(encoder.weight_hash, encoder.device, "documents", Way("onnx", "float32"))
 
     return remember
+
+
+def test_a_remembered_way_that_fails_is_told_of_and_torch_taken(teacher, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from ibkd_cli.encoding import load_encoder
+    from ibkd_retrieval.encoders.choice import Way, remember_choice
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load = Encoder.load
+    encoder = load(str(teacher), device="cpu")
+    remember_choice(encoder.weight_hash, encoder.device, "documents", Way("onnx", "float32"))
+
+    def loaded(name, *, backend, **settings):
+        if backend == "onnx":
+            raise RuntimeError("no graph")
+        return load(name, backend=backend, **settings)
+
+    monkeypatch.setattr(Encoder, "load", loaded)
+    said = []
+    options = {"sample": list, "purpose": "documents", "progress": SimpleNamespace(say=said.append)}
+    assert load_encoder(str(teacher), "auto", "auto", device="cpu", **options).backend == "torch"
+    assert len(said) == 2
+    assert said[1].startswith("onnx float32 does not load here any more: RuntimeError (no graph); torch ")
+    with pytest.raises(RuntimeError):
+        load_encoder(str(teacher), "onnx", "float32", device="cpu", **options)
 
 
 def test_a_suite_takes_what_was_found_best_and_goes_on_with_what_began_it(fresh, teacher, beir, remembering):

@@ -1,7 +1,12 @@
 """Every backend gives the vectors of float32 torch, and says in one sentence what it cannot do."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from tiny_models import save_sentence_transformer, sentences
 
 from ibkd_retrieval.encoders.backends.lean import LeanTransformer, is_lean
@@ -90,6 +95,42 @@ def test_a_conversion_that_fails_leaves_nothing_behind(tmp_path, other, monkeypa
     assert list((tmp_path / "cache" / "ibkd" / other).iterdir()) == []
 
 
+def test_a_file_of_the_cache_that_does_not_open_is_named_with_what_to_do(tmp_path, other, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = save_sentence_transformer(tmp_path / "m", seed=4)
+    load(folder, backend=other)
+    (made,) = (tmp_path / "cache" / "ibkd" / other).iterdir()
+    for path in made.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(WorkFailed, match=f"cannot be opened .*delete the folder {made}, .*--backend torch"):
+        load(folder, backend=other)
+
+
+def test_what_a_runtime_cannot_open_is_a_sentence(tmp_path):
+    from ibkd_retrieval.encoders.backends.export import opening
+
+    path = tmp_path / "name-v1" / "model.onnx"
+    sentence = (
+        r"model.onnx, made before for --backend onnx, cannot be opened \(no graph\): delete the folder .*name-v1,"
+    )
+    with pytest.raises(WorkFailed, match=sentence), opening("onnx", path):
+        raise RuntimeError("no graph.\nand more")
+
+
+def test_what_is_kept_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
+    import os
+
+    from ibkd_retrieval.encoders.backends import export
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda of: done.append(Path(os.readlink(f"/proc/self/fd/{of}")).name) or sync(of))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("renamed") or replace(*names))
+    folder = export.cached("onnx", "name", lambda path: (path / "model.onnx").write_bytes(b"graph") and None)
+    assert (folder / "model.onnx").read_bytes() == b"graph"
+    assert done.index("model.onnx") < done.index("renamed")
+
+
 def test_int8_points_where_float32_points(tmp_path, other):
     if other == "openvino":
         pytest.importorskip("nncf")
@@ -139,7 +180,6 @@ def test_a_missing_package_is_named_with_the_line_to_type(bert, package, monkeyp
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet", "roberta"])
 def test_the_lean_transformer_gives_the_states_of_transformers(kind):
-    import torch
     from tiny_models import transformer
 
     model = transformer(kind)
@@ -177,6 +217,22 @@ def test_the_lean_transformer_takes_no_memory_of_its_own():
     assert attention.value.weight.data_ptr() == whole[2 * whole.shape[1] :].data_ptr()
 
 
+def test_one_relative_bias_is_kept_whatever_the_lengths():
+    from tiny_models import transformer
+
+    model = transformer("mpnet")
+    lean = LeanTransformer(model)
+    with torch.inference_mode():
+        for length in (12, 5, 30, 7):
+            ids = torch.randint(5, 60, (2, length), generator=torch.Generator().manual_seed(length))
+            expected = model(input_ids=ids).last_hidden_state
+            flat = lean.packed(ids.view(-1), torch.arange(length).repeat(2), [length] * 2, None)
+            torch.testing.assert_close(lean(ids, None), expected, atol=1e-5, rtol=0)
+            torch.testing.assert_close(flat.view(2, length, -1), expected, atol=1e-5, rtol=0)
+    kept = [each.shape for each in vars(lean).values() if isinstance(each, torch.Tensor) and each.dim() == 4]
+    assert kept == [(1, 4, 30, 30)]
+
+
 @pytest.mark.parametrize(
     "change", [{"hidden_act": "relu"}, {"is_decoder": True}, {"position_embedding_type": "relative_key"}]
 )
@@ -190,7 +246,6 @@ def test_other_architectures_are_left_to_transformers(change):
 
 
 def test_an_adapter_is_not_left_out():
-    import torch
     from tiny_models import transformer
 
     class Adapted(torch.nn.Linear):
@@ -199,6 +254,48 @@ def test_an_adapter_is_not_left_out():
     model = transformer("bert")
     model.encoder.layer[0].output.dense = Adapted(64, 32)
     assert not is_lean(model)
+
+
+class LowRank(torch.nn.Module):
+    """A linear layer with an adapter beside it, in the shape in which peft puts them into a model."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base_layer = base
+        self.lora_A = torch.nn.ModuleDict({"default": torch.nn.Linear(base.in_features, 2, bias=False)})
+        self.lora_B = torch.nn.ModuleDict({"default": torch.nn.Linear(2, base.out_features, bias=False)})
+
+    @property
+    def weight(self):
+        return self.base_layer.weight
+
+    @property
+    def bias(self):
+        return self.base_layer.bias
+
+    def forward(self, states):
+        return self.base_layer(states) + self.lora_B["default"](self.lora_A["default"](states))
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "roberta"])
+def test_an_adapter_around_a_plain_layer_is_not_left_out(kind):
+    from tiny_models import transformer
+
+    model = transformer(kind)
+    attention = model.encoder.layer[0].attention
+    if kind == "mpnet":
+        attention.attn.q = LowRank(attention.attn.q)
+    else:
+        attention.self.query = LowRank(attention.self.query)
+    assert not is_lean(model)
+
+
+@pytest.mark.parametrize(("hidden", "can"), [(32, True), (24, False), (4 * 256, True), (4 * 264, False)])
+def test_one_attention_over_all_lengths_is_for_heads_of_widths_that_it_takes(hidden, can, monkeypatch):
+    from tiny_models import transformer
+
+    monkeypatch.setattr("ibkd_retrieval.encoders.backends.lean.has_varlen", lambda device, dtype: True)
+    assert LeanTransformer(transformer("bert", layers=1, hidden=hidden)).can_vary() is can
 
 
 MEGABYTE = "river bank water " * 60_000
@@ -239,3 +336,55 @@ def test_what_is_no_text_is_named_in_every_backend(bert, backend, dtype, wrong):
         pytest.importorskip(package)
     with pytest.raises(UserError, match="Text number 2 "):
         load(bert, backend=backend, dtype=dtype).encode(["a", "b", wrong])
+
+
+@pytest.mark.parametrize(("backend", "dtype"), WAYS)
+def test_threads_that_share_an_encoder_are_each_given_their_own_vectors(bert, backend, dtype):
+    for package in PACKAGES.get(backend, ()):
+        pytest.importorskip(package)
+    encoder = load(bert, backend=backend, dtype=dtype)
+    # Of one length, so that nothing but the values tells one thread's from another's.
+    texts = [" ".join([word] * 50) for word in ("river", "bank", "cloud", "stone", "bread", "train")]
+    alone = [encoder.encode([text]) for text in texts]
+
+    def ask(turn: int) -> bool:
+        return np.array_equal(encoder.encode([texts[turn % len(texts)]]), alone[turn % len(texts)])
+
+    with ThreadPoolExecutor(3) as threads:
+        assert all(threads.map(ask, range(300)))
+
+
+def test_openvino_is_run_by_a_request_of_each_thread(bert, monkeypatch):
+    from ibkd_retrieval.encoders.backends import openvino_runtime
+    from ibkd_retrieval.encoders.tokens import pad_ids
+
+    class Request:
+        def __init__(self):
+            self.callers = set()
+
+        def infer(self, inputs, share_inputs):
+            self.callers.add(threading.get_ident())
+            return {openvino_runtime.OUTPUT: np.zeros((*inputs["input_ids"].shape, 8), np.float32)}
+
+    requests = []
+
+    class Compiled:
+        def create_infer_request(self):
+            requests.append(Request())
+            return requests[-1]
+
+    monkeypatch.setattr(openvino_runtime, "require", lambda *named: None)
+    monkeypatch.setattr(openvino_runtime, "openvino_file", lambda *of: None)
+    monkeypatch.setattr(openvino_runtime, "_compiled", lambda *of: Compiled())
+    backend = openvino_runtime.OpenVinoBackend(load(bert)._model, "float32", "hash", ())
+    together = threading.Barrier(2)
+
+    def run(_):
+        together.wait(10)
+        for _ in range(3):
+            backend(pad_ids([[1, 2, 3]], 0))
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(run, range(2)))
+    assert len(requests) == 2
+    assert all(len(request.callers) == 1 for request in requests)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from tiny_models import sentences
@@ -5,6 +7,7 @@ from tiny_models import sentences
 from ibkd_retrieval.encoders import choice, machine, remembered
 from ibkd_retrieval.encoders.choice import Measured, Way, cosines_between, fastest, sample_texts
 from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.errors import WorkFailed
 
 EXACT = Measured(Way("torch", "float32"), 10.0, 0.010, 1.0, 1.0)
 
@@ -53,6 +56,33 @@ def test_measuring_tells_an_encoder_from_its_half_precision(bert):
     assert all(one.documents_per_second > 0 and one.query_seconds > 0 for one in found)
 
 
+def test_what_cannot_run_is_left_out_whatever_it_raises(bert, monkeypatch):
+    ways = [Way("torch", "float32"), *(Way("onnx", str(number)) for number in range(4))]
+    monkeypatch.setattr(choice, "candidates", lambda device: ways)
+
+    class RuntimeOfSomeone(Exception):
+        pass
+
+    def load(backend, dtype):
+        if backend == "torch":
+            return Encoder.load(str(bert), device="cpu", dtype="float32")
+        if dtype == "3":  # It loads, and then does not run.
+            return SimpleNamespace(max_length=64, encode=lambda texts: 1 // 0)
+        raise (WorkFailed("The model cannot be kept."), RuntimeOfSomeone("no\nmore"), RuntimeError())[int(dtype)]
+
+    said = []
+    progress = SimpleNamespace(say=said.append)
+    assert list(choice.load_candidates(load, "cpu", progress)) == ways[:1]
+    assert said == [
+        "onnx 0 is left out: The model cannot be kept.",
+        "onnx 1 is left out: RuntimeOfSomeone (no)",
+        "onnx 2 is left out: RuntimeError",
+        "onnx 3 is left out: ZeroDivisionError (integer division or modulo by zero)",
+    ]
+    with pytest.raises(WorkFailed):
+        choice.load_candidates(lambda backend, dtype: load("onnx", "0"), "cpu", progress)
+
+
 def test_a_choice_is_remembered_for_the_model_the_machine_and_the_purpose(bert, monkeypatch):
     monkeypatch.setattr(choice, "candidates", lambda device: [Way("torch", "float32"), Way("torch", "bfloat16")])
     loaded = []
@@ -67,8 +97,15 @@ def test_a_choice_is_remembered_for_the_model_the_machine_and_the_purpose(bert, 
     assert choice.remembered_choice(hash_, "cpu", "documents") == chosen.way
     assert choice.remembered_choice(hash_, "cpu", "queries") is None
     assert choice.remembered_choice("another", "cpu", "documents") is None
-    monkeypatch.setattr(choice, "machine_key", lambda: {"processor": "another"})
-    assert choice.remembered_choice(hash_, "cpu", "documents") is None
+    for name, other in (
+        ("machine_key", lambda: {"processor": "another"}),
+        ("device_name", lambda device: "another"),
+        ("__version__", "another"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(choice, name, other)
+            assert choice.remembered_choice(hash_, "cpu", "documents") is None
+    assert choice.remembered_choice(hash_, "cpu", "documents") == chosen.way
 
 
 def test_what_is_remembered_is_read_back_and_damage_is_taken_for_nothing(tmp_path):

@@ -1,3 +1,6 @@
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from tiny_models import save_plain_transformer, save_sentence_transformer, sentences
@@ -156,6 +159,11 @@ def test_a_static_model_is_encoded_as_it_would_encode_itself(tmp_path):
     with pytest.raises(UserError, match="static"):
         load(tmp_path / "static", max_length=8)
     assert load(tmp_path / "static").weight_hash == encoder.weight_hash
+    for options in ({"backend": "torch", "dtype": "float32"}, {"backend": "auto", "dtype": "auto"}):
+        assert load(tmp_path / "static", **options).weight_hash == encoder.weight_hash
+    for options in ({"backend": "openvino"}, {"dtype": "bfloat16"}, {"backend": "auto", "dtype": "int8"}):
+        with pytest.raises(UserError, match=r"is a static model, which .* leave --backend and --dtype out"):
+            load(tmp_path / "static", **options)
 
 
 def test_parameters_are_counted_by_part(bert):
@@ -204,6 +212,43 @@ def test_the_last_queries_are_remembered_where_that_is_asked_for(bert, monkeypat
     assert encoder.encode(["river"], "query").tobytes() == first.tobytes(), "a caller changed what is remembered"
     encoder.encode(["river"])
     assert asked[-1] == "river", "documents are not remembered"
+
+
+def test_threads_may_ask_for_what_is_remembered(bert, monkeypatch):
+    encoder = load(bert)
+    encoder.remembered_queries = 2
+    # The encoding itself would leave threads little time to meet in.
+    monkeypatch.setattr(encoder, "_encoded", lambda texts, *more: np.full((1, 32), len(texts[0]), np.float32))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            asked = ["a" * (1 + number % 5) for number in range(30_000)]
+            found = threads.map(lambda query: encoder.encode([query], "query")[0, 0], asked)
+            assert list(found) == list(map(len, asked))
+    finally:
+        sys.setswitchinterval(before)
+    assert len(encoder._recent) == 2
+
+
+def test_nothing_but_texts_is_tokenised_while_encoding(tmp_path, monkeypatch):
+    folder = save_sentence_transformer(tmp_path / "m", prompts={"query": "query: "}, include_prompt=False)
+    encoder = load(folder)
+    shared = encoder._model.tokenizer.backend_tokenizer
+    assert shared.truncation["max_length"] == 64
+    expected = encoder.encode(TEXTS, "query")
+
+    def untruncated(*given, **options):
+        raise AssertionError("a call of transformers' tokenizer would have other threads' texts not cut")
+
+    monkeypatch.setattr(type(encoder._model.tokenizer), "__call__", untruncated)
+    np.testing.assert_array_equal(encoder.encode(TEXTS, "query"), expected)
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_the_width_is_of_the_transformer_whatever_is_kept_of_its_vectors(tmp_path, kind):
+    encoder = load(save_sentence_transformer(tmp_path / kind, kind), dim=8)
+    assert (encoder.dim, encoder.width) == (8, 32)
 
 
 def test_static_texts_are_encoded_alike_whatever_the_windows(tmp_path, monkeypatch):

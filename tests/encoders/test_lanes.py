@@ -16,7 +16,7 @@ from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.lanes import lane_count, side_by_side
 
 
-@pytest.fixture(params=[1, 2, 3, 8])
+@pytest.fixture(params=[1, 2, 3, 6, 7, 8])
 def threads(request):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
@@ -35,7 +35,7 @@ def test_results_come_in_order_whichever_is_done_first(threads):
 
 def test_lanes_work_at_once_with_equal_parts_of_the_threads(threads):
     lanes = lane_count()
-    assert lanes == min(threads, 4)
+    assert lanes == {1: 1, 2: 2, 3: 3, 6: 3, 7: 3, 8: 4}[threads]
     together = threading.Barrier(lanes)
 
     def work(item: int) -> int:
@@ -44,6 +44,13 @@ def test_lanes_work_at_once_with_equal_parts_of_the_threads(threads):
         return torch.get_num_threads()
 
     assert list(side_by_side(work, range(2 * lanes + 1))) == [threads // lanes] * 2 * lanes + [threads]
+
+
+@pytest.mark.parametrize(("threads", "idle"), [(5, 1), (7, 1), (9, 0), (10, 0), (11, 1), (12, 0), (13, 1), (15, 0)])
+def test_lanes_leave_no_more_than_one_thread_idle(threads, idle):
+    lanes = lane_count(threads)
+    assert 1 < lanes <= 4
+    assert threads % lanes == idle
 
 
 def test_the_last_and_what_does_not_fill_all_lanes_is_given_all_threads(threads):
@@ -66,6 +73,75 @@ def test_an_error_in_a_lane_is_raised(threads):
 
     with pytest.raises(ValueError, match="five"):
         list(side_by_side(work, range(16)))
+
+
+def lane_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("encoding")]
+
+
+def test_each_thread_has_lanes_of_its_own_which_end_with_it():
+    torch.set_num_threads(2)
+    both = threading.Barrier(2)
+    used = []
+    before = set(lane_threads())
+
+    def caller() -> None:
+        torch.set_num_threads(2)
+        both.wait(10)
+        used.append({*side_by_side(lambda _: time.sleep(0.005) or threading.current_thread(), range(9))})
+
+    try:
+        callers = [threading.Thread(target=caller) for _ in range(2)]
+        for each in callers:
+            each.start()
+        for each in callers:
+            each.join()
+        assert not (used[0] - set(callers)) & (used[1] - set(callers))
+        end = time.monotonic() + 10
+        while set(lane_threads()) - before and time.monotonic() < end:
+            time.sleep(0.01)
+        assert not set(lane_threads()) - before
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_few_are_begun_ahead_and_none_once_what_they_were_for_has_failed(threads):
+    begun = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.002)
+        return item
+
+    results = side_by_side(work, range(200))
+    for _ in range(3):
+        next(results)
+    results.close()
+    time.sleep(0.02)
+    assert len(begun) <= 3 + 2 * lane_count()
+    time.sleep(0.02)
+    assert len(begun) <= 3 + 2 * lane_count()
+
+
+def test_encoding_stops_where_progress_fails(bert):
+    class Full:
+        def advance(self, count: int = 1, note: str = "") -> None:
+            raise OSError(28, "No space left on device")
+
+    torch.set_num_threads(2)
+    try:
+        encoder = Encoder.load(str(bert), device="cpu", dtype="float32", batch_tokens=64)
+        encoder.encode(sentences(8))
+        ran = []
+        vectors = encoder._vectors
+        encoder._vectors = lambda *of: ran.append(1) or vectors(*of)
+        with pytest.raises(OSError, match="No space") as raised:
+            encoder.encode(sentences(400), progress=Full())
+        time.sleep(0.1)
+        assert raised.tb is not None  # What holds the frames that encode.
+        assert len(ran) <= 6
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

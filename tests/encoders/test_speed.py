@@ -39,6 +39,48 @@ def test_a_text_is_cut_to_the_tokens_asked_for(encoder):
     assert first_tokens(encoder, "abcdefgh", 3) == "abcdefgh"
 
 
+def test_few_texts_are_timed_over_and_over_until_most_are_computed_side_by_side(bert):
+    from types import SimpleNamespace
+
+    from ibkd_retrieval.encoders.batching import token_budget_batches
+    from ibkd_retrieval.encoders.samples import filling_lanes
+
+    counting = Encoder.load(str(bert), device="cpu", dtype="float32")
+    texts = sentences(64)
+    for lanes, budget in ((2, 4096), (4, 4096), (4, 300)):
+        several = SimpleNamespace(batches_at_once=lanes, batch_tokens=budget, token_counts=counting.token_counts)
+        many = filling_lanes(several, texts)
+        batches = len(list(token_budget_batches(counting.token_counts(many), budget)))
+        assert 4 * lanes <= batches <= 4 * lanes + 4
+        assert set(many) == set(texts)
+    assert filling_lanes(several, sentences(2000)) == sentences(2000)
+    assert filling_lanes(several, []) == []
+    alone = SimpleNamespace(batches_at_once=1, batch_tokens=4096, token_counts=counting.token_counts)
+    assert filling_lanes(alone, texts) == texts
+
+
+def test_what_is_timed_runs_in_lanes(bert, monkeypatch):
+    import torch
+
+    from ibkd_retrieval.encoders import choice, lanes
+
+    ran = []
+    in_lanes = lanes._in_lanes
+    monkeypatch.setattr(
+        lanes, "_in_lanes", lambda work, items, *more: ran.append(items) or in_lanes(work, items, *more)
+    )
+    torch.set_num_threads(2)
+    try:
+        two = Encoder.load(str(bert), device="cpu", dtype="float32", batch_tokens=512)
+        measured = choice.measure({Way("torch", "float32"): two}, sentences(8), rounds=2)
+        assert list(map(len, ran)) == [8, 8]
+        measure_speed({Way("torch", "float32"): two}, texts_for(two, sentences(8), queries=1), rounds=1)
+        assert len(ran) == 4
+        assert measured[0].mean_cosine == pytest.approx(1.0)
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_speeds_are_of_what_was_asked_for(encoder, bert):
     half = Encoder.load(str(bert), device="cpu", dtype="bfloat16")
     texts = texts_for(encoder, sentences(12), queries=3)

@@ -81,6 +81,33 @@ def test_words_are_tokenised_once_and_forgotten_when_there_are_too_many(monkeypa
     assert asked[-1] == "river[PAD]"
 
 
+def test_what_is_kept_does_not_grow_with_texts_without_spaces(monkeypatch):
+    tokens = cut()
+    by_word = WordTokens(tokens)
+    for seed in range(5):
+        texts = [
+            "".join(map(chr, range(0x4E00 + 100 * seed + text, 0x4E00 + 100 * seed + text + 65))) for text in range(9)
+        ]
+        texts = [f"river {text} bank {text}x river" for text in texts]
+        ids, lengths = by_word(texts)
+        assert (ids.tolist(), lengths.tolist()) == by_itself(tokens, texts)
+    assert set(by_word._known.numbers) == {"river", "bank"}
+    assert len(by_word._known.ids) == len(by_word._known.counts) == 2
+
+
+def test_characters_and_tokens_are_bounded_too(monkeypatch):
+    tokens = cut()
+    monkeypatch.setattr(words, "_MOST_PIECES", 2000)
+    by_word = WordTokens(tokens)
+    for number in range(200):
+        text = f"{number:060d} river"
+        ids, lengths = by_word([text])
+        assert (ids.tolist(), lengths.tolist()) == by_itself(tokens, [text])
+        known = by_word._known
+        assert known.characters == sum(map(len, known.numbers))
+        assert known.characters + len(known.ids) <= 2000 + 60
+
+
 def test_words_with_the_joining_token_in_them_are_tokenised_apart():
     tokens = cut(limit=512)
     texts = ["a[PAD]b river", "[PAD][PAD]", *(f"word{number} {'é' * number}" for number in range(200))]

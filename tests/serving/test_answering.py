@@ -8,6 +8,7 @@ from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.serving.answering import (
     QUERY_BATCH_TOKENS,
+    REMEMBERED_QUERIES,
     Question,
     ServedIndex,
     answer_all,
@@ -85,6 +86,7 @@ def test_only_an_encoder_on_a_cpu_takes_queries_in_small_parts(device, before, a
     encoder = SimpleNamespace(device=device, batch_tokens=before)
     suit_to_queries(encoder)
     assert encoder.batch_tokens == after
+    assert encoder.remembered_queries == REMEMBERED_QUERIES
 
 
 def test_two_batches_at_once_only_where_all_is_searched_by_vectors_on_a_cpu(rankers, monkeypatch):

@@ -40,6 +40,7 @@ def cached(backend: str, name: str, make: Callable[[Path], None]) -> Path:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             make(temporary)
+            _sync_files(temporary)  # A name that outlasts a power cut before its file does would be taken for good.
             # Another process may have been first, with the same content.
             with contextlib.suppress(FileExistsError, OSError) if folder.is_dir() else contextlib.nullcontext():
                 os.replace(temporary, folder)
@@ -54,6 +55,36 @@ def cached(backend: str, name: str, make: Callable[[Path], None]) -> Path:
             "make room there, set XDG_CACHE_HOME to a folder that can be written, or give --backend torch."
         ) from error
     return folder
+
+
+def _sync_files(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    sync_directory(folder)
+
+
+@contextlib.contextmanager
+def opening(backend: str, path: Path) -> Iterator[None]:
+    """Turn what a runtime raises for a file in the cache that it cannot open into a sentence.
+
+    Raises:
+        WorkFailed: as said.
+    """
+    try:
+        yield
+    except Exception as error:  # Runtimes have classes of their own.
+        raise WorkFailed(
+            f"{path}, made before for --backend {backend}, cannot be opened ({reason_of(error)}): delete the folder "
+            f"{path.parent}, and it is made anew, or give --backend torch."
+        ) from error
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what a library says, without its full stop; the error's class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def exportable(model: SentenceTransformer) -> Any:
@@ -104,8 +135,9 @@ def export_onnx(model: SentenceTransformer, path: Path) -> None:
 
 def not_exportable(backend: str, error: Exception) -> UserError:
     """What to say of a model that a runtime's converter does not take."""
-    reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-    return UserError(f"The model cannot be converted for --backend {backend} ({reason}): use --backend torch.")
+    return UserError(
+        f"The model cannot be converted for --backend {backend} ({reason_of(error)}): use --backend torch."
+    )
 
 
 def example_inputs() -> tuple[Any, Any]:

@@ -19,7 +19,8 @@ from torch import Tensor
 from ibkd_retrieval.encoders.backends.packing import attend_in_runs, attend_varlen, has_varlen
 from ibkd_retrieval.encoders.machine import pack_linear
 
-_RELATIVE_BIASES_KEPT = 64
+# What flash attention, called without the padding that torch's own attention does, takes of a head's width.
+_VARLEN_STEP, _VARLEN_WIDEST = 8, 256
 _ROWS_STEP, _FEW_ROWS_STEP = 128, 16
 Attend = Callable[[Tensor], Tensor]
 
@@ -63,9 +64,17 @@ def is_lean(model: Any) -> bool:
 
 
 def _plain(model: Any) -> bool:
-    """Whether all that multiplies is a plain layer: no adapter, no quantised weight."""
+    """Whether all that multiplies is a plain layer of the architecture: no adapter, no quantised weight.
+
+    An adapter's module around a layer, peft's for one, holds no parameters but in layers within it, which are plain: it
+    is known by being neither torch's nor a part of transformers' models.
+    """
     kinds = (torch.nn.Linear, torch.nn.Embedding, torch.nn.LayerNorm)
-    return all(type(module) in kinds for module in model.modules() if list(module.parameters(recurse=False)))
+    homes = ("torch.nn.modules.", "transformers.models.", "transformers.activations")
+    return all(
+        type(module) in kinds if list(module.parameters(recurse=False)) else type(module).__module__.startswith(homes)
+        for module in model.modules()
+    )
 
 
 class LeanTransformer(torch.nn.Module):
@@ -96,7 +105,7 @@ class LeanTransformer(torch.nn.Module):
         self._bias: Any = model.encoder.compute_position_bias if self._mpnet else None
         if self._mpnet:
             model.encoder.relative_attention_bias.requires_grad_(False)
-        self._biases: dict[int, Tensor] = {}
+        self._longest_bias: Tensor | None = None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Token states of padded texts [n, longest, width]; without a mask, every token counts.
@@ -150,7 +159,9 @@ class LeanTransformer(torch.nn.Module):
 
     def can_vary(self) -> bool:
         """Whether one attention over texts of different lengths runs here."""
-        return not self._mpnet and has_varlen(self._words.device, self._words.dtype)
+        head = self.width // self.heads
+        fits = head % _VARLEN_STEP == 0 and head <= _VARLEN_WIDEST
+        return fits and not self._mpnet and has_varlen(self._words.device, self._words.dtype)
 
     @property
     def packs_weights(self) -> bool:
@@ -187,7 +198,8 @@ class LeanTransformer(torch.nn.Module):
     def _attention_bias(self, states: Tensor, attention_mask: Tensor | None) -> Tensor | None:
         """What is added to scores before the softmax, [n or 1, heads or 1, longest, longest], expanded to n."""
         count, longest = states.shape[0], states.shape[1]
-        bias = self._relative_bias(states, longest) if self._mpnet else None
+        # The kernels of a GPU ask for rows that begin at certain addresses, which those of a corner may not.
+        bias = self._relative_bias(states, longest).contiguous() if self._mpnet else None
         if attention_mask is not None:
             lowest = torch.finfo(states.dtype).min
             hidden = (1.0 - attention_mask[:, None, None, :].to(states.dtype)) * lowest
@@ -199,12 +211,12 @@ class LeanTransformer(torch.nn.Module):
         if torch._C._get_tracing_state() is not None:  # A remembered tensor would become a constant of one length.
             traced: Tensor = self._bias(states[:1])
             return traced
-        bias = self._biases.get(longest)
-        if bias is None:
-            if len(self._biases) >= _RELATIVE_BIASES_KEPT:
-                self._biases.clear()  # Another thread may be doing the same: what is returned is held here.
-            bias = self._biases[longest] = self._bias(states[:1, :longest])
-        return bias
+        # That of a shorter text is the corner of a longer one's, so that one alone is kept in memory. Another thread
+        # may be replacing it: what is returned is held here.
+        kept = self._longest_bias
+        if kept is None or kept.shape[-1] < longest:
+            kept = self._longest_bias = self._bias(states[:1, :longest])
+        return kept[:, :, :longest, :longest]
 
     def _run_layers(self, states: Tensor, attend: Attend) -> Tensor:
         for layer in self._layers:

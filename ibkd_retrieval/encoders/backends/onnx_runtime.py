@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibkd_retrieval.encoders.backends.export import INPUTS, cached, export_onnx
+from ibkd_retrieval.encoders.backends.export import INPUTS, cached, export_onnx, opening
 from ibkd_retrieval.encoders.backends.protocol import require
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def _session(path: Path, folded: Path | None = None) -> Any:
     if folded is not None:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(folded)
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    with opening("onnx", path):
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 @contextlib.contextmanager

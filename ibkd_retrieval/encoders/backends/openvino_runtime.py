@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from ibkd_retrieval.encoders.backends.export import (
     example_inputs,
     exportable,
     not_exportable,
+    opening,
     tracing,
 )
 from ibkd_retrieval.encoders.backends.protocol import require
@@ -33,6 +35,7 @@ class OpenVinoBackend:
     """Runs a model's transformer from a file of OpenVINO in the user's cache folder.
 
     In int8 weights and what they are multiplied with are quantised by NNCF, to ranges seen on a sample of texts.
+    Several threads may call it.
     """
 
     name = "openvino"
@@ -53,16 +56,24 @@ class OpenVinoBackend:
         transformer: Any = model[0]
         self.dtype = ("bfloat16" if bfloat16_is_fast() else "float32") if dtype == "auto" else dtype
         self._output = str(transformer.module_output_name)
-        self._request = _compiled(openvino_file(model, self.dtype, weight_hash, sample), self.dtype)
+        self._compiled = _compiled(openvino_file(model, self.dtype, weight_hash, sample), self.dtype)
+        self._own = threading.local()
 
     def __call__(self, tokens: PaddedTokens) -> dict[str, Any]:
         """Run the transformer; see `Backend`."""
         import torch
 
         mask = tokens.full_mask
-        found = self._request.infer(dict(zip(INPUTS, (tokens.ids, mask), strict=True)), share_inputs=True)
+        found = self._request().infer(dict(zip(INPUTS, (tokens.ids, mask), strict=True)), share_inputs=True)
         # What the request owns is overwritten by its next run; the vectors are made of it before that.
         return {self._output: torch.from_numpy(found[OUTPUT]), "attention_mask": torch.from_numpy(mask)}
+
+    def _request(self) -> Any:
+        """The calling thread's own: of two threads that share one, each may be given what belongs to the other."""
+        request = getattr(self._own, "request", None)
+        if request is None:
+            request = self._own.request = self._compiled.create_infer_request()
+        return request
 
 
 def openvino_file(model: SentenceTransformer, dtype: str, weight_hash: str, sample: Sequence[PaddedTokens]) -> Path:
@@ -93,9 +104,11 @@ def openvino_file(model: SentenceTransformer, dtype: str, weight_hash: str, samp
         import nncf
         import openvino
 
+        with opening("openvino", whole):
+            read = openvino.Core().read_model(whole)
         with _quiet():
             quantised = nncf.quantize(
-                openvino.Core().read_model(whole),
+                read,
                 nncf.Dataset(sample, lambda tokens: dict(zip(INPUTS, (tokens.ids, tokens.full_mask), strict=True))),
                 subset_size=len(sample),
                 model_type=nncf.ModelType.TRANSFORMER,
@@ -117,7 +130,8 @@ def _compiled(path: Path, dtype: str) -> Any:
         # Left to itself it takes bfloat16 wherever there is any.
         "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bfloat16" else "f32",
     }
-    return openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+    with opening("openvino", path):
+        return openvino.Core().compile_model(path, "CPU", settings)
 
 
 @contextlib.contextmanager

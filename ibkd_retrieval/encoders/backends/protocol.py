@@ -64,6 +64,19 @@ def check_choice(backend: str, dtype: str, device: str) -> None:
         raise UserError("--dtype int8 runs on the processor only: give --device cpu, or --dtype float16.")
 
 
+def check_static(name: str, backend: str, dtype: str) -> None:
+    """Refuse what has no bearing on a model without a transformer.
+
+    Raises:
+        UserError: another backend or number format than the one there is for it.
+    """
+    if backend not in ("auto", "torch") or dtype not in ("auto", "float32"):
+        raise UserError(
+            f"`{name}` is a static model, which looks vectors up in float32 and has no transformer to run otherwise: "
+            "leave --backend and --dtype out."
+        )
+
+
 def require(package: str, purpose: str, extra: str) -> None:
     """Raise unless a package is installed.
 
