@@ -53,6 +53,7 @@ def build(given: argparse.Namespace) -> None:
         batch_tokens=encoder.batch_tokens,
         shard_size=given.shard_size,
         batches=encoder.batches_at_once,
+        width=encoder.width,
     )
     encoder.encode(WARM_UP)
     print(json.dumps({"dtype": encoder.dtype}), flush=True)

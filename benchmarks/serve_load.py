@@ -50,7 +50,9 @@ def server(*folders: Path) -> Iterator[tuple[int, int]]:
     """Serve indexes; gives the port and the process id, and holds that the server ends well."""
     indexes = [word for folder in folders for word in ("--index", str(folder))]
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, "serve", *indexes, "--port", "0"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", COMMAND, "serve", *indexes, "--port", "0", "--remember", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         yield int(process.stdout.readline().split("/")[2].rpartition(":")[2]), process.pid
@@ -251,7 +253,7 @@ def main() -> None:
         folder = given.work_dir / f"cranfield-{model}"
         if not (folder / MANIFEST).exists():
             build_index(open_corpus(corpus), encoder, folder)
-        suit_to_queries(encoder)
+        suit_to_queries(encoder, 0)
         searcher = Searcher(open_index(folder), encoder)
         with server(folder) as (port, process):
             result["models"][model] = {

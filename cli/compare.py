@@ -169,7 +169,7 @@ def _open(corpora: Sequence[PlannedCorpus], computing: Computing, progress: Prog
     """
     known: dict[str, Encoder] = {}
     opened = {
-        (corpus.fingerprint, system.name): _searcher(system, known, computing)
+        (corpus.fingerprint, system.name): _searcher(system, known, computing, progress)
         for corpus in corpora
         for system in corpus.systems
         if system.variant is None
@@ -178,14 +178,14 @@ def _open(corpora: Sequence[PlannedCorpus], computing: Computing, progress: Prog
         for system in corpus.systems:
             if system.variant is not None:
                 _make(system, system.variant, known, computing, progress)
-                opened[corpus.fingerprint, system.name] = _searcher(system, known, computing)
+                opened[corpus.fingerprint, system.name] = _searcher(system, known, computing, progress)
     return {
         corpus.fingerprint: {system.name: opened[corpus.fingerprint, system.name] for system in corpus.systems}
         for corpus in corpora
     }
 
 
-def _searcher(system: PlannedSystem, known: dict[str, Encoder], computing: Computing) -> Searcher:
+def _searcher(system: PlannedSystem, known: dict[str, Encoder], computing: Computing, progress: Progress) -> Searcher:
     from ibkd_retrieval.indexing.manifest import SearchDefaults
 
     from .opening import open_searcher
@@ -201,6 +201,7 @@ def _searcher(system: PlannedSystem, known: dict[str, Encoder], computing: Compu
         ef_search=asked.ef_search,
         query_model=asked.query_model,
         known=known,
+        progress=progress,
     )
     # Settings that the index does not have are refused here, and not by the first search.
     searcher.index.effort(1, SearchDefaults(asked.nprobe, asked.refine, asked.ef_search))

@@ -146,8 +146,8 @@ class EncodingOptions:
         give_freed_memory_back()
         sizes = plan_memory(
             limit,
-            # A batch takes the transformer's width, however little is kept of its vectors.
-            dim=max(encoder.dim, encoder.width),
+            dim=encoder.dim,
+            width=encoder.width,
             batch_tokens=batch_tokens,
             shard_size=self.shard_size,
             workers=self.workers,

@@ -48,6 +48,7 @@ def open_searcher(
     ef_search: int | None = None,
     query_model: str | None = None,
     known: dict[str, Encoder] | None = None,
+    progress: Progress = SILENT,
 ) -> Searcher:
     """Open an index with the encoder it was built with, or with `model`.
 
@@ -63,6 +64,7 @@ def open_searcher(
         ef_search: nodes of a graph to keep in view.
         query_model: a student in that encoder's vector space, to encode queries instead.
         known: encoders already loaded, by weight hash; filled.
+        progress: told how the encoder runs, where that is not plain.
     """
     # faiss before torch: whoever loads OpenMP first decides how its threads wait.
     from ibkd_retrieval.indexing.store import open_index
@@ -79,7 +81,7 @@ def open_searcher(
         ef_search=ef_search,
     )
     index = open_index(folder)
-    return _searcher(index, _encoder(index, options, {} if known is None else known), options)
+    return _searcher(index, _encoder(index, options, {} if known is None else known, progress), options)
 
 
 class Computing(NamedTuple):
@@ -185,11 +187,11 @@ def _first_stage(
         from ibkd_retrieval.search.merged import MergedSearcher, check_one_encoder
 
         check_one_encoder(indexes)
-        encoder = _encoder(indexes[0], options, known)
+        encoder = _encoder(indexes[0], options, known, progress)
         return MergedSearcher(
             [_searcher(index, encoder, options, mask) for index, mask in zip(indexes, masks, strict=True)]
         )
-    searcher = _searcher(indexes[0], _encoder(indexes[0], options, known), options, masks[0])
+    searcher = _searcher(indexes[0], _encoder(indexes[0], options, known, progress), options, masks[0])
     if options.hybrid is None:
         return searcher
     from ibkd_retrieval.search.hybrid import HybridSearcher
@@ -199,7 +201,7 @@ def _first_stage(
     return HybridSearcher([searcher, lexical], options.hybrid, options.weights or None)
 
 
-def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encoder]) -> Encoder:
+def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encoder], progress: Progress) -> Encoder:
     """The encoder of the queries of an index, loaded unless known; a student is checked to fit."""
     made_by = index.manifest.encoder
     if options.query_model is None and options.model is None and made_by.weight_hash in known:
@@ -212,7 +214,7 @@ def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encode
         dtype=options.dtype,
         sample=lambda: sample_texts(document.content for document in index.documents()),
         purpose="queries",
-        progress=SILENT,
+        progress=progress,
         device=options.device,
     )
     if options.query_model is None:

@@ -58,6 +58,9 @@ def serve(
     max_batch: Annotated[int, typer.Option(help="Most queries encoded and searched together.")] = 32,
     max_waiting: Annotated[int, typer.Option(help="Most queries that wait; further ones are turned away (429).")] = 128,
     timeout: Annotated[float, typer.Option(help="Most seconds for a query, waiting included.")] = 10.0,
+    remember: Annotated[
+        int, typer.Option(min=0, help="Queries whose vectors are kept, a few kB each, for who asks again; 0 for none.")
+    ] = 1024,
     engine: Engine = "dense",
     hybrid: Hybrid = None,
     weight: Weight = None,
@@ -87,7 +90,7 @@ def serve(
     run, is_loopback = _server()
     progress = reporter(quiet)
     folders = index or [index_folder(None, progress)]
-    indexes = _open(folders, options, progress)
+    indexes = _open(folders, options, remember, progress)
     if not is_loopback(host):
         progress.say(
             f"{host} is no loopback address: whoever reaches this machine may search these indexes and read their "
@@ -108,7 +111,7 @@ def _server() -> tuple[Callable[..., None], Callable[[str], bool]]:
     return serve, is_loopback
 
 
-def _open(folders: Sequence[Path], options: RankerOptions, progress: Progress) -> list[ServedIndex]:
+def _open(folders: Sequence[Path], options: RankerOptions, remember: int, progress: Progress) -> list[ServedIndex]:
     from ibkd_retrieval.indexing.manifest import read_manifest
     from ibkd_retrieval.serving.answering import ServedIndex, suit_to_queries
 
@@ -119,7 +122,7 @@ def _open(folders: Sequence[Path], options: RankerOptions, progress: Progress) -
         for name, folder in zip(_names(folders), folders, strict=True)
     ]
     for encoder in known.values():
-        suit_to_queries(encoder)
+        suit_to_queries(encoder, remember)
     return indexes
 
 

@@ -98,6 +98,7 @@ def plan_memory(
     resident: int | None = None,
     workers: int = 1,
     batches: int = 1,
+    width: int | None = None,
 ) -> MemoryPlan:
     """Choose sizes for encoding within `limit` bytes.
 
@@ -113,6 +114,7 @@ def plan_memory(
         resident: bytes taken already; measured where None.
         workers: encoder processes, each of which takes as much as this one again; 1 encodes in this process.
         batches: in memory at once in all these processes together, at least one in each.
+        width: of the token states while a batch is encoded, where the vectors are cut; `dim` if None.
 
     Raises:
         UserError: the limit leaves no room for the smallest shards.
@@ -121,11 +123,11 @@ def plan_memory(
     limit = machine_memory() // 4 if limit is None else limit
     resident = resident_bytes() if resident is None else resident
     processes = 1 if workers == 1 else workers + 1
-    batches = max(batches, workers)
+    batches, width = max(batches, workers), width or dim
     free = limit - processes * resident
-    while batches * _batch_bytes(batch_tokens, dim) > free // 2 and batch_tokens > 512:
+    while batches * _batch_bytes(batch_tokens, width) > free // 2 and batch_tokens > 512:
         batch_tokens //= 2
-    free -= batches * _batch_bytes(batch_tokens, dim)
+    free -= batches * _batch_bytes(batch_tokens, width)
     for depth, least in ((2, shard_size or DEFAULT_SHARD_SIZE), (1, shard_size or FEWEST_DOCUMENTS)):
         in_flight = _STAGES + 2 * depth + (workers - 1)
         share = free // in_flight
@@ -136,7 +138,7 @@ def plan_memory(
             text = min(_power_of_two(max(_LEAST_TEXT, share // _TEXT_SHARE // 3)), _MOST_TEXT)
             return MemoryPlan(limit, size, text, depth, batch_tokens, asked)
     least = (_STAGES + 1 + workers) * _document_bytes(dim) * (shard_size or FEWEST_DOCUMENTS) * 4 // 3
-    needed = processes * resident + batches * _batch_bytes(batch_tokens, dim) + least
+    needed = processes * resident + batches * _batch_bytes(batch_tokens, width) + least
     raise UserError(
         f"--memory {limit / 1e6:,.0f}MB is too little: the loaded model and libraries, a batch and the smallest shards "
         f"take {needed / 1e6:,.0f}MB{' in all processes' if workers > 1 else ''}; give more, or a smaller "
@@ -149,9 +151,9 @@ def _power_of_two(number: int) -> int:
     return 1 << (number.bit_length() - 1)
 
 
-def _batch_bytes(tokens: int, dim: int) -> int:
+def _batch_bytes(tokens: int, width: int) -> int:
     """A transformer's intermediate results: about 32 arrays of the hidden size in float32, attention included."""
-    return tokens * dim * 4 * 32
+    return tokens * width * 4 * 32
 
 
 def _document_bytes(dim: int) -> int:

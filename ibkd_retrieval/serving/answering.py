@@ -50,17 +50,13 @@ class ServedIndex:
         return cls(name, ranker, manifest.document_count, encoder, manifest.dim, manifest.family)
 
 
-REMEMBERED_QUERIES = 1024
-"""Queries whose vectors are kept, a few kilobytes each, for those who ask again."""
-
-
-def suit_to_queries(encoder: Encoder) -> None:
+def suit_to_queries(encoder: Encoder, remembered: int) -> None:
     """Have an encoder remember queries, and on a CPU take a batch of them in parts, sorted by length, that fit caches.
 
     Queries are short and unequal: sixteen of Cranfield's at once are nearly half padding. `benchmarks/serve_load.py`
     measures what the parts gain.
     """
-    encoder.remembered_queries = REMEMBERED_QUERIES
+    encoder.remembered_queries = remembered
     if encoder.device == "cpu":
         encoder.batch_tokens = min(encoder.batch_tokens, QUERY_BATCH_TOKENS)
 

@@ -8,7 +8,6 @@ from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.serving.answering import (
     QUERY_BATCH_TOKENS,
-    REMEMBERED_QUERIES,
     Question,
     ServedIndex,
     answer_all,
@@ -84,9 +83,9 @@ def test_an_index_is_described_without_the_folders_of_its_model(rankers):
 )
 def test_only_an_encoder_on_a_cpu_takes_queries_in_small_parts(device, before, after):
     encoder = SimpleNamespace(device=device, batch_tokens=before)
-    suit_to_queries(encoder)
+    suit_to_queries(encoder, 1024)
     assert encoder.batch_tokens == after
-    assert encoder.remembered_queries == REMEMBERED_QUERIES
+    assert encoder.remembered_queries == 1024
 
 
 def test_two_batches_at_once_only_where_all_is_searched_by_vectors_on_a_cpu(rankers, monkeypatch):
