@@ -105,7 +105,7 @@ def test_memory_is_planned_for_the_width_of_the_transformer(shell, teacher, beir
     monkeypatch.setattr(allocator, "give_freed_memory_back", lambda: given_back.append(len(planned)))
     monkeypatch.setattr(memory, "plan_memory", lambda *a, **sizes: planned.append(sizes) or plan(*a, **sizes))
     shell.must("index", "--corpus", beir, "--model", teacher, "--dim", 8, "--output", "x", "--quiet")
-    assert [sizes["dim"] for sizes in planned] == [32]
+    assert [(sizes["dim"], sizes["width"]) for sizes in planned] == [(8, 32)]
     assert given_back == [0], "what earlier encoders took is not planned for"
 
 
