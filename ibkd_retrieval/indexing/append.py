@@ -21,7 +21,6 @@ from ibkd_retrieval.indexing import layout
 from ibkd_retrieval.indexing.claim import BuildPlan, differing_fields, refusals_named
 from ibkd_retrieval.indexing.finish import build_record, library_versions, now, shard_entries, shard_file_records
 from ibkd_retrieval.indexing.identity import TakenIds, chained_fingerprint
-from ibkd_retrieval.indexing.integrity import verify_files
 from ibkd_retrieval.indexing.json_records import decode
 from ibkd_retrieval.indexing.lines import write_lines
 from ibkd_retrieval.indexing.lock import only_writer
@@ -109,8 +108,7 @@ def _append(
         raise UserError(f"The corpus {corpus.name} holds no documents: there is nothing to append.")
     if memory is not None and memory.shard_size > manifest.shard_size:
         progress.say(f"New shards hold {manifest.shard_size:,} documents, as those that are there.")
-    verify_files(folder, manifest)  # New vectors go into the structure, which `open_contents` leaves alone.
-    before = open_contents(folder)
+    before = open_contents(folder, structure=True)  # New vectors go into it.
     build = BuildPlan(
         corpus=corpus.name,
         encoder=manifest.encoder,

@@ -19,7 +19,6 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import sync_directory
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families.effort import set_defaults
-from ibkd_retrieval.indexing.integrity import verify_files
 from ibkd_retrieval.indexing.lines import LineStore
 from ibkd_retrieval.indexing.shard_vectors import ShardVectors
 from ibkd_retrieval.indexing.shards import document_from_json
@@ -67,8 +66,7 @@ def export_pyserini(
     """
     folder = Path(folder)
     with _new_folder(destination) as made:
-        manifest = open_contents(folder).manifest
-        verify_files(folder, manifest)
+        manifest = open_contents(folder, structure=True).manifest
         if manifest.deleted_count:
             raise UserError(
                 f"{manifest.deleted_count:,} documents of {folder} are deleted, and Pyserini would find them: "

@@ -415,14 +415,18 @@ def open_index(
     return StoredIndex(folder, manifest, structure)
 
 
-def open_contents(folder: Path | str) -> StoredIndex:
+def open_contents(folder: Path | str, structure: bool = False) -> StoredIndex:
     """Open a finished index for its vectors and documents: nothing is loaded, and a search would read every vector.
 
+    Args:
+        folder: of the index.
+        structure: the structure's file is to be used too, and so verified with the others.
+
     Raises:
-        UserError: the folder holds no finished index, or a file of it, the structure's apart, is missing or damaged.
+        UserError: the folder holds no finished index, or a file of it that is to be used is missing or damaged.
     """
     manifest = read_manifest(folder)
-    verify_files(Path(folder), manifest, structure=False)
+    verify_files(Path(folder), manifest, structure=structure)
     return StoredIndex(Path(folder), manifest, None)
 
 

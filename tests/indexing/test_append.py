@@ -161,13 +161,16 @@ def test_an_append_refused_before_anything_was_encoded_leaves_nothing_behind(fol
     assert append_documents(more(3), HashingEncoder(), folder).document_count == 28
 
 
-def test_an_unfinished_append_can_be_dropped(folder: Path):
-    class Refusing(HashingEncoder):
-        def encode(self, texts, kind="document", progress=None):
-            if "extra 15" in texts:
-                raise UserError("no further")
-            return super().encode(texts, kind, progress)
+class Refusing(HashingEncoder):
+    """Breaks an append of more than fifteen texts off, when a shard of it is done."""
 
+    def encode(self, texts, kind="document", progress=None):
+        if "extra 15" in texts:
+            raise UserError("no further")
+        return super().encode(texts, kind, progress)
+
+
+def test_an_unfinished_append_can_be_dropped(folder: Path):
     with pytest.raises(UserError, match="no further"):
         append_documents(more(20), Refusing(), folder)
     assert len(list(folder.glob("shards/*.json"))) == 4
@@ -236,12 +239,6 @@ def test_growing_in_small_steps_past_what_was_trained_is_said(tmp_path: Path):
 
 
 def test_a_build_is_repaired_beside_an_append_that_was_broken_off(folder: Path):
-    class Refusing(HashingEncoder):
-        def encode(self, texts, kind="document", progress=None):
-            if "extra 15" in texts:
-                raise UserError("no further")
-            return super().encode(texts, kind, progress)
-
     with pytest.raises(UserError, match="no further"):
         append_documents(more(20), Refusing(), folder)
     (folder / "vectors" / "00001.npy").unlink()
