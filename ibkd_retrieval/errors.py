@@ -26,3 +26,9 @@ class MissingPackage(UserError):
 def option_named(name: str) -> str:
     """An option as it is typed, for sentences: `--batch-size` for `batch_size`."""
     return f"--{name.replace('_', '-')}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, "" where it says nothing: libraries go on with pages."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else ""

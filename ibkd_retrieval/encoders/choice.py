@@ -18,7 +18,7 @@ from ibkd_retrieval.encoders.backends.protocol import installed
 from ibkd_retrieval.encoders.machine import bfloat16_is_fast, device_name, machine_key
 from ibkd_retrieval.encoders.remembered import recall, remember
 from ibkd_retrieval.encoders.samples import filling_lanes
-from ibkd_retrieval.errors import UserError, WorkFailed
+from ibkd_retrieval.errors import UserError, WorkFailed, first_line
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ def why(error: Exception) -> str:
     """Why something failed: this toolkit's own sentence, or the first line of what a library says."""
     if isinstance(error, UserError | WorkFailed):
         return str(error)
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__} ({lines[0]})" if lines else type(error).__name__
+    said = first_line(error)
+    return f"{type(error).__name__} ({said})" if said else type(error).__name__
 
 
 def remember_choice(weight_hash: str, device: str, purpose: Purpose, way: Way) -> None:

@@ -16,9 +16,8 @@ import numpy as np
 from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing import layout
-from ibkd_retrieval.indexing.claim import BuildPlan, differing_fields, refusals_named
+from ibkd_retrieval.indexing.claim import BuildPlan, differing_fields, refusals_named, write_plan
 from ibkd_retrieval.indexing.finish import build_record, library_versions, now, shard_entries, shard_file_records
 from ibkd_retrieval.indexing.identity import TakenIds, chained_fingerprint
 from ibkd_retrieval.indexing.json_records import decode
@@ -158,8 +157,7 @@ def _claim(folder: Path, plan: AppendPlan, resume: bool, restart: bool) -> Appen
         return begun
     manifest = read_manifest(folder)
     layout.remove_unlisted(folder, manifest.files, len(manifest.shards))
-    value = {"format": layout.FORMAT, "format_version": layout.FORMAT_VERSION, **dataclasses.asdict(plan)}
-    write_json(folder / layout.APPEND_PLAN, value)
+    write_plan(folder / layout.APPEND_PLAN, plan)
     return plan
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.files import write_json
@@ -18,6 +18,9 @@ from ibkd_retrieval.indexing.families import FAMILIES, Family, family_named, fam
 from ibkd_retrieval.indexing.json_records import decode
 from ibkd_retrieval.indexing.manifest import EncoderRecord, read_manifest
 from ibkd_retrieval.progress import Progress
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -56,7 +59,7 @@ def claim(folder: Path, plan: BuildPlan, resume: bool, overwrite: bool, progress
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(f".{layout.PLAN}.*.tmp"):
         path.unlink()
-    _write_plan(folder, plan)
+    write_plan(folder / layout.PLAN, plan)
     return plan
 
 
@@ -127,15 +130,13 @@ def _resumed_plan(folder: Path, plan: BuildPlan, progress: Progress) -> BuildPla
         progress.say(f"Continuing with shards of {begun.shard_size:,} documents, as the build began.")
     if (plan.family, plan.family_options) != (begun.family, begun.family_options):
         begun = dataclasses.replace(begun, family=plan.family, family_options=plan.family_options)
-        _write_plan(folder, begun)
+        write_plan(folder / layout.PLAN, begun)
     return dataclasses.replace(begun, corpus=plan.corpus)
 
 
-def _write_plan(folder: Path, plan: BuildPlan) -> None:
-    write_json(
-        folder / layout.PLAN,
-        {"format": layout.FORMAT, "format_version": layout.FORMAT_VERSION, **dataclasses.asdict(plan)},
-    )
+def write_plan(path: Path, plan: DataclassInstance) -> None:
+    """Note in an index folder what was begun there."""
+    write_json(path, {"format": layout.FORMAT, "format_version": layout.FORMAT_VERSION, **dataclasses.asdict(plan)})
 
 
 def differing_fields(one: EncoderRecord, other: EncoderRecord) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibkd_retrieval.errors import UserError, WorkFailed
+from ibkd_retrieval.errors import UserError, WorkFailed, first_line
 from ibkd_retrieval.files import cache_folder, sync_directory
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ def opening(backend: str, path: Path) -> Iterator[None]:
 
 def reason_of(error: Exception) -> str:
     """The first line of what a library says, without its full stop; the error's class where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    said = first_line(error)
+    return said.rstrip(".") if said else type(error).__name__
 
 
 def exportable(model: SentenceTransformer) -> Any:
