@@ -99,6 +99,5 @@ class LineStore:
         return found
 
     def __iter__(self) -> Iterator[str]:
-        with open(self.path, "rb") as file:
-            for line in file:
-                yield line[:-1].decode("utf-8")
+        # Through the map and not by path, which may by now name the file of another index.
+        return map(self.__getitem__, range(len(self)))

@@ -96,6 +96,14 @@ def test_texts_come_from_the_corpus_by_id_in_any_order(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["i", "v"]
 
 
+def test_texts_that_a_killed_import_left_are_cleared_and_those_of_another_stay(tmp_path: Path):
+    for folder in (".i.texts-killed", ".other.texts-running"):
+        (tmp_path / folder).mkdir()
+    source = open_vectors(array_files(tmp_path / "v", clustered(3, 8), ["0", "1", "2"]))
+    import_vectors(source, tmp_path / "i", corpus=corpus_of([Document(str(i), "text") for i in range(3)]))
+    assert sorted(path.name for path in tmp_path.glob(".*.texts-*")) == [".other.texts-running"]
+
+
 def test_a_corpus_without_one_of_the_documents_is_refused_before_anything_is_written(tmp_path: Path):
     source = open_vectors(array_files(tmp_path / "v", clustered(31, 8)))
     with pytest.raises(UserError, match="'d30', which made-up does not hold"):

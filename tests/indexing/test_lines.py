@@ -35,6 +35,13 @@ def test_a_line_number_out_of_range_is_an_index_error(tmp_path: Path, line: int)
         LineStore(tmp_path / "file")[line]
 
 
+def test_a_store_goes_on_with_its_own_lines_after_the_file_was_replaced(tmp_path: Path):
+    write_lines(tmp_path / "file", ["a", "b"])
+    store = LineStore(tmp_path / "file")
+    write_lines(tmp_path / "file", ["another", "index"])
+    assert list(store) == [store[0], store[1]] == ["a", "b"]
+
+
 def test_offsets_of_another_file_are_a_user_error(tmp_path: Path):
     write_lines(tmp_path / "file", ["a", "b"])
     with open(tmp_path / "file", "ab") as file:

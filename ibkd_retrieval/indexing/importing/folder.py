@@ -98,7 +98,7 @@ def import_vectors(
     if resume and overwrite:
         raise UserError("An index is either resumed or overwritten: give one of --resume and --overwrite.")
     with only_writer(folder, make=True):
-        with texts_by_id(corpus, folder.parent, progress) if corpus else nullcontext() as texts:
+        with texts_by_id(corpus, folder, progress) if corpus else nullcontext() as texts:
             reading = _Reading(source, texts, normalise)
             dim = _check(reading, encoder, progress)
             unnamed = EncoderRecord(UNNAMED_MODEL, "", dim, 0, {}, None, "float32")

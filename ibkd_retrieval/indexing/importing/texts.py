@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -42,16 +44,21 @@ class TextsById:
 
 
 @contextmanager
-def texts_by_id(corpus: Corpus, folder: Path, progress: Progress) -> Iterator[TextsById]:
-    """Write a corpus into a temporary SQLite file below `folder`, of about the size of its texts.
+def texts_by_id(corpus: Corpus, index: Path, progress: Progress) -> Iterator[TextsById]:
+    """Write a corpus into a temporary SQLite file beside the folder `index`, of about the size of its texts.
+
+    What a killed import into that folder left is deleted first; its caller is the folder's only writer.
 
     Raises:
         UserError: an id appears twice.
         WorkFailed: the disk is full or fails.
     """
+    folder, prefix = index.parent, f".{index.name}.texts-"
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{escape(prefix)}*"):
+        shutil.rmtree(left, ignore_errors=True)
     with (
-        TemporaryDirectory(prefix=".texts-", dir=folder) as temporary,
+        TemporaryDirectory(prefix=prefix, dir=folder) as temporary,
         closing(sqlite3.connect(Path(temporary) / "texts.sqlite")) as database,
     ):
         # The file is thrown away, whatever happens: nothing has to survive a crash.
