@@ -7,7 +7,7 @@ order drawn anew each round: ibkd without a bank, with 4,096 and with 16,384 neg
 Texts are documents of the BEIR folders DIR/medquad, DIR/nfcorpus and DIR/scifact. The teacher's vectors are in a cache,
 as they are after the first run on a text; they are random unit vectors here, as long as those of all-mpnet-base-v2,
 since the time depends on their number and length only. Medians over rounds, the first two left out. Writes
-benchmarks/results/step_time.json.
+benchmarks/results/step_time.json (--output).
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--max-length", type=int, default=96)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "step_time.json")
     given = parser.parse_args()
     # Cut where the tokenizer would, roughly, as every run cuts texts into tokens for itself.
     documents = [
@@ -106,7 +107,7 @@ def main() -> None:
     for row in rows.values():
         print(row)
     write_json(
-        Path(__file__).parent / "results" / "step_time.json",
+        given.output,
         {
             "student": given.student,
             "batch_size": given.batch_size,
