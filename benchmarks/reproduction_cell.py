@@ -74,6 +74,8 @@ class Cell:
     def name(self) -> str:
         """Part of its files' names: another recipe for the row has other files."""
         variant = self.variant
+        if self.row == BEFORE:
+            return f"{Variant(self.row).slug}-{untrained_identity(self.recipe)}"
         if variant is None or self.seed is None:
             recipe = self.recipe
             return f"{Variant(self.row).slug}-{digest([recipe.teachers, recipe.student, recipe.dims])[:8]}"
@@ -90,6 +92,11 @@ def cells(recipe: Recipe) -> list[Cell]:
     trained = [Cell(recipe, variant.name, seed) for seed in recipe.seeds for variant in recipe.variants]
     single = list(recipe.teachers) if len(recipe.teachers) > 1 else []
     return [*(Cell(recipe, row) for row in (TEACHER, *single)), *trained, Cell(recipe, BEFORE)]
+
+
+def untrained_identity(recipe: Recipe) -> str:
+    """Of the student before training, which is kept by the first variant's first seed."""
+    return recipe.identity(recipe.variants[0], recipe.seeds[0])[:8]
 
 
 class KeptVectors:
@@ -235,8 +242,7 @@ def _watched(recipe: Recipe, places: Places) -> dict[str, Any]:
 
 
 def _before(recipe: Recipe, places: Places) -> Path:
-    identity = digest([recipe.teachers, recipe.student, recipe.dims])[:8]
-    return places.work / recipe.name / "students" / f"before-{identity}"
+    return places.work / recipe.name / "students" / f"before-{untrained_identity(recipe)}"
 
 
 def measure(cell: Cell, places: Places, kind: str, progress: Progress) -> dict[str, Any]:

@@ -147,6 +147,7 @@ def distill(
         of_stage_2 = {name.removeprefix("finetune_") for name in given if name.startswith("finetune_")}
         settings, finetuning = paper_preset(settings, given), paper_finetuning(finetuning, shared | of_stage_2)
     options.check_given(given, stage)
+    options.check_effect(given, finetuning)
     check_stage(stage, settings, pairs, len(teacher))
     target = output or MODELS / plan.name(teacher[0], _SUFFIX[stage].format(settings.objective))
     # Told now and not after minutes of reading text.
@@ -157,13 +158,20 @@ def distill(
         f"teacher {' + '.join(teacher)} → student {target} · corpus {corpus}"
         + (f" · queries {queries}" if queries else "")
     )
-    found, pair_corpus = _open_pairs(pairs, progress) if pairs else (None, None)
+    if idle := options.without_effect(given, stage, settings.objective):
+        progress.say(idle)
+    # Collections may have to be downloaded first, once.
+    with ranks.in_turn():
+        found, pair_corpus = _open_pairs(pairs, progress) if pairs else (None, None)
+        to_learn, to_learn_queries = open_corpus(corpus, progress), open_queries(queries) if queries else None
+        dev_corpus = open_corpus(_corpus_of(dev), progress) if dev else None
+        dev_queries = open_queries(dev, need_judgements=True) if dev else None
     report = run(
         teacher_name=teacher[0],
         further_teachers=teacher[1:],
         plan=plan,
-        corpus=open_corpus(corpus, progress),
-        queries=open_queries(queries) if queries else None,
+        corpus=to_learn,
+        queries=to_learn_queries,
         settings=settings,
         stage=stage,
         finetuning=finetuning,
@@ -171,8 +179,8 @@ def distill(
         pair_corpus=pair_corpus,
         output=target,
         cache_root=cache or cache_folder() / TEACHERS,
-        dev_corpus=open_corpus(_corpus_of(dev), progress) if dev else None,
-        dev_queries=open_queries(dev, need_judgements=True) if dev else None,
+        dev_corpus=dev_corpus,
+        dev_queries=dev_queries,
         max_documents=max_documents,
         device=device,
         resume=resume,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ibkd_retrieval.distill.objectives.table import TEXT_BY_TEXT, WITHOUT_PROJECTION
 from ibkd_retrieval.errors import UserError, option_named
 
 from .options import CORPUS_HELP
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
 
 # What both stages need, text and lengths and dimensions, is in neither list.
 OF_STAGE_1 = (
@@ -61,6 +65,39 @@ def check_given(given: Collection[str], stage: str) -> None:
         f"{', '.join(map(option_named, wrong))} {'are' if len(wrong) > 1 else 'is'} for {purpose}: give {instead} too"
         f"{', or ' + ', '.join(twins) if twins else ''}."
     )
+
+
+def check_effect(given: Collection[str], finetuning: FinetuneSettings) -> None:
+    """Refuse options of fine-tuning that change nothing beside the others.
+
+    Args:
+        given: names of the options that were given.
+        finetuning: what they made of stage 2.
+
+    Raises:
+        UserError: names the first.
+    """
+    idle = {"soft_weight": "without --soft-labels"} if finetuning.soft_labels is None else {}
+    if not finetuning.negatives:
+        idle |= dict.fromkeys(("negative_ranks", "negative_margin"), "with --negatives 0")
+    for name, how in idle.items():
+        if name in given:
+            raise UserError(f"{option_named(name)} changes nothing {how}: leave it out.")
+
+
+def without_effect(given: Collection[str], stage: str, objective: str) -> str | None:
+    """A sentence on options that were given and that the objective does not read; None where there are none.
+
+    They are no mistake: a comparison of objectives gives all of them the same.
+    """
+    if stage == "finetune":
+        return None
+    unread = ["bank_size", "temperature"] if objective in TEXT_BY_TEXT else []
+    unread += ["projection"] if objective in WITHOUT_PROJECTION else []
+    if objective != "ibkd":
+        unread += ["hsic_weight"] if stage == "both" else ["hsic_weight", "hsic_bandwidth", "hsic_estimator"]
+    found = [option_named(name) for name in unread if name in given]
+    return f"the objective {objective} does not read {', '.join(found)}" if found else None
 
 
 def _option(panel: str, help: str, default: str | None = None, *names: str, metavar: str | None = None) -> Any:

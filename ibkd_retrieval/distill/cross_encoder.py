@@ -20,6 +20,10 @@ from ibkd_retrieval.progress import SILENT, Progress
 _SHARD = 4096
 
 
+def _keys(pairs: Sequence[tuple[str, str]]) -> NDArray[np.uint64]:
+    return text_keys([f"{len(query)} {query}{passage}" for query, passage in pairs])
+
+
 class CrossEncoderScores:
     """Scores of a cross-encoder by query and passage, in a folder of shards.
 
@@ -45,7 +49,8 @@ class CrossEncoderScores:
 
     def scores(self, pairs: Sequence[tuple[str, str]], progress: Progress = SILENT) -> NDArray[np.float32]:
         """The raw score of each (query, passage), [n]; what is missing is computed first."""
-        keys = text_keys([f"{len(query)} {query}{passage}" for query, passage in pairs])
+        windows = (pairs[start : start + _SHARD] for start in range(0, len(pairs), _SHARD))
+        keys = np.concatenate([np.empty((0, 2), np.uint64), *map(_keys, windows)])
         _, first = np.unique(keys, axis=0, return_index=True)
         missing = first[self._index().find(keys[first]) < 0]
         missing = missing[np.argsort([len(pairs[i][0]) + len(pairs[i][1]) for i in missing], kind="stable")]

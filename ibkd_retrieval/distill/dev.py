@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,8 @@ from ibkd_retrieval.corpora.records import Corpus, Document, Judgement, Query, Q
 from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
+
+DocumentEncoder = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 class Dev(Protocol):
@@ -29,8 +32,8 @@ class Dev(Protocol):
     def texts(self) -> list[str]:
         """What training must not see."""
 
-    def score(self, encoder: TextEncoder) -> float:
-        """The measure."""
+    def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
+        """The measure; `searched` encodes what is searched, where `encoder` does not."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,13 @@ class JudgedDev:
             document.content for document in self.documents if document.doc_id in relevant
         ]
 
-    def score(self, encoder: TextEncoder) -> float:
+    def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
         """The mean of the metric, by exact search."""
         from ibkd_retrieval.evaluation.metrics import evaluate
         from ibkd_retrieval.search.ranking import Run
 
-        documents = encoder.encode([document.content for document in self.documents], "document")
+        texts = [document.content for document in self.documents]
+        documents = searched(texts) if searched else encoder.encode(texts, "document")
         queries = encoder.encode([query.text for query in self.queries], "query")
         scores = queries @ documents.T
         depth = min(100, len(self.documents))
@@ -93,16 +97,50 @@ class NeighbourDev:
         """The held-out texts."""
         return list(self.held_out)
 
-    def score(self, encoder: TextEncoder) -> float:
+    def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
         """Mean overlap, 0 to 1."""
-        found = nearest(encoder.encode(self.held_out), self.neighbours.shape[1])
+        vectors = encoder.encode(self.held_out)
+        found = nearest(vectors, searched(self.held_out) if searched else vectors, self.neighbours.shape[1])
         shared = [len(set(a) & set(b)) for a, b in zip(found.tolist(), self.neighbours.tolist(), strict=True)]
         return float(np.mean(shared) / self.neighbours.shape[1])
 
 
-def nearest(vectors: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Each row's k nearest other rows by inner product, [n, k], in no order."""
-    scores = vectors @ vectors.T
+class TeacherSpaceDev:
+    """Another dev set with what is searched encoded by the teacher, whose index the student is to search."""
+
+    def __init__(self, inner: Dev, teacher: TextEncoder) -> None:
+        self._inner, self._teacher = inner, teacher
+        self._vectors: NDArray[np.float32] | None = None
+
+    @property
+    def name(self) -> str:
+        """The other's, and who encodes what is searched."""
+        return f"{self._inner.name}, encoded by the teacher"
+
+    @property
+    def metric(self) -> str:
+        """The other's."""
+        return self._inner.metric
+
+    @property
+    def texts(self) -> list[str]:
+        """The other's."""
+        return self._inner.texts
+
+    def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
+        """The other's; 0 for a student, not yet trained, whose vectors are of another length than the teacher's."""
+        return self._inner.score(encoder, self._searched) if encoder.dim == self._teacher.dim else 0.0
+
+    def _searched(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The teacher's vectors of the texts that are searched, always the same, computed once."""
+        if self._vectors is None:
+            self._vectors = self._teacher.encode(texts)
+        return self._vectors
+
+
+def nearest(vectors: NDArray[np.float32], others: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """For each row of `vectors` the k nearest rows of `others`, but the one at its place, by inner product [n, k]."""
+    scores = vectors @ others.T
     np.fill_diagonal(scores, -np.inf)
     return np.argpartition(-scores, k - 1, axis=1)[:, :k]
 
@@ -180,5 +218,10 @@ def neighbour_dev(texts: tuple[str, ...], teacher: TextEncoder, *, size: int, se
         raise UserError(f"Only {len(texts)} texts: too few to hold out a dev set; give at least 100.")
     chosen = np.random.default_rng([seed, 3]).permutation(len(texts))[:size]
     held_out = tuple(texts[i] for i in sorted(chosen))
-    neighbours = ranks.from_first(lambda: nearest(teacher.encode(held_out), 10))
+
+    def find() -> NDArray[np.int64]:
+        vectors = teacher.encode(held_out)
+        return nearest(vectors, vectors, 10)
+
+    neighbours = ranks.from_first(find)
     return NeighbourDev(held_out, neighbours.astype(np.int64))

@@ -11,13 +11,13 @@ from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.distill.dev import Dev
 from ibkd_retrieval.distill.finetune_run import FinetuneRun
 from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
-from ibkd_retrieval.distill.hard_negatives import mine_negatives
+from ibkd_retrieval.distill.hard_negatives import mine_negatives, with_negatives
 from ibkd_retrieval.distill.loop import LoopResult, TrainingLoop
 from ibkd_retrieval.distill.pair_batches import PairTexts
 from ibkd_retrieval.distill.pairs import PairSet
 from ibkd_retrieval.distill.teacher_cache import TeacherVectors
 from ibkd_retrieval.distill.train import dev_identity
-from ibkd_retrieval.encoders.loading import find_model
+from ibkd_retrieval.encoders.cross_encoder import check_cross_encoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -84,10 +84,15 @@ def finetune_student(
     if settings.mining is not None and settings.negatives and not pairs.has_negatives:
         # A step cannot draw more than were mined.
         mining = replace(settings.mining, most=max(settings.mining.most, settings.negatives))
-        with ranks.in_turn():
-            pairs, mined = mine_negatives(
+
+        def mine() -> str:
+            found = mine_negatives(
                 pairs, corpus, cache.teacher, cache.folder / "mining", mining, progress, exclude=dev.texts
             )
+            return str(found)
+
+        mined = Path(ranks.text_from_first(mine))
+        pairs = with_negatives(pairs, mined)
     count = sum(len(pair.negatives) for pair in pairs.pairs)
     progress.say(f"fine-tuning on {len(pairs.pairs):,} queries of {pairs.name} with {count:,} hard negatives")
     texts = PairTexts(pairs.pairs)
@@ -100,6 +105,7 @@ def finetune_student(
         "dev": dev_identity(dev),
         "soft_labels": labelled_by,
         "student": origin,
+        "arithmetic": [cache.teacher.dtype, run.module.arithmetic],
     }
     try:
         loop = TrainingLoop(
@@ -120,7 +126,8 @@ def usable_pairs(pairs: PairSet, dev: Dev, settings: FinetuneSettings) -> PairSe
         settings: the recipe.
 
     Raises:
-        UserError: fewer pairs than a batch are left, a batch is too small, or there is no such cross-encoder.
+        UserError: fewer pairs than a batch are left, a batch is too small, or the soft labels come from no
+            cross-encoder.
     """
     pairs = pairs.without(dev.texts)
     if len(pairs.pairs) < settings.batch_size:
@@ -130,7 +137,7 @@ def usable_pairs(pairs: PairSet, dev: Dev, settings: FinetuneSettings) -> PairSe
         )
     ranks.check_batch(settings.batch_size, "--finetune-batch-size")
     if settings.soft_labels not in (None, "teacher"):
-        find_model(str(settings.soft_labels))
+        check_cross_encoder(str(settings.soft_labels))
     return pairs
 
 

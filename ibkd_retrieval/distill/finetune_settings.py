@@ -10,7 +10,7 @@ from ibkd_retrieval.distill.checking import LEAST, check_numbers, check_patience
 from ibkd_retrieval.distill.hard_negatives import MiningSettings
 from ibkd_retrieval.distill.loop import Pace
 from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
-from ibkd_retrieval.errors import option_named
+from ibkd_retrieval.errors import UserError, option_named
 
 # The other options are those of both stages, or are this stage's alone.
 _OPTIONS = {
@@ -85,6 +85,11 @@ class FinetuneSettings:
             option=lambda name: _OPTIONS.get(name) or option_named(name),
         )
         check_patience(self.patience, self.eval_every)
+        if self.soft_labels not in (None, "teacher") and not self.negatives:
+            raise UserError(
+                "A cross-encoder's soft labels grade a query's own candidates, and with --negatives 0 there is but "
+                "one: give --negatives 1 or more."
+            )
 
     @property
     def forgetting(self) -> ObjectiveSettings:

@@ -18,6 +18,7 @@ from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.lock import only_writer
 from ibkd_retrieval.indexing.store import StoredIndex, open_index
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -70,11 +71,11 @@ def mine_negatives(
     settings: MiningSettings,
     progress: Progress = SILENT,
     exclude: Collection[str] = (),
-) -> tuple[PairSet, Path]:
-    """Add negatives from a corpus to pairs, beside those they have.
+) -> Path:
+    """Find negatives for pairs in a corpus.
 
     The corpus is indexed with the teacher once; what is mined is kept as JSONL, a query a line with its positives and
-    its negatives with rank and score, and read again by a later run with the same pairs, corpus and settings.
+    its negatives with rank and score, and used again by a later run with the same pairs, corpus and settings.
 
     Args:
         pairs: a positive is never taken for a negative, and neither is a copy of it.
@@ -86,7 +87,7 @@ def mine_negatives(
         exclude: texts that are no negatives, because something is measured on them.
 
     Returns:
-        The pairs with negatives, and the file that lists them.
+        The file that lists them (`with_negatives`).
     """
     index = _teacher_index(corpus, teacher, folder, progress)
     left_out = sorted({text.strip() for text in exclude})
@@ -102,24 +103,39 @@ def mine_negatives(
                     record = {"query": pair.query, "positives": pair.positives, "negatives": listed}
                     file.write((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8"))
                 task.advance(len(part.pairs))
+    return path
+
+
+def with_negatives(pairs: PairSet, path: Path) -> PairSet:
+    """Add mined negatives to pairs, beside those they have.
+
+    Args:
+        pairs: those that were mined for.
+        path: what `mine_negatives` gave.
+    """
     mined = []
-    for pair, line in zip(pairs.pairs, path.read_text("utf-8").split("\n"), strict=False):
-        texts = [negative["text"] for negative in json.loads(line)["negatives"]]
-        mined.append(replace(pair, negatives=tuple(dict.fromkeys([*pair.negatives, *texts]))))
-    return PairSet(pairs.name, tuple(mined)), path
+    # Many queries share a negative; its text is held once.
+    texts: dict[str, str] = {}
+    with open(path, encoding="utf-8", newline="\n") as file:
+        for pair, line in zip(pairs.pairs, file, strict=True):
+            found = [texts.setdefault(negative["text"], negative["text"]) for negative in json.loads(line)["negatives"]]
+            mined.append(replace(pair, negatives=tuple(dict.fromkeys([*pair.negatives, *found]))))
+    return PairSet(pairs.name, tuple(mined))
 
 
 def _teacher_index(corpus: Corpus, teacher: TextEncoder, folder: Path, progress: Progress) -> StoredIndex:
     where = folder / hashlib.sha256(corpus.name.encode()).hexdigest()[:16]
     progress.say(f"hard negatives: the teacher's index of {corpus.name} is kept in {where}")
-    try:
-        build_index(corpus, teacher, where, resume=where.exists(), progress=progress)
-    except UserError as error:
-        if not where.exists():
-            raise
-        progress.say(f"indexing anew: {error}")
-        build_index(corpus, teacher, where, overwrite=True, progress=progress)
-    return open_index(where)
+    with only_writer(where, make=True, wait=lambda: progress.say("waiting for another run that makes it")):
+        stale = where.is_dir() and any(where.iterdir())
+        try:
+            build_index(corpus, teacher, where, resume=stale, progress=progress)
+        except UserError as error:
+            if not stale:
+                raise
+            progress.say(f"indexing anew: {error}")
+            build_index(corpus, teacher, where, overwrite=True, progress=progress)
+        return open_index(where)
 
 
 def _mine(

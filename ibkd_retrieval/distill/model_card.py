@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ibkd_retrieval.distill.output_folder import FINISHED
 
 if TYPE_CHECKING:
+    from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
+    from ibkd_retrieval.distill.loop import DevPoint
     from ibkd_retrieval.distill.model_folder import EncoderFacts, StudentReport
+    from ibkd_retrieval.distill.settings import DistillSettings
 
 
 def _made(report: StudentReport) -> str:
@@ -24,8 +27,8 @@ def _training(report: StudentReport) -> str:
         queries = f" and `{report.queries}`" if report.queries else ""
         said.append(
             f"Trained on {report.texts:,} unlabelled texts of `{report.corpus}`{queries} (fingerprint "
-            f"`{report.fingerprint[:16]}`) for {settings.steps:,} steps of {settings.batch_size * settings.accumulate} "
-            f"texts, {report.train_seconds:.0f} s, seed {settings.seed}."
+            f"`{report.fingerprint[:16]}`) for {_steps(report.history, settings)} of "
+            f"{settings.batch_size * settings.accumulate} texts, {report.train_seconds:.0f} s, seed {settings.seed}."
         )
     if settings.dims:
         said.append(f"Its vectors may be cut to {', '.join(map(str, settings.dims[1:]))} dimensions.")
@@ -34,10 +37,19 @@ def _training(report: StudentReport) -> str:
             f"Fine-tuned on {second.queries:,} queries of `{second.pairs}` with their passages and "
             f"{second.negatives_a_query:.3g} hard negatives each on average, of which a step draws up to "
             f"{second.settings.negatives} (fingerprint `{second.fingerprint[:16]}`) for "
-            f"{second.settings.steps:,} steps of {second.settings.batch_size * second.settings.accumulate} queries, "
-            f"{second.seconds:.0f} s."
+            f"{_steps(second.history, second.settings)} of {second.settings.batch_size * second.settings.accumulate} "
+            f"queries, {second.seconds:.0f} s."
         )
     return "\n".join(said)
+
+
+def _steps(history: Sequence[DevPoint], settings: DistillSettings | FinetuneSettings) -> str:
+    """How many were run, and whose weights were kept."""
+    looks = [point for point in history if point.step]
+    # With patience the best look's weights, the first of equals, are kept; without it the last.
+    kept = max(looks, key=lambda point: point.value).step if settings.patience else settings.steps
+    ran = looks[-1].step if settings.patience else settings.steps
+    return f"{ran:,} steps" + (f" (the weights after step {kept:,} were kept)" if kept != ran else "")
 
 
 def _rows(report: StudentReport) -> list[tuple[str, str, str, str]]:
@@ -47,8 +59,9 @@ def _rows(report: StudentReport) -> list[tuple[str, str, str, str]]:
     def share(dev: float) -> str:
         return f" ({dev / teacher.dev:.1%})" if teacher.dev else ""
 
+    # Before distillation the quality alone was measured: what is saved may have a layer more, or fewer dimensions.
     def counted(label: str, count: Callable[[EncoderFacts], float]) -> tuple[str, str, str, str]:
-        return label, f"{count(teacher):,.0f}", f"{count(student):,.0f}", f"{count(student):,.0f}"
+        return label, f"{count(teacher):,.0f}", "", f"{count(student):,.0f}"
 
     before = f"{report.undistilled_dev:.4f}{share(report.undistilled_dev)}"
     rows = [(f"{report.dev_metric} (dev)", f"{teacher.dev:.4f}", before, f"{student.dev:.4f}{share(student.dev)}")]
@@ -56,7 +69,7 @@ def _rows(report: StudentReport) -> list[tuple[str, str, str, str]]:
     faster = student.texts_per_second / max(teacher.texts_per_second, 1e-9)
     return [
         *rows,
-        ("dimensions", f"{teacher.dim}", f"{student.dim}", f"{student.dim}"),
+        counted("dimensions", lambda each: each.dim),
         counted("parameters", lambda each: each.embedding_parameters + each.transformer_parameters),
         counted("... in token tables", lambda each: each.embedding_parameters),
         counted("... in layers", lambda each: each.transformer_parameters),

@@ -57,6 +57,8 @@ def born_student(
     """
     from sentence_transformers.sentence_transformer.modules import Normalize
 
+    if plan.pooling is not None and plan.model in (None, STATIC):
+        raise UserError("--pooling is for a small model named with --student: leave it out.")
     if plan.model == STATIC:
         if plan.layers is not None:
             raise UserError("A static student has no layers: leave --layers out.")

@@ -154,6 +154,12 @@ def from_first(compute: Callable[[], NDArray[Any]]) -> NDArray[np.float64]:
     return values.numpy()
 
 
+def text_from_first(compute: Callable[[], str]) -> str:
+    """Text that the first process finds, in all of them."""
+    found = from_first(lambda: np.frombuffer(compute().encode("utf-8", "surrogateescape"), dtype=np.uint8))
+    return found.astype(np.uint8).tobytes().decode("utf-8", "surrogateescape")
+
+
 def agree(what: str) -> None:
     """Make sure that all processes stand at the same point of the same run, which `what` describes.
 

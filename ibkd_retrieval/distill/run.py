@@ -11,24 +11,32 @@ import numpy as np
 
 from ibkd_retrieval.corpora.records import Corpus, QuerySet
 from ibkd_retrieval.distill import ranks
-from ibkd_retrieval.distill.dev import Dev, judged_dev, neighbour_dev
+from ibkd_retrieval.distill.dev import Dev, TeacherSpaceDev, judged_dev, neighbour_dev
 from ibkd_retrieval.distill.final_figures import final_figures
 from ibkd_retrieval.distill.finetune import FinetuneResult, finetune_student, usable_pairs
 from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
 from ibkd_retrieval.distill.joint_teacher import JointCache, JointTeacher
 from ibkd_retrieval.distill.loop import LoopResult
 from ibkd_retrieval.distill.model_folder import EncoderFacts, FinetuneFacts, StudentReport, save_student
-from ibkd_retrieval.distill.objectives.table import check_dims
+from ibkd_retrieval.distill.objectives.base import Sizes
+from ibkd_retrieval.distill.objectives.table import build_objective, check_dims
 from ibkd_retrieval.distill.output_folder import CHECKPOINTS, FINETUNING, prepare_output, remove_output, save_plain
 from ibkd_retrieval.distill.output_space import FinishedModel, ends_in_linear, finished_model
 from ibkd_retrieval.distill.pairs import PairSet
 from ibkd_retrieval.distill.plan import STATIC, StudentPlan, born_student
 from ibkd_retrieval.distill.settings import DistillSettings
-from ibkd_retrieval.distill.suiting import check_length, projection_for, read_as_much, without_forgetting
+from ibkd_retrieval.distill.suiting import (
+    check_freezing,
+    check_length,
+    projection_for,
+    read_as_much,
+    without_forgetting,
+)
 from ibkd_retrieval.distill.teacher_cache import TeacherCache, TeacherVectors
 from ibkd_retrieval.distill.texts import TrainingTexts, gather_texts
 from ibkd_retrieval.distill.train import train_student
 from ibkd_retrieval.distill.training_log import require_tensorboard
+from ibkd_retrieval.distill.training_run import check_enough
 from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
@@ -135,8 +143,15 @@ def distill(
     if len(encoders) > 1:
         teacher = JointTeacher(encoders)
         cache = JointCache(caches, JointTeacher([cast(Encoder, each.teacher) for each in caches]))
-    check_dims(settings.dims, plan.dim or _dim(student), cache.dim)
-    settings = replace(settings, projection=projection_for(settings, plan, plan.dim or _dim(student), cache.dim))
+    sizes = Sizes(plan.dim or _dim(student), cache.dim, texts=1)
+    settings = replace(settings, projection=projection_for(settings, plan, sizes.student, sizes.teacher))
+    # What stops the run is told before the teacher encodes a corpus, and before an old student is removed.
+    check_dims(settings.dims, sizes.student, sizes.teacher)
+    if stage != "finetune":
+        check_freezing(student, settings.freeze_embeddings)
+        build_objective(settings.objective, sizes, settings.objective_settings, settings.dims)
+    if stage != "distill" and finetuning is not None:
+        check_freezing(student, finetuning.freeze_embeddings)
 
     dev: Dev | None = None
     # Collections may have to be downloaded first, once.
@@ -156,8 +171,12 @@ def distill(
     if dev is None:
         dev = neighbour_dev(texts.documents or texts.queries, teacher, size=500, seed=settings.seed)
         texts = _without(texts, dev.texts)
+    if stage != "finetune":
+        check_enough(texts, settings)
     if pairs is not None and finetuning is not None:
         pairs = usable_pairs(pairs, dev, finetuning)
+    if settings.output_space == "teacher":
+        dev = TeacherSpaceDev(dev, teacher)
     if plan.dim is not None and plan.model != STATIC:
         born = Encoder(_copy(student), "student", dtype=settings.dtype)
         sample = ranks.from_first(lambda: born.encode(_spread(texts, _START_SAMPLE)))
@@ -279,7 +298,8 @@ def open_cache(name: str, model: SentenceTransformer, settings: DistillSettings,
     Raises:
         UserError: what is there is no cache of this teacher at this length.
     """
-    model.max_seq_length = min(settings.max_length, model.max_seq_length or settings.max_length)
+    if not is_static(model):  # Which has no limit to set.
+        model.max_seq_length = min(settings.max_length, model.max_seq_length or settings.max_length)
     reader = Encoder(model, name, dtype=settings.dtype)
     return TeacherCache(root / f"{short_model_name(name)}-{reader.weight_hash[:12]}-{reader.dtype}", reader)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-# Batches sorted together by length: larger means less padding and less mixing.
+# Most batches sorted together by length: larger means less padding and less mixing.
 _GROUP = 32
+# Groups in an epoch, where it has as many batches: in a single one, sorting would undo the draw, and the same texts
+# would meet in every epoch.
+_LEAST_GROUPS = 8
 
 
 class BatchSchedule:
@@ -14,7 +17,7 @@ class BatchSchedule:
 
     Args:
         lengths: tokens of each text [n].
-        batch_size: texts a step; the last short batch of an epoch is left out.
+        batch_size: texts a step; what is left over in an epoch, drawn anew in each, is left out.
         seed: of every draw.
     """
 
@@ -41,13 +44,12 @@ class BatchSchedule:
 
     def _draw(self, epoch: int) -> list[NDArray[np.int64]]:
         generator = np.random.default_rng([self._seed, 0, epoch])
-        order = generator.permutation(len(self._lengths))
-        group = self._batch_size * _GROUP
+        # Cut before sorting: what is left over are then not always the longest texts.
+        order = generator.permutation(len(self._lengths))[: self.steps_per_epoch * self._batch_size]
+        group = self._batch_size * max(1, min(_GROUP, self.steps_per_epoch // _LEAST_GROUPS))
         batches: list[NDArray[np.int64]] = []
         for start in range(0, len(order), group):
             part = order[start : start + group]
             part = part[np.argsort(self._lengths[part], kind="stable")]
-            batches += [
-                part[i : i + self._batch_size] for i in range(0, len(part) - self._batch_size + 1, self._batch_size)
-            ]
+            batches += [part[i : i + self._batch_size] for i in range(0, len(part), self._batch_size)]
         return [batches[i] for i in generator.permutation(len(batches))]

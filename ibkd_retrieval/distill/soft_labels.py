@@ -47,21 +47,27 @@ class CrossEncoderLabels:
 
     def __init__(self, scorer: CrossEncoderScores, texts: PairTexts, progress: Progress) -> None:
         """Score every query with its positives and negatives, as far as that was not done before."""
-        self._first_query = len(texts.texts.documents)
-        places = [
-            (query, int(passage))
-            for query, parts in enumerate(zip(texts.positives, texts.negatives, strict=True))
-            for part in parts
-            for passage in part
+        self._documents = len(texts.texts.documents)
+        own = [np.concatenate(parts) for parts in zip(texts.positives, texts.negatives, strict=True)]
+        queries = np.repeat(np.arange(len(own)), [len(passages) for passages in own])
+        passages = np.concatenate(own)
+        words = [
+            (texts.texts.queries[query], texts.texts.documents[passage])
+            for query, passage in zip(queries.tolist(), passages.tolist(), strict=True)
         ]
-        words = [(texts.texts.queries[query], texts.texts.documents[passage]) for query, passage in places]
-        self._scores = dict(zip(places, scorer.scores(words, progress).tolist(), strict=True))
+        places, first = np.unique(self._places(queries, passages), return_index=True)
+        self._known, self._scores = places, scorer.scores(words, progress)[first]
+
+    def _places(self, queries: NDArray[np.int64], passages: NDArray[np.int64]) -> NDArray[np.int64]:
+        """One number for each query, counted from 0, with each passage."""
+        return queries * self._documents + passages
 
     def logits(self, batch: PairBatch) -> NDArray[np.float32]:
         """Scores of own candidates, -inf elsewhere."""
         out = np.full((len(batch.queries), len(batch.passages)), -np.inf, dtype=np.float32)
-        for column, (row, passage) in enumerate(zip(batch.owner.tolist(), batch.passages.tolist(), strict=True)):
-            out[row, column] = self._scores[int(batch.queries[row]) - self._first_query, passage]
+        # Queries stand behind the documents among the texts.
+        places = self._places(batch.queries[batch.owner] - self._documents, batch.passages)
+        out[batch.owner, np.arange(len(places))] = self._scores[np.searchsorted(self._known, places)]
         return out
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ibkd_retrieval.distill import ranks
+from ibkd_retrieval.distill.suiting import check_freezing
 from ibkd_retrieval.encoders.device import choose_dtype
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.static import is_static
-from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,8 @@ class StudentModule(torch.nn.Module):
     """Wraps a sentence-transformers model for training.
 
     Dropout is off: the target of a text is one fixed vector, and without it a step depends on the seed
-    and the step's number alone. The transformer runs in `dtype` under autocast, its weights stay float32.
+    and the step's number alone. The transformer runs in `dtype` under autocast, its weights stay float32;
+    `arithmetic` says what "auto" became.
     """
 
     def __init__(self, model: SentenceTransformer, dtype: str, *, freeze_embeddings: bool = False) -> None:
@@ -45,9 +46,9 @@ class StudentModule(torch.nn.Module):
         chosen = choose_dtype(dtype, str(model.device))
         # Gradients in float16 vanish without loss scaling; hardware without bfloat16 trains in float32.
         self._dtype = torch.float32 if chosen == torch.float16 else chosen
+        self.arithmetic = str(self._dtype).removeprefix("torch.")
         self._static = is_static(model)
-        if self._static and freeze_embeddings:
-            raise UserError("--freeze-embeddings leaves nothing of a static student to train: leave it out.")
+        check_freezing(model, freeze_embeddings)
         self._frozen = [p for p in self.token_layer.parameters() if p.requires_grad] if freeze_embeddings else []
         for parameter in self._frozen:
             parameter.requires_grad_(False)

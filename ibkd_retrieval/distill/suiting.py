@@ -28,6 +28,16 @@ def check_length(student: SentenceTransformer, max_length: int) -> None:
         raise UserError(f"The student reads at most {limit} tokens: give --max-length {limit} or less.")
 
 
+def check_freezing(student: SentenceTransformer, freeze_embeddings: bool) -> None:
+    """Refuse to freeze all that a student has.
+
+    Raises:
+        UserError: the student is static, and its token table is to be frozen.
+    """
+    if freeze_embeddings and is_static(student):
+        raise UserError("--freeze-embeddings leaves nothing of a static student to train: leave it out.")
+
+
 def projection_for(settings: DistillSettings, plan: StudentPlan, dim: int, teacher_dim: int) -> str:
     """Which projection `auto` is for a student.
 

@@ -65,6 +65,7 @@ def train_student(
         "dev": dev_identity(dev),
         "teacher": cache.teacher.weight_hash,
         "student": origin,
+        "arithmetic": [cache.teacher.dtype, run.module.arithmetic],
     }
     try:
         loop = TrainingLoop(

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.distill import ranks
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
-from ibkd_retrieval.distill.objectives.table import build_objective
+from ibkd_retrieval.distill.objectives.table import TEXT_BY_TEXT, build_objective
 from ibkd_retrieval.distill.optimising import Encoded, adamw, take_step
 from ibkd_retrieval.distill.output_space import finished_model, stretch_output
 from ibkd_retrieval.distill.schedule import BatchSchedule
 from ibkd_retrieval.distill.settings import DistillSettings
 from ibkd_retrieval.distill.step_times import StepTimes
 from ibkd_retrieval.distill.step_vectors import StepVectors
-from ibkd_retrieval.distill.teacher_cache import TeacherVectors
+from ibkd_retrieval.distill.teacher_cache import TeacherVectors, text_keys
 from ibkd_retrieval.distill.texts import TrainingTexts
 from ibkd_retrieval.distill.tokens import training_tokens
 from ibkd_retrieval.encoders.encoder import Encoder
@@ -34,6 +34,19 @@ if TYPE_CHECKING:
 _DIRECTIONS_SAMPLE = 32_768
 
 
+def check_enough(texts: TrainingTexts, settings: DistillSettings) -> None:
+    """Make sure that there is a batch of texts, and a text of it for each process.
+
+    Raises:
+        UserError: there is not.
+    """
+    if len(texts) < settings.batch_size:
+        raise UserError(
+            f"Only {len(texts)} texts for a batch of {settings.batch_size}: give more text or a smaller --batch-size."
+        )
+    ranks.check_batch(settings.batch_size, "--batch-size")
+
+
 class TrainingRun:
     """The moving parts of a training run."""
 
@@ -49,12 +62,7 @@ class TrainingRun:
 
         from ibkd_retrieval.distill.student_module import StudentModule
 
-        if len(texts) < settings.batch_size:
-            raise UserError(
-                f"Only {len(texts)} texts for a batch of {settings.batch_size}: "
-                "give more text or a smaller --batch-size."
-            )
-        ranks.check_batch(settings.batch_size, "--batch-size")
+        check_enough(texts, settings)
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.cache = cache
@@ -66,7 +74,13 @@ class TrainingRun:
         # The bank is drawn from this run's own texts, in their order and not the cache's, so that a run
         # does not depend on what was cached before it.
         _, first_seen = np.unique(self.rows, return_index=True)
-        self.bank_rows = self.rows[np.sort(first_seen)]
+        first_seen = np.sort(first_seen)
+        self.bank_rows = self.rows[first_seen]
+        # A text is one text as query and as document, though a teacher with prompts has two vectors of it.
+        _, numbers = np.unique(text_keys([*texts.documents, *texts.queries]), axis=0, return_inverse=True)
+        self._texts = numbers.reshape(-1)
+        self._bank_texts = self._texts[first_seen]
+        self._contrasts = settings.objective not in TEXT_BY_TEXT
         self._vectors = StepVectors(cache, self.bank_rows, self.device)
         self.token_ids = training_tokens(student, texts, settings.max_length, progress)
         self.schedule = BatchSchedule(self.token_ids.lengths, settings.batch_size, settings.seed)
@@ -150,15 +164,17 @@ class TrainingRun:
     def _batch(self, number: int, positions: Any, student: Any, inputs: Any, times: StepTimes) -> Batch:
         import torch
 
-        rows = self.rows[positions]
-        teacher = self._vectors.at(rows)
-        candidates, bank = rows, None
+        teacher = self._vectors.at(self.rows[positions])
+        if not self._contrasts:
+            return Batch(student, teacher, inputs, None, None, times)
+        texts = self._texts[positions]
+        candidates, bank = texts, None
         if self.settings.bank_size:
-            drawn = self.bank_rows[self.schedule.bank(number, self.settings.bank_size, len(self.bank_rows))]
-            bank = self._vectors.at(drawn)
-            candidates = np.concatenate([rows, drawn])
-        same = rows[:, None] == candidates[None, :]
-        same[np.arange(len(rows)), np.arange(len(rows))] = False
+            drawn = self.schedule.bank(number, self.settings.bank_size, len(self.bank_rows))
+            bank = self._vectors.at(self.bank_rows[drawn])
+            candidates = np.concatenate([texts, self._bank_texts[drawn]])
+        same = texts[:, None] == candidates[None, :]
+        same[np.arange(len(texts)), np.arange(len(texts))] = False
         duplicate = torch.from_numpy(same).to(self.device) if same.any() else None
         return Batch(student, teacher, inputs, bank, duplicate, times)
 

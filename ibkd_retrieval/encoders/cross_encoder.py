@@ -18,6 +18,7 @@ from ibkd_retrieval.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sentence_transformers import CrossEncoder
+    from transformers import PretrainedConfig
 
     from ibkd_retrieval.progress import Task
 
@@ -72,6 +73,28 @@ class PairScorer:
         return scores
 
 
+def check_cross_encoder(name: str) -> None:
+    """Make sure that a model, by folder or hub name, is a cross-encoder with one score, without loading its weights.
+
+    Raises:
+        UserError: there is no such model, or it is another kind.
+    """
+    from transformers import AutoConfig
+
+    with quiet_transformers(), model_load_errors(name):
+        config = AutoConfig.from_pretrained(find_model(name))
+    _require_one_score(config, name)
+
+
+def _require_one_score(config: PretrainedConfig, name: str) -> None:
+    architectures = getattr(config, "architectures", None) or []
+    if config.num_labels != 1 or not any("SequenceClassification" in each for each in architectures):
+        raise UserError(
+            f"`{name}` is no cross-encoder with one score ({', '.join(architectures) or 'unknown architecture'}, "
+            f"{config.num_labels} outputs): give one such as `cross-encoder/ms-marco-MiniLM-L6-v2`."
+        )
+
+
 def load_pair_scorer(
     name: str,
     *,
@@ -99,12 +122,7 @@ def load_pair_scorer(
     with quiet_transformers(), model_load_errors(name):
         model = CrossEncoder(resolved, device=place, model_kwargs={"dtype": chosen})
     config = model.config
-    architectures = getattr(config, "architectures", None) or []
-    if model.num_labels != 1 or not any("SequenceClassification" in each for each in architectures):
-        raise UserError(
-            f"`{name}` is no cross-encoder with one score ({', '.join(architectures) or 'unknown architecture'}, "
-            f"{model.num_labels} outputs): give one such as `cross-encoder/ms-marco-MiniLM-L6-v2`."
-        )
+    _require_one_score(config, name)
     limit = getattr(config, "max_position_embeddings", None)
     if max_length is not None and (max_length < 8 or (limit is not None and max_length > limit)):
         raise UserError(f"`{name}` cannot read {max_length} tokens: give a length between 8 and {limit}.")

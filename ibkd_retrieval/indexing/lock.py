@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,10 +16,15 @@ _held: dict[tuple[int, int], int] = {}
 
 
 @contextmanager
-def only_writer(folder: Path, make: bool = False) -> Iterator[None]:
+def only_writer(folder: Path, make: bool = False, wait: Callable[[], object] | None = None) -> Iterator[None]:
     """Hold `folder`, made if it is to be, against other processes and threads that would write in it.
 
     The system gives it up with the process, however that ends. Where a file system has no locks, nothing is held.
+
+    Args:
+        folder: to be written in.
+        make: make it where it is not there.
+        wait: wait for whoever holds it, after telling so by this; None refuses at once.
 
     Raises:
         UserError: another holds it.
@@ -31,7 +36,7 @@ def only_writer(folder: Path, make: bool = False) -> Iterator[None]:
         yield  # Whoever would write here says what is wrong.
         return
     try:
-        with _held_by_us(folder):
+        with _held_by_us(folder, wait):
             yield
     finally:
         with suppress(OSError):  # Where something was written, they stay.
@@ -45,7 +50,7 @@ def _missing(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _held_by_us(folder: Path) -> Iterator[None]:
+def _held_by_us(folder: Path, wait: Callable[[], object] | None) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         status = os.fstat(descriptor)
@@ -54,9 +59,12 @@ def _held_by_us(folder: Path) -> Iterator[None]:
             yield
             return
         if not _lock(descriptor):
-            raise UserError(
-                f"Another process is writing to {folder}: wait until it is done, or end it and run this again."
-            )
+            if wait is None:
+                raise UserError(
+                    f"Another process is writing to {folder}: wait until it is done, or end it and run this again."
+                )
+            wait()
+            _lock(descriptor, wait=True)
         _held[key] = me
         try:
             yield
@@ -66,14 +74,14 @@ def _held_by_us(folder: Path) -> Iterator[None]:
         os.close(descriptor)  # With it goes the lock.
 
 
-def _lock(descriptor: int) -> bool:
-    """Whether the folder is now ours, or cannot be anyone's."""
+def _lock(descriptor: int, wait: bool = False) -> bool:
+    """Whether the folder is now ours, or cannot be anyone's; `wait` until it is."""
     try:
         import fcntl
     except ImportError:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
     return True

@@ -32,6 +32,28 @@ def test_options_of_distilling_are_refused_where_nothing_is_distilled(shell, tea
     assert not (shell.folder / "models").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (("--stage", "both", "--pairs", "p.jsonl", "--soft-weight", 2), "--soft-weight"),
+        (("--stage", "both", "--pairs", "p.jsonl", "--negatives", 0, "--negative-ranks", "1-9"), "--negative-ranks"),
+        (("--stage", "both", "--pairs", "p.jsonl", "--negatives", 0, "--soft-labels", "m"), "--negatives 0"),
+    ],
+)
+def test_options_that_change_nothing_beside_the_others_are_refused(given, named, shell, distilling):
+    answer = shell(*distilling, *given)
+    assert answer.code == 2
+    assert named in answer.err
+    assert not (shell.folder / "models").exists()
+
+
+def test_options_that_an_objective_does_not_read_are_named(shell, distilling):
+    options = ("--temperature", 0.1, "--hsic-bandwidth", 1)
+    for objective, named in {"mse": "--bank-size, --temperature, --hsic-bandwidth", "kl": "--hsic-bandwidth"}.items():
+        answer = shell.must(*distilling, "--objective", objective, *options, "--steps", 1)
+        assert f"the objective {objective} does not read {named}\n" in answer.err
+
+
 def test_a_preset_gives_way_to_what_was_typed(shell, teacher, beir):
     few = ("--corpus", beir, "--teacher", teacher, "--layers", 2, "--dim", 8, "--steps", 1, "--device", "cpu")
     shell.must("distill", *few, "--preset", "paper", "--objective", "mse", "--batch-size", 16, "--max-length", 32)

@@ -1,4 +1,7 @@
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -6,9 +9,10 @@ from tiny_models import sentences
 
 from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.distill import hard_negatives
-from ibkd_retrieval.distill.hard_negatives import MiningSettings, mine_negatives
+from ibkd_retrieval.distill.hard_negatives import MiningSettings, mine_negatives, with_negatives
 from ibkd_retrieval.distill.pairs import PairSet, TrainingPair
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.progress import SILENT
 
 TEXTS = sentences(60, seed=4)
 DOCUMENTS = [Document(f"d{i}", text) for i, text in enumerate(TEXTS)]
@@ -37,12 +41,17 @@ def by_hand(teacher, pair, settings):
     return list(dict.fromkeys(found))
 
 
+def mined_for(*given, **more):
+    path = mine_negatives(*given, **more)
+    return with_negatives(given[0], path), path
+
+
 @pytest.mark.parametrize(
     "settings",
     [MiningSettings(1, 61, 0.0, 99), MiningSettings(5, 30, 0.02, 99), MiningSettings(1, 500, 0.1, 99)],
 )
 def test_negatives_are_the_results_in_the_window_below_the_margin_that_are_no_positives(tmp_path, teacher, settings):
-    mined, _ = mine_negatives(PAIRS, corpus(), teacher, tmp_path, settings)
+    mined, _ = mined_for(PAIRS, corpus(), teacher, tmp_path, settings)
     for pair, found in zip(PAIRS.pairs, mined.pairs, strict=True):
         assert found.negatives == (*pair.negatives, *by_hand(teacher, pair, settings))
         assert not set(found.negatives) & set(pair.positives)
@@ -51,7 +60,7 @@ def test_negatives_are_the_results_in_the_window_below_the_margin_that_are_no_po
 
 def test_few_negatives_are_spread_over_the_window(tmp_path, teacher):
     settings = MiningSettings(5, 45, 0.0, 4)
-    mined, _ = mine_negatives(PAIRS, corpus(), teacher, tmp_path, settings)
+    mined, _ = mined_for(PAIRS, corpus(), teacher, tmp_path, settings)
     every = by_hand(teacher, PAIRS.pairs[2], settings)
     assert len(every) > 10
     found = mined.pairs[2].negatives
@@ -61,9 +70,9 @@ def test_few_negatives_are_spread_over_the_window(tmp_path, teacher):
 
 def test_texts_that_are_held_out_are_no_negatives_and_are_mined_around(tmp_path, teacher):
     settings = MiningSettings(1, 40, 0.0, 4)
-    before, first = mine_negatives(PAIRS, corpus(), teacher, tmp_path, settings)
+    before, first = mined_for(PAIRS, corpus(), teacher, tmp_path, settings)
     held_out = [pair.negatives[-1] for pair in before.pairs]
-    after, second = mine_negatives(PAIRS, corpus(), teacher, tmp_path, settings, exclude=[f" {t}" for t in held_out])
+    after, second = mined_for(PAIRS, corpus(), teacher, tmp_path, settings, exclude=[f" {t}" for t in held_out])
     assert first != second
     for pair in after.pairs:
         assert not set(pair.negatives) & set(held_out)
@@ -72,7 +81,7 @@ def test_texts_that_are_held_out_are_no_negatives_and_are_mined_around(tmp_path,
 
 def test_what_was_mined_is_listed_with_rank_and_score_and_read_again(tmp_path, teacher, monkeypatch):
     settings = MiningSettings(2, 40, 0.0, 5)
-    mined, path = mine_negatives(PAIRS, corpus(), teacher, tmp_path, settings)
+    mined, path = mined_for(PAIRS, corpus(), teacher, tmp_path, settings)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["query"] for line in lines] == [pair.query for pair in PAIRS.pairs]
     assert [tuple(line["positives"]) for line in lines] == [pair.positives for pair in PAIRS.pairs]
@@ -83,16 +92,40 @@ def test_what_was_mined_is_listed_with_rank_and_score_and_read_again(tmp_path, t
         assert ranks[-1] <= 40
         assert scores == sorted(scores, reverse=True)
     monkeypatch.setattr(hard_negatives, "_mine", None)
-    assert mine_negatives(PAIRS, corpus(), teacher, tmp_path, settings) == (mined, path)
+    assert mined_for(PAIRS, corpus(), teacher, tmp_path, settings) == (mined, path)
 
 
 def test_a_corpus_that_has_changed_is_indexed_and_mined_anew(tmp_path, teacher):
     settings = MiningSettings(1, 40, 0.0, 99)
-    _, before = mine_negatives(PAIRS, corpus(), teacher, tmp_path, settings)
+    _, before = mined_for(PAIRS, corpus(), teacher, tmp_path, settings)
     fewer = Corpus("c", 30, lambda: DOCUMENTS[:30])
-    mined, after = mine_negatives(PAIRS, fewer, teacher, tmp_path, settings)
+    mined, after = mined_for(PAIRS, fewer, teacher, tmp_path, settings)
     assert before != after
     assert set(mined.pairs[1].negatives) <= set(TEXTS[:30])
+
+
+def test_several_runs_with_one_teacher_and_corpus_wait_for_whoever_indexes_it(tmp_path, teacher):
+    """Also the processes of one run, all but the first of which come at once."""
+    settings, barrier, said = MiningSettings(1, 40, 0.0, 9), threading.Barrier(3), []
+
+    class Told(type(SILENT)):
+        def say(self, message):
+            said.append(message)
+
+    def late():
+        barrier.wait()
+        return mine_negatives(PAIRS, slow, teacher, tmp_path, settings, Told())
+
+    def documents():
+        time.sleep(0.05)
+        return DOCUMENTS
+
+    slow = Corpus("c", len(DOCUMENTS), documents)
+    with ThreadPoolExecutor(3) as pool:
+        paths = {run.result() for run in [pool.submit(late) for _ in range(3)]}
+    assert len(paths) == 1
+    assert any("waiting for another run" in line for line in said)
+    assert not any("anew" in line for line in said)
 
 
 @pytest.mark.parametrize("wrong", [{"first": 0}, {"first": 9, "last": 8}, {"margin": -0.1}, {"margin": float("nan")}])

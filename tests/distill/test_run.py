@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_models import save_sentence_transformer, sentences
-from tiny_runs import corpus, run, settings
+from tiny_runs import corpus, finetuning, run, settings
 
 from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
 from ibkd_retrieval.distill import train
-from ibkd_retrieval.distill.dev import neighbour_dev
+from ibkd_retrieval.distill.dev import judged_dev, neighbour_dev
 from ibkd_retrieval.distill.model_folder import newest_student
 from ibkd_retrieval.distill.output_folder import prepare_output, remove_output, save_plain
+from ibkd_retrieval.distill.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.plan import StudentPlan
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
@@ -51,12 +52,13 @@ def test_the_folder_says_how_it_came_to_be(finished, bert):
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: sentence-transformers")
     assert f"{report.student.dev:.4f}" in card
-    assert "| dimensions | 32 | 8 | 8 |" in card
+    assert "| dimensions | 32 |  | 8 |" in card
     kept = f"{report.student.dev:.4f} ({report.student.dev / report.teacher.dev:.1%})"
     assert f"| {report.teacher.dev:.4f} | {report.undistilled_dev:.4f} (" in card
     assert f") | {kept} |" in card
     counts = [f"{sum(p.numel() for p in model.parameters()):,}" for model in (teacher_model, student_model)]
-    assert f"| parameters | {counts[0]} | {counts[1]} | {counts[1]} |" in card
+    assert f"| parameters | {counts[0]} |  | {counts[1]} |" in card
+    assert "for 12 steps of 16 texts" in card
     assert f"({report.student.texts_per_second / report.teacher.texts_per_second:.1f} × the teacher's)" in card
     assert report.dev_set == "30 held-out texts"
     assert report.dev_set in card
@@ -101,6 +103,26 @@ def test_a_student_in_the_teachers_space_has_its_dimension_and_says_so(bert, tmp
     assert (report.student.dim, report.student.weight_hash) == (32, encoder.weight_hash)
     teacher = Encoder.load(str(bert), device="cpu", dtype="float32").encode(TEXTS)
     assert (plain * teacher).sum(1).mean() > 0.8
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_a_student_in_the_teachers_space_is_watched_while_it_searches_the_teachers_vectors(bert, tmp_path, judged):
+    documents = list(corpus().documents())
+    queries = tuple(Query(f"q{i}", documents[i].text[:20]) for i in range(12))
+    asked = QuerySet("dev", queries, tuple(Judgement(f"q{i}", f"d{i}", 1) for i in range(12)))
+    watched = {"dev_queries": asked} if judged else {}
+    report = run(bert, tmp_path, settings=settings(output_space="teacher"), **watched)
+    student, teacher = (Encoder.load(str(f), device="cpu", dtype="float32") for f in (tmp_path / "student", bert))
+    texts = tuple(document.content for document in documents)
+    if judged:
+        dev = judged_dev(corpus(), asked, most_queries=300, most_documents=2000, seed=0)
+    else:
+        dev = neighbour_dev(texts, teacher, size=500, seed=0)
+    assert report.student.dev == pytest.approx(dev.score(student, teacher.encode))
+    assert report.student.dev != pytest.approx(dev.score(student))
+    assert report.teacher.dev == pytest.approx(dev.score(teacher))
+    assert report.undistilled_dev == 0, "vectors of 8 dimensions find nothing among those of 32"
+    assert "encoded by the teacher" in report.dev_set
 
 
 def test_a_student_of_several_lengths_is_cut_by_the_standard_option(bert, tmp_path):
@@ -166,11 +188,24 @@ def test_a_small_model_can_be_the_student(bert, tmp_path):
 
 def test_a_finished_student_is_refused_and_replaced_only_when_asked(bert, tmp_path):
     run(bert, tmp_path, settings=settings(steps=1))
+    wide = save_sentence_transformer(tmp_path / "wide", hidden=64)
     for resume in (False, True):
         with pytest.raises(UserError, match="is finished"):
             run(bert, tmp_path, resume=resume)
     with pytest.raises(UserError, match="--max-length"):
         run(bert, tmp_path, overwrite=True, settings=settings(max_length=4000))
+    wrong = {
+        "texts for a batch": {"settings": settings(batch_size=4000)},
+        "hpd reduces": {"plan": StudentPlan(str(wide)), "settings": settings(objective="hpd")},
+        "no cross-encoder": {
+            "stage": "both",
+            "pairs": PairSet("p", tuple(TrainingPair(text, (text,)) for text in TEXTS)),
+            "finetuning": finetuning(soft_labels=str(bert)),
+        },
+    }
+    for said, options in wrong.items():
+        with pytest.raises(UserError, match=said):
+            run(bert, tmp_path, overwrite=True, **options)
     assert (tmp_path / "student" / "ibkd.json").is_file(), "a wrong option must not cost the old student"
     assert run(bert, tmp_path, overwrite=True, settings=settings(steps=2)).settings.steps == 2
     assert not list(tmp_path.glob(".student*"))
@@ -267,7 +302,16 @@ def test_a_plain_save_replaces_models_and_nothing_else(bert, tmp_path):
     assert (tmp_path / "home" / "letter").read_text() == "dear"
 
 
-@pytest.mark.parametrize("plan", [StudentPlan(), StudentPlan(layers=9), StudentPlan(layers=2, dim=32)])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        StudentPlan(),
+        StudentPlan(layers=9),
+        StudentPlan(layers=2, dim=32),
+        StudentPlan(layers=2, pooling="cls"),
+        StudentPlan("static", pooling="mean"),
+    ],
+)
 def test_a_plan_that_cannot_work_is_a_user_error(bert, tmp_path, plan):
     with pytest.raises(UserError):
         run(bert, tmp_path, plan=plan)
@@ -279,6 +323,16 @@ def test_too_few_texts_are_a_user_error(bert, tmp_path):
         run(bert, tmp_path, corpus=corpus(40))
     with pytest.raises(UserError, match="texts for a batch of 256"):
         run(bert, tmp_path, settings=settings(batch_size=256))
+
+
+def test_the_card_says_when_training_ended_and_whose_weights_were_kept(bert, tmp_path):
+    # A rate of this size takes the student from what it knows at once.
+    report = run(bert, tmp_path, settings=settings(steps=40, eval_every=2, patience=2, learning_rate=0.5))
+    looks = [point for point in report.history if point.step]
+    best, last = max(looks, key=lambda point: point.value).step, looks[-1].step
+    assert best < last < 40
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert f"for {last} steps (the weights after step {best} were kept) of 16 texts" in card
 
 
 def test_student_names_tell_plans_apart():

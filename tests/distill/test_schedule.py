@@ -41,6 +41,20 @@ def test_a_batch_depends_on_seed_and_step_and_not_on_what_was_asked_before(case,
     np.testing.assert_array_equal(used.bank(step, 3, 10), fresh.bank(step, 3, 10))
 
 
+@pytest.mark.parametrize("texts", [100, 809, 2590])
+def test_few_texts_meet_others_in_each_epoch_and_the_longest_are_learnt_too(texts):
+    lengths = np.sort(np.random.default_rng(0).lognormal(3, 0.6, texts).astype(np.int64))
+    schedule = BatchSchedule(lengths, 100, 0)
+    epochs = [
+        [set(schedule.batch(epoch * schedule.steps_per_epoch + i)) for i in range(schedule.steps_per_epoch)]
+        for epoch in range(12)
+    ]
+    assert set().union(*(batch for epoch in epochs for batch in epoch)) == set(range(texts))
+    # How much the two most alike batches of two epochs share; all of it where there is but one batch.
+    alike = np.mean([max(len(batch & other) for other in epochs[1]) / 100 for batch in epochs[0]])
+    assert alike < 0.6 or schedule.steps_per_epoch == 1
+
+
 def test_another_seed_gives_other_batches():
     lengths = np.arange(1, 200)
     first, second = (BatchSchedule(lengths, 10, seed) for seed in (0, 1))

@@ -131,3 +131,9 @@ def test_a_missing_package_is_named_with_its_extra(bert, tmp_path, monkeypatch):
         run(bert, tmp_path, plan=StudentPlan("static"))
     with pytest.raises(UserError, match="leave --layers out"):
         run(bert, tmp_path, plan=StudentPlan("static", layers=2))
+
+
+def test_a_static_model_can_be_the_teacher(bert, table, tmp_path):
+    report = run(table, tmp_path, plan=StudentPlan(str(bert)))
+    assert (report.teacher.dim, report.student.dim) == (12, 32)
+    assert report.student.dev > 0

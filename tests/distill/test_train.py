@@ -325,11 +325,13 @@ def test_fewer_texts_than_a_batch_are_refused(bench):
         bench.train(batch_size=121)
 
 
-def test_no_text_is_its_own_negative(bench, teacher):
+@pytest.mark.parametrize("prompts", [False, True])
+def test_no_text_is_its_own_negative(bench, teacher, prompted, prompts):
     bench.texts = TrainingTexts(bench.texts.documents, bench.texts.documents[:40])
+    reader = Encoder.load(str(prompted), device="cpu", dtype="float32") if prompts else teacher
     run = train.TrainingRun(
         bench.student(),
-        TeacherCache(bench.folder / "cache", teacher),
+        TeacherCache(bench.folder / f"cache-{prompts}", reader),
         bench.texts,
         settings(batch_size=60, bank_size=50),
         train.SILENT,
@@ -345,6 +347,22 @@ def test_no_text_is_its_own_negative(bench, teacher):
     assert batch.duplicate.tolist() == expected
     assert any(any(row[:60]) for row in expected)
     assert any(any(row[60:]) for row in expected)
+
+
+@pytest.mark.parametrize("objective", ["mse", "cosine", "hpd"])
+def test_objectives_that_contrast_nothing_draw_no_bank(bench, teacher, objective, monkeypatch):
+    asked = []
+    vectors = TeacherCache.vectors
+    monkeypatch.setattr(TeacherCache, "vectors", lambda cache, rows: asked.append(len(rows)) or vectors(cache, rows))
+    run = train.TrainingRun(
+        bench.student(),
+        TeacherCache(bench.folder / "cache", teacher),
+        bench.texts,
+        settings(batch_size=8, bank_size=50, objective=objective),
+        train.SILENT,
+    )
+    run.step(0, detailed=True)
+    assert asked == [8]
 
 
 def test_training_reads_the_tokens_that_encoding_reads(prompted, monkeypatch):
@@ -377,7 +395,7 @@ class Scripted:
     def __init__(self, *figures):
         self.figures, self.seen = list(figures), []
 
-    def score(self, encoder):
+    def score(self, encoder, searched=None):
         self.seen.append(encoder.weight_hash)
         return self.figures[len(self.seen) - 1]
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 OBJECTIVES = ("ibkd", "infonce", "mse", "cosine", "crd", "hpd", "kl")
 WITHOUT_PROJECTION = ("crd",)
 """Objectives that give no W, so that their students have no place in the teacher's space."""
+TEXT_BY_TEXT = ("mse", "cosine", "hpd")
+"""Objectives that compare a text with nothing but its own teacher vector: no contrast, no bank, no temperature."""
 
 
 def build_objective(name: str, sizes: Sizes, settings: ObjectiveSettings, dims: Sequence[int] = ()) -> torch.nn.Module:
