@@ -120,7 +120,7 @@ def _cost(found: Sequence[Glance], wide: bool) -> Table:
         _Column("parameters", only_wide=True),
     ]
     slowest = max(each.milliseconds for each in found)
-    largest = max(each.memory_per_document for each in found)
+    largest = max(each.memory_per_document or 0 for each in found)
     rows = []
     for number, each in enumerate(found):
         cells = [
@@ -129,8 +129,8 @@ def _cost(found: Sequence[Glance], wide: bool) -> Table:
             _plain(factor(each.speed)) if number else "",
             f"{plain(each.speed_spread[0])}–{plain(each.speed_spread[1])}" if number else "",
             _plain(size(each.memory_per_document)),
-            _bar(each.memory_per_document, largest, wide),
-            _plain(share(1 / each.memory)) if number and each.memory else "",
+            _bar(each.memory_per_document or 0, largest, wide),
+            _plain(share(1 / each.memory)) if number and each.memory is not None else "",
             plain(each.documents_per_second),
             _plain(count(each.parameters)),
         ]

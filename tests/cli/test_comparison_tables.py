@@ -32,6 +32,7 @@ def drawn(comparison, width):
         lambda: sample_comparison(systems=4, queries=5, metrics=SIX),
         lambda: sample_comparison(systems=1, queries=1, timed=False),
         lambda: sample_comparison(systems=2, queries=5, names=["検索" * 40, "name-" * 30]),
+        lambda: sample_comparison(systems=3, queries=5, scanned={0, 2}),
         lambda: sample_comparison(systems=2, queries=5, values=lambda number, first, _: first * number),
     ],
 )
