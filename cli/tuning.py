@@ -41,7 +41,7 @@ def with_tuned_weights(
     from ibkd_retrieval.search.hybrid import HybridSearcher
 
     asked = open_queries(options.tune, need_judgements=True, progress=progress)
-    first_stage = replace(options, rerank=None, exclude_self=False)
+    first_stage = replace(options, rerank=None)
     ranker = open_ranker(folders, first_stage, known=known, progress=progress)
     assert isinstance(ranker, HybridSearcher)
     runs = [each.search_batch(asked.queries, progress=progress) for each in ranker.rankers]
