@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .comparison_tables import print_comparison
-from .console import reporter, stdout
+from .console import print_json, reporter
 from .opening import Computing
 from .options import Backend, Device, EncoderDtype, Json, Quiet, Seed
 from .report_files import save_report
@@ -132,9 +132,7 @@ def compare(
 
 def _show(comparison: ComparisonReport, json: bool) -> None:
     if json:
-        import json as encoder
-
-        stdout().print(encoder.dumps(comparison.to_json()), markup=False, soft_wrap=True)
+        print_json(comparison.to_json())
     else:
         print_comparison(comparison)
 

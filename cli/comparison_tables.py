@@ -44,7 +44,7 @@ def draw_comparison(console: Console, comparison: ComparisonReport) -> None:
 
     found = glances(comparison)
     wide = console.width >= WIDE
-    console.print(_plain(summary_sentence(comparison)), style="bold", markup=False)
+    console.print(_plain(summary_sentence(comparison)), style="bold")
     console.print()
     for metrics in _that_fit(comparison.metrics, console.width, wide):
         console.print(_quality(comparison, metrics, found, wide))
@@ -58,8 +58,8 @@ def draw_comparison(console: Console, comparison: ComparisonReport) -> None:
     console.print()
     for bar in comparison.bars:
         word = "passed" if bar.passed else "FAILED"
-        console.print(f"{word}: {_plain(bar.why)}", style="green" if bar.passed else "bold red", markup=False)
-    console.print(_remarks(comparison), style="dim", markup=False)
+        console.print(f"{word}: {_plain(bar.why)}", style="green" if bar.passed else "bold red")
+    console.print(_remarks(comparison), style="dim")
 
 
 def _that_fit(metrics: Sequence[str], width: int, wide: bool) -> list[list[str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .answers import Asked, answer, show_answer
-from .console import reporter, stdout
+from .console import print_json, reporter, stdout
 from .device import device_there
 from .opening import index_folder, open_ranker
 from .options import (
@@ -143,11 +143,9 @@ def _batch(
     write_run(run, output, "msmarco" if format == "msmarco" else "trec")
     write_run_metadata(output, run_metadata(run, folders, options, k, asked.name, seconds))
     if json:
-        from json import dumps
-
-        print(dumps({"run": str(output), "queries": len(run), "results": len(run.doc_ids), "seconds": seconds}))  # noqa: T201
+        print_json({"run": str(output), "queries": len(run), "results": len(run.doc_ids), "seconds": seconds})
     else:
-        stdout().print(f"{output}: {len(run):,} queries, {len(run.doc_ids):,} results", markup=False)
+        stdout().print(f"{output}: {len(run):,} queries, {len(run.doc_ids):,} results")
 
 
 def _tag(folders: list[Path], options: RankerOptions) -> str:

@@ -123,6 +123,22 @@ def test_a_wrong_run_is_refused_in_one_sentence(shell, files, name, text, senten
     assert answer.out == ""
 
 
+@pytest.mark.parametrize("form", ["table", "csv", "json", "latex"])
+@pytest.mark.parametrize("output", [(), ("--output", "out/scores")])
+def test_a_name_is_shown_as_it_is_whatever_it_looks_like(form, output, shell, files):
+    names = ["dense[cls]:key:", "dense[k=10] :a:\t:x:", "[bold]"]
+    for name in names:
+        (files / f"{name}.trec").write_text(GOOD)
+    (files / "a[").mkdir()
+    (files / "a[" / "[bold].trec").write_text(POOR)
+    runs = [word for name in (*names, "a[/[bold]") for word in ("--run", f"{name}.trec")]
+    answer = shell.must("eval", *runs, "--qrels", "qrels.txt", "--format", form, *output)
+    shown = (files / "out/scores").read_text() if output else answer.out
+    for name in (*names[:2], "a[/[bold].trec"):
+        # A tab is spaces in a table.
+        assert {"json": json.dumps(name)[1:-1], "table": name.split("\t")[0]}.get(form, name) in shown
+
+
 def test_a_baseline_that_answers_other_queries_is_refused(shell, files):
     lines = GOOD.splitlines(keepends=True)
     (files / "first.trec").write_text("".join(lines[:8]))
