@@ -40,11 +40,14 @@ def evaluate_similarity(
     from ibkd_retrieval.distill.model_folder import newest_student
     from ibkd_retrieval.encoders.choice import sample_texts
     from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.evaluation.scoreboard import told_apart
     from ibkd_retrieval.evaluation.sts import evaluate_sts
 
     if not data:
         raise UserError("--task sts needs sentence pairs: name a file or a SentEval folder with --data; repeatable.")
-    sets = [read_pairs(path) for path in data]
+    read = [read_pairs(path) for path in data]
+    names = told_apart([each.name for each in read], [str(path) for path in data])
+    sets = [each._replace(name=called) for each, called in zip(read, names, strict=True)]
     name = model or str(newest_student(MODELS))
     encoder = load_encoder(
         name,
