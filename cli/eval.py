@@ -163,6 +163,8 @@ def evaluate(
         raise UserError(f"Unknown format `{format}`: use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
     if json and format not in ("json", "table"):
         raise UserError(f"--json and --format {format} contradict each other: give one of them.")
+    if resamples < 1:
+        raise UserError(f"--resamples must be at least 1, not {resamples}.")
     form = "json" if json else format
     if per_query is not None:
         check_per_query_name(per_query)

@@ -172,7 +172,7 @@ def _answer_all(
     at_prompt = question is None and sys.stdin.isatty()
     questions: Iterable[str] = [] if question is None else [question]
     if question is None and not at_prompt:
-        questions = [line.strip() for line in sys.stdin if line.strip()]
+        questions = _piped_questions()
         if not questions:
             raise UserError('No question: type one after `ibkd search`, as in `ibkd search "split a list"`.')
     folders = given or [index_folder(None, progress)]
@@ -196,6 +196,25 @@ def _answer_all(
                 _answer(asked, text, k, json)
             except UserError as error:
                 print(f"ibkd: {error}", file=sys.stderr)  # noqa: T201
+
+
+def _piped_questions() -> list[str]:
+    """The lines of standard input that hold anything.
+
+    Raises:
+        UserError: a line is not in the encoding of standard input.
+    """
+    from ibkd_retrieval.errors import UserError
+
+    lines = []
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            lines.append(line.decode(sys.stdin.encoding).strip())
+        except UnicodeDecodeError:
+            raise UserError(
+                f"Line {number} of standard input is not {sys.stdin.encoding.upper()}: save the questions in that."
+            ) from None
+    return [line for line in lines if line]
 
 
 def _answer(asked: list[Asked], question: str, k: int, json: bool) -> None:

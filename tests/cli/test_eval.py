@@ -156,7 +156,7 @@ def test_a_baseline_that_answers_other_queries_is_refused(shell, files):
         (("--format", "csv", "--json"), "contradict each other"),
         (("--per-query", "values.xlsx"), "is written as .tsv or .jsonl"),
         (("--index", "here"), "either --run or --index"),
-        (("--resamples", "0"), "at least 1 query and 1 sample"),
+        (("--resamples", "0"), "--resamples must be at least 1, not 0"),
         (("--data-dir", "."), "give --suite too"),
         (("--suite", "beir"), "brings its own queries"),
         (("--seed", -1), "--seed must be at least 0"),

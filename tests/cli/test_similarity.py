@@ -77,6 +77,7 @@ def test_what_says_nothing_to_similarity_is_refused(more, shell, teacher, pairs)
         (("--task", "sts", "--data", "none.tsv"), "there is no file or folder none.tsv"),
         (("--task", "parsing"), "use retrieval or sts"),
         (("--data", "one.tsv"), "--task sts"),
+        (("--task", "sts", "--data", "none.tsv", "--resamples", 0), "--resamples must be at least 1, not 0"),
     ],
 )
 def test_what_does_not_go_together_is_refused(shell, options, said):
