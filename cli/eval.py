@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -35,10 +35,7 @@ from .options import (
     given_options,
 )
 from .ranker_options import RankerOptions
-from .scoring import Scoring, score_files, score_index
-
-if TYPE_CHECKING:
-    from ibkd_retrieval.evaluation.scoreboard import Scoreboard
+from .scoring import Scored, Scoring, score_files, score_index
 
 FORMATS = ("table", "json", "csv", "latex")
 _OF_STS = frozenset(
@@ -224,12 +221,12 @@ def evaluate(
         if dataclasses.replace(options, device="auto", dtype="auto", backend="auto") != RankerOptions():
             raise UserError("--run is scored as it is: leave out the options of searching, or give --index instead.")
         _refuse("--run", given & {"k"})
-        board, against = score_files(run, qrels, queries, scoring, progress)
+        scored = score_files(run, qrels, queries, scoring, progress)
     else:
-        board, against = score_index(index or [], options, queries, qrels, k, scoring, progress)
+        scored = score_index(index or [], options, queries, qrels, k, scoring, progress)
     if per_query is not None:
-        write_per_query(board, per_query)
-    _show(board, against, form, output)
+        write_per_query(scored.board, per_query)
+    _show(scored, form, output)
 
 
 def _refuse(what: str, wrong: frozenset[str]) -> None:
@@ -241,9 +238,10 @@ def _refuse(what: str, wrong: frozenset[str]) -> None:
         raise UserError(f"{named} {'say' if len(wrong) > 1 else 'says'} nothing to {what}: leave out.")
 
 
-def _show(board: Scoreboard, against: str, form: str, output: Path | None) -> None:
+def _show(scored: Scored, form: str, output: Path | None) -> None:
     from .score_table import print_scoreboard, scoreboard_as_text
 
+    board, against = scored.board, scored.against
     if form == "table" and output is None:
         print_scoreboard(board, against)
         return
@@ -252,7 +250,7 @@ def _show(board: Scoreboard, against: str, form: str, output: Path | None) -> No
     elif form == "json":
         from json import dumps
 
-        text = dumps(board.to_json() | {"judgements": against}) + "\n"
+        text = dumps(scored.as_json()) + "\n"
     else:
         from ibkd_retrieval.evaluation.score_files import as_csv, as_latex
 

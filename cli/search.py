@@ -135,7 +135,7 @@ def _batch(
     folders = given or [index_folder(None, progress)]
     asked = open_queries(queries, progress=progress)
     known: dict[str, Encoder] = {}
-    options = with_tuned_weights(folders, options, known, progress)
+    options = with_tuned_weights(folders, options, known, progress).options
     ranker = open_ranker(folders, options, known=known, progress=progress)
     began = time.perf_counter()
     run = ranker.search_batch(asked.queries, k, progress, tag=_tag(folders, options))
@@ -177,7 +177,7 @@ def _answer_all(
             raise UserError('No question: type one after `ibkd search`, as in `ibkd search "split a list"`.')
     folders = given or [index_folder(None, progress)]
     known: dict[str, Encoder] = {}
-    options = with_tuned_weights(folders, options, known, progress)
+    options = with_tuned_weights(folders, options, known, progress).options
     asked = [
         Asked(
             folder, open_ranker([folder], options, known=known, progress=progress), read_manifest(folder).document_count

@@ -116,7 +116,7 @@ def _open(folders: Sequence[Path], options: RankerOptions, remember: int, progre
     from ibkd_retrieval.serving.answering import ServedIndex, suit_to_queries
 
     known: dict[str, Encoder] = {}
-    options = with_tuned_weights(folders, options, known, progress)
+    options = with_tuned_weights(folders, options, known, progress).options
     indexes = [
         ServedIndex.of(name, open_ranker([folder], options, known=known, progress=progress), read_manifest(folder))
         for name, folder in zip(_names(folders), folders, strict=True)
