@@ -35,7 +35,7 @@ from .options import (
     given_options,
 )
 from .ranker_options import RankerOptions
-from .scoring import Scored, Scoring, score_files, score_index
+from .scoring import USUAL_K, Scored, Scoring, score_files, score_index
 
 FORMATS = ("table", "json", "csv", "latex")
 _OF_STS = frozenset(
@@ -116,7 +116,7 @@ def evaluate(
             show_default="standard output; indexes/",
         ),
     ] = None,
-    k: Annotated[int, typer.Option("--k", "-k", help="Results a query when searching.")] = 1000,
+    k: Annotated[int, typer.Option("--k", "-k", help="Results a query when searching.")] = USUAL_K,
     resamples: Annotated[int, typer.Option(help="Of the queries, behind each bootstrap interval.")] = 5000,
     seed: Seed = 0,
     engine: Engine = "dense",
@@ -162,6 +162,8 @@ def evaluate(
         raise UserError(f"--json and --format {format} contradict each other: give one of them.")
     if resamples < 1:
         raise UserError(f"--resamples must be at least 1, not {resamples}.")
+    if relevance_level is not None and relevance_level < 1:
+        raise UserError(f"--relevance-level must be at least 1, not {relevance_level}: grade 0 is not relevant.")
     form = "json" if json else format
     if per_query is not None:
         check_per_query_name(per_query)
@@ -200,6 +202,7 @@ def evaluate(
                 "--suite brings its own queries: leave out --run, --index, --queries, --qrels, --baseline and "
                 "--per-query."
             )
+        _refuse("--suite", given & {"resamples", "seed"})
         if tune is not None:
             raise UserError("--tune finds weights for one data set, not for a suite: give --weight instead.")
         from .suite import evaluate_suite

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ibkd_retrieval.search.runs import Run
 
 USUAL_METRICS = ("ndcg@10", "mrr@10", "recall@100")
+USUAL_K = 1000
+"""Results a query that are scored."""
 
 
 class Scoring(NamedTuple):

@@ -11,7 +11,7 @@ from .encoding import load_encoder
 from .opening import open_ranker
 from .options import INDEXES, MODELS
 from .ranker_options import RankerOptions, check_ranking
-from .scoring import Scoring
+from .scoring import USUAL_K, Scoring
 
 if TYPE_CHECKING:
     from ibkd_retrieval.corpora.suites import SuiteMember
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _QUERIES_ARE_DOCUMENTS = frozenset({"arguana", "quora"})
 # Reported by the literature beside each set's own metric.
 _SECOND_METRIC = "recall@100"
+# Of the options of ranking; they stand in a system's name where they are given.
+_NUMBERS = ("rerank_depth", "rerank_max_length", "nprobe", "refine", "ef_search", "recall")
 
 
 def evaluate_suite(
@@ -241,12 +243,20 @@ class _SuiteRun:
 
     def how(self) -> list[str]:
         """The words that tell this way of searching from another, for the system's name."""
-        options = self.options
+        options, usual = self.options, RankerOptions()
+        given = [(name, getattr(options, name)) for name in _NUMBERS if getattr(options, name) != getattr(usual, name)]
+        given += [("k", self.k)] if self.k != USUAL_K else []
+        given += [("relevance_level", self.relevance_level)] if self.relevance_level is not None else []
         return [
             self.type,
             *([options.engine] if options.engine != "dense" else []),
             *([f"hybrid-{options.hybrid}"] if options.hybrid else []),
+            *(["-".join(["weights", *(f"{weight:g}" for weight in options.weights)])] if options.weights else []),
             *([f"rerank-{Path(options.rerank).name}"] if options.rerank else []),
+            *([f"query-model-{Path(options.query_model).name}"] if options.query_model else []),
+            *(f"{name.replace('_', '-')}-{value:g}" for name, value in given),
+            *(f"filter-{condition}" for condition in options.filters),
+            *(["exclude-self"] if options.exclude_self else []),
         ]
 
     def member(self, member: SuiteMember, folder: Path, system: str) -> MemberScores:
@@ -274,7 +284,7 @@ class _SuiteRun:
         own = self.options.exclude_self or member.name.rpartition("/")[2] in _QUERIES_ARE_DOCUMENTS
         options = dataclasses.replace(self.options, model=None, exclude_self=own)
         ranker = open_ranker([folder], options, known={self.encoder.weight_hash: self.encoder}, progress=self.progress)
-        level = self.relevance_level or member.relevance_level
+        level = member.relevance_level if self.relevance_level is None else self.relevance_level
         found = evaluate(
             ranker.search_batch(asked.queries, self.k, self.progress), asked.judgements, self.metrics, level
         )

@@ -234,6 +234,21 @@ def test_a_data_set_of_a_suite_is_scored_again_where_its_queries_or_judgements_c
     }  # fmt: skip
 
 
+def test_ways_of_searching_a_suite_are_kept_beside_each_other(shell, suite, teacher):
+    (shell.folder / "ids.txt").write_text("".join(f"d{number}\n" for number in range(100)))
+    args = ("eval", "--suite", suite, "--model", teacher, "--metric", "mrr@10", "--quiet")
+    ways = {
+        "teacher flat": (),
+        "teacher flat k-5 relevance-level-2": ("-k", 5, "--relevance-level", 2),
+        "teacher flat filter-@ids.txt exclude-self": ("--filter", "@ids.txt", "--exclude-self"),
+    }
+    for way in ways.values():
+        shell.must(*args, *way)
+    kept = json.loads((shell.folder / "indexes/sets/suite.json").read_text())["systems"]
+    assert list(kept) == list(ways)
+    assert shell.must(*args[:-1]).err.count("scored before") == 3
+
+
 def test_a_suite_is_scored_again_where_a_model_or_a_list_of_ids_changed_under_its_name(shell, suite, teacher, tmp_path):
     from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
@@ -311,6 +326,9 @@ def test_an_unknown_suite_or_model_is_refused(shell, suite, teacher):
         (("--rerank", "./nosuch"), "No model at ./nosuch"),
         (("--recall", 2), "must be above 0 and at most 1"),
         (("--filter", "year"), "year"),
+        (("--resamples", 10), "--resamples says nothing to --suite"),
+        (("--seed", 1), "--seed says nothing to --suite"),
+        (("--relevance-level", 0), "--relevance-level must be at least 1, not 0"),
         (("--filter", "@nosuch.txt"), "nosuch.txt"),
     ],
 )
