@@ -109,7 +109,7 @@ def compare(
         raise UserError(TOO_FEW)
     pairs = open_judged(corpora, queries or [], progress)
     names = data_set_names([asked for _, asked in pairs])
-    recorded = None if baseline is None else _recorded(baseline, names, pairs, bars)
+    recorded = None if baseline is None else _recorded(baseline, names, pairs, bars, k)
     searchers = _open(corpora, Computing(device, dtype, backend), progress)
     found = compare_systems(
         [
@@ -145,7 +145,11 @@ def _command() -> str:
 
 
 def _recorded(
-    baseline: str, names: Sequence[str], pairs: Sequence[tuple[PlannedCorpus, QuerySet]], bars: Sequence[AskedBar]
+    baseline: str,
+    names: Sequence[str],
+    pairs: Sequence[tuple[PlannedCorpus, QuerySet]],
+    bars: Sequence[AskedBar],
+    k: int,
 ) -> Recorded:
     """The system of an earlier report that `--baseline` names."""
     from ibkd_retrieval.evaluation.bars import JudgedData, read_recorded
@@ -154,10 +158,10 @@ def _recorded(
 
     path, comma, system = baseline.partition(",system=")
     data_sets = [
-        JudgedData(name, corpus.fingerprint, judged_ids(asked))
+        JudgedData(name, corpus.fingerprint, judged_ids(asked), asked.relevance_level)
         for name, (corpus, asked) in zip(names, pairs, strict=True)
     ]
-    return read_recorded(Path(path), system if comma else None, data_sets, bars)
+    return read_recorded(Path(path), system if comma else None, data_sets, bars, k)
 
 
 def _open(corpora: Sequence[PlannedCorpus], computing: Computing, progress: Progress) -> dict[str, dict[str, Searcher]]:

@@ -39,6 +39,7 @@ _EXAMPLES = {
     "hit_rate": "hit_rate@10",
     "rbp": "rbp.95",
 }
+_GRADED = frozenset({"dcg", "dcg_burges", "ndcg", "ndcg_burges"})
 _WITHOUT_CUTOFF = frozenset({"r-precision", "bpref"})
 _LARGEST = 1 << 31
 """Of cutoffs and grades, far beyond any collection and within what compiled code counts with."""
@@ -66,6 +67,11 @@ class Metric(NamedTuple):
     cutoff: int | None = None
     level: int | None = None
     persistence: float | None = None
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether it gains by the grades themselves; others know relevant and not relevant only."""
+        return self.canonical in _GRADED
 
 
 def known_metrics() -> tuple[str, ...]:
