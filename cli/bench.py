@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import print_json, print_table, reporter, stdout
+from .device import device_there
 from .options import CORPUS_HELP, MODELS, Device, Json, MaxLength, Pooling, Quiet
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def bench_encode(
     if documents < 1 or rounds < 1:
         raise UserError("There is nothing to measure: give --documents and --rounds of at least 1.")
     progress = reporter(quiet)
+    device = device_there(device, progress)
     name = model or str(newest_student(MODELS))
     read = [each.content for each in islice(open_corpus(corpus, progress).documents(), documents)]
     if not read:

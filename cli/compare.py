@@ -11,6 +11,7 @@ import typer
 
 from .comparison_tables import print_comparison
 from .console import print_json, reporter
+from .device import device_there
 from .opening import Computing
 from .options import Backend, Device, EncoderDtype, Json, Quiet, Seed
 from .report_files import save_report
@@ -94,6 +95,7 @@ def compare(
     from .compared_queries import data_set_names, open_judged
 
     progress = reporter(quiet)
+    device = device_there(device, progress)
     metrics = list(dict.fromkeys(metric or USUAL_METRICS))
     for name in metrics:
         parse_metric(name)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .console import reporter, write_text
+from .device import device_there
 from .options import (
     Backend,
     Device,
@@ -177,6 +178,9 @@ def evaluate(
     if data and task != "sts":
         raise UserError("--data names the sentence pairs of --task sts: give that too.")
     given = given_options(context)
+    if not run:
+        device = device_there(device, progress)
+        options = dataclasses.replace(options, device=device)
     if task == "sts":
         from .similarity import evaluate_similarity
 
@@ -221,9 +225,9 @@ def evaluate(
     if run:
         if index:
             raise UserError("Give either --run or --index, not both: score them one after the other.")
-        if dataclasses.replace(options, device="auto", dtype="auto", backend="auto") != RankerOptions():
+        _refuse("--run", given & {"k", "device", "dtype", "backend"})
+        if options != RankerOptions():
             raise UserError("--run is scored as it is: leave out the options of searching, or give --index instead.")
-        _refuse("--run", given & {"k"})
         scored = score_files(run, qrels, queries, scoring, progress)
     else:
         scored = score_index(index or [], options, queries, qrels, k, scoring, progress)

@@ -164,6 +164,7 @@ def test_a_baseline_that_answers_other_queries_is_refused(shell, files):
         (("--engine", "bm25"), "leave out the options of searching"),
         (("--rerank", "x"), "leave out the options of searching"),
         (("--k", 10), "--k says nothing to --run"),
+        (("--device", "cuda"), "--device says nothing to --run"),
         (("--baseline", "good.trec"), "its own baseline"),
         (("--qrels", "none.txt"), "No judgement reaches the relevance level 1"),
     ],
