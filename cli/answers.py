@@ -62,7 +62,7 @@ def show_answer(question: str, found: Answer) -> None:
     for hit in found.hits:
         for line in hit_lines(hit, question, max(40, console.width - 1)):
             console.print(line, soft_wrap=True)
-    console.print(found.summary(), style="dim", markup=False)
+    console.print(found.summary(), style="dim")
 
 
 def hit_lines(hit: Hit, question: str, width: int, mark: str = "") -> list[Text]:

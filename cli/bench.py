@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import print_table, reporter, stdout
+from .console import print_json, print_table, reporter, stdout
+from .device import device_there
 from .options import CORPUS_HELP, MODELS, Device, Json, MaxLength, Pooling, Quiet
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def bench_encode(
     if documents < 1 or rounds < 1:
         raise UserError("There is nothing to measure: give --documents and --rounds of at least 1.")
     progress = reporter(quiet)
+    device = device_there(device, progress)
     name = model or str(newest_student(MODELS))
     read = [each.content for each in islice(open_corpus(corpus, progress).documents(), documents)]
     if not read:
@@ -86,8 +88,6 @@ def bench_encode(
     for purpose, choice in choices.items():
         remember_choice(first.weight_hash, first.device, purpose, choice.way)
     if json:
-        from json import dumps
-
         shown = {
             "model": name,
             "corpus": corpus,
@@ -98,12 +98,12 @@ def bench_encode(
             "ways": [speed.to_json() for speed in found],
             "choices": {purpose: {"way": str(each.way), "reason": each.reason} for purpose, each in choices.items()},
         }
-        stdout().print(dumps(shown), markup=False, soft_wrap=True)
+        print_json(shown)
         return
     print_table(_table(found))
-    stdout().print(_legend(), markup=False, highlight=False, soft_wrap=True)
+    stdout().print(_legend(), soft_wrap=True)
     for choice in choices.values():
-        stdout().print(choice.reason, markup=False, soft_wrap=True)
+        stdout().print(choice.reason, soft_wrap=True)
     stdout().print(
         "--backend auto, the default, takes these from now on for this model on this machine.", soft_wrap=True
     )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .comparison_tables import print_comparison
-from .console import reporter, stdout
+from .console import print_json, reporter
+from .device import device_there
 from .opening import Computing
 from .options import Backend, Device, EncoderDtype, Json, Quiet, Seed
 from .report_files import save_report
@@ -94,6 +95,7 @@ def compare(
     from .compared_queries import data_set_names, open_judged
 
     progress = reporter(quiet)
+    device = device_there(device, progress)
     metrics = list(dict.fromkeys(metric or USUAL_METRICS))
     for name in metrics:
         parse_metric(name)
@@ -109,7 +111,7 @@ def compare(
         raise UserError(TOO_FEW)
     pairs = open_judged(corpora, queries or [], progress)
     names = data_set_names([asked for _, asked in pairs])
-    recorded = None if baseline is None else _recorded(baseline, names, pairs, bars)
+    recorded = None if baseline is None else _recorded(baseline, names, pairs, bars, k)
     searchers = _open(corpora, Computing(device, dtype, backend), progress)
     found = compare_systems(
         [
@@ -132,9 +134,7 @@ def compare(
 
 def _show(comparison: ComparisonReport, json: bool) -> None:
     if json:
-        import json as encoder
-
-        stdout().print(encoder.dumps(comparison.to_json()), markup=False, soft_wrap=True)
+        print_json(comparison.to_json())
     else:
         print_comparison(comparison)
 
@@ -147,7 +147,11 @@ def _command() -> str:
 
 
 def _recorded(
-    baseline: str, names: Sequence[str], pairs: Sequence[tuple[PlannedCorpus, QuerySet]], bars: Sequence[AskedBar]
+    baseline: str,
+    names: Sequence[str],
+    pairs: Sequence[tuple[PlannedCorpus, QuerySet]],
+    bars: Sequence[AskedBar],
+    k: int,
 ) -> Recorded:
     """The system of an earlier report that `--baseline` names."""
     from ibkd_retrieval.evaluation.bars import JudgedData, read_recorded
@@ -156,10 +160,10 @@ def _recorded(
 
     path, comma, system = baseline.partition(",system=")
     data_sets = [
-        JudgedData(name, corpus.fingerprint, judged_ids(asked))
+        JudgedData(name, corpus.fingerprint, judged_ids(asked), asked.relevance_level)
         for name, (corpus, asked) in zip(names, pairs, strict=True)
     ]
-    return read_recorded(Path(path), system if comma else None, data_sets, bars)
+    return read_recorded(Path(path), system if comma else None, data_sets, bars, k)
 
 
 def _open(corpora: Sequence[PlannedCorpus], computing: Computing, progress: Progress) -> dict[str, dict[str, Searcher]]:

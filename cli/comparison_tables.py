@@ -44,7 +44,7 @@ def draw_comparison(console: Console, comparison: ComparisonReport) -> None:
 
     found = glances(comparison)
     wide = console.width >= WIDE
-    console.print(_plain(summary_sentence(comparison)), style="bold", markup=False)
+    console.print(_plain(summary_sentence(comparison)), style="bold")
     console.print()
     for metrics in _that_fit(comparison.metrics, console.width, wide):
         console.print(_quality(comparison, metrics, found, wide))
@@ -58,8 +58,8 @@ def draw_comparison(console: Console, comparison: ComparisonReport) -> None:
     console.print()
     for bar in comparison.bars:
         word = "passed" if bar.passed else "FAILED"
-        console.print(f"{word}: {_plain(bar.why)}", style="green" if bar.passed else "bold red", markup=False)
-    console.print(_remarks(comparison), style="dim", markup=False)
+        console.print(f"{word}: {_plain(bar.why)}", style="green" if bar.passed else "bold red")
+    console.print(_remarks(comparison), style="dim")
 
 
 def _that_fit(metrics: Sequence[str], width: int, wide: bool) -> list[list[str]]:
@@ -120,7 +120,7 @@ def _cost(found: Sequence[Glance], wide: bool) -> Table:
         _Column("parameters", only_wide=True),
     ]
     slowest = max(each.milliseconds for each in found)
-    largest = max(each.memory_per_document for each in found)
+    largest = max(each.memory_per_document or 0 for each in found)
     rows = []
     for number, each in enumerate(found):
         cells = [
@@ -129,8 +129,8 @@ def _cost(found: Sequence[Glance], wide: bool) -> Table:
             _plain(factor(each.speed)) if number else "",
             f"{plain(each.speed_spread[0])}–{plain(each.speed_spread[1])}" if number else "",
             _plain(size(each.memory_per_document)),
-            _bar(each.memory_per_document, largest, wide),
-            _plain(share(1 / each.memory)) if number and each.memory else "",
+            _bar(each.memory_per_document or 0, largest, wide),
+            _plain(share(1 / each.memory)) if number and each.memory is not None else "",
             plain(each.documents_per_second),
             _plain(count(each.parameters)),
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ibkd_retrieval.progress import Progress, Task
+
+
+AS_IT_IS: Any = {"markup": False, "emoji": False, "highlight": False}
+"""Settings of a console that takes no part of a name or a text for an instruction."""
 
 
 def fail(sentence: str, code: int) -> NoReturn:
@@ -31,7 +35,7 @@ def stdout() -> Console:
             # rich would end with 1 for a reader that has seen enough; the entry point knows it for no failure.
             raise BrokenPipeError
 
-    return Output(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Output(**AS_IT_IS, soft_wrap=not sys.stdout.isatty())
 
 
 def print_table(table: Table) -> None:
@@ -42,10 +46,17 @@ def print_table(table: Table) -> None:
     console.print(table)
 
 
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    import json
+
+    write_text(json.dumps(value) + "\n", None)
+
+
 def write_text(text: str, output: Path | None) -> None:
-    """Write to a file, whole or not at all, or to standard output."""
+    """Write to a file, whole or not at all, or to standard output; a program reads what is written, to the letter."""
     if output is None:
-        stdout().print(text, markup=False, soft_wrap=True, end="")
+        sys.stdout.write(text)
         return
     from ibkd_retrieval.files import atomic_write
 
@@ -64,10 +75,10 @@ class _Terminal:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, **AS_IT_IS)
 
     def say(self, message: str) -> None:
-        self._console.print(message, style="dim", markup=False, soft_wrap=True)
+        self._console.print(message, style="dim", soft_wrap=True)
 
     @contextmanager
     def task(self, title: str, total: int | None, unit: str, done: int = 0) -> Iterator[Task]:
@@ -115,9 +126,7 @@ class _Terminal:
             of = f"/{total:,}" if total is not None else ""
             speed = f", {rate:,.0f} {unit}/s" if rate else ""
             note = f" · {note_now}" if note_now else ""
-            console.print(
-                f"{title}: {count_now:,}{of} {unit} in {elapsed:.0f} s{speed}{left}{note}", markup=False, soft_wrap=True
-            )
+            console.print(f"{title}: {count_now:,}{of} {unit} in {elapsed:.0f} s{speed}{left}{note}", soft_wrap=True)
 
         class Lines:
             def advance(self, count: int = 1, note: str = "") -> None:

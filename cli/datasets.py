@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import print_table, stdout
+from .console import print_json, print_table, stdout
 from .options import Json
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ def datasets(
     json: Json = False,
 ) -> None:
     """List the data sets that go by a short name, or show one. Nothing is fetched."""
-    import json as encoder
-
     from ibkd_retrieval.corpora.descriptions import describe
     from ibkd_retrieval.corpora.irds import home
     from ibkd_retrieval.corpora.registry import known_set
@@ -38,21 +36,21 @@ def datasets(
     if name is not None:
         described = describe(known_set(name), home())
         if json:
-            console.print(encoder.dumps(_as_json(described)), markup=False, soft_wrap=True)
+            print_json(_as_json(described))
             return
         for line in _lines(described):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
         return
     sets = [describe(known, home()) for known in _listed(suite)]
     if json:
         shown = {"home": str(home()), "suites": list(SUITES), "sets": [_as_json(each) for each in sets]}
-        console.print(encoder.dumps(shown), markup=False, soft_wrap=True)
+        print_json(shown)
         return
     _print_list(sets)
     remarks = [f"suites, for --suite: {', '.join(SUITES)}"] if suite is None else []
     remarks.append(f"on disk: d documents, q queries with judgements, in {home()}; `ibkd datasets NAME` shows more")
     for remark in remarks:
-        console.print(remark, style="dim", markup=False, soft_wrap=True)
+        console.print(remark, style="dim", soft_wrap=True)
 
 
 def _listed(suite: str | None) -> list[KnownSet]:

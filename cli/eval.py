@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from .console import reporter, write_text
+from .device import device_there
 from .options import (
     Backend,
     Device,
@@ -35,10 +36,7 @@ from .options import (
     given_options,
 )
 from .ranker_options import RankerOptions
-from .scoring import Scoring, score_files, score_index
-
-if TYPE_CHECKING:
-    from ibkd_retrieval.evaluation.scoreboard import Scoreboard
+from .scoring import USUAL_K, Scored, Scoring, score_files, score_index
 
 FORMATS = ("table", "json", "csv", "latex")
 _OF_STS = frozenset(
@@ -119,7 +117,7 @@ def evaluate(
             show_default="standard output; indexes/",
         ),
     ] = None,
-    k: Annotated[int, typer.Option("--k", "-k", help="Results a query when searching.")] = 1000,
+    k: Annotated[int, typer.Option("--k", "-k", help="Results a query when searching.")] = USUAL_K,
     resamples: Annotated[int, typer.Option(help="Of the queries, behind each bootstrap interval.")] = 5000,
     seed: Seed = 0,
     engine: Engine = "dense",
@@ -163,6 +161,10 @@ def evaluate(
         raise UserError(f"Unknown format `{format}`: use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
     if json and format not in ("json", "table"):
         raise UserError(f"--json and --format {format} contradict each other: give one of them.")
+    if resamples < 1:
+        raise UserError(f"--resamples must be at least 1, not {resamples}.")
+    if relevance_level is not None and relevance_level < 1:
+        raise UserError(f"--relevance-level must be at least 1, not {relevance_level}: grade 0 is not relevant.")
     form = "json" if json else format
     if per_query is not None:
         check_per_query_name(per_query)
@@ -176,6 +178,9 @@ def evaluate(
     if data and task != "sts":
         raise UserError("--data names the sentence pairs of --task sts: give that too.")
     given = given_options(context)
+    if not run:
+        device = device_there(device, progress)
+        options = dataclasses.replace(options, device=device)
     if task == "sts":
         from .similarity import evaluate_similarity
 
@@ -201,6 +206,7 @@ def evaluate(
                 "--suite brings its own queries: leave out --run, --index, --queries, --qrels, --baseline and "
                 "--per-query."
             )
+        _refuse("--suite", given & {"resamples", "seed"})
         if tune is not None:
             raise UserError("--tune finds weights for one data set, not for a suite: give --weight instead.")
         from .suite import evaluate_suite
@@ -219,15 +225,15 @@ def evaluate(
     if run:
         if index:
             raise UserError("Give either --run or --index, not both: score them one after the other.")
-        if dataclasses.replace(options, device="auto", dtype="auto", backend="auto") != RankerOptions():
+        _refuse("--run", given & {"k", "device", "dtype", "backend"})
+        if options != RankerOptions():
             raise UserError("--run is scored as it is: leave out the options of searching, or give --index instead.")
-        _refuse("--run", given & {"k"})
-        board, against = score_files(run, qrels, queries, scoring, progress)
+        scored = score_files(run, qrels, queries, scoring, progress)
     else:
-        board, against = score_index(index or [], options, queries, qrels, k, scoring, progress)
+        scored = score_index(index or [], options, queries, qrels, k, scoring, progress)
     if per_query is not None:
-        write_per_query(board, per_query)
-    _show(board, against, form, output)
+        write_per_query(scored.board, per_query)
+    _show(scored, form, output)
 
 
 def _refuse(what: str, wrong: frozenset[str]) -> None:
@@ -239,9 +245,10 @@ def _refuse(what: str, wrong: frozenset[str]) -> None:
         raise UserError(f"{named} {'say' if len(wrong) > 1 else 'says'} nothing to {what}: leave out.")
 
 
-def _show(board: Scoreboard, against: str, form: str, output: Path | None) -> None:
+def _show(scored: Scored, form: str, output: Path | None) -> None:
     from .score_table import print_scoreboard, scoreboard_as_text
 
+    board, against = scored.board, scored.against
     if form == "table" and output is None:
         print_scoreboard(board, against)
         return
@@ -250,7 +257,7 @@ def _show(board: Scoreboard, against: str, form: str, output: Path | None) -> No
     elif form == "json":
         from json import dumps
 
-        text = dumps(board.to_json() | {"judgements": against}) + "\n"
+        text = dumps(scored.as_json()) + "\n"
     else:
         from ibkd_retrieval.evaluation.score_files import as_csv, as_latex
 

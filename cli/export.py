@@ -45,4 +45,4 @@ def export(
         "numpy": 'read it with numpy.load("vectors.npy", mmap_mode="r"); ids.txt has an id for each row',
         "parquet": "documents.parquet has the columns id, title, text and vector",
     }
-    stdout().print(f"{output}: {use[to]}", markup=False)
+    stdout().print(f"{output}: {use[to]}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import reporter, stdout
+from .console import print_json, reporter, stdout
 from .device import device_there
 from .index_jobs import chosen_family, refuse
 from .options import CORPUS_HELP, Device, Dtype, Json, MaxLength, Overwrite, Pooling, Quiet, Resume
@@ -110,13 +110,11 @@ def import_vectors(
     )
     if json:
         import dataclasses
-        import json as encoder_
 
         shown = dataclasses.asdict(manifest) | {"output": str(output), "disk_bytes": manifest.disk_bytes}
-        stdout().print(encoder_.dumps(shown), markup=False, soft_wrap=True)
+        print_json(shown)
         return
     by = f"of {manifest.encoder.name}" if encoder is not None else "searchable by vectors only (no --model was named)"
     stdout().print(
         f"{output}: {manifest.document_count:,} vectors × {manifest.dim} dimensions, {manifest.factory}, {by}",
-        markup=False,
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import reporter, stdout
+from .console import print_json, reporter, stdout
 from .device import device_there
 from .encoding import EncodingOptions
 from .index_jobs import check_job, chosen_family, folder_beside, refuse, settled_family
@@ -268,10 +268,9 @@ def _opened(corpus: str, progress: Progress) -> Corpus:
 def _print(manifest: IndexManifest, target: Path, json: bool) -> None:
     if json:
         import dataclasses
-        import json as encoder_
 
         shown = dataclasses.asdict(manifest) | {"output": str(target), "disk_bytes": manifest.disk_bytes}
-        stdout().print(encoder_.dumps(shown), markup=False, soft_wrap=True)
+        print_json(shown)
         return
     structure = manifest.files.get(manifest.structure)
     in_memory = 0 if structure is None else structure.bytes / manifest.rows
@@ -280,7 +279,6 @@ def _print(manifest: IndexManifest, target: Path, json: bool) -> None:
         f"{target}: {manifest.document_count:,} documents{gone} × {manifest.dim} dimensions, {manifest.factory}, "
         f"{in_memory:,.0f} bytes a document in memory; encoded at {manifest.build.documents_per_second:,.0f} "
         "documents/s",
-        markup=False,
     )
 
 

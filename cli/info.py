@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import stdout
+from .console import print_json, stdout
 from .options import INDEXES, MODELS, Json
 
 
@@ -23,7 +23,6 @@ def info(
 ) -> None:
     """Show what an index or a student is made of, or list those that are here."""
     import dataclasses
-    import json as encoder
 
     from ibkd_retrieval.distill.model_folder import read_student, verify_student
     from ibkd_retrieval.distill.output_folder import FINISHED
@@ -38,10 +37,10 @@ def info(
             raise UserError(f"Nothing in {INDEXES}/ or {MODELS}/ here: start with `ibkd quickstart`.")
         folders = [str(each.parent) for each in found]
         if json:
-            console.print(encoder.dumps({"folders": folders}), markup=False, soft_wrap=True)
+            print_json({"folders": folders})
             return
         for each in folders:
-            console.print(each, markup=False)
+            console.print(each)
         return
     if (path / FINISHED).is_file():
         shown, verified = read_student(path), "weights, modules and tokens are as recorded"
@@ -57,21 +56,21 @@ def info(
                 "shards": len(manifest.shards),
             }
     if json:
-        console.print(encoder.dumps(shown), markup=False, soft_wrap=True)
+        print_json(shown)
         return
     _print(console.print, shown)
     if verify:
-        console.print(verified, markup=False)
+        console.print(verified)
 
 
 def _print(show, values: dict[str, object], indent: str = "") -> None:  # type: ignore[no-untyped-def]
     for key, value in values.items():
         if isinstance(value, dict):
-            show(f"{indent}{key}:", markup=False)
+            show(f"{indent}{key}:")
             _print(show, value, indent + "  ")
         else:
             text = value if isinstance(value, str) else _plain(value)
-            show(f"{indent}{key}: {text}", markup=False, soft_wrap=True)
+            show(f"{indent}{key}: {text}", soft_wrap=True)
 
 
 def _plain(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -146,10 +147,6 @@ def open_ranker(
 
         masks = allowed_rows(indexes, options.filters, progress)
     ranker = _first_stage(indexes, masks, options, {} if known is None else known, progress)
-    if options.exclude_self:
-        from ibkd_retrieval.search.exclude_self import ExcludingSelf
-
-        ranker = ExcludingSelf(ranker)
     if options.rerank is not None:
         from ibkd_retrieval.search.rerank import Reranker
 
@@ -178,8 +175,36 @@ def _first_stage(
     known: dict[str, Encoder],
     progress: Progress,
 ) -> Ranker:
-    """The ranker that reads every document: by vectors, by words, or both."""
-    if options.engine != "dense" and options.hybrid is None:
+    """The ranker that reads every document: by vectors, by words, or both; without the query itself where so asked."""
+    if options.hybrid is None:
+        return _excluding(_single(indexes, masks, options, known, progress), options)
+    from ibkd_retrieval.search.hybrid import HybridSearcher
+    from ibkd_retrieval.search.lexical import open_lexical
+
+    searcher = _single(indexes, masks, replace(options, engine="dense"), known, progress)
+    lexical = open_lexical(indexes[0], options.lexical_engine, allowed=masks[0], progress=progress)
+    # Before fusion: the query itself, first by far, would set the scale of the scores that are fused.
+    rankers = [_excluding(each, options) for each in (searcher, lexical)]
+    return HybridSearcher(rankers, options.hybrid, options.weights or None)
+
+
+def _excluding(ranker: Ranker, options: RankerOptions) -> Ranker:
+    if not options.exclude_self:
+        return ranker
+    from ibkd_retrieval.search.exclude_self import ExcludingSelf
+
+    return ExcludingSelf(ranker)
+
+
+def _single(
+    indexes: Sequence[StoredIndex],
+    masks: Sequence[NDArray[np.bool_] | None],
+    options: RankerOptions,
+    known: dict[str, Encoder],
+    progress: Progress,
+) -> Ranker:
+    """The ranker by vectors, or by words where an engine for these is named."""
+    if options.engine != "dense":
         from ibkd_retrieval.search.lexical import open_lexical
 
         return open_lexical(indexes[0], options.lexical_engine, allowed=masks[0], progress=progress)
@@ -191,14 +216,7 @@ def _first_stage(
         return MergedSearcher(
             [_searcher(index, encoder, options, mask) for index, mask in zip(indexes, masks, strict=True)]
         )
-    searcher = _searcher(indexes[0], _encoder(indexes[0], options, known, progress), options, masks[0])
-    if options.hybrid is None:
-        return searcher
-    from ibkd_retrieval.search.hybrid import HybridSearcher
-    from ibkd_retrieval.search.lexical import open_lexical
-
-    lexical = open_lexical(indexes[0], options.lexical_engine, allowed=masks[0], progress=progress)
-    return HybridSearcher([searcher, lexical], options.hybrid, options.weights or None)
+    return _searcher(indexes[0], _encoder(indexes[0], options, known, progress), options, masks[0])
 
 
 def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encoder], progress: Progress) -> Encoder:

@@ -102,11 +102,8 @@ def quickstart(
     print_comparison(comparison)
     console = stdout()
     console.print()
-    console.print(
-        f"Done in {time.monotonic() - began:.0f} s. Student: {student}, report: {report}/report.md", markup=False
-    )
-    console.print("Search the student's index:", markup=False)
+    console.print(f"Done in {time.monotonic() - began:.0f} s. Student: {student}, report: {report}/report.md")
+    console.print("Search the student's index:")
     console.print(
         f'  ibkd search "split an array into sub-arrays of equal size" --index {folders["student ivf-pq"]}',
-        markup=False,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .console import stdout
+from .console import AS_IT_IS, stdout
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +36,7 @@ def scoreboard_as_text(board: Scoreboard, against: str) -> str:
     from rich.console import Console
 
     text = StringIO()
-    _draw(Console(file=text, width=_WIDE, soft_wrap=True, highlight=False), board, against)
+    _draw(Console(file=text, width=_WIDE, soft_wrap=True, **AS_IT_IS), board, against)
     return text.getvalue()
 
 
@@ -63,19 +63,19 @@ def _draw(console: Console, board: Scoreboard, against: str) -> None:
         console.print()
         console.print(_contrasts(board))
     for run in everyone:
-        console.print(f"{run.source}: {'; '.join(_remarks(board, run, against))}", style="dim", markup=False)
+        console.print(f"{run.source}: {'; '.join(_remarks(board, run, against))}", style="dim")
     method = f"intervals: percentile bootstrap over queries, {board.resamples:,} resamples, seed {board.seed}"
     if board.contrasts:
         method += (
             f"; p: paired t-test, and paired randomisation test ({board.permutations:,} permutations) with Holm's "
             f"correction for {len(board.contrasts)} comparison{'s' if len(board.contrasts) > 1 else ''}"
         )
-    console.print(method, style="dim", markup=False)
+    console.print(method, style="dim")
 
 
 def _cells(board: Scoreboard, run: ScoredRun, metric: str) -> tuple[str, str]:
     low, high = board.intervals[run.name, metric]
-    return f"{run.evaluation.scores[metric]:.4f}", f"[{low:.4f}, {high:.4f}]".replace("[", r"\[")
+    return f"{run.evaluation.scores[metric]:.4f}", f"[{low:.4f}, {high:.4f}]"
 
 
 def _contrasts(board: Scoreboard) -> Table:
@@ -96,7 +96,7 @@ def _contrasts(board: Scoreboard) -> Table:
             each.baseline,
             each.metric,
             f"{each.difference:+.4f}",
-            rf"\[{low:+.4f}, {high:+.4f}]",
+            f"[{low:+.4f}, {high:+.4f}]",
             "" if each.t_test_p is None else f"{each.t_test_p:.4f}",
             f"{each.randomisation_p:.4f}",
             f"{each.randomisation_p_holm:.4f}{mark}",

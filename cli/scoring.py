@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .opening import index_folder, open_ranker
 from .ranker_options import RankerOptions
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ibkd_retrieval.search.runs import Run
 
 USUAL_METRICS = ("ndcg@10", "mrr@10", "recall@100")
+USUAL_K = 1000
+"""Results a query that are scored."""
 
 
 class Scoring(NamedTuple):
@@ -30,10 +32,29 @@ class Scoring(NamedTuple):
     seed: int
 
 
+class Scored(NamedTuple):
+    """What was found.
+
+    Attributes:
+        board: the scores.
+        against: where the judgements came from.
+        tuned_on: how many of the judged queries weights were tuned on; None where none were tuned.
+    """
+
+    board: Scoreboard
+    against: str
+    tuned_on: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The scoreboard's fields, "judgements", and "tuned_on" where weights were tuned."""
+        tuned_on = {} if self.tuned_on is None else {"tuned_on": self.tuned_on}
+        return self.board.to_json() | {"judgements": self.against} | tuned_on
+
+
 def score_files(
     runs: Sequence[Path], qrels: str | None, queries: str | None, scoring: Scoring, progress: Progress
-) -> tuple[Scoreboard, str]:
-    """Score run files; also where the judgements came from.
+) -> Scored:
+    """Score run files.
 
     With a qrels file, `queries` says only which data set they belong to: its metric and its relevance level.
 
@@ -48,7 +69,7 @@ def score_files(
         raise UserError("Judgements are needed to score a run: give --qrels QRELS.")
     judgements, level = _judgements(against, queries, progress)
     ranked = [(str(path), read_run(path)) for path in runs]
-    return _scored(ranked, _baselines(scoring), judgements, scoring, queries or against, level), against
+    return Scored(_scored(ranked, _baselines(scoring), judgements, scoring, queries or against, level), against)
 
 
 def _baselines(scoring: Scoring) -> list[tuple[str, Run]]:
@@ -77,8 +98,8 @@ def score_index(
     k: int,
     scoring: Scoring,
     progress: Progress,
-) -> tuple[Scoreboard, str]:
-    """Search indexes, the newest where none is given, and score what is found; also where the judgements came from.
+) -> Scored:
+    """Search indexes, the newest where none is given, and score what is found.
 
     Raises:
         UserError: there are no judgements, or an index, model or option is wrong.
@@ -97,10 +118,30 @@ def score_index(
         judgements, level = _judgements(qrels, queries, progress)
     baselines = _baselines(scoring)  # Before the search: a name may be mistyped.
     known: dict[str, Encoder] = {}
-    options = with_tuned_weights(folders, options, known, progress)
-    found = open_ranker(folders, options, known=known, progress=progress).search_batch(asked.queries, k, progress)
-    ranked = [(" + ".join(map(str, folders)), found)]
-    return _scored(ranked, baselines, judgements, scoring, queries, level), qrels or queries
+    tuned = with_tuned_weights(folders, options, known, progress)
+    tuned_on = None
+    if options.tune is not None:
+        judged = {judgement.query_id for judgement in judgements}
+        # With their texts: other data sets may have the same ids.
+        tuned_on = len(judged & {query.query_id for query in set(asked.queries) & set(tuned.queries)})
+        if tuned_on:
+            progress.say(_tuned_here(tuned_on, len(judged), queries))
+    ranker = open_ranker(folders, tuned.options, known=known, progress=progress)
+    ranked = [(" + ".join(map(str, folders)), ranker.search_batch(asked.queries, k, progress))]
+    return Scored(_scored(ranked, baselines, judgements, scoring, queries, level), qrels or queries, tuned_on)
+
+
+def _tuned_here(shared: int, judged: int, queries: str) -> str:
+    """What to think of figures on queries that weights were tuned on, and what to tune on instead."""
+    from ibkd_retrieval.corpora.registry import find_known
+
+    known = find_known(queries)
+    other = (known.dev or known.train) if known is not None else ""
+    advice = f"--tune {other}" if other else "--tune with queries of another split"
+    return (
+        f"weights were tuned on {shared:,} of the {judged:,} judged queries that are scored: the figures are of tuning "
+        f"and not of a test; give {advice}"
+    )
 
 
 def usual_metrics(data_set: str) -> tuple[str, ...]:

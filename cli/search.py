@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .answers import Asked, answer, show_answer
-from .console import reporter, stdout
+from .console import print_json, reporter, stdout
 from .device import device_there
 from .opening import index_folder, open_ranker
 from .options import (
@@ -135,7 +135,7 @@ def _batch(
     folders = given or [index_folder(None, progress)]
     asked = open_queries(queries, progress=progress)
     known: dict[str, Encoder] = {}
-    options = with_tuned_weights(folders, options, known, progress)
+    options = with_tuned_weights(folders, options, known, progress).options
     ranker = open_ranker(folders, options, known=known, progress=progress)
     began = time.perf_counter()
     run = ranker.search_batch(asked.queries, k, progress, tag=_tag(folders, options))
@@ -143,11 +143,9 @@ def _batch(
     write_run(run, output, "msmarco" if format == "msmarco" else "trec")
     write_run_metadata(output, run_metadata(run, folders, options, k, asked.name, seconds))
     if json:
-        from json import dumps
-
-        print(dumps({"run": str(output), "queries": len(run), "results": len(run.doc_ids), "seconds": seconds}))  # noqa: T201
+        print_json({"run": str(output), "queries": len(run), "results": len(run.doc_ids), "seconds": seconds})
     else:
-        stdout().print(f"{output}: {len(run):,} queries, {len(run.doc_ids):,} results", markup=False)
+        stdout().print(f"{output}: {len(run):,} queries, {len(run.doc_ids):,} results")
 
 
 def _tag(folders: list[Path], options: RankerOptions) -> str:
@@ -174,12 +172,12 @@ def _answer_all(
     at_prompt = question is None and sys.stdin.isatty()
     questions: Iterable[str] = [] if question is None else [question]
     if question is None and not at_prompt:
-        questions = [line.strip() for line in sys.stdin if line.strip()]
+        questions = _piped_questions()
         if not questions:
             raise UserError('No question: type one after `ibkd search`, as in `ibkd search "split a list"`.')
     folders = given or [index_folder(None, progress)]
     known: dict[str, Encoder] = {}
-    options = with_tuned_weights(folders, options, known, progress)
+    options = with_tuned_weights(folders, options, known, progress).options
     asked = [
         Asked(
             folder, open_ranker([folder], options, known=known, progress=progress), read_manifest(folder).document_count
@@ -198,6 +196,25 @@ def _answer_all(
                 _answer(asked, text, k, json)
             except UserError as error:
                 print(f"ibkd: {error}", file=sys.stderr)  # noqa: T201
+
+
+def _piped_questions() -> list[str]:
+    """The lines of standard input that hold anything.
+
+    Raises:
+        UserError: a line is not in the encoding of standard input.
+    """
+    from ibkd_retrieval.errors import UserError
+
+    lines = []
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            lines.append(line.decode(sys.stdin.encoding).strip())
+        except UnicodeDecodeError:
+            raise UserError(
+                f"Line {number} of standard input is not {sys.stdin.encoding.upper()}: save the questions in that."
+            ) from None
+    return [line for line in lines if line]
 
 
 def _answer(asked: list[Asked], question: str, k: int, json: bool) -> None:

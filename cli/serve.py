@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import reporter
+from .device import device_there
 from .opening import index_folder, open_ranker
 from .options import (
     Backend,
@@ -89,6 +91,7 @@ def serve(
     limits = Limits(query=max_query, k=max_k, batch=max_batch, waiting=max_waiting, seconds=timeout)
     run, is_loopback = _server()
     progress = reporter(quiet)
+    options = dataclasses.replace(options, device=device_there(device, progress))
     folders = index or [index_folder(None, progress)]
     indexes = _open(folders, options, remember, progress)
     if not is_loopback(host):
@@ -116,7 +119,7 @@ def _open(folders: Sequence[Path], options: RankerOptions, remember: int, progre
     from ibkd_retrieval.serving.answering import ServedIndex, suit_to_queries
 
     known: dict[str, Encoder] = {}
-    options = with_tuned_weights(folders, options, known, progress)
+    options = with_tuned_weights(folders, options, known, progress).options
     indexes = [
         ServedIndex.of(name, open_ranker([folder], options, known=known, progress=progress), read_manifest(folder))
         for name, folder in zip(_names(folders), folders, strict=True)

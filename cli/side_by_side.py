@@ -26,14 +26,14 @@ def show_side_by_side(question: str, answers: Sequence[Answer]) -> None:
     else:
         width = max(40, console.width - 1)
         for found in answers:
-            console.print(f"{found.asked.name}: {found.summary()}", style="bold", markup=False, soft_wrap=True)
+            console.print(f"{found.asked.name}: {found.summary()}", style="bold", soft_wrap=True)
             for hit, mark in zip(found.hits, marks(answers[0], found), strict=True):
                 for line in hit_lines(hit, question, width, mark):
                     console.print(line, soft_wrap=True)
     for found in answers[1:]:
         depth, shared = overlap(answers[0].hits, found.hits)
         told = f"overlap@{depth} of {answers[0].asked.name} and {found.asked.name}: {shared:.2f}"
-        console.print(told, style="dim", markup=False, soft_wrap=True)
+        console.print(told, style="dim", soft_wrap=True)
 
 
 def in_columns(question: str, answers: Sequence[Answer], width: int) -> Table:

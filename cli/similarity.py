@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .console import print_table, stdout, write_text
+from .console import AS_IT_IS, print_table, stdout, write_text
 from .encoding import load_encoder
 from .options import MODELS
 
@@ -40,11 +40,14 @@ def evaluate_similarity(
     from ibkd_retrieval.distill.model_folder import newest_student
     from ibkd_retrieval.encoders.choice import sample_texts
     from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.evaluation.scoreboard import told_apart
     from ibkd_retrieval.evaluation.sts import evaluate_sts
 
     if not data:
         raise UserError("--task sts needs sentence pairs: name a file or a SentEval folder with --data; repeatable.")
-    sets = [read_pairs(path) for path in data]
+    read = [read_pairs(path) for path in data]
+    names = told_apart([each.name for each in read], [str(path) for path in data])
+    sets = [each._replace(name=called) for each, called in zip(read, names, strict=True)]
     name = model or str(newest_student(MODELS))
     encoder = load_encoder(
         name,
@@ -59,7 +62,7 @@ def evaluate_similarity(
     found = [evaluate_sts(encoder, pairs, samples=samples, seed=seed, progress=progress) for pairs in sets]
     if form == "table" and output is None:
         print_table(_table(found))
-        stdout().print(_remark(name), style="dim", markup=False)
+        stdout().print(_remark(name), style="dim")
         return
     write_text(_FORMS[form](found, name), output)
 
@@ -119,9 +122,9 @@ def _text(found: Sequence[Similarity], model: str) -> str:
     from rich.console import Console
 
     text = StringIO()
-    console = Console(file=text, width=1000, highlight=False)
+    console = Console(file=text, width=1000, **AS_IT_IS)
     console.print(_table(found))
-    console.print(_remark(model), markup=False, soft_wrap=True)
+    console.print(_remark(model), soft_wrap=True)
     return text.getvalue()
 
 

@@ -11,7 +11,7 @@ from .encoding import load_encoder
 from .opening import open_ranker
 from .options import INDEXES, MODELS
 from .ranker_options import RankerOptions, check_ranking
-from .scoring import Scoring
+from .scoring import USUAL_K, Scoring
 
 if TYPE_CHECKING:
     from ibkd_retrieval.corpora.suites import SuiteMember
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _QUERIES_ARE_DOCUMENTS = frozenset({"arguana", "quora"})
 # Reported by the literature beside each set's own metric.
 _SECOND_METRIC = "recall@100"
+# Of the options of ranking; they stand in a system's name where they are given.
+_NUMBERS = ("rerank_depth", "rerank_max_length", "nprobe", "refine", "ef_search", "recall")
 
 
 def evaluate_suite(
@@ -165,13 +167,64 @@ def _made_by(folder: Path) -> EncoderRecord | None:
 
 
 def _settings(options: RankerOptions, type: str, k: int, scoring: Scoring, weight_hash: str) -> dict[str, Any]:
-    """What decides the scores beside the index and the metric, as JSON has it."""
+    """What decides the scores beside the index, the queries and the metric, as JSON has it.
+
+    Models and files are told by their content too, since it may change under the same name.
+
+    Raises:
+        UserError: a model cannot be loaded.
+    """
+    from ibkd_retrieval.files import sha256_file
+
     chosen = dataclasses.asdict(options)
     for name in ("model", "device"):
         del chosen[name]
     level = scoring.relevance_level
     lists = {name: list(value) for name, value in chosen.items() if isinstance(value, tuple)}
-    return {"type": type, "k": k, "relevance_level": level, "weights_of_model": weight_hash, **chosen, **lists}
+    files = [condition[1:] for condition in options.filters if condition.startswith("@")]
+    return {
+        "type": type,
+        "k": k,
+        "relevance_level": level,
+        "weights_of_model": weight_hash,
+        "weights_of_query_model": _weights_of_query_model(options),
+        "weights_of_rerank": _weights_of_reranker(options),
+        "sha256_of_filters": {file: sha256_file(file) for file in files},
+        **chosen,
+        **lists,
+    }
+
+
+def _weights_of_query_model(options: RankerOptions) -> str | None:
+    if options.query_model is None:
+        return None
+    from ibkd_retrieval.encoders.loading import load_sentence_transformer
+    from ibkd_retrieval.encoders.weights import weight_hash
+
+    return weight_hash(load_sentence_transformer(options.query_model, pooling=options.pooling))
+
+
+def _weights_of_reranker(options: RankerOptions) -> str | None:
+    if options.rerank is None:
+        return None
+    from ibkd_retrieval.encoders.cross_encoder import load_pair_scorer
+
+    return load_pair_scorer(options.rerank, max_length=options.rerank_max_length, device="cpu").weight_hash
+
+
+def _asked(member: SuiteMember, progress: Progress) -> str:
+    """What tells the queries and judgements of a member from others.
+
+    Those of a published data set are verified when they are fetched, so that its name is enough.
+
+    Raises:
+        UserError: a folder's queries or judgements cannot be read.
+    """
+    from ibkd_retrieval.corpora.resolve import open_queries
+
+    if not Path(member.corpus).is_absolute():
+        return member.queries
+    return open_queries(member.queries, need_judgements=True, progress=progress).digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,12 +243,20 @@ class _SuiteRun:
 
     def how(self) -> list[str]:
         """The words that tell this way of searching from another, for the system's name."""
-        options = self.options
+        options, usual = self.options, RankerOptions()
+        given = [(name, getattr(options, name)) for name in _NUMBERS if getattr(options, name) != getattr(usual, name)]
+        given += [("k", self.k)] if self.k != USUAL_K else []
+        given += [("relevance_level", self.relevance_level)] if self.relevance_level is not None else []
         return [
             self.type,
             *([options.engine] if options.engine != "dense" else []),
             *([f"hybrid-{options.hybrid}"] if options.hybrid else []),
+            *(["-".join(["weights", *(f"{weight:g}" for weight in options.weights)])] if options.weights else []),
             *([f"rerank-{Path(options.rerank).name}"] if options.rerank else []),
+            *([f"query-model-{Path(options.query_model).name}"] if options.query_model else []),
+            *(f"{name.replace('_', '-')}-{value:g}" for name, value in given),
+            *(f"filter-{condition}" for condition in options.filters),
+            *(["exclude-self"] if options.exclude_self else []),
         ]
 
     def member(self, member: SuiteMember, folder: Path, system: str) -> MemberScores:
@@ -210,9 +271,10 @@ class _SuiteRun:
         from ibkd_retrieval.files import sha256_file
         from ibkd_retrieval.indexing.layout import MANIFEST
 
+        what = _asked(member, self.progress)
         if self._is_indexed(member, folder):
             manifest = sha256_file(folder / MANIFEST)
-            known = self.results.known(system, self.settings, member.name, manifest, self.metrics)
+            known = self.results.known(system, self.settings, member.name, manifest, what, self.metrics)
             if known is not None:
                 self.progress.say(f"{member.name}: scored before, from {folder}")
                 return known
@@ -222,7 +284,7 @@ class _SuiteRun:
         own = self.options.exclude_self or member.name.rpartition("/")[2] in _QUERIES_ARE_DOCUMENTS
         options = dataclasses.replace(self.options, model=None, exclude_self=own)
         ranker = open_ranker([folder], options, known={self.encoder.weight_hash: self.encoder}, progress=self.progress)
-        level = self.relevance_level or member.relevance_level
+        level = member.relevance_level if self.relevance_level is None else self.relevance_level
         found = evaluate(
             ranker.search_batch(asked.queries, self.k, self.progress), asked.judgements, self.metrics, level
         )
@@ -236,6 +298,7 @@ class _SuiteRun:
             judged_share=found.judged_share,
             relevance_level=level,
             manifest_sha256=sha256_file(folder / MANIFEST),
+            asked=what,
         )
 
     def _is_indexed(self, member: SuiteMember, folder: Path) -> bool:

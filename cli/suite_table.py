@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .console import print_table, stdout
+from .console import print_json, print_table, stdout, write_text
 
 if TYPE_CHECKING:
     from ibkd_retrieval.evaluation.suite_results import SuiteResult
@@ -13,17 +13,13 @@ if TYPE_CHECKING:
 def show_suite(result: SuiteResult, form: str) -> None:
     """Print a suite's result: a line per data set, the average, and what the average is over."""
     if form == "json":
-        import json
-
-        text = json.dumps(result.to_json()) + "\n"
+        print_json(result.to_json())
     elif form == "table":
         _print_table(result)
-        return
     else:
         from ibkd_retrieval.evaluation.suite_files import suite_as_csv, suite_as_latex
 
-        text = suite_as_csv(result) if form == "csv" else suite_as_latex(result)
-    stdout().print(text, markup=False, soft_wrap=True, end="")
+        write_text(suite_as_csv(result) if form == "csv" else suite_as_latex(result), None)
 
 
 def _print_table(result: SuiteResult) -> None:
@@ -54,4 +50,4 @@ def _print_table(result: SuiteResult) -> None:
     for member in result.members:
         if member.missing:
             remarks.append(f"{member.name}: {member.missing:,} queries without results, scored 0")
-    stdout().print("; ".join(remarks), style="dim", markup=False)
+    stdout().print("; ".join(remarks), style="dim")

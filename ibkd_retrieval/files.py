@@ -21,9 +21,12 @@ def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
     """Open `path` for writing bytes under a temporary name; sync and rename it on success.
 
     A reader sees the old file or the whole new one. On an exception the temporary file is removed
-    and `path` is left as it was.
+    and `path` is left as it was. Of a symbolic link, the file that it points to is written.
+
+    Raises:
+        UserError: `path` is there and is no regular file.
     """
-    path = Path(path)
+    path = _target(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -49,12 +52,10 @@ def require_writable(path: Path | str) -> None:
     """Find out before long work whether `path` can be written when it is done; nothing is left behind.
 
     Raises:
-        UserError: it is a folder, something above it is none, or its folder (or the one that would hold that) takes
-            no files.
+        UserError: it is there and is no regular file, something above it is no folder, or its folder (or the one that
+            would hold that) takes no files.
     """
-    path = Path(os.path.abspath(path))
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: name a file in it.")
+    path = _target(os.path.abspath(path))
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -63,6 +64,27 @@ def require_writable(path: Path | str) -> None:
             pass
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}: {folder}): name a file elsewhere.") from None
+
+
+_STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
+
+
+def _target(path: Path | str) -> Path:
+    """The file to write for `path`, through symbolic links: a rename would put a file in place of a link or device.
+
+    Raises:
+        UserError: it is there and is no regular file, or stands for a stream.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it.")
+    # What a stream leads to may be a file, which whoever opened it goes on writing.
+    if os.path.abspath(path).startswith(_STREAMS) or (path.exists() and not path.is_file()):
+        raise UserError(
+            f"{path} is no regular file, and one would take its place: name a file, or leave the option out where the "
+            "result may go to standard output."
+        )
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def sync_directory(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -74,3 +76,9 @@ class QuerySet:
     queries: tuple[Query, ...]
     judgements: tuple[Judgement, ...] = ()
     relevance_level: int = 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all queries and judgements, whatever the set is called."""
+        asked = json.dumps([self.queries, self.judgements], ensure_ascii=True)
+        return hashlib.sha256(asked.encode("ascii")).hexdigest()

@@ -26,11 +26,12 @@ class AskedBar(NamedTuple):
 
 
 class JudgedData(NamedTuple):
-    """What decides whether scores of two comparisons may be compared: the documents and the judged queries."""
+    """What decides whether scores of two comparisons may be compared: documents, judged queries, what is relevant."""
 
     name: str
     fingerprint: str
     query_ids: frozenset[str]
+    relevance_level: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def same_metric(name: str, among: Iterable[str]) -> str | None:
 
 
 def read_recorded(
-    path: Path, system: str | None, data_sets: Sequence[JudgedData], bars: Sequence[AskedBar]
+    path: Path, system: str | None, data_sets: Sequence[JudgedData], bars: Sequence[AskedBar], k: int
 ) -> Recorded:
     """Take a system of an earlier comparison, and see that it can be compared with what is about to be measured.
 
@@ -93,9 +94,11 @@ def read_recorded(
         system: its name there; the first system where None.
         data_sets: that are about to be measured.
         bars: whose metrics have to be there.
+        k: results a query behind metrics without a cutoff.
 
     Raises:
-        UserError: the report cannot be read, or lacks the system, a data set or a metric.
+        UserError: the report cannot be read, lacks the system, a data set or a metric, or a metric was measured over
+            another number of results or from another grade on.
     """
     report = read_comparison(path)
     names = [each.name for each in report.systems]
@@ -105,9 +108,15 @@ def read_recorded(
     for bar in bars:
         if same_metric(bar.metric, report.metrics) is None:
             raise UserError(f"{path} has no {bar.metric}: it has {', '.join(report.metrics)}.")
+        if report.k not in (None, k) and parse_metric(bar.metric).cutoff is None:
+            raise UserError(
+                f"{path} has {bar.metric} over the first {report.k:,} results and not over {k:,}: give -k {report.k}, "
+                "or a metric with a cutoff."
+            )
     values = {_key(each): _by_query(each, name) for each in report.data_sets}
     for data in data_sets:
         if (data.fingerprint, data.query_ids) in values:
+            _check_level(path, report, data, bars)
             continue
         same_corpus = [each.query_source for each in report.data_sets if each.fingerprint == data.fingerprint]
         what = (
@@ -118,6 +127,17 @@ def read_recorded(
         )
         raise UserError(f"{path} has {what}: hold the systems against a report of the same data sets.")
     return Recorded(path, name, values)
+
+
+def _check_level(path: Path, report: ComparisonReport, data: JudgedData, bars: Sequence[AskedBar]) -> None:
+    before = next(each for each in report.data_sets if _key(each) == (data.fingerprint, data.query_ids))
+    metrics = [parse_metric(bar.metric) for bar in bars]
+    deciding = [metric.name for metric in metrics if metric.level is None and not metric.is_graded]
+    if deciding and before.relevance_level not in (None, data.relevance_level):
+        raise UserError(
+            f"{path} has {deciding[0]} of {data.name} with grades from {before.relevance_level} on as relevant, and "
+            f"now they count from {data.relevance_level} on: name the queries as it does, {before.query_source}."
+        )
 
 
 def hold(report: ComparisonReport, bars: Sequence[AskedBar], recorded: Recorded | None = None) -> tuple[Bar, ...]:

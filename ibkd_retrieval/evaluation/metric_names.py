@@ -39,7 +39,10 @@ _EXAMPLES = {
     "hit_rate": "hit_rate@10",
     "rbp": "rbp.95",
 }
+_GRADED = frozenset({"dcg", "dcg_burges", "ndcg", "ndcg_burges"})
 _WITHOUT_CUTOFF = frozenset({"r-precision", "bpref"})
+_LARGEST = 1 << 31
+"""Of cutoffs and grades, far beyond any collection and within what compiled code counts with."""
 _PATTERN = re.compile(
     r"(?P<base>[a-z][a-z0-9_-]*?)"
     r"(?:\(rel=(?P<rel>\d+)\))?"
@@ -65,6 +68,11 @@ class Metric(NamedTuple):
     level: int | None = None
     persistence: float | None = None
 
+    @property
+    def is_graded(self) -> bool:
+        """Whether it gains by the grades themselves; others know relevant and not relevant only."""
+        return self.canonical in _GRADED
+
 
 def known_metrics() -> tuple[str, ...]:
     """One usable name for each metric, in the spelling the documentation uses."""
@@ -89,17 +97,19 @@ def parse_metric(name: str) -> Metric:
     if found["rel"] and found["level"]:
         raise UserError(f"Metric {name!r} gives the relevance level twice: keep -l{found['level']} or (rel=...).")
     level = int(found["level"] or found["rel"] or 1)
-    if level < 1:
-        raise UserError(f"Metric {name!r}: the relevance level must be at least 1, since grade 0 is not relevant.")
+    if not 1 <= level <= _LARGEST:
+        raise UserError(
+            f"Metric {name!r}: the relevance level must be from 1 to {_LARGEST:,}, since grade 0 is not relevant."
+        )
     given_level = level if found["level"] or found["rel"] else None
     number = found["number"]
     if canonical == "rbp":
         return Metric(name, canonical, level=given_level, persistence=_persistence(name, number))
     if number is not None and canonical in _WITHOUT_CUTOFF:
         raise UserError(f"Metric {name!r}: {canonical} looks at all results: leave out the number.")
-    if number is not None and ("." in number or int(number) < 1):
+    if number is not None and ("." in number or not 1 <= int(number) <= _LARGEST):
         raise UserError(
-            f"Metric {name!r}: the cutoff must be a whole number of at least 1, as in {known_metrics()[0]}."
+            f"Metric {name!r}: the cutoff must be a whole number from 1 to {_LARGEST:,}, as in {known_metrics()[0]}."
         )
     return Metric(name, canonical, cutoff=int(number) if number else None, level=given_level)
 

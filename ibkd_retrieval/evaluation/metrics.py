@@ -33,7 +33,6 @@ from ibkd_retrieval.search.runs import Run
 
 __all__ = ["JUDGED_DEPTH", "Evaluation", "Metric", "evaluate", "known_metrics", "parse_metric"]
 
-_GRADED = frozenset({"dcg", "dcg_burges", "ndcg", "ndcg_burges"})
 # trec_eval's ndcg reads any positive grade.
 _GRADED_LEVEL = 1
 # The code of every unjudged document; judged ones count from 0.
@@ -192,7 +191,7 @@ def _arrays(doc_ids: Ids, grades: Mapping[str, int]) -> tuple[QueryArray, QueryA
 def _scorer(metric: Metric, relevance_level: int) -> Callable[[QueryArray, QueryArray], float]:
     """The metric of one query, a function of judgements and run."""
     ranx = ranx_metric(metric.canonical)
-    if metric.canonical in _GRADED:
+    if metric.is_graded:
         return lambda judged, run: ranx(judged, run, metric.cutoff or 0, metric.level or _GRADED_LEVEL)
     level = metric.level or relevance_level
     if metric.canonical == "rbp":

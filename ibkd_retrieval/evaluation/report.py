@@ -127,6 +127,7 @@ class DataSetReport:
         systems: by name.
         per_query: the values behind the means.
         examples: of each further system, those that lost most and then those that won most.
+        relevance_level: lowest grade that counted as relevant for binary metrics; None in reports that do not say.
     """
 
     name: str
@@ -138,6 +139,7 @@ class DataSetReport:
     systems: dict[str, SystemResult]
     per_query: PerQuery
     examples: tuple[Example, ...]
+    relevance_level: int | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class ComparisonReport:
         data_sets: in the order given.
         averages: by system and metric.
         bars: what was asked of the systems.
+        k: results a query behind metrics without a cutoff; None in reports that do not say.
     """
 
     created: str
@@ -171,6 +174,7 @@ class ComparisonReport:
     data_sets: tuple[DataSetReport, ...]
     averages: dict[str, dict[str, Average]]
     bars: tuple[Bar, ...] = ()
+    k: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON types: "format_version", then the fields; the schema is in docs/formats.md."""

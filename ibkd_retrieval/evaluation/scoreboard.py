@@ -248,8 +248,12 @@ def _check_same_queries(run: ScoredRun, baseline: ScoredRun) -> None:
 
 def run_names(sources: Sequence[str]) -> list[str]:
     """Short names for run files, without folders and endings where that tells them apart; the same name never twice."""
-    short = [_stem(source) for source in sources]
-    names = [name if short.count(name) == 1 else source for name, source in zip(short, sources, strict=True)]
+    return told_apart([_stem(source) for source in sources], sources)
+
+
+def told_apart(short: Sequence[str], long: Sequence[str]) -> list[str]:
+    """The short names, the long ones of those that are equal, and a number behind what is equal still."""
+    names = [name if short.count(name) == 1 else other for name, other in zip(short, long, strict=True)]
     return [
         name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
         for place, name in enumerate(names)

@@ -59,8 +59,10 @@ def evaluate_sts(
         progress: told of the sentences encoded.
 
     Raises:
-        UserError: the scores are all equal, so nothing correlates with them.
+        UserError: the scores are all equal, so nothing correlates with them, or there are no resamples.
     """
+    if samples < 1:
+        raise UserError(f"A bootstrap needs at least 1 sample: got {samples}.")
     scores = np.array([pair.score for pair in pairs.pairs])
     if np.ptp(scores) == 0:
         raise UserError(f"All pairs of {pairs.name} have the score {scores[0]:g}: nothing can correlate with them.")
@@ -105,5 +107,8 @@ def _interval(
         drawn = generator.integers(0, len(scores), len(scores))
         if np.ptp(scores[drawn]) > 0:
             values.append(correlations(cosines[drawn], scores[drawn])[0])
+    if not values:
+        # No resample told the scores apart, so that nothing is known.
+        return -1.0, 1.0
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

@@ -30,6 +30,7 @@ class MemberScores(NamedTuple):
         judged_share: share of the first ten results that is judged.
         relevance_level: lowest grade that counted as relevant.
         manifest_sha256: of the manifest of the index that was searched.
+        asked: the digest of its queries and judgements, or the name of a published data set, which does not change.
     """
 
     name: str
@@ -41,6 +42,7 @@ class MemberScores(NamedTuple):
     judged_share: float
     relevance_level: int
     manifest_sha256: str
+    asked: str
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,11 @@ def _without_name(member: MemberScores) -> dict[str, Any]:
     return record
 
 
+def _compared(record: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Index and queries of a member, as `suite.json` has them; early files do not say what was asked."""
+    return record["manifest_sha256"], record.get("asked")
+
+
 class SuiteFile:
     """`suite.json`: the results of every system on a suite, kept after each data set so that none is scored twice."""
 
@@ -145,19 +152,25 @@ class SuiteFile:
             ) from error
 
     def known(
-        self, system: str, settings: Mapping[str, Any], member: str, manifest_sha256: str, metrics: Sequence[str]
+        self,
+        system: str,
+        settings: Mapping[str, Any],
+        member: str,
+        manifest_sha256: str,
+        asked: str,
+        metrics: Sequence[str],
     ) -> MemberScores | None:
-        """The scores of a member by these metrics, None where they are not known for this very index and settings."""
+        """The scores of a member by these metrics; None where they are of another index, other queries or settings."""
         found = self._systems.get(system, {})
         record = found.get("members", {}).get(member)
-        if record is None or found.get("settings") != dict(settings) or record["manifest_sha256"] != manifest_sha256:
+        if record is None or found.get("settings") != dict(settings):
             return None
-        if not set(metrics) <= set(record["scores"]):
+        if _compared(record) != (manifest_sha256, asked) or not set(metrics) <= set(record["scores"]):
             return None
         return MemberScores(**record | {"name": member, "scores": {name: record["scores"][name] for name in metrics}})
 
     def write(self, result: SuiteResult) -> None:
-        """Put a system's result in place of its former one; scores by other metrics stay known for equal indexes."""
+        """Put a system's result in place of its former one; scores by other metrics stay known for equal data."""
         before = self._systems.get(result.system, {})
         shown = result.to_json()
         if before.get("settings") == shown["settings"]:
@@ -165,7 +178,7 @@ class SuiteFile:
             for name in [name for name in before.get("members", {}) if name in kept]:
                 record = before["members"][name]
                 member = shown["members"].setdefault(name, record)
-                if member["manifest_sha256"] == record["manifest_sha256"]:
+                if _compared(member) == _compared(record):
                     member["scores"] = record["scores"] | member["scores"]
         self._systems[result.system] = shown
         write_json(self.path, {"format": FORMAT, "format_version": FORMAT_VERSION, "systems": self._systems})

@@ -84,6 +84,7 @@ def compare_systems(
         ),
         data_sets=tuple(reports),
         averages=statistics.averages,
+        k=measuring.k,
     )
 
 
@@ -191,6 +192,7 @@ def _data_set(
             },
         ),
         examples=examples(data, rankings, metrics[0]),
+        relevance_level=data.queries.relevance_level,
     )
 
 

@@ -119,7 +119,10 @@ def check_depth(depth: int) -> None:
 
 
 class _Texts:
-    """Texts of the candidates in a run, found by id: where each lies is looked up in one pass over all ids."""
+    """Texts of the candidates in a run, found by id: where each lies is looked up in one pass over all ids.
+
+    A document that several indexes hold is read from the first; deleted ones are not read.
+    """
 
     def __init__(self, indexes: Sequence[StoredIndex], run: Run, depth: int) -> None:
         wanted = {
@@ -127,9 +130,12 @@ class _Texts:
             for start, stop in zip(run.offsets[:-1], run.offsets[1:], strict=True)
             for doc_id in run.doc_ids[start : min(stop, start + depth)].tolist()
         }
-        self._place = {
-            doc_id: (index, row) for index in indexes for row, doc_id in enumerate(index.all_ids()) if doc_id in wanted
-        }
+        self._place: dict[str, tuple[StoredIndex, int]] = {}
+        for index in indexes:
+            present = index.present
+            for row, doc_id in enumerate(index.all_ids()):
+                if doc_id in wanted and (present is None or present[row]):
+                    self._place.setdefault(doc_id, (index, row))
 
     def content(self, doc_id: str) -> str:
         index, row = self._place[doc_id]

@@ -112,7 +112,8 @@ class Searcher:
 
     def hits_of_each(self, vectors: NDArray[np.float32], k: int) -> list[list[Hit]]:
         """The k best documents for each query vector [q, dim], with their text, found in one call of the index."""
-        scores, rows = self._find(vectors, k)
+        # Of a larger k the index gives that many places, empty ones behind the documents.
+        scores, rows = self._find(vectors, min(k, max(1, len(self.index))))
         return [self._hits_of_one(*found) for found in zip(scores.tolist(), rows.tolist(), strict=True)]
 
     def _hits_of_one(self, scores: list[float], rows: list[int]) -> list[Hit]:

@@ -34,11 +34,12 @@ class Shell:
         from ibkd_cli.app import main
 
         out, err, code = io.StringIO(), io.StringIO(), 0
+        piped = io.TextIOWrapper(io.BytesIO(stdin.encode("utf-8", "surrogateescape")), "utf-8")
         with (
             mock.patch.dict(os.environ, self.environment(), clear=True),
             mock.patch("huggingface_hub.constants.HF_HUB_OFFLINE", True),
             mock.patch.object(sys, "argv", ["ibkd", *map(str, args)]),
-            mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+            mock.patch.object(sys, "stdin", piped),
             contextlib.chdir(self.folder),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),

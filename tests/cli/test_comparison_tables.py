@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import re
 import sys
@@ -13,13 +14,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
 from sample_reports import SYSTEMS, missed_bar, sample_comparison
 
 from ibkd_cli.comparison_tables import draw_comparison, print_comparison
+from ibkd_cli.console import AS_IT_IS
 
 SIX = ("ndcg@10", "mrr@10", "recall@100", "map@100", "precision@10", "recall@1000")
 
 
 def drawn(comparison, width):
     text = io.StringIO()
-    draw_comparison(Console(file=text, width=width, highlight=False), comparison)
+    draw_comparison(Console(file=text, width=width, **AS_IT_IS), comparison)
     return text.getvalue()
 
 
@@ -32,6 +34,7 @@ def drawn(comparison, width):
         lambda: sample_comparison(systems=4, queries=5, metrics=SIX),
         lambda: sample_comparison(systems=1, queries=1, timed=False),
         lambda: sample_comparison(systems=2, queries=5, names=["検索" * 40, "name-" * 30]),
+        lambda: sample_comparison(systems=3, queries=5, scanned={0, 2}),
         lambda: sample_comparison(systems=2, queries=5, values=lambda number, first, _: first * number),
     ],
 )
@@ -44,6 +47,14 @@ def test_nothing_is_wider_than_the_terminal_nor_cut(make, width):
     for metric in comparison.metrics:
         for system in comparison.systems:
             assert f"{comparison.averages[system.name][metric].mean:.4f}" in shown
+
+
+def test_names_in_headings_and_rows_are_no_markup():
+    comparison = sample_comparison(systems=2, queries=5, data_sets=2, names=["[bold]a[/x]", ":key:[cls]"])
+    named = [dataclasses.replace(data, name=f"[red]{data.name}:a:") for data in comparison.data_sets]
+    shown = drawn(dataclasses.replace(comparison, data_sets=tuple(named)), 200)
+    for name in ("[bold]a[/x]", ":key:[cls]", "[red]scif", "act:a:"):
+        assert name in shown.replace("…", "")
 
 
 def test_bars_are_as_long_as_what_they_stand_for():

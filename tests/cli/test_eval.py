@@ -8,6 +8,9 @@ import json
 import shutil
 
 import pytest
+from tiny_models import tokenizer, transformer
+
+from ibkd_retrieval.encoders.encoder import Encoder
 
 QRELS = "q1 0 a 2\nq1 0 b 1\nq2 0 a 1\nq3 0 c 1\nq4 0 d 2\nq5 0 e 1\nq6 0 f 1\n"
 GOOD = "".join(f"q{n} Q0 {doc} 1 2.0 good\nq{n} Q0 z 2 1.0 good\n" for n, doc in enumerate("aacdef", 1))
@@ -120,6 +123,22 @@ def test_a_wrong_run_is_refused_in_one_sentence(shell, files, name, text, senten
     assert answer.out == ""
 
 
+@pytest.mark.parametrize("form", ["table", "csv", "json", "latex"])
+@pytest.mark.parametrize("output", [(), ("--output", "out/scores")])
+def test_a_name_is_shown_as_it_is_whatever_it_looks_like(form, output, shell, files):
+    names = ["dense[cls]:key:", "dense[k=10] :a:\t:x:", "[bold]"]
+    for name in names:
+        (files / f"{name}.trec").write_text(GOOD)
+    (files / "a[").mkdir()
+    (files / "a[" / "[bold].trec").write_text(POOR)
+    runs = [word for name in (*names, "a[/[bold]") for word in ("--run", f"{name}.trec")]
+    answer = shell.must("eval", *runs, "--qrels", "qrels.txt", "--format", form, *output)
+    shown = (files / "out/scores").read_text() if output else answer.out
+    for name in (*names[:2], "a[/[bold].trec"):
+        # A tab is spaces in a table.
+        assert {"json": json.dumps(name)[1:-1], "table": name.split("\t")[0]}.get(form, name) in shown
+
+
 def test_a_baseline_that_answers_other_queries_is_refused(shell, files):
     lines = GOOD.splitlines(keepends=True)
     (files / "first.trec").write_text("".join(lines[:8]))
@@ -137,7 +156,7 @@ def test_a_baseline_that_answers_other_queries_is_refused(shell, files):
         (("--format", "csv", "--json"), "contradict each other"),
         (("--per-query", "values.xlsx"), "is written as .tsv or .jsonl"),
         (("--index", "here"), "either --run or --index"),
-        (("--resamples", "0"), "at least 1 query and 1 sample"),
+        (("--resamples", "0"), "--resamples must be at least 1, not 0"),
         (("--data-dir", "."), "give --suite too"),
         (("--suite", "beir"), "brings its own queries"),
         (("--seed", -1), "--seed must be at least 0"),
@@ -145,6 +164,7 @@ def test_a_baseline_that_answers_other_queries_is_refused(shell, files):
         (("--engine", "bm25"), "leave out the options of searching"),
         (("--rerank", "x"), "leave out the options of searching"),
         (("--k", 10), "--k says nothing to --run"),
+        (("--device", "cuda"), "--device says nothing to --run"),
         (("--baseline", "good.trec"), "its own baseline"),
         (("--qrels", "none.txt"), "No judgement reaches the relevance level 1"),
     ],
@@ -188,13 +208,82 @@ def test_a_suite_is_indexed_scored_and_averaged_over_sets(shell, suite, teacher)
 def test_a_finished_data_set_of_a_suite_is_not_done_again(shell, suite, teacher):
     args = ("eval", "--suite", suite, "--model", teacher, "--json")
     first = shell.must(*args)
-    # Without its documents and queries nothing could be encoded or searched again.
+    # Without its documents nothing could be encoded again.
     for name in ("alone", "forum/one", "forum/two"):
         (shell.folder / "sets" / name / "corpus.jsonl").write_text("")
-        (shell.folder / "sets" / name / "queries.jsonl").write_text("")
     again = shell.must(*args)
     assert json.loads(again.out) == json.loads(first.out)
     assert again.err.count("scored before") == 3
+
+
+def test_a_data_set_of_a_suite_is_scored_again_where_its_queries_or_judgements_changed(shell, suite, teacher):
+    args = ("eval", "--suite", suite, "--model", teacher, "--metric", "mrr@10", "--json")
+    first = json.loads(shell.must(*args).out)["members"]
+    shell.must(*args[:4], teacher, "--metric", "ndcg@5")
+    queries, qrels = shell.folder / "sets/alone/queries.jsonl", shell.folder / "sets/forum/one/qrels/test.tsv"
+    queries.write_text(queries.read_text().replace('"text": "', '"text": "other '))
+    qrels.write_text("".join(qrels.read_text().splitlines(keepends=True)[:5]))
+    again = shell.must(*args)
+    assert again.err.count("scored before") == 1
+    second = json.loads(again.out)["members"]
+    for name in ("alone", "forum/one"):
+        assert second[name]["scores"] != first[name]["scores"]
+    assert second["forum/one"]["queries"] == 2
+    kept = json.loads((shell.folder / "indexes/sets/suite.json").read_text())["systems"]["teacher flat"]["members"]
+    assert {name: set(each["scores"]) for name, each in kept.items()} == {
+        "alone": {"mrr@10"}, "forum/one": {"mrr@10"}, "forum/two": {"mrr@10", "ndcg@5"},
+    }  # fmt: skip
+
+
+def test_ways_of_searching_a_suite_are_kept_beside_each_other(shell, suite, teacher):
+    (shell.folder / "ids.txt").write_text("".join(f"d{number}\n" for number in range(100)))
+    args = ("eval", "--suite", suite, "--model", teacher, "--metric", "mrr@10", "--quiet")
+    ways = {
+        "teacher flat": (),
+        "teacher flat k-5 relevance-level-2": ("-k", 5, "--relevance-level", 2),
+        "teacher flat filter-@ids.txt exclude-self": ("--filter", "@ids.txt", "--exclude-self"),
+    }
+    for way in ways.values():
+        shell.must(*args, *way)
+    kept = json.loads((shell.folder / "indexes/sets/suite.json").read_text())["systems"]
+    assert list(kept) == list(ways)
+    assert shell.must(*args[:-1]).err.count("scored before") == 3
+
+
+def test_a_suite_is_scored_again_where_a_model_or_a_list_of_ids_changed_under_its_name(shell, suite, teacher, tmp_path):
+    from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+
+    config = transformer().config
+    config.num_labels = 1
+    cross = tmp_path / "cross"
+    BertForSequenceClassification(config).save_pretrained(cross)
+    tokenizer().save_pretrained(cross)
+    (shell.folder / "ids.txt").write_text("".join(f"d{number}\n" for number in range(100)))
+    args = ("eval", "--suite", suite, "--model", teacher, "--filter", "@ids.txt", "--rerank", cross)
+    args += ("--rerank-depth", 2)
+    shell.must(*args)
+    assert shell.must(*args).err.count("scored before") == 3
+    (shell.folder / "ids.txt").write_text("".join(f"d{number}\n" for number in range(50)))
+    assert "scored before" not in shell.must(*args).err
+    model = AutoModelForSequenceClassification.from_pretrained(cross)
+    model.classifier.weight.data += 1
+    model.save_pretrained(cross)
+    assert "scored before" not in shell.must(*args).err
+
+
+def test_a_suite_is_scored_again_where_its_query_model_changed_under_its_name(shell, suite, teacher, stranger):
+    newest = shutil.copytree(teacher, shell.folder / "models" / "newest")
+    (newest / "ibkd.json").write_text("{}")
+    shutil.copytree(teacher, shell.folder / "asking")
+    args = ("eval", "--suite", suite, "--query-model", "./asking", "--metric", "mrr@10")
+    shell.must(*args)
+    assert shell.must(*args).err.count("scored before") == 3
+    shutil.rmtree(shell.folder / "asking")
+    shutil.copytree(stranger, shell.folder / "asking")
+    of_the_index = Encoder.load(str(teacher), device="cpu").weight_hash
+    learned = {"teacher": {"name": "newest", "weight_hash": of_the_index}, "settings": {"output_space": "teacher"}}
+    (shell.folder / "asking" / "ibkd.json").write_text(json.dumps(learned))
+    assert "scored before" not in shell.must(*args).err
 
 
 def test_what_fails_in_a_suite_is_named_and_the_average_is_not_of_all(shell, suite, teacher):
@@ -238,6 +327,9 @@ def test_an_unknown_suite_or_model_is_refused(shell, suite, teacher):
         (("--rerank", "./nosuch"), "No model at ./nosuch"),
         (("--recall", 2), "must be above 0 and at most 1"),
         (("--filter", "year"), "year"),
+        (("--resamples", 10), "--resamples says nothing to --suite"),
+        (("--seed", 1), "--seed says nothing to --suite"),
+        (("--relevance-level", 0), "--relevance-level must be at least 1, not 0"),
         (("--filter", "@nosuch.txt"), "nosuch.txt"),
     ],
 )

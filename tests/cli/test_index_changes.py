@@ -121,24 +121,38 @@ def test_two_encoder_processes_make_the_index_of_one(shell, index, beir, teacher
         assert (shell.folder / "two" / name).read_bytes() == (index / name).read_bytes()
 
 
-def test_a_gpu_that_is_not_there_is_said_once_and_done_without(shell, index):
+def test_a_gpu_that_is_not_there_is_said_once_and_done_without(shell, index, beir):
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
+    quick = ("--queries", beir, "--metric", "mrr@10", "--rounds", 1, "--no-peak-memory")
     for command in (
         ("search", "river bank", "--index", index, "--device", "cuda"),
         ("index", "--from", index, "--type", "hnsw", "--output", "h", "--device", "cuda"),
+        ("eval", "--index", index, "--queries", beir, "--metric", "mrr@10", "--device", "cuda"),
+        ("compare", "--index", f"{index},name=a", "--index", f"{index},name=b", *quick, "--device", "cuda"),
     ):
         said = shell.must(*command).err
         assert said.count("runs on the CPU") == 1
         assert said.count("GPU") == 1
 
 
-def test_a_device_that_is_none_is_refused_by_every_job(shell, index):
-    answer = shell("index", "--from", index, "--output", "other", "--device", "gpu")
+@pytest.mark.parametrize(
+    "job",
+    [
+        ("index", "--from", "INDEX", "--output", "other"),
+        ("search", "river", "--index", "INDEX"),
+        ("eval", "--index", "INDEX"),
+        ("compare", "--index", "INDEX", "--index", "INDEX"),
+        ("serve", "--index", "INDEX"),
+        ("bench", "encode"),
+    ],
+)
+def test_a_device_that_is_none_is_refused_by_every_job(shell, index, job):
+    answer = shell(*(index if word == "INDEX" else word for word in job), "--device", "gpu")
     assert answer.code == 2
-    assert "Unknown device `gpu`" in answer.err
+    assert "Unknown device `gpu`: use auto, cpu, cuda or cuda:N." in answer.err
 
 
 def test_an_index_of_cut_vectors_is_searched_with_its_model_at_another_place(shell, beir, teacher):

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ import pytest
 import yaml
 from driving import COMMAND
 from tiny_models import sentences, tokenizer, transformer
+
+from ibkd_retrieval.corpora.resolve import open_queries
 
 DOCUMENTS, QUERIES = 200, 20
 
@@ -151,11 +154,52 @@ def test_weights_found_on_judged_queries_are_said_used_and_recorded(shell, chain
     assert stage["weights"] == [float(found[1]), float(found[2])]
     assert stage["weights tuned on"] == str(beir)
     scored = ("eval", *hybrid, "--metric", "ndcg@10", "--json")
-    tuned = json.loads(shell.must(*scored, "--tune", beir).out)["ndcg@10"]
-    given = json.loads(shell.must(*scored, "--weight", found[1], "--weight", found[2]).out)["ndcg@10"]
+    answer = shell.must(*scored, "--tune", beir)
+    tuned = json.loads(answer.out)["ndcg@10"]
+    # A split of no name means the judged queries themselves.
+    assert "weights were tuned on 20 of the 20 judged queries that are scored" in answer.err
+    assert json.loads(answer.out)["tuned_on"] == 20
+    given = json.loads(shell.must(*scored, "--weight", found[1], "--weight", found[2]).out)
+    assert "tuned_on" not in given
+    given = given["ndcg@10"]
     alone = [json.loads(shell.must(*scored, "--weight", one, "--weight", 1 - one).out)["ndcg@10"] for one in (0, 1)]
     assert tuned == given == pytest.approx(float(found[3]), abs=5e-5)
     assert tuned >= max(alone)
+
+
+def test_a_query_is_left_out_before_its_rankings_are_fused_and_tuned(dated):
+    pytest.importorskip("bm25s")
+    from ibkd_retrieval.evaluation.metrics import evaluate
+    from ibkd_retrieval.search.fusion import weighted_sum
+    from ibkd_retrieval.search.runs import read_run
+
+    base = ("search", "--index", "whole", "--queries", "queries.jsonl", "--exclude-self")
+    ways = {"dense": (), "words": ("--engine", "bm25"), "sum": ("--hybrid", "sum")}
+    for name, way in ways.items():
+        dated.must(*base, *way, "--output", f"{name}.trec")
+    runs = {name: read_run(dated.folder / f"{name}.trec") for name in ways}
+    expected = weighted_sum([runs["dense"], runs["words"]], [0.5, 0.5])
+    assert runs["sum"].doc_ids.tolist() == expected.doc_ids.tolist()
+    judged = dated.folder / "judged"
+    (judged / "qrels").mkdir(parents=True)
+    (judged / "corpus.jsonl").touch()
+    (judged / "queries.jsonl").write_text((dated.folder / "queries.jsonl").read_text())
+    (judged / "qrels" / "test.tsv").write_text("".join(f"d{query}\td{query + 5}\t1\n" for query in range(5)))
+    said = dated.must(*base, *ways["sum"], "--tune", judged, "--output", "tuned.trec").err
+    (score,) = re.findall(r"ndcg@10 ([\d.]+) on 5 queries", said)
+    found = evaluate(read_run(dated.folder / "tuned.trec"), open_queries(str(judged)).judgements, ["ndcg@10"])
+    assert found.scores["ndcg@10"] == pytest.approx(float(score), abs=5e-5)
+
+
+def test_weights_found_on_other_queries_are_not_said_to_be_of_tuning(shell, chain, beir):
+    pytest.importorskip("bm25s")
+    other = shutil.copytree(beir, shell.folder / "other")
+    # The same ids, as data sets that count their queries have.
+    (other / "queries.jsonl").write_text((beir / "queries.jsonl").read_text().replace('"text": "', '"text": "some '))
+    hybrid = ("--index", chain.teacher_index, "--queries", beir, "--hybrid", "sum", "--tune", other)
+    answer = shell.must("eval", *hybrid, "--json")
+    assert json.loads(answer.out)["tuned_on"] == 0
+    assert "weights were tuned on" not in answer.err
 
 
 def test_a_search_may_ask_for_the_recall_that_was_measured(dated, tmp_path_factory, teacher, home):

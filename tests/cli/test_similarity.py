@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from tiny_models import sentences
@@ -19,6 +20,15 @@ def test_a_model_is_correlated_with_the_scores_of_each_set(shell, teacher):
     assert "average" in shown
 
 
+def test_sets_of_one_file_name_are_told_apart(shell, teacher, pairs):
+    for name in ("one", "two"):
+        (shell.folder / name).mkdir()
+        shutil.copy(shell.folder / pairs, shell.folder / name / "test.tsv")
+    named = [word for path in ("one/test.tsv", "two/test.tsv", pairs) for word in ("--data", path)]
+    answer = shell.must("eval", "--task", "sts", "--model", teacher, *named, "--resamples", 10, "--json")
+    assert list(json.loads(answer.out)["sets"]) == ["one/test.tsv", "two/test.tsv", "pairs"]
+
+
 @pytest.fixture
 def pairs(shell):
     texts = sentences(40)
@@ -28,7 +38,8 @@ def pairs(shell):
 
 
 @pytest.mark.parametrize(
-    ("form", "mark"), [("table", "average"), ("json", '"sets"'), ("csv", ",pairs,38,"), ("latex", r"\bottomrule")]
+    ("form", "mark"),
+    [("table", "average"), ("json", '"sets"'), ("csv", ",pairs.tsv (2),38,"), ("latex", r"\bottomrule")],
 )
 def test_the_result_is_written_in_the_form_and_to_the_file_asked_for(form, mark, shell, teacher, pairs):
     command = ("eval", "--task", "sts", "--model", teacher, "--data", pairs, "--data", pairs, "--resamples", 10)
@@ -66,6 +77,7 @@ def test_what_says_nothing_to_similarity_is_refused(more, shell, teacher, pairs)
         (("--task", "sts", "--data", "none.tsv"), "there is no file or folder none.tsv"),
         (("--task", "parsing"), "use retrieval or sts"),
         (("--data", "one.tsv"), "--task sts"),
+        (("--task", "sts", "--data", "none.tsv", "--resamples", 0), "--resamples must be at least 1, not 0"),
     ],
 )
 def test_what_does_not_go_together_is_refused(shell, options, said):

@@ -206,6 +206,12 @@ def test_a_question_that_is_empty(refused, chain):
     refused("search", "--index", chain.student_index)  # standard input is empty
 
 
+def test_a_piped_question_that_is_no_text(shell, chain):
+    answer = shell("search", "--index", chain.student_index, stdin="river\ncaf\udce9\n")
+    assert answer.code == 2
+    assert answer.err.splitlines()[-1] == "ibkd: Line 2 of standard input is not UTF-8: save the questions in that."
+
+
 def test_no_results_asked_for(refused, chain):
     refused("search", "river", "--index", chain.student_index, "-k", -1)
 

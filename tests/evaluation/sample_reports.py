@@ -52,7 +52,7 @@ DATA_SETS = ("scifact", "nfcorpus", "cranfield", "cisi", "vaswani", "fiqa", "arg
 
 def sample_comparison(
     systems=4, data_sets=1, queries=60, seed=0, names=None, query_text=None, quality=None, values=None, timed=True,
-    slower=1.0, larger=1.0, bars=(), metrics=METRICS,
+    slower=1.0, larger=1.0, scanned=(), bars=(), metrics=METRICS,
 ):  # fmt: skip
     """Build a comparison.
 
@@ -68,6 +68,7 @@ def sample_comparison(
         timed: with throughput, peak memory and cost.
         slower: factor on the times of all but the baseline.
         larger: factor on their sizes.
+        scanned: numbers of the systems whose indexes hold nothing in memory.
         bars: to carry.
         metrics: names.
     """
@@ -77,6 +78,8 @@ def sample_comparison(
         row[4] = quality[number] if quality else row[4]
         if number:
             row[5], row[6], row[7] = row[5] * slower, row[6] * slower, row[7] * larger
+        if number in scanned:
+            row[7] = 0.0
     rng = np.random.default_rng(seed)
     reports = tuple(_data_set(name, rows, metrics, queries, query_text, values, rng) for name in DATA_SETS[:data_sets])
     baseline = rows[0][0]
@@ -219,7 +222,10 @@ def _result(row, first_row, columns, metrics, data_set, rng):
         latency_ms=Latency(*part, total, 300, Histogram(tuple(edges.tolist()), tuple(counts.tolist()))),
         batch_queries_per_second=BatchRate(3000 / encode, 2900 / encode, 3100 / encode, 32),
         sizes=Sizes(int(5183 * memory * 1.2), int(5183 * memory), memory * 1.2, memory),
-        gains={"query_total_p50": base_p50 / p50, "index_memory_bytes": first_row[7] / memory},
+        gains={
+            "query_total_p50": base_p50 / p50,
+            **({"index_memory_bytes": first_row[7] / memory} if memory and first_row[7] else {}),
+        },
         gain_spread={"query_total_p50": (0.95 * base_p50 / p50, 1.05 * base_p50 / p50)},
         effort_curve=curve,
     )

@@ -64,7 +64,7 @@ def test_each_further_system_is_held_against_the_first(report):
 
 def test_a_recorded_system_is_the_same_bar_as_one_measured_beside(report, recorded_file, judged):
     asked = [AskedBar("ndcg@10", 0.5)]
-    recorded = read_recorded(recorded_file, None, judged, asked)
+    recorded = read_recorded(recorded_file, None, judged, asked, 1000)
     beside, before = hold(report, asked), hold(report, asked, recorded)
     assert [bar.system for bar in before] == ["teacher", *(bar.system for bar in beside)]
     assert [bar.retention for bar in before] == pytest.approx([1, *(bar.retention for bar in beside)])
@@ -74,7 +74,7 @@ def test_a_recorded_system_is_the_same_bar_as_one_measured_beside(report, record
 
 def test_any_recorded_system_may_be_held_against_by_a_later_one_of_its_name_too(report, recorded_file, judged):
     asked = [AskedBar("mrr", 0.5)]
-    bars = hold(report, asked, read_recorded(recorded_file, "student", judged, asked))
+    bars = hold(report, asked, read_recorded(recorded_file, "student", judged, asked, 1000))
     assert [bar.system for bar in bars] == ["teacher", "teacher ivf-pq", "student"]
     assert bars[2].retention == pytest.approx(1)
     values = report.data_sets[0].per_query.values
@@ -97,7 +97,7 @@ def test_queries_are_paired_by_id_and_not_by_place(report, tmp_path, judged):
     )
     write_json(tmp_path / "report.json", dataclasses.replace(report, data_sets=(turned,)).to_json())
     asked = [AskedBar("mrr", 0.5)]
-    recorded = read_recorded(tmp_path / "report.json", None, judged, asked)
+    recorded = read_recorded(tmp_path / "report.json", None, judged, asked, 1000)
     found = {bar.system: bar for bar in hold(report, asked, recorded)}
     low, high = report.averages["student"]["mrr"].retention_interval
     assert f"{low:.4f} to {high:.4f}" in found["student"].why
@@ -125,4 +125,20 @@ def test_a_report_of_other_things_is_refused(recorded_file, judged):
         ([data._replace(query_ids=frozenset("q"))], None, "mrr", "other judged queries of pages"),
     ):
         with pytest.raises(UserError, match=sentence):
-            read_recorded(recorded_file, system, data_sets, [AskedBar(metric, 0.9)])
+            read_recorded(recorded_file, system, data_sets, [AskedBar(metric, 0.9)], 1000)
+
+
+def test_a_metric_over_other_results_or_from_another_grade_on_is_refused(recorded_file, report, judged, tmp_path):
+    (data,) = judged
+    stricter = [data._replace(relevance_level=2)]
+    with pytest.raises(UserError, match=r"has mrr over the first 1,000 results and not over 100: give -k 1000"):
+        read_recorded(recorded_file, None, judged, [AskedBar("mrr", 0.9)], 100)
+    with pytest.raises(UserError, match=r"has recall@20 of pages with grades from 1 on as relevant.* from 2 on"):
+        read_recorded(recorded_file, None, stricter, [AskedBar("recall@20", 0.9)], 1000)
+    read_recorded(recorded_file, None, judged, [AskedBar("recall@20", 0.9)], 100)
+    read_recorded(recorded_file, None, stricter, [AskedBar("ndcg@10", 0.9)], 1000)
+    # Reports of before do not say.
+    old = report.to_json()
+    del old["k"], old["data_sets"][0]["relevance_level"]
+    write_json(tmp_path / "report.json", old)
+    read_recorded(tmp_path / "report.json", None, stricter, [AskedBar("mrr", 0.9)], 100)

@@ -40,6 +40,19 @@ def test_the_report_is_four_files_that_hold_the_comparison(tmp_path):
     assert (width, 600 < height < 1200) == (1600, True)
 
 
+@pytest.mark.parametrize(("scanned", "data_sets"), [({0}, 1), ({1}, 2), ({0, 1, 2}, 2)])
+def test_the_report_is_drawn_where_indexes_are_scanned(tmp_path, scanned, data_sets):
+    pytest.importorskip("matplotlib")
+    comparison = sample_comparison(systems=3, data_sets=data_sets, queries=12, scanned=scanned)
+    written = write_report(comparison, tmp_path)
+    assert len(written) == 4
+    (line,) = re.findall(r"^\| student flat \|.*", written[1].read_text("utf-8").partition("kept")[2], re.M)[:1]
+    per_document, share = cells(line)[6:8]
+    assert per_document.strip() == ("–" if 2 in scanned else "1.54 kB")
+    assert share.strip() == ("–" if scanned & {0, 2} else "50.0 %")
+    assert ("Quality and memory" in written[2].read_text("utf-8")) == (scanned != {0, 1, 2})
+
+
 def test_without_the_drawing_packages_the_data_and_the_tables_are_there(tmp_path, monkeypatch):
     monkeypatch.setattr("ibkd_retrieval.evaluation.drawing.canvas.find_spec", lambda name: None)
     comparison = sample_comparison(systems=3, queries=12)

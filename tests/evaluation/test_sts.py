@@ -48,3 +48,11 @@ def test_a_model_that_tells_nothing_apart_scores_zero():
 def test_scores_that_are_all_equal_are_refused():
     with pytest.raises(UserError, match="have the score 2"):
         evaluate_sts(Angles(), pairs_at([0, 1], [2, 2]))
+
+
+def test_no_resamples_are_refused_and_resamples_that_tell_nothing_bound_nothing():
+    pairs = pairs_at([0, 90], [5, 0])
+    with pytest.raises(UserError, match="at least 1 sample: got 0"):
+        evaluate_sts(Angles(), pairs, samples=0)
+    found = [evaluate_sts(Angles(), pairs, samples=1, seed=seed).spearman_interval for seed in range(20)]
+    assert {(round(each.low), round(each.high)) for each in found} == {(-1, 1), (1, 1)}

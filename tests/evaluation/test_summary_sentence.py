@@ -58,6 +58,13 @@ def test_a_slower_and_larger_system_is_said_to_be_so():
     assert "at 28.6 % of the speed and 2.0 × the index memory" in sentence
 
 
+@pytest.mark.parametrize(("scanned", "data_sets"), [({0}, 1), ({2}, 1), ({0, 1, 2}, 1), ({0}, 3)])
+def test_nothing_is_said_of_memory_where_an_index_is_scanned(scanned, data_sets):
+    sentence = told(two(lambda first, _: first * 0.9, scanned=scanned, data_sets=data_sets))
+    assert "at 5.7 × the speed; it loses" in sentence
+    assert "memory" not in sentence
+
+
 def test_a_tiny_loss_is_not_rounded_to_everything():
     sentence = told(two(lambda first, _: first * 0.9999))
     assert "keeps 99.99 % of" in sentence

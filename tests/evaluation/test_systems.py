@@ -7,9 +7,14 @@ import pytest
 
 from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.comparison import Resampling
+from ibkd_retrieval.evaluation.drawing import summary_sentence
+from ibkd_retrieval.evaluation.drawing.glance import glances
 from ibkd_retrieval.evaluation.metrics import evaluate
 from ibkd_retrieval.evaluation.rankings import ComparedData, rank_all
-from ibkd_retrieval.evaluation.systems import compare_systems
+from ibkd_retrieval.evaluation.systems import Measuring, compare_systems
+from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.search.searcher import Searcher
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +149,20 @@ def test_the_report_is_json_and_names_what_made_it(compared):
     assert list(point) == ["nprobe", "ef_search", "recall@10", "search_p50_ms", "score"]
     assert list(record["data_sets"][0]["systems"]["student"]["agreement"]) == ["overlap@10", "rbo"]
     assert record["created"].endswith("Z")
+
+
+def test_an_index_that_is_scanned_is_compared_and_told_of_without_its_memory(world):
+    scanned = Searcher(open_index(world.folder / "teacher-flat", memory_limit=0), world.encoders["teacher"])
+    assert scanned.index.memory_bytes == 0
+    measuring = Measuring(
+        rounds=2, latency_queries=2, batch=4, throughput_documents=0, effort_queries=2, memory_queries=0,
+        resampling=Resampling(samples=20, permutations=19),
+    )  # fmt: skip
+    data = ComparedData("pages", world.queries, {"teacher": scanned, "student": world.searcher("student-flat")})
+    report = compare_systems([data], ["ndcg@10"], measuring)
+    assert report.data_sets[0].systems["teacher"].sizes.index_memory_bytes == 0
+    assert "memory" not in summary_sentence(report)
+    assert [each.memory for each in glances(report)] == [None, None]
 
 
 def test_queries_that_nobody_judged_are_not_asked(world):

@@ -6,8 +6,12 @@ from tiny_models import save_plain_transformer, sentences, tokenizer, transforme
 from ibkd_retrieval.corpora.records import Document, Query
 from ibkd_retrieval.encoders.cross_encoder import load_pair_scorer
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.delete import delete_documents
+from ibkd_retrieval.indexing.store import open_index
 from ibkd_retrieval.search import rerank as rerank_module
+from ibkd_retrieval.search.merged import MergedSearcher
 from ibkd_retrieval.search.rerank import Reranker
+from ibkd_retrieval.search.searcher import Searcher
 
 TEXTS = sentences(40)
 DOCUMENTS = [Document(f"d{number}", text, f"page {number}") for number, text in enumerate(TEXTS)]
@@ -78,6 +82,27 @@ def test_one_question_and_a_batch_agree(scorer, dense, k, depth):
         assert [hit.rank for hit in hits] == list(range(1, min(k, 40) + 1))
         assert [hit.doc_id for hit in hits] == [doc_id for doc_id, _ in found[query.query_id]]
         assert [hit.score for hit in hits] == pytest.approx([score for _, score in found[query.query_id]], abs=1e-4)
+
+
+def test_a_batch_over_several_indexes_reads_no_deleted_text_and_else_the_first(tmp_path, scorer):
+    newer = [document._replace(text=f"newer {document.text}") for document in DOCUMENTS[:20]]
+    first, second = searcher(tmp_path / "first", newer), searcher(tmp_path / "second", DOCUMENTS)
+    delete_documents(tmp_path / "second", [document.doc_id for document in DOCUMENTS[:10]])
+    second = Searcher(open_index(tmp_path / "second"), second.encoder)
+    read = {}
+
+    class Reading:
+        name = "reading"
+
+        def score(self, pairs, progress=None):
+            read.update((text, query) for query, text in pairs)
+            return scorer.score(pairs)
+
+    Reranker(MergedSearcher([first, second]), [first.index, second.index], Reading(), 40).search_batch(QUERIES)
+    assert read.keys() == {document.content for document in (*newer, *DOCUMENTS[20:])}
+    read.clear()
+    Reranker(MergedSearcher([second, first]), [second.index, first.index], Reading(), 40).search_batch(QUERIES)
+    assert read.keys() == {document.content for document in (*newer[:10], *DOCUMENTS[10:])}
 
 
 def test_the_length_read_decides_the_score(model):

@@ -22,10 +22,11 @@ class ExactIndex:
             encoder=record, dim=encoder.dim, document_count=len(DOCUMENTS), rows=len(DOCUMENTS)
         )
         self.vectors = encoder.encode(TEXTS)
-        self.asked = []
+        self.asked, self.wanted = [], []
 
     def search(self, vectors, k, *, nprobe=None, refine=None, ef_search=None, allowed=None):
         self.asked.append((nprobe, refine))
+        self.wanted.append(k)
         all_scores = vectors @ self.vectors.T
         rows = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
         scores = np.take_along_axis(all_scores, rows, axis=1)
@@ -84,6 +85,7 @@ def test_the_hits_of_several_vectors_are_those_of_each_alone(searcher):
 def test_more_results_than_documents_gives_all_documents(searcher):
     assert len(searcher.search("a", k=1000)) == len(DOCUMENTS)
     assert len(searcher.search_batch([Query("q", "a")], k=1000).doc_ids) == len(DOCUMENTS)
+    assert searcher.index.wanted == [len(DOCUMENTS)] * 2
 
 
 def test_no_queries_make_an_empty_run(searcher):

@@ -29,8 +29,8 @@ class Glance(NamedTuple):
         milliseconds_spread: the least and greatest of the rounds' medians.
         speed: how many times as fast as the first system.
         speed_spread: least and greatest over the rounds.
-        memory_per_document: bytes of index memory.
-        memory: how many times less index memory than the first system's.
+        memory_per_document: bytes of index memory; None where an index is scanned on disk.
+        memory: how many times less index memory than the first system's; None where an index of either is scanned.
         documents_per_second: encoded; None where not measured.
         parameters: of the encoder.
     """
@@ -45,8 +45,8 @@ class Glance(NamedTuple):
     milliseconds_spread: Interval
     speed: float
     speed_spread: Interval
-    memory_per_document: float
-    memory: float
+    memory_per_document: float | None
+    memory: float | None
     documents_per_second: float | None
     parameters: int
 
@@ -55,6 +55,8 @@ def glances(comparison: ComparisonReport) -> list[Glance]:
     """Every system in short, in the order given."""
     metric, data_sets = comparison.metrics[0], comparison.data_sets
     first = [each.systems[comparison.baseline] for each in data_sets]
+    documents = sum(each.documents for each in data_sets)
+    first_bytes = _bytes_in_memory(first)
     found = []
     for system in comparison.systems:
         results = [each.systems[system.name] for each in data_sets]
@@ -62,7 +64,7 @@ def glances(comparison: ComparisonReport) -> list[Glance]:
         only = results[0].scores[metric] if len(results) == 1 else None
         medians = [result.latency_ms.total for result in results]
         spreads = [_speed_spread(ours, theirs) for ours, theirs in zip(results, first, strict=True)]
-        bytes_in_memory = sum(result.sizes.index_memory_bytes for result in results)
+        our_bytes = _bytes_in_memory(results)
         found.append(
             Glance(
                 name=system.name,
@@ -79,8 +81,8 @@ def glances(comparison: ComparisonReport) -> list[Glance]:
                 milliseconds_spread=_mean_interval([each.spread for each in medians]),
                 speed=_geometric_mean([_speed(ours, theirs) for ours, theirs in zip(results, first, strict=True)]),
                 speed_spread=_mean_interval(spreads),
-                memory_per_document=bytes_in_memory / max(1, sum(each.documents for each in data_sets)),
-                memory=sum(each.sizes.index_memory_bytes for each in first) / max(1, bytes_in_memory),
+                memory_per_document=our_bytes / max(1, documents) if our_bytes else None,
+                memory=first_bytes / our_bytes if first_bytes and our_bytes else None,
                 documents_per_second=system.throughput.documents_per_second if system.throughput else None,
                 parameters=system.encoder.parameters,
             )
@@ -91,6 +93,12 @@ def glances(comparison: ComparisonReport) -> list[Glance]:
 def significant(contrast: MetricContrast) -> bool:
     """Whether the paired randomisation test, corrected by Holm, says that the difference is no chance."""
     return contrast.randomisation_p_holm < SIGNIFICANT
+
+
+def _bytes_in_memory(results: Sequence[SystemResult]) -> int | None:
+    """What a system's indexes hold in memory; None where one of them is scanned, since the sum lacks it."""
+    sizes = [result.sizes.index_memory_bytes for result in results]
+    return sum(sizes) if all(sizes) else None
 
 
 def _speed(ours: SystemResult, first: SystemResult) -> float:

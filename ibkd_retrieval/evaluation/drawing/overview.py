@@ -57,17 +57,18 @@ def _figure(comparison: ComparisonReport, with_legend: bool) -> tuple[Figure, in
     looks = system_looks(comparison)
     rows = math.ceil(len(looks) / _LEGEND_COLUMNS) if with_legend else 0
     figure = blank(_WIDTH, _HEIGHT + 15 * len(sentence) + _LEGEND_ROW * rows)
-    panels = figure.subplots(1, 2)
     figure.suptitle("\n".join(sentence), x=0.01, ha="left", fontsize=12)
     if with_legend:
         handles = [_handle(shortened(name, 40), look) for name, look in looks.items()]
         figure.legend(handles=handles, loc="outside lower left", ncols=_LEGEND_COLUMNS, frameon=False, fontsize=10)
     metric = metric_title(comparison.metrics[0])
-    points = front_points(comparison, glances(comparison))
-    for panel, of, label in zip(panels, points, (TIME_LABEL, MEMORY_LABEL), strict=True):
+    times, memory = front_points(comparison, glances(comparison))
+    fronts = [(times, TIME_LABEL), *([(memory, MEMORY_LABEL)] if memory else [])]
+    panels = figure.subplots(1, len(fronts), squeeze=False)[0]
+    for panel, (of, label) in zip(panels, fronts, strict=True):
         draw_front(panel, of, label, metric)
     unnamed = 0
-    for panel, of in zip(panels, points, strict=True):
+    for panel, (of, _) in zip(panels, fronts, strict=True):
         unnamed += len(of) - label_points(panel, of)
         for text in panel.texts:
             text.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground=PAPER)])

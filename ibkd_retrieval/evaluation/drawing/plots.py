@@ -54,11 +54,15 @@ def average_fronts(comparison: ComparisonReport) -> list[Plot]:
 
 
 def front_points(comparison: ComparisonReport, found: Sequence[Glance]) -> tuple[list[Point], list[Point]]:
-    """The systems in the planes of latency and quality, and of memory and quality."""
+    """The systems in the planes of latency and quality, and of memory and quality; scanned ones only in the first."""
     drawn = system_looks(comparison)
     return (
         [Point(g.name, drawn[g.name], g.milliseconds, g.milliseconds_spread, g.mean, g.interval) for g in found],
-        [Point(g.name, drawn[g.name], g.memory_per_document, None, g.mean, g.interval) for g in found],
+        [
+            Point(g.name, drawn[g.name], g.memory_per_document, None, g.mean, g.interval)
+            for g in found
+            if g.memory_per_document is not None
+        ],
     )
 
 
@@ -79,7 +83,8 @@ def data_set_plots(comparison: ComparisonReport, data_set: DataSetReport, name: 
         total, look = result.latency_ms.total, drawn[system.name]
         times.append(Point(system.name, look, total.p50, total.spread, found.mean, found.interval))
         per_document = result.sizes.memory_bytes_per_document
-        memory.append(Point(system.name, look, per_document, None, found.mean, found.interval))
+        if per_document:
+            memory.append(Point(system.name, look, per_document, None, found.mean, found.interval))
     return [
         *(_fronts(name, (times, memory), metric, comparison) if len(comparison.data_sets) > 1 else []),
         *_recall(name, data_set, comparison.systems, drawn),
@@ -97,6 +102,8 @@ def _fronts(
         ("latency", "Quality and latency", TIME_LABEL, "ms", points[0]),
         ("memory", "Quality and memory", MEMORY_LABEL, "bytes a document", points[1]),
     ):
+        if not of:
+            continue
         front = ", ".join(point.name for point in pareto_front(of))
         described = "; ".join(f"{each.name}: {score(each.quality)} at {plain(each.cost)} {unit}" for each in of)
         named: list[int] = []

@@ -71,7 +71,8 @@ def _quality(ours: Glance, first: Glance, metric: str) -> str:
 
 
 def _cost(ours: Glance) -> str:
-    return f"at {_speed(ours)} and {_memory(ours.memory)}"
+    memory = "" if ours.memory is None else f" and {_memory(ours.memory)}"
+    return f"at {_speed(ours)}{memory}"
 
 
 def _speed(ours: Glance) -> str:

@@ -65,7 +65,7 @@ def main_table(comparison: ComparisonReport, found: Sequence[Glance]) -> Table:
                     Cell(plain(each.milliseconds)),
                     Cell("") if is_first else Cell(factor(each.speed), _factors(each.speed_spread)),
                     Cell(size(each.memory_per_document)),
-                    Cell("") if is_first else Cell(share(1 / each.memory) if each.memory else UNKNOWN),
+                    Cell("") if is_first else Cell(UNKNOWN if each.memory is None else share(1 / each.memory)),
                     Cell(plain(each.documents_per_second)),
                     Cell(count(each.parameters)),
                 ),
