@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from . import distill_options as options
-from .console import reporter, stdout
+from .console import print_json, reporter, stdout
 from .options import MODELS, Device, Dtype, Json, Overwrite, Quiet, Resume, Seed, given_options
 
 if TYPE_CHECKING:
@@ -191,11 +191,9 @@ def distill(
     if not ranks.is_first():
         return
     if json:
-        import json as encoder
-
-        stdout().print(encoder.dumps(report.as_dict() | {"output": str(target)}), markup=False, soft_wrap=True)
+        print_json(report.as_dict() | {"output": str(target)})
         return
-    stdout().print(f"{target}: {_sentence(report)}", markup=False)
+    stdout().print(f"{target}: {_sentence(report)}")
 
 
 _LEARNING_RATES = {None: 2e-3, "static": 1e-2}

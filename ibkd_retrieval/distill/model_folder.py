@@ -49,6 +49,7 @@ class EncoderFacts:
         embedding_parameters: in token and position tables.
         transformer_parameters: in all else.
         texts_per_second: while encoding the dev texts; comparable within one card only.
+        dtype: the arithmetic it was trained or asked in, which "auto" became.
     """
 
     name: str
@@ -58,6 +59,7 @@ class EncoderFacts:
     embedding_parameters: int
     transformer_parameters: int
     texts_per_second: float
+    dtype: str
 
     @classmethod
     def of(cls, encoder: Encoder | JointTeacher, dev: float, texts_per_second: float) -> EncoderFacts:
@@ -71,6 +73,7 @@ class EncoderFacts:
             counts["embedding"],
             counts["transformer"],
             texts_per_second,
+            encoder.dtype,
         )
 
 
