@@ -108,20 +108,6 @@ def recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
     return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), truth.tolist(), strict=True)]))
 
 
-def timed(
-    search: Callable[[NDArray[np.float32]], NDArray[np.int64]], queries: NDArray[np.float32]
-) -> tuple[dict[str, float], NDArray[np.int64]]:
-    """Ask queries one by one; give milliseconds and the rows found [q, k]. Ten are asked before, to warm up."""
-    for query in queries[:10]:
-        search(query[None])
-    rows, milliseconds = [], []
-    for query in queries:
-        began = time.perf_counter()
-        rows.append(search(query[None])[0])
-        milliseconds.append(1000 * (time.perf_counter() - began))
-    return quantiles(milliseconds), np.stack(rows)
-
-
 def quantiles(milliseconds: Any) -> dict[str, float]:
     """Median and 95th percentile."""
     middle, high = np.percentile(milliseconds, [50, 95])
