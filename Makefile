@@ -37,7 +37,7 @@ test-lucene: .venv-lucene/.installed
 
 .venv/.installed-dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,demo,bm25,onnx,report,serve,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,demo,bm25,onnx,report,serve,static,tensorboard,dev]'
 	touch $@ .venv/.installed-demo
 
 clean:

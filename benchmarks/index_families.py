@@ -1,11 +1,14 @@
 """Every index family against exact search, on one collection of real vectors, in one run.
 
-usage: python benchmarks/index_families.py --vectors FOLDER|INDEX [...] --queries FILE.npy|FILE.jsonl [--model MODEL]
+usage: python benchmarks/index_families.py --index INDEX [...] --queries FILE.npy|FILE.jsonl --work-dir DIR
+                                           [--model MODEL]
 
-FOLDER holds float32 unit vectors [n, dim] as *.npy (the `vectors` of an index folder, whose INDEX is as good). Queries
-are vectors [q, dim], or texts (`text` of each line) to encode with --model. The first half of the queries is only for
-looking at while settings are chosen (`--tuning`); the figures are of the second half. Search is timed on one thread,
-families interleaved, medians of --rounds rounds. Writes benchmarks/results/index_families.json.
+The documents of finished indexes of one model are made an index of each type (`ibkd index --from`), which are then
+opened and asked as `ibkd search` does: exact vectors are read from the mapped shards. Queries are vectors [q, dim], or
+texts (`text` of each line) to encode with --model. The first half of the queries is only for looking at while settings
+are chosen (`--tuning`); the figures are of the second half. One query at a time in one thread, families in turn within
+each query, in an order drawn anew; the first of all passes is not timed. Writes benchmarks/results/index_families.json
+(--output).
 """
 
 from __future__ import annotations
@@ -13,27 +16,24 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import statistics
+import os
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from measuring import quantiles
 from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.evaluation.environment import read_environment
 from ibkd_retrieval.files import write_json
-from ibkd_retrieval.indexing.exact import scan
-from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss
-from ibkd_retrieval.indexing.families import family_named
-from ibkd_retrieval.indexing.families.effort import effort_for, search_structure
-from ibkd_retrieval.indexing.families.family import BuiltStructure
-from ibkd_retrieval.indexing.manifest import SearchDefaults
-from ibkd_retrieval.indexing.vector_source import ArrayVectors
-from ibkd_retrieval.progress import SILENT
+from ibkd_retrieval.indexing.combine import combine_indexes
+from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.families import Option, family_named
+from ibkd_retrieval.indexing.store import StoredIndex, open_index
 
-FAMILIES: dict[str, tuple[str, dict[str, int | str]]] = {
+FAMILIES: dict[str, tuple[str, dict[str, Option]]] = {
     "flat": ("flat", {"memory_bytes": 1 << 50}),
     "ivf-flat": ("ivf-flat", {}),
     "ivf-pq": ("ivf-pq", {}),
@@ -45,15 +45,6 @@ FAMILIES: dict[str, tuple[str, dict[str, int | str]]] = {
 }
 
 
-def read_vectors(paths: list[Path]) -> NDArray[np.float32]:
-    """All vectors below the folders, in order of file name."""
-    files = []
-    for path in paths:
-        inner = path / "vectors"
-        files += sorted((inner if inner.is_dir() else path).glob("*.npy"))
-    return np.concatenate([np.load(file, allow_pickle=False) for file in files])
-
-
 def read_queries(path: Path, model: str | None, most: int) -> NDArray[np.float32]:
     """Query vectors [q, dim], encoded where the file holds texts."""
     if path.suffix == ".npy":
@@ -62,92 +53,100 @@ def read_queries(path: Path, model: str | None, most: int) -> NDArray[np.float32
     return np.asarray(Encoder.load(str(model)).encode(texts, "query"), dtype=np.float32)
 
 
-def recall(
-    queries: NDArray[np.float32], found: NDArray[np.int64], vectors: ArrayVectors, least: NDArray[np.float32]
-) -> float:
-    """Mean share of answers [q, k] that score as well as the last exact one, `least` [q].
+def recall(found: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
+    """Mean share of answers whose scores [q, k] are no less than the last exact one's [q, k].
 
     By score and not by row, as collections repeat documents (2 % of these abstracts), any of which is as good.
     """
-    shares = []
-    for query, rows, bound in zip(queries, found, least, strict=True):
-        scores = vectors.gather(rows[rows >= 0]) @ query
-        shares.append(np.count_nonzero(scores >= bound - 1e-6) / len(rows))
-    return round(float(np.mean(shares)), 4)
+    return round(float(np.mean(found >= exact[:, -1:] - 1e-6)), 4)
 
 
-def searcher(built: BuiltStructure, vectors: ArrayVectors) -> Callable[[NDArray[np.float32], int], NDArray[np.int64]]:
-    """Search as `StoredIndex.search` does, with the settings chosen at building."""
+def build(sources: list[Path], folder: Path, label: str) -> StoredIndex:
+    """An index of a type, made by as many threads as there are processors."""
+    name, options = FAMILIES[label]
+    load_faiss().omp_set_num_threads(os.cpu_count() or 1)
+    combine_indexes(sources, folder, family=family_named(name, **options), overwrite=folder.exists())
+    return open_index(folder)
 
-    def search(queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        if built.search.is_exact:
-            rows: NDArray[np.int64] = built.index.search(queries, k)[1]
-            return rows
-        effort = effort_for(built.index, built.search, SearchDefaults(), k, vectors.count, vectors.count)
-        return search_structure(built.index, queries, k, effort, vectors)[1]
 
-    return search
+def facts(index: StoredIndex, queries: NDArray[np.float32], exact: NDArray[np.float32]) -> dict[str, Any]:
+    """What an index is and finds."""
+    manifest = index.manifest
+    structure = manifest.files[manifest.structure].bytes if manifest.structure in manifest.files else 0
+    return {
+        "factory": manifest.factory,
+        "structure_seconds": round(manifest.build.structure_seconds, 2),
+        "nprobe": manifest.search.nprobe,
+        "refine": manifest.search.refine,
+        "ef_search": manifest.search.ef_search,
+        "recall@10": recall(index.search(queries, 10)[0], exact[:, :10]),
+        "recall@100": recall(index.search(queries, 100)[0], exact),
+        "bytes_per_vector": round(structure / manifest.document_count, 1),
+    }
+
+
+def ask(indexes: dict[str, StoredIndex], queries: NDArray[np.float32], passes: int) -> dict[str, list[float]]:
+    """Milliseconds of single queries, ten results each."""
+    load_faiss().omp_set_num_threads(1)
+    generator = np.random.default_rng(0)
+    labels = list(indexes)
+    milliseconds: dict[str, list[float]] = {label: [] for label in labels}
+    for timed in (False, *[True] * passes):
+        for number in generator.permutation(len(queries)):
+            for place in generator.permutation(len(labels)):
+                began = time.perf_counter()
+                indexes[labels[place]].search(queries[number][None], 10)
+                if timed:
+                    milliseconds[labels[place]].append(1000 * (time.perf_counter() - began))
+    return milliseconds
 
 
 def main() -> None:
     """Build all families, search with the same queries, write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--vectors", type=Path, nargs="+", required=True)
+    parser.add_argument("--index", type=Path, nargs="+", required=True)
     parser.add_argument("--queries", type=Path, required=True)
     parser.add_argument("--model", help="encodes queries given as texts")
+    parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--families", nargs="*", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--most-queries", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--tuning", action="store_true", help="take the first half of the queries; nothing is written")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "index_families.json")
     given = parser.parse_args()
     asked = read_queries(given.queries, given.model, given.most_queries)
     queries = asked[: len(asked) // 2] if given.tuning else asked[len(asked) // 2 :]
-    vectors = ArrayVectors(read_vectors(given.vectors))
-    blas_threshold(vectors.dim)
-    exact = scan(queries, vectors, 100)[0]
-    rows = {}
-    searches = {}
-    for label in given.families:
-        name, options = FAMILIES[label]
-        family = family_named(name, **options)
-        start = time.perf_counter()
-        built = family.build(vectors, SILENT)
-        seconds = time.perf_counter() - start
-        searches[label] = searcher(built, vectors)
-        rows[label] = {
-            "factory": built.factory,
-            "build_seconds": round(seconds, 2),
-            "nprobe": built.search.nprobe,
-            "refine": built.search.refine,
-            "ef_search": built.search.ef_search,
-            "recall@10": recall(queries, searches[label](queries, 10), vectors, exact[:, 9]),
-            "recall@100": recall(queries, searches[label](queries, 100), vectors, exact[:, 99]),
-            "bytes_per_vector": round(len(load_faiss().serialize_index(built.index)) / vectors.count, 1),
-        }
+    indexes, rows = {}, {}
+    exact: NDArray[np.float32] | None = None
+    for label in ("flat", *(each for each in given.families if each != "flat")):
+        index = build(given.index, given.work_dir / label.replace(",", "").replace(" ", "-"), label)
+        if exact is None:
+            exact = index.search(queries, 100)[0]
+        indexes[label], rows[label] = index, facts(index, queries, exact)
         print(label, rows[label], flush=True)
-    load_faiss().omp_set_num_threads(1)
-    times: dict[str, list[float]] = {label: [] for label in searches}
-    for _ in range(given.rounds):
-        for label, search in searches.items():
-            start = time.perf_counter()
-            for query in queries:
-                search(query[None], 10)
-            times[label].append(len(queries) / (time.perf_counter() - start))
-    for label, rates in times.items():
-        rows[label]["queries_per_second_one_thread"] = round(statistics.median(rates), 1)
-        print(label, rows[label]["queries_per_second_one_thread"], "queries/s")
-    if not given.tuning:
-        result = {
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "environment": read_environment().to_json(),
-            "vectors": vectors.count,
-            "dimensions": vectors.dim,
-            "queries": len(queries),
-            "rounds": given.rounds,
-            "families": rows,
+    for label, milliseconds in ask(indexes, queries, given.passes).items():
+        rows[label] |= {
+            "queries_per_second_one_thread": round(1000 / float(np.median(milliseconds)), 1),
+            **quantiles(milliseconds),
         }
-        write_json(given.output, result)
+        print(label, rows[label]["queries_per_second_one_thread"], "queries/s")
+    if given.tuning:
+        return
+    manifest = indexes["flat"].manifest
+    result = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "environment": read_environment().to_json(),
+        "model": manifest.encoder.name.split("/")[-1],
+        "corpora": [open_index(source, memory_limit=1).manifest.corpus.name.split("/")[-1] for source in given.index],
+        "vectors": manifest.document_count,
+        "dimensions": manifest.dim,
+        "vector_format": manifest.vector_format,
+        "queries": len(queries),
+        "passes": given.passes,
+        "threads": {"build": os.cpu_count(), "search": 1},
+        "families": rows,
+    }
+    write_json(given.output, result)
 
 
 if __name__ == "__main__":
