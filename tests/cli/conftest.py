@@ -47,6 +47,20 @@ def stranger(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def reranker(tmp_path_factory):
+    """A cross-encoder with one score."""
+    from tiny_models import tokenizer, transformer
+    from transformers import BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("rerankers") / "cross"
+    config = transformer().config
+    config.num_labels = 1
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def beir(tmp_path_factory):
     """A BEIR folder: every query is the first words of a document, which is judged 2, and the next one 1."""
     from tiny_models import sentences

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from driving import COMMAND
-from tiny_models import sentences, tokenizer, transformer
+from tiny_models import sentences
 
 from ibkd_retrieval.corpora.resolve import open_queries
 
@@ -102,18 +102,6 @@ def test_two_indexes_answer_one_question_side_by_side(chain):
     printed = chain.shell.must("search", "river bank", *indexes, "-k", 10).out
     assert printed.splitlines()[-1].startswith("overlap@10 of ")
     assert printed.count(" of 200 documents in ") == 2
-
-
-@pytest.fixture(scope="session")
-def reranker(tmp_path_factory):
-    from transformers import BertForSequenceClassification
-
-    folder = tmp_path_factory.mktemp("rerankers") / "cross"
-    config = transformer().config
-    config.num_labels = 1
-    BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return folder
 
 
 def test_re_ranking_changes_the_order_of_the_top_alone(dated, reranker):
