@@ -76,6 +76,38 @@ def test_a_server_answers_and_ends_on_a_signal_with_what_is_under_way_finished(f
     assert [index["index"] for index in answer["indexes"]] == ["first", "second"]
 
 
+@pytest.mark.parametrize(
+    ("options", "limits"),
+    [
+        ((), {"query": 1000, "k": 100, "batch": 32, "waiting": 128, "seconds": 10.0}),
+        (
+            ("--max-query", 17, "--max-k", 18, "--max-batch", 19, "--max-waiting", 20, "--timeout", 2.5),
+            {"query": 17, "k": 18, "batch": 19, "waiting": 20, "seconds": 2.5},
+        ),
+    ],
+)
+def test_every_limit_that_is_given_reaches_the_server(folder, web, monkeypatch, options, limits):
+    from ibkd_retrieval.serving import server
+
+    began = []
+    monkeypatch.setattr(server, "serve", lambda *given: began.append(given))
+    folder.must("serve", "--index", "first", "--port", 8123, *options)
+    ((indexes, given, host, port, _),) = began
+    assert [index.name for index in indexes] == ["first"]
+    assert {name: getattr(given, name) for name in limits} == limits
+    assert (host, port) == ("127.0.0.1", 8123)
+
+
+@pytest.mark.parametrize(("options", "remembered"), [((), 1024), (("--remember", 7), 7), (("--remember", 0), 0)])
+def test_as_many_queries_are_remembered_as_was_said(folder, web, monkeypatch, options, remembered):
+    from ibkd_retrieval.serving import server
+
+    began = []
+    monkeypatch.setattr(server, "serve", lambda indexes, *rest: began.extend(indexes))
+    folder.must("serve", "--index", "first", "--index", "second", *options)
+    assert [index.ranker.encoder.remembered_queries for index in began] == [remembered, remembered]
+
+
 def test_a_taken_port_is_named(folder, web):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
