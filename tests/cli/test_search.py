@@ -7,12 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import yaml
-from driving import COMMAND
+from driving import COMMAND, read_until
 from tiny_models import sentences
 
 from ibkd_retrieval.corpora.resolve import open_queries
@@ -272,12 +271,7 @@ def test_the_prompt_answers_until_an_empty_line_and_remembers(chain, shell, tmp_
         process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
         os.close(theirs)
         os.write(ours, f"river bank {number}\n\n".encode())
-        said, deadline = b"", time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                said += os.read(ours, 1 << 16)
-            except OSError:  # The other end is closed.
-                break
+        said = read_until(process, ours)
         os.close(ours)
         assert process.wait(timeout=60) == 0, said
         assert b"1 of 200 documents in" in said

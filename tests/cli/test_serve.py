@@ -6,6 +6,7 @@ import time
 from http.client import HTTPConnection
 
 import pytest
+from driving import read_until
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,8 @@ def web():
 def started(shell, *args):
     """A server in a process of its own, and its port."""
     process = shell.start("serve", *args, "--port", 0)
-    line = process.stdout.readline().decode()
-    assert line.startswith("http://127.0.0.1:"), line + process.stderr.read().decode()
+    line = read_until(process, process.stdout.fileno(), b"\n").decode()
+    assert line.startswith("http://127.0.0.1:"), line + read_until(process, process.stderr.fileno()).decode()
     return process, int(line.split("/")[2].rpartition(":")[2])
 
 
@@ -58,8 +59,9 @@ def test_a_server_answers_and_ends_on_a_signal_with_what_is_under_way_finished(f
             connection.request("GET", "/search?q=river+bank&k=3")
             answer = json.loads(connection.getresponse().read())
             process.send_signal(ending)
+            deadline = time.monotonic() + 60
             while not refuses_connections(port):
-                pass
+                assert time.monotonic() < deadline, "connections are taken on"
             begun.sendall(body[5:])
             reply = b"".join(iter(lambda: begun.recv(65536), b""))
         assert process.wait(30) == 0
