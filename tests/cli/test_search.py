@@ -30,7 +30,8 @@ def dated(tmp_path_factory, teacher, home):
 
     folder = tmp_path_factory.mktemp("dated")
     documents = [Document(f"d{i}", text, "", {"year": 1990 + i}) for i, text in enumerate(sentences(20))]
-    encoder = Encoder.load(str(teacher), device="cpu")
+    # In bfloat16 the near ties of a random model fall by the shapes of batches, which halves and whole do not share.
+    encoder = Encoder.load(str(teacher), device="cpu", dtype="float32")
     for name, part in (("whole", documents), ("first", documents[:12]), ("second", documents[8:])):
         build_index(Corpus(name, len(part), lambda part=part: part), encoder, folder / name)
     (folder / "queries.jsonl").write_text(
