@@ -368,7 +368,7 @@ def test_a_compressed_index_is_not_taken_for_whole_vectors(tmp_path: Path):
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(1, 12))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_blocks_of_any_size_hold_the_same_vectors_in_the_same_order(sizes: list[int], wanted: int):
     starts = np.cumsum([0, *sizes])
     table = np.arange(2 * starts[-1], dtype=np.float32).reshape(-1, 2)

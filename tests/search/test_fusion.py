@@ -50,7 +50,7 @@ def by_ranx(runs: list[Run], method: str, depth: int | None, ranked: bool, **par
     return {query: {d: s for d, s in fused.run[query].items() if d != "filler"} for query in queries}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.dictionaries(QUERIES, LISTS, max_size=4), min_size=2, max_size=3),
     st.none() | st.integers(1, 5),
