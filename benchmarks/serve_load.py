@@ -224,11 +224,12 @@ def under_fire(folder: Path, text: str, requests: int) -> dict[str, Any]:
     with server(folder) as (port, process):
         expected = [hit["id"] for hit in json.loads(Client(port).ask(text))["indexes"][0]["hits"]]
         bombard(port, requests // 10, seed=0)
-        states, wrong, kinds = [resources(process)], [], {}
+        states, wrong, kinds, abandoned = [resources(process)], [], {}, 0
         began = time.perf_counter()
         for half in (1, 2):
             found = bombard(port, requests // 2, seed=half)
             wrong += found.wrong
+            abandoned += found.abandoned
             for kind, count in found.kinds.items():
                 kinds[kind] = kinds.get(kind, 0) + count
             states.append(resources(process))
@@ -243,6 +244,7 @@ def under_fire(folder: Path, text: str, requests: int) -> dict[str, Any]:
         "requests": requests,
         "seconds": round(seconds, 1),
         "kinds": kinds,
+        "abandoned": abandoned,
         "wrong_statuses": wrong[:20],
         "wrong_status_count": len(wrong),
         "server_errors": failures,
