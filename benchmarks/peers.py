@@ -52,7 +52,7 @@ class Peer(Protocol):
 class Ours:
     """This toolkit: a structure in memory, exact vectors on disk."""
 
-    package = None
+    package: str | None = None
 
     def __init__(self, source: Path, family: str, effort: str, tries: Mapping[int, int], **options: Option) -> None:
         self._source = source
@@ -90,7 +90,7 @@ class Faiss:
     training vectors.
     """
 
-    package = None
+    package: str | None = None
 
     def __init__(self, factory: str, name: str, efforts: tuple[int, ...], k_factor: int = 0) -> None:
         self.name = f"faiss {name}"
@@ -141,7 +141,7 @@ def _below(index: Any) -> Any:
 class Autofaiss:
     """autofaiss: the index that it chooses for the memory it may take, with the effort as the parameter."""
 
-    package = "autofaiss"
+    package: str | None = "autofaiss"
     effort = "effort"
 
     def __init__(self, memory: str, efforts: tuple[int, ...]) -> None:
@@ -183,7 +183,7 @@ class Autofaiss:
 class Hnswlib:
     """hnswlib: a graph over whole vectors in memory."""
 
-    package = "hnswlib"
+    package: str | None = "hnswlib"
     effort = "ef"
     efforts = (16, 32, 64, 128, 256, 512)
 
@@ -220,7 +220,7 @@ class Hnswlib:
 class Usearch:
     """usearch: a graph over vectors in memory, in the number format asked for."""
 
-    package = "usearch"
+    package: str | None = "usearch"
     effort = "expansion"
     efforts = (16, 32, 64, 128, 256, 512)
 
