@@ -10,6 +10,7 @@ order that changes from round to round. "fresh" is a new encoder, "running" one 
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib.util
 import io
 import json
@@ -50,7 +51,9 @@ def main() -> None:
     print(json.dumps(result, indent=1))
     packages = {name: metadata.version(name) for name in ("model2vec", "tokenizers") if importlib.util.find_spec(name)}
     environment = read_environment().to_json() | packages
-    write_json(given.output, result | {"threads": given.threads, "environment": environment})
+    what = {"model": given.model.name, "encoded_before": given.before, "threads": given.threads}
+    date = datetime.date.today().isoformat()
+    write_json(given.output, result | what | {"date": date, "environment": environment})
 
 
 def read(path: Path, count: int) -> list[str]:

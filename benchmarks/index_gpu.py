@@ -104,7 +104,10 @@ def main() -> None:
         import torch  # noqa: F401  Where it is there, the environment names the GPU.
     faiss = load_faiss()
     real = read_real(given.vectors, given.work_dir, given.seed)
-    source = given.work_dir / "vectors"
+    # What is kept is of so many vectors, and of this seed.
+    kept = given.work_dir / f"{given.count}-{given.seed}"
+    kept.mkdir(exist_ok=True)
+    source = kept / "vectors"
     if not (source / "index.json").exists():
         # Flat and float16: nothing is trained, the vectors lie in their shards.
         build_index(
@@ -116,7 +119,7 @@ def main() -> None:
     for name in given.families:
         row: dict[str, Any] = {"family": name}
         for device in ("cpu", "cuda"):
-            folder = given.work_dir / f"{name.replace(', ', '-').replace(' ', '')}-{device}"
+            folder = kept / f"{name.replace(', ', '-').replace(' ', '')}-{device}"
             if name == "flat":
                 folder = source
             else:

@@ -3,11 +3,13 @@
 usage: python benchmarks/index_peers.py --vectors FOLDER [...] --work-dir DIR [--count 1000000]
 
 FOLDER holds .npy files of real unit vectors, which are replicated (replicated_vectors.py) to `--count`. Every index is
-built in a process of its own and kept in DIR, so that the script goes on where it was stopped; the memory of each is
-that of a fresh process after it was loaded and has answered. Then all are loaded into one process and asked in turn,
-query by query, system and effort in random order, in one thread: what else the machine does hits all alike.
+built in a process of its own and kept in DIR, by `--count` and `--seed`, so that the script goes on where it was
+stopped; the memory of each is that of a fresh process after it was loaded and has answered. Then all are loaded into
+one process and asked in turn, query by query, system and effort in random order, in one thread: what else the machine
+does hits all alike.
 
-A system whose build takes longer than --limit seconds is named with that, and left out.
+A system whose build takes longer than --limit seconds is named with that, and left out; with a higher limit it is tried
+again. How many candidates of ours are scored exactly is set by hand for each effort (peers.py), that of faiss once.
 
 Writes benchmarks/results/index_peers.json and .png (--output). Needs hnswlib, usearch, autofaiss and matplotlib
 (autofaiss asks for numpy 1, but works with 2: pip install --no-deps autofaiss embedding-reader fire). With a million
@@ -43,21 +45,27 @@ from ibkd_retrieval.indexing.store import open_index
 K = 10
 
 
-def make_vectors(given: argparse.Namespace, real: RealVectors, folder: Path) -> None:
+def make_vectors(given: argparse.Namespace, real: RealVectors, vectors: Path) -> None:
     """An index without a structure, from which all systems take their vectors."""
     build_index(
-        numbered(given.count), Replicas(real, given.seed), folder, resume=folder.exists(), vector_format="float16"
+        numbered(given.count), Replicas(real, given.seed), vectors, resume=vectors.exists(), vector_format="float16"
     )
 
 
-def build_peer(given: argparse.Namespace, peer: Peer, folder: Path) -> None:
+def folder_of(given: argparse.Namespace) -> Path:
+    """Where the vectors of this run and all that is made of them are kept."""
+    folder: Path = given.work_dir / f"{given.count}-{given.seed}"
+    return folder
+
+
+def build_peer(given: argparse.Namespace, peer: Peer, vectors: Path) -> None:
     """One of the systems."""
-    index = open_index(folder, memory_limit=1)
+    index = open_index(vectors, memory_limit=1)
 
     def blocks() -> Iterable[NDArray[np.float32]]:
         return index.vectors()
 
-    watch, path = Watch(), file_of(given.work_dir, peer)
+    watch, path = Watch(), file_of(folder_of(given), peer)
     began = time.perf_counter()
     with watch.sampling():
         peer.build(blocks, given.count, index.manifest.dim, path, given.threads)
@@ -70,7 +78,7 @@ def measure_memory(given: argparse.Namespace, peer: Peer, real: RealVectors) -> 
     """Print what a process that loaded one system takes, beyond what the libraries themselves do."""
     load_faiss().omp_set_num_threads(1)
     before = memory()
-    loaded = peer.load(file_of(given.work_dir, peer))
+    loaded = peer.load(file_of(folder_of(given), peer))
     for query in real.queries:
         loaded.search(query[None], K, peer.efforts[len(peer.efforts) // 2])
     after = memory()
@@ -192,17 +200,19 @@ def main() -> None:
     parser.add_argument("--stage", choices=("vectors", "build", "memory"), help="of one system, in this process")
     parser.add_argument("--system", type=int, default=0)
     given = parser.parse_args()
-    given.work_dir.mkdir(parents=True, exist_ok=True)
-    folder = given.work_dir / f"vectors-{given.count}"
+    folder = folder_of(given)
+    folder.mkdir(parents=True, exist_ok=True)
+    vectors = folder / "vectors"
     real = read_real(given.vectors, given.work_dir, given.seed)
     if given.stage == "vectors":
-        make_vectors(given, real, folder)
+        make_vectors(given, real, vectors)
         return
-    if given.stage is None and not (folder / "index.json").exists():
+    if given.stage is None and not (vectors / "index.json").exists():
         _again("vectors", 0)
-    peers = [p for p in all_peers(folder, given.count) if not any(word in p.name for word in given.leave_out)]
+    known = all_peers(vectors, given.count)
+    peers = [peer for peer in known if not any(word in peer.name for word in given.leave_out)]
     if given.stage == "build":
-        build_peer(given, peers[given.system], folder)
+        build_peer(given, peers[given.system], vectors)
         return
     if given.stage == "memory":
         measure_memory(given, peers[given.system], real)
@@ -210,11 +220,12 @@ def main() -> None:
     systems: list[dict[str, Any]] = []
     built, unfinished = [], []
     for number, peer in enumerate(peers):
-        path = file_of(given.work_dir, peer)
+        path = file_of(folder, peer)
         cost = path.with_suffix(".json")
-        if not cost.exists():
+        costs = json.loads(cost.read_bytes()) if cost.exists() else {"unfinished_after_seconds": 0}
+        if costs.get("unfinished_after_seconds", given.limit) < given.limit:
             build_within(given, number, cost)
-        costs = json.loads(cost.read_bytes())
+            costs = json.loads(cost.read_bytes())
         if "unfinished_after_seconds" in costs:
             unfinished.append({"name": peer.name, "recipe": peer.recipe, **costs})
             continue
@@ -231,8 +242,8 @@ def main() -> None:
         )
         built.append(peer)
         print(systems[-1], flush=True)
-    _, truth = exact_neighbours(real.queries, open_index(folder, memory_limit=1).vectors(), K)
-    loaded = [peer.load(file_of(given.work_dir, peer)) for peer in built]
+    _, truth = exact_neighbours(real.queries, open_index(vectors, memory_limit=1).vectors(), K)
+    loaded = [peer.load(file_of(folder, peer)) for peer in built]
     for system, points in zip(systems, ask(built, loaded, real.queries, given.passes, truth), strict=True):
         system["points"] = points
     result = {
@@ -243,10 +254,11 @@ def main() -> None:
         "threads": {"build": given.threads, "search": 1},
         "systems": systems,
         "unfinished": unfinished,
+        "left_out": [peer.name for peer in known if peer not in peers],
         "ours_against_the_front": beyond(systems),
         "date": datetime.date.today().isoformat(),
         "environment": read_environment().to_json(),
-        "peer_versions": {package: metadata.version(package) for package in ("hnswlib", "usearch", "autofaiss")},
+        "peer_versions": {peer.package: metadata.version(peer.package) for peer in peers if peer.package},
     }
     write_json(given.output, result)
     draw(result, given.output.with_suffix(".png"))

@@ -33,12 +33,14 @@ class Peer(Protocol):
         effort: what the parameter is called.
         efforts: its values, from fast to thorough.
         recipe: the setting in the system's own words.
+        package: whose version counts; None where the environment tells it.
     """
 
     name: str
     effort: str
     efforts: tuple[int, ...]
     recipe: str
+    package: str | None
 
     def build(self, blocks: Callable[[], Iterable[Vectors]], count: int, dim: int, path: Path, threads: int) -> None:
         """Make the index of all vectors and write it to `path`."""
@@ -49,6 +51,8 @@ class Peer(Protocol):
 
 class Ours:
     """This toolkit: a structure in memory, exact vectors on disk."""
+
+    package: str | None = None
 
     def __init__(self, source: Path, family: str, effort: str, tries: Mapping[int, int], **options: Option) -> None:
         self._source = source
@@ -85,6 +89,8 @@ class Faiss:
     million vectors the wiki takes 4 to 16 roots of n lists; the IVF65536_HNSW32 of the next size asks for two million
     training vectors.
     """
+
+    package: str | None = None
 
     def __init__(self, factory: str, name: str, efforts: tuple[int, ...], k_factor: int = 0) -> None:
         self.name = f"faiss {name}"
@@ -135,6 +141,7 @@ def _below(index: Any) -> Any:
 class Autofaiss:
     """autofaiss: the index that it chooses for the memory it may take, with the effort as the parameter."""
 
+    package: str | None = "autofaiss"
     effort = "effort"
 
     def __init__(self, memory: str, efforts: tuple[int, ...]) -> None:
@@ -176,6 +183,7 @@ class Autofaiss:
 class Hnswlib:
     """hnswlib: a graph over whole vectors in memory."""
 
+    package: str | None = "hnswlib"
     effort = "ef"
     efforts = (16, 32, 64, 128, 256, 512)
 
@@ -212,6 +220,7 @@ class Hnswlib:
 class Usearch:
     """usearch: a graph over vectors in memory, in the number format asked for."""
 
+    package: str | None = "usearch"
     effort = "expansion"
     efforts = (16, 32, 64, 128, 256, 512)
 
@@ -251,7 +260,10 @@ class Usearch:
 
 OURS = {4: 16, 8: 16, 16: 16, 32: 16, 64: 32, 128: 32, 256: 32, 512: 64}
 OURS_FINER = {4: 4, 8: 8, 16: 8, 32: 8, 64: 16, 128: 16, 256: 32}
-"""Candidates per result by nprobe, for codes of four and of two dimensions."""
+"""Candidates per result by nprobe, for codes of four and of two dimensions.
+
+Set by hand for each nprobe and not swept, while faiss with a refinement has one `k_factor` at every nprobe.
+"""
 
 
 def all_peers(folder: Path, count: int) -> list[Peer]:
@@ -273,9 +285,9 @@ def all_peers(folder: Path, count: int) -> list[Peer]:
     ]
 
 
-def file_of(work: Path, peer: Peer) -> Path:
-    """Where a system's index is kept."""
-    return work / (peer.name.replace(" ", "-").replace(",", "").replace("+", "-") + ".index")
+def file_of(folder: Path, peer: Peer) -> Path:
+    """Where a system's index is kept, in the folder of all that are made of the same vectors."""
+    return folder / (peer.name.replace(" ", "-").replace(",", "").replace("+", "-") + ".index")
 
 
 def size_of(path: Path) -> int:

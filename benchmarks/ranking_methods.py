@@ -4,8 +4,8 @@ usage: python benchmarks/ranking_methods.py --data-dir DIR --models-dir DIR --wo
 
 Below --data-dir lie BEIR folders. Weights of the sum are tuned on training queries where a collection has some;
 Cranfield, which has none, takes those of the collection before it. Test queries tune nothing. Indexes and runs are kept
-in the work folder: run again, the script resumes or reuses them. Writes benchmarks/results/ranking_methods.json. The
-extra `bm25` is needed.
+in the work folder, named after the models, their weights and the options they depend on: run again, the script resumes
+or reuses them. Writes benchmarks/results/ranking_methods.json. The extra `bm25` is needed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 
 from ibkd_retrieval.corpora.records import QuerySet
 from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
+from ibkd_retrieval.encoders.cross_encoder import load_pair_scorer
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.evaluation.environment import read_environment
 from ibkd_retrieval.evaluation.fusion_weights import tune_weights
@@ -51,7 +52,14 @@ def kept_run(ranker: Ranker, queries: QuerySet, path: Path) -> Run:
     return read_run(path)
 
 
-def tuned_weights(dense: Ranker, words: Ranker, spec: str, work: Path, name: str) -> tuple[tuple[float, ...], int]:
+def short(name: str, weight_hash: str, *options: object) -> str:
+    """A model with its weights, and how it is used, as part of a file's name."""
+    return "-".join([name.replace("/", "-"), weight_hash[:12], *map(str, options)])
+
+
+def tuned_weights(
+    dense: Ranker, words: Ranker, spec: str, work: Path, name: str, model: str
+) -> tuple[tuple[float, ...], int]:
     """Weights of dense and words that are best on training queries, and how many queries said so."""
     asked = open_queries(spec, need_judgements=True)
     chosen = np.random.default_rng(0).permutation(len(asked.queries))[:TUNING_QUERIES]
@@ -60,8 +68,8 @@ def tuned_weights(dense: Ranker, words: Ranker, spec: str, work: Path, name: str
     judgements = tuple(judgement for judgement in asked.judgements if judgement.query_id in names)
     sample = QuerySet(asked.name, queries, judgements, asked.relevance_level)
     runs = [
-        kept_run(dense, sample, work / f"{name}-tune-dense.trec"),
-        kept_run(words, sample, work / f"{name}-tune-bm25.trec"),
+        kept_run(dense, sample, work / f"{name}-tune-{TUNING_QUERIES}-dense-{model}.trec"),
+        kept_run(words, sample, work / f"{name}-tune-{TUNING_QUERIES}-bm25.trec"),
     ]
     return tune_weights(runs, judgements, "ndcg@10").weights, len(queries)
 
@@ -115,35 +123,33 @@ def main() -> None:
     given = parser.parse_args()
     given.work_dir.mkdir(parents=True, exist_ok=True)
     encoder = Encoder.load(str(given.models_dir / given.model))
+    pair_scorer = load_pair_scorer(str(given.models_dir / given.reranker), max_length=given.rerank_max_length)
+    model = short(given.model, encoder.weight_hash, encoder.dtype)
+    reranker = short(given.reranker, pair_scorer.weight_hash, given.rerank_depth, given.rerank_max_length)
     result: dict[str, Any] = {"collections": {}}
     weights: tuple[float, ...] = ()
     tuned_on = ""
     for name, split, tuning in COLLECTIONS:
         corpus = str(given.data_dir / name)
-        folder = given.work_dir / f"{name}-{given.model}"
+        folder = given.work_dir / f"{name}-{model}"
         build_index(open_corpus(corpus), encoder, folder, resume=folder.exists())
         index = open_index(folder)
         dense, words = Searcher(index, encoder), open_lexical(index)
         if tuning is not None:
-            weights, count = tuned_weights(dense, words, f"{corpus}:{tuning}", given.work_dir, name)
+            weights, count = tuned_weights(dense, words, f"{corpus}:{tuning}", given.work_dir, name, model)
             tuned_on = f"{name}:{tuning}, {count} queries"
         queries = open_queries(f"{corpus}:{split}", need_judgements=True)
         path = given.work_dir / f"{name}-{split}"
         runs = {
-            "dense": kept_run(dense, queries, path.with_name(f"{path.name}-dense.trec")),
+            "dense": kept_run(dense, queries, path.with_name(f"{path.name}-dense-{model}.trec")),
             "bm25": kept_run(words, queries, path.with_name(f"{path.name}-bm25.trec")),
         }
         pair = [runs["dense"], runs["bm25"]]
         runs["hybrid rrf"] = reciprocal_rank_fusion(pair)
         runs["hybrid sum"] = weighted_sum(pair, weights)
-        scorer = Reranker.load(
-            FromRun(runs["hybrid sum"], index),  # type: ignore[arg-type]
-            [index],
-            str(given.models_dir / given.reranker),
-            depth=given.rerank_depth,
-            max_length=given.rerank_max_length,
-        )
-        target = path.with_name(f"{path.name}-reranked-{given.rerank_depth}-{given.rerank_max_length}.trec")
+        fused = FromRun(runs["hybrid sum"], index)
+        scorer = Reranker(fused, [index], pair_scorer, given.rerank_depth)  # type: ignore[arg-type]
+        target = path.with_name(f"{path.name}-{model}-reranked-{reranker}.trec")
         runs[f"hybrid sum, top {given.rerank_depth} re-ranked"] = kept_run(scorer, queries, target)
         evaluations = {
             system: evaluate(run, queries.judgements, list(METRICS), queries.relevance_level)

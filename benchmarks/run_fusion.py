@@ -1,4 +1,4 @@
-"""Fusing two runs: this toolkit beside ranx, each in fresh processes, in turn.
+"""Fusing two runs: this toolkit beside ranx, each in fresh processes, in turn and in random order.
 
 usage: python benchmarks/run_fusion.py [--queries 6980] [--depth 1000] [--repeats 3]
 
@@ -13,6 +13,7 @@ import argparse
 import datetime
 import json
 import multiprocessing
+import random
 import resource
 import statistics
 import time
@@ -111,11 +112,12 @@ def main() -> None:
         parser.add_argument(name, type=int, default=default)
     given = parser.parse_args()
     rows = []
+    order = random.Random(0)
     for method in METHODS:
         measured: dict[str, list[dict[str, Any]]] = {"ibkd": [], "ranx": []}
         for _ in range(given.repeats):
-            for system, results in measured.items():
-                results.append(in_fresh_process(system, method, given.queries, given.depth))
+            for system in order.sample(list(measured), len(measured)):
+                measured[system].append(in_fresh_process(system, method, given.queries, given.depth))
         row: dict[str, Any] = {"method": method}
         for system, results in measured.items():
             row[f"{system}_seconds"] = statistics.median(result["seconds"] for result in results)

@@ -18,7 +18,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from http.client import HTTPConnection
 from importlib import metadata
 from pathlib import Path
@@ -124,10 +125,10 @@ def summary(milliseconds: Any) -> dict[str, float]:
     return {f"p{q}": round(float(np.percentile(milliseconds, q)), 3) for q in (50, 95, 99)}
 
 
-def of_batches(work: Any, texts: Sequence[str]) -> tuple[float, float]:
-    """Texts a second one by one, and all in one call."""
-    alone = sum(timed(work, [text]) for text in texts)
-    return 1000 * len(texts) / alone, 1000 * len(texts) / timed(work, texts)
+def per_second(work: Any, texts: Sequence[str], at_once: int) -> float:
+    """Texts a second in calls of so many."""
+    parts = [texts[start : start + at_once] for start in range(0, len(texts), at_once)]
+    return 1000 * len(texts) / sum(timed(work, part) for part in parts)
 
 
 def processor_seconds(process: int) -> float:
@@ -139,7 +140,10 @@ def processor_seconds(process: int) -> float:
 def throughput(
     port: int, process: int, searcher: Searcher, texts: Sequence[str], rounds: int, seconds: float
 ) -> dict[str, Any]:
-    """One client against sixteen, and what encoder and library alone gain from batches of sixteen, in turn."""
+    """One client against sixteen, and what encoder and library alone gain from batches of sixteen.
+
+    All are measured once in each round, in random order, after one untimed call of each.
+    """
 
     def encode(texts: Sequence[str]) -> Any:
         return searcher.encoder.encode(texts, "query")
@@ -154,10 +158,11 @@ def throughput(
     def search(texts: Sequence[str]) -> Any:
         return searcher.hits_of_each(encode(texts), K)
 
-    rows, waits, batches, processor = [], [], [], []
-    for number in range(rounds):
-        sixteen = [texts[(CLIENTS * number + place) % len(texts)] for place in range(CLIENTS)]
-        one = load(port, texts, K, 1, seconds).per_second
+    waits: list[float] = []
+    batches: list[float] = []
+    processor: list[float] = []
+
+    def crowd() -> float:
         before, taken = metrics(port), processor_seconds(process)
         many = load(port, texts, K, CLIENTS, seconds)
         after, taken = metrics(port), processor_seconds(process) - taken
@@ -166,9 +171,25 @@ def throughput(
             after[f"ibkd_batch_queries_{what}"] - before[f"ibkd_batch_queries_{what}"] for what in ("sum", "count")
         ]
         batches.append(counted[0] / counted[1])
-        waits += many.milliseconds
-        bare = [each for work in (encode, encode_undivided, search) for each in of_batches(work, sixteen)]
-        rows.append((one, many.per_second, *bare))
+        waits.extend(many.milliseconds)
+        return many.per_second
+
+    order = np.random.default_rng(1)
+
+    def one_round(sixteen: Sequence[str]) -> list[float]:
+        ways: list[Callable[[], float]] = [lambda: load(port, texts, K, 1, seconds).per_second, crowd]
+        for work in (encode, encode_undivided, search):
+            ways += [partial(per_second, work, sixteen, 1), partial(per_second, work, sixteen, len(sixteen))]
+        took = {place: ways[place]() for place in order.permutation(len(ways)).tolist()}
+        return [took[place] for place in range(len(ways))]
+
+    load(port, texts, K, CLIENTS, 1.0)
+    for work in (encode, encode_undivided, search):
+        work(texts[:CLIENTS])
+    rows = [
+        one_round([texts[(CLIENTS * number + place) % len(texts)] for place in range(CLIENTS)])
+        for number in range(rounds)
+    ]
     one, many, encode_one, encode_many, undivided_one, undivided_many, search_one, search_many = np.array(rows).T
     return {
         "rounds": rounds,
@@ -203,11 +224,12 @@ def under_fire(folder: Path, text: str, requests: int) -> dict[str, Any]:
     with server(folder) as (port, process):
         expected = [hit["id"] for hit in json.loads(Client(port).ask(text))["indexes"][0]["hits"]]
         bombard(port, requests // 10, seed=0)
-        states, wrong, kinds = [resources(process)], [], {}
+        states, wrong, kinds, abandoned = [resources(process)], [], {}, 0
         began = time.perf_counter()
         for half in (1, 2):
             found = bombard(port, requests // 2, seed=half)
             wrong += found.wrong
+            abandoned += found.abandoned
             for kind, count in found.kinds.items():
                 kinds[kind] = kinds.get(kind, 0) + count
             states.append(resources(process))
@@ -222,6 +244,7 @@ def under_fire(folder: Path, text: str, requests: int) -> dict[str, Any]:
         "requests": requests,
         "seconds": round(seconds, 1),
         "kinds": kinds,
+        "abandoned": abandoned,
         "wrong_statuses": wrong[:20],
         "wrong_status_count": len(wrong),
         "server_errors": failures,

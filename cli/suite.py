@@ -291,7 +291,6 @@ class _SuiteRun:
         return MemberScores(
             name=member.name,
             group=member.group,
-            main_metric=member.metric,
             scores=found.scores,
             queries=len(found.query_ids),
             missing=found.missing,

@@ -28,14 +28,12 @@ class TunedWeights:
         weights: those of the highest score; among equals, the nearest to equal shares, then the first tried.
         score: what they reached on the queries they were tuned on, an optimistic figure.
         metric: as given.
-        normalisation: of the scores, which the weights belong to.
         points: every setting tried, in order.
     """
 
     weights: tuple[float, ...]
     score: float
     metric: str
-    normalisation: str
     points: tuple[WeightPoint, ...]
 
 
@@ -44,7 +42,6 @@ def tune_weights(
     judgements: Iterable[Judgement],
     metric: str,
     *,
-    normalisation: str = "min-max",
     steps: int = 10,
     relevance_level: int = 1,
 ) -> TunedWeights:
@@ -56,7 +53,6 @@ def tune_weights(
         runs: two or more, of the same queries.
         judgements: of those queries.
         metric: a name that `parse_metric` understands.
-        normalisation: one of `fusion.NORMALISATIONS`.
         steps: parts of the unit, 1 or more. Two runs have steps + 1 points, three (steps + 1)(steps + 2) / 2.
         relevance_level: lowest grade that counts as relevant for binary metrics.
 
@@ -69,10 +65,10 @@ def tune_weights(
     points = []
     for parts in _compositions(steps, len(runs)):
         weights = tuple(part / steps for part in parts)
-        scores = evaluate(weighted_sum(runs, weights, normalisation), judged, [metric], relevance_level).scores
+        scores = evaluate(weighted_sum(runs, weights), judged, [metric], relevance_level).scores
         points.append(WeightPoint(weights, scores[metric]))
     best = max(points, key=lambda point: (point.score, -sum(weight**2 for weight in point.weights)))
-    return TunedWeights(best.weights, best.score, metric, normalisation, tuple(points))
+    return TunedWeights(best.weights, best.score, metric, tuple(points))
 
 
 def _compositions(total: int, count: int) -> Iterator[tuple[int, ...]]:

@@ -16,6 +16,8 @@ from ibkd_retrieval.errors import UserError
 Values = NDArray[np.float64]
 
 _BLOCK_CELLS = 1 << 22
+_TIE = 1e-12
+"""Values nearer to each other than this are equal but for rounding."""
 
 
 class TTest(NamedTuple):
@@ -207,25 +209,14 @@ def bootstrap_mean(values: ArrayLike, confidence: float = 0.95, samples: int = 5
     return Interval(float(column.mean()), *percentiles(means, confidence), confidence, samples, seed)
 
 
-def bootstrap_difference(
-    system: ArrayLike, baseline: ArrayLike, confidence: float = 0.95, samples: int = 5_000, seed: int = 0
-) -> Interval:
-    """Percentile bootstrap interval of the difference of means, resampling queries with both their values.
-
-    Raises:
-        UserError: no queries, lists of different lengths, fewer than one sample, or a confidence outside 0 and 1.
-    """
-    return bootstrap_mean(_differences(system, baseline, "A bootstrap"), confidence, samples, seed)
-
-
-def win_tie_loss(system: ArrayLike, baseline: ArrayLike, tolerance: float = 1e-12) -> WinTieLoss:
-    """Count queries by which side is better; differences up to `tolerance` are ties.
+def win_tie_loss(system: ArrayLike, baseline: ArrayLike) -> WinTieLoss:
+    """Count queries by which side is better; differences of rounding are ties.
 
     Raises:
         UserError: no queries, or lists of different lengths.
     """
     differences = _differences(system, baseline, "A comparison")
-    wins, losses = int((differences > tolerance).sum()), int((differences < -tolerance).sum())
+    wins, losses = int((differences > _TIE).sum()), int((differences < -_TIE).sum())
     return WinTieLoss(wins, len(differences) - wins - losses, losses)
 
 

@@ -23,7 +23,6 @@ class MemberScores(NamedTuple):
     Attributes:
         name: of the data set.
         group: the set it is a part of, its own name where it stands for itself.
-        main_metric: the metric its literature reports first.
         scores: by metric name as given.
         queries: judged queries.
         missing: judged queries without results, counted as 0.
@@ -35,7 +34,6 @@ class MemberScores(NamedTuple):
 
     name: str
     group: str
-    main_metric: str
     scores: Mapping[str, float]
     queries: int
     missing: int
@@ -167,7 +165,9 @@ class SuiteFile:
             return None
         if _compared(record) != (manifest_sha256, asked) or not set(metrics) <= set(record["scores"]):
             return None
-        return MemberScores(**record | {"name": member, "scores": {name: record["scores"][name] for name in metrics}})
+        # Early files say more of a member than is read.
+        kept = {field: record[field] for field in MemberScores._fields if field in record}
+        return MemberScores(**kept | {"name": member, "scores": {name: record["scores"][name] for name in metrics}})
 
     def write(self, result: SuiteResult) -> None:
         """Put a system's result in place of its former one; scores by other metrics stay known for equal data."""

@@ -20,7 +20,8 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.search.doc_ids import Ids, Movable, empty_ids, hashes, movable
 from ibkd_retrieval.search.ranking import Run, Scores, as_float32
 
-NORMALISATIONS = ("min-max", "none")
+_CONSTANT = 60
+"""The paper's, of reciprocal rank fusion: how little the first ranks stand out."""
 _SMALLEST_RANGE = 1e-9
 """ranx's: scores closer together than this are not spread over 0 to 1."""
 _BLOCK_RESULTS, _BLOCK_QUERIES = 1 << 19, 1 << 15
@@ -28,19 +29,17 @@ _BLOCK_RESULTS, _BLOCK_QUERIES = 1 << 19, 1 << 15
 
 def reciprocal_rank_fusion(
     runs: Sequence[Run],
-    constant: int = 60,
     depth: int | None = None,
     tag: str = "rrf",
     *,
     weights: Sequence[float] | None = None,
 ) -> Run:
-    """Sum over the runs of weight / (constant + rank), ranks counted from 1.
+    """Sum over the runs of weight / (60 + rank), ranks counted from 1.
 
     Cormack, Clarke and Büttcher, SIGIR 2009; https://doi.org/10.1145/1571941.1572114.
 
     Args:
         runs: two or more.
-        constant: how little the first ranks stand out, 0 or more.
         depth: results of each run that take part, None for all.
         tag: name of the fused run.
         weights: one a run, 1 each where None (the paper's formula).
@@ -48,42 +47,36 @@ def reciprocal_rank_fusion(
     Raises:
         UserError: there are fewer than two runs, they have no query in common, or a setting is out of range.
     """
-    if constant < 0:
-        raise UserError(f"The constant of reciprocal rank fusion must be at least 0, not {constant}: the paper has 60.")
     weights = checked_weights(weights if weights is not None else [1.0] * len(runs), len(runs))
     _check(runs, depth)
-    parts = [weight / (constant + 1 + run.places) for run, weight in zip(runs, weights, strict=True)]
+    parts = [weight / (_CONSTANT + 1 + run.places) for run, weight in zip(runs, weights, strict=True)]
     return _fused(runs, parts, depth, tag)
 
 
 def weighted_sum(
     runs: Sequence[Run],
     weights: Sequence[float],
-    normalisation: str = "min-max",
     depth: int | None = None,
     tag: str = "sum",
 ) -> Run:
     """Sum over the runs of weight x normalised score.
 
-    "min-max" maps each query's scores in a run from 0, the last that takes part, to 1, the first; a list of one
-    document, or of equal scores, gives 0 (as in ranx). "none" takes scores as they are, for runs that share a scale.
+    Each query's scores in a run are mapped from 0, the last that takes part, to 1, the first; a list of one document,
+    or of equal scores, gives 0 (as in ranx).
 
     Args:
         runs: two or more.
         weights: one a run, at least 0 and not all 0; only their ratio decides the order.
-        normalisation: one of `NORMALISATIONS`.
         depth: results of each run that take part, None for all.
         tag: name of the fused run.
 
     Raises:
         UserError: there are fewer than two runs, they have no query in common, or a setting is out of range.
     """
-    if normalisation not in NORMALISATIONS:
-        raise UserError(f"There is no normalisation {normalisation!r}: choose one of {', '.join(NORMALISATIONS)}.")
     weights = checked_weights(weights, len(runs))
     _check(runs, depth)
-    scores = [run.scores if normalisation == "none" else _min_max(run, depth) for run in runs]
-    return _fused(runs, [weight * part for weight, part in zip(weights, scores, strict=True)], depth, tag)
+    parts = [weight * _min_max(run, depth) for run, weight in zip(runs, weights, strict=True)]
+    return _fused(runs, parts, depth, tag)
 
 
 def checked_weights(weights: Sequence[float], count: int) -> list[float]:
@@ -149,7 +142,7 @@ def _fused(runs: Sequence[Run], parts: Sequence[Scores], depth: int | None, tag:
         doc_ids[end : end + len(sums)], scores[end : end + len(sums)] = own_ids, sums
         first, end = last, end + len(sums)
     if not np.isfinite(scores[:end]).all():
-        raise UserError("A fused score leaves the range of float32 numbers: use smaller weights, or normalise.")
+        raise UserError("A fused score leaves the range of float32 numbers: use smaller weights.")
     return Run(query_ids, np.append(0, np.cumsum(counts)), doc_ids[:end], scores[:end], tag)
 
 

@@ -47,6 +47,20 @@ def stranger(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def reranker(tmp_path_factory):
+    """A cross-encoder with one score."""
+    from tiny_models import tokenizer, transformer
+    from transformers import BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("rerankers") / "cross"
+    config = transformer().config
+    config.num_labels = 1
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def beir(tmp_path_factory):
     """A BEIR folder: every query is the first words of a document, which is judged 2, and the next one 1."""
     from tiny_models import sentences
@@ -111,10 +125,12 @@ def chain(tmp_path_factory, home, teacher, beir, distilling):
 
     folder = tmp_path_factory.mktemp("chain")
     shell = Shell(folder, home)
+    # In bfloat16 vectors would depend on the batch they were encoded in, and scores are held to the brute-force ones.
+    index = ("index", "--corpus", beir, "--shard-size", 64, "--dtype", "float32")
     said = {
         "distill": shell.must(*distilling),
-        "index teacher": shell.must("index", "--corpus", beir, "--model", teacher, "--shard-size", 64),
-        "index": shell.must("index", "--corpus", beir, "--shard-size", 64),
+        "index teacher": shell.must(*index, "--model", teacher),
+        "index": shell.must(*index),
     }
     indexes = folder / "indexes"
     return Chain(

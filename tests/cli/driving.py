@@ -3,8 +3,10 @@
 import contextlib
 import io
 import os
+import select
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -81,6 +83,26 @@ class Shell:
             # Sums are added in another order by several threads, and results are compared to the byte.
             "OMP_NUM_THREADS": "1",
         }
+
+
+def read_until(process: "subprocess.Popen[bytes]", source: int, mark: bytes | None = None, seconds: int = 120) -> bytes:
+    """What a process writes to a pipe or terminal, until `mark` is in it or the other end is closed.
+
+    A process that takes longer is killed, and the test fails: nothing waits for ever.
+    """
+    said, deadline = b"", time.monotonic() + seconds
+    while mark is None or mark not in said:
+        if not select.select([source], [], [], max(0, deadline - time.monotonic()))[0]:
+            process.kill()
+            raise AssertionError(f"nothing more within {seconds} seconds after {said!r}")
+        try:
+            part = os.read(source, 1 << 16)
+        except OSError:  # How a terminal says that its other end is closed.
+            break
+        if not part:
+            break
+        said += part
+    return said
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -97,7 +97,7 @@ def test_a_run_scores_what_its_index_scores(which, chain, runs, beir):
 def test_the_score_is_the_brute_force_one(chain, beir):
     from ibkd_retrieval.encoders.encoder import Encoder
 
-    encoder = Encoder.load(str(chain.student), device="cpu")
+    encoder = Encoder.load(str(chain.student), device="cpu", dtype="float32")
     documents = [json.loads(line) for line in (beir / "corpus.jsonl").read_text().splitlines()]
     queries = [json.loads(line)["text"] for line in (beir / "queries.jsonl").read_text().splitlines()]
     texts = [f"{document['title']} {document['text']}" for document in documents]
@@ -105,7 +105,7 @@ def test_the_score_is_the_brute_force_one(chain, beir):
     order = np.argsort(-scores, axis=1)
     first = [min(order[i].tolist().index(7 * i), order[i].tolist().index(7 * i + 1)) + 1 for i in range(QUERIES)]
     expected = np.mean([1 / rank if rank <= 10 else 0 for rank in first])
-    answer = chain.shell.must("eval", "--metric", "mrr@10", "--json")
+    answer = chain.shell.must("eval", "--metric", "mrr@10", "--json", "--dtype", "float32")
     assert json.loads(answer.out)["mrr@10"] == pytest.approx(expected)
 
 

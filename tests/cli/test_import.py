@@ -36,6 +36,52 @@ def test_an_imported_index_is_evaluated_on_the_queries_of_its_corpus(shell, chai
     assert scores[0] == scores[1]
 
 
+def unit_rows(count, dim, seed=0):
+    rows = np.random.default_rng(seed).standard_normal((count, dim), dtype=np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def of_vectors(shell, rows, *options):
+    """An index of vectors alone, in the folder `i`."""
+    np.save(shell.folder / "v.npy", rows)
+    (shell.folder / "ids.txt").write_text("".join(f"d{row}\n" for row in range(len(rows))))
+    return shell.must("import", "v.npy", "--ids", "ids.txt", "--output", "i", *options)
+
+
+def test_vectors_are_scaled_where_that_is_asked(shell):
+    rows = unit_rows(6, 8)
+    lengths = np.linspace(1, 30, 6, dtype=np.float32)[:, None]
+    for options, expected in (((), lengths * rows), (("--normalise", "--overwrite"), rows)):
+        of_vectors(shell, lengths * rows, *options)
+        shell.must("export", "i", "--to", "numpy", "--output", f"out{len(options)}")
+        np.testing.assert_allclose(np.load(shell.folder / f"out{len(options)}" / "vectors.npy"), expected, rtol=1e-5)
+
+
+def test_the_codes_of_an_index_are_as_fine_as_was_asked(shell):
+    of_vectors(shell, unit_rows(1200, 32))
+    kinds = {
+        "parts": (("--type", "ivf-pq", "--subquantisers", 16), "subquantisers", 16, "PQ16x4fs"),
+        "bits": (("--type", "rabitq", "--bits", 3), "bits", 3, "RaBitQfs3"),
+    }
+    for folder, (options, name, value, codes) in kinds.items():
+        told = shell.must("index", "--from", "i", "--lists", 8, "--output", folder, "--json", *options).out
+        made = json.loads(told)
+        assert (made["family_options"]["lists"], made["family_options"][name]) == (8, value)
+        assert codes in made["factory"]
+
+
+def test_a_compressed_index_goes_out_exact_where_that_is_asked(shell):
+    import faiss
+
+    rows = unit_rows(1200, 32)
+    of_vectors(shell, rows, "--type", "ivf-pq")
+    for output, exact in (("codes", ()), ("whole", ("--exact",))):
+        shell.must("export", "i", "--to", "pyserini", "--output", output, *exact)
+    codes, whole = (faiss.read_index(str(shell.folder / output / "index")) for output in ("codes", "whole"))
+    assert type(codes) is not type(whole)
+    np.testing.assert_array_equal(faiss.rev_swig_ptr(whole.get_xb(), rows.size).reshape(rows.shape), rows)
+
+
 def test_an_import_is_kept_resumed_and_replaced(shell, chain, teacher):
     shell.must("export", chain.teacher_index, "--to", "numpy", "--output", "out")
     command = ("import", "out", "--model", teacher, "--output", "back")

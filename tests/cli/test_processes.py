@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from driving import COMMAND
+from driving import COMMAND, read_until
 
 COMMANDS = (
     *("quickstart", "distill", "index", "search", "eval", "compare", "serve", "bench"),
@@ -42,7 +42,9 @@ def test_the_installed_command_is_this_one(shell):
     command = os.path.join(os.path.dirname(sys.executable), "ibkd")
     if not os.path.exists(command):
         pytest.skip("the package is not installed beside this interpreter")
-    found = subprocess.run([command, "info", "nowhere"], cwd=shell.folder, env=shell.environment(), capture_output=True)
+    found = subprocess.run(
+        [command, "info", "nowhere"], cwd=shell.folder, env=shell.environment(), capture_output=True, timeout=120
+    )
     assert found.returncode == 2
     assert found.stderr.startswith(b"ibkd: ")
 
@@ -53,9 +55,9 @@ def test_a_reader_that_leaves_early_ends_the_command_in_silence(form, shell, cha
     # Far more than a pipe holds, so that the command still writes when nobody reads any more.
     process.stdin.write(b"river bank\n" * 2000)
     process.stdin.close()
-    assert process.stdout.readline()
+    assert read_until(process, process.stdout.fileno(), b"\n")
     process.stdout.close()
-    err = process.stderr.read().decode()
+    err = read_until(process, process.stderr.fileno()).decode()
     process.stderr.close()
     assert process.wait(180) == 0
     assert "Error" not in err

@@ -36,7 +36,8 @@ def contents(index):
 
 
 def test_a_killed_index_is_resumed_to_the_same_bytes(shell, chain, beir):
-    command = ("index", "--corpus", beir, "--model", chain.student, "--shard-size", 64, "--output", "here")
+    index = ("index", "--corpus", beir, "--model", chain.student, "--shard-size", 64)
+    command = (*index, "--output", "here", "--dtype", "float32")
     assert shell.process(*command, program=KILLED_BUILD).code == -signal.SIGKILL
     folder = shell.folder / "here"
     assert len(list((folder / "vectors").iterdir())) == 2

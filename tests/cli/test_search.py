@@ -7,13 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import yaml
-from driving import COMMAND
-from tiny_models import sentences, tokenizer, transformer
+from driving import COMMAND, read_until
+from tiny_models import sentences
 
 from ibkd_retrieval.corpora.resolve import open_queries
 
@@ -31,7 +30,8 @@ def dated(tmp_path_factory, teacher, home):
 
     folder = tmp_path_factory.mktemp("dated")
     documents = [Document(f"d{i}", text, "", {"year": 1990 + i}) for i, text in enumerate(sentences(20))]
-    encoder = Encoder.load(str(teacher), device="cpu")
+    # In bfloat16 the near ties of a random model fall by the shapes of batches, which halves and whole do not share.
+    encoder = Encoder.load(str(teacher), device="cpu", dtype="float32")
     for name, part in (("whole", documents), ("first", documents[:12]), ("second", documents[8:])):
         build_index(Corpus(name, len(part), lambda part=part: part), encoder, folder / name)
     (folder / "queries.jsonl").write_text(
@@ -102,18 +102,6 @@ def test_two_indexes_answer_one_question_side_by_side(chain):
     printed = chain.shell.must("search", "river bank", *indexes, "-k", 10).out
     assert printed.splitlines()[-1].startswith("overlap@10 of ")
     assert printed.count(" of 200 documents in ") == 2
-
-
-@pytest.fixture(scope="session")
-def reranker(tmp_path_factory):
-    from transformers import BertForSequenceClassification
-
-    folder = tmp_path_factory.mktemp("rerankers") / "cross"
-    config = transformer().config
-    config.num_labels = 1
-    BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return folder
 
 
 def test_re_ranking_changes_the_order_of_the_top_alone(dated, reranker):
@@ -284,12 +272,7 @@ def test_the_prompt_answers_until_an_empty_line_and_remembers(chain, shell, tmp_
         process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
         os.close(theirs)
         os.write(ours, f"river bank {number}\n\n".encode())
-        said, deadline = b"", time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                said += os.read(ours, 1 << 16)
-            except OSError:  # The other end is closed.
-                break
+        said = read_until(process, ours)
         os.close(ours)
         assert process.wait(timeout=60) == 0, said
         assert b"1 of 200 documents in" in said

@@ -6,6 +6,7 @@ import time
 from http.client import HTTPConnection
 
 import pytest
+from driving import read_until
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,8 @@ def web():
 def started(shell, *args):
     """A server in a process of its own, and its port."""
     process = shell.start("serve", *args, "--port", 0)
-    line = process.stdout.readline().decode()
-    assert line.startswith("http://127.0.0.1:"), line + process.stderr.read().decode()
+    line = read_until(process, process.stdout.fileno(), b"\n").decode()
+    assert line.startswith("http://127.0.0.1:"), line + read_until(process, process.stderr.fileno()).decode()
     return process, int(line.split("/")[2].rpartition(":")[2])
 
 
@@ -58,8 +59,9 @@ def test_a_server_answers_and_ends_on_a_signal_with_what_is_under_way_finished(f
             connection.request("GET", "/search?q=river+bank&k=3")
             answer = json.loads(connection.getresponse().read())
             process.send_signal(ending)
+            deadline = time.monotonic() + 60
             while not refuses_connections(port):
-                pass
+                assert time.monotonic() < deadline, "connections are taken on"
             begun.sendall(body[5:])
             reply = b"".join(iter(lambda: begun.recv(65536), b""))
         assert process.wait(30) == 0
@@ -74,6 +76,38 @@ def test_a_server_answers_and_ends_on_a_signal_with_what_is_under_way_finished(f
             told = json.loads(folder.must("search", "river bank", "--index", index["index"], "-k", 3, "--json").out)
             assert [hit["id"] for hit in index["hits"]] == [hit["id"] for hit in told["hits"]]
     assert [index["index"] for index in answer["indexes"]] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("options", "limits"),
+    [
+        ((), {"query": 1000, "k": 100, "batch": 32, "waiting": 128, "seconds": 10.0}),
+        (
+            ("--max-query", 17, "--max-k", 18, "--max-batch", 19, "--max-waiting", 20, "--timeout", 2.5),
+            {"query": 17, "k": 18, "batch": 19, "waiting": 20, "seconds": 2.5},
+        ),
+    ],
+)
+def test_every_limit_that_is_given_reaches_the_server(folder, web, monkeypatch, options, limits):
+    from ibkd_retrieval.serving import server
+
+    began = []
+    monkeypatch.setattr(server, "serve", lambda *given: began.append(given))
+    folder.must("serve", "--index", "first", "--port", 8123, *options)
+    ((indexes, given, host, port, _),) = began
+    assert [index.name for index in indexes] == ["first"]
+    assert {name: getattr(given, name) for name in limits} == limits
+    assert (host, port) == ("127.0.0.1", 8123)
+
+
+@pytest.mark.parametrize(("options", "remembered"), [((), 1024), (("--remember", 7), 7), (("--remember", 0), 0)])
+def test_as_many_queries_are_remembered_as_was_said(folder, web, monkeypatch, options, remembered):
+    from ibkd_retrieval.serving import server
+
+    began = []
+    monkeypatch.setattr(server, "serve", lambda indexes, *rest: began.extend(indexes))
+    folder.must("serve", "--index", "first", "--index", "second", *options)
+    assert [index.ranker.encoder.remembered_queries for index in began] == [remembered, remembered]
 
 
 def test_a_taken_port_is_named(folder, web):

@@ -160,7 +160,6 @@ DEFINITIONS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["p.a", "p.b", "q", "r.s"]), DEFINITIONS), max_size=12), st.randoms())
 def test_chosen_documents_have_distinct_ids_texts_and_summaries_in_any_order(definitions, random):
     entries = select_entries(definitions)
@@ -172,7 +171,7 @@ def test_chosen_documents_have_distinct_ids_texts_and_summaries_in_any_order(def
     assert select_entries(definitions) == entries
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.binary(max_size=80))
 def test_any_source_file_is_scanned_or_skipped(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("source") / "m.py"

@@ -15,7 +15,7 @@ GRADES = st.dictionaries(st.tuples(IDS, IDS), st.integers(-2, 5), min_size=1, ma
 HEADER = "query-id\tcorpus-id\tscore\n"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(GRADES)
 def test_the_trec_and_the_beir_forms_of_the_same_judgements_read_the_same(tmp_path_factory, grades):
     folder = tmp_path_factory.mktemp("qrels")
@@ -58,7 +58,7 @@ def test_a_malformed_judgement_is_refused_by_file_and_line(tmp_path, content, me
         read_qrels(tmp_path / "q")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused_with_a_user_error(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("bytes") / "q"

@@ -54,7 +54,7 @@ def test_queries_are_read_under_their_own_names(tmp_path):
     assert list(read_queries(path)) == [Query("3", "who"), Query("b", "what")]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.builds(Document, IDS, TEXTS, TEXTS, st.just(NO_FIELDS)), min_size=1, max_size=5), st.booleans())
 def test_documents_written_as_json_lines_are_read_back(tmp_path_factory, documents, ascii_only):
     lines = [
@@ -64,7 +64,7 @@ def test_documents_written_as_json_lines_are_read_back(tmp_path_factory, documen
     assert list(read_documents(path)) == documents
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.builds(Document, IDS, CELLS, CELLS, st.just(NO_FIELDS)), min_size=1, max_size=5))
 def test_documents_written_as_columns_are_read_back(tmp_path_factory, documents):
     content = "".join(f"{d.doc_id}\t{d.title}\t{d.text}\n" for d in documents)
@@ -110,7 +110,7 @@ SCALARS = st.one_of(TEXTS, st.integers(), st.booleans(), st.floats(allow_nan=Fal
 OTHERS = st.one_of(st.none(), st.lists(st.integers(), max_size=2), st.just(float("nan")))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(TEXTS.map("x".__add__), st.one_of(SCALARS, OTHERS), max_size=5), st.booleans())
 def test_fields_are_read_back_from_the_line_as_from_its_metadata(tmp_path_factory, entries, nested):
     line = json.dumps({"_id": "a", "text": "t"} | ({"metadata": entries} if nested else entries))
@@ -151,7 +151,7 @@ def test_columns_of_scalars_are_fields_and_other_columns_are_not_read(tmp_path):
     assert second.fields == {"score": 0.5, "kind": "blog"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from([".jsonl", ".tsv", ".txt", ".jsonl.gz", ".tsv.zst", ".parquet"]), st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused_with_a_user_error(tmp_path_factory, suffix, content):
     path = tmp_path_factory.mktemp("bytes") / f"c{suffix}"

@@ -113,7 +113,7 @@ def test_several_runs_with_one_teacher_and_corpus_wait_for_whoever_indexes_it(tm
             said.append(message)
 
     def late():
-        barrier.wait()
+        barrier.wait(30)
         return mine_negatives(PAIRS, slow, teacher, tmp_path, settings, Told())
 
     def documents():

@@ -14,7 +14,7 @@ cases = st.integers(2, 9).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(cases)
 def test_every_text_comes_at_most_once_an_epoch_in_full_batches(case):
     batch_size, lengths, seed = case
@@ -28,7 +28,7 @@ def test_every_text_comes_at_most_once_an_epoch_in_full_batches(case):
         assert len(lengths) - len(seen) < batch_size
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(cases, st.lists(st.integers(0, 200), max_size=6), st.integers(0, 200))
 def test_a_batch_depends_on_seed_and_step_and_not_on_what_was_asked_before(case, before, step):
     batch_size, lengths, seed = case

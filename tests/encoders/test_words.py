@@ -4,7 +4,7 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import sentences, tokenizer
 
@@ -58,7 +58,6 @@ characters = st.sampled_from(list("aB1 .[]`~\n\t\x00\x1c\x85\u00a0\u0301\u200bé
 pieces = st.sampled_from(["[SEP]", "[PAD]", "river", "Bank"]) | characters
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(pieces, max_size=20).map("".join), max_size=6), st.booleans(), st.sampled_from([None, 4]))
 def test_ids_are_those_of_the_tokenizer_for_any_texts(texts, lowercase, limit):
     tokens = cut(lowercase, limit)

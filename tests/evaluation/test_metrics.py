@@ -67,7 +67,7 @@ def trec_eval(qrels, rankings, level):
     }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(RUNS, QRELS, st.sampled_from([1, 2]))
 def test_every_metric_equals_trec_eval_on_ties_missing_queries_and_empty_lists(rankings, qrels, level):
     common = any(rankings.get(query) for query in qrels)

@@ -130,7 +130,7 @@ def test_the_headline_is_the_best_system_with_another_encoder():
     data_sets=st.integers(1, 3),
     queries=st.integers(1, 12),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_every_claim_agrees_with_the_record(shift, noise, slower, larger, data_sets, queries):
     rng = np.random.default_rng(7)
 

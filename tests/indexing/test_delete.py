@@ -40,7 +40,7 @@ def test_deleted_documents_are_found_by_no_search(tmp_path: Path, family: str):
     assert set(found.ravel().tolist()) == {-1, *left[:5].tolist()}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.sets(st.integers(0, 29), min_size=1, max_size=6), max_size=4))
 def test_deletions_add_up(tmp_path_factory: pytest.TempPathFactory, deletions: list[set[int]]):
     folder = tmp_path_factory.mktemp("deletions") / "i"

@@ -175,7 +175,7 @@ def test_the_cheapest_measured_setting_that_reaches_a_recall_is_given(index: Sto
 
 
 # Shrinking would train hundreds of quantisers.
-@settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=15, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     name=st.sampled_from([name for name in FAMILIES if name not in ("flat", "factory")]),
     count=st.integers(FEWEST_DOCUMENTS, FEWEST_DOCUMENTS + 200),

@@ -27,7 +27,7 @@ def problems(draw):
     return table, asked, draw(st.integers(1, 50)), draw(st.integers(-(-n // 3), 45)), allowed
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problems(), st.sampled_from(["in memory", "from the shards", "scanned"]), st.integers(0, 40))
 def test_flat_search_returns_the_k_largest_inner_products_in_order_of_rows_and_pads(problem, form, exact_rows):
     table, queries, k, shard_size, allowed = problem

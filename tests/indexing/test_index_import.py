@@ -368,14 +368,14 @@ def test_a_compressed_index_is_not_taken_for_whole_vectors(tmp_path: Path):
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(1, 12))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_blocks_of_any_size_hold_the_same_vectors_in_the_same_order(sizes: list[int], wanted: int):
     starts = np.cumsum([0, *sizes])
     table = np.arange(2 * starts[-1], dtype=np.float32).reshape(-1, 2)
     parts = [
         VectorBlock([Document(str(row), "") for row in range(a, b)], table[a:b]) for a, b in itertools.pairwise(starts)
     ]
-    blocks = list(ForeignVectors(Path("v"), None, False, lambda: parts).blocks_of(wanted))
+    blocks = list(ForeignVectors(Path("v"), None, lambda: parts).blocks_of(wanted))
     assert [len(block.documents) for block in blocks[:-1]] == [wanted] * (len(blocks) - 1)
     assert 1 <= len(blocks[-1].documents) <= wanted
     np.testing.assert_array_equal(np.concatenate([block.vectors for block in blocks]), table)
@@ -385,7 +385,7 @@ def test_blocks_of_any_size_hold_the_same_vectors_in_the_same_order(sizes: list[
 def test_blocks_of_two_dimensions_are_refused():
     parts = [VectorBlock([Document("a", "")], np.ones((1, width), dtype=np.float32)) for width in (2, 3)]
     with pytest.raises(UserError, match="vectors of 2 and of 3 dimensions"):
-        list(ForeignVectors(Path("v"), None, False, lambda: parts).blocks_of(4))
+        list(ForeignVectors(Path("v"), None, lambda: parts).blocks_of(4))
 
 
 def test_an_import_onto_an_index_that_was_changed_is_refused_and_leaves_it(tmp_path: Path):

@@ -1,5 +1,6 @@
 """One writer at a time."""
 
+import select
 import subprocess
 import sys
 import threading
@@ -61,6 +62,7 @@ def test_a_process_that_ends_gives_its_folder_up_and_one_that_lives_does_not(tmp
     command = [sys.executable, "-c", code, str(tmp_path / "i")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
+        assert select.select([holder.stdout], [], [], 60)[0]
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="Another process is writing to"), only_writer(tmp_path / "i"):
             pass

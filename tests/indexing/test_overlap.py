@@ -48,11 +48,13 @@ def test_an_error_while_reading_comes_after_all_items_before_it():
 
 
 def test_a_caller_that_leaves_early_ends_the_reader():
-    before = threading.active_count()
+    def readers() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
+
     with pytest.raises(KeyboardInterrupt), read_ahead(counted([], 10**9)) as items:  # noqa: PT012
         assert next(items) == 0
         raise KeyboardInterrupt
-    wait_until(lambda: threading.active_count() == before)
+    wait_until(lambda: not readers())
 
 
 def test_writing_keeps_the_order_and_is_done_on_leaving():

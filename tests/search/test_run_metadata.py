@@ -1,5 +1,5 @@
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ibkd_retrieval.search.run_metadata import as_yaml, metadata_path, write_run_metadata
@@ -13,7 +13,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(TEXTS, VALUES, min_size=1, max_size=4))
 def test_a_yaml_reader_gets_back_what_was_written(metadata):
     assert yaml.safe_load(as_yaml(metadata)) == metadata

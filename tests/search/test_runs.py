@@ -2,7 +2,7 @@ import gzip
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ibkd_retrieval.errors import UserError
@@ -63,7 +63,6 @@ def test_ties_at_the_ends_of_the_float32_range_stay_finite(end):
 
 
 @given(RUNS, st.sampled_from(["trec", "msmarco"]), st.sampled_from(["", ".gz"]))
-@settings(deadline=None)
 def test_a_run_that_is_written_and_read_has_the_same_queries_and_order(tmp_path_factory, rankings, kind, suffix):
     path = tmp_path_factory.mktemp("runs") / f"run.txt{suffix}"
     run = run_of(rankings)
@@ -79,7 +78,6 @@ def test_a_run_that_is_written_and_read_has_the_same_queries_and_order(tmp_path_
 
 
 @given(RUNS)
-@settings(deadline=None)
 def test_lines_in_any_order_with_blank_lines_and_tabs_read_the_same(tmp_path_factory, rankings):
     lines = [
         f"{query}\tQ0  {doc_id} 9 {score!r}\ttag\r"
@@ -115,7 +113,6 @@ LINES = st.lists(
 
 
 @given(LINES, st.sampled_from([" ", "\t"]), st.booleans())
-@settings(deadline=None)
 def test_parsing_at_once_reads_and_refuses_what_parsing_by_line_does(tmp_path_factory, lines, gap, ended):
     text = "\n".join(
         line if isinstance(line, str) else gap.join((line[0], "Q0", line[1], "1", repr(line[2]), "t")) for line in lines
@@ -238,7 +235,6 @@ def test_a_gzip_file_that_is_not_one_and_a_missing_file_are_refused(tmp_path):
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None)
 def test_any_bytes_are_read_or_refused_with_a_sentence(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("runs") / "any"
     path.write_bytes(data)

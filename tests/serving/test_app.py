@@ -282,7 +282,8 @@ def test_a_full_queue_turns_away_and_answers_all_it_took(rankers):
 
 def test_a_search_that_takes_too_long_is_given_up(rankers):
     gate = Gate(rankers["teacher"])
-    with serving({"gate": gate}, Limits(seconds=0.3)) as client:
+    # Long enough that a loaded machine answers the last one, short enough to wait for twice.
+    with serving({"gate": gate}, Limits(seconds=2)) as client:
         pool, first = shut(client, gate)
         late = client.ask(query="late")
         assert (late.status, first.result(20).status) == (503, 503)

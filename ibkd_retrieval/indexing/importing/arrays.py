@@ -31,7 +31,7 @@ def open_array(path: Path, ids: Path) -> ForeignVectors:
             vectors = np.array(_map(path)[start : start + BLOCK_ROWS], dtype=np.float32)
             yield VectorBlock(without_texts(islice(names, len(vectors))), vectors)
 
-    return ForeignVectors(path, count, False, blocks)
+    return ForeignVectors(path, count, blocks)
 
 
 def _map(path: Path) -> NDArray[Any]:

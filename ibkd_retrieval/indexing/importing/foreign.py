@@ -31,12 +31,10 @@ class ForeignVectors:
     Attributes:
         path: the file or folder.
         count: number of vectors, None where only reading tells.
-        has_texts: whether the documents carry their texts.
     """
 
     path: Path
     count: int | None
-    has_texts: bool
     _open: Callable[[], Iterable[VectorBlock]]
 
     def blocks(self) -> Iterator[VectorBlock]:

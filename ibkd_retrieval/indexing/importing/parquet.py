@@ -31,20 +31,19 @@ def open_parquet_vectors(path: Path, files: Sequence[Path]) -> ForeignVectors:
     Raises:
         UserError: a file cannot be read or lacks one of the columns.
     """
-    count, has_texts = 0, True
+    count = 0
     for each in files:
         with open_parquet(each) as file:
             names = file.schema_arrow.names
             id_column(each, names)
             _vector_column(each, file.schema_arrow)
-            has_texts = has_texts and _first(TEXT_COLUMNS, names) is not None
             count += int(file.metadata.num_rows)
 
     def blocks() -> Iterator[VectorBlock]:
         for each in files:
             yield from _read(each)
 
-    return ForeignVectors(path, count, has_texts, blocks)
+    return ForeignVectors(path, count, blocks)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def open_pyserini(path: Path) -> ForeignVectors:
             vectors = index.reconstruct_n(start, min(BLOCK_ROWS, count - start))
             yield VectorBlock(without_texts(islice(names, len(vectors))), vectors)
 
-    return ForeignVectors(path, count, False, blocks)
+    return ForeignVectors(path, count, blocks)
 
 
 def _read(path: Path) -> Any:

@@ -58,7 +58,7 @@ def open_tevatron(path: Path, files: list[Path], *, allow_pickle: bool) -> Forei
         for each in files:
             yield _read(each)
 
-    return ForeignVectors(path, None, False, blocks)
+    return ForeignVectors(path, None, blocks)
 
 
 class _ArraysOnly(pickle.Unpickler):
