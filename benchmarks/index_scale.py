@@ -116,28 +116,33 @@ def ask(index: StoredIndex, real: RealVectors, truth: Any) -> list[dict[str, Any
     """
     load_faiss().omp_set_num_threads(1)
     chosen = index.manifest.search
-    tries: list[tuple[int, int | None]] = [(10, None), (DEPTH, None)]
-    if chosen.nprobe is not None:
-        tries += [(10, max(1, int(chosen.nprobe * factor))) for factor in (0.25, 0.5, 2, 4)]
+    tries: list[tuple[int, int | None, int | None]] = [(10, None, None), (DEPTH, None, None)]
+    if chosen.nprobe is not None and chosen.refine is not None:
+        tries += [
+            (10, max(1, int(chosen.nprobe * visited)), chosen.refine * scored)
+            for visited, scored in ((0.25, 1), (0.5, 1), (0.5, 4), (0.5, 8), (1, 8), (2, 1), (4, 1))
+        ]
     generator = np.random.default_rng(0)
-    found = {(k, nprobe): np.empty((len(real.queries), k), dtype=np.int64) for k, nprobe in tries}
+    found = {each: np.empty((len(real.queries), each[0]), dtype=np.int64) for each in tries}
     milliseconds: dict[Any, list[float]] = {each: [] for each in tries}
     for timed in (False, *[True] * PASSES):
         for number in generator.permutation(len(real.queries)):
             for place in generator.permutation(len(tries)):
-                k, nprobe = tries[place]
+                each = k, nprobe, refine = tries[place]
                 began = time.perf_counter()
-                found[k, nprobe][number] = index.search(real.queries[number][None], k, nprobe=nprobe)[1][0]
+                rows = index.search(real.queries[number][None], k, nprobe=nprobe, refine=refine)[1][0]
                 if timed:
-                    milliseconds[k, nprobe].append(1000 * (time.perf_counter() - began))
+                    milliseconds[each].append(1000 * (time.perf_counter() - began))
+                found[each][number] = rows
     points = [
         {
             "k": k,
             "nprobe": nprobe,
-            "recall": round(recall(found[k, nprobe], truth[:, :k]), 4),
-            **quantiles(milliseconds[k, nprobe]),
+            "refine": refine,
+            "recall": round(recall(found[k, nprobe, refine], truth[:, :k]), 4),
+            **quantiles(milliseconds[k, nprobe, refine]),
         }
-        for k, nprobe in tries
+        for k, nprobe, refine in tries
     ]
     print(*points, sep="\n", flush=True)
     return [{"own_settings": {"nprobe": chosen.nprobe, "refine": chosen.refine}}, *points]
