@@ -95,7 +95,7 @@ class Faiss:
     def __init__(self, factory: str, name: str, efforts: tuple[int, ...], k_factor: int = 0) -> None:
         self.name = f"faiss {name}"
         self.recipe = factory + (f", k_factor {k_factor}" if k_factor else "")
-        self.effort = "efSearch" if "HNSW" in factory else "nprobe"
+        self.effort = "efSearch" if "HNSW" in factory else "nprobe" if "IVF" in factory else "none"
         self.efforts = efforts
         self._factory = factory
         self._k_factor = k_factor
@@ -124,7 +124,7 @@ class Faiss:
         def search(queries: Vectors, k: int, effort: int) -> Rows:
             if self.effort == "efSearch":
                 index.hnsw.efSearch = effort
-            else:
+            elif self.effort == "nprobe":
                 faiss.extract_index_ivf(_below(index)).nprobe = effort
             rows: Rows = index.search(queries, k)[1]
             return rows
@@ -278,6 +278,7 @@ def all_peers(folder: Path, count: int) -> list[Peer]:
         Ours(folder, "ivf-pq", "nprobe", OURS_FINER, subquantisers=192),
         Autofaiss("3GB", graph),
         Faiss("HNSW32", "HNSW32", graph),
+        Faiss("Flat", "Flat, exact", (1,)),
         Ours(folder, "ivf-pq", "nprobe", OURS),
         Autofaiss("200MB", visited),
         Hnswlib(16),
