@@ -171,8 +171,6 @@ def distill(
     if dev is None:
         dev = neighbour_dev(texts.documents or texts.queries, teacher, size=500, seed=settings.seed)
         texts = _without(texts, dev.texts)
-    if stage != "finetune":
-        check_enough(texts, settings)
     if pairs is not None and finetuning is not None:
         pairs = usable_pairs(pairs, dev, finetuning)
     if settings.output_space == "teacher":
@@ -183,6 +181,8 @@ def distill(
         reduce_dimension(student, sample.astype(np.float32), plan.dim)
     if settings.needs_output_layer and not ends_in_linear(student):
         add_output_layer(student)
+    if stage != "finetune":
+        check_enough(texts, settings)
     if keep_undistilled is not None and ranks.is_first():
         save_plain(student, keep_undistilled)
     if overwrite and ranks.is_first():

@@ -135,3 +135,20 @@ def clustered(count: int, dim: int, seed: int = 0) -> np.ndarray:
     latent = topics[chosen] + 0.8 * generator.normal(size=(count, 24))
     rows = np.tanh(latent @ generator.normal(size=(24, dim)) / 4) + 0.1 * generator.normal(size=(count, dim)) + 0.2
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+class Telling(HashingEncoder):
+    """Gives as every vector what its process may use: threads, cores, and the first of them."""
+
+    def encode(self, texts, kind="document", progress=None):
+        import torch
+
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        told = [torch.get_num_threads(), int(os.environ["RAYON_NUM_THREADS"]), len(cores), *cores[:1]]
+        return np.tile(np.array(told, np.float32), (len(texts), 1))
+
+
+@dataclass(frozen=True)
+class LoadTelling:
+    def __call__(self, number, count):
+        return Telling()

@@ -1,13 +1,11 @@
 """Each of several processes has its own part of the cores."""
 
 import os
-from dataclasses import dataclass
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from indexing_fakes import HashingEncoder, numbered_corpus
+from indexing_fakes import LoadTelling, numbered_corpus
 
 from ibkd_retrieval.indexing.cores import share_of
 from ibkd_retrieval.indexing.workers import EncoderProcesses, UnencodedShard
@@ -24,23 +22,6 @@ def test_parts_are_as_large_for_each_and_apart_while_there_are_cores(cores, coun
         assert len(set(used)) == len(used)
     else:
         assert set(used) == set(range(100, 100 + cores))
-
-
-class Telling(HashingEncoder):
-    """Gives as every vector what its process may use: threads, cores, and the first of them."""
-
-    def encode(self, texts, kind="document", progress=None):
-        import torch
-
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        told = [torch.get_num_threads(), int(os.environ["RAYON_NUM_THREADS"]), len(cores), *cores[:1]]
-        return np.tile(np.array(told, np.float32), (len(texts), 1))
-
-
-@dataclass(frozen=True)
-class LoadTelling:
-    def __call__(self, number, count):
-        return Telling()
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system pins no processes")
