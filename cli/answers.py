@@ -52,7 +52,7 @@ class Answer:
 def answer(asked: Asked, question: str, k: int) -> Answer:
     """Ask one index."""
     began = time.perf_counter()
-    hits = asked.ranker.search(question, k)
+    hits = [hit.read() for hit in asked.ranker.search(question, k)]
     return Answer(asked, tuple(hits), 1000 * (time.perf_counter() - began))
 
 
@@ -73,11 +73,12 @@ def hit_lines(hit: Hit, question: str, width: int, mark: str = "") -> list[Text]
 
     head = Text(f"{hit.rank:>3}{mark}  {hit.score:.4f}  ")
     head.append(one_line(hit.doc_id), style="bold")
-    if hit.document is None:
+    document = hit.document
+    if document is None:
         return [head]
-    if hit.document.title:
-        head.append(f"  {one_line(hit.document.title)}")
-    passage = snippet(hit.document, question, width - 5)
+    if document.title:
+        head.append(f"  {one_line(document.title)}")
+    passage = snippet(document, question, width - 5)
     shown = Text("     " + passage.text, style="dim")
     for start, end in passage.matches:
         shown.stylize("bold not dim", start + 5, end + 5)

@@ -52,12 +52,13 @@ def examples(data: ComparedData, rankings: Mapping[str, Ranking], metric: str) -
             shown[system, query_id] = tuple(
                 RankedDocument(
                     id=hit.doc_id,
-                    title=hit.document.title if hit.document else "",
-                    text=shortened(hit.document.text) if hit.document else "",
+                    title=document.title if document else "",
+                    text=shortened(document.text) if document else "",
                     score=hit.score,
                     relevance=grades.get((query_id, hit.doc_id)),
                 )
                 for hit in hits
+                for document in [hit.document]
             )
         return shown[system, query_id]
 

@@ -64,10 +64,10 @@ class HybridSearcher:
         runs = [
             Run.from_lists(["query"], [[hit.doc_id for hit in hits]], [[hit.score for hit in hits]]) for hits in lists
         ]
-        documents = {hit.doc_id: hit.document for hits in lists for hit in hits}
+        sources = {hit.doc_id: hit.source for hits in lists for hit in hits}
         ((_, doc_ids, scores),) = self._fused(runs, "ibkd").first(k)
         return [
-            Hit(rank, float(score), doc_id, documents[doc_id])
+            Hit(rank, float(score), doc_id, sources[doc_id])
             for rank, (doc_id, score) in enumerate(zip(doc_ids, scores, strict=True), 1)
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.errors import UserError
@@ -41,7 +42,7 @@ class MergedSearcher:
                 if hit.doc_id not in best or best[hit.doc_id].score < hit.score:
                     best[hit.doc_id] = hit
         ordered = sorted(best.values(), key=lambda hit: (hit.score, hit.doc_id), reverse=True)[:k]
-        return [hit._replace(rank=rank) for rank, hit in enumerate(ordered, 1)]
+        return [replace(hit, rank=rank) for rank, hit in enumerate(ordered, 1)]
 
     def search_batch(
         self, queries: Sequence[Query], k: int = 1000, progress: Progress = SILENT, tag: str = "ibkd"

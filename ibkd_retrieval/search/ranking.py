@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,30 @@ from ibkd_retrieval.search.doc_ids import Ids, as_ids, empty_ids
 Scores = NDArray[np.float64]
 
 
-class Hit(NamedTuple):
-    """One answer. `rank` counts from 1; `document` is None where the index stores no text."""
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One answer; two are equal where rank, score and id are.
+
+    Attributes:
+        rank: counted from 1.
+        score: higher is better.
+        doc_id: the document's id.
+        source: the document, or what reads it; None where no text is stored.
+    """
 
     rank: int
     score: float
     doc_id: str
-    document: Document | None
+    source: Document | Callable[[], Document] | None = field(compare=False)
+
+    @property
+    def document(self) -> Document | None:
+        """The document, read each time where it has not been: fusing thousands of answers shows ten of them."""
+        return self.source() if callable(self.source) else self.source
+
+    def read(self) -> Hit:
+        """The same answer with its document in memory."""
+        return replace(self, source=self.document)
 
 
 @dataclass(frozen=True, eq=False)

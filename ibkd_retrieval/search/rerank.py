@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,7 +78,7 @@ class Reranker:
         order = sorted(range(len(head)), key=lambda place: (scores[place], head[place].doc_id), reverse=True)
         ranked = [(head[place], float(scores[place])) for place in order]
         ranked += [(hit, ranked[-1][1] - place) for place, hit in enumerate(tail, 1)]
-        return [hit._replace(rank=rank, score=score) for rank, (hit, score) in enumerate(ranked[:k], 1)]
+        return [replace(hit, rank=rank, score=score) for rank, (hit, score) in enumerate(ranked[:k], 1)]
 
     def search_batch(
         self, queries: Sequence[Query], k: int = 1000, progress: Progress = SILENT, tag: str = "ibkd"

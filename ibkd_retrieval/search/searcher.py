@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -121,7 +122,8 @@ class Searcher:
         ids = self.index.doc_ids([row for _, row in found])
         ordered = sorted(((score, doc_id, row) for (score, row), doc_id in zip(found, ids, strict=True)), reverse=True)
         return [
-            Hit(rank, score, doc_id, self.index.document(row)) for rank, (score, doc_id, row) in enumerate(ordered, 1)
+            Hit(rank, score, doc_id, partial(self.index.document, row))
+            for rank, (score, doc_id, row) in enumerate(ordered, 1)
         ]
 
     def run(

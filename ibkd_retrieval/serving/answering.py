@@ -154,14 +154,15 @@ def _answers(
         places_by_k.setdefault(question.k, []).append(place)
     hits: dict[int, list[Hit]] = {}
     for k, places in places_by_k.items():
-        hits.update(zip(places, ranker.hits_of_each(vectors[places], k), strict=True))
+        for place, found in zip(places, ranker.hits_of_each(vectors[places], k), strict=True):
+            hits[place] = [hit.read() for hit in found]
     searching_ms = _since(began)
     return [Answer(tuple(hits[place]), encoding_ms, searching_ms, len(questions)) for place in range(len(questions))]
 
 
 def _answer_one(ranker: Ranker, question: Question) -> Answer:
     began = time.perf_counter()
-    hits = tuple(ranker.search(question.text, question.k))
+    hits = tuple(hit.read() for hit in ranker.search(question.text, question.k))
     return Answer(hits, None, _since(began), 1)
 
 

@@ -154,8 +154,8 @@ def _index_answer(
     hits = [hit_as_json(hit) | {"moved": steps} for hit, steps in zip(answer.hits, moved, strict=True)]
     if passages:
         for hit, shown in zip(answer.hits, hits, strict=True):
-            if hit.document is not None:
-                text, matches = snippet(hit.document, question.text, PASSAGE)
+            if (document := hit.document) is not None:
+                text, matches = snippet(document, question.text, PASSAGE)
                 shown["passage"] = {"text": text, "matches": matches}
     return {
         "index": index.name,

@@ -1,3 +1,5 @@
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -53,6 +55,22 @@ def test_a_batch_is_the_fusion_of_the_runs_cut_to_k(rankers, method, weights):
     for (_, ids, scores), (_, all_ids, all_scores) in zip(run, whole, strict=True):
         assert ids.tolist() == all_ids.tolist()[:2]
         assert scores.tolist() == all_scores.tolist()[:2]
+
+
+def test_only_the_documents_that_are_shown_are_read(rankers):
+    read = []
+
+    class Stored(Fixed):
+        def search(self, text, k=10):
+            return [replace(hit, source=partial(self.open, hit.document)) for hit in super().search(text, k)]
+
+        def open(self, document):
+            read.append(document.doc_id)
+            return document
+
+    hits = HybridSearcher([Stored(each.name, each.answers) for each in rankers]).search("one", k=2)
+    assert read == []
+    assert [hit.read().document.doc_id for hit in hits] == read == [hit.doc_id for hit in hits]
 
 
 @pytest.mark.parametrize("method", ["rrf", "sum"])

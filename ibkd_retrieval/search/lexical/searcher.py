@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,7 +52,7 @@ class LexicalSearcher:
         ((doc_ids, scores),) = self._ranked([found], k)
         row_of = dict(zip(self.index.doc_ids(found[0]), found[0].tolist(), strict=True))
         return [
-            Hit(rank, float(score), doc_id, self.index.document(row_of[doc_id]))
+            Hit(rank, float(score), doc_id, partial(self.index.document, row_of[doc_id]))
             for rank, (doc_id, score) in enumerate(zip(doc_ids, scores, strict=True), 1)
         ]
 
