@@ -82,9 +82,9 @@ def distill(
     from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
     from ibkd_retrieval.distill.output_folder import prepare_output
     from ibkd_retrieval.distill.plan import StudentPlan
-    from ibkd_retrieval.distill.run import check_stage
     from ibkd_retrieval.distill.run import distill as run
     from ibkd_retrieval.distill.settings import DistillSettings, paper_preset
+    from ibkd_retrieval.distill.suiting import check_stage
     from ibkd_retrieval.distill.teacher_cache import TEACHERS
     from ibkd_retrieval.errors import UserError
     from ibkd_retrieval.files import cache_folder

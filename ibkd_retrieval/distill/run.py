@@ -28,6 +28,7 @@ from ibkd_retrieval.distill.settings import DistillSettings
 from ibkd_retrieval.distill.suiting import (
     check_freezing,
     check_length,
+    check_stage,
     projection_for,
     read_as_much,
     without_forgetting,
@@ -44,14 +45,12 @@ from ibkd_retrieval.encoders.names import short_model_name
 from ibkd_retrieval.encoders.static import is_static
 from ibkd_retrieval.encoders.students import add_output_layer, reduce_dimension
 from ibkd_retrieval.encoders.weights import weight_hash
-from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.environment import read_environment
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-STAGES = ("distill", "finetune", "both")
 _DEV_QUERIES = 300
 _DEV_DOCUMENTS = 2000
 _START_SAMPLE = 2048
@@ -251,39 +250,6 @@ def distill(
     if ranks.is_first():
         save_student(final.model, final.to_teacher, report, output)
     return report
-
-
-def check_stage(stage: str, settings: DistillSettings, pairs: object | None, teachers: int = 1) -> None:
-    """Make sure that a stage has what it needs.
-
-    Args:
-        stage: as the user named it.
-        settings: the recipe of stage 1.
-        pairs: what stage 2 learns from, if anything.
-        teachers: how many there are.
-
-    Raises:
-        UserError: it is unknown, lacks pairs or has no use for them, or its students would live in a space that they
-            leave or that no index is in.
-    """
-    if stage not in STAGES:
-        raise UserError(f"Unknown stage `{stage}`: use one of {', '.join(STAGES)}.")
-    if teachers > 1 and settings.output_space == "teacher":
-        raise UserError(
-            "--output-space teacher is for one teacher, whose index the student can search; none holds the vectors of "
-            f"{teachers} side by side: leave --output-space out."
-        )
-    if stage == "distill":
-        if pairs is not None:
-            raise UserError("--pairs is for fine-tuning: give --stage finetune or --stage both too.")
-        return
-    if pairs is None:
-        raise UserError(f"--stage {stage} learns from pairs of query and passage: name them with --pairs.")
-    if settings.output_space == "teacher":
-        raise UserError(
-            f"--stage {stage} moves the student away from the teacher's space: leave --output-space out, or use "
-            "--stage distill."
-        )
 
 
 def open_cache(name: str, model: SentenceTransformer, settings: DistillSettings, root: Path) -> TeacherCache:

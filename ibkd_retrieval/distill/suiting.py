@@ -1,4 +1,4 @@
-"""What a recipe becomes for the student at hand: lengths, the projection, and terms that it cannot have."""
+"""What a recipe needs, and becomes for the student at hand: its stage, lengths, projection, terms that it cannot have."""
 
 from __future__ import annotations
 
@@ -15,6 +15,42 @@ from ibkd_retrieval.progress import Progress
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+
+STAGES = ("distill", "finetune", "both")
+
+
+def check_stage(stage: str, settings: DistillSettings, pairs: object | None, teachers: int = 1) -> None:
+    """Make sure that a stage has what it needs.
+
+    Args:
+        stage: as the user named it.
+        settings: the recipe of stage 1.
+        pairs: what stage 2 learns from, if anything.
+        teachers: how many there are.
+
+    Raises:
+        UserError: it is unknown, lacks pairs or has no use for them, or its students would live in a space that they
+            leave or that no index is in.
+    """
+    if stage not in STAGES:
+        raise UserError(f"Unknown stage `{stage}`: use one of {', '.join(STAGES)}.")
+    if teachers > 1 and settings.output_space == "teacher":
+        raise UserError(
+            "--output-space teacher is for one teacher, whose index the student can search; none holds the vectors of "
+            f"{teachers} side by side: leave --output-space out."
+        )
+    if stage == "distill":
+        if pairs is not None:
+            raise UserError("--pairs is for fine-tuning: give --stage finetune or --stage both too.")
+        return
+    if pairs is None:
+        raise UserError(f"--stage {stage} learns from pairs of query and passage: name them with --pairs.")
+    if settings.output_space == "teacher":
+        raise UserError(
+            f"--stage {stage} moves the student away from the teacher's space: leave --output-space out, or use "
+            "--stage distill."
+        )
 
 
 def check_length(student: SentenceTransformer, max_length: int) -> None:
