@@ -1,4 +1,4 @@
-"""What a recipe needs, and becomes for the student at hand: its stage, lengths, projection, terms that it cannot have."""
+"""What a recipe needs, and what it becomes for the student at hand: stage, lengths, projection, impossible terms."""
 
 from __future__ import annotations
 
