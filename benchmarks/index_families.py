@@ -17,12 +17,12 @@ import argparse
 import datetime
 import json
 import os
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import quantiles
+from measuring import ask_in_turn, quantiles
 from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.encoder import Encoder
@@ -85,20 +85,9 @@ def facts(index: StoredIndex, queries: NDArray[np.float32], exact: NDArray[np.fl
     }
 
 
-def ask(indexes: dict[str, StoredIndex], queries: NDArray[np.float32], passes: int) -> dict[str, list[float]]:
-    """Milliseconds of single queries, ten results each."""
-    load_faiss().omp_set_num_threads(1)
-    generator = np.random.default_rng(0)
-    labels = list(indexes)
-    milliseconds: dict[str, list[float]] = {label: [] for label in labels}
-    for timed in (False, *[True] * passes):
-        for number in generator.permutation(len(queries)):
-            for place in generator.permutation(len(labels)):
-                began = time.perf_counter()
-                indexes[labels[place]].search(queries[number][None], 10)
-                if timed:
-                    milliseconds[labels[place]].append(1000 * (time.perf_counter() - began))
-    return milliseconds
+def find(index: StoredIndex, query: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Rows of ten results."""
+    return index.search(query, 10)[1]
 
 
 def main() -> None:
@@ -124,7 +113,9 @@ def main() -> None:
             exact = index.search(queries, 100)[0]
         indexes[label], rows[label] = index, facts(index, queries, exact)
         print(label, rows[label], flush=True)
-    for label, milliseconds in ask(indexes, queries, given.passes).items():
+    load_faiss().omp_set_num_threads(1)
+    searches = {label: partial(find, index) for label, index in indexes.items()}
+    for label, milliseconds in ask_in_turn(searches, queries, given.passes)[0].items():
         rows[label] |= {
             "queries_per_second_one_thread": round(1000 / float(np.median(milliseconds)), 1),
             **quantiles(milliseconds),

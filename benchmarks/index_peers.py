@@ -26,12 +26,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import Watch, exact_neighbours, memory, quantiles, recall
+from measuring import Watch, ask_in_turn, exact_neighbours, memory, quantiles, recall
 from numpy.typing import NDArray
 from peers import Loaded, Peer, all_peers, file_of, size_of
 from replicated_vectors import QUERIES, RealVectors, Replicas, numbered, read_real
@@ -89,18 +90,15 @@ def ask(peers: list[Peer], loaded: list[Loaded], queries: NDArray[np.float32], p
     """Speed and recall of every system at each of its efforts, interleaved."""
     load_faiss().omp_set_num_threads(1)
     settings = [(number, effort) for number, peer in enumerate(peers) for effort in peer.efforts]
-    for number, effort in settings:
-        loaded[number].search(queries[:1], K, effort)
-    generator = np.random.default_rng(0)
-    milliseconds: dict[tuple[int, int], list[float]] = {setting: [] for setting in settings}
-    found: dict[tuple[int, int], Any] = {s: np.empty((len(queries), K), dtype=np.int64) for s in settings}
-    for _ in range(passes):
-        for query in generator.permutation(len(queries)):
-            for number, effort in generator.permutation(settings).tolist():
-                began = time.perf_counter()
-                rows = loaded[number].search(queries[query : query + 1], K, effort)
-                milliseconds[number, effort].append(1000 * (time.perf_counter() - began))
-                found[number, effort][query] = rows[0]
+
+    def find(number: int, effort: int, query: NDArray[np.float32]) -> NDArray[np.int64]:
+        return loaded[number].search(query, K, effort)
+
+    searches = {(number, effort): partial(find, number, effort) for number, effort in settings}
+    for search in searches.values():
+        search(queries[:1])
+    # Each has answered once, and all pages are in memory: no pass is left untimed.
+    milliseconds, found = ask_in_turn(searches, queries, passes, untimed=0)
     return [
         [
             {

@@ -20,12 +20,13 @@ import json
 import os
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import Watch, exact_neighbours, memory, peak_resident, quantiles, recall
+from measuring import Watch, ask_in_turn, exact_neighbours, memory, peak_resident, quantiles, recall
+from numpy.typing import NDArray
 from replicated_vectors import QUERIES, RealVectors, Replicas, likeness, nearness, numbered, read_real
 
 from ibkd_retrieval.evaluation.environment import read_environment
@@ -111,9 +112,12 @@ def search(given: argparse.Namespace, count: int) -> None:
 def ask(index: StoredIndex, real: RealVectors, truth: Any) -> list[dict[str, Any]]:
     """Latency of single queries in one thread, and recall, at the index's own settings and at others around them.
 
-    Settings take turns within each query, in an order drawn anew. The first of all passes is not timed: it reads the
-    vectors of the candidates from disk.
+    The first of all passes is not timed: it reads the vectors of the candidates from disk.
     """
+
+    def find(k: int, nprobe: int | None, refine: int | None, query: NDArray[np.float32]) -> NDArray[np.int64]:
+        return index.search(query, k, nprobe=nprobe, refine=refine)[1]
+
     load_faiss().omp_set_num_threads(1)
     chosen = index.manifest.search
     tries: list[tuple[int, int | None, int | None]] = [(10, None, None), (DEPTH, None, None)]
@@ -122,18 +126,8 @@ def ask(index: StoredIndex, real: RealVectors, truth: Any) -> list[dict[str, Any
             (10, max(1, int(chosen.nprobe * visited)), chosen.refine * scored)
             for visited, scored in ((0.25, 1), (0.5, 1), (0.5, 4), (0.5, 8), (1, 8), (2, 1), (4, 1))
         ]
-    generator = np.random.default_rng(0)
-    found = {each: np.empty((len(real.queries), each[0]), dtype=np.int64) for each in tries}
-    milliseconds: dict[Any, list[float]] = {each: [] for each in tries}
-    for timed in (False, *[True] * PASSES):
-        for number in generator.permutation(len(real.queries)):
-            for place in generator.permutation(len(tries)):
-                each = k, nprobe, refine = tries[place]
-                began = time.perf_counter()
-                rows = index.search(real.queries[number][None], k, nprobe=nprobe, refine=refine)[1][0]
-                if timed:
-                    milliseconds[each].append(1000 * (time.perf_counter() - began))
-                found[each][number] = rows
+    searches = {(k, nprobe, refine): partial(find, k, nprobe, refine) for k, nprobe, refine in tries}
+    milliseconds, found = ask_in_turn(searches, real.queries, PASSES)
     points = [
         {
             "k": k,

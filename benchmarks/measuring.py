@@ -6,10 +6,10 @@ import re
 import resource
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,36 @@ def exact_neighbours(
 def recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
     """Mean share of the true rows [q, k] that are among those found [q, any]."""
     return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), truth.tolist(), strict=True)]))
+
+
+Key = TypeVar("Key", bound=Hashable)
+Rows = NDArray[np.int64]
+
+
+def ask_in_turn(
+    searches: Mapping[Key, Callable[[NDArray[np.float32]], Rows]],
+    queries: NDArray[np.float32],
+    passes: int,
+    untimed: int = 1,
+) -> tuple[dict[Key, list[float]], dict[Key, Rows]]:
+    """Milliseconds of single queries [q, dim] by each search, and the rows [q, k] that it found.
+
+    Searches take turns within each query, and queries within each pass, in an order drawn anew: what else the machine
+    does hits all alike. The first passes are not timed where they read from disk what the others find in memory.
+    """
+    generator = np.random.default_rng(0)
+    keys = list(searches)
+    milliseconds: dict[Key, list[float]] = {key: [] for key in keys}
+    found: dict[Key, dict[int, Rows]] = {key: {} for key in keys}
+    for number in range(untimed + passes):
+        for query in generator.permutation(len(queries)).tolist():
+            for place in generator.permutation(len(keys)).tolist():
+                began = time.perf_counter()
+                rows = searches[keys[place]](queries[query : query + 1])
+                if number >= untimed:
+                    milliseconds[keys[place]].append(1000 * (time.perf_counter() - began))
+                found[keys[place]][query] = rows[0]
+    return milliseconds, {key: np.stack([rows[query] for query in range(len(queries))]) for key, rows in found.items()}
 
 
 def quantiles(milliseconds: Any) -> dict[str, float]:

@@ -176,19 +176,21 @@ def _first_stage(
     progress: Progress,
 ) -> Ranker:
     """The ranker that reads every document: by vectors, by words, or both; without the query itself where so asked."""
-    if options.hybrid is None:
-        return _excluding(_single(indexes, masks, options, known, progress), options)
-    from ibkd_retrieval.search.hybrid import HybridSearcher
-    from ibkd_retrieval.search.lexical import open_lexical
+    if options.hybrid is not None:
+        from ibkd_retrieval.search.hybrid import HybridSearcher
 
-    searcher = _single(indexes, masks, replace(options, engine="dense"), known, progress)
-    lexical = open_lexical(indexes[0], options.lexical_engine, allowed=masks[0], progress=progress)
-    # Before fusion: the query itself, first by far, would set the scale of the scores that are fused.
-    rankers = [_excluding(each, options) for each in (searcher, lexical)]
-    return HybridSearcher(rankers, options.hybrid, options.weights or None)
+        # Each leaves out the query itself: first by far, it would set the scale of the scores that are fused.
+        rankers = [
+            _first_stage(indexes, masks, replace(options, hybrid=None, engine=engine), known, progress)
+            for engine in ("dense", options.lexical_engine)
+        ]
+        return HybridSearcher(rankers, options.hybrid, options.weights or None)
+    if options.engine == "dense":
+        ranker = _by_vectors(indexes, masks, options, known, progress)
+    else:
+        from ibkd_retrieval.search.lexical import open_lexical
 
-
-def _excluding(ranker: Ranker, options: RankerOptions) -> Ranker:
+        ranker = open_lexical(indexes[0], options.lexical_engine, allowed=masks[0], progress=progress)
     if not options.exclude_self:
         return ranker
     from ibkd_retrieval.search.exclude_self import ExcludingSelf
@@ -196,27 +198,20 @@ def _excluding(ranker: Ranker, options: RankerOptions) -> Ranker:
     return ExcludingSelf(ranker)
 
 
-def _single(
+def _by_vectors(
     indexes: Sequence[StoredIndex],
     masks: Sequence[NDArray[np.bool_] | None],
     options: RankerOptions,
     known: dict[str, Encoder],
     progress: Progress,
 ) -> Ranker:
-    """The ranker by vectors, or by words where an engine for these is named."""
-    if options.engine != "dense":
-        from ibkd_retrieval.search.lexical import open_lexical
+    """The ranker by vectors, over one index or several."""
+    from ibkd_retrieval.search.merged import MergedSearcher, check_one_encoder
 
-        return open_lexical(indexes[0], options.lexical_engine, allowed=masks[0], progress=progress)
-    if len(indexes) > 1:
-        from ibkd_retrieval.search.merged import MergedSearcher, check_one_encoder
-
-        check_one_encoder(indexes)
-        encoder = _encoder(indexes[0], options, known, progress)
-        return MergedSearcher(
-            [_searcher(index, encoder, options, mask) for index, mask in zip(indexes, masks, strict=True)]
-        )
-    return _searcher(indexes[0], _encoder(indexes[0], options, known, progress), options, masks[0])
+    check_one_encoder(indexes)
+    encoder = _encoder(indexes[0], options, known, progress)
+    searchers = [_searcher(index, encoder, options, mask) for index, mask in zip(indexes, masks, strict=True)]
+    return searchers[0] if len(searchers) == 1 else MergedSearcher(searchers)
 
 
 def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encoder], progress: Progress) -> Encoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,21 +213,6 @@ def _weights_of_reranker(options: RankerOptions) -> str | None:
     return load_pair_scorer(options.rerank, max_length=options.rerank_max_length, device="cpu").weight_hash
 
 
-def _asked(member: SuiteMember, progress: Progress) -> str:
-    """What tells the queries and judgements of a member from others.
-
-    Those of a published data set are verified when they are fetched, so that its name is enough.
-
-    Raises:
-        UserError: a folder's queries or judgements cannot be read.
-    """
-    from ibkd_retrieval.corpora.resolve import open_queries
-
-    if not Path(member.corpus).is_absolute():
-        return member.queries
-    return open_queries(member.queries, need_judgements=True, progress=progress).digest
-
-
 @dataclasses.dataclass(frozen=True)
 class _SuiteRun:
     """What all members of a suite are evaluated with."""
@@ -271,14 +257,16 @@ class _SuiteRun:
         from ibkd_retrieval.files import sha256_file
         from ibkd_retrieval.indexing.layout import MANIFEST
 
-        what = _asked(member, self.progress)
+        asked = cache(partial(open_queries, member.queries, need_judgements=True, progress=self.progress))
+        # Those of a published data set are verified when they are fetched, so that its name is enough.
+        what = asked().digest if Path(member.corpus).is_absolute() else member.queries
         if self._is_indexed(member, folder):
             manifest = sha256_file(folder / MANIFEST)
             known = self.results.known(system, self.settings, member.name, manifest, what, self.metrics)
             if known is not None:
                 self.progress.say(f"{member.name}: scored before, from {folder}")
                 return known
-        asked = open_queries(member.queries, need_judgements=True, progress=self.progress)
+        queries = asked()  # Before an index is made for them.
         if not self._is_indexed(member, folder):
             self._index(member, folder)
         own = self.options.exclude_self or member.name.rpartition("/")[2] in _QUERIES_ARE_DOCUMENTS
@@ -286,7 +274,7 @@ class _SuiteRun:
         ranker = open_ranker([folder], options, known={self.encoder.weight_hash: self.encoder}, progress=self.progress)
         level = member.relevance_level if self.relevance_level is None else self.relevance_level
         found = evaluate(
-            ranker.search_batch(asked.queries, self.k, self.progress), asked.judgements, self.metrics, level
+            ranker.search_batch(queries.queries, self.k, self.progress), queries.judgements, self.metrics, level
         )
         return MemberScores(
             name=member.name,

@@ -148,7 +148,7 @@ def distill(
     check_dims(settings.dims, sizes.student, sizes.teacher)
     if stage != "finetune":
         check_freezing(student, settings.freeze_embeddings)
-        build_objective(settings.objective, sizes, settings.objective_settings, settings.dims)
+        build_objective(settings.objective, sizes, settings.objective_settings)
     if stage != "distill" and finetuning is not None:
         check_freezing(student, finetuning.freeze_embeddings)
 

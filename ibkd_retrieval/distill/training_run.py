@@ -16,7 +16,7 @@ from ibkd_retrieval.distill.schedule import BatchSchedule
 from ibkd_retrieval.distill.settings import DistillSettings
 from ibkd_retrieval.distill.step_times import StepTimes
 from ibkd_retrieval.distill.step_vectors import StepVectors
-from ibkd_retrieval.distill.teacher_cache import TeacherVectors, text_keys
+from ibkd_retrieval.distill.teacher_cache import KeyIndex, TeacherVectors, text_keys
 from ibkd_retrieval.distill.texts import TrainingTexts
 from ibkd_retrieval.distill.tokens import training_tokens
 from ibkd_retrieval.encoders.encoder import Encoder
@@ -77,8 +77,8 @@ class TrainingRun:
         first_seen = np.sort(first_seen)
         self.bank_rows = self.rows[first_seen]
         # A text is one text as query and as document, though a teacher with prompts has two vectors of it.
-        _, numbers = np.unique(text_keys([*texts.documents, *texts.queries]), axis=0, return_inverse=True)
-        self._texts = numbers.reshape(-1)
+        keys = text_keys([*texts.documents, *texts.queries])
+        self._texts = KeyIndex(keys).find(keys)
         self._bank_texts = self._texts[first_seen]
         self._contrasts = settings.objective not in TEXT_BY_TEXT
         self._vectors = StepVectors(cache, self.bank_rows, self.device)
