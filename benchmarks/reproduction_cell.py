@@ -245,32 +245,42 @@ def _before(recipe: Recipe, places: Places) -> Path:
     return places.work / recipe.name / "students" / f"before-{untrained_identity(recipe)}"
 
 
-def measure(cell: Cell, places: Places, kind: str, progress: Progress) -> dict[str, Any]:
-    """Figures of the cell on the recipe's sets of a kind, at each length."""
-    recipe = cell.recipe
-    teachers = [str(places.models / name) for name in recipe.teachers]
-    facts: dict[str, Any] = {}
-    if cell.variant is not None:
-        folder = train(cell, places, progress)
-        report = json.loads((folder / "ibkd.json").read_text("utf-8"))
-        keys = ("texts", "fingerprint", "train_seconds", "texts_per_second", "dev_metric", "history")
-        facts = {key: report[key] for key in keys} | {"teacher": report["teacher"], "student": report["student"]}
-        encoder = KeptVectors(Encoder.load(str(folder), device=places.device))
-    elif cell.row == BEFORE:
-        encoder = KeptVectors(Encoder.load(str(_before(recipe, places)), device=places.device), places.work / "vectors")
-    else:
-        named = [str(places.models / cell.row)] if cell.row != TEACHER else teachers
-        encoder = _teacher(named, places)
-    trained = cell.variant is not None
-    documents = _teacher(teachers, places) if trained and recipe.in_teacher_space else encoder
-    lengths = recipe.dims if trained else (None,)
-    figures = {}
-    for length in lengths:
-        encoder.dim = length
-        named_length = str(length or encoder.encoder.dim)
-        figures[named_length] = {each.name: _figure(each, documents, encoder, places) for each in recipe.sets(kind)}
-    machine = read_environment().to_json()
-    return {"row": cell.row, "seed": cell.seed, "dims": figures, "facts": facts, "environment": machine}
+class Measured:
+    """A cell with its encoders loaded, and its student trained: what figures are taken of."""
+
+    def __init__(self, cell: Cell, places: Places, progress: Progress) -> None:
+        """Load what `cell` encodes with; a student that is not finished is trained first."""
+        recipe = cell.recipe
+        self.cell, self.places = cell, places
+        self.facts: dict[str, Any] = {}
+        teachers = [str(places.models / name) for name in recipe.teachers]
+        if cell.variant is not None:
+            folder = train(cell, places, progress)
+            report = json.loads((folder / "ibkd.json").read_text("utf-8"))
+            keys = ("texts", "fingerprint", "train_seconds", "texts_per_second", "dev_metric", "history")
+            self.facts = {key: report[key] for key in keys} | {who: report[who] for who in ("teacher", "student")}
+            self.queries = KeptVectors(Encoder.load(str(folder), device=places.device))
+        elif cell.row == BEFORE:
+            untrained = Encoder.load(str(_before(recipe, places)), device=places.device)
+            self.queries = KeptVectors(untrained, places.work / "vectors")
+        else:
+            self.queries = _teacher([str(places.models / cell.row)] if cell.row != TEACHER else teachers, places)
+        apart = cell.variant is not None and recipe.in_teacher_space
+        self.documents = _teacher(teachers, places) if apart else self.queries
+
+    def figures(self, kind: str) -> dict[str, Any]:
+        """Figures on the recipe's sets of a kind, at each length."""
+        recipe = self.cell.recipe
+        figures = {}
+        for length in recipe.dims if self.cell.variant is not None else (None,):
+            self.queries.dim = length
+            named_length = str(length or self.queries.encoder.dim)
+            sets = recipe.sets(kind)
+            figures[named_length] = {
+                each.name: _figure(each, self.documents, self.queries, self.places) for each in sets
+            }
+        known = {"row": self.cell.row, "seed": self.cell.seed, "dims": figures, "facts": self.facts}
+        return known | {"environment": read_environment().to_json()}
 
 
 def _teacher(names: list[str], places: Places) -> KeptVectors:
@@ -303,9 +313,11 @@ def exact_run(asked: QuerySet, corpus: list[Document], documents: Any, queries: 
     return Run.from_lists([query.query_id for query in wanted], ids, list(np.take_along_axis(scores, best, axis=1)))
 
 
-def run(cell: Cell, places: Places, kind: str, progress: Progress) -> None:
-    """Measure a cell on the sets of a kind, and keep the figures."""
-    write_json(cell.result(places, kind), measure(cell, places, kind, progress))
+def run(cell: Cell, places: Places, kinds: Sequence[str], progress: Progress) -> None:
+    """Measure a cell on the sets of each kind, and keep the figures."""
+    measured = Measured(cell, places, progress)
+    for kind in kinds:
+        write_json(cell.result(places, kind), measured.figures(kind))
 
 
 def main() -> None:
@@ -326,8 +338,7 @@ def main() -> None:
     if given.teach:
         teach(cell.recipe, places, progress)
         return
-    for kind in given.kind:
-        run(cell, places, kind, progress)
+    run(cell, places, given.kind, progress)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def distill(
     accumulate: options.Accumulate = 1,
     bank_size: options.BankSize = 4096,
     learning_rate: options.LearningRate = None,
-    temperature: options.Temperature = 0.05,
+    temperature: options.Temperature = None,
     hsic_weight: options.HsicWeight = 0.2,
     hsic_bandwidth: options.HsicBandwidth = "median",
     hsic_estimator: options.HsicEstimator = "biased",

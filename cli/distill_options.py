@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibkd_retrieval.distill.objectives.table import TEXT_BY_TEXT, WITHOUT_PROJECTION
+from ibkd_retrieval.distill.objectives.table import TEMPERATURES, TEXT_BY_TEXT, USUAL_TEMPERATURE, WITHOUT_PROJECTION
 from ibkd_retrieval.errors import UserError, option_named
 
 from .options import CORPUS_HELP
@@ -207,7 +207,14 @@ BankSize = Annotated[int, _option(_DISTIL, "Further teacher vectors a batch, as 
 LearningRate = Annotated[
     float | None, _option(_DISTIL, "Peak learning rate.", "0.002; with --student 0.0003, static 0.01")
 ]
-Temperature = Annotated[float, _option(_DISTIL, "Of the contrast; smaller looks harder at near negatives.")]
+Temperature = Annotated[
+    float | None,
+    _option(
+        _DISTIL,
+        "Of the contrast; smaller looks harder at near negatives.",
+        f"{USUAL_TEMPERATURE}; " + ", ".join(f"{name} {value}" for name, value in TEMPERATURES.items()),
+    ),
+]
 HsicWeight = Annotated[float, _option(_DISTIL, "Weight of the forgetting term (lambda).")]
 HsicBandwidth = Annotated[str, _option(_DISTIL, "median, or gamma as a number; for both stages.")]
 HsicEstimator = Annotated[

@@ -144,22 +144,24 @@ def nce(
     student: Tensor,
     teacher: Tensor,
     temperature: float,
-    population: int,
+    log_mean: float | Tensor,
     *,
     bank: Tensor | None = None,
     duplicate: Tensor | None = None,
 ) -> Tensor:
-    """Noise-contrastive estimation with the critic h(s, t) = exp(s't/tau) / (exp(s't/tau) + N/M).
+    """Noise-contrastive estimation with the critic h(s, t) = p(s, t) / (p(s, t) + N/M), p = exp(s't/tau) / Z.
 
     -1/n sum_i [log h(s_i, t_i) + sum_{j != i} log(1 - h(s_i, t_j))] over the batch's and the bank's t_j.
-    Tian et al. 2020, Contrastive Representation Distillation, arXiv 1910.10699, equations 18 and 19. With both sides
-    exchanged it is the other half of their loss.
+    Tian et al. 2020, Contrastive Representation Distillation, arXiv 1910.10699, equations 18 and 19, with the
+    constant Z of their program (and of Wu et al. 2018, arXiv 1805.01978) that the equations leave out: M times the mean
+    of exp(s't/tau). Without it any cosine above 0 is far too likely, and all that is learnt is to be far from
+    everything. M, the number of texts, cancels. With both sides exchanged it is the other half of their loss.
 
     Args:
         student: unit student vectors [n, f].
         teacher: unit teacher vectors [n, f]; row i belongs to student row i.
         temperature: tau.
-        population: M, the number of texts that candidates are drawn from. N is the number of negatives of a row.
+        log_mean: log of the mean of exp(s't/tau) over pairs of texts, a constant.
         bank: further unit teacher vectors, only ever negatives [m, f].
         duplicate: bool [n, n + m], as in `infonce`.
     """
@@ -167,7 +169,7 @@ def nce(
 
     candidates = teacher if bank is None else torch.cat([teacher, bank])
     n, total = student.shape[0], candidates.shape[0]
-    odds = student @ candidates.T / temperature - math.log((total - 1) / population)
+    odds = student @ candidates.T / temperature - log_mean - math.log(total - 1)
     positive = torch.zeros_like(odds, dtype=torch.bool)
     positive[torch.arange(n), torch.arange(n)] = True
     left_out = positive if duplicate is None else positive | duplicate
@@ -178,20 +180,32 @@ def nce(
     return (attraction + repulsion).mean()
 
 
-def similarity_kl(student: Tensor, teacher: Tensor, temperature: float, *, bank: Tensor | None = None) -> Tensor:
+def similarity_kl(
+    student: Tensor, teacher: Tensor, temperature: float, *, bank: Tensor | None = None, duplicate: Tensor | None = None
+) -> Tensor:
     """1/n sum_i KL(p_i || q_i), p_i = softmax_j(t_i't_j / tau) and q_i = softmax_j(s_i't_j / tau) over batch and bank.
 
-    Fang et al. 2021, SEED: Self-supervised Distillation for Visual Representation, arXiv 2101.04731.
+    Fang et al. 2021, SEED: Self-supervised Distillation for Visual Representation, arXiv 2101.04731; without the text
+    itself among the candidates, j != i. With it, at the temperatures of retrieval, p_i is all but one at j = i, and
+    the divergence is InfoNCE again.
 
     Args:
         student: unit student vectors in the teacher's space [n, D].
         teacher: unit teacher vectors [n, D]; row i belongs to student row i.
         temperature: tau, the same on both sides.
-        bank: further unit teacher vectors to compare with [m, D].
+        bank: further unit teacher vectors to compare with [m, D]; n + m is 3 at least.
+        duplicate: bool [n, n + m], as in `infonce`.
     """
     import torch
 
     candidates = teacher if bank is None else torch.cat([teacher, bank])
-    wanted = (teacher @ candidates.T / temperature).log_softmax(1)
-    found = (student @ candidates.T / temperature).log_softmax(1)
+    n = student.shape[0]
+    left_out = torch.zeros((n, candidates.shape[0]), dtype=torch.bool, device=student.device)
+    left_out[torch.arange(n), torch.arange(n)] = True
+    if duplicate is not None:
+        left_out = left_out | duplicate
+    # A finite number, whose exponential is 0 all the same: the divergence multiplies it.
+    nothing = torch.finfo(student.dtype).min / 4
+    wanted = (teacher @ candidates.T / temperature).masked_fill(left_out, nothing).log_softmax(1)
+    found = (student @ candidates.T / temperature).masked_fill(left_out, nothing).log_softmax(1)
     return torch.nn.functional.kl_div(found, wanted, reduction="batchmean", log_target=True)

@@ -142,7 +142,7 @@ def distill(
     if len(encoders) > 1:
         teacher = JointTeacher(encoders)
         cache = JointCache(caches, JointTeacher([cast(Encoder, each.teacher) for each in caches]))
-    sizes = Sizes(plan.dim or _dim(student), cache.dim, texts=1)
+    sizes = Sizes(plan.dim or _dim(student), cache.dim)
     settings = replace(settings, projection=projection_for(settings, plan, sizes.student, sizes.teacher))
     # What stops the run is told before the teacher encodes a corpus, and before an old student is removed.
     check_dims(settings.dims, sizes.student, sizes.teacher)

@@ -11,7 +11,7 @@ from typing import Any
 from ibkd_retrieval.distill.checking import LEAST, check_numbers, check_patience
 from ibkd_retrieval.distill.loop import Pace
 from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
-from ibkd_retrieval.distill.objectives.table import OBJECTIVES, WITHOUT_PROJECTION
+from ibkd_retrieval.distill.objectives.table import OBJECTIVES, WITHOUT_PROJECTION, with_temperature
 from ibkd_retrieval.encoders.device import DTYPES
 from ibkd_retrieval.errors import UserError
 
@@ -75,11 +75,13 @@ class DistillSettings:
     objective_settings: ObjectiveSettings = field(default_factory=ObjectiveSettings)
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Check the numbers, and give the objective its own temperature where none was given.
 
         Raises:
             UserError: one is outside its range.
         """
+        # So that what is recorded, and compared on resuming, is the number.
+        object.__setattr__(self, "objective_settings", with_temperature(self.objective_settings, self.objective))
         check_numbers(self, LEAST | {"bank_size": 0}, above_0=("learning_rate", "projection_learning_rate"))
         check_numbers(self.objective_settings, {}, above_0=("temperature",), from_0=("hsic_weight",))
         check_patience(self.patience, self.eval_every)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.distill import ranks
-from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, OwnMaps, Sizes
 from ibkd_retrieval.distill.objectives.table import TEXT_BY_TEXT, build_objective
 from ibkd_retrieval.distill.optimising import Encoded, adamw, take_step
 from ibkd_retrieval.distill.output_space import finished_model, stretch_output
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.distill.objectives.projection import Projection
 
 
+_START_SAMPLE = 4_096
 _DIRECTIONS_SAMPLE = 32_768
 
 
@@ -85,7 +86,7 @@ class TrainingRun:
         self.token_ids = training_tokens(student, texts, settings.max_length, progress)
         self.schedule = BatchSchedule(self.token_ids.lengths, settings.batch_size, settings.seed)
         self.module = StudentModule(student, settings.dtype, freeze_embeddings=settings.freeze_embeddings)
-        sizes = Sizes(int(student.get_embedding_dimension() or 0), cache.dim, len(self.bank_rows))
+        sizes = Sizes(int(student.get_embedding_dimension() or 0), cache.dim)
         self.objective = build_objective(settings.objective, sizes, settings.objective_settings, settings.dims)
         self.objective.to(self.device)
         self._keeps_cosines = settings.projection == "isometry"
@@ -103,16 +104,18 @@ class TrainingRun:
 
         W is the least-squares map from the student's vectors to the teacher's, or the nearest isometry. Where an
         objective holds W at the teacher's principal directions, the student's last linear layer is brought to them so.
+        An objective without W starts its own maps.
         """
         from ibkd_retrieval.distill.objectives.projection import least_squares, nearest_isometry
 
+        order = np.random.default_rng([self.settings.seed, 4]).permutation(len(self.rows))
+        chosen = order[:_START_SAMPLE]
+        student, teacher = self._student_vectors(chosen), self.cache.vectors(self.rows[chosen])
         projection = self._projection()
         if projection is None:
+            cast(OwnMaps, self.objective).start(student, teacher)
             return
         match = nearest_isometry if self._keeps_cosines else least_squares
-        order = np.random.default_rng([self.settings.seed, 4]).permutation(len(self.rows))
-        chosen = order[:4096]
-        student, teacher = self._student_vectors(chosen), self.cache.vectors(self.rows[chosen])
         if not self.settings.needs_output_layer:
             projection.set(match(student, teacher))
         else:

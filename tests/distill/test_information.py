@@ -170,25 +170,29 @@ def test_nce_is_its_formula_with_bank_and_without_duplicates():
     for i in range(4):
         for j in range(6):
             similar = math.exp(float(student[i] @ candidates[j]) / 0.3)
-            critic = similar / (similar + 5 / 40)
+            # exp(s't/tau) / Z against N/M, Z = M times the mean: M = 40 texts, N = 5 negatives.
+            critic = similar / (40 * 1.7) / (similar / (40 * 1.7) + 5 / 40)
             if not duplicate[i, j]:
                 total -= math.log(critic if i == j else 1 - critic)
-    loss = nce(student, teacher, 0.3, 40, bank=bank, duplicate=duplicate)
+    loss = nce(student, teacher, 0.3, math.log(1.7), bank=bank, duplicate=duplicate)
     assert float(loss) == pytest.approx(total / 4, rel=1e-10)
 
 
-def test_similarity_kl_is_its_formula_and_zero_for_the_teachers_own_vectors():
+def test_similarity_kl_is_its_formula_over_other_texts_and_zero_for_the_teachers_own_vectors():
     student, teacher, bank = unit(rows(4, 3)), unit(rows(4, 3, 1)), unit(rows(2, 3, 2))
     candidates, total = torch.cat([teacher, bank]), 0.0
+    duplicate = torch.zeros(4, 6, dtype=torch.bool)
+    duplicate[1, 5] = duplicate[2, 0] = True
     for i in range(4):
+        others = [j for j in range(6) if j != i and not duplicate[i, j]]
         wanted, found = (
-            [math.exp(float(vector @ candidate) / 0.2) for candidate in candidates]
-            for vector in (teacher[i], student[i])
+            [math.exp(float(vector @ candidates[j]) / 0.2) for j in others] for vector in (teacher[i], student[i])
         )
         for a, b in zip(wanted, found, strict=True):
             p, q = a / sum(wanted), b / sum(found)
             total += p * math.log(p / q)
-    assert float(similarity_kl(student, teacher, 0.2, bank=bank)) == pytest.approx(total / 4, rel=1e-10)
+    loss = similarity_kl(student, teacher, 0.2, bank=bank, duplicate=duplicate)
+    assert float(loss) == pytest.approx(total / 4, rel=1e-10)
     assert float(similarity_kl(teacher, teacher, 0.2, bank=bank)) == pytest.approx(0, abs=1e-12)
 
 
@@ -197,9 +201,11 @@ def test_the_contrasts_have_the_gradient_they_should():
     duplicate = torch.zeros(4, 7, dtype=torch.bool)
     duplicate[1, 5] = True
     assert torch.autograd.gradcheck(
-        lambda s: nce(unit(s), teacher, 0.5, 50, bank=bank, duplicate=duplicate), (student,)
+        lambda s: nce(unit(s), teacher, 0.5, 0.4, bank=bank, duplicate=duplicate), (student,)
     )
-    assert torch.autograd.gradcheck(lambda s: similarity_kl(unit(s), teacher, 0.5, bank=bank), (student,))
+    assert torch.autograd.gradcheck(
+        lambda s: similarity_kl(unit(s), teacher, 0.5, bank=bank, duplicate=duplicate), (student,)
+    )
 
 
 @pytest.mark.skipif(resolve_model_name(DEFAULT_TEACHER) == DEFAULT_TEACHER, reason="needs the extra `demo`")

@@ -11,7 +11,7 @@ from ibkd_retrieval.distill.settings import DistillSettings, paper_preset
 from ibkd_retrieval.encoders.students import principal_directions
 from ibkd_retrieval.errors import UserError
 
-SIZES = Sizes(student=5, teacher=8, texts=100)
+SIZES = Sizes(student=5, teacher=8)
 
 
 def build(name, dims=(), **changed):
@@ -31,6 +31,16 @@ def test_an_unknown_objective_names_the_known_ones():
         build("magic")
     with pytest.raises(UserError, match="ibkd, infonce, mse"):
         DistillSettings(objective="magic")
+
+
+@pytest.mark.parametrize(("name", "usual"), [("ibkd", 0.05), ("crd", 0.05), ("kl", 0.02)])
+def test_an_objective_has_its_own_temperature_where_none_is_given(name, usual):
+    # It is the number that is recorded, and that a resumed run must have too.
+    for given, found in ((None, usual), (0.3, 0.3)):
+        settings = DistillSettings(objective=name, objective_settings=ObjectiveSettings(given))
+        assert settings.as_dict()["objective_settings"]["temperature"] == found
+        objective = build(name, temperature=given)
+        assert getattr(objective, "keep", objective).temperature == found
 
 
 @pytest.mark.parametrize("dims", [(), (5, 3, 1)])
@@ -79,6 +89,7 @@ def test_cosine_is_half_the_squared_difference_of_unit_vectors_and_mse_minds_len
 
 def test_crd_is_the_sum_of_the_student_s_and_the_teacher_s_contrast_pair_by_pair():
     plain, objective = batch(), build("crd", temperature=0.5)
+    objective.start(plain.student.detach().numpy(), plain.teacher.numpy())
     bank = torch.nn.functional.normalize(torch.randn(3, 8), dim=-1)
     duplicate = torch.zeros(12, 15, dtype=torch.bool)
     duplicate[0, 4] = duplicate[4, 0] = duplicate[7, 13] = True
@@ -87,20 +98,34 @@ def test_crd_is_the_sum_of_the_student_s_and_the_teacher_s_contrast_pair_by_pair
     s = images(given.student.detach(), objective.of_student)
     t = images(torch.cat([given.teacher, bank]), objective.of_teacher)
 
+    apart = ~np.eye(12, dtype=bool)
+    mean = float((s @ t[:12].T / 0.5).exp().numpy()[apart].mean())
+
     def half(anchors, candidates):
         total = 0.0
         for i in range(12):
             for j in range(len(candidates)):
                 similar = math.exp(float(anchors[i] @ candidates[j]) / 0.5)
-                # N negatives drawn from M = 100 texts.
-                critic = similar / (similar + (len(candidates) - 1) / 100)
+                critic = similar / (similar + (len(candidates) - 1) * mean)
                 total -= 0.0 if duplicate[i, j] else math.log(critic if i == j else 1 - critic)
         return total / 12
 
     terms = objective(given)
     assert float(terms.terms["nce"]) == pytest.approx(half(s, t), rel=1e-5)
     assert float(terms.terms["nce_of_teacher"]) == pytest.approx(half(t[:12], s), rel=1e-5)
-    assert float(terms.total) == pytest.approx(half(s, t) + half(t[:12], s), rel=1e-5)
+    assert float(terms.total.detach()) == pytest.approx(half(s, t) + half(t[:12], s), rel=1e-5)
+
+
+def test_crd_starts_where_its_maps_agree_and_stretches_nothing():
+    given, objective = batch(40), build("crd")
+    # A student that is its teacher in five dimensions, turned.
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0].astype(np.float32)
+    teacher = np.concatenate([given.student.detach().numpy(), np.zeros((40, 3), np.float32)], axis=1)
+    student = given.student.detach().numpy() @ turn.T
+    objective.start(student, teacher)
+    torch.testing.assert_close(objective.of_student(torch.tensor(student)), objective.of_teacher(torch.tensor(teacher)))
+    weight = objective.of_student.weight.detach()
+    torch.testing.assert_close(weight.T @ weight, torch.eye(5), atol=1e-5, rtol=0)
 
 
 def test_hpd_regresses_on_the_teachers_principal_components():
@@ -113,7 +138,7 @@ def test_hpd_regresses_on_the_teachers_principal_components():
     expected = ((given.student.detach().numpy() - reduced * signs) ** 2).sum(1).mean()
     assert float(objective(given).total.detach()) == pytest.approx(expected, rel=1e-5)
     with pytest.raises(UserError, match="--dim 8 or less"):
-        build_objective("hpd", Sizes(9, 8, 100), ObjectiveSettings())
+        build_objective("hpd", Sizes(9, 8), ObjectiveSettings())
 
 
 def test_each_hsic_estimator_is_the_one_named():
@@ -133,7 +158,7 @@ def test_nested_is_the_mean_over_prefixes_of_students_that_have_no_more(name):
     if name != "crd":
         nested.projection.hold(principal_directions(given.teacher.numpy(), 5))
     short = torch.nn.functional.normalize(given.student[:, :3], dim=1)
-    narrow = build_objective(name, Sizes(3, 8, 100), ObjectiveSettings())
+    narrow = build_objective(name, Sizes(3, 8), ObjectiveSettings())
     with torch.no_grad():
         for mine, theirs in zip(narrow.parameters(), nested.parameters(), strict=True):
             mine.copy_(theirs[:, : mine.shape[1]])
@@ -157,7 +182,7 @@ def test_dims_that_do_not_start_with_the_students_are_refused(dims):
     with pytest.raises(UserError, match="the student has 5 dimensions"):
         build("ibkd", dims)
     with pytest.raises(UserError, match="at most the teacher's 4"):
-        build_objective("ibkd", Sizes(5, 4, 100), ObjectiveSettings(), (5, 2))
+        build_objective("ibkd", Sizes(5, 4), ObjectiveSettings(), (5, 2))
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from ibkd_retrieval.distill.step_times import StepTimes
@@ -16,16 +18,23 @@ class ObjectiveSettings:
     """What the objectives read.
 
     Attributes:
-        temperature: tau of the contrast; smaller looks harder at the nearest negatives.
+        temperature: tau of the contrast; smaller looks harder at the nearest negatives. None is the objective's own.
         hsic_weight: lambda, the weight of the forgetting term.
         hsic_bandwidth: gamma of its Gaussian kernels, or "median" to follow the batch.
         hsic_estimator: "biased", "unbiased", or "cka" for the normalised one.
     """
 
-    temperature: float = 0.05
+    temperature: float | None = None
     hsic_weight: float = 0.2
     hsic_bandwidth: float | str = "median"
     hsic_estimator: str = "biased"
+
+    @property
+    def tau(self) -> float:
+        """The temperature, once an objective has been chosen."""
+        if self.temperature is None:
+            raise ValueError("no temperature yet: `with_temperature` gives the objective's own")
+        return self.temperature
 
 
 @dataclass(frozen=True)
@@ -35,12 +44,10 @@ class Sizes:
     Attributes:
         student: length of a student vector, d.
         teacher: length of a teacher vector, D.
-        texts: different texts in training, M.
     """
 
     student: int
     teacher: int
-    texts: int
 
 
 @dataclass(frozen=True)
@@ -78,3 +85,10 @@ class LossTerms:
     total: Tensor
     terms: dict[str, Tensor]
     watch: dict[str, Tensor] = field(default_factory=dict)
+
+
+class OwnMaps(Protocol):
+    """An objective that has maps of its own in place of W."""
+
+    def start(self, student: NDArray[np.float32], teacher: NDArray[np.float32]) -> None:
+        """Start them by vectors of the untrained student [n, d] and the teacher's of the same texts [n, D]."""

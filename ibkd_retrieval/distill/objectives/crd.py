@@ -5,14 +5,19 @@ Tian et al. 2020, Contrastive Representation Distillation, arXiv 1910.10699.
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ibkd_retrieval.distill.information import nce
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings, Sizes
 from ibkd_retrieval.distill.objectives.projection import Projection
+from ibkd_retrieval.encoders.students import principal_directions
 
 _FEATURES = 128
-"""Length of the vectors that are contrasted, as published."""
+"""Most dimensions of the vectors that are contrasted, as published."""
 
 
 class CRD(torch.nn.Module):
@@ -26,20 +31,44 @@ class CRD(torch.nn.Module):
     Neither map is W: the student keeps a space of its own.
     """
 
+    log_mean: torch.Tensor
+
     def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
         super().__init__()
-        self.of_student = Projection(sizes.student, _FEATURES)
-        self.of_teacher = Projection(sizes.teacher, _FEATURES)
-        self.temperature = settings.temperature
-        self.population = sizes.texts
+        features = min(_FEATURES, sizes.teacher)
+        self.of_student = Projection(sizes.student, features)
+        self.of_teacher = Projection(sizes.teacher, features)
+        self.temperature = settings.tau
+        self.register_buffer("log_mean", torch.zeros(()))
+
+    def start(self, student: NDArray[np.float32], teacher: NDArray[np.float32]) -> None:
+        """Start both maps where their images agree as far as they can before training, and find the loss's constant.
+
+        The teacher's is its principal directions, the student's the nearest map to their images that stretches nothing.
+
+        Args:
+            student: vectors of the untrained student [n, d].
+            teacher: the teacher's vectors of the same texts [n, D].
+        """
+        directions = principal_directions(teacher, len(self.of_teacher.weight)).astype(np.float64)
+        left, _, right = np.linalg.svd((teacher @ directions.T).T @ student.astype(np.float64), full_matrices=False)
+        self.of_teacher.set(directions)
+        self.of_student.set(left @ right)
+        device = self.log_mean.device
+        with torch.no_grad():
+            images = self.of_student(torch.from_numpy(student).to(device))
+            similar = images @ self.of_teacher(torch.from_numpy(teacher).to(device)).T / self.temperature
+            similar.fill_diagonal_(-torch.inf)
+            pairs = similar.shape[0] * (similar.shape[0] - 1)
+            self.log_mean.copy_(similar.flatten().logsumexp(0) - math.log(pairs))
 
     def forward(self, batch: Batch) -> LossTerms:
         """The sum of both contrasts of a batch."""
         student, teacher = self.of_student(batch.student), self.of_teacher(batch.teacher)
         bank = None if batch.bank is None else self.of_teacher(batch.bank)
-        of_students = nce(student, teacher, self.temperature, self.population, bank=bank, duplicate=batch.duplicate)
+        of_students = nce(student, teacher, self.temperature, self.log_mean, bank=bank, duplicate=batch.duplicate)
         # Which texts of a batch are equal is the same seen from either side.
         in_batch = None if batch.duplicate is None else batch.duplicate[:, : len(student)]
-        of_teachers = nce(teacher, student, self.temperature, self.population, duplicate=in_batch)
+        of_teachers = nce(teacher, student, self.temperature, self.log_mean, duplicate=in_batch)
         terms = {"nce": of_students.detach(), "nce_of_teacher": of_teachers.detach()}
         return LossTerms(of_students + of_teachers, terms)

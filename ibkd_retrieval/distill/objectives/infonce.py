@@ -15,7 +15,7 @@ class InfoNCE(torch.nn.Module):
     def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
         super().__init__()
         self.projection = Projection(sizes.student, sizes.teacher)
-        self.temperature = settings.temperature
+        self.temperature = settings.tau
 
     def forward(self, batch: Batch) -> LossTerms:
         """The keep term of a batch, with its lower bound on I(S;T) in nats."""

@@ -15,15 +15,21 @@ from ibkd_retrieval.distill.objectives.projection import Projection
 class SimilarityKL(torch.nn.Module):
     """KL from the teacher's distribution of similarities over batch and bank to that of W s, at temperature tau.
 
-    Copies of a text among the candidates need no mask: the teacher's distribution says how near they are.
+    The text itself, and its copies among the candidates, are left out: how near they are says nothing of the others.
     """
 
     def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
         super().__init__()
         self.projection = Projection(sizes.student, sizes.teacher)
-        self.temperature = settings.temperature
+        self.temperature = settings.tau
 
     def forward(self, batch: Batch) -> LossTerms:
         """The divergence of a batch, in nats."""
-        loss = similarity_kl(self.projection(batch.student), batch.teacher, self.temperature, bank=batch.bank)
+        loss = similarity_kl(
+            self.projection(batch.student),
+            batch.teacher,
+            self.temperature,
+            bank=batch.bank,
+            duplicate=batch.duplicate,
+        )
         return LossTerms(loss, {"kl": loss.detach()})

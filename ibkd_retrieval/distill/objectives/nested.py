@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ibkd_retrieval.distill.objectives.base import Batch, LossTerms
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, OwnMaps
 from ibkd_retrieval.distill.objectives.projection import Projection
 
 
@@ -35,6 +38,10 @@ class Nested(torch.nn.Module):
         """W, where the objective has one."""
         found: torch.nn.Module | None = getattr(self.objective, "projection", None)
         return found
+
+    def start(self, student: NDArray[np.float32], teacher: NDArray[np.float32]) -> None:
+        """Start the maps of an objective that has its own, by whole vectors [n, d] and [n, D]."""
+        cast(OwnMaps, self.objective).start(student, teacher)
 
     def forward(self, batch: Batch) -> LossTerms:
         """The mean loss; its parts at full length, and the loss at each shorter one as `loss@m`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ibkd_retrieval.errors import UserError
@@ -18,6 +19,16 @@ WITHOUT_PROJECTION = ("crd",)
 """Objectives that give no W, so that their students have no place in the teacher's space."""
 TEXT_BY_TEXT = ("mse", "cosine", "hpd")
 """Objectives that compare a text with nothing but its own teacher vector: no contrast, no bank, no temperature."""
+USUAL_TEMPERATURE = 0.05
+TEMPERATURES = {"kl": 0.02}
+"""Temperatures of objectives for which another than the usual one was better on dev sets."""
+
+
+def with_temperature(settings: ObjectiveSettings, objective: str) -> ObjectiveSettings:
+    """`settings` with the temperature that is the objective's own, where none was given."""
+    if settings.temperature is not None:
+        return settings
+    return replace(settings, temperature=TEMPERATURES.get(objective, USUAL_TEMPERATURE))
 
 
 def build_objective(name: str, sizes: Sizes, settings: ObjectiveSettings, dims: Sequence[int] = ()) -> torch.nn.Module:
@@ -44,7 +55,7 @@ def build_objective(name: str, sizes: Sizes, settings: ObjectiveSettings, dims: 
     table = dict(zip(OBJECTIVES, (IBKD, InfoNCE, MSE, Cosine, CRD, HPD, SimilarityKL), strict=True))
     if name not in table:
         raise UserError(f"Unknown objective `{name}`: use one of {', '.join(OBJECTIVES)}.")
-    objective: torch.nn.Module = table[name](sizes, settings)
+    objective: torch.nn.Module = table[name](sizes, with_temperature(settings, name))
     check_dims(dims, sizes.student, sizes.teacher)
     return Nested(objective, dims) if dims else objective
 
