@@ -104,7 +104,7 @@ def distill(
         batch_size=batch_size,
         accumulate=accumulate,
         bank_size=bank_size,
-        learning_rate=learning_rate if learning_rate is not None else _LEARNING_RATES.get(student, 3e-4),
+        learning_rate=learning_rate if learning_rate is not None else _learning_rate(student, pooling),
         freeze_embeddings=student is None if freeze_embeddings is None else freeze_embeddings,
         max_length=max_length,
         seed=seed,
@@ -196,8 +196,16 @@ def distill(
     stdout().print(f"{target}: {_sentence(report)}")
 
 
-_LEARNING_RATES = {None: 2e-3, "static": 1e-2}
 _SUFFIX = {"distill": "{}", "finetune": "finetuned", "both": "{}-finetuned"}
+
+
+def _learning_rate(student: str | None, pooling: str | None) -> float:
+    """The peak for a kind of student: a good one forgets what it knows long before it learns at another's rate."""
+    if student is None:
+        return 2e-3
+    if student == "static":
+        return 1e-2
+    return 5e-5 if pooling is None else 1e-3
 
 
 def _open_pairs(spec: str, progress: Progress) -> tuple[PairSet, Corpus | None]:

@@ -205,7 +205,10 @@ Accumulate = Annotated[
 ]
 BankSize = Annotated[int, _option(_DISTIL, "Further teacher vectors a batch, as negatives.")]
 LearningRate = Annotated[
-    float | None, _option(_DISTIL, "Peak learning rate.", "0.002; with --student 0.0003, static 0.01")
+    float | None,
+    _option(
+        _DISTIL, "Peak learning rate.", "0.002; with --student 0.00005, with --pooling too 0.001, with static 0.01"
+    ),
 ]
 Temperature = Annotated[
     float | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -95,10 +96,11 @@ def mine_negatives(
     key = json.dumps([*seen_by, hashlib.sha256(text_keys(left_out).tobytes()).hexdigest()])
     path = folder / f"negatives-{hashlib.sha256(key.encode()).hexdigest()[:16]}.jsonl"
     if not path.is_file():
+        answers = _Answers(pairs, teacher)
         with atomic_write(path) as file, progress.task("mining negatives", len(pairs.pairs), "queries") as task:
             for start in range(0, len(pairs.pairs), _WINDOW):
                 part = PairSet(pairs.name, pairs.pairs[start : start + _WINDOW])
-                for pair, found in zip(part.pairs, _mine(part, index, teacher, settings, set(left_out)), strict=True):
+                for pair, found in zip(part.pairs, _mine(part, index, answers, settings, set(left_out)), strict=True):
                     listed = [asdict(negative) for negative in found]
                     record = {"query": pair.query, "positives": pair.positives, "negatives": listed}
                     file.write((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8"))
@@ -138,17 +140,42 @@ def _teacher_index(corpus: Corpus, teacher: TextEncoder, folder: Path, progress:
         return open_index(where)
 
 
+class _Answers:
+    """The teacher's vectors of positives, part by part; those that answer a query of a later part too are kept.
+
+    In some collections a passage answers hundreds of queries; where each has its own, nothing is held.
+    """
+
+    def __init__(self, pairs: PairSet, teacher: TextEncoder) -> None:
+        self.teacher = teacher
+        self._left = self._uses(pairs)
+        self._known: dict[str, NDArray[np.float32]] = {}
+
+    def of(self, part: PairSet) -> dict[str, NDArray[np.float32]]:
+        """Vectors [D] by text of all positives of the next part."""
+        wanted = self._uses(part)
+        new = [text for text in wanted if text not in self._known]
+        self._known.update(zip(new, self.teacher.encode(new, "document"), strict=True))
+        found = {text: self._known[text] for text in wanted}
+        self._left -= wanted
+        # Copies, so that one that is kept does not keep the others of its part.
+        self._known = {text: vector.copy() for text, vector in self._known.items() if text in self._left}
+        return found
+
+    @staticmethod
+    def _uses(pairs: PairSet) -> Counter[str]:
+        return Counter(text for pair in pairs.pairs for text in dict.fromkeys(pair.positives))
+
+
 def _mine(
-    pairs: PairSet, index: StoredIndex, teacher: TextEncoder, settings: MiningSettings, left_out: set[str]
+    pairs: PairSet, index: StoredIndex, answers: _Answers, settings: MiningSettings, left_out: set[str]
 ) -> list[tuple[Negative, ...]]:
-    queries = teacher.encode([pair.query for pair in pairs.pairs], "query")
+    queries = answers.teacher.encode([pair.query for pair in pairs.pairs], "query")
     scores, rows = index.search(queries, min(settings.last, len(index)))
-    texts = list(dict.fromkeys(text for pair in pairs.pairs for text in pair.positives))
-    places = {text: place for place, text in enumerate(texts)}
-    positives = teacher.encode(texts, "document")
+    positives = answers.of(pairs)
     mined = []
     for number, pair in enumerate(pairs.pairs):
-        own = positives[[places[text] for text in pair.positives]]
+        own = np.stack([positives[text] for text in pair.positives])
         ceiling = float((own @ queries[number]).max()) - settings.margin
         found = _below(ceiling, scores[number], rows[number], left_out.union(pair.positives), index, settings)
         mined.append(

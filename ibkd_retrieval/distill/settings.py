@@ -33,7 +33,7 @@ class DistillSettings:
             that look at one text at a time (mse, cosine, hpd) cannot tell.
         bank_size: extra teacher vectors a step, as negatives only.
         learning_rate: peak of the schedule (linear warm-up, then linear to zero). The default suits layers taken out
-            of a teacher, which have most to learn; a small model trained before wants about a fifth of it.
+            of a teacher, which have most to learn; a small model trained before wants a fortieth of it.
         projection_learning_rate: the same for the objective's own parameters.
         freeze_embeddings: leave the token tables as they are. For layers of a teacher that is faster, and words the
             training text lacks keep their place among those it has.

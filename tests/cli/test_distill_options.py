@@ -77,3 +77,20 @@ def test_a_preset_gives_way_in_the_second_stage_too(shell, teacher, beir):
     assert (tuned["batch_size"], tuned["max_length"], tuned["learning_rate"]) == (8, 32, 1e-6)
     # --hsic-weight is that of the first stage alone.
     assert (tuned["hsic_weight"], found["settings"]["objective_settings"]["hsic_weight"]) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("student", "rate"),
+    [
+        (("--layers", 2, "--dim", 8), 2e-3),
+        (("--student", "TEACHER"), 5e-5),
+        (("--student", "TEACHER", "--pooling", "mean"), 1e-3),
+    ],
+)
+def test_a_student_that_was_trained_before_is_moved_slowly(student, rate, shell, teacher, beir):
+    student = [teacher if word == "TEACHER" else word for word in student]
+    shell.must(
+        "distill", "--corpus", beir, "--teacher", teacher, *student, "--steps", 1, "--batch-size", 8, "--max-length", 32
+    )
+    (made,) = (shell.folder / "models").glob("*/ibkd.json")
+    assert json.loads(made.read_text())["settings"]["learning_rate"] == rate

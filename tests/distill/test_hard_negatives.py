@@ -95,6 +95,35 @@ def test_what_was_mined_is_listed_with_rank_and_score_and_read_again(tmp_path, t
     assert mined_for(PAIRS, corpus(), teacher, tmp_path, settings) == (mined, path)
 
 
+def test_a_passage_that_answers_many_queries_is_encoded_once_and_held_no_longer_than_needed(
+    tmp_path, teacher, monkeypatch
+):
+    shared, alone = TEXTS[3], TEXTS[7]
+    pairs = PairSet("p", tuple(TrainingPair(f"query {i}", (shared,) if i != 1 else (alone, shared)) for i in range(4)))
+    settings, asked, held = MiningSettings(1, 40, 0.0, 9), [], []
+    at_once = mined_for(pairs, corpus(), teacher, tmp_path / "at-once", settings)[0]
+    encode, of = type(teacher).encode, hard_negatives._Answers.of
+
+    def recorded(self, texts, kind="document", *more):
+        asked.extend(texts)
+        return encode(self, texts, kind, *more)
+
+    def watched(self, part):
+        found = of(self, part)
+        held.append(sorted(self._known))
+        return found
+
+    monkeypatch.setattr(hard_negatives, "_WINDOW", 1)
+    monkeypatch.setattr(hard_negatives._Answers, "of", watched)
+    mined_for(pairs, corpus(), teacher, tmp_path / "part-by-part", settings)  # The corpus is indexed here.
+    monkeypatch.setattr(type(teacher), "encode", recorded)
+    (path,) = (tmp_path / "part-by-part").glob("negatives-*.jsonl")
+    path.unlink()
+    assert mined_for(pairs, corpus(), teacher, tmp_path / "part-by-part", settings)[0] == at_once
+    assert (asked.count(shared), asked.count(alone)) == (1, 1)
+    assert held[-4:] == [[shared], [shared], [shared], []]
+
+
 def test_a_corpus_that_has_changed_is_indexed_and_mined_anew(tmp_path, teacher):
     settings = MiningSettings(1, 40, 0.0, 99)
     _, before = mined_for(PAIRS, corpus(), teacher, tmp_path, settings)
