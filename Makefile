@@ -25,17 +25,17 @@ unit: .venv/.installed-dev
 test-lucene: .venv-lucene/.installed
 	.venv-lucene/bin/python -m pytest -m lucene tests/search
 
-.venv-lucene/.installed: pyproject.toml constraints.txt
+.venv-lucene/.installed: Makefile pyproject.toml constraints.txt
 	test -x .venv-lucene/bin/python || $(PYTHON) -m venv .venv-lucene
 	.venv-lucene/bin/pip install -q -c constraints.txt -e '.[cpu,bm25,pyserini,dev]'
 	touch $@
 
-.venv/.installed-demo: pyproject.toml constraints.txt
+.venv/.installed-demo: Makefile pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,demo]'
 	touch $@
 
-.venv/.installed-dev: pyproject.toml constraints.txt
+.venv/.installed-dev: Makefile pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,demo,bm25,onnx,report,serve,static,tensorboard,dev]'
 	touch $@ .venv/.installed-demo

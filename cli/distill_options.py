@@ -185,7 +185,10 @@ TensorBoard = Annotated[bool, _option(_RUN, "Also log to <output>/tensorboard.",
 Output = Annotated[Path | None, _option(_RUN, "Model folder to make.", "models/<name>")]
 Cache = Annotated[Path | None, _option(_RUN, "Where teacher vectors are kept.", "~/.cache/ibkd/teachers")]
 
-Objective = Annotated[str, _option(_DISTIL, "ibkd, infonce, mse, cosine, crd, hpd or kl.")]
+Objective = Annotated[
+    str | None,
+    _option(_DISTIL, "ibkd, infonce, mse, cosine, crd, hpd or kl.", "ibkd; kl for a --student in a space of its own"),
+]
 ProjectionOption = Annotated[
     str,
     _option(
@@ -207,7 +210,9 @@ BankSize = Annotated[int, _option(_DISTIL, "Further teacher vectors a batch, as 
 LearningRate = Annotated[
     float | None,
     _option(
-        _DISTIL, "Peak learning rate.", "0.002; with --student 0.00005, with --pooling too 0.001, with static 0.01"
+        _DISTIL,
+        "Peak learning rate.",
+        "0.002; with --student 0.00005, in the teacher's space 0.0003, with --pooling 0.001, static 0.01",
     ),
 ]
 Temperature = Annotated[
