@@ -84,7 +84,7 @@ def distill(
     from ibkd_retrieval.distill.plan import StudentPlan
     from ibkd_retrieval.distill.run import distill as run
     from ibkd_retrieval.distill.settings import DistillSettings, paper_preset
-    from ibkd_retrieval.distill.suiting import check_stage
+    from ibkd_retrieval.distill.suiting import check_stage, usual_learning_rate, usual_objective
     from ibkd_retrieval.distill.teacher_cache import TEACHERS
     from ibkd_retrieval.errors import UserError
     from ibkd_retrieval.files import cache_folder
@@ -99,12 +99,12 @@ def distill(
         layers, dim = layers or "2", dim if dim is not None or nested else 128
     plan = StudentPlan(student, _layers(layers), dim or None, pooling)
     settings = DistillSettings(
-        objective=objective or _objective(student, output_space),
+        objective=objective or usual_objective(plan, output_space),
         steps=steps,
         batch_size=batch_size,
         accumulate=accumulate,
         bank_size=bank_size,
-        learning_rate=learning_rate if learning_rate is not None else _learning_rate(student, pooling, output_space),
+        learning_rate=learning_rate if learning_rate is not None else usual_learning_rate(plan, output_space),
         freeze_embeddings=student is None if freeze_embeddings is None else freeze_embeddings,
         max_length=max_length,
         seed=seed,
@@ -197,20 +197,6 @@ def distill(
 
 
 _SUFFIX = {"distill": "{}", "finetune": "finetuned", "both": "{}-finetuned"}
-
-
-def _objective(student: str | None, output_space: str) -> str:
-    """What was best on dev sets for a kind of student: `ibkd`, but `kl` for a small model in a space of its own."""
-    return "kl" if student not in (None, "static") and output_space == "student" else "ibkd"
-
-
-def _learning_rate(student: str | None, pooling: str | None, output_space: str) -> float:
-    """The peak for a kind of student: a good one forgets what it knows long before it learns at another's rate."""
-    if student in (None, "static"):
-        return 2e-3 if student is None else 1e-2
-    if pooling is not None:  # A plain encoder, which knows nothing of sentences yet.
-        return 1e-3
-    return 5e-5 if output_space == "student" else 3e-4
 
 
 def _open_pairs(spec: str, progress: Progress) -> tuple[PairSet, Corpus | None]:

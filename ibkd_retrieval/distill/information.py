@@ -168,15 +168,11 @@ def nce(
     import torch
 
     candidates = teacher if bank is None else torch.cat([teacher, bank])
-    n, total = student.shape[0], candidates.shape[0]
-    odds = student @ candidates.T / temperature - log_mean - math.log(total - 1)
-    positive = torch.zeros_like(odds, dtype=torch.bool)
-    positive[torch.arange(n), torch.arange(n)] = True
-    left_out = positive if duplicate is None else positive | duplicate
+    odds = student @ candidates.T / temperature - log_mean - math.log(candidates.shape[0] - 1)
     softplus = torch.nn.functional.softplus
     # log h = -softplus(-odds) and log(1 - h) = -softplus(odds).
     attraction = softplus(-odds.diagonal())
-    repulsion = softplus(odds).masked_fill(left_out, 0.0).sum(1)
+    repulsion = softplus(odds).masked_fill(_same_text(odds, duplicate), 0.0).sum(1)
     return (attraction + repulsion).mean()
 
 
@@ -199,13 +195,19 @@ def similarity_kl(
     import torch
 
     candidates = teacher if bank is None else torch.cat([teacher, bank])
-    n = student.shape[0]
-    left_out = torch.zeros((n, candidates.shape[0]), dtype=torch.bool, device=student.device)
-    left_out[torch.arange(n), torch.arange(n)] = True
-    if duplicate is not None:
-        left_out = left_out | duplicate
+    found = student @ candidates.T / temperature
+    left_out = _same_text(found, duplicate)
     # A finite number, whose exponential is 0 all the same: the divergence multiplies it.
     nothing = torch.finfo(student.dtype).min / 4
     wanted = (teacher @ candidates.T / temperature).masked_fill(left_out, nothing).log_softmax(1)
-    found = (student @ candidates.T / temperature).masked_fill(left_out, nothing).log_softmax(1)
+    found = found.masked_fill(left_out, nothing).log_softmax(1)
     return torch.nn.functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+
+
+def _same_text(logits: Tensor, duplicate: Tensor | None) -> Tensor:
+    """Where a candidate is the row's own text, at j = i, or a copy of it: bool [n, n + m], the shape of `logits`."""
+    import torch
+
+    own = torch.zeros_like(logits, dtype=torch.bool)
+    own.fill_diagonal_(True)
+    return own if duplicate is None else own | duplicate

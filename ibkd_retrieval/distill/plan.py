@@ -35,6 +35,11 @@ class StudentPlan:
     dim: int | None = None
     pooling: str | None = None
 
+    @property
+    def trained_before(self) -> bool:
+        """Whether it is a small model that others trained, and not made out of the teacher."""
+        return self.model not in (None, STATIC)
+
     def name(self, teacher: str, objective: str) -> str:
         """A folder name that tells students apart: `all-MiniLM-L6-v2-l2-d128-ibkd`."""
         parts = [

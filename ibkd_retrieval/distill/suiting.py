@@ -1,4 +1,4 @@
-"""What a recipe needs, and what it becomes for the student at hand: stage, lengths, projection, impossible terms."""
+"""What a recipe needs, and what it becomes for the student at hand: objective, rate, projection, stage, lengths."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
-from ibkd_retrieval.distill.plan import STATIC, StudentPlan
+from ibkd_retrieval.distill.plan import StudentPlan
 from ibkd_retrieval.distill.settings import DistillSettings
 from ibkd_retrieval.encoders.loading import position_limit
 from ibkd_retrieval.encoders.static import is_static
@@ -74,6 +74,20 @@ def check_freezing(student: SentenceTransformer, freeze_embeddings: bool) -> Non
         raise UserError("--freeze-embeddings leaves nothing of a static student to train: leave it out.")
 
 
+def usual_objective(plan: StudentPlan, output_space: str) -> str:
+    """What was best on dev sets for a kind of student: `ibkd`, but `kl` for a small model in a space of its own."""
+    return "kl" if plan.trained_before and output_space == "student" else "ibkd"
+
+
+def usual_learning_rate(plan: StudentPlan, output_space: str) -> float:
+    """The peak for a kind of student: a good one forgets what it knows long before it learns at another's rate."""
+    if not plan.trained_before:
+        return 2e-3 if plan.model is None else 1e-2
+    if plan.pooling is not None:  # A plain encoder, which knows nothing of sentences yet.
+        return 1e-3
+    return 5e-5 if output_space == "student" else 3e-4
+
+
 def projection_for(settings: DistillSettings, plan: StudentPlan, dim: int, teacher_dim: int) -> str:
     """Which projection `auto` is for a student.
 
@@ -95,8 +109,7 @@ def projection_for(settings: DistillSettings, plan: StudentPlan, dim: int, teach
         return settings.projection
     # A least-squares map would first make a student that was trained before forget: all-MiniLM-L6-v2 goes from 0.660
     # to 0.609 nDCG@10 on SciFact's training queries by it alone. Layers cut out of a teacher have little to forget.
-    trained_before = plan.model not in (None, STATIC)
-    keeps = trained_before and settings.output_space == "student" and dim <= teacher_dim
+    keeps = plan.trained_before and settings.output_space == "student" and dim <= teacher_dim
     return "isometry" if keeps else "trained"
 
 

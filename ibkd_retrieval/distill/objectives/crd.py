@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.distill.information import nce
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings, Sizes
-from ibkd_retrieval.distill.objectives.projection import Projection
+from ibkd_retrieval.distill.objectives.projection import Projection, unstretched
 from ibkd_retrieval.encoders.students import principal_directions
 
 _FEATURES = 128
@@ -51,9 +51,8 @@ class CRD(torch.nn.Module):
             teacher: the teacher's vectors of the same texts [n, D].
         """
         directions = principal_directions(teacher, len(self.of_teacher.weight)).astype(np.float64)
-        left, _, right = np.linalg.svd((teacher @ directions.T).T @ student.astype(np.float64), full_matrices=False)
         self.of_teacher.set(directions)
-        self.of_student.set(left @ right)
+        self.of_student.set(unstretched(student, teacher @ directions.T))
         device = self.log_mean.device
         with torch.no_grad():
             images = self.of_student(torch.from_numpy(student).to(device))

@@ -48,6 +48,11 @@ def nearest_isometry(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[
     """
     if x.shape[1] > y.shape[1]:
         raise ValueError(f"no isometry takes {x.shape[1]} dimensions to {y.shape[1]}")
+    return unstretched(x, y)
+
+
+def unstretched(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float64]:
+    """As `nearest_isometry`, for any lengths: where d is larger than D, the rows of Q [D, d] are orthonormal."""
     left, _, right = np.linalg.svd(y.astype(np.float64).T @ x.astype(np.float64), full_matrices=False)
     return np.ascontiguousarray(left @ right)
 
