@@ -43,6 +43,7 @@ def distill(
     accumulate: options.Accumulate = 1,
     bank_size: options.BankSize = 4096,
     learning_rate: options.LearningRate = None,
+    merge: options.Merge = 0.0,
     temperature: options.Temperature = None,
     hsic_weight: options.HsicWeight = 0.2,
     hsic_bandwidth: options.HsicBandwidth = "median",
@@ -115,6 +116,7 @@ def distill(
         dims=nested,
         output_space=output_space,
         projection=projection,
+        merge=merge,
         objective_settings=ObjectiveSettings(temperature, hsic_weight, _bandwidth(hsic_bandwidth), hsic_estimator),
     )
     finetuning = FinetuneSettings(

@@ -24,6 +24,7 @@ OF_STAGE_1 = (
     "batch_size",
     "bank_size",
     "learning_rate",
+    "merge",
     "temperature",
     "hsic_weight",
 )
@@ -214,6 +215,10 @@ LearningRate = Annotated[
         "Peak learning rate.",
         "0.002; with --student 0.00005, in the teacher's space 0.0003, with --pooling 0.001, static 0.01",
     ),
+]
+Merge = Annotated[
+    float,
+    _option(_DISTIL, "Share of the weights from before training in the finished student, the mean of both."),
 ]
 Temperature = Annotated[
     float | None,

@@ -51,6 +51,10 @@ class DistillSettings:
             is an isometry for a small model trained before, and trained for others and in the teacher's space.
         dims: lengths at which a prefix of the student's vector is to be usable, the full one first; () for the full
             one alone.
+        merge: share of the weights from before training in the finished student, whose weights are the weighted mean
+            of both: it keeps more of what a small model trained before knew and the training text does not show.
+            Wortsman et al. 2022, Robust fine-tuning of zero-shot models, arXiv 2109.01903; for encoders Xiao et al.
+            2023, LM-Cocktail, arXiv 2311.13534.
     """
 
     objective: str = "ibkd"
@@ -72,6 +76,7 @@ class DistillSettings:
     output_space: str = "student"
     projection: str = "auto"
     dims: tuple[int, ...] = ()
+    merge: float = 0.0
     objective_settings: ObjectiveSettings = field(default_factory=ObjectiveSettings)
 
     def __post_init__(self) -> None:
@@ -91,6 +96,8 @@ class DistillSettings:
             raise UserError(f"Unknown dtype `{self.dtype}`: use one of {', '.join(DTYPES)}.")
         if not 0 <= self.warmup <= 1:
             raise UserError(f"--warmup is {self.warmup}: give a share of the steps, from 0 to 1.")
+        if not 0 <= self.merge < 1:
+            raise UserError(f"--merge is {self.merge}: give a share of the weights, from 0 up and below 1.")
         terms = self.objective_settings
         if terms.hsic_bandwidth != "median" and not (
             isinstance(terms.hsic_bandwidth, int | float) and 0 < terms.hsic_bandwidth < math.inf

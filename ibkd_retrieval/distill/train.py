@@ -72,6 +72,7 @@ def train_student(
             run, dev, settings.pace, folder, identity, resume=resume, tensorboard=tensorboard, progress=progress
         )
         result = loop.train("distilling")
+        run.finish()
     finally:
         run.close()
     return TrainingResult(result.dev, result.history, result.seconds, result.texts_per_second, run.projection())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -93,6 +95,10 @@ class TrainingRun:
         if self._keeps_cosines and (projection := self._projection()) is not None:
             projection.weight.requires_grad_(False)
         self.modules: dict[str, torch.nn.Module] = {"student": student, "objective": self.objective}
+        self._before: torch.nn.ModuleDict | None = None
+        if settings.merge:
+            self._before = copy.deepcopy(torch.nn.ModuleDict(self.modules)).requires_grad_(False)
+            self.modules["before"] = self._before
         rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
         rates += [(p, settings.projection_learning_rate) for p in self.objective.parameters() if p.requires_grad]
         self.optimizer = adamw(rates, settings.weight_decay)
@@ -104,8 +110,16 @@ class TrainingRun:
 
         W is the least-squares map from the student's vectors to the teacher's, or the nearest isometry. Where an
         objective holds W at the teacher's principal directions, the student's last linear layer is brought to them so.
-        An objective without W starts its own maps.
+        A student of several lengths that keeps its cosines is turned to its own principal directions instead, of which
+        prefixes lose least: all-MiniLM-L6-v2 cut to 128 of 384 dimensions has 0.607 nDCG@10 on SciFact's training
+        queries so, 0.588 at the teacher's, and 0.597 as it is. An objective without W starts its own maps.
         """
+        self._start_maps()
+        if self._before is not None:
+            for name, module in self._before.items():
+                module.load_state_dict(self.modules[name].state_dict())
+
+    def _start_maps(self) -> None:
         from ibkd_retrieval.distill.objectives.projection import least_squares, nearest_isometry
 
         order = np.random.default_rng([self.settings.seed, 4]).permutation(len(self.rows))
@@ -118,6 +132,10 @@ class TrainingRun:
         match = nearest_isometry if self._keeps_cosines else least_squares
         if not self.settings.needs_output_layer:
             projection.set(match(student, teacher))
+        elif self._keeps_cosines and self.settings.objective != "hpd":
+            directions = principal_directions(student, student.shape[1])
+            stretch_output(self.module.model, directions)
+            projection.set(nearest_isometry(student @ directions.T, teacher))
         else:
             sample = self.cache.vectors(self.rows[order[:_DIRECTIONS_SAMPLE]])
             directions = principal_directions(sample, projection.weight.shape[1])
@@ -187,8 +205,7 @@ class TrainingRun:
 
     def projection(self) -> NDArray[np.float32] | None:
         """W as it stands [D, d], None where the objective has none."""
-        projection = self._projection()
-        return None if projection is None else projection.weight.detach().cpu().float().numpy().copy()
+        return _weight(self._projection())
 
     def _projection(self) -> Projection | None:
         found: Projection | None = getattr(self.objective, "projection", None)
@@ -200,5 +217,28 @@ class TrainingRun:
 
     def snapshot(self) -> Encoder:
         """The student as it would be saved now, as an encoder of its own."""
-        finished = finished_model(self.module.model, self.projection(), self.settings).model
+        student, projection = self.module.model, self._projection()
+        if self._before is not None:
+            student, objective = copy.deepcopy((student, self.objective))
+            self._merge({"student": student, "objective": objective})
+            projection = getattr(objective, "projection", None)
+        finished = finished_model(student, _weight(projection), self.settings).model
         return self.module.as_encoder(finished, self.settings.dtype)
+
+    def finish(self) -> None:
+        """Merge what was trained with what it was before, where the settings say so."""
+        self._merge(self.modules)
+
+    def _merge(self, modules: Mapping[str, torch.nn.Module]) -> None:
+        import torch
+
+        if self._before is None:
+            return
+        with torch.no_grad():
+            for name, module in self._before.items():
+                for trained, before in zip(modules[name].parameters(), module.parameters(), strict=True):
+                    trained.lerp_(before, self.settings.merge)
+
+
+def _weight(projection: Projection | None) -> NDArray[np.float32] | None:
+    return None if projection is None else projection.weight.detach().cpu().float().numpy().copy()

@@ -66,6 +66,11 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
+def student_with(student, weights):
+    student.load_state_dict(weights)
+    return student
+
+
 def fail_at(monkeypatch, number, error):
     step = train.TrainingRun.step
 
@@ -214,6 +219,58 @@ def test_an_isometry_leaves_the_students_cosines_as_they_were_and_is_not_trained
     assert (run.projection() == started).all()
     moved = run.snapshot().encode(texts)
     assert np.abs(moved @ moved.T - before @ before.T).max() > 1e-3, "the student itself is trained"
+
+
+def test_a_student_of_several_lengths_that_keeps_its_cosines_starts_where_prefixes_hold_most_of_it(bench, teacher):
+    student = bench.student()
+    add_output_layer(student)
+    given = settings(projection="isometry", dims=(32, 8))
+    run = train.TrainingRun(student, TeacherCache(bench.folder / "cache", teacher), bench.texts, given, train.SILENT)
+    texts = [*bench.texts.documents, *bench.texts.queries]
+    before = run.untrained().encode(texts)
+    run.start()
+    started = run.untrained().encode(texts)
+    np.testing.assert_allclose(started @ started.T, before @ before.T, atol=1e-4)
+    held = (np.square(started).mean(0), np.square(before).mean(0))
+    best = np.linalg.eigvalsh(before.T @ before / len(before))[::-1]
+    np.testing.assert_allclose(held[0], best, atol=1e-5)
+    assert held[0][:8].sum() > held[1][:8].sum()
+
+
+@pytest.mark.parametrize("more", [{}, {"dims": (32, 8)}, {"patience": 3, "eval_every": 3}])
+def test_merging_gives_the_mean_of_the_weights_before_and_after(bench, teacher, monkeypatch, more):
+    def student():
+        born = bench.student()
+        add_output_layer(born)
+        return born
+
+    run = train.TrainingRun(
+        student(), TeacherCache(bench.folder / "cache", teacher), bench.texts, settings(**more), train.SILENT
+    )
+    run.start()
+    before, projection = run.module.model.state_dict(), run.projection()
+    plain, trained = bench.train("plain", student(), **more)
+    merged, weights = bench.train("merged", student(), merge=0.25, **more)
+    if "patience" not in more:  # Which looks at merged weights, and may prefer another step's.
+        assert not same(trained, weights)
+        for name, found in weights.items():
+            torch.testing.assert_close(found, 0.75 * trained[name] + 0.25 * before[name], atol=1e-6, rtol=1e-5)
+        np.testing.assert_allclose(merged.projection, 0.75 * plain.projection + 0.25 * projection, atol=1e-6)
+    finished = finished_model(student_with(student(), weights), merged.projection, settings(**more)).model
+    assert merged.dev == pytest.approx(bench.dev.score(Encoder(finished, "finished", dtype="float32")), abs=1e-9)
+    with monkeypatch.context() as patch:
+        fail_at(patch, 7, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            bench.train("broken", student(), merge=0.25, **more)
+    result, resumed = bench.train("broken", student(), merge=0.25, resume=True, **more)
+    assert same(weights, resumed)
+    assert result.history == merged.history
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_that_leaves_nothing_of_either_is_refused(share):
+    with pytest.raises(UserError, match="--merge"):
+        settings(merge=share)
 
 
 def test_the_nearest_isometry_keeps_cosines_and_finds_a_rotation_that_was_there():

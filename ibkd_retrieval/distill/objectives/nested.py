@@ -20,8 +20,9 @@ from ibkd_retrieval.distill.objectives.projection import Projection
 class Nested(torch.nn.Module):
     """The mean of an objective over prefixes of the student's vector, each prefix made unit.
 
-    A prefix is compared through the first columns of the one W, which is held at the teacher's principal directions:
-    its columns are orthonormal, so the prefixes of the saved vectors have the very cosines that training compared.
+    A prefix is compared through the first columns of the one W, which is held where they are orthonormal, at the
+    teacher's principal directions or at an isometry, so that prefixes of the saved vectors have the very cosines that
+    training compared.
     With a W of any other shape they would not: what W stretches would have to be made good at each length anew, and no
     single linear layer can. Nothing is lost, since the student's own last layer is trained.
     """
