@@ -31,7 +31,8 @@ correlation. Figures are means over seeds ± their standard deviation, with the 
 kept in brackets; *average* is over the retrieval sets.
 Tests are paired randomisation tests over queries, whose values are averaged over seeds first, with Holm's correction
 over all tests of a table. ✗ marks what lies outside the tolerance of the figure that is expected.
-Recipes are chosen on the dev sets; the final ones are measured once.
+Recipes are chosen on the dev sets; the final ones are measured once. Times and speeds were taken while other cells of
+the run shared the processors.
 """
 
 
