@@ -30,6 +30,8 @@ def _training(report: StudentReport) -> str:
             f"`{report.fingerprint[:16]}`) for {_steps(report.history, settings)} of "
             f"{settings.batch_size * settings.accumulate} texts, {report.train_seconds:.0f} s, seed {settings.seed}."
         )
+        if settings.merge:
+            said.append(f"Its weights are merged: {settings.merge:.0%} of those before, the rest of the trained ones.")
     if settings.dims:
         said.append(f"Its vectors may be cut to {', '.join(map(str, settings.dims[1:]))} dimensions.")
     if (second := report.finetuning) is not None:

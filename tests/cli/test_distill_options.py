@@ -25,9 +25,9 @@ def test_options_of_fine_tuning_are_refused_where_nothing_is_fine_tuned(given, n
 def test_options_of_distilling_are_refused_where_nothing_is_distilled(shell, teacher, beir):
     (shell.folder / "pairs.jsonl").write_text(json.dumps({"query": "a", "passage": "b"}) + "\n")
     fine_tuning = ("--corpus", beir, "--teacher", teacher, "--stage", "finetune", "--pairs", "pairs.jsonl")
-    answer = shell("distill", *fine_tuning, "--bank-size", 0, "--temperature", 0.1)
+    answer = shell("distill", *fine_tuning, "--bank-size", 0, "--temperature", 0.1, "--merge", 0.5)
     assert answer.code == 2
-    assert "--bank-size, --temperature are for distilling" in answer.err
+    assert "--bank-size, --merge, --temperature are for distilling" in answer.err
     assert "--finetune-temperature" in answer.err
     assert not (shell.folder / "models").exists()
 
@@ -52,6 +52,17 @@ def test_options_that_an_objective_does_not_read_are_named(shell, distilling):
     for objective, named in {"mse": "--bank-size, --temperature, --hsic-bandwidth", "kl": "--hsic-bandwidth"}.items():
         answer = shell.must(*distilling, "--objective", objective, *options, "--steps", 1)
         assert f"the objective {objective} does not read {named}\n" in answer.err
+
+
+def test_a_merged_student_says_so_and_an_impossible_share_is_refused(shell, distilling):
+    shell.must(*distilling, "--merge", 0.25)
+    (made,) = (shell.folder / "models").glob("*/ibkd.json")
+    assert json.loads(made.read_text())["settings"]["merge"] == 0.25
+    assert "merged: 25% of those before" in (made.parent / "README.md").read_text()
+    answer = shell(*distilling, "--merge", 1, "--output", "other")
+    assert answer.code == 2
+    assert "--merge is 1" in answer.err
+    assert not (shell.folder / "other").exists()
 
 
 def test_a_preset_gives_way_to_what_was_typed(shell, teacher, beir):
