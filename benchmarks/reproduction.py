@@ -188,10 +188,10 @@ def result_of(recipe: Recipe, places: Places) -> dict[str, Any]:
         out[kind] = {"rows": rows, "tests": contrasts(recipe, found, kind)} if rows else None
         if kind == "dev":
             out["costs"] = costs(found)
-            # Of the process that measured; this one has loaded nothing that computes.
-            out["environment"] = next(
-                (cell["environment"] for by_seed in found.values() for cell in by_seed.values()), {}
-            )
+            # Of a process that trained, since teachers may have been measured elsewhere; this one has computed nothing.
+            measured = [cell for by_seed in found.values() for cell in by_seed.values()]
+            measured.sort(key=lambda cell: not cell["facts"])
+            out["environment"] = measured[0]["environment"] if measured else {}
     return out | {"date": datetime.date.today().isoformat()}
 
 
