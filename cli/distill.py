@@ -43,7 +43,7 @@ def distill(
     accumulate: options.Accumulate = 1,
     bank_size: options.BankSize = 4096,
     learning_rate: options.LearningRate = None,
-    merge: options.Merge = 0.0,
+    merge: options.Merge = None,
     temperature: options.Temperature = None,
     hsic_weight: options.HsicWeight = 0.2,
     hsic_bandwidth: options.HsicBandwidth = "median",
@@ -85,7 +85,7 @@ def distill(
     from ibkd_retrieval.distill.plan import StudentPlan
     from ibkd_retrieval.distill.run import distill as run
     from ibkd_retrieval.distill.settings import DistillSettings, paper_preset
-    from ibkd_retrieval.distill.suiting import check_stage, usual_learning_rate, usual_objective
+    from ibkd_retrieval.distill.suiting import check_stage, usual_learning_rate, usual_merge, usual_objective
     from ibkd_retrieval.distill.teacher_cache import TEACHERS
     from ibkd_retrieval.errors import UserError
     from ibkd_retrieval.files import cache_folder
@@ -116,7 +116,7 @@ def distill(
         dims=nested,
         output_space=output_space,
         projection=projection,
-        merge=merge,
+        merge=merge if merge is not None else usual_merge(plan, output_space),
         objective_settings=ObjectiveSettings(temperature, hsic_weight, _bandwidth(hsic_bandwidth), hsic_estimator),
     )
     finetuning = FinetuneSettings(

@@ -217,8 +217,12 @@ LearningRate = Annotated[
     ),
 ]
 Merge = Annotated[
-    float,
-    _option(_DISTIL, "Share of the weights from before training in the finished student, the mean of both."),
+    float | None,
+    _option(
+        _DISTIL,
+        "Share of the weights from before training in the finished student, the mean of both.",
+        "0.5 for a --student in a space of its own, 0 with --pooling and else",
+    ),
 ]
 Temperature = Annotated[
     float | None,

@@ -157,6 +157,7 @@ def paper_preset(settings: DistillSettings, keep: Collection[str] = ()) -> Disti
         "projection_learning_rate": 1e-4,
         "max_length": 128,
         "projection": "trained",
+        "merge": 0.0,
     }
     terms: dict[str, Any] = {
         "temperature": 1.0,

@@ -1,4 +1,4 @@
-"""What a recipe needs, and what it becomes for the student at hand: objective, rate, projection, stage, lengths."""
+"""What a recipe needs, and what it becomes for the student at hand: objective, rate, merging, projection, lengths."""
 
 from __future__ import annotations
 
@@ -86,6 +86,11 @@ def usual_learning_rate(plan: StudentPlan, output_space: str) -> float:
     if plan.pooling is not None:  # A plain encoder, which knows nothing of sentences yet.
         return 1e-3
     return 5e-5 if output_space == "student" else 3e-4
+
+
+def usual_merge(plan: StudentPlan, output_space: str) -> float:
+    """The share of its weights that a kind of student keeps: half where it could encode texts before, in its space."""
+    return 0.5 if plan.trained_before and plan.pooling is None and output_space == "student" else 0.0
 
 
 def projection_for(settings: DistillSettings, plan: StudentPlan, dim: int, teacher_dim: int) -> str:

@@ -91,19 +91,21 @@ def test_a_preset_gives_way_in_the_second_stage_too(shell, teacher, beir):
 
 
 @pytest.mark.parametrize(
-    ("student", "rate", "objective"),
+    ("student", "rate", "objective", "merge"),
     [
-        (("--layers", 2, "--dim", 8), 2e-3, "ibkd"),
-        (("--student", "TEACHER"), 5e-5, "kl"),
-        (("--student", "TEACHER", "--output-space", "teacher"), 3e-4, "ibkd"),
-        (("--student", "TEACHER", "--pooling", "mean"), 1e-3, "kl"),
+        (("--layers", 2, "--dim", 8), 2e-3, "ibkd", 0.0),
+        (("--student", "TEACHER"), 5e-5, "kl", 0.5),
+        (("--student", "TEACHER", "--merge", 0), 5e-5, "kl", 0.0),
+        (("--student", "TEACHER", "--preset", "paper"), 1e-4, "ibkd", 0.0),
+        (("--student", "TEACHER", "--output-space", "teacher"), 3e-4, "ibkd", 0.0),
+        (("--student", "TEACHER", "--pooling", "mean"), 1e-3, "kl", 0.0),
     ],
 )
-def test_a_student_is_trained_by_what_was_best_for_its_kind(student, rate, objective, shell, teacher, beir):
+def test_a_student_is_trained_by_what_was_best_for_its_kind(student, rate, objective, merge, shell, teacher, beir):
     student = [teacher if word == "TEACHER" else word for word in student]
     shell.must(
         "distill", "--corpus", beir, "--teacher", teacher, *student, "--steps", 1, "--batch-size", 8, "--max-length", 32
     )
     (made,) = (shell.folder / "models").glob("*/ibkd.json")
     settings = json.loads(made.read_text())["settings"]
-    assert (settings["learning_rate"], settings["objective"]) == (rate, objective)
+    assert (settings["learning_rate"], settings["objective"], settings["merge"]) == (rate, objective, merge)
