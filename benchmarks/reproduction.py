@@ -189,9 +189,9 @@ def result_of(recipe: Recipe, places: Places) -> dict[str, Any]:
         if kind == "dev":
             out["costs"] = costs(found)
             # Of a process that trained, since teachers may have been measured elsewhere; this one has computed nothing.
-            measured = [cell for by_seed in found.values() for cell in by_seed.values()]
-            measured.sort(key=lambda cell: not cell["facts"])
-            out["environment"] = measured[0]["environment"] if measured else {}
+            every = (cell for by_seed in found.values() for cell in by_seed.values())
+            measured = min(every, key=lambda cell: not cell["facts"], default={"environment": {}})
+            out["environment"] = measured["environment"]
     return out | {"date": datetime.date.today().isoformat()}
 
 
