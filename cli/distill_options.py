@@ -221,7 +221,7 @@ Merge = Annotated[
     _option(
         _DISTIL,
         "Share of the weights from before training in the finished student, the mean of both.",
-        "0.5 for a --student in a space of its own, 0 with --pooling and else",
+        "0.5 for a whole --student in a space of its own, 0 with --pooling, --layers and else",
     ),
 ]
 Temperature = Annotated[

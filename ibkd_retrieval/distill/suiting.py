@@ -90,7 +90,8 @@ def usual_learning_rate(plan: StudentPlan, output_space: str) -> float:
 
 def usual_merge(plan: StudentPlan, output_space: str) -> float:
     """The share of its weights that a kind of student keeps: half where it could encode texts before, in its space."""
-    return 0.5 if plan.trained_before and plan.pooling is None and output_space == "student" else 0.0
+    could = plan.trained_before and plan.pooling is None and plan.layers is None
+    return 0.5 if could and output_space == "student" else 0.0
 
 
 def projection_for(settings: DistillSettings, plan: StudentPlan, dim: int, teacher_dim: int) -> str:
