@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,13 @@ def distill(
     from ibkd_retrieval.distill.plan import StudentPlan
     from ibkd_retrieval.distill.run import distill as run
     from ibkd_retrieval.distill.settings import DistillSettings, paper_preset
-    from ibkd_retrieval.distill.suiting import check_stage, usual_learning_rate, usual_merge, usual_objective
+    from ibkd_retrieval.distill.suiting import (
+        check_stage,
+        thorough_preset,
+        usual_learning_rate,
+        usual_merge,
+        usual_objective,
+    )
     from ibkd_retrieval.distill.teacher_cache import TEACHERS
     from ibkd_retrieval.errors import UserError
     from ibkd_retrieval.files import cache_folder
@@ -141,13 +148,16 @@ def distill(
         checkpoint_every=checkpoint_every,
         patience=patience,
     )
-    if preset is not None:
-        if preset != "paper":
-            raise UserError(f"Unknown preset `{preset}`: use paper.")
+    if preset == "thorough":
+        settings = thorough_preset(settings, plan, given)
+        finetuning = replace(finetuning, max_length=settings.max_length)
+    elif preset == "paper":
         # What both stages share goes by its own name, what stage 2 has for itself by `finetune_...`.
         shared = given & {"hsic_bandwidth", "hsic_estimator", "max_length"}
         of_stage_2 = {name.removeprefix("finetune_") for name in given if name.startswith("finetune_")}
         settings, finetuning = paper_preset(settings, given), paper_finetuning(finetuning, shared | of_stage_2)
+    elif preset is not None:
+        raise UserError(f"Unknown preset `{preset}`: use thorough or paper.")
     options.check_given(given, stage)
     options.check_effect(given, finetuning)
     check_stage(stage, settings, pairs, len(teacher))

@@ -175,7 +175,13 @@ MaxDocuments = Annotated[int | None, _option(_TEXT, "Most documents to learn fro
 
 Stage = Annotated[str, _option(_RUN, "distill, finetune or both.")]
 Preset = Annotated[
-    str | None, _option(_RUN, "paper: the published settings of the method, where no other is given.", "none")
+    str | None,
+    _option(
+        _RUN,
+        "thorough: 3,000 steps, with no care for what a small model knew, for much text and a GPU; paper: the "
+        "published settings of the method. Both give way to other options.",
+        "none",
+    ),
 ]
 EvalEvery = Annotated[int, _option(_RUN, "Steps between looks at the dev set.")]
 Patience = Annotated[

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ibkd_retrieval.distill.settings import DistillSettings
+from ibkd_retrieval.distill.suiting import thorough_preset
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.significance import holm, randomisation_test
 from ibkd_retrieval.progress import SILENT
@@ -155,3 +157,14 @@ def test_a_recipe_that_cannot_work_is_a_user_error(tmp_path, changed, said):
     (tmp_path / "wrong.yaml").write_text(json.dumps({"like": "base"} | changed), "utf-8")
     with pytest.raises(UserError, match=said):
         read_recipe(tmp_path / "wrong.yaml")
+
+
+def test_the_thorough_preset_is_the_recipe_whose_figures_are_shown():
+    recipe = read_recipe(RECIPES / "l3.yaml")
+    shown = recipe.distilling(recipe.variants[0], 0)
+    usual = DistillSettings(objective="kl", learning_rate=5e-5, merge=0.5)
+    settings = thorough_preset(usual, recipe.plan(Path()))
+    names = ("objective", "steps", "bank_size", "learning_rate", "max_length", "projection", "merge")
+    assert [getattr(settings, name) for name in names] == [getattr(shown, name) for name in names]
+    # That of ibkd, not the one that kl had.
+    assert settings.objective_settings == shown.objective_settings

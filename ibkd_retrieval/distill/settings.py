@@ -165,9 +165,16 @@ def paper_preset(settings: DistillSettings, keep: Collection[str] = ()) -> Disti
         "hsic_bandwidth": 1.0,
         "hsic_estimator": "biased",
     }
+    return preset(settings, published, terms, keep)
+
+
+def preset(
+    settings: DistillSettings, values: dict[str, Any], terms: dict[str, Any], keep: Collection[str]
+) -> DistillSettings:
+    """`settings` with other `values`, and with other `terms` of the objective, but where a name is in `keep`."""
     return replace(
         settings,
-        **{name: value for name, value in published.items() if name not in keep},
+        **{name: value for name, value in values.items() if name not in keep},
         objective_settings=replace(
             settings.objective_settings, **{name: value for name, value in terms.items() if name not in keep}
         ),

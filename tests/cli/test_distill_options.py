@@ -99,6 +99,10 @@ def test_a_preset_gives_way_in_the_second_stage_too(shell, teacher, beir):
         (("--student", "TEACHER", "--layers", 1), 5e-5, "kl", 0.0),
         (("--student", "TEACHER", "--preset", "paper"), 1e-4, "ibkd", 0.0),
         (("--student", "TEACHER", "--output-space", "teacher"), 3e-4, "ibkd", 0.0),
+        (("--student", "TEACHER", "--preset", "thorough"), 5e-4, "ibkd", 0.0),
+        (("--student", "TEACHER", "--preset", "thorough", "--objective", "kl"), 5e-4, "kl", 0.0),
+        (("--student", "TEACHER", "--preset", "thorough", "--pooling", "mean"), 1e-3, "kl", 0.0),
+        (("--layers", 2, "--dim", 8, "--preset", "thorough"), 2e-3, "ibkd", 0.0),
         (("--student", "TEACHER", "--pooling", "mean"), 1e-3, "kl", 0.0),
     ],
 )
