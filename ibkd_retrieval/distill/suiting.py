@@ -76,7 +76,7 @@ def check_freezing(student: SentenceTransformer, freeze_embeddings: bool) -> Non
 
 
 def usual_objective(plan: StudentPlan, output_space: str) -> str:
-    """What was best on dev sets for a kind of student: `ibkd`, but `kl` for a small model in a space of its own."""
+    """What was best on dev sets, in short runs, for a kind of student: `kl` for a small model in a space of its own."""
     return "kl" if plan.trained_before and output_space == "student" else "ibkd"
 
 
