@@ -191,14 +191,12 @@ def digest(value: Any) -> str:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe; what it leaves out is taken from the file beside it that it names as `like`.
+    """Read and check a recipe; what it leaves out is taken from the file beside it that it names as `like`, and so on.
 
     Raises:
         UserError: it is no YAML, lacks something, has something unknown, or its settings cannot work.
     """
     given = _read(path)
-    if "like" in given:
-        given = _read(path.with_name(f"{given.pop('like')}.yaml")) | given
     grid = given.pop("grid", None)
     variants = [Variant(**each) for each in given.pop("variants", ())] + (_grid(**grid) if grid else [])
     lists = {name: tuple(given.pop(name, ())) for name in ("teachers", "seeds")}
@@ -221,14 +219,18 @@ def read_recipes(folder: Path = RECIPES) -> list[Recipe]:
     return [read_recipe(path) for path in sorted(folder.glob("[!_]*.yaml"))]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, names: tuple[str, ...] = ()) -> dict[str, Any]:
+    if path.stem in names:
+        raise UserError(f"{path} is like itself, by {', '.join(names)}: take `like` out of one of them.")
     try:
         given = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path} is no recipe ({str(error).splitlines()[0]}): compare {RECIPES}/smoke.yaml.") from error
     if not isinstance(given, dict):
         raise UserError(f"{path} is no recipe: compare {RECIPES}/smoke.yaml.")
-    return given
+    if "like" not in given:
+        return given
+    return _read(path.with_name(f"{given.pop('like')}.yaml"), (*names, path.stem)) | given
 
 
 def _grid(objectives: list[str], hsic_weights: list[float], hsic_bandwidths: list[Any]) -> list[Variant]:

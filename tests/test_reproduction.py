@@ -159,6 +159,17 @@ def test_a_recipe_that_cannot_work_is_a_user_error(tmp_path, changed, said):
         read_recipe(tmp_path / "wrong.yaml")
 
 
+def test_a_recipe_may_be_like_one_that_is_like_another_but_not_like_itself(tmp_path):
+    (tmp_path / "base.yaml").write_text(SMOKE.read_text("utf-8"), "utf-8")
+    (tmp_path / "nearer.yaml").write_text(json.dumps({"like": "base", "tolerance": 0.25, "seeds": [3]}), "utf-8")
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"like": "nearer", "seeds": [4]}), "utf-8")
+    recipe, base = read_recipe(tmp_path / "recipe.yaml"), read_recipe(SMOKE)
+    assert (recipe.tolerance, recipe.seeds, recipe.teachers) == (0.25, (4,), base.teachers)
+    (tmp_path / "nearer.yaml").write_text(json.dumps({"like": "recipe"}), "utf-8")
+    with pytest.raises(UserError, match="like itself, by recipe, nearer"):
+        read_recipe(tmp_path / "recipe.yaml")
+
+
 def test_the_thorough_preset_is_the_recipe_whose_figures_are_shown():
     recipe = read_recipe(RECIPES / "l3.yaml")
     shown = recipe.distilling(recipe.variants[0], 0)
