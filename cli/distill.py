@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,16 +84,15 @@ def distill(
     from ibkd_retrieval.distill.output_folder import prepare_output
     from ibkd_retrieval.distill.plan import StudentPlan
     from ibkd_retrieval.distill.run import distill as run
-    from ibkd_retrieval.distill.settings import DistillSettings, paper_preset
+    from ibkd_retrieval.distill.settings import DistillSettings
     from ibkd_retrieval.distill.suiting import (
         check_stage,
-        thorough_preset,
         usual_learning_rate,
         usual_merge,
         usual_objective,
+        with_preset,
     )
     from ibkd_retrieval.distill.teacher_cache import TEACHERS
-    from ibkd_retrieval.errors import UserError
     from ibkd_retrieval.files import cache_folder
 
     given = given_options(context)
@@ -126,6 +124,7 @@ def distill(
         merge=merge if merge is not None else usual_merge(plan, output_space),
         objective_settings=ObjectiveSettings(temperature, hsic_weight, _bandwidth(hsic_bandwidth), hsic_estimator),
     )
+    settings = with_preset(settings, preset, plan, given)
     finetuning = FinetuneSettings(
         steps=finetune_steps,
         batch_size=finetune_batch_size,
@@ -140,7 +139,7 @@ def distill(
         soft_weight=soft_weight,
         mining=MiningSettings(*_range("--negative-ranks", negative_ranks), margin=negative_margin),
         freeze_embeddings=settings.freeze_embeddings,
-        max_length=max_length,
+        max_length=settings.max_length,
         seed=seed,
         dtype=dtype,
         dims=nested,
@@ -148,16 +147,11 @@ def distill(
         checkpoint_every=checkpoint_every,
         patience=patience,
     )
-    if preset == "thorough":
-        settings = thorough_preset(settings, plan, given)
-        finetuning = replace(finetuning, max_length=settings.max_length)
-    elif preset == "paper":
+    if preset == "paper":
         # What both stages share goes by its own name, what stage 2 has for itself by `finetune_...`.
         shared = given & {"hsic_bandwidth", "hsic_estimator", "max_length"}
         of_stage_2 = {name.removeprefix("finetune_") for name in given if name.startswith("finetune_")}
-        settings, finetuning = paper_preset(settings, given), paper_finetuning(finetuning, shared | of_stage_2)
-    elif preset is not None:
-        raise UserError(f"Unknown preset `{preset}`: use thorough or paper.")
+        finetuning = paper_finetuning(finetuning, shared | of_stage_2)
     options.check_given(given, stage)
     options.check_effect(given, finetuning)
     check_stage(stage, settings, pairs, len(teacher))

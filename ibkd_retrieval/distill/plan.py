@@ -40,6 +40,11 @@ class StudentPlan:
         """Whether it is a small model that others trained, and not made out of the teacher."""
         return self.model not in (None, STATIC)
 
+    @property
+    def could_encode(self) -> bool:
+        """Whether it is such a model as a whole, whose vectors were of use before."""
+        return self.trained_before and self.pooling is None and self.layers is None
+
     def name(self, teacher: str, objective: str) -> str:
         """A folder name that tells students apart: `all-MiniLM-L6-v2-l2-d128-ibkd`."""
         parts = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
 from ibkd_retrieval.distill.plan import StudentPlan
-from ibkd_retrieval.distill.settings import DistillSettings, preset
+from ibkd_retrieval.distill.settings import DistillSettings, paper_preset, preset
 from ibkd_retrieval.encoders.loading import position_limit
 from ibkd_retrieval.encoders.static import is_static
 from ibkd_retrieval.errors import UserError
@@ -91,7 +91,24 @@ def usual_learning_rate(plan: StudentPlan, output_space: str) -> float:
 
 def usual_merge(plan: StudentPlan, output_space: str) -> float:
     """The share of its weights that a kind of student keeps: half where it could encode texts before, in its space."""
-    return 0.5 if _could_encode(plan) and output_space == "student" else 0.0
+    return 0.5 if plan.could_encode and output_space == "student" else 0.0
+
+
+def with_preset(
+    settings: DistillSettings, name: str | None, plan: StudentPlan, keep: Collection[str] = ()
+) -> DistillSettings:
+    """`settings` with the preset of a name, None for none; what is in `keep` stays as it is.
+
+    Raises:
+        UserError: no preset of that name.
+    """
+    if name is None:
+        return settings
+    if name == "thorough":
+        return thorough_preset(settings, plan, keep)
+    if name == "paper":
+        return paper_preset(settings, keep)
+    raise UserError(f"Unknown preset `{name}`: use thorough or paper.")
 
 
 def thorough_preset(settings: DistillSettings, plan: StudentPlan, keep: Collection[str] = ()) -> DistillSettings:
@@ -106,14 +123,10 @@ def thorough_preset(settings: DistillSettings, plan: StudentPlan, keep: Collecti
         keep: names of settings, the objective's among them, that stay as they are too.
     """
     values: dict[str, Any] = {"steps": 3000, "bank_size": 16_384, "max_length": 256}
-    if _could_encode(plan) and settings.output_space == "student":
+    if plan.could_encode and settings.output_space == "student":
         values |= {"objective": "ibkd", "learning_rate": 5e-4, "projection": "trained", "merge": 0.0}
     # None is the objective's own.
     return preset(settings, values, {"temperature": None}, keep)
-
-
-def _could_encode(plan: StudentPlan) -> bool:
-    return plan.trained_before and plan.pooling is None and plan.layers is None
 
 
 def projection_for(settings: DistillSettings, plan: StudentPlan, dim: int, teacher_dim: int) -> str:
