@@ -19,8 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ibkd_retrieval.evaluation.report import ComparisonReport, SystemResult
-from ibkd_retrieval.evaluation.report_file import read_comparison
+from ibkd_retrieval.evaluation.compare.report import ComparisonReport, SystemResult, read_comparison
 from ibkd_retrieval.files import write_json
 
 _BUSY = "while True: sum(range(1_000_000))"

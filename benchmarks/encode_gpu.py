@@ -42,8 +42,8 @@ def main(
     """Measure, print and write the result."""
     import torch
 
-    from ibkd_retrieval.encoders.machine import matrix_peak
-    from ibkd_retrieval.evaluation.environment import read_environment
+    from ibkd_retrieval.encoders.autotune.cpu import matrix_peak
+    from ibkd_retrieval.evaluation.compare.environment import read_environment
 
     read = [f"{each.get('title', '')} {each['text']}".strip() for each in islice(lines(texts), documents)]
     size = 1024 if device == "cpu" else 8192
@@ -73,7 +73,7 @@ def measure(
     folder: str, texts: list[str], rounds: int, device: str, ends: float, peaks: dict[str, float]
 ) -> dict[str, Any]:
     """Documents a second, cosine to float32 and share of peak of every system on one model."""
-    from ibkd_retrieval.encoders.choice import cosines_between
+    from ibkd_retrieval.encoders.autotune.choice import cosines_between
 
     found, operations, tokens = systems(folder, texts, device)
     exact = found["sentence-transformers float32, 32 texts"](texts)

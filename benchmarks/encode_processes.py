@@ -33,7 +33,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "encode_processes.json")
     given = options.parse_args()
-    from ibkd_retrieval.evaluation.environment import read_environment
+    from ibkd_retrieval.evaluation.compare.environment import read_environment
     from ibkd_retrieval.files import write_json
 
     cores = len(os.sched_getaffinity(0))
@@ -87,7 +87,7 @@ def started(folder: str, count: int, *, pinned: bool) -> list[Any]:
 
 def work(connection: Any, folder: str, number: int, count: int, pinned: bool) -> None:
     """A process's life: load on an equal part of the cores, then encode what comes."""
-    from ibkd_retrieval.indexing.cores import available_threads, take_share
+    from ibkd_retrieval.indexing.building.workers import available_threads, take_share
 
     threads = max(1, available_threads() // count)
     if pinned:

@@ -61,8 +61,8 @@ def main() -> None:
         return
     import torch
 
-    from ibkd_retrieval.encoders.machine import processor_features
-    from ibkd_retrieval.evaluation.environment import read_environment
+    from ibkd_retrieval.encoders.autotune.cpu import processor_features
+    from ibkd_retrieval.evaluation.compare.environment import read_environment
     from ibkd_retrieval.files import write_json
 
     torch.set_num_threads(max(given.threads))
@@ -123,9 +123,9 @@ def systems(folder: Path, sample: list[str], threads: int) -> dict[str, Encode]:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from ibkd_retrieval.encoders.choice import Way, candidates
+    from ibkd_retrieval.encoders.autotune.choice import Way, candidates
+    from ibkd_retrieval.encoders.autotune.cpu import bfloat16_is_fast
     from ibkd_retrieval.encoders.encoder import Encoder
-    from ibkd_retrieval.encoders.machine import bfloat16_is_fast
 
     found: dict[str, Encode] = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
@@ -193,9 +193,9 @@ def measure(folder: Path, given: argparse.Namespace, threads: int) -> dict[str, 
     """Documents a second, milliseconds a query and cosines of every system, round by round in a shuffled order."""
     import torch
 
-    from ibkd_retrieval.encoders.choice import cosines_between
+    from ibkd_retrieval.encoders.autotune.choice import cosines_between
+    from ibkd_retrieval.encoders.autotune.cpu import matrix_peak
     from ibkd_retrieval.encoders.encoder import Encoder
-    from ibkd_retrieval.encoders.machine import matrix_peak
 
     torch.set_num_threads(threads)
     counter = Encoder.load(str(folder), device="cpu", dtype="float32")
@@ -252,7 +252,7 @@ def measure(folder: Path, given: argparse.Namespace, threads: int) -> dict[str, 
 
 def quality(folder: Path, data: Path) -> dict[str, Any]:
     """nDCG@10 of exact search on SciFact's test queries, by vectors of float32 and of bfloat16."""
-    from ibkd_retrieval.encoders.choice import cosines_between
+    from ibkd_retrieval.encoders.autotune.choice import cosines_between
     from ibkd_retrieval.encoders.encoder import Encoder
 
     documents = list(lines(data / "corpus.jsonl"))

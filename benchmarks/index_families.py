@@ -26,12 +26,12 @@ from measuring import ask_in_turn, quantiles
 from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.evaluation.environment import read_environment
+from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.combine import combine_indexes
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Option, family_named
-from ibkd_retrieval.indexing.store import StoredIndex, open_index
+from ibkd_retrieval.indexing.index import StoredIndex, open_index
 
 FAMILIES: dict[str, tuple[str, dict[str, Option]]] = {
     "flat": ("flat", {"memory_bytes": 1 << 50}),

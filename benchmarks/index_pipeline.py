@@ -26,14 +26,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from ibkd_retrieval.corpora.records import Corpus
-from ibkd_retrieval.corpora.resolve import open_corpus
+from ibkd_retrieval.corpora.spec import open_corpus
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.evaluation.environment import read_environment
+from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.integrity import verify_index
-from ibkd_retrieval.indexing.memory import parse_size, plan_memory
-from ibkd_retrieval.indexing.shards import read_records
+from ibkd_retrieval.indexing.building.memory import parse_size, plan_memory
+from ibkd_retrieval.indexing.format.integrity import verify_index
+from ibkd_retrieval.indexing.format.shards import read_records
 
 WARM_UP = ["A sentence of some length, so that what is made at the first call is made now."] * 64
 

@@ -19,10 +19,10 @@ import pytrec_eval
 
 from ibkd_retrieval.corpora.qrels import read_qrels
 from ibkd_retrieval.corpora.records import Judgement
-from ibkd_retrieval.evaluation.environment import read_environment
-from ibkd_retrieval.evaluation.metrics import evaluate
+from ibkd_retrieval.evaluation.compare.environment import read_environment
+from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
 from ibkd_retrieval.files import write_json
-from ibkd_retrieval.search.runs import Run, read_run
+from ibkd_retrieval.search.runs.run_files import Run, read_run
 
 # Ours, trec_eval's measure as it is asked for, and the name of its result.
 METRICS = {

@@ -13,7 +13,7 @@ from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.combine import combine_indexes
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Option, family_named
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.index import open_index
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]

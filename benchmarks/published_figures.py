@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytrec_eval
 
-from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
+from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.evaluation.environment import read_environment
-from ibkd_retrieval.evaluation.metrics import evaluate
+from ibkd_retrieval.evaluation.compare.environment import read_environment
+from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.store import open_index
-from ibkd_retrieval.search.ranking import Run
-from ibkd_retrieval.search.runs import read_run, write_run
+from ibkd_retrieval.indexing.index import open_index
+from ibkd_retrieval.search.runs.run import Run
+from ibkd_retrieval.search.runs.run_files import read_run, write_run
 from ibkd_retrieval.search.searcher import Searcher
 
 # nDCG@10 on SciFact test, MTEB leaderboard.

@@ -19,23 +19,23 @@ from typing import Any
 import numpy as np
 
 from ibkd_retrieval.corpora.records import QuerySet
-from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
+from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.encoders.cross_encoder import load_pair_scorer
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.evaluation.environment import read_environment
+from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.evaluation.fusion_weights import tune_weights
-from ibkd_retrieval.evaluation.metrics import Evaluation, evaluate
+from ibkd_retrieval.evaluation.metrics.evaluate import Evaluation, evaluate
 from ibkd_retrieval.evaluation.significance import bootstrap_mean, holm, paired_t_test, randomisation_test, win_tie_loss
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.store import StoredIndex, open_index
+from ibkd_retrieval.indexing.index import StoredIndex, open_index
 from ibkd_retrieval.progress import SILENT
-from ibkd_retrieval.search.fusion import reciprocal_rank_fusion, weighted_sum
 from ibkd_retrieval.search.lexical import open_lexical
 from ibkd_retrieval.search.ranker import Ranker
-from ibkd_retrieval.search.ranking import Run
 from ibkd_retrieval.search.rerank import Reranker
-from ibkd_retrieval.search.runs import read_run, write_run
+from ibkd_retrieval.search.runs.fusion import reciprocal_rank_fusion, weighted_sum
+from ibkd_retrieval.search.runs.run import Run
+from ibkd_retrieval.search.runs.run_files import read_run, write_run
 from ibkd_retrieval.search.searcher import Searcher
 
 # Collection, split that is reported, split whose queries tune the weights of the sum (None: the last are taken).

@@ -12,11 +12,10 @@ from typing import Any
 
 import yaml
 
-from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
-from ibkd_retrieval.distill.hard_negatives import MiningSettings
+from ibkd_retrieval.distill.config import DistillSettings, FinetuneSettings
+from ibkd_retrieval.distill.data.hard_negatives import MiningSettings
 from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
 from ibkd_retrieval.distill.plan import StudentPlan
-from ibkd_retrieval.distill.settings import DistillSettings
 from ibkd_retrieval.errors import UserError
 
 RECIPES = Path(__file__).parent / "reproduction"

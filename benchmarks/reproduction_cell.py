@@ -16,23 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 from reproducing import DataSet, Recipe, Text, Variant, digest, read_recipe
 
-from ibkd_cli.console import reporter
+from ibkd_cli.display.console import reporter
 from ibkd_retrieval.corpora.records import Document, Query, QuerySet
-from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
+from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.corpora.sts import read_pairs as read_sts
-from ibkd_retrieval.distill.joint_teacher import JointTeacher
-from ibkd_retrieval.distill.pairs import judged_pairs, read_pairs
-from ibkd_retrieval.distill.run import distill, open_cache
-from ibkd_retrieval.distill.texts import gather_texts
+from ibkd_retrieval.distill.data.pairs import judged_pairs, read_pairs
+from ibkd_retrieval.distill.data.texts import gather_texts
+from ibkd_retrieval.distill.pipeline import distill, open_cache
+from ibkd_retrieval.distill.teacher.joint import JointTeacher
 from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
-from ibkd_retrieval.evaluation.environment import read_environment
-from ibkd_retrieval.evaluation.metrics import evaluate
+from ibkd_retrieval.evaluation.compare.environment import read_environment
+from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
 from ibkd_retrieval.evaluation.sts import evaluate_sts
 from ibkd_retrieval.files import atomic_write, write_json
 from ibkd_retrieval.progress import Progress
-from ibkd_retrieval.search.ranking import Run
+from ibkd_retrieval.search.runs.run import Run
 
 METRIC = "ndcg@10"
 TEACHER, BEFORE = "teacher", "student before"

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ibkd_retrieval.evaluation.environment import read_environment
+from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.files import write_json
 
 METRICS = ("mrr@10", "ndcg@10", "recall@1000")
@@ -66,8 +66,8 @@ def dictionary(path: Path) -> dict[str, dict[str, float]]:
 def score_here(folder: Path, name: str, source: str) -> dict[str, Any]:
     """This toolkit."""
     from ibkd_retrieval.corpora.qrels import read_qrels
-    from ibkd_retrieval.evaluation.metrics import evaluate
-    from ibkd_retrieval.search.runs import read_run
+    from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+    from ibkd_retrieval.search.runs.run_files import read_run
 
     judgements = read_qrels(folder / f"{name}.qrels")
     began = time.perf_counter()

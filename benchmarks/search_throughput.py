@@ -23,13 +23,13 @@ import numpy as np
 
 from ibkd_retrieval.corpora.records import Corpus, Document, Query
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.evaluation.environment import read_environment
+from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss
-from ibkd_retrieval.indexing.layout import MANIFEST, STRUCTURE
-from ibkd_retrieval.indexing.store import open_index
-from ibkd_retrieval.search.runs import write_run
+from ibkd_retrieval.indexing.format.layout import MANIFEST, STRUCTURE
+from ibkd_retrieval.indexing.index import open_index
+from ibkd_retrieval.search.runs.run_files import write_run
 from ibkd_retrieval.search.searcher import Searcher
 
 WORDS = (
@@ -60,7 +60,7 @@ def done(what):
     took[what], last = now - last, now
 import ibkd_cli.app
 done("import command line")
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.index import open_index
 index = open_index(sys.argv[1])
 done("open index")
 from ibkd_retrieval.encoders.encoder import Encoder

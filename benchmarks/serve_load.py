@@ -29,14 +29,14 @@ import numpy as np
 from hostile_requests import bombard
 from http_load import load
 
-from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
+from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.encoders.batching import DEFAULT_BATCH_TOKENS
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.evaluation.environment import read_environment
+from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.layout import MANIFEST
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.format.layout import MANIFEST
+from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.search.searcher import Searcher
 from ibkd_retrieval.serving.answering import suit_to_queries
 

@@ -15,20 +15,20 @@ import typer
 
 from ibkd_retrieval.errors import UserError, WorkFailed
 
-from .bench import bench_encode
-from .compare import compare
-from .console import fail
-from .datasets import datasets
-from .distill import distill
-from .eval import evaluate
-from .export import export
-from .import_vectors import import_vectors
-from .index import index
-from .info import info
-from .quickstart import quickstart
+from .commands.bench import bench_encode
+from .commands.compare import compare
+from .commands.datasets import datasets
+from .commands.distill import distill
+from .commands.eval import evaluate
+from .commands.export import export
+from .commands.import_vectors import import_vectors
+from .commands.index import index
+from .commands.info import info
+from .commands.quickstart import quickstart
+from .commands.search import search
+from .commands.serve import serve
+from .display.console import fail
 from .ranks import across_ranks
-from .search import search
-from .serve import serve
 
 
 def _answering(command: Callable[..., None]) -> Callable[..., None]:

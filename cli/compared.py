@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import INDEXES
+from .options.common import INDEXES
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.evaluation.sweep import Sweep, Variant
-    from ibkd_retrieval.indexing.manifest import IndexManifest
+    from ibkd_retrieval.evaluation.compare.sweep import Sweep, Variant
+    from ibkd_retrieval.indexing.format.manifest import IndexManifest
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def plan_systems(asked: Sequence[AskedIndex], sweep: Sweep) -> tuple[PlannedCorp
         UserError: an index cannot be opened or swept, two systems have one name, or a system is not on every corpus.
     """
     from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.indexing.manifest import read_manifest
+    from ibkd_retrieval.indexing.format.manifest import read_manifest
 
     if not asked:
         raise UserError(TOO_FEW)
@@ -139,7 +139,7 @@ def plan_systems(asked: Sequence[AskedIndex], sweep: Sweep) -> tuple[PlannedCorp
 def _swept(named: Sequence[PlannedSystem], sweep: Sweep, targets: set[Path]) -> list[PlannedSystem]:
     """The systems named, each followed by what the sweep makes of it and was not named nor made of another."""
     from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.evaluation.sweep import target_folder, variants
+    from ibkd_retrieval.evaluation.compare.sweep import target_folder, variants
 
     known = {_vectors(system) for system in named}
     folders = {system.folder.resolve() for system in named}
@@ -198,7 +198,7 @@ def _named(systems: Sequence[PlannedSystem], corpus: str, alone: bool) -> tuple[
 
 def _label(system: PlannedSystem) -> str:
     """What the encoder is called."""
-    from ibkd_retrieval.encoders.names import short_model_name
+    from ibkd_retrieval.encoders.loading import short_model_name
 
     if system.asked.name is not None:
         return system.asked.name

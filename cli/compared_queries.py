@@ -24,7 +24,7 @@ def open_judged(
     Raises:
         UserError: there are none, they have no judgements, or it is not clear which corpus they are about.
     """
-    from ibkd_retrieval.corpora.resolve import open_queries, queries_for
+    from ibkd_retrieval.corpora.spec import open_queries, queries_for
 
     if given:
         asked = [open_queries(spec, need_judgements=True, progress=progress) for spec in given]
@@ -89,7 +89,7 @@ def _refuse_unjudged(asked: QuerySet) -> None:
 
 
 def _share_held(corpus: PlannedCorpus, wanted: set[str]) -> float:
-    from ibkd_retrieval.indexing.store import open_index
+    from ibkd_retrieval.indexing.index import open_index
 
     index = open_index(corpus.systems[0].asked.folder, memory_limit=0)
     return sum(doc_id in wanted for doc_id in index.present_ids()) / len(wanted)

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .options import MODELS
+from .options.common import MODELS
 
 if TYPE_CHECKING:
     from ibkd_retrieval.corpora.records import Corpus
-    from ibkd_retrieval.encoders.choice import Purpose
+    from ibkd_retrieval.encoders.autotune.choice import Purpose
     from ibkd_retrieval.encoders.encoder import Encoder
-    from ibkd_retrieval.indexing.manifest import EncoderRecord
-    from ibkd_retrieval.indexing.memory import MemoryPlan
-    from ibkd_retrieval.indexing.workers import EncoderProcesses
+    from ibkd_retrieval.indexing.building.memory import MemoryPlan
+    from ibkd_retrieval.indexing.building.workers import EncoderProcesses
+    from ibkd_retrieval.indexing.format.manifest import EncoderRecord
     from ibkd_retrieval.progress import Progress
 
 # Documents from which on encoding takes so much longer than trying the backends that trying them is worth it.
@@ -53,7 +53,7 @@ class EncodingOptions:
         Raises:
             UserError: there is none.
         """
-        from ibkd_retrieval.distill.model_folder import newest_student
+        from ibkd_retrieval.distill.output.student_folder import newest_student
 
         return self if self.model is not None else dataclasses.replace(self, model=str(newest_student(MODELS)))
 
@@ -81,12 +81,12 @@ class EncodingOptions:
         Raises:
             UserError: no such model, or an option it cannot honour; the memory does not suffice.
         """
+        from ibkd_retrieval.encoders.autotune.choice import sample_texts
         from ibkd_retrieval.encoders.batching import default_batch_tokens
-        from ibkd_retrieval.encoders.choice import sample_texts
         from ibkd_retrieval.encoders.device import choose_device
         from ibkd_retrieval.errors import UserError
-        from ibkd_retrieval.indexing.memory import parse_size
-        from ibkd_retrieval.indexing.workers import EncoderProcesses, LoadEncoder
+        from ibkd_retrieval.indexing.building.memory import parse_size
+        from ibkd_retrieval.indexing.building.workers import EncoderProcesses, LoadEncoder
 
         if self.workers < 1:
             raise UserError(f"--workers is {self.workers}: give at least 1.")
@@ -133,11 +133,11 @@ class EncodingOptions:
         Raises:
             UserError: it does not suffice.
         """
-        from ibkd_retrieval.encoders.allocator import give_freed_memory_back
-        from ibkd_retrieval.encoders.lanes import lane_count
+        from ibkd_retrieval.encoders.device import give_freed_memory_back
+        from ibkd_retrieval.encoders.threads import lane_count
         from ibkd_retrieval.errors import UserError
-        from ibkd_retrieval.indexing.cores import available_threads
-        from ibkd_retrieval.indexing.memory import plan_memory
+        from ibkd_retrieval.indexing.building.memory import plan_memory
+        from ibkd_retrieval.indexing.building.workers import available_threads
 
         lanes = encoder.batches_at_once
         if lanes > 1 and self.workers > 1:
@@ -194,9 +194,9 @@ def load_encoder(
     Raises:
         UserError: as `Encoder.load` does.
     """
-    from ibkd_retrieval.encoders.choice import Way, candidates, choose, remembered_choice, why
+    from ibkd_retrieval.encoders.autotune.choice import Way, candidates, choose, remembered_choice, why
+    from ibkd_retrieval.encoders.autotune.cpu import is_emulated
     from ibkd_retrieval.encoders.encoder import Encoder
-    from ibkd_retrieval.encoders.machine import is_emulated
 
     def load(backend: str, dtype: str) -> Encoder:
         texts = sample() if dtype == "int8" else []

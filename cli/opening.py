@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from ibkd_retrieval.progress import SILENT
 
 from .encoding import load_encoder
-from .options import INDEXES
-from .ranker_options import RankerOptions, check_ranking
+from .options.common import INDEXES
+from .options.ranking import RankerOptions, check_ranking
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from ibkd_retrieval.encoders.encoder import Encoder
-    from ibkd_retrieval.indexing.store import StoredIndex
+    from ibkd_retrieval.indexing.index import StoredIndex
     from ibkd_retrieval.progress import Progress
     from ibkd_retrieval.search.ranker import Ranker
     from ibkd_retrieval.search.searcher import Searcher
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def index_folder(given: Path | None, progress: Progress) -> Path:
     """The index the user named, or the newest one, announced."""
-    from ibkd_retrieval.indexing.manifest import newest_index
+    from ibkd_retrieval.indexing.format.manifest import newest_index
 
     if given is not None:
         return given
@@ -68,7 +68,7 @@ def open_searcher(
         progress: told how the encoder runs, where that is not plain.
     """
     # faiss before torch: whoever loads OpenMP first decides how its threads wait.
-    from ibkd_retrieval.indexing.store import open_index
+    from ibkd_retrieval.indexing.index import open_index
 
     options = RankerOptions(
         model=model,
@@ -95,8 +95,8 @@ class Computing(NamedTuple):
 
 def cut_encoder(folder: Path, dim: int, known: dict[str, Encoder], computing: Computing) -> Encoder:
     """The encoder of an index, keeping the leading `dim` dimensions; added to `known`."""
-    from ibkd_retrieval.encoders.choice import sample_texts
-    from ibkd_retrieval.indexing.store import open_index
+    from ibkd_retrieval.encoders.autotune.choice import sample_texts
+    from ibkd_retrieval.indexing.index import open_index
 
     index = open_index(folder)
     made_by = index.manifest.encoder
@@ -137,7 +137,7 @@ def open_ranker(
         UserError: an option that is unknown or does not go with another, a filter that leaves nothing, or an index or
             model that cannot be opened or do not belong together.
     """
-    from ibkd_retrieval.indexing.store import open_index
+    from ibkd_retrieval.indexing.index import open_index
 
     check_ranking(options, len(folders))
     indexes = [open_index(folder, device=_search_device(options.device), progress=progress) for folder in folders]
@@ -193,7 +193,7 @@ def _first_stage(
         ranker = open_lexical(indexes[0], options.lexical_engine, allowed=masks[0], progress=progress)
     if not options.exclude_self:
         return ranker
-    from ibkd_retrieval.search.exclude_self import ExcludingSelf
+    from ibkd_retrieval.search.ranker import ExcludingSelf
 
     return ExcludingSelf(ranker)
 
@@ -219,7 +219,7 @@ def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encode
     made_by = index.manifest.encoder
     if options.query_model is None and options.model is None and made_by.weight_hash in known:
         return known[made_by.weight_hash]
-    from ibkd_retrieval.encoders.choice import sample_texts
+    from ibkd_retrieval.encoders.autotune.choice import sample_texts
 
     load = partial(
         load_encoder,

@@ -11,7 +11,7 @@ def across_ranks(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**options: object) -> None:
-        from ibkd_retrieval.distill import ranks
+        from ibkd_retrieval.distill.training import distributed as ranks
 
         if not ranks.launched():
             command(**options)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.evaluation.report import ComparisonReport
+    from ibkd_retrieval.evaluation.compare.report import ComparisonReport
     from ibkd_retrieval.progress import Progress
 
 
@@ -17,7 +17,7 @@ def save_report(comparison: ComparisonReport, folder: Path, progress: Progress) 
     measured for an hour is not lost for that.
     """
     from ibkd_retrieval.errors import MissingPackage
-    from ibkd_retrieval.evaluation.drawing import write_report
+    from ibkd_retrieval.evaluation.report import write_report
 
     try:
         progress.say(", ".join(map(str, write_report(comparison, folder))))

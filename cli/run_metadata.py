@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .ranker_options import RankerOptions
+from .options.ranking import RankerOptions
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.evaluation.environment import Environment
-    from ibkd_retrieval.indexing.manifest import IndexManifest
-    from ibkd_retrieval.search.ranking import Run
+    from ibkd_retrieval.evaluation.compare.environment import Environment
+    from ibkd_retrieval.indexing.format.manifest import IndexManifest
+    from ibkd_retrieval.search.runs.run import Run
 
 
 def run_metadata(
@@ -30,9 +30,9 @@ def run_metadata(
         queries: their name.
         seconds: from opened indexes to the run.
     """
-    from ibkd_retrieval.evaluation.environment import read_environment
-    from ibkd_retrieval.indexing.manifest import read_manifest
-    from ibkd_retrieval.indexing.memory import peak_memory_bytes
+    from ibkd_retrieval.evaluation.compare.environment import read_environment
+    from ibkd_retrieval.indexing.building.memory import peak_memory_bytes
+    from ibkd_retrieval.indexing.format.manifest import read_manifest
 
     environment = read_environment()
     manifests = [read_manifest(folder) for folder in folders]

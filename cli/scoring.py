@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .opening import index_folder, open_ranker
-from .ranker_options import RankerOptions
+from .options.ranking import RankerOptions
 from .tuning import with_tuned_weights
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.evaluation.scoreboard import Scoreboard
     from ibkd_retrieval.progress import Progress
-    from ibkd_retrieval.search.runs import Run
+    from ibkd_retrieval.search.runs.run_files import Run
 
 USUAL_METRICS = ("ndcg@10", "mrr@10", "recall@100")
 USUAL_K = 1000
@@ -62,7 +62,7 @@ def score_files(
         UserError: there are no judgements, or a file is wrong.
     """
     from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.search.runs import read_run
+    from ibkd_retrieval.search.runs.run_files import read_run
 
     against = qrels or queries
     if against is None:
@@ -73,15 +73,15 @@ def score_files(
 
 
 def _baselines(scoring: Scoring) -> list[tuple[str, Run]]:
-    from ibkd_retrieval.search.runs import read_run
+    from ibkd_retrieval.search.runs.run_files import read_run
 
     return [(str(path), read_run(path)) for path in scoring.baselines]
 
 
 def _judgements(qrels: str, queries: str | None, progress: Progress) -> tuple[tuple[Judgement, ...], int]:
     """Judgements, and the lowest relevant grade of their data set, for a file or folder that of the queries."""
-    from ibkd_retrieval.corpora.registry import KNOWN_SETS, relevance_level_of
-    from ibkd_retrieval.corpora.resolve import open_qrels, open_queries
+    from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS, relevance_level_of
+    from ibkd_retrieval.corpora.spec import open_qrels, open_queries
 
     if not Path(qrels).expanduser().exists():
         asked = open_queries(qrels, need_judgements=True, progress=progress)
@@ -104,11 +104,11 @@ def score_index(
     Raises:
         UserError: there are no judgements, or an index, model or option is wrong.
     """
-    from ibkd_retrieval.corpora.resolve import open_queries, queries_for
+    from ibkd_retrieval.corpora.spec import open_queries, queries_for
 
     folders = folders or [index_folder(None, progress)]
     if queries is None:
-        from ibkd_retrieval.indexing.manifest import read_manifest
+        from ibkd_retrieval.indexing.format.manifest import read_manifest
 
         queries = queries_for(read_manifest(folders[0]).corpus.name)
         progress.say(f"queries {queries} (those of the index's corpus; name others with --queries)")
@@ -133,7 +133,7 @@ def score_index(
 
 def _tuned_here(shared: int, judged: int, queries: str) -> str:
     """What to think of figures on queries that weights were tuned on, and what to tune on instead."""
-    from ibkd_retrieval.corpora.registry import find_known
+    from ibkd_retrieval.corpora.catalog.registry import find_known
 
     known = find_known(queries)
     other = (known.dev or known.train) if known is not None else ""
@@ -146,7 +146,7 @@ def _tuned_here(shared: int, judged: int, queries: str) -> str:
 
 def usual_metrics(data_set: str) -> tuple[str, ...]:
     """The metric that the data set is known for, then the usual ones."""
-    from ibkd_retrieval.corpora.registry import main_metric
+    from ibkd_retrieval.corpora.catalog.registry import main_metric
 
     return tuple(dict.fromkeys((main_metric(data_set), *USUAL_METRICS)))
 
@@ -159,7 +159,7 @@ def _scored(
     data_set: str,
     level: int,
 ) -> Scoreboard:
-    from ibkd_retrieval.evaluation.metrics import evaluate
+    from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
     from ibkd_retrieval.evaluation.scoreboard import ScoredRun, run_names, score_runs
 
     metrics = scoring.metrics or usual_metrics(data_set)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ibkd_retrieval.errors import UserError
 
 from .opening import open_ranker
-from .ranker_options import RankerOptions
+from .options.ranking import RankerOptions
 
 if TYPE_CHECKING:
     from ibkd_retrieval.corpora.records import Query
@@ -43,8 +43,8 @@ def with_tuned_weights(
         return Tuned(options)
     if options.hybrid != "sum" or options.weights or len(folders) != 1:
         raise UserError("--tune finds the weights of --hybrid sum on one index: give it with that, without --weight.")
-    from ibkd_retrieval.corpora.registry import main_metric
-    from ibkd_retrieval.corpora.resolve import open_queries
+    from ibkd_retrieval.corpora.catalog.registry import main_metric
+    from ibkd_retrieval.corpora.spec import open_queries
     from ibkd_retrieval.evaluation.fusion_weights import tune_weights
     from ibkd_retrieval.search.hybrid import HybridSearcher
 

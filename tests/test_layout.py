@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "ibkd_retrieval"
 COMMANDS = ROOT / "cli"
 ROOMS = ("corpora", "encoders", "indexing", "search", "evaluation", "distill", "serving")
-ROOT_MODULES = {"errors", "files", "progress"}
+ROOT_MODULES = {"errors", "files", "json_io", "progress"}
 HEAVY = {
     "torch",
     "transformers",
@@ -37,8 +37,8 @@ TORCH_MODULES = {
     "ibkd_retrieval/encoders/backends/lean.py",
     "ibkd_retrieval/encoders/backends/packing.py",
     "ibkd_retrieval/encoders/backends/traced.py",
-    "ibkd_retrieval/distill/soft_labels.py",
-    "ibkd_retrieval/distill/student_module.py",
+    "ibkd_retrieval/distill/teacher/soft_labels.py",
+    "ibkd_retrieval/distill/training/student_module.py",
     "ibkd_retrieval/distill/objectives/cosine.py",
     "ibkd_retrieval/distill/objectives/crd.py",
     "ibkd_retrieval/distill/objectives/forgetting.py",
@@ -47,7 +47,7 @@ TORCH_MODULES = {
     "ibkd_retrieval/distill/objectives/infonce.py",
     "ibkd_retrieval/distill/objectives/kl.py",
     "ibkd_retrieval/distill/objectives/mse.py",
-    "ibkd_retrieval/distill/objectives/nested.py",
+    "ibkd_retrieval/distill/objectives/matryoshka.py",
     "ibkd_retrieval/distill/objectives/projection.py",
 }
 

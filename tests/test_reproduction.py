@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ibkd_retrieval.distill.settings import DistillSettings
-from ibkd_retrieval.distill.suiting import thorough_preset
+from ibkd_retrieval.distill.config import DistillSettings
+from ibkd_retrieval.distill.defaults import thorough_preset
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.significance import holm, randomisation_test
 from ibkd_retrieval.progress import SILENT

@@ -11,10 +11,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ibkd_retrieval.corpora.fields import field_value
+from ibkd_retrieval.corpora.catalog.registry import relevance_level_of
 from ibkd_retrieval.corpora.lines import checked_id
-from ibkd_retrieval.corpora.records import NO_FIELDS, Corpus, Document, FieldValue, Judgement, Query, QuerySet
-from ibkd_retrieval.corpora.registry import relevance_level_of
+from ibkd_retrieval.corpora.records import (
+    NO_FIELDS,
+    Corpus,
+    Document,
+    FieldValue,
+    Judgement,
+    Query,
+    QuerySet,
+    field_value,
+)
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 

@@ -25,9 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ibkd_retrieval.corpora.fields import METADATA, fields_of
 from ibkd_retrieval.corpora.lines import checked_id, encodable, format_suffix, read_lines
-from ibkd_retrieval.corpora.records import NO_FIELDS, Document, FieldValue, Query
+from ibkd_retrieval.corpora.records import METADATA, NO_FIELDS, Document, FieldValue, Query, fields_of
 from ibkd_retrieval.errors import UserError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".tsv", ".txt", ".parquet")

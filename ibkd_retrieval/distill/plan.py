@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ibkd_retrieval.encoders.loading import load_sentence_transformer
-from ibkd_retrieval.encoders.names import short_model_name
-from ibkd_retrieval.encoders.static import static_student
-from ibkd_retrieval.encoders.students import student_from_layers
+from ibkd_retrieval.encoders.loading import load_sentence_transformer, short_model_name
+from ibkd_retrieval.encoders.students import static_student, student_from_layers
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,7 +1,11 @@
-"""Where to compute and in which number format."""
+"""Device, number format, and how the process keeps or returns freed memory."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import gc
+import sys
 from typing import TYPE_CHECKING
 
 from ibkd_retrieval.errors import UserError
@@ -41,7 +45,7 @@ def choose_dtype(requested: str, device: str) -> torch.dtype:
     """
     import torch
 
-    from ibkd_retrieval.encoders.machine import bfloat16_is_fast
+    from ibkd_retrieval.encoders.autotune.cpu import bfloat16_is_fast
 
     if requested not in DTYPES:
         raise UserError(f"Unknown dtype `{requested}`: use one of {', '.join(DTYPES)}.")
@@ -50,3 +54,30 @@ def choose_dtype(requested: str, device: str) -> torch.dtype:
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.bfloat16 if device == "cpu" and bfloat16_is_fast() else torch.float32
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Have glibc reuse large blocks instead of returning each to the system; does nothing elsewhere.
+
+    By default every block over 32 MB is mapped afresh and its pages are cleared by the kernel at first touch.
+    Encoding on a CPU spends a fifth of its time in that. Peak memory stays the same, freed memory is kept.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def give_freed_memory_back() -> None:
+    """Return to the system what is kept and in no use, before what this process takes is measured; glibc's only."""
+    gc.collect()
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

@@ -13,19 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.encoders.allocator import keep_freed_memory
-from ibkd_retrieval.encoders.backends.opening import open_backend
+from ibkd_retrieval.encoders.backends.create import open_backend
 from ibkd_retrieval.encoders.backends.protocol import check_choice, check_static
 from ibkd_retrieval.encoders.batching import default_batch_tokens, token_budget_batches
-from ibkd_retrieval.encoders.device import choose_device
-from ibkd_retrieval.encoders.lanes import lane_count, side_by_side
+from ibkd_retrieval.encoders.device import choose_device, keep_freed_memory
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
-from ibkd_retrieval.encoders.static import is_static
-from ibkd_retrieval.encoders.students import keep_leading_dimensions
+from ibkd_retrieval.encoders.students import is_static, keep_leading_dimensions
+from ibkd_retrieval.encoders.threads import lane_count, side_by_side
 from ibkd_retrieval.encoders.tokens import cut_to_length, excluded_prompt_length, pad_ids, static_tokens, tokenize
 from ibkd_retrieval.encoders.weights import count_parameters, prompt_of, weight_hash
-from ibkd_retrieval.encoders.words import WordTokens, reads_words_alone
+from ibkd_retrieval.encoders.word_tokenizer import WordTokens, reads_words_alone
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:

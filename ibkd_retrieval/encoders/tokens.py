@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.encoders.static import is_static
-from ibkd_retrieval.encoders.words import flat_ids
+from ibkd_retrieval.encoders.students import is_static
+from ibkd_retrieval.encoders.word_tokenizer import flat_ids
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from ibkd_retrieval.encoders.words import WordTokens
+    from ibkd_retrieval.encoders.word_tokenizer import WordTokens
 
 
 def tokenize(model: SentenceTransformer, texts: Sequence[str], prompt: str = "", *, first: int = 0) -> list[list[int]]:

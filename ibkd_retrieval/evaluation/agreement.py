@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.quality_records import Agreement
-from ibkd_retrieval.search.ranking import Run
+from ibkd_retrieval.evaluation.compare.quality_records import Agreement
+from ibkd_retrieval.search.runs.run import Run
 
 OVERLAP_DEPTH = 10
 RBO_DEPTH = 100

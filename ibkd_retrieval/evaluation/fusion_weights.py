@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from ibkd_retrieval.corpora.records import Judgement
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.metrics import evaluate
-from ibkd_retrieval.search.fusion import weighted_sum
-from ibkd_retrieval.search.ranking import Run
+from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+from ibkd_retrieval.search.runs.fusion import weighted_sum
+from ibkd_retrieval.search.runs.run import Run
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.metrics import JUDGED_DEPTH, Evaluation
-from ibkd_retrieval.evaluation.significance import (
-    Values,
-    WinTieLoss,
-    bootstrap_means,
-    holm,
-    paired_tests,
-    percentiles,
-)
+from ibkd_retrieval.evaluation.metrics.evaluate import JUDGED_DEPTH, Evaluation
+from ibkd_retrieval.evaluation.significance import Values, WinTieLoss, bootstrap_means, holm, paired_tests, percentiles
 
 SIGNIFICANT = 0.05
 """Corrected p values below this are marked in tables."""

@@ -16,14 +16,23 @@ import numpy as np
 from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing import layout
-from ibkd_retrieval.indexing.claim import BuildPlan, differing_fields, refusals_named, write_plan
-from ibkd_retrieval.indexing.finish import build_record, library_versions, now, shard_entries, shard_file_records
-from ibkd_retrieval.indexing.identity import TakenIds, chained_fingerprint
-from ibkd_retrieval.indexing.json_records import decode
-from ibkd_retrieval.indexing.lines import write_lines
-from ibkd_retrieval.indexing.lock import only_writer
-from ibkd_retrieval.indexing.manifest import (
+from ibkd_retrieval.indexing.building.finish import (
+    build_record,
+    library_versions,
+    now,
+    shard_entries,
+    shard_file_records,
+)
+from ibkd_retrieval.indexing.building.identity import TakenIds, chained_fingerprint
+from ibkd_retrieval.indexing.building.memory import MemoryPlan
+from ibkd_retrieval.indexing.building.plan import BuildPlan, differing_fields, refusals_named, write_plan
+from ibkd_retrieval.indexing.building.stage import ShardStage
+from ibkd_retrieval.indexing.building.workers import EncoderProcesses
+from ibkd_retrieval.indexing.faiss_binding import write_structure
+from ibkd_retrieval.indexing.format import layout
+from ibkd_retrieval.indexing.format.lines import write_lines
+from ibkd_retrieval.indexing.format.lock import only_writer
+from ibkd_retrieval.indexing.format.manifest import (
     Change,
     CorpusRecord,
     EncoderRecord,
@@ -31,13 +40,10 @@ from ibkd_retrieval.indexing.manifest import (
     read_manifest,
     write_manifest,
 )
-from ibkd_retrieval.indexing.memory import MemoryPlan
-from ibkd_retrieval.indexing.shard_stage import ShardStage
-from ibkd_retrieval.indexing.shard_vectors import ShardVectors
-from ibkd_retrieval.indexing.shards import ShardRecord, file_record, read_records, stored_ids
-from ibkd_retrieval.indexing.store import StoredIndex, open_contents, read_structure
-from ibkd_retrieval.indexing.structure import write_structure
-from ibkd_retrieval.indexing.workers import EncoderProcesses
+from ibkd_retrieval.indexing.format.shards import ShardRecord, file_record, read_records, stored_ids
+from ibkd_retrieval.indexing.index import StoredIndex, open_contents, read_structure
+from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
+from ibkd_retrieval.json_io import decode
 from ibkd_retrieval.progress import SILENT, Progress
 
 

@@ -17,16 +17,15 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, sync_directory
-from ibkd_retrieval.indexing import layout
-from ibkd_retrieval.indexing.claim import BuildPlan, claim, differing_fields, noted_family, refusals_named
+from ibkd_retrieval.indexing.building.finish import finish_index
+from ibkd_retrieval.indexing.building.identity import TakenIds, chained_fingerprint, fingerprint
+from ibkd_retrieval.indexing.building.plan import BuildPlan, claim, differing_fields, noted_family, refusals_named
 from ibkd_retrieval.indexing.families import Family, family_named, family_options
-from ibkd_retrieval.indexing.finish import finish_index
-from ibkd_retrieval.indexing.identity import TakenIds, chained_fingerprint, fingerprint
-from ibkd_retrieval.indexing.json_records import decode
-from ibkd_retrieval.indexing.lines import LineStore
-from ibkd_retrieval.indexing.lock import only_writer
-from ibkd_retrieval.indexing.manifest import Change, CorpusRecord, EncoderRecord, IndexManifest, read_manifest
-from ibkd_retrieval.indexing.shards import (
+from ibkd_retrieval.indexing.format import layout
+from ibkd_retrieval.indexing.format.lines import LineStore
+from ibkd_retrieval.indexing.format.lock import only_writer
+from ibkd_retrieval.indexing.format.manifest import Change, CorpusRecord, EncoderRecord, IndexManifest, read_manifest
+from ibkd_retrieval.indexing.format.shards import (
     ShardRecord,
     document_from_json,
     is_intact,
@@ -35,8 +34,9 @@ from ibkd_retrieval.indexing.shards import (
     write_record,
     write_shard,
 )
-from ibkd_retrieval.indexing.store import StoredIndex, first_unlike, open_contents
-from ibkd_retrieval.indexing.vector_formats import check_format
+from ibkd_retrieval.indexing.format.vectors import check_format
+from ibkd_retrieval.indexing.index import StoredIndex, first_unlike, open_contents
+from ibkd_retrieval.json_io import decode
 from ibkd_retrieval.progress import SILENT, Progress
 
 _UNIT_TOLERANCE = 0.02

@@ -11,9 +11,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from ibkd_retrieval.errors import MissingPackage
+from ibkd_retrieval.files import atomic_write
 
 
 def load_faiss() -> Any:
@@ -39,3 +41,16 @@ def blas_threshold(dim: int) -> None:
     768 dimensions on a path 13 times slower. One query is as fast either way. Call it before searching.
     """
     load_faiss().cvar.distance_compute_blas_threshold = 4 * dim
+
+
+def write_structure(index: Any, path: Path) -> None:
+    """Write a faiss index.
+
+    faiss writes through the Python file, so that a full disk is the same OSError as everywhere else.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    faiss = load_faiss()
+    with atomic_write(path) as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, 1 << 20))

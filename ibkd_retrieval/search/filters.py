@@ -19,7 +19,7 @@ from ibkd_retrieval.progress import SILENT, Progress, Task
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ibkd_retrieval.indexing.store import StoredIndex
+    from ibkd_retrieval.indexing.index import StoredIndex
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "!=": operator.ne,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
-from ibkd_retrieval.search.fusion import checked_weights, reciprocal_rank_fusion, weighted_sum
 from ibkd_retrieval.search.ranker import Ranker
-from ibkd_retrieval.search.ranking import Hit, Run
+from ibkd_retrieval.search.runs.fusion import checked_weights, reciprocal_rank_fusion, weighted_sum
+from ibkd_retrieval.search.runs.run import Hit, Run
 
 METHODS = ("rrf", "sum")
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.store import StoredIndex, first_unlike
+from ibkd_retrieval.indexing.index import StoredIndex, first_unlike
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.ranker import check_queries
-from ibkd_retrieval.search.ranking import Hit, Run
+from ibkd_retrieval.search.runs.run import Hit, Run
 from ibkd_retrieval.search.searcher import Searcher
 
 

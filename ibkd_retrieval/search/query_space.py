@@ -10,7 +10,7 @@ from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.indexing.manifest import IndexManifest
+    from ibkd_retrieval.indexing.format.manifest import IndexManifest
 
 STUDENT_FILE = "ibkd.json"
 """Beside a distilled student's weights: how it was made (docs/formats.md)."""

@@ -1,14 +1,17 @@
-"""What every way of ranking documents can do, and the questions none of them takes."""
+"""What every ranker can do, which queries it refuses, and results without the query itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
 from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
-from ibkd_retrieval.search.ranking import Hit, Run, first_repeated
+from ibkd_retrieval.search.runs.doc_ids import as_ids
+from ibkd_retrieval.search.runs.run import Hit, Run, first_repeated
 
 
 class Ranker(Protocol):
@@ -55,3 +58,37 @@ def check_queries(queries: Sequence[Query], k: int, *, empty: bool = False) -> N
         if not query.text.strip():
             name = f"Query {query.query_id}" if len(queries) > 1 else "The query"
             raise UserError(f"{name} is empty: type at least one word.")
+
+
+class ExcludingSelf:
+    """Another ranker's results without the document that has the query's id; k are left where k + 1 were found."""
+
+    def __init__(self, base: Ranker) -> None:
+        self._base = base
+
+    @property
+    def name(self) -> str:
+        """That of the other ranker."""
+        return self._base.name
+
+    def search(self, text: str, k: int = 10) -> list[Hit]:
+        """What the other ranker finds: a typed question has no id."""
+        return self._base.search(text, k)
+
+    def search_batch(
+        self, queries: Sequence[Query], k: int = 1000, progress: Progress = SILENT, tag: str = "ibkd"
+    ) -> Run:
+        """The k best documents other than the query itself."""
+        check_queries(queries, k)
+        return without_own(self._base.search_batch(queries, k + 1, progress, tag), k)
+
+
+def without_own(run: Run, k: int) -> Run:
+    """Drop from each query the document that has its id, then all but the first k."""
+    counts = np.diff(run.offsets)
+    others = run.doc_ids != np.repeat(as_ids(run.query_ids), counts)
+    passed = np.concatenate([[0], np.cumsum(others)])
+    place = passed[1:] - np.repeat(passed[run.offsets[:-1]], counts)
+    kept = others & (place <= k)
+    offsets = np.concatenate([[0], np.cumsum(kept)])[run.offsets]
+    return Run(run.query_ids, offsets.astype(np.int64), run.doc_ids[kept], run.scores[kept], run.tag)

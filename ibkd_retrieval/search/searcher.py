@@ -12,14 +12,14 @@ from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
-from ibkd_retrieval.search.doc_ids import Ids, as_ids, taken
 from ibkd_retrieval.search.ranker import check_queries
-from ibkd_retrieval.search.ranking import Hit, Run
+from ibkd_retrieval.search.runs.doc_ids import Ids, as_ids, taken
+from ibkd_retrieval.search.runs.run import Hit, Run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ibkd_retrieval.indexing.store import StoredIndex
+    from ibkd_retrieval.indexing.index import StoredIndex
 
 QUERY_BLOCK = 1024
 """Queries searched at once."""

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ibkd_retrieval.encoders.encoder import Encoder
-    from ibkd_retrieval.indexing.manifest import IndexManifest
+    from ibkd_retrieval.indexing.format.manifest import IndexManifest
     from ibkd_retrieval.search.ranker import Ranker
-    from ibkd_retrieval.search.ranking import Hit
+    from ibkd_retrieval.search.runs.run import Hit
 
 
 QUERY_BATCH_TOKENS = 256

@@ -21,8 +21,7 @@ from ibkd_retrieval import __version__
 from ibkd_retrieval.serving import payload
 from ibkd_retrieval.serving.answering import Answer, Question, ServedIndex, answer_all, can_share, thread_sharer
 from ibkd_retrieval.serving.batcher import Closed, MicroBatcher, QueueFull
-from ibkd_retrieval.serving.guard import Guard
-from ibkd_retrieval.serving.limits import Limits
+from ibkd_retrieval.serving.limits import Guard, Limits
 from ibkd_retrieval.serving.metrics import Metrics
 
 PAGE = Path(__file__).parent / "page"

@@ -67,7 +67,7 @@ def test_what_cannot_be_run_is_said_in_a_sentence(shell, teacher, beir, options,
 def test_what_was_measured_best_is_taken_by_the_next_command(shell, teacher, beir, monkeypatch):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    from ibkd_retrieval.encoders import choice
+    from ibkd_retrieval.encoders.autotune import choice
 
     monkeypatch.setattr("ibkd_cli.encoding._LARGE", 100)
     monkeypatch.setattr(
@@ -99,8 +99,8 @@ def test_batches_that_do_not_fit_into_the_memory_are_refused_with_the_size_that_
 
 
 def test_memory_is_planned_for_the_width_of_the_transformer(shell, teacher, beir, monkeypatch):
-    from ibkd_retrieval.encoders import allocator
-    from ibkd_retrieval.indexing import memory
+    from ibkd_retrieval.encoders import device as allocator
+    from ibkd_retrieval.indexing.building import memory
 
     planned, plan, given_back = [], memory.plan_memory, []
     monkeypatch.setattr(allocator, "give_freed_memory_back", lambda: given_back.append(len(planned)))
@@ -111,7 +111,7 @@ def test_memory_is_planned_for_the_width_of_the_transformer(shell, teacher, beir
 
 
 def test_an_emulated_format_is_told_of_before_encoding(shell, teacher, beir, monkeypatch):
-    from ibkd_retrieval.encoders import machine
+    from ibkd_retrieval.encoders.autotune import cpu as machine
 
     (shell.folder / "more.jsonl").write_text(json.dumps({"_id": "new", "text": "river bank"}) + "\n")
     command = ("index", "--model", teacher, "--output", "x")
@@ -138,7 +138,7 @@ def remembering(fresh, teacher, monkeypatch):
     """Have `--backend auto` take onnx for documents."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    from ibkd_retrieval.encoders.choice import Way, remember_choice
+    from ibkd_retrieval.encoders.autotune.choice import Way, remember_choice
     from ibkd_retrieval.encoders.encoder import Encoder
 
     def remember():
@@ -154,7 +154,7 @@ def test_a_remembered_way_that_fails_is_told_of_and_torch_taken(teacher, tmp_pat
     from types import SimpleNamespace
 
     from ibkd_cli.encoding import load_encoder
-    from ibkd_retrieval.encoders.choice import Way, remember_choice
+    from ibkd_retrieval.encoders.autotune.choice import Way, remember_choice
     from ibkd_retrieval.encoders.encoder import Encoder
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

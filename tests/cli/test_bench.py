@@ -5,7 +5,7 @@ import json
 import pytest
 from driving import Shell
 
-from ibkd_retrieval.encoders import choice
+from ibkd_retrieval.encoders.autotune import choice
 
 
 def test_bench_encode_shows_every_way_and_what_to_choose(tmp_path_factory, teacher, beir):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ibkd_cli.compared import AskedIndex, plan_systems
-from ibkd_retrieval.evaluation.report_file import read_comparison
-from ibkd_retrieval.evaluation.sweep import Sweep
+from ibkd_retrieval.evaluation.compare.report import read_comparison
+from ibkd_retrieval.evaluation.compare.sweep import Sweep
 
 QUICK = ("--rounds", 1, "--no-peak-memory", "--metric", "ndcg@10", "--metric", "mrr@10")
 

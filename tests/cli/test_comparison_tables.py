@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
 
 from sample_reports import SYSTEMS, missed_bar, sample_comparison
 
-from ibkd_cli.comparison_tables import draw_comparison, print_comparison
-from ibkd_cli.console import AS_IT_IS
+from ibkd_cli.display.comparison import draw_comparison, print_comparison
+from ibkd_cli.display.console import AS_IT_IS
 
 SIX = ("ndcg@10", "mrr@10", "recall@100", "map@100", "precision@10", "recall@1000")
 

@@ -17,7 +17,7 @@ class Astray(Shell):
 def test_relative_folders_of_the_environment_are_ignored_as_the_xdg_specification_has_it(
     tmp_path, distilling, monkeypatch
 ):
-    from ibkd_cli.prompt import history_file
+    from ibkd_cli.display.prompt import history_file
 
     home, here = tmp_path / "home", tmp_path / "here"
     here.mkdir()

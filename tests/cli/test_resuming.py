@@ -8,7 +8,7 @@ from driving import COMMAND, files_of
 # Killed from within, at once and without clean-up: a kill from outside would come at a random time.
 KILLED_BUILD = f"""
 import os, signal
-from ibkd_retrieval.indexing import shard_stage
+from ibkd_retrieval.indexing.building import stage as shard_stage
 write = shard_stage.write_shard
 def fatal(folder, number, *rest, **options):
     if number == 2:
@@ -20,7 +20,7 @@ shard_stage.write_shard = fatal
 KILLED_TRAINING = f"""
 import os, signal, torch
 torch.set_num_threads(1)
-from ibkd_retrieval.distill import train
+from ibkd_retrieval.distill.training import stage1 as train
 step = train.TrainingRun.step
 def fatal(self, number, *, detailed):
     if number == 5:

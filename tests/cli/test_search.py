@@ -14,7 +14,7 @@ import yaml
 from driving import COMMAND, read_until
 from tiny_models import sentences
 
-from ibkd_retrieval.corpora.resolve import open_queries
+from ibkd_retrieval.corpora.spec import open_queries
 
 DOCUMENTS, QUERIES = 200, 20
 
@@ -157,9 +157,9 @@ def test_weights_found_on_judged_queries_are_said_used_and_recorded(shell, chain
 
 def test_a_query_is_left_out_before_its_rankings_are_fused_and_tuned(dated):
     pytest.importorskip("bm25s")
-    from ibkd_retrieval.evaluation.metrics import evaluate
-    from ibkd_retrieval.search.fusion import weighted_sum
-    from ibkd_retrieval.search.runs import read_run
+    from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+    from ibkd_retrieval.search.runs.fusion import weighted_sum
+    from ibkd_retrieval.search.runs.run_files import read_run
 
     base = ("search", "--index", "whole", "--queries", "queries.jsonl", "--exclude-self")
     ways = {"dense": (), "words": ("--engine", "bm25"), "sum": ("--hybrid", "sum")}

@@ -3,10 +3,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ibkd_cli.answers import Answer, Asked
-from ibkd_cli.side_by_side import in_columns, marks
+from ibkd_cli.display.answers import Answer, Asked, in_columns, marks
 from ibkd_retrieval.corpora.records import Document
-from ibkd_retrieval.search.ranking import Hit
+from ibkd_retrieval.search.runs.run import Hit
 
 
 def found(name, *doc_ids):

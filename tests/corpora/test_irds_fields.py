@@ -7,7 +7,7 @@ import pytest
 
 from ibkd_retrieval.corpora import irds
 from ibkd_retrieval.corpora.records import NO_FIELDS, Document
-from ibkd_retrieval.corpora.resolve import open_corpus
+from ibkd_retrieval.corpora.spec import open_corpus
 from ibkd_retrieval.errors import UserError
 
 

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ibkd_retrieval.corpora.on_disk import OnDisk, folder_bytes, kept_folder, on_disk
+from ibkd_retrieval.corpora.catalog.on_disk import OnDisk, folder_bytes, kept_folder, on_disk
+from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS
 from ibkd_retrieval.corpora.records import Document, Judgement, Query
-from ibkd_retrieval.corpora.registry import KNOWN_SETS
-from ibkd_retrieval.corpora.resolve import open_corpus, open_qrels, open_queries
+from ibkd_retrieval.corpora.spec import open_corpus, open_qrels, open_queries
 
 COLLECTION = "".join(f"{number}\tPassage {number} of the collection.\n" for number in range(30))
 QUERIES = "7\twhat is seven\n8\t what is eight\n9\tnobody judged this\n"
@@ -33,7 +33,7 @@ def refuse(*args, **options):
     raise OSError("there is no network")
 
 socket.getaddrinfo = socket.socket.connect = refuse
-from ibkd_retrieval.corpora.resolve import open_corpus, open_queries, queries_for
+from ibkd_retrieval.corpora.spec import open_corpus, open_queries, queries_for
 from ibkd_retrieval.errors import UserError
 
 for spec in sys.argv[1:]:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ibkd_retrieval.corpora import pydocs, scan_cache
-from ibkd_retrieval.corpora.public_names import public_definitions
-from ibkd_retrieval.corpora.pydocs import open_pydocs, read_pydocs_queries, select_entries, split_of
-from ibkd_retrieval.corpora.python_sources import Definition, ModuleScan, SourceFile, find_sources, scan_source
+from ibkd_retrieval.corpora.pydocs import cache as scan_cache
+from ibkd_retrieval.corpora.pydocs import corpus as pydocs
+from ibkd_retrieval.corpora.pydocs.corpus import open_pydocs, read_pydocs_queries, select_entries, split_of
+from ibkd_retrieval.corpora.pydocs.names import public_definitions
+from ibkd_retrieval.corpora.pydocs.sources import Definition, ModuleScan, SourceFile, find_sources, scan_source
 from ibkd_retrieval.errors import UserError
 
 TRAIN, TEST = (

@@ -3,9 +3,9 @@
 import pytest
 
 from ibkd_retrieval.corpora import irds
-from ibkd_retrieval.corpora.catalogue import catalogued_ids, entry_count
-from ibkd_retrieval.corpora.registry import KNOWN_SETS, main_metric, relevance_level_of
-from ibkd_retrieval.corpora.resolve import open_corpus, open_queries
+from ibkd_retrieval.corpora.catalog.on_disk import catalogued_ids, entry_count
+from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS, main_metric, relevance_level_of
+from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.errors import UserError
 
 FETCHED = {name: known for name, known in KNOWN_SETS.items() if known.corpus}

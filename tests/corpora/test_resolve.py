@@ -6,7 +6,7 @@ import os
 import pytest
 
 from ibkd_retrieval.corpora.records import Document, Judgement, Query
-from ibkd_retrieval.corpora.resolve import open_corpus, open_qrels, open_queries, queries_for
+from ibkd_retrieval.corpora.spec import open_corpus, open_qrels, open_queries, queries_for
 from ibkd_retrieval.errors import UserError
 
 CORPUS = '{"_id": "d1", "title": "T", "text": "x"}\n{"_id": "d2", "title": "", "text": "y"}\n'

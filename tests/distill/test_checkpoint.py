@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from ibkd_retrieval.distill.checkpoint import list_checkpoints, load_checkpoint, read_state, save_checkpoint
+from ibkd_retrieval.distill.training.checkpoint import list_checkpoints, load_checkpoint, read_state, save_checkpoint
 from ibkd_retrieval.errors import UserError
 
 STATE = {"identity": {}, "seconds": 1.5, "history": [], "ended": False}

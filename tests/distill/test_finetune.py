@@ -9,16 +9,16 @@ from tiny_models import sentences, tokenizer
 from tiny_runs import corpus, finetuning, run, settings
 
 from ibkd_retrieval.corpora.records import Corpus, Document
-from ibkd_retrieval.distill.cross_encoder import CrossEncoderScores
-from ibkd_retrieval.distill.dev import neighbour_dev
-from ibkd_retrieval.distill.finetune import finetune_student
-from ibkd_retrieval.distill.finetune_run import FinetuneRun
-from ibkd_retrieval.distill.finetune_settings import FinetuneSettings, paper_finetuning
-from ibkd_retrieval.distill.hard_negatives import MiningSettings
-from ibkd_retrieval.distill.pair_batches import PairTexts
-from ibkd_retrieval.distill.pairs import PairSet, TrainingPair
-from ibkd_retrieval.distill.soft_labels import CrossEncoderLabels, TeacherLabels, soft_label_loss
-from ibkd_retrieval.distill.teacher_cache import TeacherCache
+from ibkd_retrieval.distill.config import FinetuneSettings, paper_finetuning
+from ibkd_retrieval.distill.data.hard_negatives import MiningSettings
+from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
+from ibkd_retrieval.distill.data.schedule import PairTexts
+from ibkd_retrieval.distill.dev_metric import neighbour_dev
+from ibkd_retrieval.distill.teacher.cache import TeacherCache
+from ibkd_retrieval.distill.teacher.cross_encoder_scores import CrossEncoderScores
+from ibkd_retrieval.distill.teacher.soft_labels import CrossEncoderLabels, TeacherLabels, soft_label_loss
+from ibkd_retrieval.distill.training.stage2 import finetune_student
+from ibkd_retrieval.distill.training.stage2_run import FinetuneRun
 from ibkd_retrieval.encoders.cross_encoder import PairScorer
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
@@ -234,7 +234,7 @@ def test_queries_of_the_dev_set_are_left_out_and_too_few_pairs_refused(bench):
 
 
 def test_nothing_of_the_dev_set_is_trained_on_or_mined(bench, monkeypatch):
-    from ibkd_retrieval.distill import finetune
+    from ibkd_retrieval.distill.training import stage2 as finetune
 
     seen = []
     monkeypatch.setattr(
@@ -250,7 +250,7 @@ def test_nothing_of_the_dev_set_is_trained_on_or_mined(bench, monkeypatch):
 
 
 def test_a_loss_that_is_no_number_stops_stage_two_at_its_last_good_checkpoint(bench, monkeypatch):
-    from ibkd_retrieval.distill import finetune_run
+    from ibkd_retrieval.distill.training import stage2_run as finetune_run
 
     infonce, calls = finetune_run.infonce, []
 

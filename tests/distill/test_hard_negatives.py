@@ -8,9 +8,9 @@ import pytest
 from tiny_models import sentences
 
 from ibkd_retrieval.corpora.records import Corpus, Document
-from ibkd_retrieval.distill import hard_negatives
-from ibkd_retrieval.distill.hard_negatives import MiningSettings, mine_negatives, with_negatives
-from ibkd_retrieval.distill.pairs import PairSet, TrainingPair
+from ibkd_retrieval.distill.data import hard_negatives
+from ibkd_retrieval.distill.data.hard_negatives import MiningSettings, mine_negatives, with_negatives
+from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from ibkd_retrieval.distill.information import (
+from ibkd_retrieval.distill.objectives.functional import (
     cka,
     gaussian_kernel,
     hsic,
@@ -18,7 +18,7 @@ from ibkd_retrieval.distill.information import (
     unbiased_hsic,
 )
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.names import DEFAULT_TEACHER, resolve_model_name
+from ibkd_retrieval.encoders.loading import DEFAULT_TEACHER, resolve_model_name
 
 
 def rows(n, d, seed=0, dtype=torch.float64, scale=1.0):

@@ -5,8 +5,8 @@ import pytest
 from tiny_models import save_sentence_transformer, sentences
 from tiny_runs import run, settings
 
-from ibkd_retrieval.distill.joint_teacher import JointCache, JointTeacher
-from ibkd_retrieval.distill.teacher_cache import TeacherCache
+from ibkd_retrieval.distill.teacher.cache import TeacherCache
+from ibkd_retrieval.distill.teacher.joint import JointCache, JointTeacher
 from ibkd_retrieval.encoders.encoder import Encoder
 
 TEXTS = sentences(30, seed=3)

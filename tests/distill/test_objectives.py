@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from ibkd_retrieval.distill.information import hsic, unbiased_hsic
+from ibkd_retrieval.distill.config import DistillSettings, paper_preset
 from ibkd_retrieval.distill.objectives.base import Batch, ObjectiveSettings, Sizes
+from ibkd_retrieval.distill.objectives.functional import hsic, unbiased_hsic
 from ibkd_retrieval.distill.objectives.table import OBJECTIVES, WITHOUT_PROJECTION, build_objective
-from ibkd_retrieval.distill.settings import DistillSettings, paper_preset
 from ibkd_retrieval.encoders.students import principal_directions
 from ibkd_retrieval.errors import UserError
 
@@ -144,7 +144,7 @@ def test_hpd_regresses_on_the_teachers_principal_components():
 def test_each_hsic_estimator_is_the_one_named():
     given = batch()
     found = {name: build("ibkd", hsic_estimator=name)(given).terms for name in ("biased", "unbiased", "cka")}
-    from ibkd_retrieval.distill.information import gaussian_kernel
+    from ibkd_retrieval.distill.objectives.functional import gaussian_kernel
 
     k, l = gaussian_kernel(torch.nn.functional.normalize(given.inputs, dim=1)), gaussian_kernel(given.student)  # noqa: E741
     torch.testing.assert_close(found["biased"]["hsic"], hsic(k, l))

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from ibkd_retrieval.corpora.records import Corpus, Document, Judgement, Query, QuerySet
-from ibkd_retrieval.distill.pairs import PairSet, TrainingPair, judged_pairs, read_pairs
+from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair, judged_pairs, read_pairs
 from ibkd_retrieval.errors import UserError
 
 

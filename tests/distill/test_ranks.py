@@ -12,8 +12,8 @@ import torch
 import two_ranks
 from safetensors.torch import load_file
 
-from ibkd_retrieval.distill import ranks
-from ibkd_retrieval.distill.training_log import LOG_FILE
+from ibkd_retrieval.distill.training import distributed as ranks
+from ibkd_retrieval.distill.training.log import LOG_FILE
 
 RUNS = (*two_ranks.OBJECTIVES, "accumulated", "finetuned")
 

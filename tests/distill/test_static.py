@@ -8,13 +8,13 @@ import torch
 from tiny_models import sentences, tokenizer
 from tiny_runs import finetuning, run, settings
 
-from ibkd_retrieval.distill.output_space import finished_model
-from ibkd_retrieval.distill.pairs import PairSet, TrainingPair
+from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
+from ibkd_retrieval.distill.data.texts import TrainingTexts
+from ibkd_retrieval.distill.data.tokens import training_tokens
+from ibkd_retrieval.distill.output.space import finished_model
 from ibkd_retrieval.distill.plan import StudentPlan
-from ibkd_retrieval.distill.teacher_cache import TeacherCache
-from ibkd_retrieval.distill.texts import TrainingTexts
-from ibkd_retrieval.distill.tokens import training_tokens
-from ibkd_retrieval.distill.training_run import TrainingRun
+from ibkd_retrieval.distill.teacher.cache import TeacherCache
+from ibkd_retrieval.distill.training.stage1_run import TrainingRun
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.errors import MissingPackage, UserError

@@ -4,8 +4,8 @@ import pytest
 from tiny_models import sentences
 
 from ibkd_retrieval.corpora.records import Corpus, Document, Judgement, Query, QuerySet
-from ibkd_retrieval.distill.dev import JudgedDev, judged_dev, neighbour_dev
-from ibkd_retrieval.distill.texts import gather_texts
+from ibkd_retrieval.distill.data.texts import gather_texts
+from ibkd_retrieval.distill.dev_metric import JudgedDev, judged_dev, neighbour_dev
 from ibkd_retrieval.errors import UserError
 
 TEXTS = sentences(200, seed=4)

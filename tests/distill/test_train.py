@@ -6,17 +6,17 @@ import torch
 from tiny_models import save_sentence_transformer, sentences
 from tiny_runs import settings
 
-from ibkd_retrieval.distill import train
-from ibkd_retrieval.distill.checkpoint import list_checkpoints
-from ibkd_retrieval.distill.dev import neighbour_dev
+from ibkd_retrieval.distill.data.texts import TrainingTexts
+from ibkd_retrieval.distill.data.tokens import training_tokens
+from ibkd_retrieval.distill.dev_metric import neighbour_dev
 from ibkd_retrieval.distill.objectives.base import LossTerms, ObjectiveSettings
 from ibkd_retrieval.distill.objectives.projection import nearest_isometry
 from ibkd_retrieval.distill.objectives.table import OBJECTIVES
-from ibkd_retrieval.distill.output_space import finished_model
-from ibkd_retrieval.distill.teacher_cache import TeacherCache
-from ibkd_retrieval.distill.texts import TrainingTexts
-from ibkd_retrieval.distill.tokens import training_tokens
-from ibkd_retrieval.distill.train import train_student
+from ibkd_retrieval.distill.output.space import finished_model
+from ibkd_retrieval.distill.teacher.cache import TeacherCache
+from ibkd_retrieval.distill.training import stage1 as train
+from ibkd_retrieval.distill.training.checkpoint import list_checkpoints
+from ibkd_retrieval.distill.training.stage1 import train_student
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.students import add_output_layer, student_from_layers
@@ -138,7 +138,7 @@ def test_training_lowers_the_loss_and_raises_the_dev_figure(bench):
 
 
 def test_the_log_says_where_the_time_of_a_step_goes(bench):
-    from ibkd_retrieval.distill.step_times import STEP
+    from ibkd_retrieval.distill.training.log import STEP
 
     bench.train(steps=12)
     timed = [line for line in logged(bench.folder / "run") if "ms_student" in line]
@@ -423,7 +423,7 @@ def test_objectives_that_contrast_nothing_draw_no_bank(bench, teacher, objective
 
 
 def test_training_reads_the_tokens_that_encoding_reads(prompted, monkeypatch):
-    monkeypatch.setattr("ibkd_retrieval.distill.tokens._WINDOW", 7)
+    monkeypatch.setattr("ibkd_retrieval.distill.data.tokens._WINDOW", 7)
     student = load_sentence_transformer(str(prompted))
     texts = TrainingTexts(tuple(TEXTS[:20]), tuple(TEXTS[20:30]))
     tokens = training_tokens(student, texts, 6)

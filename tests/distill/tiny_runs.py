@@ -6,11 +6,10 @@ from pathlib import Path
 from tiny_models import sentences
 
 from ibkd_retrieval.corpora.records import Corpus, Document
-from ibkd_retrieval.distill.finetune_settings import FinetuneSettings
-from ibkd_retrieval.distill.hard_negatives import MiningSettings
+from ibkd_retrieval.distill.config import DistillSettings, FinetuneSettings
+from ibkd_retrieval.distill.data.hard_negatives import MiningSettings
+from ibkd_retrieval.distill.pipeline import distill
 from ibkd_retrieval.distill.plan import StudentPlan
-from ibkd_retrieval.distill.run import distill
-from ibkd_retrieval.distill.settings import DistillSettings
 
 
 def corpus(count: int = 150) -> Corpus:
@@ -68,7 +67,7 @@ if __name__ == "__main__":
 
     import torch
 
-    from ibkd_retrieval.distill import train
+    from ibkd_retrieval.distill.training import stage1 as train
 
     torch.set_num_threads(1)
     step = train.TrainingRun.step

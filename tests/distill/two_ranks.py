@@ -10,13 +10,14 @@ from safetensors.torch import save_file
 from tiny_models import sentences
 from tiny_runs import corpus, finetuning, settings
 
-from ibkd_retrieval.distill import optimising, ranks
-from ibkd_retrieval.distill.dev import neighbour_dev
-from ibkd_retrieval.distill.finetune import finetune_student
-from ibkd_retrieval.distill.pairs import PairSet, TrainingPair
-from ibkd_retrieval.distill.teacher_cache import TeacherCache
-from ibkd_retrieval.distill.texts import TrainingTexts
-from ibkd_retrieval.distill.train import train_student
+from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
+from ibkd_retrieval.distill.data.texts import TrainingTexts
+from ibkd_retrieval.distill.dev_metric import neighbour_dev
+from ibkd_retrieval.distill.teacher.cache import TeacherCache
+from ibkd_retrieval.distill.training import distributed as ranks
+from ibkd_retrieval.distill.training import optimizer as optimising
+from ibkd_retrieval.distill.training.stage1 import train_student
+from ibkd_retrieval.distill.training.stage2 import finetune_student
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.students import student_from_layers

@@ -7,8 +7,8 @@ import pytest
 
 CODE = """
 import numpy as np
-from ibkd_retrieval.encoders.allocator import give_freed_memory_back, keep_freed_memory
-from ibkd_retrieval.indexing.memory import resident_bytes
+from ibkd_retrieval.encoders.device import give_freed_memory_back, keep_freed_memory
+from ibkd_retrieval.indexing.building.memory import resident_bytes
 keep_freed_memory()
 blocks = [np.ones(1 << 17) for _ in range(100)]
 del blocks

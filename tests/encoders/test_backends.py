@@ -82,7 +82,7 @@ def test_a_model_is_converted_once_for_its_weights(tmp_path, other, monkeypatch)
 
 
 def test_a_conversion_that_fails_leaves_nothing_behind(tmp_path, other, monkeypatch):
-    from ibkd_retrieval.encoders.backends import export
+    from ibkd_retrieval.encoders.backends import conversion as export
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -107,7 +107,7 @@ def test_a_file_of_the_cache_that_does_not_open_is_named_with_what_to_do(tmp_pat
 
 
 def test_what_a_runtime_cannot_open_is_a_sentence(tmp_path):
-    from ibkd_retrieval.encoders.backends.export import opening
+    from ibkd_retrieval.encoders.backends.conversion import opening
 
     path = tmp_path / "name-v1" / "model.onnx"
     sentence = (
@@ -120,7 +120,7 @@ def test_what_a_runtime_cannot_open_is_a_sentence(tmp_path):
 def test_what_is_kept_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
     import os
 
-    from ibkd_retrieval.encoders.backends import export
+    from ibkd_retrieval.encoders.backends import conversion as export
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     done, sync, replace = [], os.fsync, os.replace
@@ -143,10 +143,10 @@ def test_int8_points_where_float32_points(tmp_path, other):
 
 
 def test_int8_without_a_backend_takes_one_that_can(bert, other, monkeypatch):
-    monkeypatch.setattr("ibkd_retrieval.encoders.backends.opening.installed", lambda: ("torch", "onnx"))
+    monkeypatch.setattr("ibkd_retrieval.encoders.backends.create.installed", lambda: ("torch", "onnx"))
     pytest.importorskip("onnxruntime")
     assert load(bert, backend="auto", dtype="int8").backend == "onnx"
-    monkeypatch.setattr("ibkd_retrieval.encoders.backends.opening.installed", lambda: ("torch",))
+    monkeypatch.setattr("ibkd_retrieval.encoders.backends.create.installed", lambda: ("torch",))
     with pytest.raises(MissingPackage, match="--dtype int8 needs onnxruntime"):
         load(bert, backend="auto", dtype="int8")
 

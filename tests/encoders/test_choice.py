@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from tiny_models import sentences
 
-from ibkd_retrieval.encoders import choice, machine, remembered
-from ibkd_retrieval.encoders.choice import Measured, Way, cosines_between, fastest, sample_texts
+from ibkd_retrieval.encoders.autotune import cache as remembered
+from ibkd_retrieval.encoders.autotune import choice
+from ibkd_retrieval.encoders.autotune import cpu as machine
+from ibkd_retrieval.encoders.autotune.choice import Measured, Way, cosines_between, fastest, sample_texts
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.errors import WorkFailed
 

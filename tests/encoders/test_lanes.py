@@ -13,7 +13,7 @@ import torch
 from tiny_models import sentences
 
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.lanes import lane_count, side_by_side
+from ibkd_retrieval.encoders.threads import lane_count, side_by_side
 
 
 @pytest.fixture(params=[1, 2, 3, 6, 7, 8])
@@ -159,7 +159,7 @@ def test_vectors_are_those_of_one_batch_after_the_other(bert, threads, dtype):
 def test_a_forked_process_has_lanes_of_its_own():
     code = """
 import os, torch
-from ibkd_retrieval.encoders.lanes import side_by_side
+from ibkd_retrieval.encoders.threads import side_by_side
 torch.set_num_threads(2)
 assert list(side_by_side(lambda item: item, range(5))) == list(range(5))
 child = os.fork()

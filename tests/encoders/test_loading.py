@@ -4,8 +4,12 @@ import pytest
 from tiny_models import save_sentence_transformer
 
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit
-from ibkd_retrieval.encoders.names import resolve_model_name, short_model_name
+from ibkd_retrieval.encoders.loading import (
+    load_sentence_transformer,
+    position_limit,
+    resolve_model_name,
+    short_model_name,
+)
 from ibkd_retrieval.errors import UserError
 
 

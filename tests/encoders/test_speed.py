@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from tiny_models import sentences
 
-from ibkd_retrieval.encoders.choice import Way
+from ibkd_retrieval.encoders.autotune.benchmark import first_tokens, measure_speed, texts_for
+from ibkd_retrieval.encoders.autotune.choice import Way
+from ibkd_retrieval.encoders.autotune.cpu import processor_features
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.machine import processor_features
-from ibkd_retrieval.encoders.speed import first_tokens, measure_speed, texts_for
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def test_a_text_is_cut_to_the_tokens_asked_for(encoder):
 def test_few_texts_are_timed_over_and_over_until_most_are_computed_side_by_side(bert):
     from types import SimpleNamespace
 
+    from ibkd_retrieval.encoders.autotune.benchmark import filling_lanes
     from ibkd_retrieval.encoders.batching import token_budget_batches
-    from ibkd_retrieval.encoders.samples import filling_lanes
 
     counting = Encoder.load(str(bert), device="cpu", dtype="float32")
     texts = sentences(64)
@@ -62,7 +62,8 @@ def test_few_texts_are_timed_over_and_over_until_most_are_computed_side_by_side(
 def test_what_is_timed_runs_in_lanes(bert, monkeypatch):
     import torch
 
-    from ibkd_retrieval.encoders import choice, lanes
+    from ibkd_retrieval.encoders import threads as lanes
+    from ibkd_retrieval.encoders.autotune import choice
 
     ran = []
     in_lanes = lanes._in_lanes

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import sentences, tokenizer
 
-from ibkd_retrieval.encoders import words
+from ibkd_retrieval.encoders import word_tokenizer as words
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.words import WordTokens, reads_words_alone
+from ibkd_retrieval.encoders.word_tokenizer import WordTokens, reads_words_alone
 
 FLAT = words.flat_ids
 ODD = [

@@ -39,7 +39,7 @@ def world(tmp_path_factory):
 
     class World:
         def searcher(self, index, encoder=None, **settings):
-            from ibkd_retrieval.indexing.store import open_index
+            from ibkd_retrieval.indexing.index import open_index
             from ibkd_retrieval.search.searcher import Searcher
 
             chosen = encoders[index.split("-")[0]] if encoder is None else encoder
@@ -52,8 +52,8 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="session")
 def compared(world):
     """A comparison of a teacher, the teacher compressed and a student, with next to no timing."""
-    from ibkd_retrieval.evaluation.comparison import Resampling
-    from ibkd_retrieval.evaluation.systems import ComparedData, Measuring, compare_systems
+    from ibkd_retrieval.evaluation.compare.comparison import Resampling
+    from ibkd_retrieval.evaluation.compare.systems import ComparedData, Measuring, compare_systems
 
     searchers = {
         "teacher": world.searcher("teacher-flat"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ibkd_retrieval.evaluation.cost_records import (
+from ibkd_retrieval.evaluation.compare.cost_records import (
     BatchRate,
     Cost,
     EncoderFigures,
@@ -16,8 +16,8 @@ from ibkd_retrieval.evaluation.cost_records import (
     Sizes,
     Throughput,
 )
-from ibkd_retrieval.evaluation.environment import Environment
-from ibkd_retrieval.evaluation.quality_records import (
+from ibkd_retrieval.evaluation.compare.environment import Environment
+from ibkd_retrieval.evaluation.compare.quality_records import (
     Agreement,
     Average,
     Bar,
@@ -27,9 +27,15 @@ from ibkd_retrieval.evaluation.quality_records import (
     PerQuery,
     RankedDocument,
 )
-from ibkd_retrieval.evaluation.report import ComparisonReport, DataSetReport, EffortPoint, SystemRecord, SystemResult
+from ibkd_retrieval.evaluation.compare.report import (
+    ComparisonReport,
+    DataSetReport,
+    EffortPoint,
+    SystemRecord,
+    SystemResult,
+)
 from ibkd_retrieval.evaluation.significance import bootstrap_means, percentiles, randomisation_test
-from ibkd_retrieval.indexing.manifest import SearchDefaults
+from ibkd_retrieval.indexing.format.manifest import SearchDefaults
 
 METRICS = ("ndcg@10", "mrr@10", "recall@100")
 # name, encoder, dims, family, quality kept, milliseconds to encode and to search, bytes a document in memory

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.bars import AskedBar, JudgedData, hold, parse_bar, read_recorded
+from ibkd_retrieval.evaluation.compare.bars import AskedBar, JudgedData, hold, parse_bar, read_recorded
 from ibkd_retrieval.files import write_json
 
 

@@ -2,15 +2,9 @@ import numpy as np
 import pytest
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.comparison import Resampling, average_retention, compare
-from ibkd_retrieval.evaluation.metrics import Evaluation
-from ibkd_retrieval.evaluation.significance import (
-    bootstrap_mean,
-    holm,
-    paired_t_test,
-    randomisation_test,
-    win_tie_loss,
-)
+from ibkd_retrieval.evaluation.compare.comparison import Resampling, average_retention, compare
+from ibkd_retrieval.evaluation.metrics.evaluate import Evaluation
+from ibkd_retrieval.evaluation.significance import bootstrap_mean, holm, paired_t_test, randomisation_test, win_tie_loss
 
 RNG = np.random.default_rng(0)
 TEACHER = RNG.random(40)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.cost_records import BatchRate
-from ibkd_retrieval.evaluation.efficiency import (
+from ibkd_retrieval.evaluation.compare.cost_records import BatchRate
+from ibkd_retrieval.evaluation.compare.environment import read_environment
+from ibkd_retrieval.evaluation.compare.timing import (
     BINS,
     QueryPath,
     QueryTimings,
@@ -17,7 +18,6 @@ from ibkd_retrieval.evaluation.efficiency import (
     time_encoding,
     time_queries,
 )
-from ibkd_retrieval.evaluation.environment import read_environment
 
 
 class FakeClock:

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from ibkd_retrieval.errors import WorkFailed
-from ibkd_retrieval.evaluation.footprint import Load, measure_footprint, own_peak_bytes
+from ibkd_retrieval.evaluation.compare.memory import Load, measure_footprint, own_peak_bytes
 
 
 def test_a_fresh_process_takes_what_its_model_and_index_need_and_nothing_of_this_one(world):

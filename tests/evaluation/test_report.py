@@ -4,8 +4,8 @@ import json
 import pytest
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.quality_records import Bar
-from ibkd_retrieval.evaluation.report_file import read_comparison
+from ibkd_retrieval.evaluation.compare.quality_records import Bar
+from ibkd_retrieval.evaluation.compare.report import read_comparison
 from ibkd_retrieval.files import write_json
 
 

@@ -6,11 +6,11 @@ import pytest
 from sample_reports import missed_bar, sample_comparison
 
 from ibkd_retrieval.errors import MissingPackage
-from ibkd_retrieval.evaluation.drawing import summary_sentence, write_report
-from ibkd_retrieval.evaluation.drawing.markdown import comparison_as_markdown
-from ibkd_retrieval.evaluation.drawing.numbers import moment
-from ibkd_retrieval.evaluation.examples import shortened
-from ibkd_retrieval.evaluation.report_file import read_comparison
+from ibkd_retrieval.evaluation.compare.examples import shortened
+from ibkd_retrieval.evaluation.compare.report import read_comparison
+from ibkd_retrieval.evaluation.report import summary_sentence, write_report
+from ibkd_retrieval.evaluation.report.markdown import comparison_as_markdown
+from ibkd_retrieval.evaluation.report.numbers import moment
 
 ATTACK = "<script>alert(1)</script> | `code` *bold* [link](http://example.org)\nsecond line"
 
@@ -54,7 +54,7 @@ def test_the_report_is_drawn_where_indexes_are_scanned(tmp_path, scanned, data_s
 
 
 def test_without_the_drawing_packages_the_data_and_the_tables_are_there(tmp_path, monkeypatch):
-    monkeypatch.setattr("ibkd_retrieval.evaluation.drawing.canvas.find_spec", lambda name: None)
+    monkeypatch.setattr("ibkd_retrieval.evaluation.report.canvas.find_spec", lambda name: None)
     comparison = sample_comparison(systems=3, queries=12)
     with pytest.raises(MissingPackage, match=r"pip install 'ibkd-retrieval\[report\]'"):
         write_report(comparison, tmp_path)

@@ -6,12 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_reports import sample_comparison
 
-from ibkd_retrieval.evaluation.drawing.sentence import (
-    further_sentences,
-    headline,
-    summary_sentence,
-    system_sentence,
-)
+from ibkd_retrieval.evaluation.report.sentence import further_sentences, headline, summary_sentence, system_sentence
 
 
 def told(comparison):

@@ -5,17 +5,10 @@ import pytest
 
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.sweep import (
-    Sweep,
-    Variant,
-    make_variant,
-    parse_sweeps,
-    target_folder,
-    variants,
-)
+from ibkd_retrieval.evaluation.compare.sweep import Sweep, Variant, make_variant, parse_sweeps, target_folder, variants
 from ibkd_retrieval.indexing.combine import combine_indexes
-from ibkd_retrieval.indexing.manifest import read_manifest
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.format.manifest import read_manifest
+from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.search.searcher import Searcher
 
 

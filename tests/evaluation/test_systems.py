@@ -7,13 +7,13 @@ import pytest
 
 from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.comparison import Resampling
-from ibkd_retrieval.evaluation.drawing import summary_sentence
-from ibkd_retrieval.evaluation.drawing.glance import glances
-from ibkd_retrieval.evaluation.metrics import evaluate
-from ibkd_retrieval.evaluation.rankings import ComparedData, rank_all
-from ibkd_retrieval.evaluation.systems import Measuring, compare_systems
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.evaluation.compare.comparison import Resampling
+from ibkd_retrieval.evaluation.compare.rankings import ComparedData, rank_all
+from ibkd_retrieval.evaluation.compare.systems import Measuring, compare_systems
+from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+from ibkd_retrieval.evaluation.report import summary_sentence
+from ibkd_retrieval.evaluation.report.glance import glances
+from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.search.searcher import Searcher
 
 

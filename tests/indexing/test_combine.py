@@ -11,8 +11,8 @@ from ibkd_retrieval.indexing.append import append_documents
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.combine import combine_indexes
 from ibkd_retrieval.indexing.delete import delete_documents
-from ibkd_retrieval.indexing.integrity import verify_index
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.format.integrity import verify_index
+from ibkd_retrieval.indexing.index import open_index
 
 
 def documents(prefix: str, count: int) -> list[Document]:

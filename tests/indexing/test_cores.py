@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from indexing_fakes import LoadTelling, numbered_corpus
 
-from ibkd_retrieval.indexing.cores import share_of
-from ibkd_retrieval.indexing.workers import EncoderProcesses, UnencodedShard
+from ibkd_retrieval.indexing.building.workers import EncoderProcesses, UnencodedShard, share_of
 from ibkd_retrieval.progress import SILENT
 
 

@@ -10,10 +10,10 @@ from indexing_fakes import HashingEncoder, TableEncoder, clustered, numbered_cor
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.delete import delete_documents
-from ibkd_retrieval.indexing.export import export_pyserini
-from ibkd_retrieval.indexing.integrity import verify_index
-from ibkd_retrieval.indexing.manifest import read_manifest
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.exporting import export_pyserini
+from ibkd_retrieval.indexing.format.integrity import verify_index
+from ibkd_retrieval.indexing.format.manifest import read_manifest
+from ibkd_retrieval.indexing.index import open_index
 
 
 @pytest.mark.parametrize("family", ["flat", "ivf-pq"])

@@ -9,8 +9,8 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.combine import combine_indexes, leading_dimensions
 from ibkd_retrieval.indexing.families import family_named
-from ibkd_retrieval.indexing.manifest import SearchDefaults, read_manifest
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.format.manifest import SearchDefaults, read_manifest
+from ibkd_retrieval.indexing.index import open_index
 
 COUNT, DIM = 1500, 16
 VECTORS = clustered(COUNT, DIM)

@@ -14,9 +14,9 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.families import FAMILIES, Family, family_named
 from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS
-from ibkd_retrieval.indexing.manifest import SearchDefaults, read_manifest
-from ibkd_retrieval.indexing.store import StoredIndex, open_index
-from ibkd_retrieval.indexing.vector_source import ArrayVectors
+from ibkd_retrieval.indexing.format.manifest import SearchDefaults, read_manifest
+from ibkd_retrieval.indexing.index import StoredIndex, open_index
+from ibkd_retrieval.indexing.vectors.source import ArrayVectors
 from ibkd_retrieval.progress import SILENT
 
 COUNT, DIM, ASKED = 3000, 32, 100
@@ -89,7 +89,7 @@ def test_more_results_than_documents_are_padded(index: StoredIndex, table: np.nd
 def test_only_allowed_rows_are_found(
     index: StoredIndex, table: np.ndarray, exact_rows_up_to: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("ibkd_retrieval.indexing.store.EXACT_ALLOWED_ROWS", exact_rows_up_to)
+    monkeypatch.setattr("ibkd_retrieval.indexing.index.EXACT_ALLOWED_ROWS", exact_rows_up_to)
     allowed = np.zeros(COUNT, dtype=bool)
     allowed[3::11] = True
     queries = table[COUNT:]
@@ -101,7 +101,7 @@ def test_only_allowed_rows_are_found(
 def test_a_filter_that_goes_with_a_topic_leaves_no_place_empty(
     index: StoredIndex, table: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("ibkd_retrieval.indexing.store.EXACT_ALLOWED_ROWS", 0)
+    monkeypatch.setattr("ibkd_retrieval.indexing.index.EXACT_ALLOWED_ROWS", 0)
     queries = table[COUNT : COUNT + 20]
     for query in queries:
         allowed = np.zeros(COUNT, dtype=bool)

@@ -11,8 +11,8 @@ from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import family_named
 from ibkd_retrieval.indexing.gpu import gpu_count, to_gpu, with_plain_codes
-from ibkd_retrieval.indexing.store import open_index
-from ibkd_retrieval.indexing.vector_source import ArrayVectors
+from ibkd_retrieval.indexing.index import open_index
+from ibkd_retrieval.indexing.vectors.source import ArrayVectors
 from ibkd_retrieval.progress import SILENT
 
 

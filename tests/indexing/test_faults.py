@@ -13,9 +13,9 @@ from indexing_fakes import HashingEncoder, numbered_corpus
 
 from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.errors import UserError, WorkFailed
-from ibkd_retrieval.indexing.arrays import save_array
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.integrity import verify_index
+from ibkd_retrieval.indexing.format.integrity import verify_index
+from ibkd_retrieval.indexing.format.lines import save_array
 
 SMALL_FILES = """
 import resource, sys
@@ -130,7 +130,7 @@ from indexing_fakes import HashingEncoder
 from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
-from ibkd_retrieval.indexing.memory import plan_memory, resident_bytes
+from ibkd_retrieval.indexing.building.memory import plan_memory, resident_bytes
 class Forgetting(HashingEncoder):
     def encode(self, texts, kind="document", progress=None):
         vectors = super().encode(texts, kind, progress)

@@ -9,10 +9,10 @@ from hypothesis.extra import numpy as hnp
 from indexing_fakes import Listener, TableEncoder, clustered, table_corpus
 
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.export import export_pyserini
+from ibkd_retrieval.indexing.exporting import export_pyserini
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Flat
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.index import open_index
 
 # Multiples of 1/4 in a small range: every inner product is exact in float32, and duplicates and zeros are common.
 QUARTERS = st.integers(-4, 4).map(lambda value: value / 4)
@@ -33,8 +33,8 @@ def test_flat_search_returns_the_k_largest_inner_products_in_order_of_rows_and_p
     table, queries, k, shard_size, allowed = problem
     family = Flat(memory_bytes=None if form == "in memory" else 0)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
-        patched.setattr("ibkd_retrieval.indexing.exact._BLOCK_BYTES", 4 * table.shape[1] * 7)
-        patched.setattr("ibkd_retrieval.indexing.store.EXACT_ALLOWED_ROWS", exact_rows)
+        patched.setattr("ibkd_retrieval.indexing.vectors.exact._BLOCK_BYTES", 4 * table.shape[1] * 7)
+        patched.setattr("ibkd_retrieval.indexing.index.EXACT_ALLOWED_ROWS", exact_rows)
         build_index(
             table_corpus(len(table)), TableEncoder(table), Path(folder) / "i", family=family, shard_size=shard_size
         )

@@ -16,13 +16,13 @@ from indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, co
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.building.identity import fingerprint
+from ibkd_retrieval.indexing.building.memory import MemoryPlan
 from ibkd_retrieval.indexing.families import family_named
-from ibkd_retrieval.indexing.identity import fingerprint
-from ibkd_retrieval.indexing.integrity import verify_index
-from ibkd_retrieval.indexing.manifest import read_manifest
-from ibkd_retrieval.indexing.memory import MemoryPlan
-from ibkd_retrieval.indexing.shards import ShardRecord
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.format.integrity import verify_index
+from ibkd_retrieval.indexing.format.manifest import read_manifest
+from ibkd_retrieval.indexing.format.shards import ShardRecord
+from ibkd_retrieval.indexing.index import open_index
 
 SLOW_BUILD = """
 import sys

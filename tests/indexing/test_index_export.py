@@ -10,13 +10,12 @@ from indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, co
 
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing import export as export_module
+from ibkd_retrieval.indexing import exporting as export_module
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.export import FORMATS, export_index, export_numpy, export_pyserini
-from ibkd_retrieval.indexing.faiss_binding import load_faiss
-from ibkd_retrieval.indexing.shard_vectors import ShardVectors
-from ibkd_retrieval.indexing.store import open_index
-from ibkd_retrieval.indexing.structure import write_structure
+from ibkd_retrieval.indexing.exporting import FORMATS, export_index, export_numpy, export_pyserini
+from ibkd_retrieval.indexing.faiss_binding import load_faiss, write_structure
+from ibkd_retrieval.indexing.index import open_index
+from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
 from ibkd_retrieval.progress import SILENT
 
 
@@ -72,7 +71,7 @@ def test_a_failed_export_leaves_nothing_and_a_whole_one_nothing_else(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("ibkd_retrieval.indexing.export.sync_directory", full)
+        patched.setattr("ibkd_retrieval.indexing.exporting.sync_directory", full)
         for name in ("out", "full"):
             with pytest.raises(OSError, match="No space left"):
                 export_index(tmp_path / "i", tmp_path / name, to)

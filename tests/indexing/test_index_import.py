@@ -19,13 +19,13 @@ from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.delete import delete_documents
-from ibkd_retrieval.indexing.export import export_index
+from ibkd_retrieval.indexing.exporting import export_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.format.integrity import verify_index
+from ibkd_retrieval.indexing.importing.detect import open_vectors
 from ibkd_retrieval.indexing.importing.folder import import_vectors
 from ibkd_retrieval.indexing.importing.foreign import ForeignVectors, VectorBlock
-from ibkd_retrieval.indexing.importing.opening import open_vectors
-from ibkd_retrieval.indexing.integrity import verify_index
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.index import open_index
 
 
 def found(folder: Path, queries: np.ndarray, k: int = 10) -> tuple[list[list[str]], np.ndarray]:
@@ -418,7 +418,7 @@ def test_vectors_are_never_all_in_memory(tmp_path: Path, form: str):
     script = (
         "import sys, threading, time\n"
         "from ibkd_retrieval.indexing.faiss_binding import load_faiss\n"
-        "from ibkd_retrieval.indexing.importing.opening import open_vectors\n"
+        "from ibkd_retrieval.indexing.importing.detect import open_vectors\n"
         "import numpy as np\n"
         "load_faiss()\n"
         "def own():\n"

@@ -9,8 +9,8 @@ from indexing_fakes import HashingEncoder, numbered_corpus
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.json_records import decode
-from ibkd_retrieval.indexing.manifest import IndexManifest, newest_index, read_manifest, write_manifest
+from ibkd_retrieval.indexing.format.manifest import IndexManifest, newest_index, read_manifest, write_manifest
+from ibkd_retrieval.json_io import decode
 
 
 @pytest.fixture

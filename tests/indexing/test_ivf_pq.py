@@ -6,14 +6,14 @@ from indexing_fakes import Listener, TableEncoder, clustered, table_corpus
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.exact import scan
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import IvfPq, family_named
-from ibkd_retrieval.indexing.families.effort import search_structure, set_defaults
-from ibkd_retrieval.indexing.manifest import SearchDefaults
-from ibkd_retrieval.indexing.shard_vectors import ShardVectors
-from ibkd_retrieval.indexing.store import StoredIndex, open_index
-from ibkd_retrieval.indexing.vector_source import ArrayVectors, sample_rows
+from ibkd_retrieval.indexing.families.search_params import search_structure, set_defaults
+from ibkd_retrieval.indexing.format.manifest import SearchDefaults
+from ibkd_retrieval.indexing.index import StoredIndex, open_index
+from ibkd_retrieval.indexing.vectors.exact import scan
+from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
+from ibkd_retrieval.indexing.vectors.source import ArrayVectors, sample_rows
 
 COUNT, DIM = 6000, 64
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.lines import LineStore, offsets_path, write_lines
+from ibkd_retrieval.indexing.format.lines import LineStore, offsets_path, write_lines
 
 LINES = st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])), max_size=30)
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.memory import machine_memory, parse_size, plan_memory, resident_bytes
+from ibkd_retrieval.indexing.building.memory import machine_memory, parse_size, plan_memory, resident_bytes
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ibkd_retrieval.indexing.overlap import WriteBehind, read_ahead
+from ibkd_retrieval.indexing.building.pipeline import WriteBehind, read_ahead
 
 
 def counted(made: list[int], count: int = 100) -> Iterator[int]:

@@ -9,9 +9,9 @@ from indexing_fakes import TableEncoder, clustered, table_corpus
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.manifest import read_manifest
-from ibkd_retrieval.indexing.shard_vectors import ShardVectors
-from ibkd_retrieval.indexing.vector_formats import FORMATS, pack, unpack
+from ibkd_retrieval.indexing.format.manifest import read_manifest
+from ibkd_retrieval.indexing.format.vectors import FORMATS, pack, unpack
+from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
 
 
 def stored(folder: Path, resident: int | None = None) -> ShardVectors:

@@ -12,13 +12,13 @@ from indexing_fakes import HashingEncoder, TableEncoder, clustered, corpus_of, n
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import MissingPackage, UserError
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.building.identity import fingerprint
 from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
-from ibkd_retrieval.indexing.identity import fingerprint
-from ibkd_retrieval.indexing.integrity import verify_index
-from ibkd_retrieval.indexing.refine import rescore
-from ibkd_retrieval.indexing.shard_vectors import ShardVectors
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.format.integrity import verify_index
+from ibkd_retrieval.indexing.index import open_index
+from ibkd_retrieval.indexing.vectors.exact import rescore
+from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_flipped_byte_anywhere_in_the_faiss_file_is_found_on_opening(folder: P
 def test_a_faiss_file_too_large_to_verify_is_still_refused_when_unreadable(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("ibkd_retrieval.indexing.integrity.ALWAYS_VERIFIED_BYTES", 0)
+    monkeypatch.setattr("ibkd_retrieval.indexing.format.integrity.ALWAYS_VERIFIED_BYTES", 0)
     data = bytearray((folder / "index.faiss").read_bytes())
     data[:4] = b"none"
     (folder / "index.faiss").write_bytes(data)
@@ -49,7 +49,7 @@ def test_a_faiss_file_too_large_to_verify_is_still_refused_when_unreadable(
 
 
 def test_a_faiss_file_of_another_index_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("ibkd_retrieval.indexing.integrity.ALWAYS_VERIFIED_BYTES", 0)
+    monkeypatch.setattr("ibkd_retrieval.indexing.format.integrity.ALWAYS_VERIFIED_BYTES", 0)
     build_index(numbered_corpus(50), HashingEncoder(dim=8), tmp_path / "other")
     assert (tmp_path / "other" / "index.faiss").stat().st_size == (folder / "index.faiss").stat().st_size
     (folder / "index.faiss").write_bytes((tmp_path / "other" / "index.faiss").read_bytes())
@@ -148,7 +148,7 @@ def test_a_missing_faiss_names_the_line_to_type(monkeypatch: pytest.MonkeyPatch,
 def test_loading_faiss_sets_the_openmp_policy_and_importing_the_room_loads_none_of_it():
     script = (
         "import os, sys; os.environ.pop('OMP_WAIT_POLICY', None);"
-        "import ibkd_retrieval.indexing.build, ibkd_retrieval.indexing.store, ibkd_retrieval.indexing.export;"
+        "import ibkd_retrieval.indexing.build, ibkd_retrieval.indexing.index, ibkd_retrieval.indexing.exporting;"
         "assert 'faiss' not in sys.modules and 'torch' not in sys.modules;"
         "from ibkd_retrieval.indexing.faiss_binding import load_faiss, blas_threshold; load_faiss();"
         "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'; blas_threshold(32);"
@@ -160,7 +160,7 @@ def test_loading_faiss_sets_the_openmp_policy_and_importing_the_room_loads_none_
 @pytest.mark.parametrize("family", ["flat", "ivf-pq"])
 @pytest.mark.parametrize("exact_rows", [0, 20_000], ids=["by faiss", "exactly"])
 def test_only_allowed_rows_are_found(tmp_path: Path, family: str, exact_rows: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("ibkd_retrieval.indexing.store.EXACT_ALLOWED_ROWS", exact_rows)
+    monkeypatch.setattr("ibkd_retrieval.indexing.index.EXACT_ALLOWED_ROWS", exact_rows)
     table = clustered(2000, 16)
     build_index(table_corpus(2000), TableEncoder(table), tmp_path / "index", family=family, shard_size=512)
     index = open_index(tmp_path / "index")

@@ -9,8 +9,8 @@ from indexing_fakes import TableEncoder, clustered, table_corpus
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.store import open_index
-from ibkd_retrieval.indexing.vector_formats import bytes_per_vector, format_of, pack, unpack
+from ibkd_retrieval.indexing.format.vectors import bytes_per_vector, format_of, pack, unpack
+from ibkd_retrieval.indexing.index import open_index
 
 VECTORS = arrays.arrays(np.float32, st.tuples(st.integers(0, 5), st.just(7)), elements=st.floats(-1000, 1000, width=32))
 

@@ -9,8 +9,8 @@ from indexing_fakes import HashingEncoder, Listener, LoadFake, numbered_corpus
 
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.integrity import verify_index
-from ibkd_retrieval.indexing.workers import EncoderProcesses
+from ibkd_retrieval.indexing.building.workers import EncoderProcesses
+from ibkd_retrieval.indexing.format.integrity import verify_index
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -6,7 +6,7 @@ import numpy as np
 
 from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.search.searcher import Searcher
 
 DIM = 8

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.search import doc_ids
-from ibkd_retrieval.search.doc_ids import any_repeated, as_ids, hashes, movable, taken
+from ibkd_retrieval.search.runs import doc_ids
+from ibkd_retrieval.search.runs.doc_ids import any_repeated, as_ids, hashes, movable, taken
 
 # ASCII and not, with zeros at the end, and longer than an array's element and than what is moved as bytes.
 IDS = st.lists(

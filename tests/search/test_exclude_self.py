@@ -3,8 +3,8 @@ from hypothesis import strategies as st
 from searching import rankings, searcher
 
 from ibkd_retrieval.corpora.records import Document, Query
-from ibkd_retrieval.search.exclude_self import ExcludingSelf, without_own
-from ibkd_retrieval.search.ranking import Run
+from ibkd_retrieval.search.ranker import ExcludingSelf, without_own
+from ibkd_retrieval.search.runs.run import Run
 
 IDS = st.sampled_from("abcdef")
 RANKINGS = st.dictionaries(IDS, st.lists(IDS, unique=True), max_size=5)

@@ -7,8 +7,8 @@ from searching import HashEncoder, indexed
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.delete import delete_documents
-from ibkd_retrieval.indexing.shards import _to_json, document_from_json, fields_from_json
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.format.shards import _to_json, document_from_json, fields_from_json
+from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.search.filters import allowed_rows, parse_condition
 from ibkd_retrieval.search.searcher import Searcher
 

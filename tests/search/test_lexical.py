@@ -10,11 +10,11 @@ import pytest
 
 from ibkd_retrieval.corpora.records import Corpus, Document, Query
 from ibkd_retrieval.errors import MissingPackage, UserError
-from ibkd_retrieval.indexing import layout
 from ibkd_retrieval.indexing.append import append_documents
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.delete import delete_documents
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.format import layout
+from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.search.lexical import ENGINES, open_lexical
 
 DOCUMENTS = [

@@ -7,7 +7,7 @@ from searching import HashEncoder, rankings, searcher
 from ibkd_retrieval.corpora.records import Document, Query
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.search.merged import MergedSearcher, merged
-from ibkd_retrieval.search.ranking import Run
+from ibkd_retrieval.search.runs.run import Run
 
 DOCUMENTS = [Document(f"d{number}", f"text number {number}") for number in range(30)]
 QUERIES = [Query(f"q{number}", f"question {number}") for number in range(5)]

@@ -7,8 +7,8 @@ import pytest
 
 from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.export import export_pyserini
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.exporting import export_pyserini
+from ibkd_retrieval.indexing.index import open_index
 
 pytestmark = [
     pytest.mark.lucene,

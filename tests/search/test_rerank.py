@@ -7,7 +7,7 @@ from ibkd_retrieval.corpora.records import Document, Query
 from ibkd_retrieval.encoders.cross_encoder import load_pair_scorer
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.delete import delete_documents
-from ibkd_retrieval.indexing.store import open_index
+from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.search import rerank as rerank_module
 from ibkd_retrieval.search.merged import MergedSearcher
 from ibkd_retrieval.search.rerank import Reranker

@@ -2,7 +2,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibkd_retrieval.search.run_metadata import as_yaml, metadata_path, write_run_metadata
+from ibkd_retrieval.search.runs.run_metadata import as_yaml, metadata_path, write_run_metadata
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 SCALARS = TEXTS | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False, allow_infinity=False)

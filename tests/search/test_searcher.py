@@ -141,7 +141,7 @@ def test_ids_are_the_same_whether_the_results_are_many_or_few_against_the_docume
 def test_a_stored_index_answers_like_brute_force(tmp_path):
     pytest.importorskip("faiss")
     from ibkd_retrieval.indexing.build import build_index
-    from ibkd_retrieval.indexing.store import open_index
+    from ibkd_retrieval.indexing.index import open_index
 
     encoder = HashEncoder()
     build_index(Corpus("tiny", len(DOCUMENTS), lambda: DOCUMENTS), encoder, tmp_path / "index")

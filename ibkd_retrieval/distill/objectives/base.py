@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ibkd_retrieval.distill.step_times import StepTimes
+    from ibkd_retrieval.distill.training.log import StepTimes
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ibkd_retrieval.distill.information import nce
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings, Sizes
+from ibkd_retrieval.distill.objectives.functional import nce
 from ibkd_retrieval.distill.objectives.projection import Projection, unstretched
 from ibkd_retrieval.encoders.students import principal_directions
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ibkd_retrieval.distill.information import infonce
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings, Sizes
+from ibkd_retrieval.distill.objectives.functional import infonce
 from ibkd_retrieval.distill.objectives.projection import Projection
 
 

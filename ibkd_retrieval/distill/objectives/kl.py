@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from ibkd_retrieval.distill.information import similarity_kl
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings, Sizes
+from ibkd_retrieval.distill.objectives.functional import similarity_kl
 from ibkd_retrieval.distill.objectives.projection import Projection
 
 

@@ -49,8 +49,8 @@ def build_objective(name: str, sizes: Sizes, settings: ObjectiveSettings, dims: 
     from ibkd_retrieval.distill.objectives.ibkd import IBKD
     from ibkd_retrieval.distill.objectives.infonce import InfoNCE
     from ibkd_retrieval.distill.objectives.kl import SimilarityKL
+    from ibkd_retrieval.distill.objectives.matryoshka import Nested
     from ibkd_retrieval.distill.objectives.mse import MSE
-    from ibkd_retrieval.distill.objectives.nested import Nested
 
     table = dict(zip(OBJECTIVES, (IBKD, InfoNCE, MSE, Cosine, CRD, HPD, SimilarityKL), strict=True))
     if name not in table:

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
+from ibkd_retrieval.encoders.autotune.cpu import pack_linear
 from ibkd_retrieval.encoders.backends.packing import attend_in_runs, attend_varlen, has_varlen
-from ibkd_retrieval.encoders.machine import pack_linear
 
 # What flash attention, called without the padding that torch's own attention does, takes of a head's width.
 _VARLEN_STEP, _VARLEN_WIDEST = 8, 256

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibkd_retrieval.encoders.backends.export import INPUTS, cached, export_onnx, opening
+from ibkd_retrieval.encoders.backends.conversion import INPUTS, cached, export_onnx, opening
 from ibkd_retrieval.encoders.backends.protocol import require
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def onnx_file(model: SentenceTransformer, dtype: str, weight_hash: str) -> Path:
 
 
 def _has_vnni() -> bool:
-    from ibkd_retrieval.encoders.machine import processor_features
+    from ibkd_retrieval.encoders.autotune.cpu import processor_features
 
     return bool({"vnni", "amx"} & set(processor_features()))
 

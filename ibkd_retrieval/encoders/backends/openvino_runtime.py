@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibkd_retrieval.encoders.backends.export import (
+from ibkd_retrieval.encoders.backends.conversion import (
     INPUTS,
     OUTPUT,
     cached,
@@ -51,7 +51,7 @@ class OpenVinoBackend:
             WorkFailed: the file cannot be kept.
         """
         require("openvino", _PURPOSE, "openvino")
-        from ibkd_retrieval.encoders.machine import bfloat16_is_fast
+        from ibkd_retrieval.encoders.autotune.cpu import bfloat16_is_fast
 
         transformer: Any = model[0]
         self.dtype = ("bfloat16" if bfloat16_is_fast() else "float32") if dtype == "auto" else dtype

@@ -78,8 +78,8 @@ class TorchBackend:
 
 def lean_transformer(model: SentenceTransformer, dtype: torch.dtype) -> LeanTransformer | None:
     """The model's transformer without what only costs time, None where its architecture has no such form here."""
+    from ibkd_retrieval.encoders.autotune.cpu import packs_weights
     from ibkd_retrieval.encoders.backends.lean import LeanTransformer, is_lean
-    from ibkd_retrieval.encoders.machine import packs_weights
 
     transformer: Any = model[0]
     if not gives_token_states(model) or not is_lean(transformer.auto_model):

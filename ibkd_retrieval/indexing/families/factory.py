@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.families.effort import inner_index, is_graph, list_count
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range, check_recall
 from ibkd_retrieval.indexing.families.inverted import add, parsed, train
+from ibkd_retrieval.indexing.families.search_params import inner_index, is_graph, list_count
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, efforts_for, trial_of, try_settings
-from ibkd_retrieval.indexing.manifest import SearchDefaults
-from ibkd_retrieval.indexing.vector_source import VectorSource
+from ibkd_retrieval.indexing.format.manifest import SearchDefaults
+from ibkd_retrieval.indexing.vectors.source import VectorSource
 from ibkd_retrieval.progress import Progress
 
 _IDS_OR_REFINEMENT = re.compile(r"(^|,)\s*(IDMap2?|RFlat|Refine\b.*)", re.IGNORECASE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.manifest import OperatingPoint, SearchDefaults
-from ibkd_retrieval.indexing.vector_source import VectorSource
+from ibkd_retrieval.indexing.format.manifest import OperatingPoint, SearchDefaults
+from ibkd_retrieval.indexing.vectors.source import VectorSource
 from ibkd_retrieval.progress import Progress
 
 Option = int | float | str | bool | None

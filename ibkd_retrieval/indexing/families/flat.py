@@ -9,7 +9,7 @@ import numpy as np
 
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range
-from ibkd_retrieval.indexing.vector_source import VectorSource
+from ibkd_retrieval.indexing.vectors.source import VectorSource
 from ibkd_retrieval.progress import Progress
 
 STORED_ONCE_BYTES = 1 << 30

@@ -8,8 +8,8 @@ from typing import ClassVar
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range, check_recall
 from ibkd_retrieval.indexing.families.inverted import add, flat_if_few, parsed
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, efforts_for, trial_of, try_settings
-from ibkd_retrieval.indexing.manifest import SearchDefaults
-from ibkd_retrieval.indexing.vector_source import VectorSource
+from ibkd_retrieval.indexing.format.manifest import SearchDefaults
+from ibkd_retrieval.indexing.vectors.source import VectorSource
 from ibkd_retrieval.progress import Progress
 
 

@@ -14,9 +14,9 @@ from ibkd_retrieval.indexing.families.centroids import place_centroids
 from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS, BuiltStructure, Family, check_range, check_recall
 from ibkd_retrieval.indexing.families.flat import Flat
 from ibkd_retrieval.indexing.families.trial import efforts_for, trial_of, try_settings
+from ibkd_retrieval.indexing.format.manifest import SearchDefaults
 from ibkd_retrieval.indexing.gpu import training_on
-from ibkd_retrieval.indexing.manifest import SearchDefaults
-from ibkd_retrieval.indexing.vector_source import VectorSource, sample_rows
+from ibkd_retrieval.indexing.vectors.source import VectorSource, sample_rows
 from ibkd_retrieval.progress import Progress
 
 POINTS_PER_LIST = 39

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family
 from ibkd_retrieval.indexing.families.inverted import build_inverted, bytes_of_lists, check_inverted, flat_if_few
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL
-from ibkd_retrieval.indexing.vector_source import VectorSource
+from ibkd_retrieval.indexing.vectors.source import VectorSource
 from ibkd_retrieval.progress import Progress
 
 

@@ -16,7 +16,7 @@ from ibkd_retrieval.indexing.families.inverted import (
     flat_if_few,
 )
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL
-from ibkd_retrieval.indexing.vector_source import VectorSource
+from ibkd_retrieval.indexing.vectors.source import VectorSource
 from ibkd_retrieval.progress import Progress
 
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.indexing.exact import scan
-from ibkd_retrieval.indexing.families.effort import is_graph, list_count, search_structure
-from ibkd_retrieval.indexing.manifest import OperatingPoint, SearchDefaults
-from ibkd_retrieval.indexing.vector_source import VectorSource, sample_rows
+from ibkd_retrieval.indexing.families.search_params import is_graph, list_count, search_structure
+from ibkd_retrieval.indexing.format.manifest import OperatingPoint, SearchDefaults
+from ibkd_retrieval.indexing.vectors.exact import scan
+from ibkd_retrieval.indexing.vectors.source import VectorSource, sample_rows
 from ibkd_retrieval.progress import Progress
 
 TARGET_RECALL = 0.98

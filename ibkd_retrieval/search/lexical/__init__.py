@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ibkd_retrieval.indexing.store import StoredIndex
+    from ibkd_retrieval.indexing.index import StoredIndex
 
 __all__ = ["ENGINES", "LexicalSearcher", "check_engine", "open_lexical"]
 

@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import sync_directory, write_json
-from ibkd_retrieval.indexing.integrity import ALWAYS_VERIFIED_BYTES
-from ibkd_retrieval.indexing.json_records import decode
-from ibkd_retrieval.indexing.layout import LEXICAL, temporary_lexical
-from ibkd_retrieval.indexing.manifest import FileRecord
-from ibkd_retrieval.indexing.shards import file_record, is_intact
+from ibkd_retrieval.indexing.format.integrity import ALWAYS_VERIFIED_BYTES
+from ibkd_retrieval.indexing.format.layout import LEXICAL, temporary_lexical
+from ibkd_retrieval.indexing.format.manifest import FileRecord
+from ibkd_retrieval.indexing.format.shards import file_record, is_intact
+from ibkd_retrieval.json_io import decode
 from ibkd_retrieval.progress import Progress
 from ibkd_retrieval.search.lexical.engine import Engine
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.indexing.store import StoredIndex
+    from ibkd_retrieval.indexing.index import StoredIndex
 
 MANIFEST = "lexical.json"
 FORMAT = "ibkd-lexical"

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.progress import SILENT, Progress
-from ibkd_retrieval.search.doc_ids import Ids, as_ids
 from ibkd_retrieval.search.lexical.engine import Found, Opened
 from ibkd_retrieval.search.ranker import check_queries
-from ibkd_retrieval.search.ranking import Hit, Run, Scores, in_rank_order
+from ibkd_retrieval.search.runs.doc_ids import Ids, as_ids
+from ibkd_retrieval.search.runs.run import Hit, Run, Scores, in_rank_order
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.indexing.store import StoredIndex
+    from ibkd_retrieval.indexing.index import StoredIndex
 
 QUERY_BLOCK = 256
 """Queries searched at once; bounds the memory of a batch."""

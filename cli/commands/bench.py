@@ -1,0 +1,145 @@
+"""`ibkd bench`: what this machine reaches, and what to choose on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..device import device_there
+from ..display.console import print_json, print_table, reporter, stdout
+from ..options.common import CORPUS_HELP, MODELS, Device, Json, MaxLength, Pooling, Quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from ibkd_retrieval.encoders.autotune.benchmark import Speed
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+
+def bench_encode(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Encoder: folder or hub name.", show_default="the newest student in models/"
+        ),
+    ] = None,
+    corpus: Annotated[str, typer.Option(metavar="CORPUS", help=CORPUS_HELP)] = "pydocs",
+    documents: Annotated[
+        int,
+        typer.Option(
+            help="Documents of the corpus to encode in each run; over and over until all cores have several batches."
+        ),
+    ] = 64,
+    rounds: Annotated[int, typer.Option(help="Runs of each, in turn; medians are shown.")] = 5,
+    max_length: MaxLength = None,
+    pooling: Pooling = None,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a model in every installed backend and number format, and say which is best here; it is remembered.
+
+    `ibkd index`, `search`, `eval` and `compare` then take it by themselves (--backend auto).
+    """
+    from itertools import islice
+
+    from ibkd_retrieval.corpora.spec import open_corpus
+    from ibkd_retrieval.distill.output.student_folder import newest_student
+    from ibkd_retrieval.encoders.autotune.benchmark import measure_speed, texts_for
+    from ibkd_retrieval.encoders.autotune.choice import PURPOSES, fastest, load_candidates, remember_choice
+    from ibkd_retrieval.encoders.autotune.cpu import machine_key
+    from ibkd_retrieval.encoders.device import choose_device
+    from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.errors import UserError
+
+    if documents < 1 or rounds < 1:
+        raise UserError("There is nothing to measure: give --documents and --rounds of at least 1.")
+    progress = reporter(quiet)
+    device = device_there(device, progress)
+    name = model or str(newest_student(MODELS))
+    read = [each.content for each in islice(open_corpus(corpus, progress).documents(), documents)]
+    if not read:
+        raise UserError(f"The corpus {corpus} holds no documents: there is nothing to encode.")
+
+    def load(backend: str, dtype: str) -> Encoder:
+        return Encoder.load(
+            name,
+            device=device,
+            pooling=pooling,
+            max_length=max_length,
+            backend=backend,
+            dtype=dtype,
+            sample=read if dtype == "int8" else (),
+        )
+
+    encoders = load_candidates(load, choose_device(device), progress)
+    first = next(iter(encoders.values()))
+    if first.max_length == 0:
+        raise UserError(f"{name} is a static model, which has no transformer to run in one backend or another.")
+    texts = texts_for(first, read)
+    tokens = sum(first.token_counts(read)) / len(read)
+    progress.say(f"model {name} · {len(read)} documents of {corpus}, {tokens:.0f} tokens each · {first.device}")
+    found = measure_speed(encoders, texts, rounds, progress)
+    measured = [speed.as_measured() for speed in found]
+    choices = {purpose: fastest(measured, purpose) for purpose in PURPOSES}
+    for purpose, choice in choices.items():
+        remember_choice(first.weight_hash, first.device, purpose, choice.way)
+    if json:
+        shown = {
+            "model": name,
+            "corpus": corpus,
+            "documents": len(read),
+            "tokens_per_document": tokens,
+            "device": first.device,
+            "machine": machine_key(),
+            "ways": [speed.to_json() for speed in found],
+            "choices": {purpose: {"way": str(each.way), "reason": each.reason} for purpose, each in choices.items()},
+        }
+        print_json(shown)
+        return
+    print_table(_table(found))
+    stdout().print(_legend(), soft_wrap=True)
+    for choice in choices.values():
+        stdout().print(choice.reason, soft_wrap=True)
+    stdout().print(
+        "--backend auto, the default, takes these from now on for this model on this machine.", soft_wrap=True
+    )
+
+
+def _legend() -> str:
+    from ibkd_retrieval.encoders.autotune.benchmark import SHORT_TOKENS
+    from ibkd_retrieval.encoders.autotune.choice import LEAST_COSINE, MEAN_COSINE
+
+    return (
+        f"short ones: the first {SHORT_TOKENS} tokens of each document. Queries: of so many tokens, one at a time, the "
+        f"median. Cosine: to the first row's vectors; taken is what has at least {MEAN_COSINE} on average and "
+        f"{LEAST_COSINE} for every text. Of peak: of what a large matrix product of that format reaches here."
+    )
+
+
+def _table(found: Sequence[Speed]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    lengths = sorted(found[0].queries)
+    queries = (f"query of {n}" for n in lengths)
+    heads = ("documents/s", "short ones/s", *queries, "95 % within", "mean cosine", "least", "of peak")
+    for head in heads:
+        table.add_column(head, justify="right")
+    for speed in found:
+        share = speed.share_of_peak
+        table.add_row(
+            str(speed.way),
+            f"{speed.long_per_second:,.1f}",
+            f"{speed.short_per_second:,.1f}",
+            *(f"{speed.queries[n].p50:.2f} ms" for n in lengths),
+            " / ".join(f"{speed.queries[n].p95:.2f}" for n in lengths) + " ms",
+            f"{speed.mean_cosine:.5f}",
+            f"{speed.least_cosine:.5f}",
+            "" if share is None else f"{share:.0%}",
+        )
+    return table

@@ -1,0 +1,165 @@
+"""Scoreboards and suites on the screen, and as JSON, CSV or LaTeX."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .console import AS_IT_IS, print_json, print_table, stdout, write_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ibkd_retrieval.evaluation.scoreboard import Scoreboard, ScoredRun
+    from ibkd_retrieval.evaluation.suite import SuiteResult
+
+_WIDE = 1000
+
+
+def print_scoreboard(board: Scoreboard, against: str) -> None:
+    """Show scores with their intervals, the tests against baselines, and what was not scored.
+
+    Args:
+        board: what to show.
+        against: where the judgements came from.
+    """
+    console = stdout()
+    if not console.is_terminal:
+        console.width = _WIDE
+    _draw(console, board, against)
+
+
+def scoreboard_as_text(board: Scoreboard, against: str) -> str:
+    """What `print_scoreboard` shows, as plain text."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    text = StringIO()
+    _draw(Console(file=text, width=_WIDE, soft_wrap=True, **AS_IT_IS), board, against)
+    return text.getvalue()
+
+
+def _draw(console: Console, board: Scoreboard, against: str) -> None:
+    from rich.table import Table
+
+    everyone = (*board.baselines, *board.runs)
+    table = Table(box=None, pad_edge=False)
+    if len(everyone) == 1:
+        for heading, justify in (("metric", "left"), ("score", "right"), (f"{board.confidence:.0%} interval", "right")):
+            table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+        for metric in board.metrics:
+            table.add_row(metric, *_cells(board, everyone[0], metric))
+    else:
+        table.add_column("run")
+        for metric in board.metrics:
+            table.add_column(metric, justify="right")
+            table.add_column(f"{board.confidence:.0%}", justify="right")
+        for run in everyone:
+            cells = [cell for metric in board.metrics for cell in _cells(board, run, metric)]
+            table.add_row(run.name, *cells)
+    console.print(table)
+    if board.contrasts:
+        console.print()
+        console.print(_contrasts(board))
+    for run in everyone:
+        console.print(f"{run.source}: {'; '.join(_remarks(board, run, against))}", style="dim")
+    method = f"intervals: percentile bootstrap over queries, {board.resamples:,} resamples, seed {board.seed}"
+    if board.contrasts:
+        method += (
+            f"; p: paired t-test, and paired randomisation test ({board.permutations:,} permutations) with Holm's "
+            f"correction for {len(board.contrasts)} comparison{'s' if len(board.contrasts) > 1 else ''}"
+        )
+    console.print(method, style="dim")
+
+
+def _cells(board: Scoreboard, run: ScoredRun, metric: str) -> tuple[str, str]:
+    low, high = board.intervals[run.name, metric]
+    return f"{run.evaluation.scores[metric]:.4f}", f"[{low:.4f}, {high:.4f}]"
+
+
+def _contrasts(board: Scoreboard) -> Table:
+    from rich.table import Table
+
+    from ibkd_retrieval.evaluation.scoreboard import SIGNIFICANT
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("run", "baseline", "metric"):
+        table.add_column(heading)
+    for heading in ("difference", f"{board.confidence:.0%}", "t-test p", "p", "p (Holm)", "win/tie/loss"):
+        table.add_column(heading, justify="right")
+    for each in board.contrasts:
+        low, high = each.interval
+        mark = " *" if each.randomisation_p_holm < SIGNIFICANT else ""
+        table.add_row(
+            each.run,
+            each.baseline,
+            each.metric,
+            f"{each.difference:+.4f}",
+            f"[{low:+.4f}, {high:+.4f}]",
+            "" if each.t_test_p is None else f"{each.t_test_p:.4f}",
+            f"{each.randomisation_p:.4f}",
+            f"{each.randomisation_p_holm:.4f}{mark}",
+            "/".join(map(str, each.queries)),
+        )
+    return table
+
+
+def _remarks(board: Scoreboard, run: ScoredRun, against: str) -> list[str]:
+    from ibkd_retrieval.evaluation.metrics.evaluate import JUDGED_DEPTH
+
+    found = run.evaluation
+    remarks = [f"{len(board.query_ids):,} judged queries of {against}"]
+    if found.relevance_level > 1:
+        remarks.append(f"relevant from grade {found.relevance_level}")
+    if found.missing:
+        remarks.append(f"{found.missing:,} of them missing from the run, scored 0")
+    if found.extra:
+        remarks.append(f"{found.extra:,} queries without judgements left out")
+    if found.without_relevant:
+        remarks.append(f"{found.without_relevant:,} without a relevant document, scored 0")
+    remarks.append(f"{1 - found.judged_share:.1%} of the first {JUDGED_DEPTH} results unjudged")
+    return remarks
+
+
+def show_suite(result: SuiteResult, form: str) -> None:
+    """Print a suite's result: a line per data set, the average, and what the average is over."""
+    if form == "json":
+        print_json(result.to_json())
+    elif form == "table":
+        _print_table(result)
+    else:
+        from ibkd_retrieval.evaluation.suite import suite_as_csv, suite_as_latex
+
+        write_text(suite_as_csv(result) if form == "csv" else suite_as_latex(result), None)
+
+
+def _print_table(result: SuiteResult) -> None:
+    from rich.table import Table
+
+    from ibkd_retrieval.evaluation.suite import average_name
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("data set")
+    table.add_column("queries", justify="right")
+    for metric in result.metrics:
+        table.add_column(metric, justify="right")
+    scored = {member.name: member for member in result.members}
+    for name in result.groups:
+        member = scored.get(name)
+        if member is None:
+            table.add_row(name, *[""] * (len(result.metrics) + 1))
+        else:
+            cells = (f"{member.scores[metric]:.4f}" for metric in result.metrics)
+            table.add_row(name, f"{member.queries:,}", *cells)
+    averages = result.averages()
+    if averages:
+        table.add_row(average_name(result), "", *(f"{averages[metric]:.4f}" for metric in result.metrics))
+    print_table(table)
+    remarks = [f"{result.system} on {result.suite}"]
+    if len(result.groups) > result.sets:
+        remarks.append("the parts of a set are averaged first")
+    for member in result.members:
+        if member.missing:
+            remarks.append(f"{member.name}: {member.missing:,} queries without results, scored 0")
+    stdout().print("; ".join(remarks), style="dim")

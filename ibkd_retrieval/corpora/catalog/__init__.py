@@ -1,0 +1,1 @@
+"""Known data sets: their short names, sizes, places on disk, and suites."""

@@ -1,0 +1,111 @@
+"""The data sets this toolkit knows by a short name: where their text is and how they are scored."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ibkd_retrieval.corpora.catalog.known_sets import TABLE, KnownSet
+from ibkd_retrieval.corpora.catalog.on_disk import catalogued_ids, entry_count, on_disk
+from ibkd_retrieval.errors import UserError
+
+KNOWN_SETS: dict[str, KnownSet] = {known.name: known for known in TABLE}
+
+
+def find_known(spec: str) -> KnownSet | None:
+    """The data set with this short name or, failing that, the first whose documents have this ir_datasets id."""
+    return KNOWN_SETS.get(spec) or next((known for known in TABLE if spec and known.corpus == spec), None)
+
+
+def known_set(name: str) -> KnownSet:
+    """The set with this short name, or with documents of this ir_datasets id.
+
+    Raises:
+        UserError: there is none; the sentence has names like it.
+    """
+    known = find_known(name)
+    if known is not None:
+        return known
+    if name in catalogued_ids():
+        raise UserError(
+            f"{name} is an ir_datasets id without a short name: use it as it is, with --corpus or --queries."
+        )
+    close = difflib.get_close_matches(name.lower(), KNOWN_SETS, n=3)
+    advice = f"did you mean {' or '.join(close)}?" if close else "`ibkd datasets` lists those there are."
+    raise UserError(f"unknown data set {name!r}: no set of that name is known; {advice}")
+
+
+def parts_of(known: KnownSet) -> tuple[KnownSet, ...]:
+    """The sets whose average stands for a known set; the set alone where it has no parts."""
+    return tuple(KNOWN_SETS[part] for part in known.parts) or (known,)
+
+
+def why_not_alone(known: KnownSet) -> str | None:
+    """Why a known set cannot be opened by its name, and what to do instead; None where it can.
+
+    That is so for sets of several parts, each with documents of its own, and for those that ir_datasets lacks.
+    """
+    if known.parts:
+        listed = ", ".join(known.parts)
+        return f"{known.name} is the average of {len(known.parts)} sets: name one of {listed}."
+    if known.obtain:
+        return (
+            f"{known.name} cannot be fetched ({known.licence}): {known.obtain}, write them as a BEIR folder, and give"
+            " that with --corpus PATH and --queries PATH."
+        )
+    return None
+
+
+def relevance_level_of(dataset_id: str) -> int:
+    """The lowest relevant grade for an ir_datasets id: 2 for TREC Deep Learning passages, else 1."""
+    return 2 if dataset_id.startswith("msmarco-passage") and "/trec-dl-" in dataset_id else 1
+
+
+def main_metric(spec: str) -> str:
+    """The metric to report first for a corpus or queries spec; nDCG@10 where nothing else is known."""
+    known = find_known(spec) or next((known for known in TABLE if spec and known.queries == spec), None)
+    if known is None and spec.startswith("msmarco-passage") and "/trec-dl-" not in spec:
+        return "mrr@10"
+    return known.metric if known else "ndcg@10"
+
+
+@dataclass(frozen=True)
+class SetDescription:
+    """A known set with its sizes, of a set of parts those of all parts together.
+
+    Attributes:
+        known: its entry in the table.
+        documents: number of documents, None where nothing tells.
+        queries: number of evaluation queries, likewise.
+        judgements: number of judgements, likewise.
+        documents_on_disk: how many of its parts have their documents on disk; of a single set 0 or 1.
+        queries_on_disk: likewise for evaluation queries with their judgements.
+    """
+
+    known: KnownSet
+    documents: int | None
+    queries: int | None
+    judgements: int | None
+    documents_on_disk: int
+    queries_on_disk: int
+
+
+def describe(known: KnownSet, home: Path) -> SetDescription:
+    """Describe a set from ir_datasets' catalogue and from what is in its home folder."""
+    parts = [part for part in parts_of(known) if part.corpus]
+    kept = [on_disk(part, home) for part in parts]
+    return SetDescription(
+        known,
+        _total(entry_count(part.corpus, "docs") for part in parts),
+        _total(entry_count(part.queries, "queries") for part in parts),
+        _total(entry_count(part.queries, "qrels") for part in parts),
+        sum(each.documents for each in kept),
+        sum(each.queries for each in kept),
+    )
+
+
+def _total(counts: Iterable[int | None]) -> int | None:
+    found = list(counts)
+    return sum(count for count in found if count is not None) if found and None not in found else None

@@ -1,0 +1,1 @@
+"""The embedded corpus: the documentation of the Python packages on this machine."""

@@ -1,0 +1,193 @@
+"""From what the user typed to documents, queries and judgements.
+
+A spec is one of `pydocs`, `pydocs:train`, `pydocs:test`; a BEIR folder, with `:split` behind it or without; a file;
+a short name from the registry; or an ir_datasets id. They are tried in that order, so a local copy is taken before a
+download of the same name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from ibkd_retrieval.corpora import beir, irds
+from ibkd_retrieval.corpora.catalog.known_sets import KnownSet
+from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS, find_known, why_not_alone
+from ibkd_retrieval.corpora.pydocs import corpus as pydocs
+from ibkd_retrieval.corpora.qrels import read_qrels
+from ibkd_retrieval.corpora.records import Corpus, Judgement, QuerySet
+from ibkd_retrieval.corpora.tabular import is_tabular, read_documents, read_queries
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import absolute
+from ibkd_retrieval.progress import SILENT, Progress
+
+
+def open_corpus(spec: str, progress: Progress = SILENT) -> Corpus:
+    """Open the documents a spec names. Nothing is fetched before they are read.
+
+    A corpus from a path is named by the absolute path, so that its queries are found from any folder later on. A BEIR
+    folder may carry a split: the documents are the same, the split tells which queries to evaluate with.
+
+    Raises:
+        UserError: there is no such corpus.
+    """
+    if pydocs.is_pydocs(spec):
+        return pydocs.open_pydocs(spec, progress)
+    path, split = _local(spec)
+    if path is not None and path.is_dir():
+        return beir.open_beir_corpus(path, f"{path}:{split}" if split else str(path))
+    if path is not None:
+        if not is_tabular(path):
+            next(read_documents(path))  # raises, naming the kinds there are
+        return Corpus(str(path), None, lambda: read_documents(path))
+    known = find_known(spec)
+    _refuse_what_cannot_be_opened(known)
+    if known is not None or irds.has_dataset(spec):
+        return irds.open_irds_corpus(known.corpus if known else spec, spec, progress)
+    raise _unknown(spec, "corpus")
+
+
+def open_queries(spec: str, need_judgements: bool = False, progress: Progress = SILENT) -> QuerySet:
+    """Read the queries a spec names, with the judgements that come with them.
+
+    Args:
+        spec: what the user typed; a BEIR folder without a split and a short name mean their evaluation queries.
+        need_judgements: refuse queries without judgements, and leave out those that nobody judged.
+        progress: where to report the reading of installed packages.
+
+    Raises:
+        UserError: there are no such queries, a line is malformed, or judgements are needed and missing.
+    """
+    if pydocs.is_pydocs(spec):
+        return pydocs.read_pydocs_queries(spec, progress)
+    path, split = _local(spec)
+    if path is not None and path.is_dir():
+        split = split or beir.DEFAULT_SPLIT
+        return beir.read_beir_queries(path, split, f"{path}:{split}")
+    if path is not None:
+        if need_judgements:
+            raise UserError(f"{path} holds queries without judgements: name a qrels file with --qrels.")
+        return QuerySet(str(path), tuple(read_queries(path)))
+    _refuse_what_cannot_be_opened(find_known(spec))
+    dataset_id = _queries_id(spec)
+    if dataset_id is None:
+        raise _unknown(spec, "queries")
+    return irds.read_irds_queries(dataset_id, spec, need_judgements)
+
+
+def open_qrels(spec: str) -> tuple[Judgement, ...]:
+    """Read the judgements of a qrels file, or those that come with the queries a spec names.
+
+    Raises:
+        UserError: there are none, or a line is malformed.
+    """
+    path, split = None, ""
+    if not pydocs.is_pydocs(spec):
+        path, split = _local(spec)
+    if path is not None and path.is_dir():
+        return beir.read_beir_qrels(path, split or beir.DEFAULT_SPLIT)
+    if path is not None:
+        return read_qrels(path)
+    return open_queries(spec, need_judgements=True).judgements
+
+
+def queries_for(corpus_name: str) -> str:
+    """The spec of the evaluation queries that belong to a corpus, given its `Corpus.name`.
+
+    Raises:
+        UserError: none are known.
+    """
+    if corpus_name == "pydocs:train":
+        raise UserError(
+            "pydocs:train has no evaluation queries, as it holds none of the test documents: index pydocs or"
+            " pydocs:test, or name queries with --queries pydocs:train."
+        )
+    if pydocs.is_pydocs(corpus_name):
+        return "pydocs:test"
+    if (
+        _looks_like_path(corpus_name)
+        and not absolute(corpus_name).exists()
+        and not absolute(corpus_name.rpartition(":")[0]).is_dir()
+    ):
+        raise UserError(f"the corpus {corpus_name} is no longer there, nor are its queries: name some with --queries.")
+    path, split = _local(corpus_name)
+    if path is not None and path.is_dir():
+        return f"{path}:{split or beir.DEFAULT_SPLIT}"
+    if path is None and not _looks_like_path(corpus_name):
+        dataset_id = _queries_id(corpus_name)
+        if dataset_id is not None and irds.has_judgements(dataset_id):
+            return corpus_name if dataset_id == corpus_name or corpus_name in KNOWN_SETS else dataset_id
+    raise UserError(f"no evaluation queries are known for the corpus {corpus_name}: name them with --queries.")
+
+
+def _refuse_what_cannot_be_opened(known: KnownSet | None) -> None:
+    reason = why_not_alone(known) if known is not None else None
+    if reason is not None:
+        raise UserError(reason)
+
+
+def _queries_id(spec: str) -> str | None:
+    """The ir_datasets id of the queries a short name or id stands for; None where there is no such data set."""
+    if spec in KNOWN_SETS:
+        return KNOWN_SETS[spec].queries or None
+    if not irds.has_dataset(spec):
+        return None
+    known: KnownSet | None = find_known(spec)
+    return known.queries if known is not None and not irds.has_judgements(spec) else spec
+
+
+def _local(spec: str) -> tuple[Path | None, str]:
+    """The existing file or folder a spec names, absolute, and the split behind the colon, "" for none.
+
+    A folder that holds no BEIR corpus does not hide a data set of the same name.
+
+    Raises:
+        UserError: the spec can only be a path, and there is none; or it puts a split behind a file.
+    """
+    if not spec.strip():
+        raise UserError("the name of a corpus or of queries is empty: name a file, a folder, a data set or pydocs.")
+    whole = absolute(spec)
+    if whole.exists():
+        return (None, "") if _is_hidden_by_name(spec, whole) else (whole, "")
+    before, colon, split = spec.rpartition(":")
+    if colon and before and os.sep not in split:
+        folder = absolute(before)
+        if folder.is_file():
+            raise UserError(f"{folder} is a file and has no split {split!r}: leave out :{split}.")
+        if folder.is_dir():
+            if not split:
+                raise UserError(
+                    f"{spec}: no split behind the colon; name one of {', '.join(beir.beir_splits(folder))}."
+                )
+            return folder, split
+    if _looks_like_path(spec):
+        raise UserError(f"there is no file or folder {whole}{_nearby(whole)}; check the path.")
+    return None, ""
+
+
+def _is_hidden_by_name(spec: str, path: Path) -> bool:
+    return path.is_dir() and not beir.is_beir_folder(path) and (spec in KNOWN_SETS or irds.has_dataset(spec))
+
+
+def _looks_like_path(spec: str) -> bool:
+    return spec.startswith(("/", "./", "../", "~")) or is_tabular(Path(spec.strip())) or spec.endswith("/")
+
+
+def _nearby(path: Path) -> str:
+    try:
+        names = sorted(entry.name for entry in os.scandir(path.parent))
+    except OSError:
+        return f" (nor a folder {path.parent})"
+    close = difflib.get_close_matches(path.name, names, n=3)
+    return f" (there is {', '.join(close)})" if close else ""
+
+
+def _unknown(spec: str, what: str) -> UserError:
+    candidates = sorted({*KNOWN_SETS, "pydocs", "pydocs:train", "pydocs:test", *irds.dataset_ids()})
+    close = difflib.get_close_matches(spec.lower(), candidates, n=3)
+    advice = f"did you mean {' or '.join(close)}?" if close else "name a file, a BEIR folder, msmarco or pydocs."
+    return UserError(
+        f"unknown {what} {spec!r}: there is no file or folder {absolute(spec)}, no short name and no ir_datasets id"
+        f" like it; {advice}"
+    )

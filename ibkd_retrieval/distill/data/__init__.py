@@ -1,0 +1,1 @@
+"""The data of a distillation run: texts, pairs, tokens, order, hard negatives."""

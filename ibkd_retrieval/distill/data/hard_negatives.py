@@ -1,0 +1,204 @@
+"""Passages that a teacher takes for answers though nobody judged them to be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import Corpus
+from ibkd_retrieval.distill.data.pairs import PairSet
+from ibkd_retrieval.distill.teacher.cache import text_keys
+from ibkd_retrieval.encoders.protocol import TextEncoder
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import atomic_write
+from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.format.lock import only_writer
+from ibkd_retrieval.indexing.index import StoredIndex, open_index
+from ibkd_retrieval.progress import SILENT, Progress
+
+_WINDOW = 256
+
+
+@dataclass(frozen=True)
+class MiningSettings:
+    """Which of the teacher's results become negatives.
+
+    Attributes:
+        first: best rank taken, counted from 1. The ranks before it hold answers that nobody judged.
+        last: worst rank taken.
+        margin: results that score above the best positive's score less this much are left out as likely answers.
+        most: negatives kept for a query, spread evenly over what is left of the ranks.
+    """
+
+    first: int = 10
+    last: int = 100
+    margin: float = 0.05
+    most: int = 16
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            UserError: one is outside its range.
+        """
+        if not 1 <= self.first <= self.last:
+            raise UserError(f"--negative-ranks {self.first}-{self.last}: give a range of ranks such as 10-100.")
+        if not self.margin >= 0:
+            raise UserError(f"--negative-margin is {self.margin}: give a number from 0 up.")
+
+
+@dataclass(frozen=True)
+class Negative:
+    """A mined negative: the document, its rank among the teacher's results and its score there."""
+
+    id: str
+    text: str
+    rank: int
+    score: float
+
+
+def mine_negatives(
+    pairs: PairSet,
+    corpus: Corpus,
+    teacher: TextEncoder,
+    folder: Path,
+    settings: MiningSettings,
+    progress: Progress = SILENT,
+    exclude: Collection[str] = (),
+) -> Path:
+    """Find negatives for pairs in a corpus.
+
+    The corpus is indexed with the teacher once; what is mined is kept as JSONL, a query a line with its positives and
+    its negatives with rank and score, and used again by a later run with the same pairs, corpus and settings.
+
+    Args:
+        pairs: a positive is never taken for a negative, and neither is a copy of it.
+        corpus: where negatives come from.
+        teacher: whose ranking is taken.
+        folder: where index and negatives are kept.
+        settings: which ranks and scores.
+        progress: told of the work.
+        exclude: texts that are no negatives, because something is measured on them.
+
+    Returns:
+        The file that lists them (`with_negatives`).
+    """
+    index = _teacher_index(corpus, teacher, folder, progress)
+    left_out = sorted({text.strip() for text in exclude})
+    seen_by = [pairs.fingerprint, index.manifest.corpus.fingerprint, teacher.weight_hash, asdict(settings)]
+    key = json.dumps([*seen_by, hashlib.sha256(text_keys(left_out).tobytes()).hexdigest()])
+    path = folder / f"negatives-{hashlib.sha256(key.encode()).hexdigest()[:16]}.jsonl"
+    if not path.is_file():
+        answers = _Answers(pairs, teacher)
+        with atomic_write(path) as file, progress.task("mining negatives", len(pairs.pairs), "queries") as task:
+            for start in range(0, len(pairs.pairs), _WINDOW):
+                part = PairSet(pairs.name, pairs.pairs[start : start + _WINDOW])
+                for pair, found in zip(part.pairs, _mine(part, index, answers, settings, set(left_out)), strict=True):
+                    listed = [asdict(negative) for negative in found]
+                    record = {"query": pair.query, "positives": pair.positives, "negatives": listed}
+                    file.write((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8"))
+                task.advance(len(part.pairs))
+    return path
+
+
+def with_negatives(pairs: PairSet, path: Path) -> PairSet:
+    """Add mined negatives to pairs, beside those they have.
+
+    Args:
+        pairs: those that were mined for.
+        path: what `mine_negatives` gave.
+    """
+    mined = []
+    # Many queries share a negative; its text is held once.
+    texts: dict[str, str] = {}
+    with open(path, encoding="utf-8", newline="\n") as file:
+        for pair, line in zip(pairs.pairs, file, strict=True):
+            found = [texts.setdefault(negative["text"], negative["text"]) for negative in json.loads(line)["negatives"]]
+            mined.append(replace(pair, negatives=tuple(dict.fromkeys([*pair.negatives, *found]))))
+    return PairSet(pairs.name, tuple(mined))
+
+
+def _teacher_index(corpus: Corpus, teacher: TextEncoder, folder: Path, progress: Progress) -> StoredIndex:
+    where = folder / hashlib.sha256(corpus.name.encode()).hexdigest()[:16]
+    progress.say(f"hard negatives: the teacher's index of {corpus.name} is kept in {where}")
+    with only_writer(where, make=True, wait=lambda: progress.say("waiting for another run that makes it")):
+        stale = where.is_dir() and any(where.iterdir())
+        try:
+            build_index(corpus, teacher, where, resume=stale, progress=progress)
+        except UserError as error:
+            if not stale:
+                raise
+            progress.say(f"indexing anew: {error}")
+            build_index(corpus, teacher, where, overwrite=True, progress=progress)
+        return open_index(where)
+
+
+class _Answers:
+    """The teacher's vectors of positives, part by part; those that answer a query of a later part too are kept.
+
+    In some collections a passage answers hundreds of queries; where each has its own, nothing is held.
+    """
+
+    def __init__(self, pairs: PairSet, teacher: TextEncoder) -> None:
+        self.teacher = teacher
+        self._left = self._uses(pairs)
+        self._known: dict[str, NDArray[np.float32]] = {}
+
+    def of(self, part: PairSet) -> dict[str, NDArray[np.float32]]:
+        """Vectors [D] by text of all positives of the next part."""
+        wanted = self._uses(part)
+        new = [text for text in wanted if text not in self._known]
+        self._known.update(zip(new, self.teacher.encode(new, "document"), strict=True))
+        found = {text: self._known[text] for text in wanted}
+        self._left -= wanted
+        # Copies, so that one that is kept does not keep the others of its part.
+        self._known = {text: vector.copy() for text, vector in self._known.items() if text in self._left}
+        return found
+
+    @staticmethod
+    def _uses(pairs: PairSet) -> Counter[str]:
+        return Counter(text for pair in pairs.pairs for text in dict.fromkeys(pair.positives))
+
+
+def _mine(
+    pairs: PairSet, index: StoredIndex, answers: _Answers, settings: MiningSettings, left_out: set[str]
+) -> list[tuple[Negative, ...]]:
+    queries = answers.teacher.encode([pair.query for pair in pairs.pairs], "query")
+    scores, rows = index.search(queries, min(settings.last, len(index)))
+    positives = answers.of(pairs)
+    mined = []
+    for number, pair in enumerate(pairs.pairs):
+        own = np.stack([positives[text] for text in pair.positives])
+        ceiling = float((own @ queries[number]).max()) - settings.margin
+        found = _below(ceiling, scores[number], rows[number], left_out.union(pair.positives), index, settings)
+        mined.append(
+            tuple(found[i] for i in np.linspace(0, len(found) - 1, min(settings.most, len(found))).astype(int))
+        )
+    return mined
+
+
+def _below(
+    ceiling: float,
+    scores: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    left_out: set[str],
+    index: StoredIndex,
+    settings: MiningSettings,
+) -> list[Negative]:
+    """The results of one query in the window of ranks, but those left out and what scores above `ceiling`."""
+    found = []
+    for rank in range(settings.first, len(rows) + 1):
+        row, score = int(rows[rank - 1]), float(scores[rank - 1])
+        if row < 0 or score > ceiling:
+            continue
+        text = index.document(row).content.strip()
+        if text and text not in left_out:
+            found.append(Negative(index.doc_id(row), text, rank, score))
+    return found

@@ -1,0 +1,147 @@
+"""Queries with passages that answer them: what stage 2 learns from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ibkd_retrieval.corpora.lines import read_lines
+from ibkd_retrieval.corpora.records import Corpus, QuerySet
+from ibkd_retrieval.distill.teacher.cache import text_keys
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class TrainingPair:
+    """One query with its passages.
+
+    Attributes:
+        query: its text.
+        positives: texts of passages that answer it, at least one.
+        negatives: texts of passages that do not, though they look as if; may be empty.
+    """
+
+    query: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Pairs by the name the user gave."""
+
+    name: str
+    pairs: tuple[TrainingPair, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hex digest of all texts in their order."""
+        digest = hashlib.sha256()
+        for pair in self.pairs:
+            for part in ((pair.query,), pair.positives, pair.negatives):
+                digest.update(len(part).to_bytes(4, "little") + text_keys(part).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def has_negatives(self) -> bool:
+        """Whether every query already has negatives of its own."""
+        return all(pair.negatives for pair in self.pairs)
+
+    def without(self, texts: Collection[str]) -> PairSet:
+        """The pairs without those `texts`, because something is measured on them.
+
+        A pair whose query is among them goes, and so does one that has no other positive.
+
+        Raises:
+            UserError: no pair is left.
+        """
+        left_out = {text.strip() for text in texts}
+        kept = tuple(
+            TrainingPair(
+                pair.query,
+                positives,
+                tuple(text for text in pair.negatives if text not in left_out),
+            )
+            for pair in self.pairs
+            if pair.query not in left_out
+            and (positives := tuple(text for text in pair.positives if text not in left_out))
+        )
+        if not kept:
+            raise UserError(
+                f"All pairs of {self.name} have their query or passage in the dev set: give other --pairs or --dev."
+            )
+        return PairSet(self.name, kept)
+
+
+def judged_pairs(corpus: Corpus, queries: QuerySet, progress: Progress = SILENT) -> PairSet:
+    """The judged queries of a set with the documents judged relevant to them.
+
+    Queries of the same text are one pair, as in `read_pairs`: what answers one answers the other.
+
+    Raises:
+        UserError: no query has a relevant document in the corpus.
+    """
+    wanted: dict[str, list[str]] = {}
+    for judgement in queries.judgements:
+        if judgement.relevance >= queries.relevance_level:
+            wanted.setdefault(judgement.doc_id, []).append(judgement.query_id)
+    found: dict[str, dict[str, None]] = {}
+    with progress.task("reading pairs", corpus.count, "documents") as task:
+        for document in corpus.documents():
+            task.advance()
+            for query_id in wanted.get(document.doc_id, ()):
+                if content := document.content.strip():
+                    found.setdefault(query_id, {})[content] = None
+    answers: dict[str, dict[str, None]] = {}
+    for query in queries.queries:
+        if query.query_id in found:
+            answers.setdefault(query.text.strip(), {}).update(found[query.query_id])
+    pairs = tuple(TrainingPair(text, tuple(passages)) for text, passages in answers.items())
+    if not pairs:
+        raise UserError(
+            f"No query of {queries.name} has a relevant passage in {corpus.name}: give --pairs that are judged on it."
+        )
+    return PairSet(queries.name, pairs)
+
+
+def read_pairs(path: Path) -> PairSet:
+    """Read pairs from a JSONL file: `query`, `passage`, and `negatives` as a list of texts where there are any.
+
+    Lines with the same query are one pair with several positives.
+
+    Raises:
+        UserError: a line is malformed, or there is none.
+    """
+    positives: dict[str, dict[str, None]] = {}
+    negatives: dict[str, dict[str, None]] = {}
+    for number, line in read_lines(path):
+        query, passage, others = _pair_of(line, f"{path}, line {number}")
+        positives.setdefault(query, {})[passage] = None
+        negatives.setdefault(query, {}).update(dict.fromkeys(others))
+    if not positives:
+        raise UserError(f"{path} holds no pair: give lines such as {_EXAMPLE}.")
+    pairs = tuple(
+        TrainingPair(query, tuple(texts), tuple(text for text in negatives[query] if text not in texts))
+        for query, texts in positives.items()
+    )
+    return PairSet(str(path), pairs)
+
+
+_EXAMPLE = '{"query": "...", "passage": "...", "negatives": ["..."]}'
+
+
+def _pair_of(line: str, where: str) -> tuple[str, str, list[str]]:
+    try:
+        record: Any = json.loads(line)
+        query, passage = record["query"].strip(), record["passage"].strip()
+        negatives = [text.strip() for text in record.get("negatives", ())]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{where}: no pair; give a line such as {_EXAMPLE}.") from error
+    if not query or not passage:
+        raise UserError(f"{where}: the {'passage' if query else 'query'} is empty; give a text or remove the line.")
+    return query, passage, [text for text in negatives if text]

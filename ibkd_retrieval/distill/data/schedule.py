@@ -1,0 +1,111 @@
+"""Which texts and pairs each step sees: decided by the seed and the step alone, so that a resumed run sees the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.distill.data.pairs import TrainingPair
+from ibkd_retrieval.distill.data.texts import TrainingTexts
+
+# Most batches sorted together by length: larger means less padding and less mixing.
+_GROUP = 32
+# Groups in an epoch, where it has as many batches: in a single one, sorting would undo the draw, and the same texts
+# would meet in every epoch.
+_LEAST_GROUPS = 8
+
+
+class BatchSchedule:
+    """Endless epochs of length-grouped batches.
+
+    Args:
+        lengths: tokens of each text [n].
+        batch_size: texts a step; what is left over in an epoch, drawn anew in each, is left out.
+        seed: of every draw.
+    """
+
+    def __init__(self, lengths: NDArray[np.int64], batch_size: int, seed: int) -> None:
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._seed = seed
+        self.steps_per_epoch = len(lengths) // batch_size
+        self._epoch = -1
+        self._batches: list[NDArray[np.int64]] = []
+
+    def batch(self, step: int) -> NDArray[np.int64]:
+        """Positions of the texts of a step counted from 0, [batch_size]."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._draw(epoch)
+        return self._batches[position]
+
+    def bank(self, step: int, size: int, rows: int) -> NDArray[np.int64]:
+        """`size` different positions below `rows`, all of them where there are no more, for a step."""
+        if size >= rows:
+            return np.arange(rows)
+        return np.random.default_rng([self._seed, 1, step]).choice(rows, size=size, replace=False)
+
+    def _draw(self, epoch: int) -> list[NDArray[np.int64]]:
+        generator = np.random.default_rng([self._seed, 0, epoch])
+        # Cut before sorting: what is left over are then not always the longest texts.
+        order = generator.permutation(len(self._lengths))[: self.steps_per_epoch * self._batch_size]
+        group = self._batch_size * max(1, min(_GROUP, self.steps_per_epoch // _LEAST_GROUPS))
+        batches: list[NDArray[np.int64]] = []
+        for start in range(0, len(order), group):
+            part = order[start : start + group]
+            part = part[np.argsort(self._lengths[part], kind="stable")]
+            batches += [part[i : i + self._batch_size] for i in range(0, len(part), self._batch_size)]
+        return [batches[i] for i in generator.permutation(len(batches))]
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """One step's queries and passages, as positions among the texts.
+
+    Attributes:
+        queries: [n].
+        passages: [n + m]: the positive of each query, then all hard negatives.
+        owner: [n + m]: which of the n queries a passage was drawn for.
+        answers: bool [n, n + m]: passage j answers query i though it was drawn for another, or is a copy of its
+            positive: no negative of it.
+    """
+
+    queries: NDArray[np.int64]
+    passages: NDArray[np.int64]
+    owner: NDArray[np.int64]
+    answers: NDArray[np.bool_]
+
+
+class PairTexts:
+    """The texts of pairs, each once, and the pairs as positions among them.
+
+    Attributes:
+        texts: passages, then queries.
+    """
+
+    def __init__(self, pairs: Sequence[TrainingPair]) -> None:
+        """Number the texts of `pairs`."""
+        passages: dict[str, int] = {}
+        for pair in pairs:
+            for text in (*pair.positives, *pair.negatives):
+                passages.setdefault(text, len(passages))
+        self.texts = TrainingTexts(tuple(passages), tuple(pair.query for pair in pairs))
+        self.positives = [np.array([passages[text] for text in pair.positives], dtype=np.int64) for pair in pairs]
+        self.negatives = [np.array([passages[text] for text in pair.negatives], dtype=np.int64) for pair in pairs]
+
+    def draw(self, chosen: NDArray[np.int64], negatives: int, seed: int, step: int) -> PairBatch:
+        """One positive and up to `negatives` negatives for each chosen pair."""
+        generator = np.random.default_rng([seed, 5, step])
+        positives = np.array([generator.choice(self.positives[pair]) for pair in chosen], dtype=np.int64)
+        drawn = [
+            generator.choice(pool, size=min(negatives, len(pool)), replace=False)
+            for pool in (self.negatives[pair] for pair in chosen)
+        ]
+        passages = np.concatenate([positives, *drawn]).astype(np.int64)
+        owner = np.concatenate([np.arange(len(chosen)), np.repeat(np.arange(len(chosen)), [len(d) for d in drawn])])
+        answers = np.stack([np.isin(passages, self.positives[pair]) for pair in chosen])
+        answers[np.arange(len(chosen)), np.arange(len(chosen))] = False
+        return PairBatch(len(self.texts.documents) + chosen, passages, owner, answers)

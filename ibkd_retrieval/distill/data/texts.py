@@ -1,0 +1,87 @@
+"""The unlabelled text a student learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from ibkd_retrieval.corpora.records import Corpus, QuerySet
+from ibkd_retrieval.distill.teacher.cache import text_keys
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class TrainingTexts:
+    """Texts of both kinds, each once.
+
+    Attributes:
+        documents: contents of documents.
+        queries: texts of queries.
+    """
+
+    documents: tuple[str, ...]
+    queries: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.documents) + len(self.queries)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hex digest of all texts in their order."""
+        import hashlib
+
+        digest = hashlib.sha256(text_keys(self.documents).tobytes())
+        digest.update(b"queries" + text_keys(self.queries).tobytes())
+        return digest.hexdigest()
+
+
+def gather_texts(
+    corpus: Corpus,
+    queries: QuerySet | None,
+    *,
+    exclude: Collection[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> TrainingTexts:
+    """Read the training texts of a corpus and a query set.
+
+    Args:
+        corpus: its documents' contents are taken, empty ones left out.
+        queries: its queries' texts, where given.
+        exclude: texts that stay out, because something is measured on them.
+        limit: most documents to take, drawn at random from all of them; queries are all taken.
+        seed: of that draw.
+        progress: told of the documents read.
+
+    Raises:
+        UserError: nothing is left to learn from.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"--max-documents is {limit}: give at least 1.")
+    left_out = {text.strip() for text in exclude}
+    # Of a large corpus only hashes are kept in memory, and the texts that are drawn.
+    seen: set[bytes] = set()
+    reservoir: list[str] = []
+    generator = np.random.default_rng(seed)
+    with progress.task("reading", corpus.count, "documents") as task:
+        for document in corpus.documents():
+            task.advance()
+            content = document.content.strip()
+            key = text_keys([content]).tobytes()
+            if not content or content in left_out or key in seen:
+                continue
+            seen.add(key)
+            if limit is None or len(reservoir) < limit:
+                reservoir.append(content)
+            elif (position := int(generator.integers(0, len(seen)))) < limit:
+                # Reservoir sampling: every document read so far is kept with equal chance.
+                reservoir[position] = content
+    texts = dict.fromkeys(query.text.strip() for query in queries.queries) if queries else {}
+    asked = tuple(text for text in texts if text and text not in left_out)
+    if not reservoir and not asked:
+        raise UserError(f"No text to learn from in {corpus.name}: every document is empty or held out.")
+    return TrainingTexts(tuple(reservoir), asked)

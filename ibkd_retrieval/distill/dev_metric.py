@@ -1,0 +1,227 @@
+"""What a student is watched by while it trains: judged queries, or the teacher's own neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import Corpus, Document, Judgement, Query, QuerySet
+from ibkd_retrieval.distill.training import distributed as ranks
+from ibkd_retrieval.encoders.protocol import TextEncoder
+from ibkd_retrieval.errors import UserError
+
+DocumentEncoder = Callable[[Sequence[str]], NDArray[np.float32]]
+
+
+class Dev(Protocol):
+    """A held-out measure of an encoder, larger is better."""
+
+    @property
+    def name(self) -> str:
+        """What it is measured on, for people."""
+
+    @property
+    def metric(self) -> str:
+        """What is measured, for tables."""
+
+    @property
+    def texts(self) -> list[str]:
+        """What training must not see."""
+
+    def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
+        """The measure; `searched` encodes what is searched, where `encoder` does not."""
+
+
+@dataclass(frozen=True)
+class JudgedDev:
+    """Retrieval quality over a sample of judged queries and a small corpus that holds their answers."""
+
+    queries: tuple[Query, ...]
+    documents: tuple[Document, ...]
+    judgements: tuple[Judgement, ...]
+    relevance_level: int = 1
+    metric: str = "mrr@10"
+    source: str = "judged queries"
+
+    @property
+    def name(self) -> str:
+        """The set the queries are of, and how many queries and documents there are."""
+        return f"{len(self.queries):,} queries of {self.source} among {len(self.documents):,} documents"
+
+    @property
+    def texts(self) -> list[str]:
+        """The queries and the documents judged relevant to one of them."""
+        relevant = {judgement.doc_id for judgement in self.judgements if judgement.relevance > 0}
+        return [query.text for query in self.queries] + [
+            document.content for document in self.documents if document.doc_id in relevant
+        ]
+
+    def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
+        """The mean of the metric, by exact search."""
+        from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+        from ibkd_retrieval.search.runs.run import Run
+
+        texts = [document.content for document in self.documents]
+        documents = searched(texts) if searched else encoder.encode(texts, "document")
+        queries = encoder.encode([query.text for query in self.queries], "query")
+        scores = queries @ documents.T
+        depth = min(100, len(self.documents))
+        best = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+        run = Run.from_lists(
+            [query.query_id for query in self.queries],
+            [[self.documents[j].doc_id for j in row] for row in best],
+            list(np.take_along_axis(scores, best, axis=1)),
+        )
+        return float(evaluate(run, self.judgements, [self.metric], self.relevance_level).scores[self.metric])
+
+
+@dataclass(frozen=True)
+class NeighbourDev:
+    """Share of the teacher's ten nearest neighbours among held-out texts that the student finds too."""
+
+    held_out: tuple[str, ...]
+    neighbours: NDArray[np.int64]
+    metric: str = "overlap@10 with the teacher"
+
+    @property
+    def name(self) -> str:
+        """How many texts there are."""
+        return f"{len(self.held_out):,} held-out texts"
+
+    @property
+    def texts(self) -> list[str]:
+        """The held-out texts."""
+        return list(self.held_out)
+
+    def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
+        """Mean overlap, 0 to 1."""
+        vectors = encoder.encode(self.held_out)
+        found = nearest(vectors, searched(self.held_out) if searched else vectors, self.neighbours.shape[1])
+        shared = [len(set(a) & set(b)) for a, b in zip(found.tolist(), self.neighbours.tolist(), strict=True)]
+        return float(np.mean(shared) / self.neighbours.shape[1])
+
+
+class TeacherSpaceDev:
+    """Another dev set with what is searched encoded by the teacher, whose index the student is to search."""
+
+    def __init__(self, inner: Dev, teacher: TextEncoder) -> None:
+        self._inner, self._teacher = inner, teacher
+        self._vectors: NDArray[np.float32] | None = None
+
+    @property
+    def name(self) -> str:
+        """The other's, and who encodes what is searched."""
+        return f"{self._inner.name}, encoded by the teacher"
+
+    @property
+    def metric(self) -> str:
+        """The other's."""
+        return self._inner.metric
+
+    @property
+    def texts(self) -> list[str]:
+        """The other's."""
+        return self._inner.texts
+
+    def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
+        """The other's; 0 for a student, not yet trained, whose vectors are of another length than the teacher's."""
+        return self._inner.score(encoder, self._searched) if encoder.dim == self._teacher.dim else 0.0
+
+    def _searched(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The teacher's vectors of the texts that are searched, always the same, computed once."""
+        if self._vectors is None:
+            self._vectors = self._teacher.encode(texts)
+        return self._vectors
+
+
+def nearest(vectors: NDArray[np.float32], others: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """For each row of `vectors` the k nearest rows of `others`, but the one at its place, by inner product [n, k]."""
+    scores = vectors @ others.T
+    np.fill_diagonal(scores, -np.inf)
+    return np.argpartition(-scores, k - 1, axis=1)[:, :k]
+
+
+def judged_dev(corpus: Corpus, queries: QuerySet, *, most_queries: int, most_documents: int, seed: int) -> JudgedDev:
+    """Draw a dev set: some judged queries and documents around them.
+
+    Every document relevant to one of the queries is taken. What room is left goes to documents judged not to be, and
+    then to others, each drawn at random.
+
+    Args:
+        corpus: where the documents are.
+        queries: of which those with a relevant document may be drawn.
+        most_queries: most queries to take.
+        most_documents: most documents to take, where the relevant ones alone are not more.
+        seed: of the draw.
+
+    Raises:
+        UserError: no query has a relevant document in the corpus.
+    """
+    generator = np.random.default_rng([seed, 2])
+    relevant = [j for j in queries.judgements if j.relevance >= queries.relevance_level]
+    answered = {judgement.query_id for judgement in relevant}
+    judged = [query for query in queries.queries if query.query_id in answered]
+    chosen = [judged[i] for i in sorted(generator.permutation(len(judged))[:most_queries])]
+    names = {query.query_id for query in chosen}
+    judgements = tuple(j for j in queries.judgements if j.query_id in names)
+    wanted = {judgement.doc_id for judgement in relevant if judgement.query_id in names}
+    known = {judgement.doc_id for judgement in judgements} - wanted
+    answers: list[Document] = []
+    refused, others = (_Sample(most_documents, generator) for _ in range(2))
+    for document in corpus.documents():
+        if document.doc_id in wanted:
+            answers.append(document)
+        else:
+            (refused if document.doc_id in known else others).see(document)
+    if not answers:
+        raise UserError(f"No query of {queries.name} has a relevant document in {corpus.name}: give another --dev set.")
+    around = refused.draw(most_documents - len(answers))
+    around += others.draw(most_documents - len(answers) - len(around))
+    return JudgedDev(
+        tuple(chosen), tuple(sorted(answers + around)), judgements, queries.relevance_level, source=queries.name
+    )
+
+
+class _Sample:
+    """Up to `most` documents of a stream, each kept with equal chance (reservoir sampling)."""
+
+    def __init__(self, most: int, generator: np.random.Generator) -> None:
+        self._most, self._generator = most, generator
+        self._kept: list[Document] = []
+        self._seen = 0
+
+    def see(self, document: Document) -> None:
+        self._seen += 1
+        if len(self._kept) < self._most:
+            self._kept.append(document)
+        elif (position := int(self._generator.integers(0, self._seen))) < self._most:
+            self._kept[position] = document
+
+    def draw(self, count: int) -> list[Document]:
+        """Up to `count` of those kept. Where one lies tells when it was seen, so that a slice would be no sample."""
+        order = self._generator.permutation(len(self._kept))[: max(0, count)]
+        return [self._kept[place] for place in order]
+
+
+def neighbour_dev(texts: tuple[str, ...], teacher: TextEncoder, *, size: int, seed: int) -> NeighbourDev:
+    """Hold out texts and note the teacher's neighbours among them.
+
+    Raises:
+        UserError: too few texts to hold any out.
+    """
+    size = min(size, len(texts) // 5)
+    if size < 20:
+        raise UserError(f"Only {len(texts)} texts: too few to hold out a dev set; give at least 100.")
+    chosen = np.random.default_rng([seed, 3]).permutation(len(texts))[:size]
+    held_out = tuple(texts[i] for i in sorted(chosen))
+
+    def find() -> NDArray[np.int64]:
+        vectors = teacher.encode(held_out)
+        return nearest(vectors, vectors, 10)
+
+    neighbours = ranks.from_first(find)
+    return NeighbourDev(held_out, neighbours.astype(np.int64))

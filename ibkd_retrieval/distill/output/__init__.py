@@ -1,0 +1,1 @@
+"""The finished student: its folder, its card, its vector space."""

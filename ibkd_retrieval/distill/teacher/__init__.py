@@ -1,0 +1,1 @@
+"""The teacher: its vectors, several teachers as one, and graded labels."""

@@ -1,0 +1,176 @@
+"""Where a run stands, and its best weights so far: safetensors and JSON files that run no code when loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import sync_directory, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+_KEPT = 2
+
+
+class Stateful(Protocol):
+    """What has weights to save: a torch module, or a copy of one's."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights by name."""
+
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor], /) -> object:
+        """Put weights back."""
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    modules: Mapping[str, Stateful],
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+) -> None:
+    """Write `folder/step-NNNNNNN` whole, then drop all but the newest two.
+
+    Args:
+        folder: where checkpoints live.
+        step: steps done.
+        modules: what is trained, by name.
+        optimizer: AdamW over their parameters.
+        state: plain values: settings, fingerprints, dev figures.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"step-{step:07d}"
+    temporary = folder / f".step-{step:07d}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for name, module in modules.items():
+        save_file(
+            {k: v.detach().contiguous().clone() for k, v in module.state_dict().items()},
+            temporary / f"{name}.safetensors",
+        )
+    tensors = {
+        f"{index}.{key}": value.contiguous().clone()
+        for index, values in optimizer.state_dict()["state"].items()
+        for key, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+    save_file(tensors, temporary / "optimizer.safetensors")
+    sync_files(temporary)
+    write_json(temporary / "state.json", state | {"step": step})
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+    sync_directory(folder)
+    for old in list_checkpoints(folder)[:-_KEPT]:
+        remove_checkpoint(old)
+
+
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Delete a checkpoint; one killed in the middle of it is not listed any more."""
+    (checkpoint / "state.json").unlink(missing_ok=True)
+    shutil.rmtree(checkpoint)
+
+
+def sync_files(folder: Path) -> None:
+    """Make the contents of all files below `folder` durable."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The plain values of a checkpoint.
+
+    Raises:
+        UserError: its state file is damaged.
+    """
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text("utf-8"))
+        missing = [name for name in ("identity", "seconds", "history", "ended", "step") if name not in state]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{checkpoint} is damaged: delete it to resume from the one before.") from error
+    if missing:
+        raise UserError(f"{checkpoint} is damaged (lacks {missing[0]}): delete it to resume from the one before.")
+    return state
+
+
+def load_checkpoint(checkpoint: Path, modules: Mapping[str, Stateful], optimizer: torch.optim.Optimizer) -> None:
+    """Put modules and optimiser back where they stood.
+
+    Raises:
+        UserError: a file is damaged or belongs to another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        for name, module in modules.items():
+            module.load_state_dict(load_file(checkpoint / f"{name}.safetensors"))
+        saved = optimizer.state_dict()
+        saved["state"] = {}
+        for key, value in load_file(checkpoint / "optimizer.safetensors").items():
+            index, name = key.split(".", 1)
+            saved["state"].setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict(saved)
+    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{checkpoint} cannot be resumed ({reason}): delete it to resume from the one before."
+        ) from error
+
+
+class BestWeights:
+    """A copy of some modules' weights from the look at the dev set with the highest figure.
+
+    Saved in a checkpoint beside the modules, so that a resumed run stops where an uninterrupted one does.
+    """
+
+    def __init__(self, modules: Mapping[str, torch.nn.Module], figures: Sequence[float] = ()) -> None:
+        """Start before the first look, or after the looks that gave `figures`."""
+        self._modules = modules
+        self._tensors: dict[str, torch.Tensor] = {}
+        self.value = max(figures, default=-math.inf)
+        self.looks_since = len(figures) - 1 - list(figures).index(self.value) if figures else 0
+
+    def look(self, value: float) -> None:
+        """Take the modules' weights if `value` is higher than all before."""
+        if not value > self.value:
+            self.looks_since += 1
+            return
+        self.value, self.looks_since = value, 0
+        self._tensors = {
+            f"{name}.{key}": tensor.detach().cpu().clone()
+            for name, module in self._modules.items()
+            for key, tensor in module.state_dict().items()
+        }
+
+    def restore(self) -> None:
+        """Put the best weights back into the modules."""
+        for name, module in self._modules.items():
+            prefix = f"{name}."
+            module.load_state_dict(
+                {key.removeprefix(prefix): t for key, t in self._tensors.items() if key.startswith(prefix)}
+            )
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The copy, for a checkpoint."""
+        return self._tensors
+
+    def load_state_dict(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take up a copy from a checkpoint."""
+        self._tensors = dict(tensors)

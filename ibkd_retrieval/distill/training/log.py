@@ -1,0 +1,130 @@
+"""The figures of a run, step by step, and where the time of a step goes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ibkd_retrieval.errors import MissingPackage
+from ibkd_retrieval.files import atomic_write
+
+LOG_FILE = "training-log.jsonl"
+
+
+class TrainingLog:
+    """One JSON object a line, each with its `step`."""
+
+    def __init__(self, path: Path, first: int, tensorboard: Path | None = None) -> None:
+        """Start a log, or take one up again.
+
+        Args:
+            path: the file.
+            first: steps done before; what the log says of later ones is dropped, since it will be said again.
+            tensorboard: folder for the same figures as TensorBoard events, None for none.
+
+        Raises:
+            MissingPackage: events are asked for and tensorboard is not installed.
+        """
+        self._events = None if tensorboard is None else event_writer(tensorboard, first)
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept: list[str] = []
+        if first and path.is_file():
+            kept = [line for line in path.read_text("utf-8").splitlines() if _done_by(line) <= first]
+        with atomic_write(path) as file:
+            file.write("".join(line + "\n" for line in kept).encode("utf-8"))
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Add a line."""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+        if self._events is not None:
+            for name, value in values.items():
+                if name != "step":
+                    self._events.add_scalar(name, value, values["step"])
+
+    def close(self) -> None:
+        """Write out what is still in memory."""
+        if self._events is not None:
+            self._events.close()
+
+
+def require_tensorboard() -> None:
+    """Make sure that events can be written.
+
+    Raises:
+        MissingPackage: tensorboard is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise MissingPackage("tensorboard", "--tensorboard", "tensorboard")
+
+
+def event_writer(folder: Path, first: int) -> Any:
+    """A TensorBoard writer; events of steps from `first` on that are in `folder` already count no more.
+
+    Raises:
+        MissingPackage: tensorboard is not installed.
+    """
+    require_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=first or None)
+
+
+def _done_by(line: str) -> float:
+    """How many steps are done when a line is written; infinity for a line cut off by a kill."""
+    try:
+        values = json.loads(line)
+        return float(values["step"]) + (1 if "loss" in values else 0)
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+STEP = ("student", "teacher", "objective", "optimiser")
+"""The parts that make up a step."""
+
+
+class StepTimes:
+    """Durations of a step's parts, added up over its batches.
+
+    The parts of `STEP` are apart from each other: the student's forward and backward pass; looking up teacher vectors,
+    those of the bank too; the objective's forward and backward pass, down to the student's vectors; the optimiser.
+    `hsic` is within `objective`: the forgetting term and its gradient.
+    """
+
+    def __init__(self, device: str, *, active: bool) -> None:
+        """Measure on `device` where `active`; a clock that is not costs nothing and says nothing."""
+        self._device, self._active = device, active
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count what runs within as `name`."""
+        if not self._active:
+            yield
+            return
+        began = self._now()
+        yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + self._now() - began
+
+    def figures(self) -> dict[str, float]:
+        """Milliseconds by part, and the student's share of the step; nothing where not measured."""
+        if not self._active:
+            return {}
+        whole = sum(self._seconds.get(name, 0.0) for name in STEP)
+        milliseconds = {f"ms_{name}": 1000 * seconds for name, seconds in self._seconds.items()}
+        return milliseconds | {"student_share": self._seconds.get("student", 0.0) / max(whole, 1e-9)}
+
+    def _now(self) -> float:
+        if self._device.startswith("cuda"):
+            import torch
+
+            # A GPU works behind Python's back: what was asked of it must be done before the clock is read.
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()

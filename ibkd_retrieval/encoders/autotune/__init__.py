@@ -1,0 +1,1 @@
+"""Which backend and number format run a model fastest on this machine."""

@@ -1,0 +1,1 @@
+"""A comparison of systems: quality, time, memory."""

@@ -1,0 +1,209 @@
+"""Bars that systems have to clear: a share of another system's score, measured beside them or recorded before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.compare.comparison import Resampling, average_retention
+from ibkd_retrieval.evaluation.compare.quality_records import Average, Bar
+from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport, read_comparison
+from ibkd_retrieval.evaluation.metrics.names import parse_metric
+from ibkd_retrieval.evaluation.significance import Values
+
+
+class AskedBar(NamedTuple):
+    """A metric, by the name it is measured under, and the share of it that has to be kept."""
+
+    metric: str
+    at_least: float
+
+
+class JudgedData(NamedTuple):
+    """What decides whether scores of two comparisons may be compared: documents, judged queries, what is relevant."""
+
+    name: str
+    fingerprint: str
+    query_ids: frozenset[str]
+    relevance_level: int = 1
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One system of an earlier comparison, to hold others against.
+
+    Attributes:
+        path: of the report.
+        system: its name.
+        values: by fingerprint of the documents and judged queries, by metric as recorded, and by query id.
+    """
+
+    path: Path
+    system: str
+    values: Mapping[tuple[str, frozenset[str]], Mapping[str, Mapping[str, float]]]
+
+
+def parse_bar(text: str, metrics: Sequence[str]) -> AskedBar:
+    """Understand `ndcg@10=0.97`.
+
+    Args:
+        text: a metric and a share.
+        metrics: those that are measured.
+
+    Raises:
+        UserError: the text is no bar, or its metric is unknown or not measured.
+    """
+    name, equals, share = text.partition("=")
+    try:
+        at_least = float(share)
+    except ValueError:
+        at_least = -1
+    if not equals or not 0 < at_least < 10:
+        raise UserError(f"--fail-under {text!r} is no bar: give a metric and the share to keep, such as ndcg@10=0.97.")
+    measured = same_metric(name, metrics)
+    if measured is None:
+        raise UserError(
+            f"--fail-under {text!r}: {name} is not measured ({', '.join(metrics)} are): add --metric {name}."
+        )
+    return AskedBar(measured, at_least)
+
+
+def same_metric(name: str, among: Iterable[str]) -> str | None:
+    """The first name that means the same metric, None where none does.
+
+    Raises:
+        UserError: a name is no metric.
+    """
+    wanted = parse_metric(name)[1:]
+    return next((each for each in among if parse_metric(each)[1:] == wanted), None)
+
+
+def read_recorded(
+    path: Path, system: str | None, data_sets: Sequence[JudgedData], bars: Sequence[AskedBar], k: int
+) -> Recorded:
+    """Take a system of an earlier comparison, and see that it can be compared with what is about to be measured.
+
+    Args:
+        path: of the report.
+        system: its name there; the first system where None.
+        data_sets: that are about to be measured.
+        bars: whose metrics have to be there.
+        k: results a query behind metrics without a cutoff.
+
+    Raises:
+        UserError: the report cannot be read, lacks the system, a data set or a metric, or a metric was measured over
+            another number of results or from another grade on.
+    """
+    report = read_comparison(path)
+    names = [each.name for each in report.systems]
+    name = report.baseline if system is None else system
+    if name not in names:
+        raise UserError(f"{path} has no system {name!r}: it has {', '.join(names)}.")
+    for bar in bars:
+        if same_metric(bar.metric, report.metrics) is None:
+            raise UserError(f"{path} has no {bar.metric}: it has {', '.join(report.metrics)}.")
+        if report.k not in (None, k) and parse_metric(bar.metric).cutoff is None:
+            raise UserError(
+                f"{path} has {bar.metric} over the first {report.k:,} results and not over {k:,}: give -k {report.k}, "
+                "or a metric with a cutoff."
+            )
+    values = {_key(each): _by_query(each, name) for each in report.data_sets}
+    for data in data_sets:
+        if (data.fingerprint, data.query_ids) in values:
+            _check_level(path, report, data, bars)
+            continue
+        same_corpus = [each.query_source for each in report.data_sets if each.fingerprint == data.fingerprint]
+        what = (
+            f"other judged queries of {data.name} ({', '.join(same_corpus)})"
+            if same_corpus
+            else f"no scores on the documents of {data.name}, but on those of "
+            f"{', '.join(each.name for each in report.data_sets)}"
+        )
+        raise UserError(f"{path} has {what}: hold the systems against a report of the same data sets.")
+    return Recorded(path, name, values)
+
+
+def _check_level(path: Path, report: ComparisonReport, data: JudgedData, bars: Sequence[AskedBar]) -> None:
+    before = next(each for each in report.data_sets if _key(each) == (data.fingerprint, data.query_ids))
+    metrics = [parse_metric(bar.metric) for bar in bars]
+    deciding = [metric.name for metric in metrics if metric.level is None and not metric.is_graded]
+    if deciding and before.relevance_level not in (None, data.relevance_level):
+        raise UserError(
+            f"{path} has {deciding[0]} of {data.name} with grades from {before.relevance_level} on as relevant, and "
+            f"now they count from {data.relevance_level} on: name the queries as it does, {before.query_source}."
+        )
+
+
+def hold(report: ComparisonReport, bars: Sequence[AskedBar], recorded: Recorded | None = None) -> tuple[Bar, ...]:
+    """Hold systems to every bar, averaged over the data sets.
+
+    Args:
+        report: what was measured.
+        bars: to be cleared.
+        recorded: the system that the shares are of, which every system measured is held against, one of its own name
+            among them; where None, the first system measured, which all others are.
+    """
+    against = report.baseline if recorded is None else recorded.system
+    return tuple(
+        _held(report, system.name, bar, against, recorded)
+        for bar in bars
+        for system in (report.systems if recorded is not None else report.systems[1:])
+    )
+
+
+def _held(report: ComparisonReport, system: str, bar: AskedBar, against: str, recorded: Recorded | None) -> Bar:
+    kept = report.averages[system][bar.metric] if recorded is None else _against(report, system, bar.metric, recorded)
+    passed = kept.retention is not None and kept.retention >= bar.at_least
+    return Bar(
+        metric=bar.metric,
+        at_least=bar.at_least,
+        system=system,
+        retention=kept.retention,
+        passed=passed,
+        why=_why(kept, bar, system, against, recorded, report.confidence),
+        against=against,
+        report=None if recorded is None else str(recorded.path),
+    )
+
+
+def _why(kept: Average, bar: AskedBar, system: str, against: str, recorded: Recorded | None, confidence: float) -> str:
+    source = against if recorded is None else f"{against} in {recorded.path}"
+    if kept.retention is None:
+        return f"{source} scores 0 in {bar.metric}, so there is no share of it that {system} could keep."
+    interval = ""
+    if kept.retention_interval is not None:
+        low, high = kept.retention_interval
+        interval = f" ({confidence:.0%} interval {low:.4f} to {high:.4f})"
+    verdict = "at least" if kept.retention >= bar.at_least else "less than"
+    return (
+        f"{system} keeps {kept.retention:.4f}{interval} of the {bar.metric} of {source}, {verdict} the "
+        f"{bar.at_least:g} asked for."
+    )
+
+
+def _against(report: ComparisonReport, system: str, metric: str, recorded: Recorded) -> Average:
+    ours: list[dict[str, Values]] = []
+    theirs: list[dict[str, Values]] = []
+    for data in report.data_sets:
+        found = recorded.values[_key(data)]
+        column = found[same_metric(metric, found) or metric]
+        ours.append({metric: np.array(data.per_query.values[system][metric])})
+        theirs.append({metric: np.array([column[query_id] for query_id in data.per_query.ids])})
+    how = Resampling(confidence=report.confidence, samples=report.bootstrap_samples, seed=report.seed)
+    return average_retention(ours, metric, theirs, how)
+
+
+def _key(data: DataSetReport) -> tuple[str, frozenset[str]]:
+    return data.fingerprint, frozenset(data.per_query.ids)
+
+
+def _by_query(data: DataSetReport, system: str) -> dict[str, dict[str, float]]:
+    return {
+        metric: dict(zip(data.per_query.ids, column, strict=True))
+        for metric, column in data.per_query.values[system].items()
+    }

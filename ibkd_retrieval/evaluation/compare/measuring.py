@@ -1,0 +1,191 @@
+"""The time and the memory of all systems of a comparison, taken in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH
+from ibkd_retrieval.evaluation.compare.comparison import Resampling
+from ibkd_retrieval.evaluation.compare.cost_records import EncoderFigures, PeakMemory
+from ibkd_retrieval.evaluation.compare.costs import Measured, sizes_of
+from ibkd_retrieval.evaluation.compare.memory import Load, measure_footprint
+from ibkd_retrieval.evaluation.compare.rankings import ComparedData
+from ibkd_retrieval.evaluation.compare.timing import QueryPath, Seconds, Vector, time_encoding, time_queries
+from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.search.searcher import Searcher
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+EncoderKey = tuple[str, int, str, str, str | None]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How much is measured.
+
+    Attributes:
+        k: results per query behind metrics without a cutoff.
+        rounds: how often every timing is taken.
+        latency_queries: queries timed one by one in a round, drawn at random.
+        batch: queries in a batch.
+        throughput_documents: stored documents encoded for the throughput in a round; 0 to leave that out.
+        effort_queries: queries timed in a round for each effort of an approximate index.
+        memory_queries: queries that a fresh process answers while its memory is watched; 0 to leave that out.
+        resampling: of queries.
+    """
+
+    k: int = 1000
+    rounds: int = 8
+    latency_queries: int = 64
+    batch: int = 64
+    throughput_documents: int = 64
+    effort_queries: int = 24
+    memory_queries: int = 20
+    resampling: Resampling = field(default_factory=Resampling)
+
+    @property
+    def seed(self) -> int:
+        """Of every random choice."""
+        return self.resampling.seed
+
+
+def encoder_key(searcher: Searcher) -> EncoderKey | None:
+    """What tells encoders of documents apart by the time they take; one that only cuts its vectors takes the same.
+
+    None where queries are encoded by another model than the documents were.
+    """
+    encoder = searcher.encoder
+    if encoder.weight_hash != searcher.index.manifest.encoder.weight_hash:
+        return None
+    return encoder.name, encoder.max_length, encoder.dtype, encoder.device, encoder.pooling
+
+
+def encoder_figures(searcher: Searcher) -> EncoderFigures:
+    """What the encoder of a searcher is."""
+    encoder: Encoder = searcher.encoder  # type: ignore[assignment]
+    return EncoderFigures(
+        name=encoder.name,
+        weight_hash=encoder.weight_hash,
+        dims=encoder.dim,
+        embedding_parameters=encoder.parameters["embedding"],
+        transformer_parameters=encoder.parameters["transformer"],
+        model_bytes=encoder.model_bytes,
+        max_length=encoder.max_length,
+        dtype=encoder.dtype,
+        device=encoder.device,
+    )
+
+
+@dataclass(frozen=True)
+class DocumentTimes:
+    """Seconds of encoding a sample of `documents` documents [rounds, 1], by encoder; none where not measured."""
+
+    documents: int
+    seconds: Mapping[EncoderKey, Seconds]
+
+    def of(self, searcher: Searcher) -> Seconds | None:
+        """Those of the encoder that made a searcher's index."""
+        key = encoder_key(searcher)
+        return None if key is None else self.seconds.get(key)
+
+
+def time_documents(data: ComparedData, measuring: Measuring, progress: Progress = SILENT) -> DocumentTimes:
+    """Encode a sample of the stored documents, evenly spaced, with each encoder in turn."""
+    keyed = {encoder_key(searcher): searcher.encoder for searcher in data.searchers.values()}
+    encoders = {key: encoder for key, encoder in keyed.items() if key is not None}
+    index = next(iter(data.searchers.values())).index
+    wanted = min(measuring.throughput_documents, len(index))
+    if not wanted or not encoders:
+        return DocumentTimes(0, {})
+    step = index.manifest.rows // wanted
+    sample = [index.document(row).content for row in islice(range(0, index.manifest.rows, step), wanted)]
+    keys = {str(number): key for number, key in enumerate(encoders)}
+    with progress.task("Timing encoders", None, "encoders") as task:
+        found = time_encoding(
+            {number: encoders[key].encode for number, key in keys.items()},
+            sample,
+            rounds=measuring.rounds,
+            seed=measuring.seed,
+        )
+        task.advance(len(encoders))
+    return DocumentTimes(wanted, {keys[number]: seconds for number, seconds in found.items()})
+
+
+def watch_memory(data: ComparedData, measuring: Measuring, progress: Progress = SILENT) -> dict[str, PeakMemory]:
+    """What a fresh process takes for each system on a data set.
+
+    Raises:
+        WorkFailed: a process ended without its figures.
+    """
+    if not measuring.memory_queries:
+        return {}
+    texts = [query.text for query in data.asked[: measuring.memory_queries]]
+    found = {}
+    with progress.task("Measuring memory", len(data.searchers), "systems") as task:
+        for name, searcher in data.searchers.items():
+            seen = measure_footprint(Load.of(searcher, texts))
+            found[name] = PeakMemory(seen.peak, seen.before, seen.vram, data.name, len(texts))
+            task.advance()
+    return found
+
+
+def measure(
+    data: ComparedData,
+    measuring: Measuring,
+    documents: DocumentTimes,
+    memory: Mapping[str, PeakMemory],
+    progress: Progress = SILENT,
+) -> dict[str, Measured]:
+    """Time all systems of a data set, one query at a time and in batches, and put their costs together."""
+    texts = [query.text for query in data.asked]
+    rng = np.random.default_rng(measuring.seed)
+    drawn = rng.choice(len(texts), min(measuring.latency_queries, len(texts)), replace=False)
+    batch = [texts[place % len(texts)] for place in range(measuring.batch)]
+    with progress.task(f"Timing queries of {data.name}", None, "systems") as task:
+        queries = time_queries(
+            {name: _query_path(searcher) for name, searcher in data.searchers.items()},
+            [texts[place] for place in drawn],
+            rounds=measuring.rounds,
+            seed=measuring.seed,
+        )
+        batches = time_encoding(
+            {name: _batch_path(searcher) for name, searcher in data.searchers.items()},
+            batch,
+            rounds=measuring.rounds,
+            seed=measuring.seed,
+        )
+        task.advance(len(data.searchers))
+    return {
+        name: Measured(
+            encoder=encoder_figures(searcher),
+            sizes=sizes_of(searcher.index),
+            queries=queries[name],
+            batches=batches[name],
+            documents=documents.of(searcher),
+            memory=memory[name] if name in memory and memory[name].data_set == data.name else None,
+        )
+        for name, searcher in data.searchers.items()
+    }
+
+
+def _query_path(searcher: Searcher) -> QueryPath:
+    return QueryPath(
+        encode=lambda text: searcher.encoder.encode([text], "query"),
+        search=lambda vector: _found(searcher, vector),
+    )
+
+
+def _batch_path(searcher: Searcher) -> Callable[[Sequence[str]], object]:
+    return lambda texts: _found(searcher, searcher.encoder.encode(texts, "query"))
+
+
+def _found(searcher: Searcher, vectors: Vector) -> object:
+    return searcher.index.search(
+        vectors, OVERLAP_DEPTH, nprobe=searcher.nprobe, refine=searcher.refine, ef_search=searcher.ef_search
+    )

@@ -1,0 +1,156 @@
+"""What the systems of a comparison find on one data set, to the depth each figure is taken from.
+
+An approximate index looks further when it is asked for more results. So a metric at a cutoff is taken from a search for
+that many results, and not from the top of a longer one that would flatter it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import Query, QuerySet
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH, RBO_DEPTH, recall_against
+from ibkd_retrieval.evaluation.metrics.evaluate import Evaluation, evaluate
+from ibkd_retrieval.evaluation.metrics.names import parse_metric
+from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.search.runs.run import Run
+from ibkd_retrieval.search.searcher import Searcher
+
+DEPTHS = (OVERLAP_DEPTH, RBO_DEPTH)
+"""Results a query that recall and agreement are taken from."""
+
+
+@dataclass(frozen=True)
+class ComparedData:
+    """One corpus and its judged queries, with the systems that index it.
+
+    Attributes:
+        name: short, for the report.
+        queries: with judgements.
+        searchers: by the system's name; the first is what the others are held against.
+    """
+
+    name: str
+    queries: QuerySet
+    searchers: Mapping[str, Searcher]
+
+    @property
+    def asked(self) -> tuple[Query, ...]:
+        """The queries that are judged; nothing can be said of others."""
+        judged = {judgement.query_id for judgement in self.queries.judgements}
+        return tuple(query for query in self.queries.queries if query.query_id in judged)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What one system found.
+
+    Attributes:
+        vectors: of the queries asked [q, dim].
+        runs: by the number of results asked for.
+        evaluation: by all metrics.
+        recall: by depth, against an exact search of the same vectors.
+        exact: the exact run to the greatest depth of `DEPTHS`; None where the system is exact itself.
+    """
+
+    vectors: NDArray[np.float32]
+    runs: Mapping[int, Run]
+    evaluation: Evaluation
+    recall: Mapping[int, float]
+    exact: Run | None
+
+
+def rank_all(
+    data: ComparedData, metrics: Sequence[str], k: int = 1000, progress: Progress = SILENT
+) -> dict[str, Ranking]:
+    """Search and score with every system; queries are encoded once for systems that share an encoder.
+
+    Args:
+        data: what is asked of whom.
+        metrics: names that `parse_metric` understands.
+        k: results per query behind metrics without a cutoff.
+        progress: told of the work.
+
+    Raises:
+        UserError: no query is judged, or what `evaluate` refuses.
+    """
+    if not data.asked:
+        raise UserError(f"{data.queries.name} has no judgements: name queries that have, with --queries.")
+    vectors: dict[str, NDArray[np.float32]] = {}
+    exact: dict[tuple[str, str, str], Run] = {}
+    found = {}
+    for name, searcher in data.searchers.items():
+        encoder = searcher.encoder.weight_hash
+        if encoder not in vectors:
+            vectors[encoder] = searcher.encode(data.asked, progress)
+        runs = _runs(
+            searcher, data, vectors[encoder], {*DEPTHS, *(metric_depth(metric, k) for metric in metrics)}, name
+        )
+        recall = dict.fromkeys(DEPTHS, 1.0)
+        nearest: Run | None = None
+        if not searcher.index.manifest.search.is_exact:
+            manifest = searcher.index.manifest
+            key = (encoder, manifest.encoder.weight_hash, manifest.vector_format)
+            if key not in exact:
+                exact[key] = _exact_run(searcher, data, vectors[encoder])
+            nearest = exact[key]
+            recall = {depth: recall_against(runs[depth], nearest, depth) for depth in DEPTHS}
+        found[name] = Ranking(
+            vectors[encoder], runs, evaluate_runs(runs, data.queries, metrics, k, name), recall, nearest
+        )
+    return found
+
+
+def metric_depth(metric: str, k: int) -> int:
+    """How many results a metric is taken from: its cutoff, or `k` where it has none."""
+    return parse_metric(metric).cutoff or k
+
+
+def evaluate_runs(runs: Mapping[int, Run], queries: QuerySet, metrics: Sequence[str], k: int, name: str) -> Evaluation:
+    """Score each metric on the run of its own depth.
+
+    Args:
+        runs: by depth.
+        queries: with judgements.
+        metrics: names, in the order that the result has.
+        k: depth of metrics without a cutoff.
+        name: what to call the runs where they are refused.
+
+    Raises:
+        UserError: what `evaluate` refuses.
+    """
+    by_depth: dict[int, list[str]] = {}
+    for metric in metrics:
+        by_depth.setdefault(metric_depth(metric, k), []).append(metric)
+    parts = [
+        evaluate(runs[depth], queries.judgements, names, queries.relevance_level, name)
+        for depth, names in by_depth.items()
+    ]
+    scores = {metric: score for part in parts for metric, score in part.scores.items()}
+    values = {metric: column for part in parts for metric, column in part.per_query.items()}
+    return dataclasses.replace(
+        parts[0],
+        scores={metric: scores[metric] for metric in metrics},
+        per_query={metric: values[metric] for metric in metrics},
+    )
+
+
+def _runs(
+    searcher: Searcher, data: ComparedData, vectors: NDArray[np.float32], depths: set[int], name: str
+) -> dict[int, Run]:
+    ids = [query.query_id for query in data.asked]
+    if searcher.index.manifest.search.is_exact:
+        # The top of a longer exact ranking is the shorter one.
+        return dict.fromkeys(depths, searcher.run(ids, vectors, max(depths), tag=name))
+    return {depth: searcher.run(ids, vectors, depth, tag=name) for depth in sorted(depths)}
+
+
+def _exact_run(searcher: Searcher, data: ComparedData, vectors: NDArray[np.float32]) -> Run:
+    exact = Searcher(searcher.index.exactly(), searcher.encoder, other_encoder=True, allowed=searcher.allowed)
+    return exact.run([query.query_id for query in data.asked], vectors, max(DEPTHS), tag="exact")

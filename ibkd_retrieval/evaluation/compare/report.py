@@ -1,0 +1,240 @@
+"""What a comparison found: systems, their results on each data set, averages; as records and as JSON (version 2)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.compare.cost_records import (
+    BatchRate,
+    Cost,
+    EncoderFigures,
+    Latency,
+    PeakMemory,
+    Sizes,
+    Throughput,
+)
+from ibkd_retrieval.evaluation.compare.environment import Environment
+from ibkd_retrieval.evaluation.compare.quality_records import (
+    Agreement,
+    Average,
+    Bar,
+    Example,
+    Interval,
+    MetricContrast,
+    MetricScore,
+    PerQuery,
+)
+from ibkd_retrieval.indexing.format.manifest import SearchDefaults
+from ibkd_retrieval.json_io import KEY, decode, encode
+
+FORMAT_VERSION = 2
+"""Of the JSON that `ComparisonReport.to_json` gives."""
+
+
+@dataclass(frozen=True)
+class SystemRecord:
+    """One system: an encoder, cut to some length or not, a kind of index, and how that is searched.
+
+    Attributes:
+        name: short and unique.
+        encoder: of the queries.
+        family: of the index.
+        settings: of the search as the user gave them, None where each index follows its own.
+        throughput: of encoding documents; None where not measured.
+        peak_memory: None where not measured.
+        cost: None where the throughput was not measured.
+    """
+
+    name: str
+    encoder: EncoderFigures
+    family: str
+    settings: SearchDefaults
+    throughput: Throughput | None = None
+    peak_memory: PeakMemory | None = None
+    cost: Cost | None = None
+
+
+@dataclass(frozen=True)
+class EffortPoint:
+    """What one effort of searching an approximate index finds, and how long that takes.
+
+    Attributes:
+        nprobe: inverted lists visited, None for a graph.
+        ef_search: nodes of a graph kept in view, None where there are lists.
+        recall_at_10: of the exact ten nearest.
+        search_p50_ms: median of a search for ten results, without encoding.
+        score: first metric.
+    """
+
+    nprobe: int | None
+    ef_search: int | None
+    recall_at_10: float = field(metadata={KEY: "recall@10"})
+    search_p50_ms: float
+    score: float
+
+
+@dataclass(frozen=True)
+class SystemResult:
+    """One system on one data set.
+
+    Attributes:
+        index: name of the index folder.
+        factory: faiss factory string.
+        search: the settings in force for ten results.
+        missing_queries: judged queries without results, counted as 0.
+        scores: by metric.
+        contrasts: by metric, against the first system; empty for that one.
+        recall_against_exact: by depth ("10", "100"), the share of the documents that an exact search of the same
+            vectors finds first.
+        agreement: with the first system.
+        latency_ms: per query.
+        batch_queries_per_second: in batches.
+        sizes: of the index.
+        gains: by cost, how many times smaller or faster than the first system it is (above 1 is better, whatever the
+            cost).
+        gain_spread: of each gain that was timed, the least and the greatest over the rounds, each of which timed both.
+        effort_curve: by growing effort; empty where the search is exact.
+    """
+
+    index: str
+    factory: str
+    search: SearchDefaults
+    missing_queries: int
+    scores: dict[str, MetricScore]
+    contrasts: dict[str, MetricContrast]
+    recall_against_exact: dict[str, float]
+    agreement: Agreement
+    latency_ms: Latency
+    batch_queries_per_second: BatchRate
+    sizes: Sizes
+    gains: dict[str, float]
+    gain_spread: dict[str, Interval]
+    effort_curve: tuple[EffortPoint, ...]
+
+
+@dataclass(frozen=True)
+class DataSetReport:
+    """All systems on one corpus and one set of judged queries.
+
+    Attributes:
+        name: short, unique in the comparison.
+        corpus: the name that opens it again.
+        fingerprint: of its documents.
+        documents: how many can be found.
+        queries: how many are judged.
+        query_source: the name that opens them again.
+        systems: by name.
+        per_query: the values behind the means.
+        examples: of each further system, those that lost most and then those that won most.
+        relevance_level: lowest grade that counted as relevant for binary metrics; None in reports that do not say.
+    """
+
+    name: str
+    corpus: str
+    fingerprint: str
+    documents: int
+    queries: int
+    query_source: str
+    systems: dict[str, SystemResult]
+    per_query: PerQuery
+    examples: tuple[Example, ...]
+    relevance_level: int | None = None
+
+
+@dataclass(frozen=True)
+class ComparisonReport:
+    """Systems side by side; the first is what the others are held against.
+
+    Attributes:
+        created: when, ISO 8601 in UTC.
+        command: that made it.
+        seed: of every random choice.
+        confidence: of all intervals.
+        bootstrap_samples: behind each interval.
+        environment: what the costs were measured on.
+        baseline: name of the first system.
+        metrics: names as given; figures and sentences use the first.
+        systems: in the order given.
+        data_sets: in the order given.
+        averages: by system and metric.
+        bars: what was asked of the systems.
+        k: results a query behind metrics without a cutoff; None in reports that do not say.
+    """
+
+    created: str
+    command: str
+    seed: int
+    confidence: float
+    bootstrap_samples: int
+    environment: Environment
+    baseline: str
+    metrics: tuple[str, ...]
+    systems: tuple[SystemRecord, ...]
+    data_sets: tuple[DataSetReport, ...]
+    averages: dict[str, dict[str, Average]]
+    bars: tuple[Bar, ...] = ()
+    k: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as JSON types: "format_version", then the fields; the schema is in docs/formats.md."""
+        fields: dict[str, Any] = encode(self)
+        return {"format_version": FORMAT_VERSION} | fields
+
+
+def read_comparison(path: Path | str) -> ComparisonReport:
+    """Read the JSON of a comparison.
+
+    Raises:
+        UserError: the file is missing, no comparison, damaged, or of an older or newer format.
+    """
+    path = Path(path)
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name the report.json of `ibkd compare`.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}): name the report.json of `ibkd compare`.") from error
+    version = value.get("format_version") if isinstance(value, dict) else None
+    if type(version) is not int or "systems" not in value:
+        raise UserError(f"{path} holds no comparison: name the report.json of `ibkd compare --output FOLDER`.")
+    if version < FORMAT_VERSION:
+        raise UserError(
+            f"{path} has comparison format {version}, which lacks what is read here: make it again with `ibkd compare`."
+        )
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{path} has comparison format {version}, this version of ibkd-retrieval reads {FORMAT_VERSION}: upgrade "
+            "with `pip install -U ibkd-retrieval`."
+        )
+    try:
+        report = decode(ComparisonReport, value)
+        _check(report)
+    except ValueError as error:
+        raise UserError(f"{path} is a damaged comparison ({error}): make it again with `ibkd compare`.") from error
+    return report
+
+
+def _check(report: ComparisonReport) -> None:
+    names = [system.name for system in report.systems]
+    if not names or not report.data_sets or not report.metrics:
+        raise ValueError("it has no systems, no data sets or no metrics")
+    if report.baseline != names[0] or len(set(names)) < len(names):
+        raise ValueError("the first system is not the baseline, or two have one name")
+    if set(report.averages) != set(names) or any(
+        set(found) != set(report.metrics) for found in report.averages.values()
+    ):
+        raise ValueError("averages are not of the systems and metrics")
+    for each in report.data_sets:
+        values = each.per_query.values
+        if set(each.systems) != set(names) or set(values) != set(names):
+            raise ValueError(f"data set {each.name} does not have the systems {', '.join(names)}")
+        if any(set(values[name]) != set(report.metrics) for name in names):
+            raise ValueError(f"data set {each.name} lacks the values of a metric")
+        if any(set(result.scores) != set(report.metrics) for result in each.systems.values()):
+            raise ValueError(f"data set {each.name} lacks the scores of a metric")
+        if any(len(column) != len(each.per_query.ids) for found in values.values() for column in found.values()):
+            raise ValueError(f"data set {each.name} does not have one value for each query")

@@ -1,0 +1,200 @@
+"""Whole systems, an index with the encoder of its queries, compared on the same queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH, RBO_DEPTH, agreement
+from ibkd_retrieval.evaluation.compare.comparison import Statistics, compare
+from ibkd_retrieval.evaluation.compare.cost_records import PeakMemory
+from ibkd_retrieval.evaluation.compare.costs import Measured, cost_of, size_gains, sizes_of, timed_gains
+from ibkd_retrieval.evaluation.compare.environment import read_environment
+from ibkd_retrieval.evaluation.compare.examples import examples
+from ibkd_retrieval.evaluation.compare.measuring import (
+    DocumentTimes,
+    Measuring,
+    encoder_figures,
+    measure,
+    time_documents,
+    watch_memory,
+)
+from ibkd_retrieval.evaluation.compare.quality_records import PerQuery
+from ibkd_retrieval.evaluation.compare.rankings import ComparedData, Ranking, rank_all
+from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport, SystemRecord, SystemResult
+from ibkd_retrieval.evaluation.compare.timing import batch_rate_of, histogram_edges, latency_of, throughput_of
+from ibkd_retrieval.evaluation.compare.tradeoff_curves import effort_curves
+from ibkd_retrieval.indexing.format.manifest import SearchDefaults
+from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.search.searcher import Searcher
+
+__all__ = ["ComparedData", "Measuring", "compare_systems"]
+
+
+def compare_systems(
+    data_sets: Sequence[ComparedData],
+    metrics: Sequence[str],
+    measuring: Measuring | None = None,
+    *,
+    command: str = "",
+    progress: Progress = SILENT,
+) -> ComparisonReport:
+    """Search, score and time several systems on one data set or several; the first is what the others are held to.
+
+    Args:
+        data_sets: with the same systems in the same order.
+        metrics: names that `parse_metric` understands; examples and curves are of the first.
+        measuring: how much to measure.
+        command: for the report.
+        progress: told of the work.
+
+    Raises:
+        UserError: no judgements, or what `evaluate` and `compare` refuse.
+        WorkFailed: the process that measures memory ended without its figures.
+    """
+    measuring = measuring or Measuring()
+    _check(data_sets)
+    rankings = {data.name: rank_all(data, metrics, measuring.k, progress) for data in data_sets}
+    statistics = compare(
+        {name: {system: each.evaluation for system, each in found.items()} for name, found in rankings.items()},
+        measuring.resampling,
+    )
+    largest = max(data_sets, key=lambda data: len(next(iter(data.searchers.values())).index))
+    documents = time_documents(data_sets[0], measuring, progress)
+    memory = watch_memory(largest, measuring, progress)
+    reports = []
+    for data in data_sets:
+        measured = measure(data, measuring, documents, memory, progress)
+        reports.append(_data_set(data, rankings[data.name], statistics, measured, metrics, measuring, progress))
+    # Read last: what was loaded on the way decides threads and accelerators.
+    environment = read_environment()
+    return ComparisonReport(
+        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        command=command,
+        seed=measuring.seed,
+        confidence=measuring.resampling.confidence,
+        bootstrap_samples=measuring.resampling.samples,
+        environment=environment,
+        baseline=next(iter(data_sets[0].searchers)),
+        metrics=tuple(metrics),
+        systems=tuple(
+            _system(name, searcher, largest, documents, memory, environment.threads)
+            for name, searcher in data_sets[0].searchers.items()
+        ),
+        data_sets=tuple(reports),
+        averages=statistics.averages,
+        k=measuring.k,
+    )
+
+
+def _check(data_sets: Sequence[ComparedData]) -> None:
+    if not data_sets or not data_sets[0].searchers:
+        raise UserError("There is nothing to compare: name at least one system.")
+    names = [data.name for data in data_sets]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"Two data sets are called {repeated}: give each its own name.")
+    systems = list(data_sets[0].searchers)
+    for data in data_sets[1:]:
+        if list(data.searchers) != systems:
+            raise UserError(
+                f"The systems on {data.name} are {', '.join(data.searchers)}, and on {data_sets[0].name} "
+                f"{', '.join(systems)}: name an index of every system for every corpus."
+            )
+
+
+def _system(
+    name: str,
+    searcher: Searcher,
+    largest: ComparedData,
+    documents: DocumentTimes,
+    memory: Mapping[str, PeakMemory],
+    threads: int,
+) -> SystemRecord:
+    seconds = documents.of(searcher)
+    throughput = None if seconds is None else throughput_of(seconds, documents.documents)
+    return SystemRecord(
+        name=name,
+        encoder=encoder_figures(searcher),
+        family=searcher.index.manifest.family,
+        settings=_given(searcher),
+        throughput=throughput,
+        peak_memory=memory.get(name),
+        cost=cost_of(
+            throughput,
+            sizes_of(largest.searchers[name].index),
+            largest.name,
+            threads,
+            searcher.encoder.device,
+        ),
+    )
+
+
+def _data_set(
+    data: ComparedData,
+    rankings: Mapping[str, Ranking],
+    statistics: Statistics,
+    measured: Mapping[str, Measured],
+    metrics: Sequence[str],
+    measuring: Measuring,
+    progress: Progress,
+) -> DataSetReport:
+    curves = effort_curves(
+        data,
+        rankings,
+        metrics[0],
+        k=measuring.k,
+        queries=measuring.effort_queries,
+        rounds=measuring.rounds,
+        seed=measuring.seed,
+        progress=progress,
+    )
+    edges = histogram_edges([each.queries for each in measured.values()])
+    first = next(iter(data.searchers))
+    results = {}
+    for name, searcher in data.searchers.items():
+        ranking, theirs, costs = rankings[name], rankings[first], measured[name]
+        faster = timed_gains(costs, measured[first])
+        results[name] = SystemResult(
+            index=searcher.index.folder.resolve().name,
+            factory=searcher.index.manifest.factory,
+            search=searcher.index.effort(OVERLAP_DEPTH, _given(searcher)),
+            missing_queries=ranking.evaluation.missing,
+            scores=statistics.scores[data.name][name],
+            contrasts=statistics.contrasts[data.name][name],
+            recall_against_exact={str(depth): share for depth, share in ranking.recall.items()},
+            agreement=agreement(
+                ranking.runs[OVERLAP_DEPTH], theirs.runs[OVERLAP_DEPTH], ranking.runs[RBO_DEPTH], theirs.runs[RBO_DEPTH]
+            ),
+            latency_ms=latency_of(costs.queries, edges),
+            batch_queries_per_second=batch_rate_of(costs.batches, measuring.batch),
+            sizes=costs.sizes,
+            gains=size_gains(costs, measured[first]) | {cost: each.median for cost, each in faster.items()},
+            gain_spread={cost: each.spread for cost, each in faster.items()},
+            effort_curve=curves[name],
+        )
+    evaluations = {name: ranking.evaluation for name, ranking in rankings.items()}
+    index = data.searchers[first].index
+    return DataSetReport(
+        name=data.name,
+        corpus=index.manifest.corpus.name,
+        fingerprint=index.manifest.corpus.fingerprint,
+        documents=len(index),
+        queries=len(evaluations[first].query_ids),
+        query_source=data.queries.name,
+        systems=results,
+        per_query=PerQuery(
+            evaluations[first].query_ids,
+            {
+                name: {metric: tuple(column.tolist()) for metric, column in each.per_query.items()}
+                for name, each in evaluations.items()
+            },
+        ),
+        examples=examples(data, rankings, metrics[0]),
+        relevance_level=data.queries.relevance_level,
+    )
+
+
+def _given(searcher: Searcher) -> SearchDefaults:
+    return SearchDefaults(searcher.nprobe, searcher.refine, searcher.ef_search)

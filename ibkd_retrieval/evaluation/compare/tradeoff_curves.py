@@ -1,0 +1,110 @@
+"""What approximate indexes find, and how fast, when they are searched with more and with less effort."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH, recall_against
+from ibkd_retrieval.evaluation.compare.rankings import ComparedData, Ranking, evaluate_runs, metric_depth
+from ibkd_retrieval.evaluation.compare.report import EffortPoint
+from ibkd_retrieval.evaluation.compare.timing import QueryPath, QueryTimings, time_queries
+from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.search.runs.run import Run
+from ibkd_retrieval.search.searcher import Searcher
+
+
+def effort_curves(
+    data: ComparedData,
+    rankings: Mapping[str, Ranking],
+    metric: str,
+    *,
+    k: int,
+    queries: int,
+    rounds: int,
+    seed: int,
+    progress: Progress = SILENT,
+) -> dict[str, tuple[EffortPoint, ...]]:
+    """Recall, median search time and score of every approximate system, by growing effort.
+
+    Efforts and systems take turns while they are timed. What else a system was told, such as refinement, stays.
+
+    Args:
+        data: what is asked of whom.
+        rankings: by system.
+        metric: for the score.
+        k: its depth where it has no cutoff.
+        queries: timed one by one, drawn at random.
+        rounds: how often.
+        seed: of the draw and the order.
+        progress: told of the work.
+    """
+    nearest = {name: ranking.exact for name, ranking in rankings.items() if ranking.exact is not None}
+    points = {
+        (name, place): _with_effort(searcher, effort.nprobe, effort.ef_search)
+        for name, searcher in data.searchers.items()
+        if name in nearest
+        for place, effort in enumerate(searcher.index.efforts())
+    }
+    if not points:
+        return dict.fromkeys(data.searchers, ())
+    count = len(data.asked)
+    drawn = np.random.default_rng(seed).choice(count, min(queries, count), replace=False)
+    timings = time_queries(
+        {f"{place} {name}": _path(searcher, rankings[name]) for (name, place), searcher in points.items()},
+        [str(row) for row in drawn],
+        rounds=rounds,
+        warmup=2,
+        seed=seed,
+    )
+    curves: dict[str, list[EffortPoint]] = {name: [] for name in data.searchers}
+    with progress.task(f"Trying efforts on {data.name}", len(points), "efforts") as task:
+        for (name, place), searcher in points.items():
+            curves[name].append(
+                _point(searcher, rankings[name], nearest[name], data, metric, k, timings[f"{place} {name}"])
+            )
+            task.advance()
+    return {name: tuple(curve) for name, curve in curves.items()}
+
+
+def _point(
+    searcher: Searcher,
+    ranking: Ranking,
+    nearest: Run,
+    data: ComparedData,
+    metric: str,
+    k: int,
+    timings: QueryTimings,
+) -> EffortPoint:
+    ids = nearest.query_ids
+    runs = {depth: searcher.run(ids, ranking.vectors, depth) for depth in {OVERLAP_DEPTH, metric_depth(metric, k)}}
+    return EffortPoint(
+        nprobe=searcher.nprobe,
+        ef_search=searcher.ef_search,
+        recall_at_10=recall_against(runs[OVERLAP_DEPTH], nearest, OVERLAP_DEPTH),
+        search_p50_ms=1000 * float(np.median(timings.search)),
+        score=evaluate_runs(runs, data.queries, [metric], k, "The run").scores[metric],
+    )
+
+
+def _with_effort(searcher: Searcher, nprobe: int | None, ef_search: int | None) -> Searcher:
+    return Searcher(
+        searcher.index,
+        searcher.encoder,
+        nprobe=nprobe,
+        refine=searcher.refine,
+        ef_search=ef_search,
+        other_encoder=True,
+        allowed=searcher.allowed,
+    )
+
+
+def _path(searcher: Searcher, ranking: Ranking) -> QueryPath:
+    """Timed from the vector on: `encode` only looks the query's vector up."""
+    return QueryPath(
+        encode=lambda row: ranking.vectors[int(row) : int(row) + 1],
+        search=lambda vector: searcher.index.search(
+            vector, OVERLAP_DEPTH, nprobe=searcher.nprobe, refine=searcher.refine, ef_search=searcher.ef_search
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Retrieval metrics of a run against judgements."""

@@ -1,0 +1,144 @@
+"""Empty figures in this report's style, and what all of them need: text widths, axes, ticks."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from ibkd_retrieval.errors import MissingPackage
+from ibkd_retrieval.evaluation.report.palette import GRID, INK, MUTED, PAPER
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+POINTS_PER_INCH = 72
+TEXT = 11.0
+"""Size of text in points, which are the units of the SVG."""
+
+SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ibkd",
+    "font.size": TEXT,
+    "axes.unicode_minus": True,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": TEXT - 1,
+    "ytick.labelsize": TEXT - 1,
+    "text.color": INK,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    # No text is mathematics: a system may have a dollar sign in its name.
+    "text.parse_math": False,
+}
+"""matplotlib's settings while a figure is made and while it is written."""
+
+
+def require_matplotlib() -> None:
+    """Make sure that figures can be drawn.
+
+    Raises:
+        MissingPackage: matplotlib or jinja2 is not installed.
+    """
+    for package in ("matplotlib", "jinja2"):
+        if find_spec(package) is None:
+            raise MissingPackage(package, "Drawing report.html and report.png", "report")
+
+
+@contextmanager
+def drawing(**further: Any) -> Iterator[None]:
+    """Where figures are made and written: this report's settings, and no word of letters that a font lacks.
+
+    Args:
+        further: settings of matplotlib, with _ for each dot.
+    """
+    import matplotlib
+
+    settings = SETTINGS | {name.replace("_", ".", 1): value for name, value in further.items()}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        # In the page the browser has other fonts; in the picture a box stands for the letter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def blank(width: float, height: float) -> Figure:
+    """A figure of `width` x `height` points."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH), layout="constrained")
+
+
+def dress(axes: Axes, x_label: str, y_label: str) -> None:
+    """Label the axes, draw a grid behind the data, and leave out the frame's upper and right line."""
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(visible=True)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=3)
+
+
+def scale_x(axes: Axes, values: Sequence[float], room: float = 1.25) -> None:
+    """Scale the x axis to positive values: logarithmic where they span more than a factor of three, else from 0.
+
+    Args:
+        axes: whose x axis it is.
+        values: to be seen; all above 0.
+        room: factor left free on either side of a logarithmic axis.
+    """
+    low, high = min(values), max(values)
+    if high <= 3 * low:
+        axes.set_xlim(0, high * room)
+        ticks = steps(0, high * room, 5)
+    else:
+        low, high = low / room, high * room
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        ticks = _round_numbers(low, high)
+    axes.set_xticks(ticks, [_tick(tick) for tick in ticks])
+    axes.set_xticks([], minor=True)
+
+
+def steps(low: float, high: float, most: int) -> list[float]:
+    """At most `most` + 1 round numbers at even distances between `low` and `high`."""
+    from matplotlib.ticker import MaxNLocator
+
+    found = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    # Rounded, as 3 x 0.1 would otherwise be written with 17 digits.
+    return [round(float(tick), 10) for tick in found if low - 1e-9 <= tick <= high + 1e-9]
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) <= 6:
+            break
+    return inside[:: math.ceil(len(inside) / 6)]
+
+
+def _tick(value: float) -> str:
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:g} {unit}"
+    return f"{value:g}"
+
+
+def text_width(text: str, points: float = TEXT) -> float:
+    """How wide a line of text is at most, in points, whatever sans-serif font shows it."""
+    ems = sum(1.0 if unicodedata.east_asian_width(letter) in "WF" or letter in "mMW@…" else 0.62 for letter in text)
+    return ems * points

@@ -1,0 +1,137 @@
+"""A comparison as Markdown, to paste into a design document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport
+from ibkd_retrieval.evaluation.report.example_queries import ShownExample, shown_examples
+from ibkd_retrieval.evaluation.report.glance import glances
+from ibkd_retrieval.evaluation.report.numbers import counted, metric_title, score, signed
+from ibkd_retrieval.evaluation.report.sentence import further_sentences, headline, summary_sentence
+from ibkd_retrieval.evaluation.report.tables import (
+    Cell,
+    Table,
+    encoder_table,
+    extrapolation_table,
+    index_table,
+    main_table,
+    quality_table,
+    search_table,
+)
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
+_MOST_TEXT = 120
+
+
+def comparison_as_markdown(comparison: ComparisonReport, picture: str | None = None) -> str:
+    """The sentence, all tables, the queries that lost and won most, and how to make the report again.
+
+    Args:
+        comparison: to write down.
+        picture: file name of the PNG beside it; None leaves it out.
+    """
+    lines = [f"# {_text(comparison.baseline)} compared", "", f"**{_text(summary_sentence(comparison))}**", ""]
+    if picture:
+        lines += [f"![Quality against latency and against memory]({picture})", ""]
+    for bar in comparison.bars:
+        lines += [f"{'Passed' if bar.passed else '**Failed**'}: {_text(bar.why)}", ""]
+    lines += [*_table(main_table(comparison, glances(comparison))), *_bullets(further_sentences(comparison))]
+    for data_set in comparison.data_sets:
+        lines += _data_set(comparison, data_set)
+    lines += ["## What a system takes to run", "", *_table(encoder_table(comparison))]
+    extrapolation = extrapolation_table(comparison)
+    if extrapolation is not None:
+        lines += _table(extrapolation)
+    return "\n".join([*lines, *_reproduction(comparison)]) + "\n"
+
+
+def _data_set(comparison: ComparisonReport, data_set: DataSetReport) -> list[str]:
+    lines = [
+        f"## {_text(data_set.name)}",
+        "",
+        f"{counted(data_set.documents, 'document', 'documents')} of {_text(data_set.corpus)}, "
+        f"{counted(data_set.queries, 'judged query', 'judged queries')} of "
+        f"{_text(data_set.query_source)}.",
+        "",
+    ]
+    for metric in comparison.metrics:
+        lines += _table(quality_table(comparison, data_set, metric))
+    lines += [*_table(search_table(comparison, data_set)), *_table(index_table(comparison, data_set))]
+    for found in shown_examples(data_set, comparison.baseline):
+        # The page and the JSON have them all; here those of the system that the sentence is about will do.
+        if found.system == headline(comparison):
+            for title, shown in (("lost", found.lost), ("won", found.won)):
+                if shown:
+                    lines += [f"### Queries on which {_text(found.system)} {title} most", ""]
+                    lines += [line for each in shown for line in _example(each)] + [""]
+    return lines
+
+
+def _example(shown: ShownExample) -> list[str]:
+    each = shown.example
+    change = signed(each.value - each.baseline_value)
+    lines = [
+        f"- **{_text(each.query)}** {metric_title(each.metric)} {score(each.baseline_value)} → {score(each.value)} "
+        f"({change})"
+    ]
+    for system, documents in shown.rankings:
+        ranked = [
+            f"{rank}. {_text(_short(one.document.title or one.document.text))}{' ✓' if one.relevant else ''}"
+            for rank, one in enumerate(documents, 1)
+        ]
+        lines.append(f"  - {_text(system)}: {' · '.join(ranked) or 'no results'}")
+    return lines
+
+
+def _reproduction(comparison: ComparisonReport) -> list[str]:
+    environment = comparison.environment
+    versions = ", ".join(f"{name} {version}" for name, version in environment.packages.items())
+    sources = [
+        f"{_text(each.corpus)} (fingerprint `{each.fingerprint}`), queries {_text(each.query_source)}"
+        for each in comparison.data_sets
+    ]
+    return [
+        "## How to make it again",
+        "",
+        *(f"    {line}" for line in comparison.command.splitlines()),
+        "",
+        f"- {comparison.created}, seed {comparison.seed}; {_text(environment.cpu or environment.platform)}, "
+        f"{environment.threads} threads; Python {environment.python}, {versions}",
+        *(f"- {source}" for source in sources),
+        f"- *kept*: share of the score of {_text(comparison.baseline)}; intervals: {comparison.confidence:.0%} "
+        f"bootstrap, {comparison.bootstrap_samples:,} resamples; *p (Holm)*: paired randomisation test against it, "
+        "corrected over all contrasts; ✓: judged relevant. Systems were timed in turn: compare factors, not "
+        "milliseconds.",
+    ]
+
+
+def _table(table: Table) -> list[str]:
+    heads = ["system", *table.columns]
+    rows = [[_text(system), *(_cell(cell) for cell in cells)] for system, cells in table.rows]
+    return [
+        f"**{_text(table.caption)}**",
+        "",
+        f"| {' | '.join(map(_text, heads))} |",
+        "|---|" + "---:|" * len(table.columns),
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+    ]
+
+
+def _cell(cell: Cell) -> str:
+    return _text(f"{cell.text} ({cell.note})" if cell.note else cell.text)
+
+
+def _bullets(sentences: Sequence[str]) -> Iterable[str]:
+    return [*(f"- {_text(each)}" for each in sentences), ""] if sentences else []
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…"
+
+
+def _text(text: str) -> str:
+    """Text on one line that Markdown shows as it is."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

@@ -1,0 +1,162 @@
+"""What a comparison found, in a sentence: what is kept, what is gained, where most is lost, and what may be chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ibkd_retrieval.evaluation.compare.report import ComparisonReport
+from ibkd_retrieval.evaluation.report.glance import Glance, glances, significant
+from ibkd_retrieval.evaluation.report.numbers import exact_share, factor, metric_title, p_value, score, share
+
+_SAME = 1e-9
+"""Scores that differ by less are the same: floating-point numbers, added in another order."""
+
+_ALIKE = 0.05
+"""Times and sizes within this share of each other are called the same."""
+
+
+def summary_sentence(comparison: ComparisonReport) -> str:
+    """The sentence on the system that matters most; with a single system, what that scores."""
+    return system_sentence(comparison, headline(comparison))
+
+
+def headline(comparison: ComparisonReport) -> str:
+    """The system that matters most: of those with another encoder than the first, or else of all further, the best."""
+    first, *others = comparison.systems
+    if not others:
+        return first.name
+    teacher = (first.encoder.weight_hash, first.encoder.dims)
+    students = [each for each in others if (each.encoder.weight_hash, each.encoder.dims) != teacher]
+    metric = comparison.metrics[0]
+    return max(students or others, key=lambda each: comparison.averages[each.name][metric].mean).name
+
+
+def further_sentences(comparison: ComparisonReport) -> list[str]:
+    """A sentence on each other system, in the order given."""
+    chosen = headline(comparison)
+    others = [each.name for each in comparison.systems if each.name not in (comparison.baseline, chosen)]
+    return [system_sentence(comparison, name) for name in others]
+
+
+def system_sentence(comparison: ComparisonReport, name: str) -> str:
+    """What one system keeps, gains and loses against the first one.
+
+    Args:
+        comparison: that it is part of.
+        name: of the system.
+    """
+    found = {each.name: each for each in glances(comparison)}
+    ours, first = found[name], found[comparison.baseline]
+    metric = metric_title(comparison.metrics[0])
+    if ours is first:
+        return f"{name} scores {score(first.mean)} {metric}{_where(comparison)}."
+    parts = [f"{_quality(ours, first, metric)} {_cost(ours)}", *_losses(comparison, ours), *_doubts(comparison, ours)]
+    return f"{name} {'; '.join(parts)}."
+
+
+def _where(comparison: ComparisonReport) -> str:
+    names = [each.name for each in comparison.data_sets]
+    return f" on {names[0]}" if len(names) == 1 else f" on average over {len(names)} data sets"
+
+
+def _quality(ours: Glance, first: Glance, metric: str) -> str:
+    difference = ours.mean - first.mean
+    if abs(difference) < _SAME:
+        return f"scores the same {metric} as {first.name} ({score(ours.mean)})"
+    if ours.retention is None:
+        return f"scores {score(ours.mean)} {metric}, where {first.name} scores 0,"
+    if difference < 0:
+        return f"keeps {exact_share(ours.retention)} of {first.name}'s {metric}"
+    return f"reaches {exact_share(ours.retention)} of {first.name}'s {metric}"
+
+
+def _cost(ours: Glance) -> str:
+    memory = "" if ours.memory is None else f" and {_memory(ours.memory)}"
+    return f"at {_speed(ours)}{memory}"
+
+
+def _speed(ours: Glance) -> str:
+    low, high = ours.speed_spread
+    if 1 - _ALIKE <= ours.speed <= 1 + _ALIKE:
+        return "about the same speed"
+    if low <= 1 <= high:
+        return "a speed that cannot be told apart"
+    if ours.speed > 1:
+        return f"{factor(ours.speed)} the speed"
+    return f"{_fraction(1 / ours.speed)} of the speed"
+
+
+def _memory(smaller: float) -> str:
+    if abs(smaller - 1) < 0.005:
+        return "the same index memory"
+    if smaller > 1:
+        return f"{_fraction(smaller)} of the index memory"
+    return f"{factor(1 / smaller)} the index memory"
+
+
+def _fraction(times: float) -> str:
+    """One part of `times`: 1/8, or percents where no such fraction is near."""
+    whole = round(times)
+    if whole >= 2 and abs(times - whole) <= _ALIKE * times / 2:
+        return "half" if whole == 2 else f"1/{whole}"
+    return share(1 / times) if times < 10 else f"1/{times:.0f}"
+
+
+def _losses(comparison: ComparisonReport, ours: Glance) -> list[str]:
+    """Where the system loses most: the data set, or with a single one the metric."""
+    if len(comparison.data_sets) > 1:
+        kept = {
+            each.name: each.systems[ours.name].scores[comparison.metrics[0]].retention
+            for each in comparison.data_sets
+            if ours.contrasts[each.name].difference <= -_SAME
+        }
+        subject = "no data set"
+    elif len(comparison.metrics) > 1:
+        result = comparison.data_sets[0].systems[ours.name]
+        kept = {
+            metric_title(metric): result.scores[metric].retention
+            for metric in comparison.metrics
+            if result.contrasts[metric].difference <= -_SAME
+        }
+        subject = "no metric"
+    else:
+        return []
+    known = {name: value for name, value in kept.items() if value is not None}
+    if not kept:
+        return [f"it loses on {subject}"]
+    if not known:
+        return []
+    # Of those that show the same figure, the first.
+    worst = min(known, key=lambda name: round(known[name], 6))
+    return [f"it loses most on {worst} ({exact_share(known[worst])} kept)"]
+
+
+def _doubts(comparison: ComparisonReport, ours: Glance) -> list[str]:
+    """Which differences may be chance."""
+    several = len(comparison.data_sets) > 1
+    if several:
+        tested = dict(ours.contrasts)
+        title = f"in {metric_title(comparison.metrics[0])} on "
+    else:
+        result = comparison.data_sets[0].systems[ours.name]
+        tested = {metric_title(metric): result.contrasts[metric] for metric in comparison.metrics}
+        title = "in "
+    different = {name: contrast for name, contrast in tested.items() if abs(contrast.difference) >= _SAME}
+    unsure = {name: contrast for name, contrast in different.items() if not significant(contrast)}
+    if not different:
+        return []
+    everywhere = "every data set" if len(different) == len(tested) > 1 and several else _listed(list(different))
+    if not unsure:
+        subject = "difference" if several or len(different) == 1 else "differences"
+        return [f"the {subject} {title}{everywhere} {'is' if subject == 'difference' else 'are'} significant"]
+    if len(unsure) == 1:
+        (name, contrast) = next(iter(unsure.items()))
+        return [f"the difference {title}{name} is not significant (p = {p_value(contrast.randomisation_p_holm)})"]
+    least = f"p ≥ {p_value(min(each.randomisation_p_holm for each in unsure.values()))}"
+    if len(unsure) == len(different):
+        return [f"no difference {title}{everywhere.replace('every', 'any')} is significant ({least})"]
+    return [f"the differences {title}{_listed(list(unsure))} are not significant ({least})"]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

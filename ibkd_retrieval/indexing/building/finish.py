@@ -1,0 +1,169 @@
+"""The last stage of every build: shards that are all there into a structure, a list of ids and a manifest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.building.memory import peak_memory_bytes
+from ibkd_retrieval.indexing.building.plan import BuildPlan
+from ibkd_retrieval.indexing.faiss_binding import write_structure
+from ibkd_retrieval.indexing.families import Family, Flat, family_options
+from ibkd_retrieval.indexing.families.flat import STORED_ONCE_BYTES
+from ibkd_retrieval.indexing.families.wanted import Wanted
+from ibkd_retrieval.indexing.format import layout
+from ibkd_retrieval.indexing.format.lines import write_lines
+from ibkd_retrieval.indexing.format.manifest import (
+    BuildRecord,
+    Change,
+    CorpusRecord,
+    FileRecord,
+    IndexManifest,
+    OperatingPoint,
+    ShardEntry,
+    write_manifest,
+)
+from ibkd_retrieval.indexing.format.shards import ShardRecord, file_record, stored_ids
+from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
+from ibkd_retrieval.progress import Progress
+
+_RESIDENT_BYTES = 64 << 20
+
+
+def finish_index(
+    folder: Path,
+    records: Sequence[ShardRecord],
+    corpus: CorpusRecord,
+    plan: BuildPlan,
+    family: Family,
+    progress: Progress,
+    changes: tuple[Change, ...] = (),
+    device: str = "cpu",
+    limit: int | None = None,
+) -> IndexManifest:
+    """Make the structure and the list of ids from the shards, and write the manifest last.
+
+    Args:
+        folder: holds the shards 0 to n - 1, and no manifest.
+        records: of the shards, in order.
+        corpus: the manifest's entry.
+        plan: what the shards were made by.
+        family: suited to the number of documents.
+        progress: told of the work.
+        changes: the manifest's entry.
+        device: where the structure is trained (`faiss_binding.training_on`).
+        limit: most bytes that the structure may take in memory. A flat index that takes more has none, and every
+            search reads the shards.
+
+    Raises:
+        UserError: another structure takes more.
+        OSError: the disk is full or fails.
+    """
+    start = time.perf_counter()
+    counts = [record.documents for record in records]
+    # Settings are tried on rows from everywhere, which would map all files into the build's memory.
+    vectors = ShardVectors(folder, counts, plan.encoder.dim, resident=_RESIDENT_BYTES)
+    tried: tuple[OperatingPoint, ...] = ()
+    if isinstance(family, Wanted):
+        family, tried = family.choice(vectors, progress)
+        progress.say(f"Chosen by trial: an index of type {family.name}.")
+    check_structure_fits(family, vectors.count, vectors.dim, limit)
+    within = family
+    if isinstance(family, Flat) and limit is not None:
+        within = Flat(min(limit, STORED_ONCE_BYTES if family.memory_bytes is None else family.memory_bytes))
+    built = within.build(vectors, progress, device)
+    if built.index is None:
+        (folder / layout.STRUCTURE).unlink(missing_ok=True)
+    else:
+        write_structure(built.index, folder / layout.STRUCTURE)
+    write_lines(folder / layout.DOC_IDS, stored_ids(folder, len(records)))
+    structure_seconds = time.perf_counter() - start
+    files = shard_file_records(records)
+    for name in (*([layout.STRUCTURE] if built.index is not None else []), *layout.doc_id_files()):
+        files[name] = file_record(folder, name)
+    manifest = IndexManifest(
+        format_version=layout.FORMAT_VERSION,
+        corpus=corpus,
+        document_count=vectors.count,
+        encoder=plan.encoder,
+        metric="inner_product",
+        family=family.name,
+        family_options=family_options(family),
+        factory=built.factory,
+        search=built.search,
+        shard_size=plan.shard_size,
+        shards=shard_entries(records),
+        files=files,
+        build=build_record(records, structure_seconds),
+        versions=library_versions(),
+        created=now(),
+        operating_points=(*built.operating_points, *tried),
+        vector_format=plan.vector_format,
+        changes=changes,
+        trained_rows=vectors.count,
+    )
+    return write_manifest(folder, manifest)
+
+
+def check_structure_fits(family: Family, count: int, dim: int, limit: int | None) -> None:
+    """Refuse a structure that would take more memory than it may; vectors that are there stay there.
+
+    Raises:
+        UserError: it would.
+    """
+    needed = count * family.bytes_per_vector(count, dim)
+    if limit is not None and needed > limit and not isinstance(family, Flat | Wanted):
+        raise UserError(
+            f"An index of type {family.name} of {count:,} vectors takes {needed / 1e6:,.0f} MB in memory and --memory "
+            f"allows {limit / 1e6:,.0f}: give more, or another --type, such as ivf-pq, with --resume where vectors "
+            "are there already."
+        )
+
+
+def shard_entries(records: Sequence[ShardRecord]) -> tuple[ShardEntry, ...]:
+    """The manifest's entries for shards 0 to n - 1."""
+    return tuple(
+        ShardEntry(record.documents, layout.vectors_file(number), layout.documents_file(number))
+        for number, record in enumerate(records)
+    )
+
+
+def shard_file_records(records: Sequence[ShardRecord]) -> dict[str, FileRecord]:
+    """The files of all shards."""
+    files: dict[str, FileRecord] = {}
+    for record in records:
+        files |= record.files
+    return files
+
+
+def build_record(records: Sequence[ShardRecord], structure_seconds: float) -> BuildRecord:
+    """What it cost, given the records of all shards."""
+    encode_seconds = sum(record.encode_seconds for record in records)
+    count = sum(record.documents for record in records)
+    return BuildRecord(
+        encode_seconds=round(encode_seconds, 3),
+        structure_seconds=round(structure_seconds, 3),
+        documents_per_second=round(count / max(encode_seconds, 1e-9), 1),
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+
+
+def now() -> str:
+    """The time as a manifest gives it."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that take part in a build."""
+    versions = {"python": platform.python_version()}
+    for package in ("ibkd-retrieval", "faiss-cpu", "faiss-gpu", "numpy", "torch", "transformers"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

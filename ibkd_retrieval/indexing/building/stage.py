@@ -1,0 +1,222 @@
+"""A corpus into shards: documents are read and tokenised, encoded, and written at the same time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import Corpus, Document
+from ibkd_retrieval.encoders.protocol import PreparingEncoder, TextEncoder
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.building.identity import Fingerprint, IdGuard, TakenIds, fingerprint
+from ibkd_retrieval.indexing.building.pipeline import WriteBehind, read_ahead
+from ibkd_retrieval.indexing.building.plan import BuildPlan
+from ibkd_retrieval.indexing.building.workers import EncodedShard, EncoderProcesses, UnencodedShard
+from ibkd_retrieval.indexing.format.shards import ShardRecord, is_intact, write_shard
+from ibkd_retrieval.progress import Progress, Task
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.encoders.protocol import PreparedTexts
+
+
+@dataclass(frozen=True)
+class ShardStage:
+    """Makes the shards of a corpus in a folder, all but those that are there and intact.
+
+    What a shard holds depends on nothing but its documents, so it does not matter how many encoders there are, or
+    which shards were there before.
+
+    Attributes:
+        corpus: read once, from the start.
+        encoder: describes the vectors, and encodes unless `processes` do.
+        folder: of the index.
+        plan: how the documents are cut and how their vectors are stored.
+        begun: records of shards that are there, by number; those that are damaged are made again.
+        first: number of the first shard.
+        taken: ids that the index holds already.
+        processes: encode in place of `encoder`.
+        depth: shards that may wait between two stages.
+        before_writing: called before each shard is written.
+    """
+
+    corpus: Corpus
+    encoder: TextEncoder
+    folder: Path
+    plan: BuildPlan
+    begun: dict[int, ShardRecord]
+    progress: Progress
+    first: int = 0
+    taken: TakenIds | None = None
+    processes: EncoderProcesses | None = None
+    depth: int = 1
+    before_writing: Callable[[], None] = lambda: None
+
+    def run(self) -> tuple[list[ShardRecord], str]:
+        """Make the shards; return the records of all, in order, and the corpus's fingerprint.
+
+        Raises:
+            UserError: the corpus changed since the build began or has unfit ids, or a vector is not finite.
+            WorkFailed: an encoder process died.
+            OSError: the disk is full or fails.
+        """
+        records = self._intact()
+        whole = Fingerprint()
+        done = sum(record.documents for record in records.values())
+
+        def write(encoded: EncodedShard) -> None:
+            self.before_writing()
+            shard = encoded.shard
+            records[shard.number] = write_shard(
+                self.folder,
+                shard.number,
+                shard.documents,
+                encoded.vectors,
+                fingerprint=shard.fingerprint,
+                weight_hash=self.plan.encoder.weight_hash,
+                encode_seconds=round(encoded.seconds, 3),
+                vector_format=self.plan.vector_format,
+            )
+
+        with (
+            self.progress.task("Encoding documents", self.corpus.count, "documents", done) as task,
+            read_ahead(self._unencoded(records.copy(), whole), self.depth) as shards,
+            WriteBehind(write, self.depth) as writer,
+            closing(self._encoded(shards, _Watched(task, writer))) as encoded,
+        ):
+            for each in encoded:
+                self._check(each.vectors, each.shard.documents)
+                writer.put(each)
+        return [records[number] for number in sorted(records)], whole.hexdigest()
+
+    def _intact(self) -> dict[int, ShardRecord]:
+        kept = {}
+        if self.begun:
+            with self.progress.task("Verifying shards", len(self.begun), "shards") as task:
+                for number, record in self.begun.items():
+                    if record.weight_hash == self.plan.encoder.weight_hash and is_intact(self.folder, record.files):
+                        kept[number] = record
+                    else:
+                        self.progress.say(f"Shard {number} in {self.folder} is damaged and will be encoded again.")
+                    task.advance()
+        return kept
+
+    def _unencoded(self, kept: dict[int, ShardRecord], whole: Fingerprint) -> Iterator[UnencodedShard]:
+        """Read the corpus to its end; yield the shards that are to be encoded. Runs beside the encoder."""
+        guard = IdGuard(self.corpus.name)
+        number, count = self.first, 0
+        for documents in cut(self.corpus.documents(), self.plan.shard_size, self.plan.shard_text):
+            whole.add(documents)
+            # Before the ids: a corpus that changed may well repeat those of shards it no longer agrees with.
+            own = fingerprint(documents)
+            if number in self.begun and self.begun[number].fingerprint != own:
+                raise self._changed(count)
+            ids = [document.doc_id for document in documents]
+            guard.admit(ids, partial(_first_ids, self.corpus, count))
+            if self.taken is not None:
+                self.taken.refuse(ids)
+            if number not in kept:
+                yield UnencodedShard(number, documents, own, self._prepared(documents, count))
+            count += len(documents)
+            number += 1
+            del documents
+        if self.begun and max(self.begun) >= number:
+            raise self._changed(count)
+
+    def _refuse_unreadable(self, documents: list[Document], count: int) -> None:
+        """Name a document that no tokenizer takes; an encoder knows only its position among some texts."""
+        for position, document in enumerate(documents, start=count + 1):
+            try:
+                document.content.encode("utf-8")
+            except UnicodeEncodeError:
+                raise UserError(
+                    f"Document {position:,} of {self.corpus.name} ({document.doc_id}) holds half of a surrogate pair, "
+                    "which is no character, and cannot be encoded: mend its text, or leave it out."
+                ) from None
+
+    def _prepared(self, documents: list[Document], count: int) -> PreparedTexts | None:
+        if self.processes is not None:
+            self._refuse_unreadable(documents, count)
+        if self.processes is not None or not isinstance(self.encoder, PreparingEncoder):
+            return None
+        try:
+            return self.encoder.prepare([document.content for document in documents], "document")
+        except UserError:
+            self._refuse_unreadable(documents, count)
+            raise
+
+    def _encoded(self, shards: Iterator[UnencodedShard], task: Task) -> Generator[EncodedShard, None, None]:
+        if self.processes is not None:
+            yield from self.processes.encode(shards, task)
+            return
+        for shard in shards:
+            start = time.perf_counter()
+            if shard.prepared is not None and isinstance(self.encoder, PreparingEncoder):
+                vectors = self.encoder.encode_prepared(shard.prepared, task)
+            else:
+                vectors = self.encoder.encode([document.content for document in shard.documents], "document", task)
+            encoded = EncodedShard(shard.without_tokens(), vectors, time.perf_counter() - start)
+            del shard, vectors
+            yield encoded
+
+    def _check(self, vectors: NDArray[np.float32], documents: list[Document]) -> None:
+        due = (len(documents), self.encoder.dim)
+        if vectors.shape != due:
+            raise UserError(
+                f"The model {self.encoder.name} gave vectors of shape {vectors.shape} where {due} was due: "
+                "its configuration and its weights do not agree."
+            )
+        unfit = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(unfit):
+            raise UserError(
+                f"The model {self.encoder.name} gave a vector that is not finite (NaN or infinity) for the document "
+                f"{documents[unfit[0]].doc_id!r}: try --dtype float32, or another model."
+            )
+
+    def _changed(self, count: int) -> UserError:
+        what, mend = "index in", "index it anew with --overwrite"
+        if self.first:
+            what, mend = "append to", "drop that append with --append --overwrite"
+        return UserError(
+            f"The corpus {self.corpus.name} is not the one that the {what} {self.folder} was begun with (it differs "
+            f"from document {count + 1:,} on, or soon after): {mend}."
+        )
+
+
+class _Watched:
+    """A task that ends encoding as soon as nothing can be written any more."""
+
+    def __init__(self, task: Task, writer: WriteBehind[EncodedShard]) -> None:
+        self._task = task
+        self._writer = writer
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self._writer.check()
+        self._task.advance(count, note)
+
+
+def cut(documents: Iterator[Document], most: int, text: int | None) -> Iterator[list[Document]]:
+    """Cut a stream into shards of at most `most` documents, closed early when they hold `text` characters."""
+    shard: list[Document] = []
+    characters = 0
+    for document in documents:
+        shard.append(document)
+        characters += len(document.text) + len(document.title)
+        if len(shard) == most or (text is not None and characters >= text):
+            yield shard
+            shard, characters = [], 0
+    if shard:
+        yield shard
+
+
+def _first_ids(corpus: Corpus, count: int) -> Iterator[str]:
+    # Read again, and not from the shards, which may not be written yet; only an id that repeats brings us here.
+    return (document.doc_id for document in islice(corpus.documents(), count))

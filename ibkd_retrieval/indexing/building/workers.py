@@ -1,0 +1,270 @@
+"""Encoding in several processes, each with a model and an equal part of the cores, or a GPU, of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import Document
+from ibkd_retrieval.encoders.protocol import TextEncoder
+from ibkd_retrieval.errors import UserError, WorkFailed
+from ibkd_retrieval.progress import Task
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+    from ibkd_retrieval.encoders.protocol import PreparedTexts
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
+def take_share(number: int, count: int) -> None:
+    """Pin this process, number `number` of `count` from 0, to its part of the cores, with a thread for each of them.
+
+    A process left to the scheduler moves between cores and leaves its caches behind; where the system does not allow
+    pinning, it has its number of threads alone. The libraries that start threads read it when they are first imported.
+    """
+    threads = max(1, min(len(_cores()) // count, available_threads()))
+    if hasattr(os, "sched_setaffinity"):
+        # Where it is forbidden, things are slower, and no more than that.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, share_of(_cores(), number, count))
+    for variable in _THREADS:
+        os.environ[variable] = str(threads)
+
+
+def share_of(cores: Sequence[int], number: int, count: int) -> Sequence[int]:
+    """The part of `cores` for process `number` of `count`: as many for each, at least one, and neighbours together."""
+    each = max(1, len(cores) // count)
+    start = number % (len(cores) // each) * each
+    return cores[start : start + each]
+
+
+def available_threads() -> int:
+    """As many as this process has cores, or what the user asked OpenMP for where that is less."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(len(_cores()), int(asked) if asked.isdecimal() else len(_cores())))
+
+
+def _cores() -> list[int]:
+    """The logical cores this process may use, those of one physical core and of one socket together."""
+    if not hasattr(os, "sched_getaffinity"):
+        return list(range(os.cpu_count() or 1))
+    return sorted(os.sched_getaffinity(0), key=_place)
+
+
+def _place(core: int) -> tuple[int, int, int]:
+    topology = Path(f"/sys/devices/system/cpu/cpu{core}/topology")
+    try:
+        package, physical = ((topology / name).read_text("ascii") for name in ("physical_package_id", "core_id"))
+        return int(package), int(physical), core
+    except (OSError, ValueError):
+        return 0, core, core
+
+
+class UnencodedShard(NamedTuple):
+    """Documents on their way to an encoder."""
+
+    number: int
+    documents: list[Document]
+    fingerprint: str
+    prepared: PreparedTexts | None = None
+
+    def without_tokens(self) -> UnencodedShard:
+        """The same shard when it is encoded, its tokens let go of."""
+        return self._replace(prepared=None)
+
+
+class EncodedShard(NamedTuple):
+    """Documents with their vectors [n, dim], and the share of time that encoding them took."""
+
+    shard: UnencodedShard
+    vectors: NDArray[np.float32]
+    seconds: float
+
+
+class EncoderLoader(Protocol):
+    """Makes the encoder of a process; it is sent there, so it can be pickled."""
+
+    def __call__(self, number: int, count: int) -> TextEncoder:
+        """Load the encoder of process `number` of `count`, counted from 0."""
+
+
+@dataclass(frozen=True)
+class LoadEncoder:
+    """Loads a model by name on its process's share of the machine: a GPU in turn, or the cores it is pinned to."""
+
+    name: str
+    device: str = "auto"
+    dtype: str = "auto"
+    pooling: str | None = None
+    max_length: int | None = None
+    dim: int | None = None
+    batch_tokens: int | None = None
+    backend: str = "torch"
+    sample: tuple[str, ...] = ()
+
+    def __call__(self, number: int, count: int) -> TextEncoder:
+        """Load the model.
+
+        Raises:
+            UserError: as `Encoder.load` does.
+        """
+        import torch
+
+        from ibkd_retrieval.encoders.device import choose_device
+        from ibkd_retrieval.encoders.encoder import Encoder
+
+        torch.set_num_threads(available_threads())
+        device = choose_device(self.device)
+        if device == "cuda":
+            device = f"cuda:{number % torch.cuda.device_count()}"
+        settings = dataclasses.asdict(self) | {"device": device}
+        return Encoder.load(settings.pop("name"), **settings)
+
+
+@dataclass(frozen=True)
+class EncoderProcesses:
+    """`count` processes that encode whole shards with encoders made by `load`."""
+
+    count: int
+    load: EncoderLoader
+
+    def encode(self, shards: Iterator[UnencodedShard], task: Task) -> Iterator[EncodedShard]:
+        """Encode shards as they come; they are given back in the order they are done in.
+
+        Raises:
+            UserError: a model cannot be loaded, or a text not read.
+            WorkFailed: a process was killed or failed.
+        """
+        context = multiprocessing.get_context("spawn")
+        processes: dict[Connection, SpawnProcess] = {}
+        # What each process is at; None while it loads its model.
+        busy: dict[Connection, UnencodedShard | None] = {}
+        try:
+            for number in range(self.count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs, self.load, number, self.count), daemon=True)
+                process.start()
+                theirs.close()
+                processes[ours] = process
+                busy[ours] = None
+            numbers = {connection: number for number, connection in enumerate(processes, 1)}
+            while busy:
+                for connection in cast("list[Connection]", wait(list(busy))):
+                    try:
+                        message = connection.recv()
+                    except (EOFError, ConnectionError):
+                        raise self._died(numbers[connection], processes[connection], busy[connection]) from None
+                    if isinstance(message, _Advanced):
+                        task.advance(message.texts)
+                        continue
+                    if isinstance(message, _Failed):
+                        raise message.error()
+                    done, busy[connection] = busy[connection], next(shards, None)
+                    following = busy[connection]
+                    if following is None:
+                        del busy[connection]
+                    else:
+                        try:
+                            connection.send([document.content for document in following.documents])
+                        except (BrokenPipeError, ConnectionError):
+                            raise self._died(numbers[connection], processes[connection], following) from None
+                    if done is not None:
+                        yield EncodedShard(done, message.vectors, message.seconds / self.count)
+                    del done, message, following
+        finally:
+            for connection, process in processes.items():
+                connection.close()
+                process.terminate()
+                process.join()
+
+    def _died(self, number: int, process: SpawnProcess, shard: UnencodedShard | None) -> WorkFailed:
+        process.join(5)
+        code = process.exitcode
+        how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with {code}"
+        where = f"while it encoded shard {shard.number}" if shard is not None else "while it loaded the model"
+        return WorkFailed(
+            f"Encoder process {number} of {self.count} {how} {where} (often for want of memory): what is finished is "
+            "kept; go on with --resume, and with fewer --workers if it happens again."
+        )
+
+
+class _Ready(NamedTuple):
+    vectors: None = None
+    seconds: float = 0.0
+
+
+class _Vectors(NamedTuple):
+    vectors: NDArray[np.float32]
+    seconds: float
+
+
+class _Advanced(NamedTuple):
+    texts: int
+
+
+class _Failed(NamedTuple):
+    kind: str
+    text: str
+    number: int | None = None
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failed:
+        if isinstance(error, UserError):
+            return cls("user", str(error))
+        if isinstance(error, OSError) and error.errno is not None:
+            where = f": {error.filename}" if error.filename else ""
+            return cls("system", f"{error.strerror}{where}", error.errno)
+        return cls("work", f"Encoding failed with {type(error).__name__}: {error}")
+
+    def error(self) -> Exception:
+        if self.kind == "user":
+            return UserError(self.text)
+        return OSError(self.number, self.text) if self.kind == "system" else WorkFailed(self.text)
+
+
+class _Reporting:
+    """Passes progress on to the process that shows it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self._connection.send(_Advanced(count))
+
+
+def _work(connection: Connection, load: EncoderLoader, number: int, count: int) -> None:
+    """A process's whole life: load, then encode what comes until nobody sends any more."""
+    # An interrupt from the terminal reaches all processes; the one that commands this one decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    take_share(number, count)
+    reply: Any
+    try:
+        encoder = load(number, count)
+        reply = _Ready()
+        while True:
+            connection.send(reply)
+            texts = connection.recv()
+            start = time.perf_counter()
+            vectors = encoder.encode(texts, "document", _Reporting(connection))
+            reply = _Vectors(np.ascontiguousarray(vectors, dtype=np.float32), time.perf_counter() - start)
+    except (EOFError, ConnectionError):
+        return
+    except Exception as error:  # of any library; the other side turns it into a sentence
+        try:
+            connection.send(_Failed.of(error))
+        except ConnectionError:
+            return

@@ -1,0 +1,221 @@
+"""Index folders for other tools: Pyserini, NumPy and parquet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import compress, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import Document
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import sync_directory
+from ibkd_retrieval.indexing.faiss_binding import load_faiss, write_structure
+from ibkd_retrieval.indexing.families.search_params import set_defaults
+from ibkd_retrieval.indexing.format.lines import LineStore
+from ibkd_retrieval.indexing.format.shards import document_from_json
+from ibkd_retrieval.indexing.index import StoredIndex, open_contents
+from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
+from ibkd_retrieval.progress import SILENT, Progress
+
+_ROW_GROUP = 8192
+
+
+def export_index(
+    folder: Path | str, destination: Path | str, to: str, *, exact: bool = False, progress: Progress = SILENT
+) -> None:
+    """Write an index in another tool's format, as a folder that appears whole or not at all.
+
+    Args:
+        folder: the index.
+        destination: a folder that does not exist or is empty.
+        to: a key of `FORMATS`.
+        exact: for pyserini: write exact vectors whatever the index's type. The other formats always hold them.
+        progress: told of the work.
+
+    Raises:
+        UserError: there is no such format, `folder` holds no sound index, or `destination` is taken.
+        OSError: the disk is full or fails.
+    """
+    if to not in FORMATS:
+        raise UserError(f"Unknown format `{to}`: use {', '.join(FORMATS)}.")
+    if to == "pyserini":
+        export_pyserini(folder, destination, exact=exact, progress=progress)
+    else:
+        FORMATS[to](folder, destination, progress=progress)
+
+
+def export_pyserini(
+    folder: Path | str, destination: Path | str, *, exact: bool = False, progress: Progress = SILENT
+) -> None:
+    """Write the folder that Pyserini's FaissSearcher reads: `index` (faiss) and `docid` (one id a line).
+
+    Pyserini takes scores as faiss gives them. An approximate index therefore leaves with its default nprobe but
+    without refinement, which is said; `exact` writes a flat index of the exact vectors instead.
+
+    Raises:
+        UserError: `folder` holds no sound index, or `destination` is not an empty or new folder.
+    """
+    folder = Path(folder)
+    with _new_folder(destination) as made:
+        manifest = open_contents(folder, structure=True).manifest
+        if manifest.deleted_count:
+            raise UserError(
+                f"{manifest.deleted_count:,} documents of {folder} are deleted, and Pyserini would find them: "
+                f"make an index without them with `ibkd index --from {folder}` and export that."
+            )
+        shutil.copyfile(folder / manifest.doc_ids, made / "docid")
+        if manifest.structure not in manifest.files or (exact and not manifest.search.is_exact):
+            vectors = ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim)
+            _write_flat(vectors, made / "index", progress)
+        elif not manifest.search.is_exact:
+            index = load_faiss().read_index(str(folder / manifest.structure))
+            set_defaults(index, manifest.search)
+            write_structure(index, made / "index")
+            progress.say(
+                "Pyserini scores with the quantised vectors and finds less than `ibkd search` does: "
+                "export exact vectors if that matters."
+            )
+        else:
+            shutil.copyfile(folder / manifest.structure, made / "index")
+
+
+def _write_flat(vectors: ShardVectors, path: Path, progress: Progress) -> None:
+    """Write faiss's file of an IndexFlatIP of all vectors, shard by shard.
+
+    It is that of an empty one, which ends in the number of its values, with both counts filled in and the values after
+    it (`write_index` of faiss/impl/index_write.cpp).
+    """
+    faiss = load_faiss()
+    head = bytearray(faiss.serialize_index(faiss.IndexFlatIP(vectors.dim)).tobytes())
+    # After four letters and the dimension, an int32: the number of vectors, an int64.
+    head[8:16] = struct.pack("<q", vectors.count)
+    head[-8:] = struct.pack("<Q", vectors.count * vectors.dim)
+    with open(path, "wb") as file, progress.task("Writing vectors", vectors.count, "vectors") as task:
+        file.write(head)
+        for shard in vectors:
+            file.write(np.ascontiguousarray(shard, dtype="<f4").data)
+            task.advance(len(shard))
+
+
+def export_numpy(folder: Path | str, destination: Path | str, *, progress: Progress = SILENT) -> None:
+    """Write `vectors.npy`, float32 [n, dim], and `ids.txt`, one id a line in the order of the rows.
+
+    The file is written shard by shard.
+
+    Raises:
+        UserError: `folder` holds no sound index, or `destination` is not an empty or new folder.
+    """
+    with _new_folder(destination) as made:
+        index = open_contents(folder)
+        with open(made / "ids.txt", "w", encoding="utf-8", newline="\n") as lines:
+            lines.writelines(f"{index.doc_id(row)}\n" for row in _rows(index))
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(index), index.manifest.dim)}
+        with open(made / "vectors.npy", "wb") as file, progress.task("Writing vectors", len(index), "vectors") as task:
+            np.lib.format.write_array_header_1_0(file, header)
+            for shard, _ in _shards(index):
+                file.write(np.ascontiguousarray(shard, dtype="<f4").data)
+                task.advance(len(shard))
+
+
+def export_parquet(folder: Path | str, destination: Path | str, *, progress: Progress = SILENT) -> None:
+    """Write `documents.parquet`: `id`, `title`, `text` and `vector` (fixed-size list of dim float32).
+
+    A row group holds a shard, or part of one. Other fields of documents are left out.
+
+    Raises:
+        UserError: `folder` holds no sound index, a text cannot be written as UTF-8, or `destination` is not an empty
+            or new folder.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _new_folder(destination) as made:
+        index = open_contents(folder)
+        dim = index.manifest.dim
+        texts = [pa.field(name, pa.string(), nullable=False) for name in ("id", "title", "text")]
+        schema = pa.schema([*texts, pa.field("vector", pa.list_(pa.float32(), dim), nullable=False)])
+        with (
+            pq.ParquetWriter(made / "documents.parquet", schema, compression="zstd") as writer,
+            progress.task("Writing documents", len(index), "documents") as task,
+        ):
+            for shard, documents in _shards(index):
+                for start in range(0, len(shard), _ROW_GROUP):
+                    rows = np.ascontiguousarray(shard[start : start + _ROW_GROUP], dtype=np.float32)
+                    here = list(islice(documents, len(rows)))
+                    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), dim)
+                    writer.write_table(pa.table([*_columns(here, pa), vectors], schema=schema))
+                    task.advance(len(rows))
+
+
+FORMATS: dict[str, Callable[..., None]] = {
+    "pyserini": export_pyserini,
+    "numpy": export_numpy,
+    "parquet": export_parquet,
+}
+"""The tools that an index can be written for."""
+
+
+def _rows(index: StoredIndex) -> Iterator[int]:
+    """The rows whose documents were not deleted."""
+    rows = range(index.manifest.rows)
+    return iter(rows) if index.present is None else compress(rows, index.present)
+
+
+def _shards(index: StoredIndex) -> Iterator[tuple[NDArray[np.float32], Iterator[Document]]]:
+    """Shard by shard, the vectors and the documents that were not deleted."""
+    row = 0
+    for shard, vectors in zip(index.manifest.shards, index.vectors(), strict=True):
+        documents = map(document_from_json, LineStore(index.folder / shard.texts))
+        if index.present is None:
+            yield vectors, documents
+        else:
+            kept = index.present[row : row + shard.documents]
+            yield vectors[kept], compress(documents, kept)
+        row += shard.documents
+
+
+def _columns(documents: list[Document], pa: Any) -> list[Any]:
+    try:
+        return [
+            pa.array([getattr(document, name) for document in documents], pa.string())
+            for name in ("doc_id", "title", "text")
+        ]
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"A text among {documents[0].doc_id!r} to {documents[-1].doc_id!r} holds half of a surrogate pair, which "
+            "parquet cannot hold: export with --to numpy."
+        ) from error
+
+
+@contextmanager
+def _new_folder(destination: Path | str) -> Iterator[Path]:
+    """A folder to write into that becomes `destination` on success and is removed on failure.
+
+    Raises:
+        UserError: `destination` is neither an empty nor a new folder.
+    """
+    destination = Path(os.path.abspath(destination))
+    if destination == Path.cwd():
+        raise UserError("An export makes a folder of its own, not the current one: name one with --output.")
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise UserError(f"{destination} exists and is not an empty folder: name another with --output.")
+    made = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
+    try:
+        made.mkdir(parents=True)
+        yield made
+        for path in made.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        sync_directory(made)
+        os.replace(made, destination)
+        sync_directory(destination.parent)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)

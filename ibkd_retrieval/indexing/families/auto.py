@@ -1,0 +1,168 @@
+"""Choosing a family, its code size and its search settings by trial, for a recall and a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS, Family, check_recall
+from ibkd_retrieval.indexing.families.flat import Flat
+from ibkd_retrieval.indexing.families.hnsw import Hnsw
+from ibkd_retrieval.indexing.families.ivf_flat import IvfFlat
+from ibkd_retrieval.indexing.families.ivf_pq import IvfPq
+from ibkd_retrieval.indexing.families.rabitq import RaBitQ
+from ibkd_retrieval.indexing.families.search_params import is_graph, list_count
+from ibkd_retrieval.indexing.families.sq8 import Sq8
+from ibkd_retrieval.indexing.families.trial import Trial, describe, efforts_for, measured, reaches, trial_of
+from ibkd_retrieval.indexing.format.manifest import OperatingPoint, SearchDefaults
+from ibkd_retrieval.indexing.vectors.source import ArrayVectors, VectorSource, sample_rows
+from ibkd_retrieval.progress import SILENT, Progress
+
+SAMPLED_VECTORS = 50_000
+"""Vectors that candidates are tried on, where there are more."""
+
+_SEED = 0
+
+
+class Choice(NamedTuple):
+    """What the trial ended in.
+
+    Attributes:
+        family: to build.
+        points: every setting tried, with the structure and its bytes a vector, for the manifest.
+    """
+
+    family: Family
+    points: tuple[OperatingPoint, ...]
+
+
+def choose(
+    vectors: VectorSource,
+    recall: float,
+    bytes_per_vector: int | None = None,
+    milliseconds: float | None = None,
+    queries: NDArray[np.float32] | None = None,
+    progress: Progress = SILENT,
+) -> Choice:
+    """Choose the family that finds enough within a budget.
+
+    Families that would take more than `bytes_per_vector` are left out at once. The others are built on a random sample
+    of at most `SAMPLED_VECTORS`, and searched with growing effort until they find enough. Time is scaled to all
+    vectors: with their number for a flat index, with its root for inverted lists, with its logarithm for a graph.
+    Under a limit of memory alone, or none, the fastest wins; under one of time, the smallest that is fast enough.
+
+    Args:
+        vectors: of the corpus.
+        recall: share of the exact ten nearest documents to find, in (0, 1].
+        bytes_per_vector: most memory a vector may take, None for any.
+        milliseconds: most time that a query may take, searched in a batch on this machine, None for any.
+        queries: [q, dim] held-out queries; None for documents made as hard as questions.
+        progress: told of every setting tried.
+
+    Raises:
+        UserError: a constraint is out of range, a query is not finite, or nothing reaches all constraints; the
+            sentence says what is reachable.
+    """
+    check_recall(recall)
+    for name, limit in (("memory per vector", bytes_per_vector), ("latency", milliseconds)):
+        if limit is not None and not limit > 0:
+            raise UserError(f"The limit of {name} must be above 0, not {limit}.")
+    if queries is not None:
+        _check_queries(queries, vectors.dim)
+    families = list(_candidates(vectors.dim) if vectors.count >= FEWEST_DOCUMENTS else [Flat()])
+    sizes = {family: family.bytes_per_vector(vectors.count, vectors.dim) for family in families}
+    fitting = [family for family in families if bytes_per_vector is None or sizes[family] <= bytes_per_vector]
+    if not fitting:
+        smallest = min(sizes.values())
+        raise UserError(
+            f"No index of {vectors.count:,} vectors of {vectors.dim} dimensions fits {bytes_per_vector} bytes a "
+            f"vector: the smallest takes {math.ceil(smallest)}; allow as much with --memory-per-vector."
+        )
+    rows = sample_rows(vectors.count, SAMPLED_VECTORS, np.random.default_rng(_SEED))
+    sample = ArrayVectors(vectors.gather(rows))
+    trial = trial_of(sample, queries, _SEED)
+    found: list[tuple[OperatingPoint, Family]] = []
+    with progress.task("Trying index types", len(fitting), "types") as task:
+        for family in fitting:
+            for point in _points(family, sample, trial, recall, vectors.count / sample.count):
+                point = replace(point, bytes_per_vector=round(sizes[family], 1))
+                found.append((point, replace(family, recall=recall) if hasattr(family, "recall") else family))  # type: ignore[type-var]
+                progress.say(
+                    f"{family.name} {point.structure} ({describe(point)}): recall@10 {point.recall_at_10:.3f}, "
+                    f"{point.bytes_per_vector:,.0f} bytes a vector, {point.milliseconds:.3f} ms a query"
+                )
+            task.advance()
+    return _best(found, recall, milliseconds, progress)
+
+
+def _candidates(dim: int) -> Iterator[Family]:
+    yield Flat()
+    yield Hnsw()
+    yield IvfFlat()
+    yield Sq8()
+    yield RaBitQ()
+    for parts in (dim // 2, dim // 4, dim // 8):
+        if parts and dim % parts == 0:
+            yield IvfPq(subquantisers=parts)
+
+
+def _points(
+    family: Family, sample: ArrayVectors, trial: Trial, recall: float, growth: float
+) -> Iterator[OperatingPoint]:
+    """Build `family` on a sample and measure it with growing effort until it finds enough."""
+    if isinstance(family, Flat):
+        point = measured(family.build(sample, SILENT).index, sample, trial, SearchDefaults())
+        # Rounding of equal scores is no miss.
+        yield replace(point, recall_at_10=1.0, milliseconds=growth * point.milliseconds, structure="Flat")
+        return
+    first = replace(family, **({"ef_search": 16} if isinstance(family, Hnsw) else {"nprobe": 1}))  # type: ignore[type-var]
+    built = first.build(sample, SILENT)
+    index = built.index
+    scale = 1 + math.log(growth) / math.log(sample.count) if is_graph(index) else math.sqrt(growth)
+    refinements = (0,) if isinstance(family, Hnsw | IvfFlat) else (0, 2) if isinstance(family, Sq8) else None
+    for group in efforts_for(index, SearchDefaults(), refinements):
+        for effort in group:
+            point = measured(index, sample, trial, effort)
+            yield replace(point, milliseconds=round(scale * point.milliseconds, 4), structure=built.factory)
+        if reaches(point, recall) or (effort.nprobe or 0) >= (list_count(index) or math.inf):
+            return
+
+
+def _best(
+    found: list[tuple[OperatingPoint, Family]], recall: float, milliseconds: float | None, progress: Progress
+) -> Choice:
+    points = tuple(point for point, _ in found)
+    enough = [each for each in found if reaches(each[0], recall)]
+    fast = [each for each in enough if milliseconds is None or each[0].milliseconds <= milliseconds]
+    if not enough:
+        best = max(points, key=lambda point: point.recall_at_10)
+        raise UserError(
+            f"No index that fits finds {recall:g} of the exact ten nearest documents: the best, {best.structure}, "
+            f"finds {best.recall_at_10:.3f} of sampled ones; ask for a lower --recall or allow more with "
+            "--memory-per-vector."
+        )
+    if not fast:
+        best = min((point for point, _ in enough), key=lambda point: point.milliseconds)
+        raise UserError(
+            f"No index that fits finds {recall:g} within {milliseconds:g} ms a query: the fastest, {best.structure}, "
+            f"takes {best.milliseconds:.3f} ms; allow as much with --latency or ask for a lower --recall."
+        )
+    point, family = min(
+        fast,
+        key=lambda each: each[0].milliseconds if milliseconds is None else (each[0].bytes_per_vector or 0),
+    )
+    progress.say(f"Chosen: {family.name} ({point.structure} on the sample, {describe(point)}).")
+    return Choice(family, points)
+
+
+def _check_queries(queries: NDArray[np.float32], dim: int) -> None:
+    if queries.ndim != 2 or queries.shape[1] != dim or not len(queries):
+        raise UserError(f"The queries to tune with have shape {queries.shape} and the index {dim} dimensions.")
+    if not np.isfinite(queries).all():
+        raise UserError("A query vector to tune with is not finite (NaN or infinity).")

@@ -1,0 +1,1 @@
+"""The files of an index folder: layout, manifest, shards, checksums."""

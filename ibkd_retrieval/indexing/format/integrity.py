@@ -1,0 +1,115 @@
+"""Whether the files of a finished index are those that its manifest lists."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import sha256_file
+from ibkd_retrieval.indexing.format import layout
+from ibkd_retrieval.indexing.format.manifest import IndexManifest, read_manifest
+from ibkd_retrieval.indexing.format.shards import read_records, shard_files
+
+ALWAYS_VERIFIED_BYTES = 256 << 20
+"""Largest faiss file whose checksum is tested at every opening (a fraction of a second)."""
+
+
+def verify_index(folder: Path | str) -> IndexManifest:
+    """Compare size and checksum of every file with the manifest, and return it.
+
+    Raises:
+        UserError: the folder holds no finished index, or a file of it is missing or damaged.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    verify_files(folder, manifest, contents=True)
+    records = read_records(folder)
+    for number in range(len(manifest.shards)):
+        due = {name: manifest.files[name] for name in shard_files(number)}
+        if number not in records or records[number].files != due:
+            raise damaged(folder, manifest, layout.record_file(number), "it is missing, or not of this shard")
+    return manifest
+
+
+def verify_files(folder: Path, manifest: IndexManifest, contents: bool = False, structure: bool = True) -> None:
+    """Compare the size of every file with the manifest; of a small faiss file, or with `contents` of all, the checksum.
+
+    Args:
+        folder: of the index.
+        manifest: of the index.
+        contents: compare all checksums.
+        structure: the faiss file is among the files that matter.
+
+    Raises:
+        UserError: a file is missing, not listed or damaged.
+    """
+    due = [manifest.doc_ids] if manifest.search.is_exact or not structure else [manifest.structure, manifest.doc_ids]
+    for name in due:
+        if name not in manifest.files:
+            raise damaged(folder, manifest, name, "the manifest does not list it")
+    for name, record in manifest.files.items():
+        if name == manifest.structure and not structure:
+            continue
+        path = folder / name
+        if not path.is_file():
+            raise damaged(folder, manifest, name, "it is missing")
+        size = path.stat().st_size
+        if size != record.bytes:
+            raise damaged(folder, manifest, name, f"it has {size:,} bytes and {record.bytes:,} are recorded")
+        read = contents or (name == manifest.structure and size <= ALWAYS_VERIFIED_BYTES)
+        if read and sha256_file(path) != record.sha256:
+            raise damaged(folder, manifest, name, "its checksum is not the one recorded")
+
+
+def damaged(folder: Path, manifest: IndexManifest, name: str, what: str) -> UserError:
+    """What is wrong with the file `name` of an index, and how to mend it."""
+    said = f"The index is damaged in {folder / name}: {what}; "
+    if not manifest.changes:
+        return UserError(
+            f"{said}repair it with `ibkd index --resume`, which encodes only what is not intact, or make it anew with "
+            "`ibkd index --overwrite`."
+        )
+    done = ", ".join(sorted({change.kind for change in manifest.changes}))
+    if name == manifest.structure:
+        return UserError(
+            f"{said}make another of its vectors with `ibkd index --from {folder} --type {manifest.family} --output "
+            "OTHER`."
+        )
+    return UserError(
+        f"{said}no one corpus can repair it, since it was changed ({done}): bring the file back from a copy, or make "
+        "the index anew with `ibkd index --overwrite`."
+    )
+
+
+class Unchanged:
+    """Notices when files of an open index that were not read yet have been replaced by those of another."""
+
+    def __init__(self, folder: Path, manifest: IndexManifest) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._seen = self._mark()
+
+    def check(self, name: str) -> None:
+        """Make sure that a file is still the one that the manifest tells of; what was appended or deleted is no matter.
+
+        Raises:
+            UserError: it is not.
+        """
+        mark = self._mark()
+        if mark == self._seen:
+            return
+        try:
+            same = read_manifest(self._folder).files.get(name) == self._manifest.files.get(name)
+        except UserError:
+            same = False
+        if not same:
+            raise UserError(f"The index in {self._folder} was replaced while it was open: open it anew.")
+        self._seen = mark
+
+    def _mark(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._folder / layout.MANIFEST)
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns

@@ -1,0 +1,157 @@
+"""What lies where in an index folder, and which files there are ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.format.lines import offsets_path
+
+FORMAT = "ibkd-index"
+FORMAT_VERSION = 2
+
+MANIFEST = "index.json"
+PLAN = "build.json"
+APPEND_PLAN = "append.json"
+STRUCTURE = "index.faiss"
+DOC_IDS = "docids"
+LEXICAL = "lexical"
+TOMBSTONES = "deleted"
+
+_FOLDERS = ("vectors", "documents", "shards")
+_OURS = re.compile(
+    r"(index\.json|build\.json|append\.json|index(\.\d+)?\.faiss|docids(\.\d+)?(\.offsets\.npy)?|deleted\.\d+\.npy"
+    r"|vectors/\d{5,}\.npy|documents/\d{5,}\.jsonl(\.offsets\.npy)?|shards/\d{5,}\.json)"
+)
+_LEXICAL_INDEX = re.compile(r"[a-z0-9]+-[0-9a-f]{12}")
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
+
+
+def vectors_file(shard: int) -> str:
+    """Relative path of a shard's vectors."""
+    return f"vectors/{shard:05d}.npy"
+
+
+def documents_file(shard: int) -> str:
+    """Relative path of a shard's stored documents."""
+    return f"documents/{shard:05d}.jsonl"
+
+
+def record_file(shard: int) -> str:
+    """Relative path of the record that says a shard is done."""
+    return f"shards/{shard:05d}.json"
+
+
+def doc_id_files(doc_ids: str = DOC_IDS) -> tuple[str, str]:
+    """Relative paths of a list of document ids and of its offsets."""
+    return doc_ids, offsets_path(Path(doc_ids)).name
+
+
+def next_name(folder: Path, stem: str, suffix: str = "") -> str:
+    """A name of the form stem.Nsuffix that no file in `folder` has, N counted up from those there are."""
+    pattern = re.compile(rf"{re.escape(stem)}\.(\d+){re.escape(suffix)}")
+    used = [int(match[1]) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
+    return f"{stem}.{max(used, default=1) + 1}{suffix}"
+
+
+def remove_unlisted(folder: Path, listed: Collection[str], shards: int) -> None:
+    """Delete files of ours that a finished index of `shards` shards does not list, and that no plan stands for."""
+    kept = {*listed, MANIFEST, PLAN, *(record_file(number) for number in range(shards))}
+    for path in ours(folder):
+        if path.relative_to(folder).as_posix() not in kept:
+            path.unlink()
+
+
+def ours(folder: Path) -> list[Path]:
+    """Every file in `folder` that has a name this format gives, temporary ones included."""
+    found = []
+    for inner in (folder, *(folder / name for name in _FOLDERS)):
+        for path in sorted(inner.iterdir()) if inner.is_dir() else ():
+            temporary = _TEMPORARY.fullmatch(path.name)
+            name = path.with_name(temporary["name"]) if temporary else path
+            if path.is_file() and _OURS.fullmatch(name.relative_to(folder).as_posix()):
+                found.append(path)
+    return found
+
+
+def lexical_indexes(folder: Path) -> list[Path]:
+    """Every folder below `folder` that holds a lexical index of its documents, temporary ones included."""
+    found = []
+    inner = folder / LEXICAL
+    for path in sorted(inner.iterdir()) if inner.is_dir() else ():
+        temporary = _TEMPORARY.fullmatch(path.name)
+        if path.is_dir() and _LEXICAL_INDEX.fullmatch(temporary["name"] if temporary else path.name):
+            found.append(path)
+    return found
+
+
+def temporary_lexical(path: Path) -> Path:
+    """The name under which this process makes the lexical index `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed build left half-written."""
+    for path in ours(folder):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink()
+
+
+def clear(folder: Path) -> None:
+    """Delete an index, finished or not, and nothing else that may lie in its folder.
+
+    Raises:
+        UserError: nothing in the folder says that it is an index.
+    """
+    if not is_index(folder):
+        raise UserError(
+            f"{folder} is not empty and holds no index of ours, so nothing in it is overwritten: "
+            "name another folder with --output."
+        )
+    for path in lexical_indexes(folder):
+        shutil.rmtree(path)
+    # The manifest goes first and the plan last: interrupted anywhere, the folder is an unfinished index.
+    files = sorted(ours(folder), key=lambda path: (path.name == PLAN) - (path.name == MANIFEST))
+    for path in files:
+        path.unlink()
+    for name in (*_FOLDERS, LEXICAL):
+        inner = folder / name
+        if inner.is_dir() and not any(inner.iterdir()):
+            inner.rmdir()
+
+
+def is_index(folder: Path) -> bool:
+    """Whether a manifest or the plan of a build in `folder` says that the folder is an index, finished or not."""
+    return any(_has_mark(folder / name) for name in (MANIFEST, PLAN))
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a new index may be made in `folder`: absent, empty, or killed before the plan was written.
+
+    Raises:
+        UserError: `folder` is a file.
+    """
+    if not folder.exists():
+        return True
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file where an index folder should be made: name another with --output.")
+    temporary = [_TEMPORARY.fullmatch(path.name) for path in folder.iterdir()]
+    return all(match is not None and match["name"] == PLAN for match in temporary)
+
+
+def _has_mark(path: Path) -> bool:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(value, dict) and value.get("format") == FORMAT
+
+
+def withdraw(folder: Path) -> None:
+    """Make the folder an unfinished one, before anything its manifest describes is replaced."""
+    (folder / MANIFEST).unlink(missing_ok=True)

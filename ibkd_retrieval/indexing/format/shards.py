@@ -1,0 +1,180 @@
+"""Shards: a fixed number of documents with their vectors, the unit in which an index is encoded and resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import NO_FIELDS, Document, FieldValue
+from ibkd_retrieval.files import atomic_write, sha256_file, write_json
+from ibkd_retrieval.indexing.format.layout import FORMAT, documents_file, record_file, vectors_file
+from ibkd_retrieval.indexing.format.lines import LineStore, offsets_path, save_array, write_lines
+from ibkd_retrieval.indexing.format.manifest import FileRecord
+from ibkd_retrieval.indexing.format.vectors import pack
+from ibkd_retrieval.json_io import decode
+
+T = TypeVar("T")
+
+_FIELDS = ', "fields": {'
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What a finished shard holds.
+
+    Attributes:
+        documents: how many.
+        fingerprint: of its documents (`identity.fingerprint`).
+        weight_hash: of the encoder.
+        encode_seconds: spent in the encoder.
+        files: the shard's files by path relative to the index folder.
+        vector_format: how the vectors lie in their file (`vector_formats`).
+    """
+
+    documents: int
+    fingerprint: str
+    weight_hash: str
+    encode_seconds: float
+    files: dict[str, FileRecord]
+    vector_format: str = "float32"
+
+
+def file_record(folder: Path, name: str) -> FileRecord:
+    """Measure a file of an index folder."""
+    path = folder / name
+    return FileRecord(path.stat().st_size, sha256_file(path))
+
+
+def is_intact(folder: Path, files: dict[str, FileRecord]) -> bool:
+    """Whether all `files` are there with the size and checksum recorded."""
+    for name, record in files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != record.bytes or sha256_file(path) != record.sha256:
+            return False
+    return True
+
+
+def write_shard(
+    folder: Path,
+    number: int,
+    documents: Sequence[Document],
+    vectors: NDArray[np.float32],
+    *,
+    fingerprint: str,
+    weight_hash: str,
+    encode_seconds: float,
+    vector_format: str = "float32",
+) -> ShardRecord:
+    """Write the vectors [n, dim] and the documents of a shard, and last the record that says it is done.
+
+    Raises:
+        UserError: `vector_format` cannot hold the vectors.
+        OSError: the disk is full or fails.
+    """
+    packed = pack(vectors, vector_format)
+    with atomic_write(folder / vectors_file(number)) as file:
+        save_array(file, packed)
+    texts = folder / documents_file(number)
+    write_lines(texts, map(_to_json, documents))
+    record = ShardRecord(
+        documents=len(documents),
+        fingerprint=fingerprint,
+        weight_hash=weight_hash,
+        encode_seconds=encode_seconds,
+        files={name: file_record(folder, name) for name in shard_files(number)},
+        vector_format=vector_format,
+    )
+    write_record(folder, number, record)
+    return record
+
+
+def shard_files(number: int) -> tuple[str, str, str]:
+    """Relative paths of the files of a shard: its vectors, its documents, and where each of these starts."""
+    texts = documents_file(number)
+    return vectors_file(number), texts, offsets_path(Path(texts)).as_posix()
+
+
+def write_record(folder: Path, number: int, record: ShardRecord) -> None:
+    """Say that a shard, whose files are there, is done."""
+    write_json(folder / record_file(number), {"format": FORMAT, **dataclasses.asdict(record)})
+
+
+def read_records(folder: Path) -> dict[int, ShardRecord]:
+    """The records of the shards done so far; one that cannot be read counts as not done."""
+    records = {}
+    for path in sorted((folder / "shards").glob("[0-9]*.json")):
+        try:
+            records[int(path.stem)] = decode(ShardRecord, json.loads(path.read_bytes()))
+        except ValueError:
+            continue
+    return records
+
+
+def stored_ids(folder: Path, shards: int, first: int = 0) -> Iterator[str]:
+    """Ids of the documents in the shards `first` to `shards` - 1, in order."""
+    for number in range(first, shards):
+        for line in LineStore(folder / documents_file(number)):
+            yield json.loads(line)["id"]
+
+
+def document_from_json(line: str) -> Document:
+    """A stored document from its line."""
+    value = json.loads(line)
+    return Document(value["id"], value["text"], value["title"], value.get("fields", NO_FIELDS))
+
+
+def fields_from_json(line: str) -> dict[str, FieldValue]:
+    """The fields of a stored document from its line, without parsing its text."""
+    # The quotation mark that would end `"fields` inside a text is escaped there, and the values of fields are no
+    # objects, so this stands at most once in a line, where `_to_json` put it: last.
+    mark = line.find(_FIELDS)
+    if mark < 0:
+        return {}
+    fields: dict[str, FieldValue] = json.loads(line[mark + len(_FIELDS) - 1 : -1])
+    return fields
+
+
+def _to_json(document: Document) -> str:
+    value: dict[str, object] = {"id": document.doc_id, "title": document.title, "text": document.text}
+    if document.fields:
+        value["fields"] = dict(document.fields)
+    line = json.dumps(value, ensure_ascii=False)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        # Lone surrogates have no UTF-8 bytes, but JSON has an escape for them.
+        line = json.dumps(value)
+    return line
+
+
+class OpenFiles(Generic[T]):
+    """Keeps the files used last open, within the number of files a process may have open.
+
+    Every memory map holds a file descriptor, and a large index has thousands of shards.
+    """
+
+    def __init__(self, open_number: Callable[[int], T]) -> None:
+        self._open_number = open_number
+        soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._capacity = 1 << 16 if soft_limit == resource.RLIM_INFINITY else max(4, soft_limit // 8)
+        self._opened: OrderedDict[int, T] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getitem__(self, number: int) -> T:
+        with self._lock:
+            if number not in self._opened:
+                if len(self._opened) >= self._capacity:
+                    self._opened.popitem(last=False)
+                self._opened[number] = self._open_number(number)
+            self._opened.move_to_end(number)
+            return self._opened[number]

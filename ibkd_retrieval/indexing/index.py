@@ -1,0 +1,477 @@
+"""A finished index, opened for search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import replace
+from itertools import compress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import Document, FieldValue
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.building.memory import machine_memory
+from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss
+from ibkd_retrieval.indexing.families.family import check_recall
+from ibkd_retrieval.indexing.families.search_params import (
+    effort_for,
+    inner_index,
+    is_graph,
+    list_count,
+    search_structure,
+    takes_selector,
+)
+from ibkd_retrieval.indexing.families.trial import reaches
+from ibkd_retrieval.indexing.format.integrity import Unchanged, damaged, verify_files
+from ibkd_retrieval.indexing.format.layout import documents_file
+from ibkd_retrieval.indexing.format.lines import LineStore
+from ibkd_retrieval.indexing.format.manifest import IndexManifest, SearchDefaults, read_manifest
+from ibkd_retrieval.indexing.format.shards import OpenFiles, document_from_json, fields_from_json
+from ibkd_retrieval.indexing.gpu import MOST_RESULTS, is_on_gpu, to_gpu
+from ibkd_retrieval.indexing.vectors.exact import Found, scan, search_array, with_ties_by_row
+from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
+from ibkd_retrieval.progress import SILENT, Progress
+
+EXACT_ALLOWED_ROWS = 20_000
+"""Rows up to which a filtered search compares all that are allowed, which no approximation could better."""
+
+_FEW_ROWS = 64
+
+_HARDER = 4
+"""How many times as many lists are visited when too little was found."""
+
+_GRAPH_EFFORTS = (10, 20, 40, 80, 160, 320, 640)
+
+
+class StoredIndex:
+    """An index folder opened for search. Get one from `open_index`.
+
+    Attributes:
+        folder: the index folder.
+        manifest: what the folder says of itself.
+        is_scanned: whether the vectors stay in their files and every search reads them all.
+        defaults: how hard it is searched where a search does not say; adapted to the number of results.
+    """
+
+    def __init__(self, folder: Path, manifest: IndexManifest, structure: Any) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.defaults = manifest.search
+        self._structure = structure
+        self.is_scanned = structure is None
+        self._unchanged = Unchanged(folder, manifest)
+        counts = [shard.documents for shard in manifest.shards]
+        self._vectors = ShardVectors(folder, counts, manifest.dim, check=self._unchanged.check)
+        self._ids = LineStore(folder / manifest.doc_ids)
+        self._present = _present_rows(folder, manifest)
+        self._texts = OpenFiles(self._open_texts)
+
+    def __len__(self) -> int:
+        """Number of documents that can be found; deleted ones keep their rows and are not counted."""
+        return self.manifest.document_count
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the faiss structure takes in memory, which is what it takes on disk; 0 where the files are scanned."""
+        if self.is_scanned:
+            return 0
+        record = self.manifest.files.get(self.manifest.structure)
+        return 4 * self.manifest.dim * self.manifest.rows if record is None else record.bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """Size of all files of the index, exact vectors and stored documents included."""
+        return self.manifest.disk_bytes
+
+    def search(
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        *,
+        nprobe: int | None = None,
+        refine: int | None = None,
+        ef_search: int | None = None,
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Found:
+        """Find the k documents of largest inner product for each query.
+
+        Args:
+            vectors: queries [q, dim].
+            k: number of results.
+            nprobe: inverted lists visited, where the index has them; if None, `defaults`, or more where k is large
+                (`families.effort.effort_for`), and more still for a query that finds fewer than k.
+            refine: candidates per result whose score is taken from the exact vectors, 0 for the scores of the codes;
+                if None, `defaults`, or less where k is large.
+            ef_search: nodes kept in view, where the index is an HNSW graph; if None, as for nprobe.
+            allowed: one bool a row [n]; only rows that hold True are found. Few of them (up to
+                `EXACT_ALLOWED_ROWS`) are compared exactly; of more, an approximate index visits as many times more
+                lists as rows are shut out.
+
+        Returns:
+            Scores float32 [q, k], not increasing, and rows int64 [q, k]. Where fewer than k are found, rows end in
+            -1 and scores in -inf. An exact index orders equal scores by row.
+
+        Raises:
+            UserError: the vectors have another dimension than the index or are not finite, k is not positive, or the
+                index has no such setting.
+        """
+        queries = np.ascontiguousarray(vectors, dtype=np.float32)
+        allowed = self.findable(allowed)
+        given = SearchDefaults(nprobe, refine, ef_search)
+        self._check(queries, k, given)
+        blas_threshold(self.manifest.dim)
+        # faiss sets k places aside for each query; a k far beyond the documents must not cost their memory twice.
+        left = self.manifest.rows if allowed is None else int(np.count_nonzero(allowed))
+        found = min(k, left)
+        if not left:
+            scores = np.empty((len(queries), 0), dtype=np.float32)
+            rows = np.empty((len(queries), 0), dtype=np.int64)
+        elif allowed is not None and left <= EXACT_ALLOWED_ROWS:
+            candidates = np.flatnonzero(allowed)
+            scores, places = search_array(queries, self._vectors.gather(candidates), found)
+            rows = candidates[places]
+        elif self._must_scan(found, allowed):
+            scores, rows = scan(queries, self._vectors, found, allowed)
+        elif self.manifest.search.is_exact:
+            scores, rows = self._search_flat(queries, found, left, allowed)
+        else:
+            scores, rows = self._search_structure(queries, found, given, left, allowed)
+        zero = ~queries.any(axis=1)
+        if zero.any():
+            # All documents are equally near; 4-bit codes, whose tables of distances are then all equal, find none.
+            scores[zero] = 0
+            rows[zero] = np.arange(found) if allowed is None else np.flatnonzero(allowed)[:found]
+        scores[rows < 0] = -np.inf
+        if found < k:
+            scores = np.pad(scores, ((0, 0), (0, k - found)), constant_values=-np.inf)
+            rows = np.pad(rows, ((0, 0), (0, k - found)), constant_values=-1)
+        return scores, rows
+
+    def exactly(self) -> StoredIndex:
+        """The same index, whose every search reads all stored vectors and is exact."""
+        exact = copy(self)
+        exact._structure, exact.is_scanned = None, True
+        return exact
+
+    def effort(self, k: int, given: SearchDefaults | None = None) -> SearchDefaults:
+        """The settings that a search for `k` results follows where the caller gives `given`.
+
+        Raises:
+            UserError: the index has no such setting.
+        """
+        given = given or SearchDefaults()
+        self._check_effort(given)
+        if self.manifest.search.is_exact or self.is_scanned:
+            return SearchDefaults()
+        rows = self.manifest.rows
+        return effort_for(self._structure, self.defaults, given, min(k, rows), rows, max(1, len(self)))
+
+    def efforts(self) -> tuple[SearchDefaults, ...]:
+        """Settings from the least effort to the most, each twice the one before; none where there is nothing to set."""
+        if self.manifest.search.is_exact or self.is_scanned:
+            return ()
+        lists = list_count(self._structure)
+        if lists is not None:
+            steps = [2**power for power in range(lists.bit_length()) if 2**power < lists]
+            return tuple(SearchDefaults(nprobe=nprobe) for nprobe in (*steps, lists))
+        if is_graph(self._structure):
+            return tuple(SearchDefaults(ef_search=kept) for kept in _GRAPH_EFFORTS)
+        return ()
+
+    def defaults_for(self, recall: float) -> SearchDefaults:
+        """The fastest setting known to find the share `recall` of the exact ten nearest documents, with a margin.
+
+        Raises:
+            UserError: the share is not in (0, 1], or no setting that was tried finds as much.
+        """
+        check_recall(recall)
+        if self.manifest.search.is_exact:
+            return SearchDefaults()
+        own = [point for point in self.manifest.operating_points if point.structure is None]
+        good = [point for point in own if reaches(point, recall)]
+        if good:
+            return min(good, key=lambda point: point.milliseconds).effort
+        best = max((point.recall_at_10 for point in own), default=None)
+        known = (
+            "no setting of it was measured"
+            if best is None
+            else f"the best measured finds {best:.4g} of sampled documents' neighbours, which promises "
+            f"{max(0.0, 2 * best - 1):.4g} for questions"
+        )
+        raise UserError(
+            f"The index in {self.folder} is not known to reach a recall of {recall:g} ({known}): ask for less, or make "
+            "it anew with a higher --recall or with --type flat."
+        )
+
+    def aimed_at(self, recall: float) -> StoredIndex:
+        """The same index, searched as `defaults_for` says where a search does not say.
+
+        Raises:
+            UserError: as `defaults_for` does.
+        """
+        aimed = copy(self)
+        aimed.defaults = self.defaults_for(recall)
+        return aimed
+
+    def _must_scan(self, k: int, allowed: NDArray[np.bool_] | None) -> bool:
+        """Whether the structure cannot answer: there is none, or it cannot leave out rows or give that many."""
+        if self._structure is None or (allowed is not None and not takes_selector(self._structure)):
+            return True
+        # An exact search on a GPU looks for one more, to see a tie at the last place.
+        return k >= MOST_RESULTS and is_on_gpu(inner_index(self._structure))
+
+    def _search_structure(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        given: SearchDefaults,
+        left: int,
+        allowed: NDArray[np.bool_] | None,
+    ) -> Found:
+        """An approximate search, repeated harder for queries that it found too little for, and exact at last.
+
+        Where a filter goes with the topic, the lists or nodes near a query may hold few documents that pass, however
+        many there are. Who says how hard to search gets what that finds, unless it is nothing.
+        """
+        effort = effort_for(self._structure, self.defaults, given, k, self.manifest.rows, left)
+        selector = None if allowed is None else _selector(allowed)
+        scores, rows = search_structure(self._structure, queries, k, effort, self._vectors, selector)
+        own_choice = given.nprobe is None and given.ef_search is None
+        lists = list_count(self._structure) or 0
+        short = np.flatnonzero(rows[:, k - 1 if own_choice else 0] < 0)
+        while len(short) and own_choice and (effort.nprobe or lists) < lists:
+            effort = replace(effort, nprobe=min(lists, _HARDER * (effort.nprobe or 1)))
+            scores[short], rows[short] = search_structure(
+                self._structure, queries[short], k, effort, self._vectors, selector
+            )
+            short = short[rows[short, k - 1] < 0]
+        if len(short):
+            scores[short], rows[short] = scan(queries[short], self._vectors, k, allowed)
+        return scores, rows
+
+    def _search_flat(self, queries: NDArray[np.float32], k: int, left: int, allowed: NDArray[np.bool_] | None) -> Found:
+        parameters = None if allowed is None else load_faiss().SearchParameters(sel=_selector(allowed))
+
+        def nearest(asked: NDArray[np.float32], number: int) -> Found:
+            scores, rows = self._structure.search(asked, number, params=parameters)
+            return scores, rows
+
+        # A GPU gives no more results than that, and among those beyond leaves open which of equal scores come first.
+        most = min(left, MOST_RESULTS) if is_on_gpu(inner_index(self._structure)) else left
+        return with_ties_by_row(nearest, most)(queries, k)
+
+    def doc_id(self, row: int) -> str:
+        """The id of the document in `row`."""
+        return self._ids[int(row)]
+
+    def doc_ids(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """The ids of the documents in `rows` (without padding); many are read fastest in ascending order."""
+        if len(rows) < _FEW_ROWS:
+            return [self._ids[int(row)] for row in rows]
+        wanted = np.asarray(rows, dtype=np.int64)
+        if (wanted[1:] >= wanted[:-1]).all():
+            return self._ids.lines(wanted)
+        order = np.argsort(wanted, kind="stable")
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        ids = self._ids.lines(wanted[order])
+        return [ids[place] for place in places.tolist()]
+
+    def documents(self) -> Iterator[Document]:
+        """The stored document of every row in order, as a stream; deleted ones are among them."""
+        for number in range(len(self.manifest.shards)):
+            yield from map(document_from_json, self._open_texts(number))
+
+    def fields(self) -> Iterator[dict[str, FieldValue]]:
+        """The fields of every row's document in order, as a stream; several times as fast as the documents."""
+        for number in range(len(self.manifest.shards)):
+            yield from map(fields_from_json, self._open_texts(number))
+
+    def document(self, row: int) -> Document:
+        """The stored document in `row`."""
+        if not 0 <= row < self.manifest.rows:
+            raise IndexError(f"row {row} of {self.manifest.rows}")
+        number, position = self._vectors.place(int(row))
+        return document_from_json(self._texts[number][position])
+
+    def _open_texts(self, number: int) -> LineStore:
+        self._unchanged.check(documents_file(number))
+        return LineStore(self.folder / documents_file(number))
+
+    def vectors(self) -> Iterator[NDArray[np.float32]]:
+        """The stored vectors as float32, shard by shard [n, dim]; deleted documents' rows are among them."""
+        return iter(self._vectors)
+
+    def shard_vectors(self, number: int) -> NDArray[np.float32]:
+        """The stored vectors of one shard [n, dim], as float32."""
+        return next(self._vectors.from_shard(number))
+
+    def all_ids(self) -> Iterator[str]:
+        """The id of every row in order, those of deleted documents included."""
+        return iter(self._ids)
+
+    def present_ids(self) -> Iterator[str]:
+        """The ids of the documents that can be found, in the order of their rows."""
+        if self._present is None:
+            return iter(self._ids)
+        return compress(self._ids, self._present)
+
+    @property
+    def present(self) -> NDArray[np.bool_] | None:
+        """One bool a row, False for those of deleted documents; None where none was deleted."""
+        return self._present
+
+    def findable(self, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.bool_] | None:
+        """The rows [n] that are allowed and whose documents were not deleted, one bool each; None for all."""
+        if allowed is not None and allowed.shape != (self.manifest.rows,):
+            raise ValueError(f"`allowed` has shape {allowed.shape}, the index {self.manifest.rows} rows")
+        if self._present is None or allowed is None:
+            return self._present if allowed is None else allowed
+        return allowed & self._present
+
+    def _check(self, queries: NDArray[np.float32], k: int, given: SearchDefaults) -> None:
+        if queries.ndim != 2 or queries.shape[1] != self.manifest.dim:
+            raise UserError(
+                f"The query vectors have shape {queries.shape}, the index in {self.folder} holds vectors of "
+                f"{self.manifest.dim} dimensions: search it with the model it was made with, "
+                f"{self.manifest.encoder.name}, or one that shares its vector space."
+            )
+        if not np.isfinite(queries).all():
+            raise UserError("A query vector is not finite (NaN or infinity): the model that made it is damaged.")
+        if k < 1:
+            raise UserError(f"The number of results must be at least 1, not {k}.")
+        self._check_effort(given)
+
+    def _check_effort(self, given: SearchDefaults) -> None:
+        if given == SearchDefaults():
+            return
+        if self.manifest.search.is_exact:
+            raise UserError(
+                f"The index in {self.folder} is {self.manifest.family} and always exact: leave out nprobe, refine and "
+                "ef_search."
+            )
+        name = f"The index in {self.folder} ({self.manifest.factory})"
+        if given.nprobe is not None and list_count(self._structure) is None:
+            raise UserError(f"{name} has no inverted lists to visit: leave out nprobe.")
+        if given.ef_search is not None and not is_graph(self._structure):
+            raise UserError(f"{name} is no HNSW graph: leave out ef_search.")
+        if given.nprobe is not None and given.nprobe < 1:
+            raise UserError(f"The number of lists to visit (nprobe) must be at least 1, not {given.nprobe}.")
+        if given.ef_search is not None and given.ef_search < 1:
+            raise UserError(
+                f"The number of nodes to keep in view (ef_search) must be at least 1, not {given.ef_search}."
+            )
+        if given.refine is not None and given.refine < 0:
+            raise UserError(f"The candidates to refine per result must be 0 (off) or more, not {given.refine}.")
+
+
+def _selector(allowed: NDArray[np.bool_]) -> Any:
+    faiss = load_faiss()
+    return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+
+
+def open_index(
+    folder: Path | str,
+    verify: bool = False,
+    *,
+    memory_limit: int | None = None,
+    device: str = "cpu",
+    progress: Progress = SILENT,
+) -> StoredIndex:
+    """Open a finished index.
+
+    Sizes of all files are always compared with the manifest, checksums of all with `verify`, and that of the faiss
+    file whenever it is small.
+
+    Args:
+        folder: of the index.
+        verify: compare the checksums of all files.
+        memory_limit: most bytes that the vectors of a flat index may take in memory, half of the machine's memory if
+            None. A larger one is scanned in its files by every search, which gives the same answers. Other families
+            are held in memory whatever they take.
+        device: "cuda" to search on a GPU where faiss has one.
+        progress: told where the index is scanned or a GPU was asked for in vain.
+
+    Raises:
+        UserError: the folder holds no finished index, or a file of it is missing or damaged.
+        MissingPackage: faiss is not installed.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    verify_files(folder, manifest, contents=verify)
+    load_faiss()
+    if manifest.search.is_exact:
+        size = 4 * manifest.dim * manifest.rows
+        if size > (machine_memory() // 2 if memory_limit is None else memory_limit):
+            progress.say(f"The {size / 1e9:,.1f} GB of vectors in {folder} are not loaded: every search reads them.")
+            return StoredIndex(folder, manifest, None)
+    structure = read_structure(folder, manifest)
+    if device.startswith("cuda"):
+        structure = to_gpu(structure, device, progress)
+    return StoredIndex(folder, manifest, structure)
+
+
+def open_contents(folder: Path | str, structure: bool = False) -> StoredIndex:
+    """Open a finished index for its vectors and documents: nothing is loaded, and a search would read every vector.
+
+    Args:
+        folder: of the index.
+        structure: the structure's file is to be used too, and so verified with the others.
+
+    Raises:
+        UserError: the folder holds no finished index, or a file of it that is to be used is missing or damaged.
+    """
+    manifest = read_manifest(folder)
+    verify_files(Path(folder), manifest, structure=structure)
+    return StoredIndex(Path(folder), manifest, None)
+
+
+def read_structure(folder: Path, manifest: IndexManifest) -> Any:
+    """The faiss structure of an index, whose file was verified; made of the vectors where it has none.
+
+    Raises:
+        UserError: it cannot be read, or is that of other vectors.
+    """
+    faiss = load_faiss()
+    if manifest.structure not in manifest.files:
+        structure = faiss.IndexFlatIP(manifest.dim)
+        for shard in ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim):
+            structure.add(np.ascontiguousarray(shard))
+        return structure
+    try:
+        structure = faiss.read_index(str(folder / manifest.structure))
+    except RuntimeError as error:
+        raise damaged(folder, manifest, manifest.structure, "faiss cannot read it") from error
+    if structure.d != manifest.dim or structure.ntotal != manifest.rows:
+        raise damaged(
+            folder,
+            manifest,
+            manifest.structure,
+            f"it holds {structure.ntotal:,} vectors of {structure.d} dimensions and "
+            f"{manifest.rows:,} of {manifest.dim} are recorded",
+        )
+    return structure
+
+
+def _present_rows(folder: Path, manifest: IndexManifest) -> NDArray[np.bool_] | None:
+    if manifest.tombstones is None:
+        return None
+    try:
+        deleted = np.load(folder / manifest.tombstones, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise damaged(folder, manifest, manifest.tombstones, f"it cannot be read ({error})") from error
+    if deleted.dtype != np.int64 or deleted.shape != (manifest.deleted_count,):
+        raise damaged(folder, manifest, manifest.tombstones, f"it does not list {manifest.deleted_count:,} rows")
+    present = np.ones(manifest.rows, dtype=np.bool_)
+    present[deleted] = False
+    return present
+
+
+def first_unlike(indexes: Sequence[StoredIndex]) -> StoredIndex | None:
+    """The first index whose vectors were made otherwise than those of `indexes[0]`; None where all are alike."""
+    ours = indexes[0].manifest.encoder
+    return next((index for index in indexes[1:] if not index.manifest.encoder.makes_the_vectors_of(ours)), None)

@@ -1,0 +1,146 @@
+"""Exact search over an array or over files, and exact scores for the candidates of an approximate search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.vectors.source import VectorSource
+
+Found = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+_BLOCK_BYTES = 64 << 20
+
+
+def with_ties_by_row(search: Callable[[NDArray[np.float32], int], Found], most: int) -> Callable[..., Found]:
+    """Make an exact search order equal scores by row and, at the last place, keep those of the smallest rows.
+
+    faiss leaves open which of several equal scores it keeps. One result more than asked for shows whether the last
+    score may go on beyond; where it does, more are fetched, twice as many each time, for those queries only.
+
+    Args:
+        search: takes queries [q, dim] and k, gives scores and rows [q, k].
+        most: number of rows that can be found; k may not exceed it.
+    """
+
+    def ordered(queries: NDArray[np.float32], k: int) -> Found:
+        scores = np.empty((len(queries), k), dtype=np.float32)
+        rows = np.empty((len(queries), k), dtype=np.int64)
+        left = np.arange(len(queries))
+        fetched = min(most, k + 1)
+        while len(left):
+            found, places = search(queries[left], fetched)
+            # Scores come in descending order, and seldom are any of a query equal.
+            tied = np.flatnonzero((found[:, 1:] == found[:, :-1]).any(axis=1))
+            order = np.lexsort((places[tied], -found[tied]), axis=1)
+            places[tied] = np.take_along_axis(places[tied], order, axis=1)
+            scores[left], rows[left] = found[:, :k], places[:, :k]
+            if fetched == most:
+                break
+            left = left[found[:, k - 1] == found[:, -1]]
+            fetched = min(most, 2 * fetched)
+        return scores, rows
+
+    return ordered
+
+
+def search_array(queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int) -> Found:
+    """The k rows of `vectors` [n, dim] of largest inner product for each query; k must not exceed n.
+
+    Returns:
+        Scores [q, k], not increasing, and rows [q, k]; equal scores are ordered by row.
+    """
+    faiss = load_faiss()
+
+    def nearest(asked: NDArray[np.float32], number: int) -> Found:
+        scores, rows = faiss.knn(asked, vectors, number, metric=faiss.METRIC_INNER_PRODUCT)
+        return scores, rows
+
+    return with_ties_by_row(nearest, len(vectors))(queries, k)
+
+
+def scan(
+    queries: NDArray[np.float32],
+    vectors: VectorSource,
+    k: int,
+    allowed: NDArray[np.bool_] | None = None,
+) -> Found:
+    """The k rows of largest inner product for each query, reading all vectors once in blocks of 64 MiB.
+
+    What it holds in memory is a block and the k best so far of each query, however many vectors there are.
+
+    Args:
+        queries: [q, dim].
+        vectors: read in order.
+        k: number of results, not more than there are rows to find.
+        allowed: one bool a row; only rows that hold True are found.
+
+    Returns:
+        Scores [q, k], not increasing, and rows [q, k]; equal scores are ordered by row.
+    """
+    scores = np.empty((len(queries), 0), dtype=np.float32)
+    rows = np.empty((len(queries), 0), dtype=np.int64)
+    height = max(1, _BLOCK_BYTES // (4 * vectors.dim))
+    start = 0
+    for shard in vectors:
+        for offset in range(0, len(shard), height):
+            block = shard[offset : offset + height]
+            places = np.arange(start + offset, start + offset + len(block))
+            if allowed is not None:
+                mask = allowed[places]
+                block, places = block[mask], places[mask]
+            if not len(block):
+                continue
+            here, found = search_array(queries, np.ascontiguousarray(block), min(k, len(block)))
+            # Earlier rows stand first and the sort is stable, so that equal scores stay ordered by row.
+            scores = np.concatenate([scores, here], axis=1)
+            rows = np.concatenate([rows, places[found]], axis=1)
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            scores, rows = np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
+        start += len(shard)
+    return scores, rows
+
+
+_FEW = 512
+"""Scores that are sorted as fast as the largest among them are parted off."""
+
+
+def rescore(
+    queries: NDArray[np.float32], candidates: NDArray[np.int64], vectors: VectorSource, k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Keep the k best of each query's candidates by exact inner product.
+
+    The vectors are read from their memory-mapped shards, so the structure that found the candidates need not carry
+    them.
+
+    Args:
+        queries: [q, dim].
+        candidates: rows [q, c], padded with -1.
+        vectors: the vectors of all rows.
+        k: number of results.
+
+    Returns:
+        Scores [q, k], not increasing, padded with -inf, and rows [q, k], padded with -1. Equal scores are ordered
+        by row.
+    """
+    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    rows = np.full((len(queries), k), -1, dtype=np.int64)
+    for query, found in enumerate(candidates):
+        own = np.sort(found[found >= 0])
+        exact = vectors.products(own, queries[query])
+        best = _best(exact, k)
+        scores[query, : len(best)] = exact[best]
+        rows[query, : len(best)] = own[best]
+    return scores, rows
+
+
+def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """The places of the k largest, best first; equal ones in their order."""
+    if len(scores) <= max(k, _FEW):
+        return np.argsort(-scores, kind="stable")[:k]
+    least = np.partition(scores, len(scores) - k)[len(scores) - k]
+    reaching = np.flatnonzero(scores >= least)
+    return reaching[np.argsort(-scores[reaching], kind="stable")][:k]

@@ -1,0 +1,1 @@
+"""Runs: ranked results of many queries, in memory and in files."""
