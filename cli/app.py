@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 # Before faiss or torch load: waiting OpenMP threads that spin take the cores from the other library's.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -28,10 +29,22 @@ from .commands.quickstart import quickstart
 from .commands.search import search
 from .commands.serve import serve
 from .display.console import fail
+from .display.wording import speak_as
 from .ranks import across_ranks
 
 
-def _answering(command: Callable[..., None]) -> Callable[..., None]:
+def _options_of(command: str) -> dict[str, str]:
+    """The options of a command by the names of their parameters; a positional argument goes by its metavar."""
+    found: Any = typer.main.get_command(app)
+    for part in command.split():
+        found = found.commands[part]
+    return {
+        each.name: max(each.opts, key=len) if each.opts[0].startswith("-") else each.name.upper()
+        for each in found.params
+    }
+
+
+def _answering(command: Callable[..., None], name: str) -> Callable[..., None]:
     """Wrap a command so that its errors become sentences and exit codes: 2 the input was wrong, 1 the work failed.
 
     Around the command and not around `app()`: typer would take an interrupt or a closed pipe for itself, silently.
@@ -39,6 +52,7 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**options: object) -> None:
+        speak_as(name, _options_of)
         try:
             command(**options)
             sys.stdout.flush()
@@ -80,9 +94,9 @@ for name, command in (
     ("export", export),
     ("import", import_vectors),
 ):
-    app.command(name, no_args_is_help=name in ("export", "import"))(_answering(command))
+    app.command(name, no_args_is_help=name in ("export", "import"))(_answering(command, name))
 bench = typer.Typer(help="Measure what this machine reaches.", no_args_is_help=True)
-bench.command("encode")(_answering(bench_encode))
+bench.command("encode")(_answering(bench_encode, "bench encode"))
 app.add_typer(bench, name="bench")
 
 

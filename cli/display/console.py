@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .wording import in_options
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -22,7 +24,7 @@ AS_IT_IS: Any = {"markup": False, "emoji": False, "highlight": False}
 
 def fail(sentence: str, code: int) -> NoReturn:
     """Print one sentence to standard error and leave."""
-    print(f"ibkd: {sentence}", file=sys.stderr)  # noqa: T201
+    print(f"ibkd: {in_options(sentence)}", file=sys.stderr)  # noqa: T201
     raise SystemExit(code)
 
 
@@ -78,7 +80,7 @@ class _Terminal:
         self._console = Console(stderr=True, **AS_IT_IS)
 
     def say(self, message: str) -> None:
-        self._console.print(message, style="dim", soft_wrap=True)
+        self._console.print(in_options(message), style="dim", soft_wrap=True)
 
     @contextmanager
     def task(self, title: str, total: int | None, unit: str, done: int = 0) -> Iterator[Task]:
