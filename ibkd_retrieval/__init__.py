@@ -1,3 +1,49 @@
-"""Distil a text encoder, index a corpus with the student, search it, and measure what was gained and lost."""
+"""Distil a text encoder, index a corpus with the student, search it, and measure what was gained and lost.
+
+The names below are loaded when they are first used, so that importing the package loads none of the heavy libraries.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.corpora.records import Corpus as Corpus
+    from ibkd_retrieval.corpora.records import Document as Document
+    from ibkd_retrieval.corpora.records import Judgement as Judgement
+    from ibkd_retrieval.corpora.records import Query as Query
+    from ibkd_retrieval.corpora.records import QuerySet as QuerySet
+    from ibkd_retrieval.corpora.spec import open_corpus as open_corpus
+    from ibkd_retrieval.corpora.spec import open_qrels as open_qrels
+    from ibkd_retrieval.corpora.spec import open_queries as open_queries
+    from ibkd_retrieval.errors import UserError as UserError
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "Corpus": "corpora.records:Corpus",
+    "Document": "corpora.records:Document",
+    "Judgement": "corpora.records:Judgement",
+    "Query": "corpora.records:Query",
+    "QuerySet": "corpora.records:QuerySet",
+    "UserError": "errors:UserError",
+    "open_corpus": "corpora.spec:open_corpus",
+    "open_qrels": "corpora.spec:open_qrels",
+    "open_queries": "corpora.spec:open_queries",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _PUBLIC[name].partition(":")
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

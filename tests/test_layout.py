@@ -145,8 +145,12 @@ def test_every_folder_of_the_library_is_a_room():
 def test_root_modules_import_no_room():
     paths = [path for path in LIBRARY.glob("*.py") if path.name != "__init__.py"]
     assert {path.stem for path in paths} == ROOT_MODULES
-    for path in [*paths, LIBRARY / "__init__.py"]:
+    for path in paths:
         assert not rooms_of(imports(path)), relative(path)
+
+
+def test_the_public_api_imports_no_room_when_it_is_loaded():
+    assert not rooms_of(imports_when_loaded(LIBRARY / "__init__.py"))
 
 
 def test_the_library_does_not_know_its_command_line():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ibkd_retrieval.corpora.catalog.registry import queries_are_documents
 from ibkd_retrieval.corpora.qrels import read_qrels
 from ibkd_retrieval.corpora.records import Corpus, Judgement, QuerySet
 from ibkd_retrieval.corpora.tabular import read_documents, read_queries
@@ -80,7 +81,8 @@ def read_beir_queries(folder: Path, split: str, name: str) -> QuerySet:
             f"{path} lacks {len(missing)} of the {len(judged)} queries judged in split {split}, {next(iter(missing))}"
             " first; take both from the same download."
         )
-    return QuerySet(name, tuple(queries), judgements)
+    own = queries_are_documents(folder.name.lower())
+    return QuerySet(name, tuple(queries), judgements, queries_are_documents=own)
 
 
 def read_beir_qrels(folder: Path, split: str) -> tuple[Judgement, ...]:

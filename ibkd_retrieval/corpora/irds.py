@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ibkd_retrieval.corpora.catalog.registry import relevance_level_of
+from ibkd_retrieval.corpora.catalog.registry import queries_are_documents, relevance_level_of
 from ibkd_retrieval.corpora.lines import checked_id
 from ibkd_retrieval.corpora.records import (
     NO_FIELDS,
@@ -93,7 +93,7 @@ def read_irds_queries(dataset_id: str, name: str, judged_only: bool) -> QuerySet
     if judged_only:
         judged = {judgement.query_id for judgement in judgements}
         queries = tuple(query for query in queries if query.query_id in judged)
-    return QuerySet(name, queries, judgements, relevance_level_of(dataset_id))
+    return QuerySet(name, queries, judgements, relevance_level_of(dataset_id), queries_are_documents(dataset_id))
 
 
 def home() -> Path:

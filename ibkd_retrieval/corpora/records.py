@@ -74,12 +74,15 @@ class QuerySet:
     Attributes:
         name: what the user named it by, resolvable again by `open_queries`.
         relevance_level: lowest grade that counts as relevant for binary metrics.
+        queries_are_documents: whether each query is a document of the corpus under its own id, as in ArguAna and
+            Quora. Published figures leave a query's own document out of its results.
     """
 
     name: str
     queries: tuple[Query, ...]
     judgements: tuple[Judgement, ...] = ()
     relevance_level: int = 1
+    queries_are_documents: bool = False
 
     @property
     def digest(self) -> str:

@@ -1,19 +1,22 @@
-"""From what the user typed to documents, queries and judgements.
+"""From what the user gave to documents, queries and judgements.
 
-A spec is one of `pydocs`, `pydocs:train`, `pydocs:test`; a BEIR folder, with `:split` behind it or without; a file;
-a short name from the registry; or an ir_datasets id. They are tried in that order, so a local copy is taken before a
-download of the same name.
+A source is a spec, a path, or documents, queries and judgements themselves. A spec is one of `pydocs`, `pydocs:train`,
+`pydocs:test`; a BEIR folder, with `:split` behind it or without; a file; a short name from the registry; or an
+ir_datasets id. They are tried in that order, so a local copy is taken before a download of the same name.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from ibkd_retrieval.corpora import beir, irds
+from ibkd_retrieval.corpora import beir, in_memory, irds
 from ibkd_retrieval.corpora.catalog.known_sets import KnownSet
-from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS, find_known, why_not_alone
+from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS, find_known, queries_are_documents, why_not_alone
 from ibkd_retrieval.corpora.pydocs import corpus as pydocs
 from ibkd_retrieval.corpora.qrels import read_qrels
 from ibkd_retrieval.corpora.records import Corpus, Judgement, QuerySet
@@ -22,16 +25,42 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import absolute
 from ibkd_retrieval.progress import SILENT, Progress
 
+Source = str | os.PathLike[str] | Corpus | QuerySet | Iterable[Any]
+"""What names or holds documents, queries or judgements."""
 
-def open_corpus(spec: str, progress: Progress = SILENT) -> Corpus:
-    """Open the documents a spec names. Nothing is fetched before they are read.
+
+def open_corpus(source: Source, progress: Progress = SILENT) -> Corpus:
+    """Open the documents that a source names or holds. Nothing is fetched before they are read.
 
     A corpus from a path is named by the absolute path, so that its queries are found from any folder later on. A BEIR
-    folder may carry a split: the documents are the same, the split tells which queries to evaluate with.
+    folder may carry a split: the documents are the same, the split tells which queries to evaluate with. A corpus
+    from Python is named by a hash of its documents.
+
+    Args:
+        source: a data set's name (`scifact`), a file or a folder, or the documents themselves: an iterable of
+            `Document` records, of dicts with the keys of a JSON line, of (id, text) or (id, title, text), or of
+            texts, whose ids are then 0, 1, ...; a dict from ids to texts or dicts; or a pandas table. A generator
+            is put into a list, as documents are read more than once.
+        progress: told where documents are read from.
+
+    Returns:
+        The corpus, whose `documents()` reads it from the start.
 
     Raises:
-        UserError: there is no such corpus.
+        UserError: there is no such corpus, or a document has no id or no text.
+
+    Example:
+        >>> corpus = open_corpus(["a boat on the river", {"_id": "d7", "text": "milk and cheese", "year": 1999}])
+        >>> [(document.doc_id, document.text) for document in corpus.documents()]
+        [('0', 'a boat on the river'), ('d7', 'milk and cheese')]
+        >>> corpus.count
+        2
     """
+    if isinstance(source, Corpus):
+        return source
+    spec = _spec(source)
+    if spec is None:
+        return in_memory.corpus_of(source)  # type: ignore[arg-type]
     if pydocs.is_pydocs(spec):
         return pydocs.open_pydocs(spec, progress)
     path, split = _local(spec)
@@ -48,17 +77,40 @@ def open_corpus(spec: str, progress: Progress = SILENT) -> Corpus:
     raise _unknown(spec, "corpus")
 
 
-def open_queries(spec: str, need_judgements: bool = False, progress: Progress = SILENT) -> QuerySet:
-    """Read the queries a spec names, with the judgements that come with them.
+def open_queries(
+    source: Source, need_judgements: bool = False, progress: Progress = SILENT, *, qrels: Source | None = None
+) -> QuerySet:
+    """Read the queries that a source names or holds, with the judgements that come with them.
 
     Args:
-        spec: what the user typed; a BEIR folder without a split and a short name mean their evaluation queries.
+        source: as for `open_corpus`, with `Query` records; a BEIR folder without a split and a short name mean their
+            evaluation queries.
         need_judgements: refuse queries without judgements, and leave out those that nobody judged.
         progress: where to report the reading of installed packages.
+        qrels: judgements to take instead of those that come with the queries, as `open_qrels` takes them.
+
+    Returns:
+        The queries in the order of the source.
 
     Raises:
         UserError: there are no such queries, a line is malformed, or judgements are needed and missing.
+
+    Example:
+        >>> asked = open_queries({"q1": "boats", "q2": "cheese"}, qrels={"q1": {"0": 1}})
+        >>> asked.queries
+        (Query(query_id='q1', text='boats'), Query(query_id='q2', text='cheese'))
+        >>> asked.judgements
+        (Judgement(query_id='q1', doc_id='0', relevance=1),)
     """
+    if qrels is not None:
+        asked = dataclasses.replace(open_queries(source, progress=progress), judgements=open_qrels(qrels))
+        return _judged_only(asked) if need_judgements else asked
+    if isinstance(source, QuerySet):
+        return _judged_only(source) if need_judgements else source
+    spec = _spec(source)
+    if spec is None:
+        asked = in_memory.queries_of(source)  # type: ignore[arg-type]
+        return _judged_only(asked) if need_judgements else asked
     if pydocs.is_pydocs(spec):
         return pydocs.read_pydocs_queries(spec, progress)
     path, split = _local(spec)
@@ -68,7 +120,8 @@ def open_queries(spec: str, need_judgements: bool = False, progress: Progress = 
     if path is not None:
         if need_judgements:
             raise UserError(f"{path} holds queries without judgements: name a qrels file with --qrels.")
-        return QuerySet(str(path), tuple(read_queries(path)))
+        own = queries_are_documents(path.parent.name.lower())
+        return QuerySet(str(path), tuple(read_queries(path)), queries_are_documents=own)
     _refuse_what_cannot_be_opened(find_known(spec))
     dataset_id = _queries_id(spec)
     if dataset_id is None:
@@ -76,12 +129,26 @@ def open_queries(spec: str, need_judgements: bool = False, progress: Progress = 
     return irds.read_irds_queries(dataset_id, spec, need_judgements)
 
 
-def open_qrels(spec: str) -> tuple[Judgement, ...]:
-    """Read the judgements of a qrels file, or those that come with the queries a spec names.
+def open_qrels(source: Source) -> tuple[Judgement, ...]:
+    """Read the judgements of a qrels file, those that come with the queries a spec names, or those given.
+
+    Args:
+        source: a file, a spec, a `QuerySet`, a dict of dicts `{query: {document: grade}}`, or an iterable of
+            `Judgement` records, tuples (query id, document id, grade) or dicts with `query_id`, `doc_id` and
+            `relevance`.
 
     Raises:
         UserError: there are none, or a line is malformed.
+
+    Example:
+        >>> open_qrels({"q1": {"d1": 2, "d2": 0}})
+        (Judgement(query_id='q1', doc_id='d1', relevance=2), Judgement(query_id='q1', doc_id='d2', relevance=0))
     """
+    if isinstance(source, QuerySet):
+        return source.judgements
+    spec = _spec(source)
+    if spec is None:
+        return tuple(in_memory.judgements_of(source))  # type: ignore[arg-type]
     path, split = None, ""
     if not pydocs.is_pydocs(spec):
         path, split = _local(spec)
@@ -92,12 +159,39 @@ def open_qrels(spec: str) -> tuple[Judgement, ...]:
     return open_queries(spec, need_judgements=True).judgements
 
 
+def _spec(source: Source) -> str | None:
+    """The text that names a source; None where the source holds what is wanted itself."""
+    if isinstance(source, os.PathLike):
+        return str(absolute(os.fspath(source)))  # not a data set of the same name
+    return source if isinstance(source, str) else None
+
+
+def _judged_only(asked: QuerySet) -> QuerySet:
+    """The queries that somebody judged.
+
+    Raises:
+        UserError: there are no judgements, or none of these queries.
+    """
+    if not asked.judgements:
+        raise UserError(f"{asked.name} holds queries without judgements: give them as `qrels`.")
+    judged = {judgement.query_id for judgement in asked.judgements}
+    queries = tuple(query for query in asked.queries if query.query_id in judged)
+    if not queries:
+        raise UserError(
+            f"none of the {len(asked.queries)} queries of {asked.name} is judged: queries are called"
+            f" {asked.queries[0].query_id}, judgements speak of {asked.judgements[0].query_id}."
+        )
+    return dataclasses.replace(asked, queries=queries)
+
+
 def queries_for(corpus_name: str) -> str:
     """The spec of the evaluation queries that belong to a corpus, given its `Corpus.name`.
 
     Raises:
         UserError: none are known.
     """
+    if corpus_name.startswith(in_memory.PREFIX):
+        raise UserError("the corpus was given from Python, without queries: name them with --queries.")
     if corpus_name == "pydocs:train":
         raise UserError(
             "pydocs:train has no evaluation queries, as it holds none of the test documents: index pydocs or"

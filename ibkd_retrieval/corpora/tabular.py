@@ -36,7 +36,7 @@ _BATCH_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class _Fields:
+class FieldNames:
     """The names under which one kind of record keeps its fields, the preferred name first."""
 
     kind: str
@@ -45,8 +45,8 @@ class _Fields:
     title: str | None
 
 
-_DOCUMENT = _Fields("document", ("_id", "id", "docid", "doc_id"), ("text", "contents", "body"), "title")
-_QUERY = _Fields("query", ("_id", "id", "qid", "query_id"), ("text", "query"), None)
+DOCUMENT = FieldNames("document", ("_id", "id", "docid", "doc_id"), ("text", "contents", "body"), "title")
+QUERY = FieldNames("query", ("_id", "id", "qid", "query_id"), ("text", "query"), None)
 _Row = tuple[str, str, str, Mapping[str, FieldValue]]  # id, title, text, fields
 
 
@@ -61,7 +61,7 @@ def read_documents(path: Path) -> Iterator[Document]:
     Raises:
         UserError: the suffix is unknown, the file holds no document, or a line is malformed; it names file and line.
     """
-    for doc_id, title, text, fields in _read(path, _DOCUMENT):
+    for doc_id, title, text, fields in _read(path, DOCUMENT):
         yield Document(doc_id, text, title, fields)
 
 
@@ -71,12 +71,12 @@ def read_queries(path: Path) -> Iterator[Query]:
     Raises:
         UserError: as for `read_documents`, and where a query is empty.
     """
-    for query_id, _, text, _ in _read(path, _QUERY):
+    for query_id, _, text, _ in _read(path, QUERY):
         yield Query(query_id, text)
 
 
-def _read(path: Path, fields: _Fields) -> Iterator[_Row]:
-    readers: dict[str, Callable[[Path, _Fields], Iterator[_Row]]] = {
+def _read(path: Path, fields: FieldNames) -> Iterator[_Row]:
+    readers: dict[str, Callable[[Path, FieldNames], Iterator[_Row]]] = {
         ".tsv": _read_tsv,
         ".txt": _read_txt,
         ".parquet": _read_parquet,
@@ -89,11 +89,11 @@ def _read(path: Path, fields: _Fields) -> Iterator[_Row]:
         count += 1
         yield row
     if not count:
-        plural = "queries" if fields is _QUERY else "documents"
+        plural = "queries" if fields is QUERY else "documents"
         raise UserError(f"no {plural} in {path}: the file is empty.")
 
 
-def _read_jsonl(path: Path, fields: _Fields) -> Iterator[_Row]:
+def _read_jsonl(path: Path, fields: FieldNames) -> Iterator[_Row]:
     for number, line in read_lines(path):
         where = f"{path}, line {number}"
         try:
@@ -102,10 +102,10 @@ def _read_jsonl(path: Path, fields: _Fields) -> Iterator[_Row]:
             raise UserError(f"{where}: not JSON ({error}); expected one JSON object on each line.") from None
         if not isinstance(record, dict):
             raise UserError(f"{where}: expected a JSON object with an id and a text, found {type(record).__name__}.")
-        yield _row(record, fields, where)
+        yield row_of(record, fields, where)
 
 
-def _read_tsv(path: Path, fields: _Fields) -> Iterator[_Row]:
+def _read_tsv(path: Path, fields: FieldNames) -> Iterator[_Row]:
     with_title = fields.title is not None
     columns = 0
     for number, line in read_lines(path):
@@ -119,7 +119,7 @@ def _read_tsv(path: Path, fields: _Fields) -> Iterator[_Row]:
         yield checked_id(cells[0], where), cells[1] if columns == 3 else "", _text(cells[-1], fields, where), NO_FIELDS
 
 
-def _read_txt(path: Path, fields: _Fields) -> Iterator[_Row]:
+def _read_txt(path: Path, fields: FieldNames) -> Iterator[_Row]:
     lines = read_lines(path)
     for number, line in lines:
         if number == 1 and _ID_AND_TEXT.match(line):
@@ -128,7 +128,7 @@ def _read_txt(path: Path, fields: _Fields) -> Iterator[_Row]:
         yield str(number), "", line.strip(), NO_FIELDS
 
 
-def _read_parquet(path: Path, fields: _Fields) -> Iterator[_Row]:
+def _read_parquet(path: Path, fields: FieldNames) -> Iterator[_Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -138,13 +138,13 @@ def _read_parquet(path: Path, fields: _Fields) -> Iterator[_Row]:
             columns = [
                 column.name
                 for column in file.schema_arrow
-                if column.name in known or (fields is _DOCUMENT and _holds_fields(column))
+                if column.name in known or (fields is DOCUMENT and _holds_fields(column))
             ]
             number = 0
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
                 for record in _with_microseconds(batch).to_pylist():
                     number += 1
-                    yield _row(record, fields, f"{path}, row {number}")
+                    yield row_of(record, fields, f"{path}, row {number}")
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as parquet ({reason}): fetch or write it again.") from None
@@ -173,7 +173,12 @@ def _with_microseconds(batch: Any) -> Any:
     return batch
 
 
-def _row(record: Mapping[str, Any], fields: _Fields, where: str) -> _Row:
+def row_of(record: Mapping[str, Any], fields: FieldNames, where: str) -> _Row:
+    """The id, title, text and further fields of one record.
+
+    Raises:
+        UserError: it has no id or no text, or one of another type.
+    """
     id_name = _name(record, fields.ids, "id", where)
     record_id = checked_id(record[id_name], where)
     title = record.get(fields.title) if fields.title else None
@@ -184,7 +189,7 @@ def _row(record: Mapping[str, Any], fields: _Fields, where: str) -> _Row:
     used = (id_name, text_name, fields.title)
     more = NO_FIELDS
     # BEIR gives most documents an empty metadata object, which must not cost time.
-    if fields is _DOCUMENT and len(record) > 2 + (fields.title in record) + (record.get(METADATA) == {}):
+    if fields is DOCUMENT and len(record) > 2 + (fields.title in record) + (record.get(METADATA) == {}):
         more = fields_of(record, used, where)
     return record_id, encodable(title or "", where), text, more
 
@@ -196,9 +201,9 @@ def _name(record: Mapping[str, Any], names: tuple[str, ...], what: str, where: s
     raise UserError(f"{where}: no {what}; expected it under {' or '.join(f'`{name}`' for name in names)}.")
 
 
-def _text(value: object, fields: _Fields, where: str) -> str:
+def _text(value: object, fields: FieldNames, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{where}: the text is {type(value).__name__}; expected text.")
-    if fields is _QUERY and not value.strip():
+    if fields is QUERY and not value.strip():
         raise UserError(f"{where}: the query is empty; give it a text or leave the line out.")
     return encodable(value, where)

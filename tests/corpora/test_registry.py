@@ -4,7 +4,7 @@ import pytest
 
 from ibkd_retrieval.corpora import irds
 from ibkd_retrieval.corpora.catalog.on_disk import catalogued_ids, entry_count
-from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS, main_metric, relevance_level_of
+from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS, main_metric, queries_are_documents, relevance_level_of
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.errors import UserError
 
@@ -88,3 +88,12 @@ def test_the_first_metric_is_the_one_of_the_literature():
     specs = ("msmarco", "msmarco-passage/dev/small", "trec-dl-2019", "beir/nq", "/x", "lotte/writing/test/forum", "")
     expected = ["mrr@10", "mrr@10", "ndcg@10", "ndcg@10", "ndcg@10", "success@5", "ndcg@10"]
     assert [main_metric(spec) for spec in specs] == expected
+
+
+def test_the_queries_of_arguana_and_quora_are_documents_by_every_name():
+    own = {name for name, known in KNOWN_SETS.items() if known.queries_are_documents}
+    assert own == {"arguana", "quora", "nano-beir/arguana", "nano-beir/quora"}
+    for name in (*own, "beir/arguana", "beir/quora", "beir/quora/dev", "beir/quora/test"):
+        assert queries_are_documents(name)
+    for name in ("", "scifact", "beir/scifact/test", "beir/quorax", "cqadupstack", "/data/quora-like"):
+        assert not queries_are_documents(name)

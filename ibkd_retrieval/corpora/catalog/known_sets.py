@@ -27,6 +27,8 @@ class KnownSet:
         licence: a reminder of the terms of use.
         parts: short names of the sets that are averaged to one figure.
         obtain: where ir_datasets has nothing, how to get the set.
+        queries_are_documents: whether each query is a document of the corpus under its own id; published figures
+            leave that document out of the query's results.
     """
 
     name: str
@@ -41,8 +43,10 @@ class KnownSet:
     licence: str = ""
     parts: tuple[str, ...] = ()
     obtain: str = ""
+    queries_are_documents: bool = False
 
 
+_QUERIES_ARE_DOCUMENTS = frozenset({"arguana", "quora"})
 _NOT_STATED = "not stated by its makers"
 _MSMARCO_TERMS = "non-commercial research only (Microsoft)"
 _WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
@@ -162,11 +166,13 @@ def _beir(name: str, splits: str, licence: str, instruction: str) -> KnownSet:
         dev=ids.get("dev", ""),
         instruction=instruction,
         licence=licence,
+        queries_are_documents=name in _QUERIES_ARE_DOCUMENTS,
     )
 
 
 def _one_id(name: str, dataset_id: str, licence: str, instruction: str) -> KnownSet:
-    return KnownSet(name, dataset_id, dataset_id, licence=licence, instruction=instruction)
+    own = name.rpartition("/")[2] in _QUERIES_ARE_DOCUMENTS
+    return KnownSet(name, dataset_id, dataset_id, licence=licence, instruction=instruction, queries_are_documents=own)
 
 
 def _lotte(topic: str, kind: str) -> KnownSet:

@@ -63,6 +63,17 @@ def relevance_level_of(dataset_id: str) -> int:
     return 2 if dataset_id.startswith("msmarco-passage") and "/trec-dl-" in dataset_id else 1
 
 
+def queries_are_documents(name: str) -> bool:
+    """Whether each query of a set is a document of its corpus: by a short name, an ir_datasets id or a folder's name.
+
+    It is so of ArguAna and Quora. Published figures leave the query's own document out of its results.
+    """
+    known = KNOWN_SETS.get(name) or next(
+        (known for known in TABLE if known.corpus and f"{name}/".startswith(f"{known.corpus}/")), None
+    )
+    return known is not None and known.queries_are_documents
+
+
 def main_metric(spec: str) -> str:
     """The metric to report first for a corpus or queries spec; nDCG@10 where nothing else is known."""
     known = find_known(spec) or next((known for known in TABLE if spec and known.queries == spec), None)

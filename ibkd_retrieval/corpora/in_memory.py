@@ -1,0 +1,144 @@
+"""Documents, queries and judgements that are already in Python: records, dicts, tuples, texts or a table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ibkd_retrieval.corpora.lines import checked_id, encodable
+from ibkd_retrieval.corpora.records import Corpus, Document, Judgement, Query, QuerySet
+from ibkd_retrieval.corpora.tabular import DOCUMENT, QUERY, FieldNames, row_of
+from ibkd_retrieval.errors import UserError
+
+PREFIX = "in-memory-"
+"""Begins the names of corpora and queries that have no file to be read from again."""
+
+_JUDGEMENT_KEYS = (
+    ("query_id", "query-id", "qid"),
+    ("doc_id", "corpus-id", "corpus_id", "docid", "document_id"),
+    ("relevance", "score", "rel", "label", "grade"),
+)
+
+
+def corpus_of(source: Iterable[Any]) -> Corpus:
+    """A corpus of the documents in `source`. An iterator, which can be read only once, is put into a list first.
+
+    Raises:
+        UserError: there is no document, or one has no id or text; the sentence has its position.
+    """
+    kept = _readable_again(source)
+    digest, count = hashlib.sha256(), 0
+    for document in _documents(kept):
+        digest.update(json.dumps([*document[:3], dict(document.fields)], sort_keys=True).encode("ascii"))
+        count += 1
+    if not count:
+        raise UserError("the corpus holds no documents: give at least one.")
+    return Corpus(PREFIX + digest.hexdigest()[:12], count, lambda: _documents(kept))
+
+
+def queries_of(source: Iterable[Any], judgements: tuple[Judgement, ...] = ()) -> QuerySet:
+    """The queries in `source`, with the judgements that belong to them.
+
+    Raises:
+        UserError: there is no query, or one has no id or text; the sentence has its position.
+    """
+    queries = tuple(_queries(source))
+    if not queries:
+        raise UserError("there are no queries: give at least one.")
+    unnamed = QuerySet("", queries, judgements)
+    return QuerySet(PREFIX + unnamed.digest[:12], queries, judgements)
+
+
+def judgements_of(source: Iterable[Any]) -> Iterator[Judgement]:
+    """The judgements in `source`: a dict of dicts `{query: {document: grade}}`, or records, dicts or tuples of three.
+
+    Raises:
+        UserError: one of them is something else; the sentence has its position.
+    """
+    if isinstance(source, Mapping):
+        for query_id, grades in source.items():
+            where = f"the judgements of query {query_id!r}"
+            if not isinstance(grades, Mapping):
+                raise UserError(f"{where} are {type(grades).__name__}: expected a dict from document ids to grades.")
+            for doc_id, grade in grades.items():
+                yield _judgement(query_id, doc_id, grade, where)
+        return
+    for position, item in enumerate(_items(source)):
+        where = f"judgement {position}"
+        values: list[Any]
+        if isinstance(item, Mapping):
+            values = [next((item[key] for key in keys if key in item), None) for keys in _JUDGEMENT_KEYS]
+        else:
+            values = list(item) if isinstance(item, tuple | list) else []
+        if len(values) != 3 or None in values:
+            raise UserError(
+                f"{where} is {_shown(item)}: expected (query id, document id, grade), or a dict with query_id, doc_id"
+                " and relevance."
+            )
+        yield _judgement(*values, where)
+
+
+def _judgement(query_id: object, doc_id: object, grade: object, where: str) -> Judgement:
+    if isinstance(grade, bool) or not hasattr(grade, "__index__"):
+        raise UserError(f"{where}: the relevance is {grade!r}; expected a whole number.")
+    return Judgement(checked_id(query_id, where), checked_id(doc_id, where), grade.__index__())
+
+
+def _documents(source: Iterable[Any]) -> Iterator[Document]:
+    for position, item in enumerate(_items(source)):
+        where = f"document {position}"
+        if isinstance(item, Document):
+            checked_id(item.doc_id, where)
+            yield item
+        else:
+            doc_id, title, text, fields = _row(item, position, DOCUMENT, where)
+            yield Document(doc_id, text, title, fields)
+
+
+def _queries(source: Iterable[Any]) -> Iterator[Query]:
+    for position, item in enumerate(_items(source)):
+        where = f"query {position}"
+        query_id, _, text, _ = _row(item, position, QUERY, where)
+        yield Query(query_id, text)
+
+
+def _row(item: Any, position: int, names: FieldNames, where: str) -> Any:
+    """The id, title, text and fields of one item."""
+    if isinstance(item, str):
+        item = {"_id": str(position), "text": item}
+    elif isinstance(item, tuple | list) and 2 <= len(item) <= 2 + (names is DOCUMENT):
+        title = {"title": item[1]} if len(item) == 3 else {}
+        item = {"_id": item[0], "text": item[-1], **title}
+    if not isinstance(item, Mapping):
+        expected = "(id, text) or (id, title, text)" if names is DOCUMENT else "(id, text)"
+        raise UserError(f"{where} is {_shown(item)}: expected a text, a dict with an id and a text, or {expected}.")
+    return row_of(item, names, where)
+
+
+def _items(source: Any) -> Iterator[Any]:
+    """The items of what holds them. A dict has ids for keys; a pandas table gives a dict a row."""
+    if isinstance(source, Mapping):
+        for key, value in source.items():
+            yield {"_id": key, **value} if isinstance(value, Mapping) else (key, value)
+    elif hasattr(source, "itertuples"):
+        names = [str(column) for column in source.columns]
+        for values in source.itertuples(index=False, name=None):
+            # What a table lacks is NaN, which is unequal to itself.
+            yield {name: value for name, value in zip(names, values, strict=True) if value == value}
+    else:
+        yield from source
+
+
+def _readable_again(source: Any) -> Any:
+    if isinstance(source, bytes | bytearray) or not hasattr(source, "__iter__"):
+        raise UserError(
+            f"{_shown(source)} is no corpus: give a name, a path, or a list of texts, dicts or `Document` records."
+        )
+    return list(source) if iter(source) is source else source
+
+
+def _shown(item: object) -> str:
+    text = repr(item)
+    return encodable(text if len(text) <= 60 else f"{text[:57]}...", type(item).__name__)
