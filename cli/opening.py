@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ibkd_retrieval.encoders.autotune.load import load_encoder
 from ibkd_retrieval.progress import SILENT
 
-from .encoding import load_encoder
 from .options.common import INDEXES
 from .options.ranking import RankerOptions, check_ranking
 

@@ -47,10 +47,10 @@ def bench_encode(
     from itertools import islice
 
     from ibkd_retrieval.corpora.spec import open_corpus
-    from ibkd_retrieval.distill.output.student_folder import newest_student
     from ibkd_retrieval.encoders.autotune.benchmark import measure_speed, texts_for
     from ibkd_retrieval.encoders.autotune.choice import PURPOSES, fastest, load_candidates, remember_choice
     from ibkd_retrieval.encoders.autotune.cpu import machine_key
+    from ibkd_retrieval.encoders.autotune.load import newest_student
     from ibkd_retrieval.encoders.device import choose_device
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.errors import UserError

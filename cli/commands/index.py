@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ibkd_retrieval.indexing.building.encoding import EncodingConfig
+
 from ..device import device_there
 from ..display.console import print_json, reporter, stdout
-from ..encoding import EncodingOptions
 from ..options.common import (
     CORPUS_HELP,
     INDEXES,
@@ -161,7 +162,7 @@ def index(
     chosen = {name: value for name, value in chosen.items() if value is not None}
     budget = {"--memory-per-vector": memory_per_vector, "--latency": latency}
     jobs = {"--from": source, "--merge": merge, "--append": append, "--delete": delete}
-    options = EncodingOptions(
+    options = EncodingConfig(
         model=model,
         device=device,
         dtype=dtype,
@@ -222,7 +223,7 @@ def index(
 
 def _build(
     corpus: str,
-    options: EncodingOptions,
+    options: EncodingConfig,
     family: Family,
     output: Path | None,
     vectors: str | None,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..display.console import AS_IT_IS, print_table, stdout, write_text
-from ..encoding import load_encoder
 from ..options.common import MODELS
 
 if TYPE_CHECKING:
@@ -37,8 +36,8 @@ def evaluate_similarity(
         UserError: no pairs were named or can be read, or there is no such model.
     """
     from ibkd_retrieval.corpora.sts import read_pairs
-    from ibkd_retrieval.distill.output.student_folder import newest_student
     from ibkd_retrieval.encoders.autotune.choice import sample_texts
+    from ibkd_retrieval.encoders.autotune.load import load_encoder, newest_student
     from ibkd_retrieval.errors import UserError
     from ibkd_retrieval.evaluation.scoreboard import told_apart
     from ibkd_retrieval.evaluation.sts import evaluate_sts

@@ -8,7 +8,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..encoding import load_encoder
 from ..opening import open_ranker
 from ..options.common import INDEXES, MODELS
 from ..options.ranking import RankerOptions, check_ranking
@@ -45,7 +44,7 @@ def evaluate_suite(
         UserError: the suite, the model or an option is unknown.
     """
     from ibkd_retrieval.corpora.catalog.suites import open_suite
-    from ibkd_retrieval.distill.output.student_folder import newest_student
+    from ibkd_retrieval.encoders.autotune.load import newest_student
     from ibkd_retrieval.encoders.loading import short_model_name
     from ibkd_retrieval.errors import UserError, WorkFailed
     from ibkd_retrieval.evaluation.suite import RESULTS, SuiteFile, SuiteResult
@@ -139,6 +138,8 @@ def _encoder(
     backend, dtype = options.backend, options.dtype
     if begun is not None and (backend, dtype) == ("auto", "auto"):
         backend, dtype = begun.backend, begun.dtype
+    from ibkd_retrieval.encoders.autotune.load import load_encoder
+
     return load_encoder(
         model,
         backend,

@@ -69,7 +69,7 @@ def test_what_was_measured_best_is_taken_by_the_next_command(shell, teacher, bei
     pytest.importorskip("onnx")
     from ibkd_retrieval.encoders.autotune import choice
 
-    monkeypatch.setattr("ibkd_cli.encoding._LARGE", 100)
+    monkeypatch.setattr("ibkd_retrieval.indexing.building.encoding._LARGE", 100)
     monkeypatch.setattr(
         choice, "candidates", lambda device: [choice.Way("torch", "float32"), choice.Way("onnx", "float32")]
     )
@@ -153,8 +153,8 @@ def remembering(fresh, teacher, monkeypatch):
 def test_a_remembered_way_that_fails_is_told_of_and_torch_taken(teacher, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from ibkd_cli.encoding import load_encoder
     from ibkd_retrieval.encoders.autotune.choice import Way, remember_choice
+    from ibkd_retrieval.encoders.autotune.load import load_encoder
     from ibkd_retrieval.encoders.encoder import Encoder
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

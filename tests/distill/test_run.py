@@ -13,9 +13,9 @@ from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.dev_metric import judged_dev, neighbour_dev
 from ibkd_retrieval.distill.output.folder import prepare_output, remove_output, save_plain
-from ibkd_retrieval.distill.output.student_folder import newest_student
 from ibkd_retrieval.distill.plan import StudentPlan
 from ibkd_retrieval.distill.training import stage1 as train
+from ibkd_retrieval.encoders.autotune.load import newest_student
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.errors import UserError

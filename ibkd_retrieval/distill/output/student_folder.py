@@ -207,15 +207,3 @@ def verify_student(folder: Path) -> None:
             f"The model in {folder} is not the one that was distilled: its weights, modules and tokens hash to "
             f"{found[:12]} and {recorded[:12]} is recorded; distil it again with --overwrite."
         )
-
-
-def newest_student(folder: Path) -> Path:
-    """The finished student written last below a folder.
-
-    Raises:
-        UserError: there is none.
-    """
-    finished = sorted(folder.glob(f"*/{FINISHED}"), key=lambda path: path.stat().st_mtime)
-    if not finished:
-        raise UserError(f"No finished student below {folder}: run `ibkd distill` first, or name a model with --model.")
-    return finished[-1].parent

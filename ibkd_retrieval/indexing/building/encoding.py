@@ -1,18 +1,14 @@
-"""What decides how `ibkd index` encodes: the model, the processes it runs in and the memory they take."""
+"""How a corpus is encoded: the model, the processes that run it and the memory they take."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
-
-from .options.common import MODELS
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ibkd_retrieval.corpora.records import Corpus
-    from ibkd_retrieval.encoders.autotune.choice import Purpose
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.indexing.building.memory import MemoryPlan
     from ibkd_retrieval.indexing.building.workers import EncoderProcesses
@@ -24,8 +20,8 @@ _LARGE = 20_000
 
 
 @dataclass(frozen=True)
-class EncodingOptions:
-    """The options of the command that bear on encoding, as they were given."""
+class EncodingConfig:
+    """How a corpus is encoded."""
 
     model: str | None
     device: str
@@ -47,17 +43,17 @@ class EncodingOptions:
         values = dataclasses.asdict(self)
         return {option_named(name): None if value == defaults.get(name) else value for name, value in values.items()}
 
-    def with_model(self) -> EncodingOptions:
+    def with_model(self) -> EncodingConfig:
         """The same with the model that is meant where none was named: the newest student.
 
         Raises:
             UserError: there is none.
         """
-        from ibkd_retrieval.distill.output.student_folder import newest_student
+        from ibkd_retrieval.encoders.autotune.load import newest_student
 
-        return self if self.model is not None else dataclasses.replace(self, model=str(newest_student(MODELS)))
+        return self if self.model is not None else dataclasses.replace(self, model=str(newest_student()))
 
-    def like(self, encoder: EncoderRecord) -> EncodingOptions:
+    def like(self, encoder: EncoderRecord) -> EncodingConfig:
         """The same with the settings of the encoder of an index where none were given."""
         return dataclasses.replace(
             self,
@@ -69,7 +65,7 @@ class EncodingOptions:
             dim=self.dim or encoder.dim,
         )
 
-    def computing_as(self, encoder: EncoderRecord | None) -> EncodingOptions:
+    def computing_as(self, encoder: EncoderRecord | None) -> EncodingConfig:
         """The same, computing as a build that was begun does where nothing else was asked for."""
         if encoder is None or (self.backend, self.dtype) != ("auto", "auto"):
             return self
@@ -82,6 +78,7 @@ class EncodingOptions:
             UserError: no such model, or an option it cannot honour; the memory does not suffice.
         """
         from ibkd_retrieval.encoders.autotune.choice import sample_texts
+        from ibkd_retrieval.encoders.autotune.load import load_encoder
         from ibkd_retrieval.encoders.batching import default_batch_tokens
         from ibkd_retrieval.encoders.device import choose_device
         from ibkd_retrieval.errors import UserError
@@ -166,61 +163,3 @@ def _is_large(corpus: Corpus) -> bool:
     if corpus.count is not None:
         return corpus.count >= _LARGE
     return next(islice(corpus.documents(), _LARGE - 1, None), None) is not None
-
-
-def load_encoder(
-    name: str,
-    backend: str,
-    dtype: str,
-    sample: Callable[[], list[str]],
-    *,
-    purpose: Purpose,
-    measure: Callable[[], bool] = lambda: False,
-    progress: Progress,
-    **settings: Any,
-) -> Encoder:
-    """Load a model to run as the options say, "auto" as was found best here for the purpose.
-
-    Args:
-        name: the model.
-        backend: as the option says.
-        dtype: as the option says.
-        sample: reads texts such as will be encoded, for int8 and for measuring.
-        purpose: many documents in one go, or one query at a time.
-        measure: whether to find out what is best where that was not done before; otherwise torch is taken then.
-        progress: told what was measured, and what will be slow.
-        settings: further ones of `Encoder.load`.
-
-    Raises:
-        UserError: as `Encoder.load` does.
-    """
-    from ibkd_retrieval.encoders.autotune.choice import Way, candidates, choose, remembered_choice, why
-    from ibkd_retrieval.encoders.autotune.cpu import is_emulated
-    from ibkd_retrieval.encoders.encoder import Encoder
-
-    def load(backend: str, dtype: str) -> Encoder:
-        texts = sample() if dtype == "int8" else []
-        return Encoder.load(name, backend=backend, dtype=dtype, sample=texts, **settings)
-
-    encoder = load(backend, dtype)
-    if encoder.device == "cpu" and encoder.backend == "torch" and is_emulated(encoder.dtype):
-        progress.say(
-            f"This processor has no instructions for {encoder.dtype} and emulates it, which may take hundreds of times "
-            "as long as float32: interrupt, and encode where there is a GPU or a processor that has them, or encode "
-            "all anew with --dtype float32."
-        )
-    if (backend, dtype) != ("auto", "auto") or encoder.max_length == 0:
-        return encoder
-    way = remembered_choice(encoder.weight_hash, encoder.device, purpose)
-    if way is not None:
-        progress.say(f"{way}: measured before as the best here for {purpose} (`ibkd bench encode` measures anew).")
-    elif len(candidates(encoder.device)) > 1 and measure():
-        way = choose(load, sample(), encoder.device, purpose, progress).way
-    if way is None or way == Way(encoder.backend, encoder.dtype):
-        return encoder
-    try:
-        return load(way.backend, way.dtype)
-    except Exception as error:  # Runtimes have classes of their own, and nobody asked for this one.
-        taken = Way(encoder.backend, encoder.dtype)
-        progress.say(f"{way} does not load here any more: {why(error).rstrip('.')}; {taken} is taken instead.")
-        return encoder
