@@ -77,7 +77,8 @@ def judgements_of(source: Iterable[Any]) -> Iterator[Judgement]:
                 f"{where} is {_shown(item)}: expected (query id, document id, grade), or a dict with query_id, doc_id"
                 " and relevance."
             )
-        yield _judgement(*values, where)
+        query_id, doc_id, grade = values
+        yield _judgement(query_id, doc_id, grade, where)
 
 
 def _judgement(query_id: object, doc_id: object, grade: object, where: str) -> Judgement:
