@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import ask_in_turn, quantiles
 from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.encoder import Encoder
@@ -32,6 +31,7 @@ from ibkd_retrieval.indexing.combine import combine_indexes
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Option, family_named
 from ibkd_retrieval.indexing.index import StoredIndex, open_index
+from measuring import ask_in_turn, quantiles
 
 FAMILIES: dict[str, tuple[str, dict[str, Option]]] = {
     "flat": ("flat", {"memory_bytes": 1 << 50}),

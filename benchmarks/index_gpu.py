@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import Watch, exact_neighbours, recall
 from numpy.typing import NDArray
-from replicated_vectors import QUERIES, Replicas, numbered, read_real
 
 from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.files import write_json
@@ -33,6 +31,8 @@ from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Family, family_named
 from ibkd_retrieval.indexing.gpu import gpu_count
 from ibkd_retrieval.indexing.index import StoredIndex, open_index
+from measuring import Watch, exact_neighbours, recall
+from replicated_vectors import QUERIES, Replicas, numbered, read_real
 
 K = 10
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -32,16 +32,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import Watch, ask_in_turn, exact_neighbours, memory, quantiles, recall
 from numpy.typing import NDArray
-from peers import Loaded, Peer, all_peers, file_of, size_of
-from replicated_vectors import QUERIES, RealVectors, Replicas, numbered, read_real
 
 from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.index import open_index
+from measuring import Watch, ask_in_turn, exact_neighbours, memory, quantiles, recall
+from peers import Loaded, Peer, all_peers, file_of, size_of
+from replicated_vectors import QUERIES, RealVectors, Replicas, numbered, read_real
 
 K = 10
 

@@ -25,15 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import Watch, ask_in_turn, exact_neighbours, memory, peak_resident, quantiles, recall
 from numpy.typing import NDArray
-from replicated_vectors import QUERIES, RealVectors, Replicas, likeness, nearness, numbered, read_real
 
 from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.files import atomic_write, write_json
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.index import StoredIndex, open_index
+from measuring import Watch, ask_in_turn, exact_neighbours, memory, peak_resident, quantiles, recall
+from replicated_vectors import QUERIES, RealVectors, Replicas, likeness, nearness, numbered, read_real
 
 MS_MARCO_PASSAGES = 8_841_823
 SIZES = (10_000, 100_000, 1_000_000)

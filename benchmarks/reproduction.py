@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reproducing import RESULTS, Recipe, read_recipe
-from reproduction_cell import BEFORE, TEACHER, Cell, Places, cells, taught_mark
-from reproduction_page import write_page
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.significance import holm, paired_t_test, randomisation_test, win_tie_loss
 from ibkd_retrieval.files import write_json
+from reproducing import RESULTS, Recipe, read_recipe
+from reproduction_cell import BEFORE, TEACHER, Cell, Places, cells, taught_mark
+from reproduction_page import write_page
 
 KINDS = ("dev", "final")
 Found = dict[str, dict[int | None, dict[str, Any]]]

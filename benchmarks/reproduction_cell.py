@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from reproducing import DataSet, Recipe, Text, Variant, digest, read_recipe
 
 from ibkd_cli.display.console import reporter
 from ibkd_retrieval.corpora.records import Document, Query, QuerySet
@@ -33,6 +32,7 @@ from ibkd_retrieval.evaluation.sts import evaluate_sts
 from ibkd_retrieval.files import atomic_write, write_json
 from ibkd_retrieval.progress import Progress
 from ibkd_retrieval.search.runs.run import Run
+from reproducing import DataSet, Recipe, Text, Variant, digest, read_recipe
 
 METRIC = "ndcg@10"
 TEACHER, BEFORE = "teacher", "student before"

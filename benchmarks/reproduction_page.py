@@ -9,10 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ibkd_retrieval.files import atomic_write
 from reproducing import RECIPES, RESULTS, Expected, Recipe, read_recipes
 from reproduction_cell import BEFORE, TEACHER
-
-from ibkd_retrieval.files import atomic_write
 
 PAGE = Path(__file__).parent.parent / "docs" / "reproduction.md"
 _NONE = "not run yet"

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from hostile_requests import bombard
 from http_load import load
-
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.encoders.batching import DEFAULT_BATCH_TOKENS
 from ibkd_retrieval.encoders.encoder import Encoder

@@ -3,25 +3,21 @@
 import dataclasses
 import json
 import statistics
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from helpers.programs import PYTHONPATH
 from ibkd_retrieval.distill.config import DistillSettings
 from ibkd_retrieval.distill.defaults import thorough_preset
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.significance import holm, randomisation_test
 from ibkd_retrieval.progress import SILENT
-
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests" / "encoders")]
-
-from reproducing import RECIPES, RESULTS, Expected, read_recipe, read_recipes  # noqa: E402
-from reproduction import collect, contrasts, result_of, run_cells, summarise  # noqa: E402
-from reproduction_cell import BEFORE, TEACHER, Places, cells, run  # noqa: E402
-from reproduction_page import PAGE, page  # noqa: E402
+from reproducing import RECIPES, RESULTS, Expected, read_recipe, read_recipes
+from reproduction import collect, contrasts, result_of, run_cells, summarise
+from reproduction_cell import BEFORE, TEACHER, Places, cells, run
+from reproduction_page import PAGE, page
 
 SMOKE = RECIPES / "smoke.yaml"
 
@@ -45,7 +41,7 @@ def beir(folder, texts, queries, split):
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     """What the smoke recipe names: data sets and models, all tiny and made up."""
-    from tiny_models import save_plain_transformer, save_sentence_transformer, sentences
+    from helpers.tiny_models import save_plain_transformer, save_sentence_transformer, sentences
 
     root = tmp_path_factory.mktemp("reproduction")
     save_sentence_transformer(root / "models" / "all-MiniLM-L6-v2")
@@ -82,7 +78,7 @@ def test_a_recipe_gives_a_row_for_teacher_student_before_and_every_variant(done,
 
 
 def test_only_cells_that_are_missing_are_run_each_in_a_process_of_its_own(done, places, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     every = [cell.result(places, "dev") for cell in cells(done)]
     missing = [path for path in every if path.name.startswith(("mse-seed1", "infonce-seed0"))]
     before = [json.loads(path.read_text())["dims"] for path in missing]

@@ -1,12 +1,8 @@
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-# The driver of the command, and the makers of tiny models shared with the tests of encoders, are modules.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "encoders")]
 
 DOCUMENTS, QUERIES = 200, 20
 
@@ -26,14 +22,14 @@ def home(tmp_path_factory):
 @pytest.fixture
 def shell(tmp_path, home):
     """A command line in an empty folder."""
-    from driving import Shell
+    from helpers.driving import Shell
 
     return Shell(tmp_path, home)
 
 
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory):
-    from tiny_models import save_sentence_transformer
+    from helpers.tiny_models import save_sentence_transformer
 
     return save_sentence_transformer(tmp_path_factory.mktemp("teachers") / "teacher")
 
@@ -41,7 +37,7 @@ def teacher(tmp_path_factory):
 @pytest.fixture(scope="session")
 def stranger(tmp_path_factory):
     """A model of the teacher's shape with other weights."""
-    from tiny_models import save_sentence_transformer
+    from helpers.tiny_models import save_sentence_transformer
 
     return save_sentence_transformer(tmp_path_factory.mktemp("strangers") / "stranger", seed=1)
 
@@ -49,8 +45,9 @@ def stranger(tmp_path_factory):
 @pytest.fixture(scope="session")
 def reranker(tmp_path_factory):
     """A cross-encoder with one score."""
-    from tiny_models import tokenizer, transformer
     from transformers import BertForSequenceClassification
+
+    from helpers.tiny_models import tokenizer, transformer
 
     folder = tmp_path_factory.mktemp("rerankers") / "cross"
     config = transformer().config
@@ -63,7 +60,7 @@ def reranker(tmp_path_factory):
 @pytest.fixture(scope="session")
 def beir(tmp_path_factory):
     """A BEIR folder: every query is the first words of a document, which is judged 2, and the next one 1."""
-    from tiny_models import sentences
+    from helpers.tiny_models import sentences
 
     folder = tmp_path_factory.mktemp("data") / "pages"
     texts = sentences(DOCUMENTS)
@@ -81,7 +78,7 @@ def beir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def plenty(tmp_path_factory):
     """A file of as many documents as quantisers need."""
-    from tiny_models import sentences
+    from helpers.tiny_models import sentences
 
     path = tmp_path_factory.mktemp("data") / "plenty.jsonl"
     path.write_text("".join(json.dumps({"_id": f"d{i}", "text": t}) + "\n" for i, t in enumerate(sentences(1200))))
@@ -121,7 +118,7 @@ def distilling(teacher, beir):
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory, home, teacher, beir, distilling):
-    from driving import Shell
+    from helpers.driving import Shell
 
     folder = tmp_path_factory.mktemp("chain")
     shell = Shell(folder, home)

@@ -127,7 +127,7 @@ def test_an_emulated_format_is_told_of_before_encoding(shell, teacher, beir, mon
 @pytest.fixture
 def fresh(tmp_path):
     """A command line whose home remembers nothing yet, nor will after this test."""
-    from driving import Shell
+    from helpers.driving import Shell
 
     (tmp_path / "here").mkdir()
     return Shell(tmp_path / "here", tmp_path / "home")

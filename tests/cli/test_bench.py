@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from driving import Shell
 
+from helpers.driving import Shell
 from ibkd_retrieval.encoders.autotune import choice
 
 

@@ -33,7 +33,7 @@ def pair(chain, tmp_path_factory):
 @pytest.fixture(scope="session")
 def elsewhere(chain, teacher, tmp_path_factory):
     """Another corpus, whose documents have ids of the first one's, and its indexes by teacher and student."""
-    from tiny_models import sentences
+    from helpers.tiny_models import sentences
 
     folder = tmp_path_factory.mktemp("data") / "notes"
     (folder / "qrels").mkdir(parents=True)

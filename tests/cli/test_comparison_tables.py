@@ -1,18 +1,12 @@
 import dataclasses
 import io
 import re
-import sys
-from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-# The maker of comparisons is shared with the tests of their drawing.
-sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
-
-from sample_reports import SYSTEMS, missed_bar, sample_comparison
-
+from helpers.sample_reports import SYSTEMS, missed_bar, sample_comparison
 from ibkd_cli.display.comparison import draw_comparison, print_comparison
 from ibkd_cli.display.console import AS_IT_IS
 

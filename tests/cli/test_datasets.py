@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from driving import Shell
+
+from helpers.driving import Shell
 
 # Ends as the command does, but says first which heavy packages it has loaded.
 WATCHED = """

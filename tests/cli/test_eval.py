@@ -8,8 +8,8 @@ import json
 import shutil
 
 import pytest
-from tiny_models import tokenizer, transformer
 
+from helpers.tiny_models import tokenizer, transformer
 from ibkd_retrieval.encoders.encoder import Encoder
 
 QRELS = "q1 0 a 2\nq1 0 b 1\nq2 0 a 1\nq3 0 c 1\nq4 0 d 2\nq5 0 e 1\nq6 0 f 1\n"

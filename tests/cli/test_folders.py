@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from driving import Shell
+from helpers.driving import Shell
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from driving import files_of
+
+from helpers.driving import files_of
 
 
 def hits(shell, index, question="river bank", **options):

@@ -11,7 +11,8 @@ import sys
 import time
 
 import pytest
-from driving import COMMAND, read_until
+
+from helpers.driving import COMMAND, read_until
 
 COMMANDS = (
     *("quickstart", "distill", "index", "search", "eval", "compare", "serve", "bench"),

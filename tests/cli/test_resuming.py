@@ -3,7 +3,8 @@
 import signal
 
 import pytest
-from driving import COMMAND, files_of
+
+from helpers.driving import COMMAND, files_of
 
 # Killed from within, at once and without clean-up: a kill from outside would come at a random time.
 KILLED_BUILD = f"""

@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import pytest
 import yaml
-from driving import COMMAND, read_until
-from tiny_models import sentences
 
+from helpers.driving import COMMAND, read_until
+from helpers.tiny_models import sentences
 from ibkd_retrieval.corpora.spec import open_queries
 
 DOCUMENTS, QUERIES = 200, 20
@@ -22,8 +22,7 @@ DOCUMENTS, QUERIES = 200, 20
 @pytest.fixture(scope="session")
 def dated(tmp_path_factory, teacher, home):
     """An index of documents that have a year, in two halves and whole."""
-    from driving import Shell
-
+    from helpers.driving import Shell
     from ibkd_retrieval.corpora.records import Corpus, Document
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.indexing.build import build_index
@@ -191,8 +190,7 @@ def test_weights_found_on_other_queries_are_not_said_to_be_of_tuning(shell, chai
 
 
 def test_a_search_may_ask_for_the_recall_that_was_measured(dated, tmp_path_factory, teacher, home):
-    from driving import Shell
-
+    from helpers.driving import Shell
     from ibkd_retrieval.corpora.records import Corpus, Document
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.indexing.build import build_index

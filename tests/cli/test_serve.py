@@ -6,13 +6,14 @@ import time
 from http.client import HTTPConnection
 
 import pytest
-from driving import read_until
+
+from helpers.driving import read_until
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, home, teacher, stranger, beir):
     """A folder with two indexes of one corpus."""
-    from driving import Shell
+    from helpers.driving import Shell
 
     shell = Shell(tmp_path_factory.mktemp("served"), home)
     for name, model in (("first", teacher), ("second", stranger)):

@@ -2,7 +2,8 @@ import json
 import shutil
 
 import pytest
-from tiny_models import sentences
+
+from helpers.tiny_models import sentences
 
 
 def test_a_model_is_correlated_with_the_scores_of_each_set(shell, teacher):

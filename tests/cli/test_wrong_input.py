@@ -4,7 +4,8 @@ import json
 import shutil
 
 import pytest
-from driving import files_of
+
+from helpers.driving import files_of
 
 
 @pytest.fixture

@@ -1,10 +1,4 @@
-import sys
-from pathlib import Path
-
 import pytest
-
-# The makers of tiny models are shared with the tests of encoders, and read by a subprocess too.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "encoders")]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,14 +10,14 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory):
-    from tiny_models import save_sentence_transformer
+    from helpers.tiny_models import save_sentence_transformer
 
     return save_sentence_transformer(tmp_path_factory.mktemp("models") / "teacher")
 
 
 @pytest.fixture(scope="session")
 def prompted(tmp_path_factory):
-    from tiny_models import save_sentence_transformer
+    from helpers.tiny_models import save_sentence_transformer
 
     prompts = {"query": "query: ", "passage": "page: "}
     return save_sentence_transformer(tmp_path_factory.mktemp("models") / "prompted", prompts=prompts)

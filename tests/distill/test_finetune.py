@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import sentences, tokenizer
-from tiny_runs import corpus, finetuning, run, settings
 
+from helpers.tiny_models import sentences, tokenizer
+from helpers.tiny_runs import corpus, finetuning, run, settings
 from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.distill.config import FinetuneSettings, paper_finetuning
 from ibkd_retrieval.distill.data.hard_negatives import MiningSettings

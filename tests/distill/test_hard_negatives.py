@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tiny_models import sentences
 
+from helpers.tiny_models import sentences
 from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.distill.data import hard_negatives
 from ibkd_retrieval.distill.data.hard_negatives import MiningSettings, mine_negatives, with_negatives

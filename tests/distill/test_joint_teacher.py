@@ -2,9 +2,9 @@ import json
 
 import numpy as np
 import pytest
-from tiny_models import save_sentence_transformer, sentences
-from tiny_runs import run, settings
 
+from helpers.tiny_models import save_sentence_transformer, sentences
+from helpers.tiny_runs import run, settings
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.teacher.joint import JointCache, JointTeacher
 from ibkd_retrieval.encoders.encoder import Encoder

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import two_ranks
 from safetensors.torch import load_file
 
+from helpers import two_ranks
+from helpers.programs import environment
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.log import LOG_FILE
 
@@ -30,11 +31,9 @@ class Compared:
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory, bert):
     root = tmp_path_factory.mktemp("ranks")
-    tests = Path(__file__).parent
-    code = f"import sys, runpy; sys.path[:0] = [{str(tests)!r}, {str(tests.parent / 'encoders')!r}]; "
-    code += "runpy.run_module('two_ranks', run_name='__main__', alter_sys=False)"
+    program = [sys.executable, "-m", "helpers.two_ranks"]
     started = [
-        subprocess.Popen([sys.executable, "-c", code, str(rank), str(root), str(bert)], stderr=subprocess.PIPE)
+        subprocess.Popen([*program, str(rank), str(root), str(bert)], stderr=subprocess.PIPE, env=environment())
         for rank in (0, 1)
     ]
     alone = two_ranks.work(root / "alone", str(bert))

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import save_sentence_transformer, sentences
-from tiny_runs import corpus, finetuning, run, settings
 
+from helpers.programs import PYTHONPATH
+from helpers.tiny_models import save_sentence_transformer, sentences
+from helpers.tiny_runs import corpus, finetuning, run, settings
 from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.dev_metric import judged_dev, neighbour_dev
@@ -212,12 +213,8 @@ def test_a_finished_student_is_refused_and_replaced_only_when_asked(bert, tmp_pa
 
 
 def test_a_killed_run_is_unfinished_and_resumes_to_the_same_weights(bert, tmp_path):
-    script = Path(__file__).with_name("tiny_runs.py")
-    here = Path(__file__).parent
-    path = f"{here}:{here.parent / 'encoders'}:{here.parent.parent}"
-    killed = subprocess.run(
-        [sys.executable, script, bert, tmp_path, "7"], env={"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, check=False
-    )
+    program = [sys.executable, "-m", "helpers.tiny_runs", bert, tmp_path, "7"]
+    killed = subprocess.run(program, env={"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}, check=False)
     assert killed.returncode == -signal.SIGKILL
     folder = tmp_path / "student"
     assert [item.name for item in folder.iterdir()] == ["checkpoints"]

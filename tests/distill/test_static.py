@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_models import sentences, tokenizer
-from tiny_runs import finetuning, run, settings
 
+from helpers.tiny_models import sentences, tokenizer
+from helpers.tiny_runs import finetuning, run, settings
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.data.texts import TrainingTexts
 from ibkd_retrieval.distill.data.tokens import training_tokens

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import sentences
 
+from helpers.tiny_models import sentences
 from ibkd_retrieval.distill.teacher import cache as teacher_cache
 from ibkd_retrieval.distill.teacher.cache import KeyIndex, TeacherCache, text_keys
 from ibkd_retrieval.distill.teacher.step_vectors import StepVectors

@@ -1,8 +1,8 @@
 from collections import Counter
 
 import pytest
-from tiny_models import sentences
 
+from helpers.tiny_models import sentences
 from ibkd_retrieval.corpora.records import Corpus, Document, Judgement, Query, QuerySet
 from ibkd_retrieval.distill.data.texts import gather_texts
 from ibkd_retrieval.distill.dev_metric import JudgedDev, judged_dev, neighbour_dev

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_models import save_sentence_transformer, sentences
-from tiny_runs import settings
 
+from helpers.tiny_models import save_sentence_transformer, sentences
+from helpers.tiny_runs import settings
 from ibkd_retrieval.distill.data.texts import TrainingTexts
 from ibkd_retrieval.distill.data.tokens import training_tokens
 from ibkd_retrieval.distill.dev_metric import neighbour_dev

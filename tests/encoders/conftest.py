@@ -1,10 +1,4 @@
-import sys
-from pathlib import Path
-
 import pytest
-
-# The makers of tiny models are shared with the tests of distillation, so they are a module and not fixtures.
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,14 +10,14 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory):
-    from tiny_models import save_sentence_transformer
+    from helpers.tiny_models import save_sentence_transformer
 
     return save_sentence_transformer(tmp_path_factory.mktemp("models") / "bert")
 
 
 @pytest.fixture(scope="session")
 def prompted(tmp_path_factory):
-    from tiny_models import save_sentence_transformer
+    from helpers.tiny_models import save_sentence_transformer
 
     prompts = {"query": "query: ", "passage": "page: "}
     return save_sentence_transformer(tmp_path_factory.mktemp("models") / "prompted", prompts=prompts)
@@ -31,13 +25,13 @@ def prompted(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def plain_bert(tmp_path_factory):
-    from tiny_models import save_plain_transformer
+    from helpers.tiny_models import save_plain_transformer
 
     return save_plain_transformer(tmp_path_factory.mktemp("models") / "plain")
 
 
 @pytest.fixture(scope="session")
 def mpnet(tmp_path_factory):
-    from tiny_models import save_sentence_transformer
+    from helpers.tiny_models import save_sentence_transformer
 
     return save_sentence_transformer(tmp_path_factory.mktemp("models") / "mpnet", "mpnet")

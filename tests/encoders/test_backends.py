@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import save_sentence_transformer, sentences
 
+from helpers.tiny_models import save_sentence_transformer, sentences
 from ibkd_retrieval.encoders.backends.lean import LeanTransformer, is_lean
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.errors import MissingPackage, UserError, WorkFailed
@@ -180,7 +180,7 @@ def test_a_missing_package_is_named_with_the_line_to_type(bert, package, monkeyp
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet", "roberta"])
 def test_the_lean_transformer_gives_the_states_of_transformers(kind):
-    from tiny_models import transformer
+    from helpers.tiny_models import transformer
 
     model = transformer(kind)
     assert is_lean(model)
@@ -207,7 +207,7 @@ def test_the_lean_transformer_gives_the_states_of_transformers(kind):
 
 
 def test_the_lean_transformer_takes_no_memory_of_its_own():
-    from tiny_models import transformer
+    from helpers.tiny_models import transformer
 
     model = transformer("bert")
     lean = LeanTransformer(model)
@@ -218,7 +218,7 @@ def test_the_lean_transformer_takes_no_memory_of_its_own():
 
 
 def test_one_relative_bias_is_kept_whatever_the_lengths():
-    from tiny_models import transformer
+    from helpers.tiny_models import transformer
 
     model = transformer("mpnet")
     lean = LeanTransformer(model)
@@ -237,7 +237,7 @@ def test_one_relative_bias_is_kept_whatever_the_lengths():
     "change", [{"hidden_act": "relu"}, {"is_decoder": True}, {"position_embedding_type": "relative_key"}]
 )
 def test_other_architectures_are_left_to_transformers(change):
-    from tiny_models import transformer
+    from helpers.tiny_models import transformer
 
     model = transformer("bert")
     for name, value in change.items():
@@ -246,7 +246,7 @@ def test_other_architectures_are_left_to_transformers(change):
 
 
 def test_an_adapter_is_not_left_out():
-    from tiny_models import transformer
+    from helpers.tiny_models import transformer
 
     class Adapted(torch.nn.Linear):
         pass
@@ -279,7 +279,7 @@ class LowRank(torch.nn.Module):
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet", "roberta"])
 def test_an_adapter_around_a_plain_layer_is_not_left_out(kind):
-    from tiny_models import transformer
+    from helpers.tiny_models import transformer
 
     model = transformer(kind)
     attention = model.encoder.layer[0].attention
@@ -292,7 +292,7 @@ def test_an_adapter_around_a_plain_layer_is_not_left_out(kind):
 
 @pytest.mark.parametrize(("hidden", "can"), [(32, True), (24, False), (4 * 256, True), (4 * 264, False)])
 def test_one_attention_over_all_lengths_is_for_heads_of_widths_that_it_takes(hidden, can, monkeypatch):
-    from tiny_models import transformer
+    from helpers.tiny_models import transformer
 
     monkeypatch.setattr("ibkd_retrieval.encoders.backends.lean.has_varlen", lambda device, dtype: True)
     assert LeanTransformer(transformer("bert", layers=1, hidden=hidden)).can_vary() is can

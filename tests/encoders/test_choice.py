@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tiny_models import sentences
 
+from helpers.tiny_models import sentences
 from ibkd_retrieval.encoders.autotune import cache as remembered
 from ibkd_retrieval.encoders.autotune import choice
 from ibkd_retrieval.encoders.autotune import cpu as machine

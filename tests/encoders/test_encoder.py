@@ -3,8 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tiny_models import save_plain_transformer, save_sentence_transformer, sentences
 
+from helpers.tiny_models import save_plain_transformer, save_sentence_transformer, sentences
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.errors import UserError
 
@@ -146,7 +146,8 @@ def test_what_is_no_text_is_named_by_its_position(bert, prompted, monkeypatch, p
 def test_a_static_model_is_encoded_as_it_would_encode_itself(tmp_path):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-    from tiny_models import tokenizer
+
+    from helpers.tiny_models import tokenizer
 
     module = StaticEmbedding(tokenizer()._tokenizer, embedding_dim=16)
     model = SentenceTransformer(modules=[module], device="cpu", prompts={"query": "query: "})
@@ -254,7 +255,8 @@ def test_the_width_is_of_the_transformer_whatever_is_kept_of_its_vectors(tmp_pat
 def test_static_texts_are_encoded_alike_whatever_the_windows(tmp_path, monkeypatch):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-    from tiny_models import tokenizer
+
+    from helpers.tiny_models import tokenizer
 
     model = SentenceTransformer(modules=[StaticEmbedding(tokenizer()._tokenizer, embedding_dim=16)], device="cpu")
     model.save(str(tmp_path / "static"), create_model_card=False)

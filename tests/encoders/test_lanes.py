@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from tiny_models import sentences
 
+from helpers.tiny_models import sentences
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.threads import lane_count, side_by_side
 

@@ -1,8 +1,8 @@
 import time
 
 import pytest
-from tiny_models import save_sentence_transformer
 
+from helpers.tiny_models import save_sentence_transformer
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import (
     load_sentence_transformer,

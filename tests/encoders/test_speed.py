@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from tiny_models import sentences
 
+from helpers.tiny_models import sentences
 from ibkd_retrieval.encoders.autotune.benchmark import first_tokens, measure_speed, texts_for
 from ibkd_retrieval.encoders.autotune.choice import Way
 from ibkd_retrieval.encoders.autotune.cpu import processor_features

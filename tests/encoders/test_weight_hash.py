@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import save_plain_transformer, save_sentence_transformer, sentences
 
+from helpers.tiny_models import save_plain_transformer, save_sentence_transformer, sentences
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.weights import weight_hash
@@ -43,7 +43,7 @@ def test_prompts_length_and_pooling_change_the_hash(bert, plain_bert):
 
 
 def test_another_tokenizer_changes_the_hash(tmp_path):
-    from tiny_models import tokenizer
+    from helpers.tiny_models import tokenizer
 
     folder = save_sentence_transformer(tmp_path / "m")
     before = hash_of(folder)

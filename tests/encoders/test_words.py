@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import sentences, tokenizer
 
+from helpers.tiny_models import sentences, tokenizer
 from ibkd_retrieval.encoders import word_tokenizer as words
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.word_tokenizer import WordTokens, reads_words_alone

@@ -1,10 +1,4 @@
-import sys
-from pathlib import Path
-
 import pytest
-
-# The maker of comparisons, and the makers of tiny models shared with the tests of encoders, are modules.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "encoders")]
 
 DOCUMENTS, QUERIES = 1100, 30
 
@@ -12,8 +6,7 @@ DOCUMENTS, QUERIES = 1100, 30
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """A teacher and a student on disk, and their flat and compressed indexes of one corpus with judged queries."""
-    from tiny_models import save_sentence_transformer, sentences
-
+    from helpers.tiny_models import save_sentence_transformer, sentences
     from ibkd_retrieval.corpora.records import Corpus, Document, Judgement, Query, QuerySet
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.indexing.build import build_index

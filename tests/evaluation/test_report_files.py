@@ -3,8 +3,8 @@ import re
 import struct
 
 import pytest
-from sample_reports import missed_bar, sample_comparison
 
+from helpers.sample_reports import missed_bar, sample_comparison
 from ibkd_retrieval.errors import MissingPackage
 from ibkd_retrieval.evaluation.compare.examples import shortened
 from ibkd_retrieval.evaluation.compare.report import read_comparison

@@ -9,8 +9,8 @@ import shutil
 import subprocess
 
 import pytest
-from sample_reports import sample_comparison
 
+from helpers.sample_reports import sample_comparison
 from ibkd_retrieval.evaluation.report.html import comparison_as_html
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from sample_reports import missed_bar, sample_comparison
 
+from helpers.sample_reports import missed_bar, sample_comparison
 from ibkd_retrieval.evaluation.report.html import comparison_as_html
 
 pytest.importorskip("matplotlib")

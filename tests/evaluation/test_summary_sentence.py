@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_reports import sample_comparison
 
+from helpers.sample_reports import sample_comparison
 from ibkd_retrieval.evaluation.report.sentence import further_sentences, headline, summary_sentence, system_sentence
 
 

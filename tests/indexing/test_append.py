@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, corpus_of, numbered_corpus
 
+from helpers.indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, corpus_of, numbered_corpus
+from helpers.programs import environment
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.append import append_documents
@@ -19,9 +20,7 @@ from ibkd_retrieval.indexing.format.manifest import read_manifest
 from ibkd_retrieval.indexing.index import open_index
 
 SLOW_APPEND = """
-import sys
-sys.path[:0] = [{tests!r}, {root!r}]
-from indexing_fakes import HashingEncoder, corpus_of
+from helpers.indexing_fakes import HashingEncoder, corpus_of
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.indexing.append import append_documents
 more = corpus_of([Document(f"e{{i}}", f"extra {{i}}") for i in range(60)], "more")
@@ -94,10 +93,8 @@ def test_a_killed_append_leaves_the_old_index_and_goes_on(folder: Path, tmp_path
     build_index(numbered_corpus(25), HashingEncoder(), tmp_path / "whole", shard_size=10)
     undisturbed = append_documents(more(60), HashingEncoder(), tmp_path / "whole")
     before = (folder / "index.json").read_bytes()
-    script = SLOW_APPEND.format(
-        tests=str(Path(__file__).parent), root=str(Path(__file__).parents[2]), folder=str(folder)
-    )
-    process = subprocess.Popen([sys.executable, "-c", script])
+    script = SLOW_APPEND.format(folder=str(folder))
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment())
     deadline = time.monotonic() + 60
     while len(list(folder.glob("shards/*.json"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)

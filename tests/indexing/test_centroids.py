@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from indexing_fakes import clustered
 
+from helpers.indexing_fakes import clustered
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import centroids
 from ibkd_retrieval.indexing.families.centroids import place_centroids, spherical_centroids

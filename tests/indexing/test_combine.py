@@ -3,8 +3,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, corpus_of, numbered_corpus, table_corpus
 
+from helpers.indexing_fakes import (
+    HashingEncoder,
+    Listener,
+    TableEncoder,
+    clustered,
+    corpus_of,
+    numbered_corpus,
+    table_corpus,
+)
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.append import append_documents

@@ -5,8 +5,8 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from indexing_fakes import LoadTelling, numbered_corpus
 
+from helpers.indexing_fakes import LoadTelling, numbered_corpus
 from ibkd_retrieval.indexing.building.workers import EncoderProcesses, UnencodedShard, share_of
 from ibkd_retrieval.progress import SILENT
 

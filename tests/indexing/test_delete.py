@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from indexing_fakes import HashingEncoder, TableEncoder, clustered, numbered_corpus, table_corpus
 
+from helpers.indexing_fakes import HashingEncoder, TableEncoder, clustered, numbered_corpus, table_corpus
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.delete import delete_documents

@@ -3,8 +3,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from indexing_fakes import TableEncoder, clustered, table_corpus
 
+from helpers.indexing_fakes import TableEncoder, clustered, table_corpus
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.combine import combine_indexes, leading_dimensions

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from indexing_fakes import Listener, TableEncoder, clustered, table_corpus
 
+from helpers.indexing_fakes import Listener, TableEncoder, clustered, table_corpus
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.families import FAMILIES, Family, family_named

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from indexing_fakes import Listener, TableEncoder, clustered, table_corpus
 
+from helpers.indexing_fakes import Listener, TableEncoder, clustered, table_corpus
 from ibkd_retrieval.indexing import gpu
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss

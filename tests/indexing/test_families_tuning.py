@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from indexing_fakes import Listener, clustered
 
+from helpers.indexing_fakes import Listener, clustered
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.families.auto import choose
 from ibkd_retrieval.indexing.families.trial import reaches

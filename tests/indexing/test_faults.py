@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexing_fakes import HashingEncoder, numbered_corpus
 
+from helpers.indexing_fakes import HashingEncoder, numbered_corpus
+from helpers.programs import environment
 from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index
@@ -18,9 +19,8 @@ from ibkd_retrieval.indexing.format.integrity import verify_index
 from ibkd_retrieval.indexing.format.lines import save_array
 
 SMALL_FILES = """
-import resource, sys
-sys.path[:0] = [{tests!r}, {root!r}]
-from indexing_fakes import HashingEncoder, numbered_corpus
+import resource
+from helpers.indexing_fakes import HashingEncoder, numbered_corpus
 from ibkd_retrieval.errors import WorkFailed
 from ibkd_retrieval.indexing.build import build_index
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
@@ -35,10 +35,8 @@ except WorkFailed as error:
 def test_files_that_find_no_room_are_one_sentence_and_the_rest_is_resumed(tmp_path: Path, limit: int):
     # A shard's vectors take 768 bytes, its documents 900, the structure of all 6 kB.
     folder = tmp_path / "i"
-    script = SMALL_FILES.format(
-        tests=str(Path(__file__).parent), root=str(Path(__file__).parents[2]), limit=limit, folder=str(folder)
-    )
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    script = SMALL_FILES.format(limit=limit, folder=str(folder))
+    answer = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True)
     assert answer.stdout.startswith(f"File too large while writing to {folder}: what is finished is kept"), answer
     assert answer.stderr == ""
     assert not list(folder.rglob("*.tmp"))
@@ -124,9 +122,7 @@ def test_arrays_are_saved_as_numpy_does(tmp_path: Path):
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path):
     def peak(count: int) -> int:
         script = f"""
-import sys
-sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[2])!r}]
-from indexing_fakes import HashingEncoder
+from helpers.indexing_fakes import HashingEncoder
 from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
@@ -145,7 +141,8 @@ build_index(corpus, Forgetting(), {str(tmp_path / str(count))!r}, memory=plan)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(1024 * int(peak.split()[1]) - begun)
 """
-        return int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+        program = [sys.executable, "-c", script]
+        return int(subprocess.run(program, env=environment(), capture_output=True, text=True, check=True).stdout)
 
     # 2,000 documents of 100 kB: 200 MB of text, and a build that held a usual shard of it would take all of that.
     assert peak(2000) < 60_000_000

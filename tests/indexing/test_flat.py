@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from indexing_fakes import Listener, TableEncoder, clustered, table_corpus
 
+from helpers.indexing_fakes import Listener, TableEncoder, clustered, table_corpus
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.exporting import export_pyserini
 from ibkd_retrieval.indexing.faiss_binding import load_faiss

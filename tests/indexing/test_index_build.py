@@ -11,8 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, corpus_of, numbered_corpus, table_corpus
 
+from helpers.indexing_fakes import (
+    HashingEncoder,
+    Listener,
+    TableEncoder,
+    clustered,
+    corpus_of,
+    numbered_corpus,
+    table_corpus,
+)
+from helpers.programs import environment
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index
@@ -25,9 +34,7 @@ from ibkd_retrieval.indexing.format.shards import ShardRecord
 from ibkd_retrieval.indexing.index import open_index
 
 SLOW_BUILD = """
-import sys
-sys.path[:0] = [{tests!r}, {root!r}]
-from indexing_fakes import HashingEncoder, numbered_corpus
+from helpers.indexing_fakes import HashingEncoder, numbered_corpus
 from ibkd_retrieval.indexing.build import build_index
 build_index(numbered_corpus(95), HashingEncoder(sleep=0.15), {folder!r}, shard_size=10)
 """
@@ -45,10 +52,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_build_killed_at_any_point_and_resumed_equals_one_that_was_not(tmp_path: Path):
     build_index(numbered_corpus(95), HashingEncoder(), tmp_path / "whole", shard_size=10)
     folder = tmp_path / "killed"
-    script = SLOW_BUILD.format(
-        tests=str(Path(__file__).parent), root=str(Path(__file__).parents[2]), folder=str(folder)
-    )
-    process = subprocess.Popen([sys.executable, "-c", script])
+    script = SLOW_BUILD.format(folder=str(folder))
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment())
     deadline = time.monotonic() + 60
     while len(list(folder.glob("shards/*.json"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -6,8 +6,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, corpus_of, numbered_corpus, table_corpus
 
+from helpers.indexing_fakes import (
+    HashingEncoder,
+    Listener,
+    TableEncoder,
+    clustered,
+    corpus_of,
+    numbered_corpus,
+    table_corpus,
+)
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing import exporting as export_module

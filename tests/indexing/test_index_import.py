@@ -13,8 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, corpus_of, numbered_corpus, table_corpus
 
+from helpers.indexing_fakes import (
+    HashingEncoder,
+    Listener,
+    TableEncoder,
+    clustered,
+    corpus_of,
+    numbered_corpus,
+    table_corpus,
+)
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index

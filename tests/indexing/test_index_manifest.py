@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from indexing_fakes import HashingEncoder, numbered_corpus
 
+from helpers.indexing_fakes import HashingEncoder, numbered_corpus
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.format.manifest import IndexManifest, newest_index, read_manifest, write_manifest

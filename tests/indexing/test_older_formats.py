@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from indexing_fakes import HashingEncoder, corpus_of, numbered_corpus
 
+from helpers.indexing_fakes import HashingEncoder, corpus_of, numbered_corpus
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.indexing.append import append_documents
 from ibkd_retrieval.indexing.build import build_index

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexing_fakes import TableEncoder, clustered, table_corpus
 
+from helpers.indexing_fakes import TableEncoder, clustered, table_corpus
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.format.manifest import read_manifest

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexing_fakes import HashingEncoder, TableEncoder, clustered, corpus_of, numbered_corpus, table_corpus
 
+from helpers.indexing_fakes import HashingEncoder, TableEncoder, clustered, corpus_of, numbered_corpus, table_corpus
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import MissingPackage, UserError
 from ibkd_retrieval.indexing.build import build_index

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from indexing_fakes import TableEncoder, clustered, table_corpus
 
+from helpers.indexing_fakes import TableEncoder, clustered, table_corpus
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.format.vectors import bytes_per_vector, format_of, pack, unpack

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-from indexing_fakes import HashingEncoder, Listener, LoadFake, numbered_corpus
 
+from helpers.indexing_fakes import HashingEncoder, Listener, LoadFake, numbered_corpus
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.building.workers import EncoderProcesses

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
-from searching import rankings, searcher
 
+from helpers.searching import rankings, searcher
 from ibkd_retrieval.corpora.records import Document, Query
 from ibkd_retrieval.search.ranker import ExcludingSelf, without_own
 from ibkd_retrieval.search.runs.run import Run

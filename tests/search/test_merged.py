@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from searching import HashEncoder, rankings, searcher
 
+from helpers.searching import HashEncoder, rankings, searcher
 from ibkd_retrieval.corpora.records import Document, Query
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.search.merged import MergedSearcher, merged

@@ -2,8 +2,8 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from searching import HashEncoder
 
+from helpers.searching import HashEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.search.query_space import check_query_model
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from searching import rankings, searcher
-from tiny_models import save_plain_transformer, sentences, tokenizer, transformer
 
+from helpers.searching import rankings, searcher
+from helpers.tiny_models import save_plain_transformer, sentences, tokenizer, transformer
 from ibkd_retrieval.corpora.records import Document, Query
 from ibkd_retrieval.encoders.cross_encoder import load_pair_scorer
 from ibkd_retrieval.errors import UserError

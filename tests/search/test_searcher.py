@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from searching import HashEncoder
 
+from helpers.searching import HashEncoder
 from ibkd_retrieval.corpora.records import Corpus, Document, Query
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.search import searcher as searcher_module

@@ -2,8 +2,8 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
-from searching import HashEncoder, searcher
 
+from helpers.searching import HashEncoder, searcher
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.serving.answering import (

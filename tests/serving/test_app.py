@@ -6,8 +6,8 @@ from http.client import HTTPConnection
 from urllib.parse import quote, urlencode
 
 import pytest
-from searching import HashEncoder, searcher
 
+from helpers.searching import HashEncoder, searcher
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.serving.limits import Limits
 
@@ -15,7 +15,7 @@ pytest.importorskip("fastapi_offline")
 pytest.importorskip("prometheus_client")
 pytest.importorskip("uvicorn")
 
-from client import eventually, serving
+from helpers.client import eventually, serving
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 DOCUMENTS = [Document(f"d{number}", f"text number {number}", fields={"year": 1990 + number}) for number in range(28)]

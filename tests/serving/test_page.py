@@ -7,8 +7,8 @@ import subprocess
 from urllib.parse import urlencode
 
 import pytest
-from searching import HashEncoder, searcher
 
+from helpers.searching import HashEncoder, searcher
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.serving.limits import Limits
 
@@ -16,7 +16,7 @@ pytest.importorskip("fastapi_offline")
 pytest.importorskip("prometheus_client")
 pytest.importorskip("uvicorn")
 
-from client import serving
+from helpers.client import serving
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium")

@@ -3,8 +3,7 @@
 import sys
 from pathlib import Path
 
-from tiny_models import sentences
-
+from helpers.tiny_models import sentences
 from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.distill.config import DistillSettings, FinetuneSettings
 from ibkd_retrieval.distill.data.hard_negatives import MiningSettings

@@ -1,4 +1,4 @@
-"""An encoder, corpora and a listener for the tests of this folder."""
+"""An encoder, corpora and a listener for tests of indexes."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from unittest import mock
 
 import torch
 from safetensors.torch import save_file
-from tiny_models import sentences
-from tiny_runs import corpus, finetuning, settings
 
+from helpers.tiny_models import sentences
+from helpers.tiny_runs import corpus, finetuning, settings
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.data.texts import TrainingTexts
 from ibkd_retrieval.distill.dev_metric import neighbour_dev
