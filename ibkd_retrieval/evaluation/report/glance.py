@@ -91,7 +91,7 @@ def glances(comparison: ComparisonReport) -> list[Glance]:
 
 
 def significant(contrast: MetricContrast) -> bool:
-    """Whether the paired randomisation test, corrected by Holm, says that the difference is no chance."""
+    """Whether the difference is significant by the paired randomisation test with Holm's correction."""
     return contrast.randomisation_p_holm < SIGNIFICANT
 
 

@@ -42,6 +42,14 @@ def exact_share(value: float) -> str:
     return "just under 100\N{NO-BREAK SPACE}%" if value < 1 else "just over 100\N{NO-BREAK SPACE}%"
 
 
+def shares(low: float, high: float, word: str = "to") -> str:
+    """An interval of shares in percent, with as many digits as its width deserves: 71 to 110 %, 98.2 to 99.6 %."""
+    width = high - low
+    digits = 0 if width > 0.1 else 1 if width > 0.005 else 2
+    unit = "\N{NO-BREAK SPACE}%"
+    return f"{100 * low:.{digits}f} {word} {100 * high:.{digits}f}{unit}"
+
+
 def slashed(values: Iterable[float]) -> str:
     """Numbers on one line: 8.60 / 11.2 / 13.8."""
     return "\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}".join(plain(value) for value in values)

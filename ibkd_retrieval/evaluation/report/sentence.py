@@ -1,18 +1,31 @@
-"""What a comparison found, in a sentence: what is kept, what is gained, where most is lost, and what may be chance."""
+"""What a comparison found, in a sentence: quality with its interval, cost, agreement, losses and significance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport
 from ibkd_retrieval.evaluation.report.glance import Glance, glances, significant
-from ibkd_retrieval.evaluation.report.numbers import exact_share, factor, metric_title, p_value, score, share
+from ibkd_retrieval.evaluation.report.numbers import (
+    counted,
+    exact_share,
+    factor,
+    metric_title,
+    p_value,
+    score,
+    share,
+    shares,
+)
 
 _SAME = 1e-9
 """Scores that differ by less are the same: floating-point numbers, added in another order."""
 
 _ALIKE = 0.05
 """Times and sizes within this share of each other are called the same."""
+
+_WIDE = 0.1
+"""A retention whose interval is wider than this and includes 1 tells nothing."""
 
 
 def summary_sentence(comparison: ComparisonReport) -> str:
@@ -50,8 +63,39 @@ def system_sentence(comparison: ComparisonReport, name: str) -> str:
     metric = metric_title(comparison.metrics[0])
     if ours is first:
         return f"{name} scores {score(first.mean)} {metric}{_where(comparison)}."
-    parts = [f"{_quality(ours, first, metric)} {_cost(ours)}", *_losses(comparison, ours), *_doubts(comparison, ours)]
+    queries = counted(sum(each.queries for each in comparison.data_sets), "query", "queries")
+    if _too_few(ours, first):
+        quality = _unknown_quality(ours, first, metric, queries)
+        losses = []
+    else:
+        quality = _quality(comparison, ours, first, queries)
+        losses = _losses(comparison, ours)
+    parts = [f"{quality} {_cost(ours)}", *losses, *_doubts(comparison, ours), _overlap(comparison, ours, first)]
     return f"{name} {'; '.join(parts)}."
+
+
+def _too_few(ours: Glance, first: Glance) -> bool:
+    """Whether the interval of the retention is too wide to say which of the two systems is better."""
+    if ours.retention is None or abs(ours.mean - first.mean) < _SAME:
+        return False
+    if any(significant(contrast) for contrast in ours.contrasts.values()):
+        return False
+    if ours.retention_interval is None:
+        return True
+    low, high = ours.retention_interval
+    return low <= 1 <= high and high - low > _WIDE
+
+
+def _unknown_quality(ours: Glance, first: Glance, metric: str, queries: str) -> str:
+    if ours.retention_interval is None:
+        return f"– too few queries to tell: {score(ours.mean)} {metric} against {score(first.mean)} ({queries}),"
+    low, high = ours.retention_interval
+    return f"– too few queries to tell: between {shares(low, high, 'and')} of {first.name}'s {metric} ({queries}),"
+
+
+def _overlap(comparison: ComparisonReport, ours: Glance, first: Glance) -> str:
+    shared = fmean(each.systems[ours.name].agreement.overlap_at_10 for each in comparison.data_sets)
+    return f"it finds {share(shared)} of {first.name}'s first ten documents"
 
 
 def _where(comparison: ComparisonReport) -> str:
@@ -59,15 +103,16 @@ def _where(comparison: ComparisonReport) -> str:
     return f" on {names[0]}" if len(names) == 1 else f" on average over {len(names)} data sets"
 
 
-def _quality(ours: Glance, first: Glance, metric: str) -> str:
-    difference = ours.mean - first.mean
+def _quality(comparison: ComparisonReport, ours: Glance, first: Glance, queries: str) -> str:
+    difference, metric = ours.mean - first.mean, metric_title(comparison.metrics[0])
     if abs(difference) < _SAME:
-        return f"scores the same {metric} as {first.name} ({score(ours.mean)})"
+        return f"scores the same {metric} as {first.name} ({score(ours.mean)}, {queries})"
     if ours.retention is None:
         return f"scores {score(ours.mean)} {metric}, where {first.name} scores 0,"
-    if difference < 0:
-        return f"keeps {exact_share(ours.retention)} of {first.name}'s {metric}"
-    return f"reaches {exact_share(ours.retention)} of {first.name}'s {metric}"
+    verb = "keeps" if difference < 0 else "reaches"
+    bounds = ours.retention_interval
+    sure = f"{comparison.confidence:.0%} interval {shares(*bounds)}, " if bounds is not None else ""
+    return f"{verb} {exact_share(ours.retention)} of {first.name}'s {metric} ({sure}{queries})"
 
 
 def _cost(ours: Glance) -> str:
@@ -132,7 +177,7 @@ def _losses(comparison: ComparisonReport, ours: Glance) -> list[str]:
 
 
 def _doubts(comparison: ComparisonReport, ours: Glance) -> list[str]:
-    """Which differences may be chance."""
+    """Which differences are significant, and which are not."""
     several = len(comparison.data_sets) > 1
     if several:
         tested = dict(ours.contrasts)
