@@ -20,7 +20,7 @@ import pytrec_eval
 from ibkd_retrieval.corpora.qrels import read_qrels
 from ibkd_retrieval.corpora.records import Judgement
 from ibkd_retrieval.evaluation.compare.environment import read_environment
-from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.search.runs.run_files import Run, read_run
 
@@ -82,7 +82,7 @@ def agreement(name: str, run: Run, judgements: tuple[Judgement, ...], origin: st
     """A row for each relevance level: scores, and the largest difference over queries by metric."""
     rows: list[dict[str, object]] = []
     for level in (1, 2):
-        ours = evaluate(run, judgements, list(METRICS), level)
+        ours = evaluate_run(run, judgements, list(METRICS), level)
         theirs = by_trec_eval(run, judgements, level)
         differences = {metric: float(np.abs(ours.per_query[metric] - theirs[metric]).max()) for metric in METRICS}
         rows.append(
@@ -107,7 +107,7 @@ def main() -> None:
     folder = parser.parse_args().data_dir
     dl19, judged = read_run(folder / "dl19-bm25-tilde.run"), read_qrels(folder / "qrels.dl19-passage.txt")
     cacm = read_run(folder / "cacm-bm25-anserini.run")
-    scores = evaluate(dl19, judged, list(PUBLISHED)).scores
+    scores = evaluate_run(dl19, judged, list(PUBLISHED)).scores
     published = {
         metric: {
             "published": figure,

@@ -17,7 +17,7 @@ import pytrec_eval
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.evaluation.compare.environment import read_environment
-from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.index import open_index
@@ -62,7 +62,7 @@ def main() -> None:
         path = given.work_dir / f"{name}.trec"
         write_run(Searcher(open_index(folder), encoder).search_batch(queries.queries, 1000), path)
         run = read_run(path)
-        ours = evaluate(run, queries.judgements, list(METRICS)).scores
+        ours = evaluate_run(run, queries.judgements, list(METRICS)).scores
         theirs = by_pytrec_eval(run, judgements)
         rows.append(
             {

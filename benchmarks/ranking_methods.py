@@ -24,7 +24,7 @@ from ibkd_retrieval.encoders.cross_encoder import load_pair_scorer
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.evaluation.fusion_weights import tune_weights
-from ibkd_retrieval.evaluation.metrics.evaluate import Evaluation, evaluate
+from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation, evaluate_run
 from ibkd_retrieval.evaluation.significance import bootstrap_mean, holm, paired_t_test, randomisation_test, win_tie_loss
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
@@ -152,7 +152,7 @@ def main() -> None:
         target = path.with_name(f"{path.name}-{model}-reranked-{reranker}.trec")
         runs[f"hybrid sum, top {given.rerank_depth} re-ranked"] = kept_run(scorer, queries, target)
         evaluations = {
-            system: evaluate(run, queries.judgements, list(METRICS), queries.relevance_level)
+            system: evaluate_run(run, queries.judgements, list(METRICS), queries.relevance_level)
             for system, run in runs.items()
         }
         result["collections"][f"{name}:{split}"] = {

@@ -27,7 +27,7 @@ from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.evaluation.compare.environment import read_environment
-from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
 from ibkd_retrieval.evaluation.sts import evaluate_sts
 from ibkd_retrieval.files import atomic_write, write_json
 from ibkd_retrieval.progress import Progress
@@ -297,7 +297,7 @@ def _figure(which: DataSet, documents: KeptVectors, queries: KeptVectors, places
     asked = open_queries(spec, need_judgements=True)
     every = list(open_corpus(spec).documents())
     run = exact_run(asked, every, documents, queries)
-    found = evaluate(run, asked.judgements, [METRIC], asked.relevance_level)
+    found = evaluate_run(run, asked.judgements, [METRIC], asked.relevance_level)
     per_query = [round(float(value), 6) for value in found.per_query[METRIC]]
     return {"score": found.scores[METRIC], "per_query": per_query, "missing": found.missing}
 

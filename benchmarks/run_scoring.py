@@ -66,14 +66,14 @@ def dictionary(path: Path) -> dict[str, dict[str, float]]:
 def score_here(folder: Path, name: str, source: str) -> dict[str, Any]:
     """This toolkit."""
     from ibkd_retrieval.corpora.qrels import read_qrels
-    from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+    from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
     from ibkd_retrieval.search.runs.run_files import read_run
 
     judgements = read_qrels(folder / f"{name}.qrels")
     began = time.perf_counter()
     run = read_run(folder / f"{name}.trec")
     read = time.perf_counter()
-    scores = evaluate(run, judgements, METRICS).scores
+    scores = evaluate_run(run, judgements, METRICS).scores
     return {"read": read - began, "score": time.perf_counter() - read, "scores": dict(scores)}
 
 

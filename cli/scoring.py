@@ -13,7 +13,7 @@ from .tuning import with_tuned_weights
 if TYPE_CHECKING:
     from ibkd_retrieval.corpora.records import Judgement
     from ibkd_retrieval.encoders.encoder import Encoder
-    from ibkd_retrieval.evaluation.scoreboard import Scoreboard
+    from ibkd_retrieval.evaluation.scores import Scores
     from ibkd_retrieval.progress import Progress
     from ibkd_retrieval.search.runs.run_files import Run
 
@@ -41,7 +41,7 @@ class Scored(NamedTuple):
         tuned_on: how many of the judged queries weights were tuned on; None where none were tuned.
     """
 
-    board: Scoreboard
+    board: Scores
     against: str
     tuned_on: int | None = None
 
@@ -158,16 +158,16 @@ def _scored(
     scoring: Scoring,
     data_set: str,
     level: int,
-) -> Scoreboard:
-    from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
-    from ibkd_retrieval.evaluation.scoreboard import ScoredRun, run_names, score_runs
+) -> Scores:
+    from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
+    from ibkd_retrieval.evaluation.scores import ScoredRun, run_names, score_runs
 
     metrics = scoring.metrics or usual_metrics(data_set)
     level = scoring.relevance_level if scoring.relevance_level is not None else level
     read = [*ranked, *baselines]
     names = run_names([source for source, _ in read])
     scored = [
-        ScoredRun(name, source, evaluate(run, judgements, metrics, level, name=source))
+        ScoredRun(name, source, evaluate_run(run, judgements, metrics, level, name=source))
         for name, (source, run) in zip(names, read, strict=True)
     ]
     count = len(ranked)

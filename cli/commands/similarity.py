@@ -39,7 +39,7 @@ def evaluate_similarity(
     from ibkd_retrieval.encoders.autotune.choice import sample_texts
     from ibkd_retrieval.encoders.autotune.load import load_encoder, newest_student
     from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.evaluation.scoreboard import told_apart
+    from ibkd_retrieval.evaluation.scores import told_apart
     from ibkd_retrieval.evaluation.sts import evaluate_sts
 
     if not data:

@@ -253,7 +253,7 @@ class _SuiteRun:
             UserError: the data set cannot be had, or its index cannot be made or searched.
         """
         from ibkd_retrieval.corpora.spec import open_queries
-        from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+        from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
         from ibkd_retrieval.evaluation.suite import MemberScores
         from ibkd_retrieval.files import sha256_file
         from ibkd_retrieval.indexing.format.layout import MANIFEST
@@ -274,7 +274,7 @@ class _SuiteRun:
         options = dataclasses.replace(self.options, model=None, exclude_self=own)
         ranker = open_ranker([folder], options, known={self.encoder.weight_hash: self.encoder}, progress=self.progress)
         level = member.relevance_level if self.relevance_level is None else self.relevance_level
-        found = evaluate(
+        found = evaluate_run(
             ranker.search_batch(queries.queries, self.k, self.progress), queries.judgements, self.metrics, level
         )
         return MemberScores(

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from ibkd_retrieval.evaluation.scoreboard import Scoreboard, ScoredRun
+    from ibkd_retrieval.evaluation.scores import ScoredRun, Scores
     from ibkd_retrieval.evaluation.suite import SuiteResult
 
 _WIDE = 1000
 
 
-def print_scoreboard(board: Scoreboard, against: str) -> None:
+def print_scoreboard(board: Scores, against: str) -> None:
     """Show scores with their intervals, the tests against baselines, and what was not scored.
 
     Args:
@@ -29,7 +29,7 @@ def print_scoreboard(board: Scoreboard, against: str) -> None:
     _draw(console, board, against)
 
 
-def scoreboard_as_text(board: Scoreboard, against: str) -> str:
+def scoreboard_as_text(board: Scores, against: str) -> str:
     """What `print_scoreboard` shows, as plain text."""
     from io import StringIO
 
@@ -40,7 +40,7 @@ def scoreboard_as_text(board: Scoreboard, against: str) -> str:
     return text.getvalue()
 
 
-def _draw(console: Console, board: Scoreboard, against: str) -> None:
+def _draw(console: Console, board: Scores, against: str) -> None:
     from rich.table import Table
 
     everyone = (*board.baselines, *board.runs)
@@ -73,15 +73,15 @@ def _draw(console: Console, board: Scoreboard, against: str) -> None:
     console.print(method, style="dim")
 
 
-def _cells(board: Scoreboard, run: ScoredRun, metric: str) -> tuple[str, str]:
+def _cells(board: Scores, run: ScoredRun, metric: str) -> tuple[str, str]:
     low, high = board.intervals[run.name, metric]
     return f"{run.evaluation.scores[metric]:.4f}", f"[{low:.4f}, {high:.4f}]"
 
 
-def _contrasts(board: Scoreboard) -> Table:
+def _contrasts(board: Scores) -> Table:
     from rich.table import Table
 
-    from ibkd_retrieval.evaluation.scoreboard import SIGNIFICANT
+    from ibkd_retrieval.evaluation.scores import SIGNIFICANT
 
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "baseline", "metric"):
@@ -105,8 +105,8 @@ def _contrasts(board: Scoreboard) -> Table:
     return table
 
 
-def _remarks(board: Scoreboard, run: ScoredRun, against: str) -> list[str]:
-    from ibkd_retrieval.evaluation.metrics.evaluate import JUDGED_DEPTH
+def _remarks(board: Scores, run: ScoredRun, against: str) -> list[str]:
+    from ibkd_retrieval.evaluation.metrics.query_scores import JUDGED_DEPTH
 
     found = run.evaluation
     remarks = [f"{len(board.query_ids):,} judged queries of {against}"]

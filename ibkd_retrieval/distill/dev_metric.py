@@ -62,7 +62,7 @@ class JudgedDev:
 
     def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
         """The mean of the metric, by exact search."""
-        from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+        from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
         from ibkd_retrieval.search.runs.run import Run
 
         texts = [document.content for document in self.documents]
@@ -76,7 +76,7 @@ class JudgedDev:
             [[self.documents[j].doc_id for j in row] for row in best],
             list(np.take_along_axis(scores, best, axis=1)),
         )
-        return float(evaluate(run, self.judgements, [self.metric], self.relevance_level).scores[self.metric])
+        return float(evaluate_run(run, self.judgements, [self.metric], self.relevance_level).scores[self.metric])
 
 
 @dataclass(frozen=True)

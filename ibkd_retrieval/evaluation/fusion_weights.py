@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ibkd_retrieval.corpora.records import Judgement
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
 from ibkd_retrieval.search.runs.fusion import weighted_sum
 from ibkd_retrieval.search.runs.run import Run
 
@@ -65,7 +65,7 @@ def tune_weights(
     points = []
     for parts in _compositions(steps, len(runs)):
         weights = tuple(part / steps for part in parts)
-        scores = evaluate(weighted_sum(runs, weights), judged, [metric], relevance_level).scores
+        scores = evaluate_run(weighted_sum(runs, weights), judged, [metric], relevance_level).scores
         points.append(WeightPoint(weights, scores[metric]))
     best = max(points, key=lambda point: (point.score, -sum(weight**2 for weight in point.weights)))
     return TunedWeights(best.weights, best.score, metric, tuple(points))

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import ascii_lowercase
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.scoreboard import SIGNIFICANT, Scoreboard
+from ibkd_retrieval.evaluation.scores import SIGNIFICANT, Scores
 from ibkd_retrieval.files import atomic_write
 
 _CSV_HEADER = (
@@ -24,7 +24,7 @@ _LATEX_SPECIAL = {character: f"\\{character}" for character in "&%$#_{}"} | {
 }
 
 
-def as_csv(board: Scoreboard) -> str:
+def as_csv(board: Scores) -> str:
     """One line per run and metric, with its interval; with baselines one per run, metric and baseline."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -49,7 +49,7 @@ def as_csv(board: Scoreboard) -> str:
     return out.getvalue()
 
 
-def as_latex(board: Scoreboard) -> str:
+def as_latex(board: Scores) -> str:
     r"""A `booktabs` table: a row per run, baselines first, the best of each metric in bold.
 
     With baselines, each has a letter; a run carries it as superscript where it is significantly better than that
@@ -83,7 +83,7 @@ def as_latex(board: Scoreboard) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _marks(board: Scoreboard, run: str, metric: str, letters: dict[str, str]) -> str:
+def _marks(board: Scores, run: str, metric: str, letters: dict[str, str]) -> str:
     tested = [each for each in board.contrasts if (each.run, each.metric) == (run, metric)]
     significant = [each for each in tested if each.randomisation_p_holm < SIGNIFICANT]
     better = "".join(letters[each.baseline] for each in significant if each.difference > 0)
@@ -106,7 +106,7 @@ def check_per_query_name(path: Path) -> None:
         raise UserError(f"{path}: every query's value is written as .tsv or .jsonl: give the file such an ending.")
 
 
-def write_per_query(board: Scoreboard, path: Path) -> None:
+def write_per_query(board: Scores, path: Path) -> None:
     """Write every query's value of every metric, as TSV with a header or as JSONL, by the file's ending.
 
     The columns are query_id, metric and value; with more than one run or with baselines also run.

@@ -156,7 +156,7 @@ def test_weights_found_on_judged_queries_are_said_used_and_recorded(shell, chain
 
 def test_a_query_is_left_out_before_its_rankings_are_fused_and_tuned(dated):
     pytest.importorskip("bm25s")
-    from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+    from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
     from ibkd_retrieval.search.runs.fusion import weighted_sum
     from ibkd_retrieval.search.runs.run_files import read_run
 
@@ -174,7 +174,7 @@ def test_a_query_is_left_out_before_its_rankings_are_fused_and_tuned(dated):
     (judged / "qrels" / "test.tsv").write_text("".join(f"d{query}\td{query + 5}\t1\n" for query in range(5)))
     said = dated.must(*base, *ways["sum"], "--tune", judged, "--output", "tuned.trec").err
     (score,) = re.findall(r"ndcg@10 ([\d.]+) on 5 queries", said)
-    found = evaluate(read_run(dated.folder / "tuned.trec"), open_queries(str(judged)).judgements, ["ndcg@10"])
+    found = evaluate_run(read_run(dated.folder / "tuned.trec"), open_queries(str(judged)).judgements, ["ndcg@10"])
     assert found.scores["ndcg@10"] == pytest.approx(float(score), abs=5e-5)
 
 

@@ -6,7 +6,7 @@ import pytest
 from ibkd_retrieval.corpora.records import Judgement
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.fusion_weights import tune_weights
-from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
 from ibkd_retrieval.search.runs.fusion import weighted_sum
 from ibkd_retrieval.search.runs.run import Run
 
@@ -28,7 +28,7 @@ def test_every_point_is_what_evaluating_its_fusion_gives_and_the_best_wins():
     tuned = tune_weights(runs, judgements, "ndcg@10", steps=4)
     assert [point.weights for point in tuned.points] == [(0, 1), (0.25, 0.75), (0.5, 0.5), (0.75, 0.25), (1, 0)]
     for point in tuned.points:
-        assert point.score == evaluate(weighted_sum(runs, point.weights), judgements, ["ndcg@10"]).scores["ndcg@10"]
+        assert point.score == evaluate_run(weighted_sum(runs, point.weights), judgements, ["ndcg@10"]).scores["ndcg@10"]
     assert tuned.score == max(point.score for point in tuned.points)
     assert tuned.weights in [point.weights for point in tuned.points if point.score == tuned.score]
     assert tuned.metric == "ndcg@10"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ibkd_retrieval.corpora.records import Judgement
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
 from ibkd_retrieval.search.runs.run_files import Run, read_run, write_run
 
 # Ours and trec_eval's name of the same figure.
@@ -74,9 +74,9 @@ def test_every_metric_equals_trec_eval_on_ties_missing_queries_and_empty_lists(r
     relevant = any(grade >= level for judged in qrels.values() for grade in judged.values())
     if not common or not relevant:
         with pytest.raises(UserError):
-            evaluate(run_of(rankings), judgements_of(qrels), list(TREC_EVAL), level)
+            evaluate_run(run_of(rankings), judgements_of(qrels), list(TREC_EVAL), level)
         return
-    ours = evaluate(run_of(rankings), judgements_of(qrels), list(TREC_EVAL), level)
+    ours = evaluate_run(run_of(rankings), judgements_of(qrels), list(TREC_EVAL), level)
     theirs = trec_eval(qrels, rankings, level)
     assert ours.query_ids == tuple(qrels)
     for name in TREC_EVAL:
@@ -99,7 +99,7 @@ def test_long_lists_full_of_ties_equal_trec_eval_before_and_after_a_file(tmp_pat
     write_run(run_of(rankings), tmp_path / "run.gz")
     theirs = trec_eval(qrels, rankings, 1)
     for run in (run_of(rankings), read_run(tmp_path / "run.gz")):
-        ours = evaluate(run, judgements_of(qrels), list(TREC_EVAL))
+        ours = evaluate_run(run, judgements_of(qrels), list(TREC_EVAL))
         assert ours.missing == 3
         for name in TREC_EVAL:
             np.testing.assert_allclose(ours.per_query[name], theirs[name], atol=1e-9, err_msg=name)
@@ -110,7 +110,7 @@ def test_a_scorer_that_ties_every_document_is_ranked_by_document_id_and_not_by_l
     rng = np.random.default_rng(5)
     docs = [f"d{number:04}" for number in range(1000)]
     qrels = {f"q{query}": dict.fromkeys(rng.permutation(docs)[:10].tolist(), 1) for query in range(200)}
-    found = evaluate(run_of({query: dict.fromkeys(docs, 0.5) for query in qrels}), judgements_of(qrels), ["mrr@10"])
+    found = evaluate_run(run_of({query: dict.fromkeys(docs, 0.5) for query in qrels}), judgements_of(qrels), ["mrr@10"])
     expected = [1 / rank for rank in range(1, 11)]
     assert found.scores["mrr@10"] < 0.06
     assert found.scores["mrr@10"] == pytest.approx(np.mean(expected) * 10 / 100, abs=0.03)
@@ -118,7 +118,7 @@ def test_a_scorer_that_ties_every_document_is_ranked_by_document_id_and_not_by_l
 
 def test_the_share_of_judged_documents_is_that_of_the_first_ten_of_answered_queries():
     ranking = {f"d{number}": -float(number) for number in range(20)}
-    found = evaluate(
+    found = evaluate_run(
         run_of({"full": ranking, "short": {"d0": 1.0, "d1": 0.5}, "gone": {}}),
         judgements_of({"full": {"d0": 1, "d9": 0, "d10": 1}, "short": {"d0": 1, "d1": -1}, "gone": {"d0": 1}}),
         ["mrr@3"],
@@ -132,7 +132,7 @@ GRADES = judgements_of({"q": {"b": 2, "c": 1, "d": 3, "e": 3}})
 
 
 def score(metric, level=1):
-    return evaluate(RANKING, GRADES, [metric], level).scores[metric]
+    return evaluate_run(RANKING, GRADES, [metric], level).scores[metric]
 
 
 def test_a_level_in_the_name_or_the_call_moves_binary_metrics_alike():
@@ -165,7 +165,7 @@ def test_f1_at_a_cutoff_divides_by_the_cutoff():
 
 
 def test_missing_and_extra_queries_and_those_without_relevant_documents_are_counted():
-    found = evaluate(
+    found = evaluate_run(
         run_of({"x": {"a": 1.0}, "q": {"a": 1.0}, "empty": {}}),
         judgements_of({"q": {"a": 1}, "gone": {"a": 1}, "empty": {"a": 2}, "none": {"a": 0}}),
         ["mrr@10", "MRR@10"],
@@ -190,11 +190,11 @@ def test_missing_and_extra_queries_and_those_without_relevant_documents_are_coun
 )
 def test_what_cannot_be_evaluated_is_refused(rankings, qrels, names, level, sentence):
     with pytest.raises(UserError, match=sentence):
-        evaluate(run_of(rankings), judgements_of(qrels), names, level)
+        evaluate_run(run_of(rankings), judgements_of(qrels), names, level)
 
 
 def test_contradicting_judgements_are_refused_and_repeated_ones_are_not():
     run = run_of({"q": {"d": 1.0}})
-    assert evaluate(run, [Judgement("q", "d", 1)] * 2, ["mrr"]).scores == {"mrr": 1.0}
+    assert evaluate_run(run, [Judgement("q", "d", 1)] * 2, ["mrr"]).scores == {"mrr": 1.0}
     with pytest.raises(UserError, match="Document d is judged 1 and 2 for query q"):
-        evaluate(run, [Judgement("q", "d", 1), Judgement("q", "d", 2)], ["mrr"])
+        evaluate_run(run, [Judgement("q", "d", 1), Judgement("q", "d", 2)], ["mrr"])

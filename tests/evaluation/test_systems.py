@@ -10,7 +10,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.compare.comparison import Resampling
 from ibkd_retrieval.evaluation.compare.rankings import ComparedData, rank_all
 from ibkd_retrieval.evaluation.compare.systems import Measuring, compare_systems
-from ibkd_retrieval.evaluation.metrics.evaluate import evaluate
+from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
 from ibkd_retrieval.evaluation.report import summary_sentence
 from ibkd_retrieval.evaluation.report.glance import glances
 from ibkd_retrieval.indexing.index import open_index
@@ -37,7 +37,7 @@ def test_scores_are_those_of_a_search_to_the_metrics_own_depth(compared, world):
         for metric, depth in (("ndcg@10", 10), ("recall@20", 20), ("mrr", 1000)):
             run = searcher.search_batch(world.queries.queries, depth)
             score = report.data_sets[0].systems[name].scores[metric].mean
-            assert score == evaluate(run, world.queries.judgements, [metric]).scores[metric], (name, metric)
+            assert score == evaluate_run(run, world.queries.judgements, [metric]).scores[metric], (name, metric)
 
 
 def test_recall_is_against_the_exact_search_of_the_same_vectors(results, compared, world):

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.records import Query, QuerySet
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH, RBO_DEPTH, recall_against
-from ibkd_retrieval.evaluation.metrics.evaluate import Evaluation, evaluate
 from ibkd_retrieval.evaluation.metrics.names import parse_metric
+from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation, evaluate_run
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.runs.run import Run
 from ibkd_retrieval.search.searcher import Searcher
@@ -129,7 +129,7 @@ def evaluate_runs(runs: Mapping[int, Run], queries: QuerySet, metrics: Sequence[
     for metric in metrics:
         by_depth.setdefault(metric_depth(metric, k), []).append(metric)
     parts = [
-        evaluate(runs[depth], queries.judgements, names, queries.relevance_level, name)
+        evaluate_run(runs[depth], queries.judgements, names, queries.relevance_level, name)
         for depth, names in by_depth.items()
     ]
     scores = {metric: score for part in parts for metric, score in part.scores.items()}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ibkd_retrieval.evaluation.compare.quality_records import Interval, MetricContrast
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport, SystemResult
 from ibkd_retrieval.evaluation.report.numbers import known
-from ibkd_retrieval.evaluation.scoreboard import SIGNIFICANT
+from ibkd_retrieval.evaluation.scores import SIGNIFICANT
 
 SPEED, MEMORY = "query_total_p50", "index_memory_bytes"
 """Names of the gains that are shown."""

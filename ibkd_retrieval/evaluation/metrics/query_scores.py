@@ -31,7 +31,7 @@ from ibkd_retrieval.evaluation.metrics.ranx_metrics import QueryArray, ranx_metr
 from ibkd_retrieval.search.runs.doc_ids import Ids
 from ibkd_retrieval.search.runs.run_files import Run
 
-__all__ = ["JUDGED_DEPTH", "Evaluation", "Metric", "evaluate", "known_metrics", "parse_metric"]
+__all__ = ["JUDGED_DEPTH", "Evaluation", "Metric", "evaluate_run", "known_metrics", "parse_metric"]
 
 # trec_eval's ndcg reads any positive grade.
 _GRADED_LEVEL = 1
@@ -71,7 +71,7 @@ class Evaluation:
     answered: NDArray[np.bool_]
 
 
-def evaluate(
+def evaluate_run(
     run: Run,
     judgements: Iterable[Judgement],
     metrics: Sequence[str],

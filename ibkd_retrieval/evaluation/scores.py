@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.metrics.evaluate import JUDGED_DEPTH, Evaluation
+from ibkd_retrieval.evaluation.metrics.query_scores import JUDGED_DEPTH, Evaluation
 from ibkd_retrieval.evaluation.significance import Values, WinTieLoss, bootstrap_means, holm, paired_tests, percentiles
 
 SIGNIFICANT = 0.05
@@ -57,7 +57,7 @@ class BaselineContrast(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Scoreboard:
+class Scores:
     """What `score_runs` found.
 
     Attributes:
@@ -127,7 +127,7 @@ def score_runs(
     resamples: int = 5_000,
     permutations: int = 10_000,
     seed: int = 0,
-) -> Scoreboard:
+) -> Scores:
     """Put intervals around the scores of runs, and test every run against every baseline.
 
     Args:
@@ -164,7 +164,7 @@ def score_runs(
     if baselines and not contrasts:
         raise UserError(f"{runs[0].source} is its own baseline: name another run to compare it with.")
     corrected = holm([contrast.randomisation_p for contrast in contrasts])
-    return Scoreboard(
+    return Scores(
         runs=tuple(runs),
         baselines=tuple(baselines),
         metrics=metrics,
