@@ -12,6 +12,7 @@ import numpy as np
 from ibkd_retrieval.encoders.batching import DEFAULT_BATCH_TOKENS, token_budget_batches
 from ibkd_retrieval.encoders.device import choose_device, choose_dtype
 from ibkd_retrieval.encoders.loading import find_model, model_load_errors, quiet_transformers, short_model_name
+from ibkd_retrieval.encoders.model_folder import check_no_weight_lacks, lacking_weights
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def check_cross_encoder(name: str) -> None:
     from transformers import AutoConfig
 
     with quiet_transformers(), model_load_errors(name):
-        config = AutoConfig.from_pretrained(find_model(name))
+        config = AutoConfig.from_pretrained(find_model(name), trust_remote_code=False)
     _require_one_score(config, name)
 
 
@@ -118,10 +119,16 @@ def load_pair_scorer(
 
     resolved, place = find_model(name), choose_device(device)
     chosen = choose_dtype("float32" if dtype == "auto" else dtype, place)
-    with quiet_transformers(), model_load_errors(name):
-        model = CrossEncoder(resolved, device=place, model_kwargs={"dtype": chosen})
+    with quiet_transformers(), model_load_errors(name), lacking_weights() as lacking:
+        model = CrossEncoder(
+            resolved,
+            device=place,
+            trust_remote_code=False,
+            model_kwargs={"dtype": chosen, "use_safetensors": True},
+        )
     config = model.config
     _require_one_score(config, name)
+    check_no_weight_lacks(name, lacking, model.model)
     limit = getattr(config, "max_position_embeddings", None)
     if max_length is not None and (max_length < 8 or (limit is not None and max_length > limit)):
         raise UserError(f"`{name}` cannot read {max_length} tokens: give a length between 8 and {limit}.")

@@ -17,11 +17,19 @@ from ibkd_retrieval.encoders.backends.create import open_backend
 from ibkd_retrieval.encoders.backends.protocol import check_choice, check_static
 from ibkd_retrieval.encoders.batching import default_batch_tokens, token_budget_batches
 from ibkd_retrieval.encoders.device import choose_device, keep_freed_memory
-from ibkd_retrieval.encoders.loading import load_sentence_transformer
+from ibkd_retrieval.encoders.faithful import faithful_run
+from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
 from ibkd_retrieval.encoders.students import is_static, keep_leading_dimensions
 from ibkd_retrieval.encoders.threads import lane_count, side_by_side
-from ibkd_retrieval.encoders.tokens import cut_to_length, excluded_prompt_length, pad_ids, static_tokens, tokenize
+from ibkd_retrieval.encoders.tokens import (
+    cut_to_length,
+    excluded_prompt_length,
+    pad_ids,
+    static_tokens,
+    text_errors,
+    tokenize,
+)
 from ibkd_retrieval.encoders.weights import count_parameters, prompt_of, weight_hash
 from ibkd_retrieval.encoders.word_tokenizer import WordTokens, reads_words_alone
 from ibkd_retrieval.errors import UserError
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from ibkd_retrieval.encoders.backends.protocol import Backend
+    from ibkd_retrieval.encoders.faithful import Run
     from ibkd_retrieval.encoders.protocol import Kind
     from ibkd_retrieval.encoders.tokens import PaddedTokens
     from ibkd_retrieval.progress import Task
@@ -84,7 +93,10 @@ class Encoder:
         self.parameters = count_parameters(model)
         self.model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         self.pooling = pooling
-        self.prompts: Mapping[str, str] = {"query": prompt_of(model, "query"), "document": prompt_of(model, "document")}
+        self.prompts: Mapping[str, str] = {
+            "query": prompt_of(model, "query"),
+            "document": prompt_of(model, "document"),
+        }
         self.batch_tokens = default_batch_tokens(self.device) if batch_tokens is None else batch_tokens
         self._window = _GPU_WINDOW if self.device.startswith("cuda") else _WINDOW
         self.remembered_queries = 0
@@ -99,8 +111,12 @@ class Encoder:
         alone = self._static and reads_words_alone(model.tokenizer)
         self._words = WordTokens(model.tokenizer) if alone else None
         check_choice(backend, dtype, self.device)
+        self._run: Run = "tokens" if self._static else faithful_run(model, self.prompts)
+        self._tokenizing = threading.Lock()
         self._backend = (
-            None if self._static else open_backend(model, backend, dtype, self.weight_hash, self._tokens_of(sample))
+            None
+            if self._static
+            else open_backend(model, backend, dtype, self.weight_hash, self._tokens_of(sample), run=self._run)
         )
         self.backend = "torch" if self._backend is None else self._backend.name
         self.dtype = "float32" if self._backend is None else self._backend.dtype
@@ -235,6 +251,8 @@ class Encoder:
         Raises:
             UserError: something in `texts` is no text.
         """
+        if self._run == "whole":
+            return self._whole_lengths(texts, kind, 0)
         return [len(ids) for ids in tokenize(self._model, texts, self.prompts[kind])]
 
     def operations(self, texts: Sequence[str]) -> float:
@@ -246,15 +264,18 @@ class Encoder:
         if self._static:
             return 0.0
         transformer: Any = self._model[0]
-        config = transformer.auto_model.config
+        config = transformer.auto_model.config.get_text_config()
         width, layers = int(config.hidden_size), int(config.num_hidden_layers)
-        within = int(getattr(config, "intermediate_size", None) or 4 * width)
+        inner = (getattr(config, name, None) for name in ("intermediate_size", "d_ff", "d_inner"))
+        within = int(next(filter(None, inner), 4 * width))
         lengths = np.array(self.token_counts(texts), dtype=np.float64)
         return float(layers * ((8 * width * width + 4 * width * within) * lengths + 4 * width * lengths**2).sum())
 
     def _prepare_window(self, texts: Sequence[str], start: int, kind: Kind) -> TokenWindow:
         prompt = self.prompts[kind]
         window = texts[start : start + self._window]
+        if self._run == "whole":
+            return TokenWindow(start, self._whole_lengths(window, kind, start), (), texts=window, kind=kind)
         token_ids: list[NDArray[np.int32]] = []
         lengths: list[int] = []
         # Words looked up are no lists, and the more texts the fewer of them.
@@ -272,8 +293,20 @@ class Encoder:
             token_ids += [np.array(each, dtype=np.int32) for each in found]
         return TokenWindow(start, lengths, token_ids, self._excluded[kind])
 
+    def _features(self, texts: Sequence[str], kind: Kind, first: int = 0) -> dict[str, Any]:
+        """What sentence-transformers makes of texts for the model; one thread at a time, for they share a tokenizer."""
+        with self._tokenizing, text_errors(texts, first), quiet_transformers():
+            return self._model.preprocess(list(texts), prompt=self.prompts[kind] or None, task=kind)
+
+    def _whole_lengths(self, texts: Sequence[str], kind: Kind, first: int) -> list[int]:
+        lengths: list[int] = []
+        for begin in range(0, len(texts), _TOKENIZED_AT_ONCE):
+            features = self._features(texts[begin : begin + _TOKENIZED_AT_ONCE], kind, first + begin)
+            lengths += features["attention_mask"].sum(dim=1).tolist()
+        return lengths
+
     def _tokens_of(self, sample: Sequence[str]) -> list[PaddedTokens]:
-        if self._static or not sample:
+        if self._static or not sample or self._run == "whole":
             return []
         return [pad_ids([ids], self._padding) for ids in tokenize(self._model, sample, self.prompts["document"])]
 
@@ -281,7 +314,8 @@ class Encoder:
     def batches_at_once(self) -> int:
         """How many batches are in memory together while many texts are encoded."""
         # The other backends share their threads out themselves.
-        return lane_count() if self.backend == "torch" and self.device == "cpu" and not self._static else 1
+        alone = self._static or self._run == "whole"
+        return lane_count() if self.backend == "torch" and self.device == "cpu" and not alone else 1
 
     def _encode_window(self, window: TokenWindow, out: NDArray[np.float32], progress: Task | None) -> None:
         backend = self._backend
@@ -292,6 +326,8 @@ class Encoder:
             return
 
         def encode(rows: NDArray[np.int64]) -> torch.Tensor:
+            if self._run == "whole":
+                return self._whole_vectors([window.texts[row] for row in rows], window.kind)
             tokens = pad_ids([window.token_ids[row] for row in rows], self._padding)
             return self._vectors(backend, tokens, window.prompt_length)
 
@@ -321,6 +357,19 @@ class Encoder:
                 features = module(features)
         vectors: torch.Tensor = features["sentence_embedding"]
         return vectors.float().cpu().numpy()
+
+    def _whole_vectors(self, texts: Sequence[str], kind: Kind) -> torch.Tensor:
+        import torch
+
+        transformer: Any = self._model[0]
+        features = self._features(texts, kind)
+        features = {k: v.to(self._model.device) if hasattr(v, "to") else v for k, v in features.items()}
+        with torch.inference_mode():
+            features = transformer(features)
+            features[transformer.module_output_name] = features[transformer.module_output_name].float()
+            for module in list(self._model)[1:]:
+                features = module(features)
+        return features["sentence_embedding"]  # type: ignore[no-any-return]
 
     def _vectors(self, backend: Backend, tokens: PaddedTokens, prompt_length: int) -> torch.Tensor:
         import torch

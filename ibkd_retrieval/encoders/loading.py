@@ -1,4 +1,16 @@
-"""Model names, and the loading of sentence-transformers folders and plain transformers encoders."""
+"""Model names, and the loading of sentence-transformers folders and plain transformers encoders.
+
+The rule: whatever a model folder says about how its vectors are made and compared is honoured, or the folder is refused
+in one sentence; what it lacks is said.
+
+- sentence-transformers loads the folder, so that every setting it knows counts. Nothing is read beside it.
+- `load_sentence_transformer` mends what our search needs: vectors that are compared by cosine end in unit length, and
+  `truncate_dim` becomes a module. It refuses distances that no inner product orders alike, random weights, and models
+  that give no vector of a text, or vectors that are no numbers.
+- `encoders.faithful` compares our own ways of running the model with sentence-transformers' on a probe, and takes
+  sentence-transformers' where they differ: they are optimisations.
+- `encoders.weights` puts everything that decides a vector into the weight hash.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +20,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.encoders.model_folder import (
+    check_model_folder,
+    check_no_weight_lacks,
+    lacking_weights,
+    needs_own_code,
+)
+from ibkd_retrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -62,13 +80,18 @@ def load_sentence_transformer(
     """
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
 
     if pooling is not None and pooling not in POOLINGS:
         raise UserError(f"Unknown pooling `{pooling}`: use one of {', '.join(POOLINGS)}.")
     resolved = find_model(name)
-    with quiet_transformers(), model_load_errors(name):
-        model = SentenceTransformer(resolved, device=device, model_kwargs={"dtype": torch.float32})
+    with quiet_transformers(), model_load_errors(name), lacking_weights() as lacking:
+        model = SentenceTransformer(
+            resolved,
+            device=device,
+            trust_remote_code=False,
+            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+        )
     transformer = model[0]
     if not isinstance(transformer, Transformer | StaticEmbedding):
         raise UserError(
@@ -77,18 +100,71 @@ def load_sentence_transformer(
         )
     if isinstance(transformer, Transformer):
         _drop_unused_pooler(transformer)
+        check_no_weight_lacks(name, lacking, transformer.auto_model)
         if pooling is not None:
             for module in model:
                 if isinstance(module, Pooling):
                     module.pooling_mode = pooling
-    if model.similarity_fn_name == "cosine" and not any(isinstance(module, Normalize) for module in model):
-        model.append(Normalize())
+    model.eval()
     if max_length is not None:
         _set_max_length(model, max_length, name)
     elif (limit := position_limit(model)) is not None and int(model.max_seq_length or 0) > limit:
-        # Tokenizers of RoBERTa's family may admit two tokens more than there are positions.
+        # Tokenizers may admit more tokens than there are positions.
         model.max_seq_length = limit
-    return model.eval()
+    _check_vectors(model, name)
+    _make_comparable(model, name)
+    return model
+
+
+def _check_vectors(model: SentenceTransformer, name: str) -> None:
+    """Refuse a model that gives no vector of a text, or one that is not made of numbers.
+
+    Raises:
+        UserError: as said.
+    """
+    import numpy as np
+
+    with quiet_transformers(), model_load_errors(name):
+        try:
+            vector = model.encode_document(["a"], show_progress_bar=False, normalize_embeddings=False)
+        except KeyError as error:
+            if error.args != ("sentence_embedding",):
+                raise
+            raise UserError(
+                f"`{name}` gives a vector of each token and none of a text: add a pooling module to its modules.json."
+            ) from error
+    if not np.isfinite(vector).all():
+        raise UserError(
+            f"The vectors of `{name}` are not numbers (NaN or infinite): its weights are damaged, get them again."
+        )
+
+
+def _make_comparable(model: SentenceTransformer, name: str) -> None:
+    """Have inner products order the model's vectors as the similarity in its folder does.
+
+    Raises:
+        UserError: there is none that does.
+    """
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    from ibkd_retrieval.encoders.students import keep_leading_dimensions
+
+    similarity, cut = model.similarity_fn_name, model.truncate_dim
+    unit = isinstance(model[len(model) - 1], Normalize)
+    if similarity == "manhattan" or (similarity == "euclidean" and (cut is not None or not unit)):
+        raise UserError(
+            f"The vectors of `{name}` are compared by {similarity} distance, and here only cosines and inner products "
+            "are searched: give a model that is compared by one of them."
+        )
+    if similarity == "cosine" and not unit:
+        # Where it stands before another module, what comes out has any length.
+        model.append(Normalize())
+    if cut is not None:
+        model.truncate_dim = None
+        width = int(model.get_embedding_dimension() or 0)
+        if cut < width:
+            # Inner products are of what was cut, cosines of what was then brought to unit length.
+            keep_leading_dimensions(model, cut, last=similarity != "cosine")
 
 
 def find_model(name: str) -> str:
@@ -106,7 +182,9 @@ def find_model(name: str) -> str:
         )
     if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise UserError(f"No model at {name}: give an existing folder or a hub name such as {_EXAMPLE}.")
-    if not path.is_dir():
+    if path.is_dir():
+        check_model_folder(path)
+    else:
         _require_hub(resolved)
     return resolved
 
@@ -163,14 +241,14 @@ def quiet_transformers() -> Iterator[None]:
 @contextlib.contextmanager
 def model_load_errors(name: str) -> Iterator[None]:
     """Turn what the libraries raise for a broken or foreign model into one sentence."""
-    from safetensors import SafetensorError
-
     try:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # What a file of others leads libraries to raise has no common class.
+        if "trust_remote_code" in str(error):
+            raise UserError(f"{needs_own_code(name)}.") from error
+        reason = first_line(error) or type(error).__name__
         raise UserError(
             f"Cannot load the model `{name}`: {reason.rstrip('.')}. "
             f"Give a model folder or, with a connection, a hub name such as {_EXAMPLE}."
@@ -202,10 +280,20 @@ def _set_max_length(model: Any, max_length: int, name: str) -> None:
 
 def position_limit(model: Any) -> int | None:
     """Most tokens the position embeddings allow, None where the architecture sets no limit."""
-    config = getattr(getattr(model[0], "auto_model", None), "config", None)
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is None:
+    transformer = getattr(model[0], "auto_model", None)
+    if transformer is None:
         return None
-    # RoBERTa and MPNet number positions from padding_idx + 1.
-    offset = 2 if getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "mpnet", "camembert"} else 0
-    return int(limit) - offset
+    config = transformer.config.get_text_config()
+    try:
+        limit = int(config.max_position_embeddings)
+    except (AttributeError, TypeError):
+        return None
+    if limit < 1:  # XLNet's word for none.
+        return None
+    # RoBERTa and all that number positions as it does begin behind the padding id, and leave two out at least.
+    paddings = [
+        module.padding_idx
+        for path, module in transformer.named_modules()
+        if path.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+    ]
+    return limit - max((max(2, padding + 1) for padding in paddings), default=0)

@@ -23,12 +23,16 @@ class TokenWindow:
         lengths: tokens of each text, [n].
         token_ids: of each text; of a static model, which needs no padding, those of all texts in one array.
         prompt_length: tokens of the prompt that pooling leaves out.
+        texts: the texts themselves, where sentence-transformers is to tokenise them as it encodes.
+        kind: of the texts.
     """
 
     start: int
     lengths: Sequence[int]
     token_ids: Sequence[NDArray[np.int32]]
     prompt_length: int = 0
+    texts: Sequence[str] = ()
+    kind: Kind = "document"
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,11 @@ def student_from_layers(teacher: SentenceTransformer, layers: int | Sequence[int
     transformer: Any = student[0]
     if not hasattr(transformer, "auto_model"):
         raise UserError("The teacher has no transformer layers to take: name a small model with --student instead.")
+    if any(type(module).__name__ == "WeightedLayerPooling" for module in student):
+        raise UserError(
+            "The teacher weighs the outputs of all its layers (WeightedLayerPooling), so that some of them do not make "
+            "a student: name a small model with --student instead."
+        )
     config = transformer.auto_model.config
     total = config.num_hidden_layers
     positions = evenly_spaced_layers(total, layers) if isinstance(layers, int) else list(layers)
@@ -94,10 +99,11 @@ def reduce_dimension(model: SentenceTransformer, sample: NDArray[np.float32], di
     _append_linear(model, principal_directions(sample, dim))
 
 
-def keep_leading_dimensions(model: SentenceTransformer, dim: int) -> None:
+def keep_leading_dimensions(model: SentenceTransformer, dim: int, *, last: bool = False) -> None:
     """Cut an encoder's vectors to their first `dim` numbers, in place; what it normalises is normalised after.
 
-    For students trained at several lengths; of others, the first dimensions are as good as any.
+    For students trained at several lengths; of others, the first dimensions are as good as any. With `last`, what was
+    normalised is cut, and stays as it is.
 
     Raises:
         UserError: the model has fewer.
@@ -106,7 +112,7 @@ def keep_leading_dimensions(model: SentenceTransformer, dim: int) -> None:
     if not 1 <= dim <= width:
         raise UserError(f"--dim {dim}: the model has {width} dimensions, give from 1 to {width}.")
     if dim < width:
-        _append_linear(model, np.eye(dim, width, dtype=np.float32))
+        _append_linear(model, np.eye(dim, width, dtype=np.float32), last=last)
 
 
 def add_output_layer(model: SentenceTransformer) -> None:
@@ -114,7 +120,7 @@ def add_output_layer(model: SentenceTransformer) -> None:
     _append_linear(model, np.eye(int(model.get_embedding_dimension() or 0), dtype=np.float32))
 
 
-def _append_linear(model: SentenceTransformer, matrix: NDArray[np.float32]) -> None:
+def _append_linear(model: SentenceTransformer, matrix: NDArray[np.float32], *, last: bool = False) -> None:
     import torch
     from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
@@ -122,7 +128,7 @@ def _append_linear(model: SentenceTransformer, matrix: NDArray[np.float32]) -> N
     layer = Dense(columns, rows, bias=False, activation_function=torch.nn.Identity())
     with torch.no_grad():
         layer.linear.weight.copy_(torch.from_numpy(matrix))
-    normalises = isinstance(model[len(model) - 1], Normalize)
+    normalises = isinstance(model[len(model) - 1], Normalize) and not last
     model.insert(len(model) - 1 if normalises else len(model), layer.to(model.device))
 
 

@@ -7,16 +7,23 @@ from typing import TYPE_CHECKING
 
 from ibkd_retrieval.encoders.backends.protocol import Backend, check_choice, installed
 from ibkd_retrieval.encoders.device import choose_dtype
-from ibkd_retrieval.errors import MissingPackage
+from ibkd_retrieval.errors import MissingPackage, UserError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from ibkd_retrieval.encoders.faithful import Run
     from ibkd_retrieval.encoders.tokens import PaddedTokens
 
 
 def open_backend(
-    model: SentenceTransformer, backend: str, dtype: str, weight_hash: str, sample: Sequence[PaddedTokens] = ()
+    model: SentenceTransformer,
+    backend: str,
+    dtype: str,
+    weight_hash: str,
+    sample: Sequence[PaddedTokens] = (),
+    *,
+    run: Run = "lean",
 ) -> Backend:
     """Open what runs the transformer of a float32 model that is on its device.
 
@@ -26,6 +33,7 @@ def open_backend(
         dtype: "auto" is what the backend computes in fastest without losing more than a half format does.
         weight_hash: of the model; what is made of it is kept under this name.
         sample: tokens of texts such as will be encoded, which int8 is calibrated on where the backend does so.
+        run: how the model may run in torch; the other backends run what may run lean or on token ids.
 
     Raises:
         UserError: an unknown name, or what the backend or the device cannot do.
@@ -36,6 +44,11 @@ def open_backend(
     check_choice(backend, dtype, device)
     if backend == "auto":
         backend = "torch" if dtype != "int8" else _first_for_int8()
+    if run == "whole" and backend != "torch":
+        raise UserError(
+            "This model has settings that only sentence-transformers honours (a chat template, lengths by kind, token "
+            "types, or the like), and it runs in torch: use --backend torch, and another dtype than int8."
+        )
     if backend == "onnx":
         from ibkd_retrieval.encoders.backends.onnx_runtime import OnnxBackend
 
@@ -46,7 +59,7 @@ def open_backend(
         return OpenVinoBackend(model, dtype, weight_hash, sample)
     from ibkd_retrieval.encoders.backends.torch_modules import TorchBackend
 
-    return TorchBackend(model, choose_dtype(dtype, device))
+    return TorchBackend(model, choose_dtype(dtype, device), lean=run == "lean")
 
 
 def _first_for_int8() -> str:

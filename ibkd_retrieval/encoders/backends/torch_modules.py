@@ -20,14 +20,14 @@ class TorchBackend:
 
     name = "torch"
 
-    def __init__(self, model: SentenceTransformer, dtype: torch.dtype) -> None:
-        """Take over `model`, on its device; its transformer is converted in place."""
+    def __init__(self, model: SentenceTransformer, dtype: torch.dtype, *, lean: bool = True) -> None:
+        """Take over `model`, on its device; its transformer is converted in place, and runs lean where it may."""
         self.dtype = str(dtype).removeprefix("torch.")
         self._transformer: Any = model[0]
         self._transformer.auto_model.to(dtype)
         self._device = model.device
         self._output = str(self._transformer.module_output_name)
-        self._lean = lean_transformer(model, dtype)
+        self._lean = lean_transformer(model, dtype) if lean else None
 
     def __call__(self, tokens: PaddedTokens) -> dict[str, Any]:
         """Run the transformer; see `Backend`."""

@@ -1,0 +1,137 @@
+"""What is looked at before and while a model is loaded: its files, and the weights that it lacks.
+
+No code of a model runs, and nothing of it is unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ibkd_retrieval.errors import UserError
+
+_OBJECTS = ("config.json", "tokenizer_config.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
+
+
+def check_model_folder(folder: Path) -> None:
+    """Refuse a folder whose settings cannot be read, whose code would have to run, or whose weights are pickled.
+
+    Raises:
+        UserError: as said.
+    """
+    for name in _OBJECTS:
+        _object(folder / name)
+    parts = [folder, *(folder / path for path in _module_paths(folder))]
+    for part in dict.fromkeys(parts):
+        config = _object(part / "config.json") or {}
+        if "auto_map" in config and not _is_known(config.get("model_type")):
+            raise UserError(f"{needs_own_code(str(folder))}.")
+        pickled = next((part / name for name in _PICKLES if (part / name).is_file()), None)
+        if pickled is not None and not any(part.glob("*.safetensors*")):
+            raise UserError(
+                f"{pickled} holds weights as a pickle, which can run code and is not read: if you trust it, convert it "
+                f"with `python -c \"from sentence_transformers import SentenceTransformer as S; S('{folder}')"
+                f".save('{folder}-safe')\"` and name {folder}-safe."
+            )
+
+
+def needs_own_code(name: str) -> str:
+    """What to say of a model that is no part of the installed libraries."""
+    return (
+        f"`{name}` needs code of its own (`auto_map` in config.json or a class in modules.json), which is never run: "
+        "give a model whose architecture is part of transformers and sentence-transformers"
+    )
+
+
+def _is_known(model_type: object) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return isinstance(model_type, str) and model_type in CONFIG_MAPPING
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    value = _json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is no JSON object ({_kind(value)}): get the model's folder again.")
+    return value
+
+
+def _module_paths(folder: Path) -> list[str]:
+    path = folder / "modules.json"
+    if not path.is_file():
+        return []
+    value = _json(path)
+    if not isinstance(value, list) or not all(
+        isinstance(each, dict) and isinstance(each.get("path"), str) and isinstance(each.get("type"), str)
+        for each in value
+    ):
+        raise UserError(f"{path} is no list of modules, each with a type and a path: get the model's folder again.")
+    if not value:
+        raise UserError(f"{path} names no module: get the model's folder again.")
+    return [each["path"] for each in value]
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not readable JSON ({type(error).__name__}): get the model's folder again."
+        ) from error
+
+
+def _kind(value: object) -> str:
+    return {"NoneType": "null", "list": "a list", "str": "a text"}.get(type(value).__name__, "a number")
+
+
+@contextlib.contextmanager
+def lacking_weights() -> Iterator[set[str]]:
+    """The names of the weights that no checkpoint had and that were filled with random numbers, while models load.
+
+    transformers tells of them in its log alone, in a table for people; here its report is read before it is written.
+    """
+    from transformers import modeling_utils
+
+    found: set[str] = set()
+    library: Any = modeling_utils
+    report = library.log_state_dict_report
+
+    def read(*arguments: Any, **named: Any) -> Any:
+        info = named.get("loading_info")
+        if info is not None:
+            found.update(info.missing_keys)
+            found.update(each[0] for each in info.mismatched_keys)
+        return report(*arguments, **named)
+
+    library.log_state_dict_report = read
+    try:
+        yield found
+    finally:
+        library.log_state_dict_report = report
+
+
+def check_no_weight_lacks(name: str, lacking: set[str], model: Any) -> None:
+    """Refuse a model that holds random numbers where its checkpoint lacked weights that decide its vectors.
+
+    Args:
+        name: what the user called it.
+        lacking: names of weights, from `lacking_weights`.
+        model: the transformers model, without the parts that nothing reads.
+
+    Raises:
+        UserError: names them.
+    """
+    # XLNet's mask is for training.
+    random = sorted(each for each in lacking & set(model.state_dict()) if not each.endswith("mask_emb"))
+    if random:
+        shown = ", ".join(random[:3]) + (f" and {len(random) - 3} more" if len(random) > 3 else "")
+        raise UserError(
+            f"The weights of `{name}` lack {shown}, so its vectors would be random: get a checkpoint of this "
+            f"architecture ({type(model).__name__}) with the names that transformers gives its weights."
+        )
