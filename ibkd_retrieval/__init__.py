@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from ibkd_retrieval.corpora.spec import open_qrels as open_qrels
     from ibkd_retrieval.corpora.spec import open_queries as open_queries
     from ibkd_retrieval.errors import UserError as UserError
+    from ibkd_retrieval.evaluation.evaluate import evaluate as evaluate
+    from ibkd_retrieval.evaluation.scores import Scores as Scores
+    from ibkd_retrieval.search.runs.run import Run as Run
+    from ibkd_retrieval.search.runs.run_files import read_run as read_run
+    from ibkd_retrieval.search.runs.run_files import write_run as write_run
 
 __version__ = "0.1.0"
 
@@ -27,10 +32,15 @@ _PUBLIC = {
     "Judgement": "corpora.records:Judgement",
     "Query": "corpora.records:Query",
     "QuerySet": "corpora.records:QuerySet",
+    "Run": "search.runs.run:Run",
+    "Scores": "evaluation.scores:Scores",
     "UserError": "errors:UserError",
+    "evaluate": "evaluation.evaluate:evaluate",
     "open_corpus": "corpora.spec:open_corpus",
     "open_qrels": "corpora.spec:open_qrels",
     "open_queries": "corpora.spec:open_queries",
+    "read_run": "search.runs.run_files:read_run",
+    "write_run": "search.runs.run_files:write_run",
 }
 
 __all__ = ["__version__", *_PUBLIC]

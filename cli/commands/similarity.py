@@ -98,7 +98,7 @@ def _csv(found: Sequence[Similarity], model: str) -> str:
 
 def _latex(found: Sequence[Similarity], model: str) -> str:
     r"""A `booktabs` table: a row per set."""
-    from ibkd_retrieval.evaluation.score_files import latex_escaped
+    from ibkd_retrieval.evaluation.text_tables import latex_escaped
 
     rows = [rf"{latex_escaped(each.name)} & {each.spearman:.4f} & {each.pearson:.4f} \\" for each in found]
     lines = [

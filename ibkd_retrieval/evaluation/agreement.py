@@ -12,13 +12,17 @@ import numpy as np
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.compare.quality_records import Agreement
+from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation
 from ibkd_retrieval.search.runs.run import Run
 
 OVERLAP_DEPTH = 10
 RBO_DEPTH = 100
-"""Documents looked at for rank-biased overlap; with persistence 0.9 all beyond weigh 0.00003."""
+"""Depth of rank-biased overlap; with persistence 0.9 all beyond it weighs 0.00003."""
 
 PERSISTENCE = 0.9
+
+AGREEMENT = (f"overlap@{OVERLAP_DEPTH}", "rbo")
+"""What stands in the place of metrics where nobody judged: how alike rankings are to another system's."""
 
 
 def rank_biased_overlap(first: Sequence[str], second: Sequence[str], persistence: float = PERSISTENCE) -> float:
@@ -85,6 +89,40 @@ def agreement(run: Run, baseline: Run, deep: Run, deep_baseline: Run) -> Agreeme
     shallow = [overlap(ours, theirs) for ours, theirs in _pairs(run, baseline, OVERLAP_DEPTH)]
     biased = [rank_biased_overlap(ours, theirs) for ours, theirs in _pairs(deep, deep_baseline, RBO_DEPTH)]
     return Agreement(float(np.mean(shallow)), float(np.mean(biased)))
+
+
+def agreement_with(run: Run, baseline: Run, name: str = "The run") -> Evaluation:
+    """How alike a run is to a baseline, query by query, in the place of metrics.
+
+    Args:
+        run: ranked documents.
+        baseline: whose queries count; one that the run lacks agrees in nothing.
+        name: what to call the run where it is refused.
+
+    Raises:
+        UserError: they have no query in common.
+    """
+    found = {query_id: doc_ids[:RBO_DEPTH].tolist() for query_id, doc_ids, _ in run}
+    wanted = {query_id: doc_ids[:RBO_DEPTH].tolist() for query_id, doc_ids, _ in baseline}
+    answered = np.array([bool(found.get(query_id)) for query_id in wanted])
+    if not answered.any():
+        raise UserError(f"{name} and its baseline have no query in common: check that they belong to the same queries.")
+    pairs = [(found.get(query_id, []), theirs) for query_id, theirs in wanted.items()]
+    per_query = {
+        AGREEMENT[0]: np.array([overlap(ours, theirs) for ours, theirs in pairs]),
+        AGREEMENT[1]: np.array([rank_biased_overlap(ours, theirs) for ours, theirs in pairs]),
+    }
+    return Evaluation(
+        scores={metric: float(values.mean()) for metric, values in per_query.items()},
+        per_query=per_query,
+        query_ids=tuple(wanted),
+        missing=int((~answered).sum()),
+        extra=len(found.keys() - wanted.keys()),
+        without_relevant=0,
+        relevance_level=1,
+        judged_share=0.0,
+        answered=answered,
+    )
 
 
 def recall_against(run: Run, exact: Run, depth: int) -> float:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.agreement import AGREEMENT
 from ibkd_retrieval.evaluation.metrics.query_scores import JUDGED_DEPTH, Evaluation
 from ibkd_retrieval.evaluation.significance import Values, WinTieLoss, bootstrap_means, holm, paired_tests, percentiles
+from ibkd_retrieval.evaluation.text_tables import html_table, text_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SIGNIFICANT = 0.05
 """Corrected p values below this are marked in tables."""
+
+COLUMNS = (
+    *("run", "metric", "score", "low", "high", "queries", "missing_queries", "unjudged_queries", "judged@10"),
+    *("baseline", "difference", "difference_low", "difference_high", "t_test_p", "randomisation_p"),
+    *("randomisation_p_holm", "wins", "ties", "losses"),
+)
+"""Of `Scores.rows`."""
 
 
 class ScoredRun(NamedTuple):
@@ -35,7 +47,7 @@ class BaselineContrast(NamedTuple):
         interval: percentile bootstrap interval of the difference, queries resampled with both their values.
         t_test_p: paired t-test, two-sided; None with a single query.
         randomisation_p: Fisher's paired randomisation test, two-sided.
-        randomisation_p_holm: the same, corrected by Holm for all contrasts of the scoreboard.
+        randomisation_p_holm: the same, corrected by Holm for all contrasts.
         queries: wins, ties and losses of the run.
     """
 
@@ -56,21 +68,23 @@ class BaselineContrast(NamedTuple):
         return record | self.queries._asdict()
 
 
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """What `score_runs` found.
+@dataclass(frozen=True, eq=False, repr=False)
+class Scores(Mapping[str, float]):
+    """What runs scored, a mapping from the names of metrics to the scores of the first run.
 
     Attributes:
-        runs: as given.
-        baselines: as given.
+        runs: the runs that were scored.
+        baselines: the runs they were tested against.
         metrics: names as given.
         query_ids: the judged queries.
         intervals: percentile bootstrap intervals of the means, by name of the run or baseline and metric.
         contrasts: each run with each baseline from another source, by each metric.
         confidence: of all intervals.
-        resamples: behind each interval.
+        resamples: bootstrap samples behind each interval.
         permutations: most sign patterns a randomisation test looked at.
         seed: of resampling and randomisation.
+        judgements: where the judgements came from.
+        tuned_on: how many of the judged queries fusion weights were tuned on; None where none were tuned.
     """
 
     runs: tuple[ScoredRun, ...]
@@ -83,15 +97,109 @@ class Scores:
     resamples: int
     permutations: int
     seed: int
+    judgements: str = "the judgements"
+    tuned_on: int | None = None
+
+    def __getitem__(self, metric: str) -> float:
+        """The first run's mean of a metric."""
+        return self.runs[0].evaluation.scores[metric]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the metrics."""
+        return iter(self.metrics)
+
+    def __len__(self) -> int:
+        """The number of metrics."""
+        return len(self.metrics)
+
+    def of(self, run: str) -> Mapping[str, float]:
+        """The scores of one run or baseline, by metric.
+
+        Raises:
+            UserError: there is no such run.
+        """
+        return self._named(run).evaluation.scores
+
+    def interval(self, metric: str, run: str | None = None) -> tuple[float, float]:
+        """The bootstrap interval of a mean, of the first run unless one is named."""
+        return self.intervals[self._named(run).name, metric]
+
+    def per_query(self, metric: str, run: str | None = None) -> dict[str, float]:
+        """The value of each judged query, of the first run unless one is named."""
+        values = self._named(run).evaluation.per_query[metric]
+        return dict(zip(self.query_ids, values.tolist(), strict=True))
+
+    @property
+    def p_values(self) -> dict[tuple[str, str, str], float]:
+        """The p values of the randomisation tests, corrected by Holm, by run, baseline and metric."""
+        return {(each.run, each.baseline, each.metric): each.randomisation_p_holm for each in self.contrasts}
+
+    def _named(self, run: str | None) -> ScoredRun:
+        everyone = (*self.runs, *self.baselines)
+        found = next((each for each in everyone if run is None or each.name == run), None)
+        if found is None:
+            raise UserError(f"There is no run {run!r}: the runs are {', '.join(each.name for each in everyone)}.")
+        return found
+
+    def rows(self) -> Iterator[list[Any]]:
+        """A row per run and metric, as `COLUMNS` says; with baselines a row per run, metric and baseline."""
+        for run in (*self.baselines, *self.runs):
+            found = run.evaluation
+            for metric in self.metrics:
+                scored = [run.name, metric, found.scores[metric], *self.intervals[run.name, metric]]
+                scored += [len(self.query_ids), found.missing, found.extra, found.judged_share]
+                against = [each for each in self.contrasts if (each.run, each.metric) == (run.name, metric)]
+                for each in against:
+                    tested = [each.baseline, each.difference, *each.interval, each.t_test_p, each.randomisation_p]
+                    yield [*scored, *tested, each.randomisation_p_holm, *each.queries]
+                if not against:
+                    yield scored + [None] * (len(COLUMNS) - len(scored))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The scores, intervals and tests as a table, one row as `rows` gives it."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.rows()), columns=list(COLUMNS))
+
+    def _shown(self) -> tuple[list[str], list[list[str]]]:
+        header = ["run", *(heading for metric in self.metrics for heading in (metric, f"{self.confidence:.0%}"))]
+        rows = []
+        for run in (*self.baselines, *self.runs):
+            cells = [run.name]
+            for metric in self.metrics:
+                low, high = self.intervals[run.name, metric]
+                tested = [each for each in self.contrasts if (each.run, each.metric) == (run.name, metric)]
+                mark = "*" if any(each.randomisation_p_holm < SIGNIFICANT for each in tested) else ""
+                cells += [f"{run.evaluation.scores[metric]:.4f}{mark}", f"[{low:.4f}, {high:.4f}]"]
+            rows.append(cells)
+        return header, rows
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether there were judgements. If not, the metrics say how alike the runs are to a baseline."""
+        return self.metrics != AGREEMENT
+
+    def _remark(self) -> str:
+        if not self.is_judged:
+            return f"{len(self.query_ids):,} queries, without judgements: agreement with {self.judgements}"
+        marked = "; * differs significantly from a baseline" if self.contrasts else ""
+        return f"{len(self.query_ids):,} judged queries of {self.judgements}{marked}"
+
+    def __repr__(self) -> str:
+        return f"{text_table(*self._shown())}\n{self._remark()}"
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._shown(), self._remark())
 
     def to_json(self) -> dict[str, Any]:
-        """The scoreboard as JSON types; the first run's figures stand at the top too, by the metrics' names.
+        """The scores as JSON types; the first run's figures stand at the top too, by the metrics' names.
 
         Schema: {METRIC: float, ..., "scored": SOURCE, "intervals": {METRIC: [low, high]}, "missing_queries": int,
         "unjudged_queries": int, "judged@10": float, "relevance_level": int, "queries": int, "confidence": float,
         "resamples": int, "seed": int}; with several runs "runs": a list of the fields up to "relevance_level"; with
         baselines "baselines": the same for them, "permutations": int and "contrasts":
-        `BaselineContrast.to_json` of each.
+        `BaselineContrast.to_json` of each; "judgements": NAME; where weights were tuned "tuned_on": int.
+        Without judgements, "agreement_with": SOURCE stands in their place and what counts judgements is left out.
         """
         shown = self._run_json(self.runs[0]) | {
             "queries": len(self.query_ids),
@@ -105,14 +213,19 @@ class Scores:
             shown["baselines"] = [self._run_json(run) for run in self.baselines]
             shown["permutations"] = self.permutations
             shown["contrasts"] = [contrast.to_json() for contrast in self.contrasts]
-        return shown
+        tuned_on = {} if self.tuned_on is None else {"tuned_on": self.tuned_on}
+        return shown | {"judgements" if self.is_judged else "agreement_with": self.judgements} | tuned_on
 
     def _run_json(self, run: ScoredRun) -> dict[str, Any]:
         found = run.evaluation
-        return dict(found.scores) | {
+        shown: dict[str, Any] = dict(found.scores) | {
             "scored": run.source,
             "intervals": {metric: list(self.intervals[run.name, metric]) for metric in self.metrics},
             "missing_queries": found.missing,
+        }
+        if not self.is_judged:
+            return shown
+        return shown | {
             "unjudged_queries": found.extra,
             f"judged@{JUDGED_DEPTH}": found.judged_share,
             "relevance_level": found.relevance_level,
@@ -127,6 +240,8 @@ def score_runs(
     resamples: int = 5_000,
     permutations: int = 10_000,
     seed: int = 0,
+    judgements: str = "the judgements",
+    tuned_on: int | None = None,
 ) -> Scores:
     """Put intervals around the scores of runs, and test every run against every baseline.
 
@@ -137,6 +252,8 @@ def score_runs(
         resamples: of the queries, behind each interval; all runs share them.
         permutations: of each randomisation test.
         seed: of resampling and randomisation.
+        judgements: where the judgements came from; without judgements the baseline that runs are compared with.
+        tuned_on: how many of the judged queries fusion weights were tuned on; None where none were tuned.
 
     Raises:
         UserError: no run, two of one name, evaluations that differ in queries, metrics or level, a baseline that
@@ -177,6 +294,8 @@ def score_runs(
         resamples=resamples,
         permutations=permutations,
         seed=seed,
+        judgements=judgements,
+        tuned_on=tuned_on,
     )
 
 

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.score_files import latex_escaped
+from ibkd_retrieval.evaluation.text_tables import latex_escaped
 from ibkd_retrieval.files import write_json
 
 FORMAT = "ibkd-suite"
