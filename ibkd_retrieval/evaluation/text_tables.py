@@ -15,17 +15,20 @@ _LATEX_SPECIAL = {character: f"\\{character}" for character in "&%$#_{}"} | {
 }
 
 
-def one_line(text: object) -> str:
-    """A value as text in one line: line breaks, tabs and other control characters become spaces."""
+def one_line(text: object, kept: str = "") -> str:
+    """A value as text in one line: line breaks and other control characters but those `kept` become spaces."""
     shown = str(text)
     if shown.isprintable():
         return shown
-    return "".join(" " if unicodedata.category(character) in ("Cc", "Zl", "Zp") else character for character in shown)
+    return "".join(
+        " " if unicodedata.category(character) in ("Cc", "Zl", "Zp") and character not in kept else character
+        for character in shown
+    )
 
 
 def latex_escaped(text: str) -> str:
-    """Text in one line, with LaTeX's special characters escaped."""
-    return "".join(_LATEX_SPECIAL.get(character, character) for character in one_line(text))
+    """Text in one line, with LaTeX's special characters escaped; a tab is a space to LaTeX."""
+    return "".join(_LATEX_SPECIAL.get(character, character) for character in one_line(text, kept="\t"))
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
