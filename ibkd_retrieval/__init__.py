@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from ibkd_retrieval.errors import UserError as UserError
     from ibkd_retrieval.evaluation.evaluate import evaluate as evaluate
     from ibkd_retrieval.evaluation.scores import Scores as Scores
+    from ibkd_retrieval.indexing.api import append as append
+    from ibkd_retrieval.indexing.api import build_index as build_index
+    from ibkd_retrieval.indexing.api import combine as combine
+    from ibkd_retrieval.indexing.api import delete as delete
+    from ibkd_retrieval.indexing.api import export as export
+    from ibkd_retrieval.indexing.api import import_vectors as import_vectors
+    from ibkd_retrieval.indexing.config import IndexConfig as IndexConfig
+    from ibkd_retrieval.indexing.describe import describe as describe
     from ibkd_retrieval.search.runs.run import Run as Run
     from ibkd_retrieval.search.runs.run_files import read_run as read_run
     from ibkd_retrieval.search.runs.run_files import write_run as write_run
@@ -29,13 +37,21 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Corpus": "corpora.records:Corpus",
     "Document": "corpora.records:Document",
+    "IndexConfig": "indexing.config:IndexConfig",
     "Judgement": "corpora.records:Judgement",
     "Query": "corpora.records:Query",
     "QuerySet": "corpora.records:QuerySet",
     "Run": "search.runs.run:Run",
     "Scores": "evaluation.scores:Scores",
     "UserError": "errors:UserError",
+    "append": "indexing.api:append",
+    "build_index": "indexing.api:build_index",
+    "combine": "indexing.api:combine",
+    "delete": "indexing.api:delete",
+    "describe": "indexing.describe:describe",
     "evaluate": "evaluation.evaluate:evaluate",
+    "export": "indexing.api:export",
+    "import_vectors": "indexing.api:import_vectors",
     "open_corpus": "corpora.spec:open_corpus",
     "open_qrels": "corpora.spec:open_qrels",
     "open_queries": "corpora.spec:open_queries",

@@ -34,12 +34,12 @@ def export(
 ) -> None:
     """Write an index in another tool's format."""
     from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.indexing.exporting import export_index
+    from ibkd_retrieval.indexing import api
 
     if folder is not None and index is not None:
         raise UserError(f"Two indexes were named, {folder} and {index}: name one.")
     progress = reporter(quiet)
-    export_index(index_folder(folder or index, progress), output, to, exact=exact, progress=progress)
+    api.export(index_folder(folder or index, progress), to, output, exact=exact, progress=progress)
     use = {
         "pyserini": f"search it with FaissSearcher({str(output)!r}, ...)",
         "numpy": 'read it with numpy.load("vectors.npy", mmap_mode="r"); ids.txt has an id for each row',

@@ -7,13 +7,24 @@ from typing import Annotated
 
 import typer
 
-from ..device import device_there
 from ..display.console import print_json, reporter, stdout
-from ..options.common import CORPUS_HELP, Device, Dtype, Json, MaxLength, Overwrite, Pooling, Quiet, Resume
-from ..options.index import chosen_family, refuse
+from ..options.common import (
+    CORPUS_HELP,
+    Device,
+    Dtype,
+    Json,
+    MaxLength,
+    Overwrite,
+    Pooling,
+    Quiet,
+    Resume,
+    given_options,
+)
+from ..options.index import CHOICES
 
 
 def import_vectors(
+    context: typer.Context,
     path: Annotated[
         Path,
         typer.Argument(
@@ -74,47 +85,28 @@ def import_vectors(
     quiet: Quiet = False,
 ) -> None:
     """Make an index of vectors that were encoded elsewhere; a killed run goes on with --resume."""
-    from ibkd_retrieval.corpora.spec import open_corpus
-    from ibkd_retrieval.indexing.faiss_binding import load_faiss
-    from ibkd_retrieval.indexing.importing.detect import open_vectors
-    from ibkd_retrieval.indexing.importing.folder import import_vectors
+    from ibkd_retrieval.indexing import api
 
-    progress = reporter(quiet)
-    family = chosen_family(type, {}, {}, output if resume else None)
-    load_faiss()
-    device = device_there(device, progress)
-    if model is None:
-        # The structure is trained on the device; the rest is for the encoder.
-        refuse(
-            "vectors without --model",
-            {"--dtype": None if dtype == "auto" else dtype, "--pooling": pooling, "--max-length": max_length},
-        )
-    source = open_vectors(path, ids=ids, allow_pickle=allow_pickle)
-    encoder = None
-    if model is not None:
-        from ibkd_retrieval.encoders.encoder import Encoder
-
-        encoder = Encoder.load(model, device=device, dtype=dtype, pooling=pooling, max_length=max_length)
-    manifest = import_vectors(
-        source,
+    given = given_options(context)
+    choices = {name: value for name, value in context.params.items() if name in given and name in CHOICES}
+    made = api.import_vectors(
+        path,
         output,
-        encoder=encoder,
-        corpus=open_corpus(corpus, progress) if corpus is not None else None,
-        family=family,
+        ids=ids,
+        corpus=corpus,
+        model=model,
         normalise=normalise,
+        allow_pickle=allow_pickle,
         resume=resume,
         overwrite=overwrite,
-        vector_format=vectors,
-        device=device,
-        progress=progress,
+        progress=reporter(quiet),
+        **choices,
     )
     if json:
-        import dataclasses
-
-        shown = dataclasses.asdict(manifest) | {"output": str(output), "disk_bytes": manifest.disk_bytes}
-        print_json(shown)
+        print_json(made.to_json())
         return
-    by = f"of {manifest.encoder.name}" if encoder is not None else "searchable by vectors only (no --model was named)"
+    manifest = made.manifest
+    by = f"of {manifest.encoder.name}" if model is not None else "searchable by vectors only (no --model was named)"
     stdout().print(
         f"{output}: {manifest.document_count:,} vectors × {manifest.dim} dimensions, {manifest.factory}, {by}",
     )

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibkd_retrieval.indexing.building.encoding import EncodingConfig
-
-from ..device import device_there
 from ..display.console import print_json, reporter, stdout
 from ..options.common import (
     CORPUS_HELP,
-    INDEXES,
     Backend,
     Device,
     EncoderDtype,
@@ -23,17 +19,16 @@ from ..options.common import (
     Pooling,
     Quiet,
     Resume,
+    given_options,
 )
-from ..options.index import check_job, chosen_family, folder_beside, refuse, settled_family
+from ..options.index import CHOICES, chosen_job
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.corpora.records import Corpus
-    from ibkd_retrieval.indexing.families import Family
-    from ibkd_retrieval.indexing.format.manifest import IndexManifest
-    from ibkd_retrieval.progress import Progress
+    from ibkd_retrieval.indexing.describe import IndexDescription
 
 
 def index(
+    context: typer.Context,
     corpus: Annotated[str | None, typer.Option(metavar="CORPUS", help=CORPUS_HELP, show_default="pydocs")] = None,
     model: Annotated[
         str | None,
@@ -51,7 +46,7 @@ def index(
     output: Annotated[
         Path | None, typer.Option(help="Index folder to make.", show_default="indexes/<corpus>-<model>-<type>")
     ] = None,
-    source: Annotated[
+    from_: Annotated[
         Path | None,
         typer.Option("--from", metavar="INDEX", help="Make it from this index: no corpus, no model, no encoding."),
     ] = None,
@@ -140,151 +135,31 @@ def index(
 
     A finished index grows with --append and shrinks with --delete; --from and --merge make new ones of finished ones.
     """
-    from ibkd_retrieval.indexing.append import append_documents
-    from ibkd_retrieval.indexing.combine import combine_indexes
-    from ibkd_retrieval.indexing.delete import delete_documents
-    from ibkd_retrieval.indexing.faiss_binding import load_faiss
-    from ibkd_retrieval.indexing.format.manifest import read_manifest
+    from ibkd_retrieval.indexing import api
 
-    progress = reporter(quiet)
-    load_faiss()
-    device = device_there(device, progress)
-    chosen = {
-        "factory": factory,
-        "recall": recall,
-        "lists": lists,
-        "subquantisers": subquantisers,
-        "bits": bits,
-        "nprobe": nprobe,
-        "refine": refine,
-        "ef_search": ef_search,
-    }
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    budget = {"--memory-per-vector": memory_per_vector, "--latency": latency}
-    jobs = {"--from": source, "--merge": merge, "--append": append, "--delete": delete}
-    options = EncodingConfig(
-        model=model,
-        device=device,
-        dtype=dtype,
-        backend=backend,
-        pooling=pooling,
-        max_length=max_length,
-        dim=dim,
-        batch_tokens=batch_tokens,
-        workers=workers,
-        memory=memory,
-        shard_size=shard_size,
-    )
-    structure = {"--type": type, "--vectors": vectors, **budget} | {f"--{name}": chosen[name] for name in chosen}
-    check_job(jobs, {"--corpus": corpus, **options.given()}, structure, output)
-    if delete is not None and output is not None:
-        refuse("--delete", {"--resume": resume, "--overwrite": overwrite})
-        from ibkd_retrieval.indexing.importing.ids import read_ids
-
-        manifest, target = delete_documents(output, list(read_ids(delete))), output
-    elif append and output is not None and corpus is not None:
-        begun = read_manifest(output).encoder
-        added = _opened(corpus, progress)
-        encoder, sizes, processes = options.like(begun).load(added, progress)
-        progress.say(f"corpus {corpus} · model {encoder.name} → {output}")
-        target = output
-        manifest = append_documents(
-            added,
-            encoder,
-            target,
-            resume=resume,
-            restart=overwrite,
-            memory=sizes,
-            processes=processes,
-            progress=progress,
-        )
-    elif source is not None or merge:
-        family = chosen_family(type, chosen, budget, output if resume else None)
-        sources = [source] if source is not None else merge or []
-        target = output or folder_beside(sources[0], family)
-        progress.say(f"{', '.join(map(str, sources))} · type {family.name} → {target}")
-        manifest = combine_indexes(
-            sources,
-            target,
-            family=family,
-            vector_format=vectors,
-            resume=resume,
-            overwrite=overwrite,
-            device=device,
-            progress=progress,
-        )
+    given = given_options(context)
+    job = chosen_job([name for name in context.params if name in given])
+    choices = {name: value for name, value in context.params.items() if name in given and name in CHOICES}
+    running: Any = {"resume": resume, "overwrite": overwrite, "progress": reporter(quiet)}
+    if job == "delete":
+        made = api.delete(output, delete or Path())
+    elif job == "append":
+        made = api.append(output, corpus, model, **running, **choices)
+    elif job in ("from_", "merge"):
+        made = api.combine(from_ or merge, output, **running, **choices)
     else:
-        manifest, target = _build(
-            corpus or "pydocs", options, chosen_family(type, chosen, budget, output if resume else None), output,
-            vectors, resume, overwrite, progress,
-        )  # fmt: skip
-    _print(manifest, target, json)
+        made = api.build_index(corpus or "pydocs", model, output, **running, **choices)
+    _print(made, json)
 
 
-def _build(
-    corpus: str,
-    options: EncodingConfig,
-    family: Family,
-    output: Path | None,
-    vectors: str | None,
-    resume: bool,
-    overwrite: bool,
-    progress: Progress,
-) -> tuple[IndexManifest, Path]:
-    from ibkd_retrieval.encoders.loading import short_model_name
-    from ibkd_retrieval.indexing.build import build_index
-    from ibkd_retrieval.indexing.building.plan import begun_encoder
-
-    options = options.with_model()
-    opened = _opened(corpus, progress)
-    settled = settled_family(family, opened)
-    cut = f"-d{options.dim}" if options.dim else ""
-    target = output or INDEXES / f"{corpus_slug(corpus)}-{short_model_name(options.model or '')}{cut}-{settled.name}"
-    progress.say(f"corpus {opened.name} · model {options.model} · type {settled.name} → {target}")
-    if resume:
-        options = options.computing_as(begun_encoder(target))
-    encoder, sizes, processes = options.load(opened, progress)
-    manifest = build_index(
-        opened,
-        encoder,
-        target,
-        family=family,
-        resume=resume,
-        overwrite=overwrite,
-        vector_format=vectors or "float32",
-        memory=sizes,
-        processes=processes,
-        device=options.device,
-        progress=progress,
-    )
-    return manifest, target
-
-
-def _opened(corpus: str, progress: Progress) -> Corpus:
-    from ibkd_retrieval.corpora.spec import open_corpus
-
-    return open_corpus(corpus, progress)
-
-
-def _print(manifest: IndexManifest, target: Path, json: bool) -> None:
+def _print(made: IndexDescription, json: bool) -> None:
     if json:
-        import dataclasses
-
-        shown = dataclasses.asdict(manifest) | {"output": str(target), "disk_bytes": manifest.disk_bytes}
-        print_json(shown)
+        print_json(made.to_json())
         return
-    structure = manifest.files.get(manifest.structure)
-    in_memory = 0 if structure is None else structure.bytes / manifest.rows
-    gone = f" ({manifest.deleted_count:,} deleted)" if manifest.deleted_count else ""
+    manifest = made.manifest
+    deleted = f" ({manifest.deleted_count:,} deleted)" if manifest.deleted_count else ""
     stdout().print(
-        f"{target}: {manifest.document_count:,} documents{gone} × {manifest.dim} dimensions, {manifest.factory}, "
-        f"{in_memory:,.0f} bytes a document in memory; encoded at {manifest.build.documents_per_second:,.0f} "
-        "documents/s",
+        f"{made.folder}: {manifest.document_count:,} documents{deleted} × {manifest.dim} dimensions, "
+        f"{manifest.factory}, {made.bytes_per_document:,.0f} bytes a document in memory; encoded at "
+        f"{manifest.build.documents_per_second:,.0f} documents/s",
     )
-
-
-def corpus_slug(corpus: str) -> str:
-    """A corpus name as part of a folder name."""
-    path = Path(corpus.rstrip("/"))
-    name = path.name.split(".")[0] if path.exists() else corpus
-    return name.replace("/", "-").replace(":", "-")

@@ -22,13 +22,10 @@ def info(
     json: Json = False,
 ) -> None:
     """Show what an index or a student is made of, or list those that are here."""
-    import dataclasses
-
     from ibkd_retrieval.distill.output.folder import FINISHED
     from ibkd_retrieval.distill.output.student_folder import read_student, verify_student
     from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.indexing.format.integrity import verify_index
-    from ibkd_retrieval.indexing.format.manifest import read_manifest
+    from ibkd_retrieval.indexing.describe import describe
 
     console = stdout()
     if path is None:
@@ -48,13 +45,8 @@ def info(
             verify_student(path)
     else:
         verified = "every file is as recorded"
-        manifest = verify_index(path) if verify else read_manifest(path)
-        shown = dataclasses.asdict(manifest)
-        if not json:
-            shown |= {
-                "files": f"{len(manifest.files)} files, {manifest.disk_bytes:,} bytes",
-                "shards": len(manifest.shards),
-            }
+        described = describe(path, verify=verify)
+        shown = described.to_json() if json else described.whole
     if json:
         print_json(shown)
         return

@@ -1,116 +1,63 @@
-"""What the options of `ibkd index` ask for, and which of them contradict each other."""
+"""The jobs of `ibkd index`, and the options that each of them uses."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
-from .common import INDEXES
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.config import USES, refuse_unused
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+CHOICES = USES["build_index"]
+"""The options that are choices for an index, by the names of their parameters."""
 
-    from ibkd_retrieval.corpora.records import Corpus
-    from ibkd_retrieval.indexing.families import Family, Option
+_ALWAYS = {"output", "json", "quiet"}
 
 
-def check_job(
-    jobs: Mapping[str, object], encoding: Mapping[str, object], structure: Mapping[str, object], output: Path | None
-) -> None:
-    """Refuse options that contradict each other.
+class Job(NamedTuple):
+    """A job that an option asks for.
 
-    Raises:
-        UserError: names them.
+    Attributes:
+        does: what it does, for a sentence.
+        uses: every option that it has a use for.
+        needs: the options that it cannot do without, and what they name.
     """
-    from ibkd_retrieval.errors import UserError
 
-    given = [option for option, value in jobs.items() if value]
-    if len(given) > 1:
-        raise UserError(f"{' and '.join(given)} are different jobs: give one of them.")
-    if not given:
-        return
-    (job,) = given
-    if job in ("--append", "--delete"):
-        refuse(job, structure)
-        if output is None:
-            raise UserError(f"{job} changes a finished index: name it with --output.")
-    if job == "--append":
-        if encoding["--corpus"] is None:
-            raise UserError("--append adds the documents of a corpus: name it with --corpus.")
-    else:
-        # The structure is trained on the device, whatever encoded its vectors.
-        refuse(job, {option: value for option, value in encoding.items() if job == "--delete" or option != "--device"})
-    if job == "--merge" and output is None:
-        raise UserError("--merge makes a new index: name its folder with --output.")
+    does: str
+    uses: Collection[str]
+    needs: dict[str, str]
 
 
-def refuse(job: str, options: Mapping[str, object]) -> None:
-    """Refuse options that were given and that a job has no use for.
+_RUNS = {"resume", "overwrite"}
+JOBS = {
+    "from_": Job("makes a new index", USES["combine"] | _RUNS, {}),
+    "merge": Job("makes a new index", USES["combine"] | _RUNS, {"output": "its folder"}),
+    "append": Job(
+        "adds the documents of a corpus to a finished index",
+        USES["append"] | _RUNS | {"corpus", "model"},
+        {"output": "the index", "corpus": "the corpus"},
+    ),
+    "delete": Job("changes a finished index", USES["delete"], {"output": "the index"}),
+}
 
-    Raises:
-        UserError: names them.
-    """
-    from ibkd_retrieval.errors import UserError
 
-    given = [option for option, value in options.items() if value not in (None, False)]
-    if given:
-        raise UserError(f"{', '.join(given)} {'say' if len(given) > 1 else 'says'} nothing to {job}: leave out.")
-
-
-def chosen_family(
-    type: str | None, chosen: Mapping[str, Option], budget: Mapping[str, float | None], resumed: Path | None = None
-) -> Family:
-    """The family named, or where only what it is to reach is given, one that is chosen by trial.
+def chosen_job(given: Sequence[str]) -> str | None:
+    """The job that the options ask for; None for a build.
 
     Args:
-        type: as the option says.
-        chosen: options of the family that were given.
-        budget: of a choice by trial.
-        resumed: the index that is gone on with, whose own family it is where nothing is given.
+        given: the options that were given.
 
     Raises:
-        UserError: there is no such family or option, or a budget is given without --recall.
+        UserError: they contradict each other, or one that is needed is missing.
     """
-    from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.indexing.families import family_named
-    from ibkd_retrieval.indexing.families.wanted import Wanted
-
-    given = [option for option, value in budget.items() if value is not None]
-    if type is None and set(chosen) == {"recall"}:
-        memory, latency = budget["--memory-per-vector"], budget["--latency"]
-        return Wanted(float(chosen["recall"] or 0), None if memory is None else int(memory), latency)
-    if given:
-        raise UserError(
-            f"{' and '.join(given)} bound the choice of a type by trial: give --recall with them, and no --type nor "
-            "options of one."
-        )
-    if resumed is not None and type is None and not chosen:
-        from ibkd_retrieval.indexing.building.plan import begun_family
-
-        begun = begun_family(resumed)
-        if begun is not None:
-            return begun
-    return family_named(type or ("factory" if "factory" in chosen else "flat"), **chosen)
-
-
-def settled_family(family: Family, corpus: Corpus) -> Family:
-    """What the family becomes where the documents are too few for it, so that the folder's name tells the truth."""
-    from itertools import islice
-
-    from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS
-    from ibkd_retrieval.progress import SILENT
-
-    few = corpus.count
-    if few is None:
-        few = sum(1 for _ in islice(corpus.documents(), FEWEST_DOCUMENTS))
-    return family.suited_to(few, SILENT)
-
-
-def folder_beside(source: Path, family: Family) -> Path:
-    """A folder's name for another index of the vectors of `source`."""
-    from ibkd_retrieval.indexing.format.manifest import read_manifest
-    from ibkd_retrieval.progress import SILENT
-
-    manifest = read_manifest(source)
-    name = source.resolve().name.removesuffix(f"-{manifest.family}")
-    return INDEXES / f"{name}-{family.suited_to(manifest.document_count, SILENT).name}"
+    jobs = [name for name in JOBS if name in given]
+    if len(jobs) > 1:
+        raise UserError(f"{' and '.join(f'`{name}`' for name in jobs)} are different jobs: give one of them.")
+    if not jobs:
+        return None
+    job = JOBS[jobs[0]]
+    refuse_unused(jobs[0], given, {jobs[0], *job.uses, *_ALWAYS})
+    for name, what in job.needs.items():
+        if name not in given:
+            raise UserError(f"`{jobs[0]}` {job.does}: name {what} with `{name}`.")
+    return jobs[0]

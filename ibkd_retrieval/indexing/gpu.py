@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
-from ibkd_retrieval.progress import Progress
+from ibkd_retrieval.progress import SILENT, Progress
 
 MOST_RESULTS = 2048
 """Results that faiss finds on a GPU at once; it refuses to look for more."""
@@ -139,3 +141,22 @@ def _no_gpu(done: str) -> str:
         f"faiss sees no GPU (it takes `pip install 'ibkd-retrieval[gpu]'` and a CUDA device): the index is {done} on "
         "the CPU."
     )
+
+
+def device_there(device: str, progress: Progress = SILENT) -> str:
+    """The device asked for; "cpu", which is said, where that is a GPU and neither torch nor faiss sees one.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", device):
+        raise UserError(f"Unknown device `{device}`: use auto, cpu, cuda or cuda:N.")
+    if not device.startswith("cuda"):
+        return device
+    count = gpu_count()  # faiss before torch: whoever loads OpenMP first decides how its threads wait.
+    import torch
+
+    if torch.cuda.is_available() or count:
+        return device
+    progress.say(f"No GPU is here, for torch or for faiss: what `device={device}` asks for runs on the CPU.")
+    return "cpu"

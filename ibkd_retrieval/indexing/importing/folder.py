@@ -97,7 +97,7 @@ def import_vectors(
             dim = _check(reading, encoder, progress)
             unnamed = EncoderRecord(UNNAMED_MODEL, "", dim, 0, {}, None, "float32")
             record = EncoderRecord.of(encoder) if encoder else unnamed
-            name = corpus.name if corpus else str(source.path.resolve())
+            name = corpus.name if corpus else source.name
             due = BuildPlan(name, record, shard_size, vector_format=vector_format)
             with refusals_named(folder):
                 plan = claim(folder, due, resume, overwrite, progress)

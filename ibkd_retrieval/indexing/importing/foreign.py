@@ -29,13 +29,20 @@ class ForeignVectors:
     """Vectors that can be read again from the start, never held together.
 
     Attributes:
-        path: the file or folder.
+        path: the file or folder; a name made of their content where they are in memory.
         count: number of vectors, None where only reading tells.
+        in_memory: whether there is no such file.
     """
 
     path: Path
     count: int | None
     _open: Callable[[], Iterable[VectorBlock]]
+    in_memory: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the vectors are called in a manifest."""
+        return str(self.path if self.in_memory else self.path.resolve())
 
     def blocks(self) -> Iterator[VectorBlock]:
         """The vectors in the order of the file, in blocks of any size."""

@@ -1,0 +1,395 @@
+"""Making, changing and exporting indexes: corpora and models by name, path or object, and every choice by name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ibkd_retrieval.encoders.protocol import TextEncoder
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.config import EncodingConfig, IndexConfig
+from ibkd_retrieval.indexing.describe import IndexDescription, folder_of
+from ibkd_retrieval.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ibkd_retrieval.corpora.records import Corpus
+    from ibkd_retrieval.indexing.families import Family
+
+INDEXES = Path("indexes")
+"""Where indexes are made when no folder is named, relative to the working folder."""
+
+
+def build_index(
+    corpus: Any = "pydocs",
+    model: str | Path | TextEncoder | None = None,
+    output: Path | str | None = None,
+    *,
+    config: IndexConfig | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> IndexDescription:
+    """Encode a corpus and make an index folder of it.
+
+    Args:
+        corpus: a name, a path, or the documents (`open_corpus`).
+        model: a folder, a hub name or an encoder. None is the newest student in `models/`.
+        output: the folder to make. None is `indexes/CORPUS-MODEL-TYPE`.
+        config: every choice that is not given in `options`.
+        resume: go on with an unfinished index, or repair a finished one.
+        overwrite: replace the index that is in `output`. It stays whole until the new one stands.
+        progress: told of the work.
+        options: fields of `IndexConfig`, `StructureConfig` and `EncodingConfig` by name, such as `type="ivf-pq"`.
+
+    Returns:
+        What was made.
+
+    Raises:
+        UserError: there is no such corpus, model or option, the folder is taken, or the corpus is unfit.
+        WorkFailed: an encoder process died, or the disk is full.
+
+    Example:
+        >>> build_index(["a boat on the river"], "models/mine", "indexes/mine", type="flat")  # doctest: +SKIP
+        <index indexes/mine: 1 documents of 384 dimensions, type flat, model models/mine>
+    """
+    from ibkd_retrieval.corpora.spec import open_corpus
+    from ibkd_retrieval.encoders.autotune.load import newest_student
+    from ibkd_retrieval.encoders.loading import short_model_name
+    from ibkd_retrieval.indexing.build import build_index as build
+    from ibkd_retrieval.indexing.building.encoding import prepare_encoding
+    from ibkd_retrieval.indexing.building.plan import begun_encoder
+
+    config = _on_device(IndexConfig.of(config, "build_index", **options), progress)
+    family = config.structure.family(Path(output) if resume and output is not None else None)
+    model = _model(str(newest_student()) if model is None else model, config.encoding)
+    opened = open_corpus(corpus, progress)
+    settled = _settled(family, opened)
+    called = model if isinstance(model, str) else model.name
+    cut = f"-d{config.encoding.dim}" if config.encoding.dim else ""
+    folder = INDEXES / f"{corpus_slug(opened.name)}-{short_model_name(called)}{cut}-{settled.name}"
+    folder = folder if output is None else Path(output)
+    progress.say(f"corpus {opened.name} · model {called} · type {settled.name} → {folder}")
+    encoding = config.encoding.computing_as(begun_encoder(folder)) if resume else config.encoding
+    encoder, memory, processes = prepare_encoding(model, encoding, opened, progress)
+    made = build(
+        opened,
+        encoder,
+        folder,
+        family=family,
+        resume=resume,
+        overwrite=overwrite,
+        vector_format=config.vectors or "float32",
+        memory=memory,
+        processes=processes,
+        device=encoding.device,
+        progress=progress,
+    )
+    return IndexDescription(folder, made)
+
+
+def append(
+    index: Any,
+    corpus: Any,
+    model: str | Path | TextEncoder | None = None,
+    *,
+    config: IndexConfig | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> IndexDescription:
+    """Encode the documents of a corpus and add them to a finished index.
+
+    Args:
+        index: its folder, or the index opened.
+        corpus: a name, a path, or the documents. Their ids must not be in the index.
+        model: where the index's own encoder is. None is where it was when the index was made.
+        config: every choice that is not given in `options`.
+        resume: go on with an append that was broken off.
+        overwrite: forget an append that was broken off.
+        progress: told of the work.
+        options: fields of `EncodingConfig` by name.
+
+    Raises:
+        UserError: there is no sound index, the model is another one, or an id is taken.
+        WorkFailed: an encoder process died, or the disk is full.
+
+    Example:
+        >>> append("indexes/mine", [{"_id": "d9", "text": "one more"}])  # doctest: +SKIP
+    """
+    from ibkd_retrieval.corpora.spec import open_corpus
+    from ibkd_retrieval.indexing.append import append_documents
+    from ibkd_retrieval.indexing.building.encoding import prepare_encoding
+    from ibkd_retrieval.indexing.format.manifest import read_manifest
+
+    config = _on_device(IndexConfig.of(config, "append", **options), progress)
+    folder = folder_of(index)
+    begun = read_manifest(folder).encoder
+    model = _model(begun.name if model is None else model, config.encoding)
+    opened = open_corpus(corpus, progress)
+    encoder, memory, processes = prepare_encoding(model, config.encoding.like(begun), opened, progress)
+    progress.say(f"corpus {opened.name} · model {encoder.name} → {folder}")
+    made = append_documents(
+        opened,
+        encoder,
+        folder,
+        resume=resume,
+        restart=overwrite,
+        memory=memory,
+        processes=processes,
+        progress=progress,
+    )
+    return IndexDescription(folder, made)
+
+
+def delete(index: Any, ids: Iterable[str] | Path) -> IndexDescription:
+    """Delete documents from a finished index by id. All are deleted, or none.
+
+    Args:
+        index: its folder, or the index opened.
+        ids: the ids, or the path of a file that lists them: one a line, or a column.
+
+    Raises:
+        UserError: there is no sound index, or it does not hold an id.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> made = import_vectors([[1.0, 0.0], [0.0, 1.0]], folder, ids=["a", "b"])
+        >>> delete(folder, ["a"]).manifest.document_count
+        1
+    """
+    from ibkd_retrieval.indexing.delete import delete_documents
+    from ibkd_retrieval.indexing.importing.ids import read_ids
+
+    if isinstance(ids, str):
+        raise UserError(f"`ids` is the text {ids!r}: give a list of ids, or the path of a file as a `pathlib.Path`.")
+    folder = folder_of(index)
+    wanted: Collection[str] = list(read_ids(ids)) if isinstance(ids, Path) else list(ids)
+    return IndexDescription(folder, delete_documents(folder, wanted))
+
+
+def combine(
+    from_: Any,
+    output: Path | str | None = None,
+    *,
+    config: IndexConfig | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> IndexDescription:
+    """Make an index of the documents of one or several others, without encoding anything.
+
+    Args:
+        from_: an index, or a list of indexes of one model.
+        output: the folder to make. None is a folder of `indexes/` named after the one source.
+        config: every choice that is not given in `options`.
+        resume: go on with an index that was broken off.
+        overwrite: replace the index that is in `output`. It stays whole until the new one stands.
+        progress: told of the work.
+        options: fields of `StructureConfig` by name, `vectors`, and the `device` to train on.
+
+    Raises:
+        UserError: a source is missing, damaged or of another model, two hold the same id, or the folder is taken.
+
+    Example:
+        >>> combine("indexes/mine", type="ivf-pq")  # doctest: +SKIP
+    """
+    from ibkd_retrieval.indexing.combine import combine_indexes
+
+    config = _on_device(IndexConfig.of(config, "combine", **options), progress)
+    family = config.structure.family(Path(output) if resume and output is not None else None)
+    several = isinstance(from_, list | tuple)
+    sources = [folder_of(each) for each in (from_ if several else [from_])]
+    if output is None and len(sources) != 1:
+        raise UserError("An index of several others needs a folder: name it with `output`.")
+    folder = _folder_beside(sources[0], family) if output is None else Path(output)
+    progress.say(f"{', '.join(map(str, sources))} · type {family.name} → {folder}")
+    made = combine_indexes(
+        sources,
+        folder,
+        family=family,
+        vector_format=config.vectors,
+        resume=resume,
+        overwrite=overwrite,
+        device=config.encoding.device,
+        progress=progress,
+    )
+    return IndexDescription(folder, made)
+
+
+def import_vectors(
+    path: Path | str | NDArray[np.floating[Any]] | Sequence[Sequence[float]],
+    output: Path | str,
+    *,
+    ids: Path | str | Sequence[str] | None = None,
+    corpus: Any = None,
+    model: str | Path | TextEncoder | None = None,
+    normalise: bool = False,
+    allow_pickle: bool = False,
+    config: IndexConfig | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> IndexDescription:
+    """Make an index folder of vectors that were encoded elsewhere.
+
+    Args:
+        path: where the vectors are (`.npy`, parquet, a folder of Pyserini or Tevatron), or the vectors [n, dim].
+        output: the folder to make.
+        ids: of vectors that bring none: n ids, or the path of a file that lists them.
+        corpus: the texts, found by id: a name, a path, or the documents.
+        model: the encoder that made the vectors. None allows searches by vector only.
+        normalise: scale every vector to length 1, so that the inner product is the cosine.
+        allow_pickle: unpickle Tevatron's files, which can run any program.
+        config: every choice that is not given in `options`.
+        resume: go on with an import that was broken off.
+        overwrite: replace the index that is in `output`. It stays whole until the new one stands.
+        progress: told of the work.
+        options: fields of `StructureConfig` by name, `vectors`, `device`, and with a model `dtype`, `pooling` and
+            `max_length`.
+
+    Raises:
+        UserError: the vectors or ids are unfit, or the folder is taken.
+
+    Example:
+        >>> import tempfile
+        >>> made = import_vectors([[3.0, 4.0]], tempfile.mkdtemp(), ids=["a"], normalise=True)
+        >>> made.manifest.document_count, made.manifest.dim
+        (1, 2)
+    """
+    from ibkd_retrieval.corpora.spec import open_corpus
+    from ibkd_retrieval.indexing.importing.arrays import vectors_in_memory
+    from ibkd_retrieval.indexing.importing.detect import open_vectors
+    from ibkd_retrieval.indexing.importing.folder import import_vectors as bring_in
+
+    config = IndexConfig.of(config, "import_vectors", **options)
+    if model is None:
+        given = [
+            name for name in ("dtype", "pooling", "max_length") if getattr(config.encoding, name) not in (None, "auto")
+        ]
+        if given:
+            raise UserError(
+                f"{', '.join(f'`{name}`' for name in given)} cannot be used without `model`: name the model."
+            )
+    config = _on_device(config, progress)
+    family = config.structure.family(Path(output) if resume else None)
+    encoder: TextEncoder | None = None
+    if isinstance(path, str | Path):
+        if not (ids is None or isinstance(ids, str | Path)):
+            raise UserError(f"`ids` of vectors in a file are in a file too: give its path beside {path}.")
+        source = open_vectors(path, ids=None if ids is None else Path(ids), allow_pickle=allow_pickle)
+    else:
+        source = vectors_in_memory(path, ids)
+    if model is not None:
+        given_model = _model(model, config.encoding)
+        if isinstance(given_model, str):
+            from ibkd_retrieval.encoders.encoder import Encoder
+
+            settings = {name: getattr(config.encoding, name) for name in ("device", "dtype", "pooling", "max_length")}
+            encoder = Encoder.load(given_model, **settings)
+        else:
+            encoder = given_model
+    made = bring_in(
+        source,
+        output,
+        encoder=encoder,
+        corpus=None if corpus is None else open_corpus(corpus, progress),
+        family=family,
+        normalise=normalise,
+        resume=resume,
+        overwrite=overwrite,
+        vector_format=config.vectors or "float32",
+        device=config.encoding.device,
+        progress=progress,
+    )
+    return IndexDescription(Path(output), made)
+
+
+def export(index: Any, to: str, output: Path | str, *, exact: bool = False, progress: Progress = SILENT) -> Path:
+    """Write an index in another tool's format, as a folder that appears whole or not at all.
+
+    Args:
+        index: its folder, or the index opened.
+        to: "pyserini", "numpy" or "parquet".
+        output: a new or an empty folder.
+        exact: for "pyserini": write exact vectors, whatever the index's type.
+        progress: told of the work.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: there is no such format or no sound index, or the folder is taken.
+
+    Example:
+        >>> import tempfile
+        >>> folder, out = tempfile.mkdtemp(), tempfile.mkdtemp()
+        >>> made = import_vectors([[1.0, 0.0]], folder, ids=["a"])
+        >>> sorted(each.name for each in export(made, "numpy", out).iterdir())
+        ['ids.txt', 'vectors.npy']
+    """
+    from ibkd_retrieval.indexing.exporting import export_index
+
+    export_index(folder_of(index), output, to, exact=exact, progress=progress)
+    return Path(output)
+
+
+def corpus_slug(corpus: str) -> str:
+    """A corpus name as part of a folder name."""
+    path = Path(corpus.rstrip("/"))
+    name = path.name.split(".")[0] if path.exists() else corpus
+    return name.replace("/", "-").replace(":", "-")
+
+
+def _on_device(config: IndexConfig, progress: Progress) -> IndexConfig:
+    from ibkd_retrieval.indexing.faiss_binding import load_faiss
+    from ibkd_retrieval.indexing.gpu import device_there
+
+    load_faiss()  # Before torch: whoever loads OpenMP first decides how its threads wait.
+    return IndexConfig.of(config, device=device_there(config.encoding.device, progress))
+
+
+def _model(model: str | Path | TextEncoder, config: EncodingConfig) -> str | TextEncoder:
+    """The model by name, or the encoder, for which there is nothing left to choose.
+
+    Raises:
+        UserError: how to load an encoder is said, and it is loaded already.
+    """
+    if isinstance(model, str | Path):
+        return str(model)
+    usual = EncodingConfig()
+    loading = ("dtype", "backend", "pooling", "max_length", "dim")
+    given = [f"`{name}`" for name in loading if getattr(config, name) != getattr(usual, name)]
+    if given:
+        raise UserError(
+            f"{', '.join(given)} cannot be used with a loaded encoder: load it that way, or name its model."
+        )
+    return model
+
+
+def _settled(family: Family, corpus: Corpus) -> Family:
+    """What the family becomes where the documents are too few for it, so that the folder's name tells the truth."""
+    from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS
+
+    few = corpus.count
+    if few is None:
+        few = sum(1 for _ in islice(corpus.documents(), FEWEST_DOCUMENTS))
+    return family.suited_to(few, SILENT)
+
+
+def _folder_beside(source: Path, family: Family) -> Path:
+    """A folder's name for another index of the vectors of `source`."""
+    from ibkd_retrieval.indexing.format.manifest import read_manifest
+
+    manifest = read_manifest(source)
+    name = source.resolve().name.removesuffix(f"-{manifest.family}")
+    return INDEXES / f"{name}-{family.suited_to(manifest.document_count, SILENT).name}"
