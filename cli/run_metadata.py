@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options.ranking import RankerOptions
+from ibkd_retrieval.search.options import RankerOptions
 
 if TYPE_CHECKING:
     from ibkd_retrieval.evaluation.compare.environment import Environment

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .opening import index_folder, open_ranker
-from .options.ranking import RankerOptions
-from .tuning import with_tuned_weights
+from ibkd_retrieval.search.open import index_folder, open_ranker
+from ibkd_retrieval.search.options import RankerOptions
 
 if TYPE_CHECKING:
     from ibkd_retrieval.corpora.records import Judgement
@@ -118,6 +117,8 @@ def score_index(
         judgements, level = _judgements(qrels, queries, progress)
     baselines = _baselines(scoring)  # Before the search: a name may be mistyped.
     known: dict[str, Encoder] = {}
+    from ibkd_retrieval.evaluation.fusion_weights import with_tuned_weights
+
     tuned = with_tuned_weights(folders, options, known, progress)
     tuned_on = None
     if options.tune is not None:

@@ -15,6 +15,9 @@ from typing import IO, Any
 
 from ibkd_retrieval.errors import UserError
 
+MODELS, INDEXES = Path("models"), Path("indexes")
+"""Where students and indexes are made, and looked for, unless another folder is named; relative to the working folder."""
+
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:

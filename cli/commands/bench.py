@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..device import device_there
 from ..display.console import print_json, print_table, reporter, stdout
 from ..options.common import CORPUS_HELP, MODELS, Device, Json, MaxLength, Pooling, Quiet
 
@@ -58,6 +57,8 @@ def bench_encode(
     if documents < 1 or rounds < 1:
         raise UserError("There is nothing to measure: give --documents and --rounds of at least 1.")
     progress = reporter(quiet)
+    from ibkd_retrieval.indexing.gpu import device_there
+
     device = device_there(device, progress)
     name = model or str(newest_student(MODELS))
     read = [each.content for each in islice(open_corpus(corpus, progress).documents(), documents)]

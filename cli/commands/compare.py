@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..device import device_there
+from ibkd_retrieval.search.open import Computing
+
 from ..display.comparison import print_comparison
 from ..display.console import print_json, reporter
-from ..opening import Computing
 from ..options.common import Backend, Device, EncoderDtype, Json, Quiet, Seed
 from ..report_files import save_report
 from ..scoring import USUAL_METRICS
@@ -95,6 +95,8 @@ def compare(
     from ..compared_queries import data_set_names, open_judged
 
     progress = reporter(quiet)
+    from ibkd_retrieval.indexing.gpu import device_there
+
     device = device_there(device, progress)
     metrics = list(dict.fromkeys(metric or USUAL_METRICS))
     for name in metrics:
@@ -191,8 +193,7 @@ def _open(corpora: Sequence[PlannedCorpus], computing: Computing, progress: Prog
 
 def _searcher(system: PlannedSystem, known: dict[str, Encoder], computing: Computing, progress: Progress) -> Searcher:
     from ibkd_retrieval.indexing.format.manifest import SearchDefaults
-
-    from ..opening import open_searcher
+    from ibkd_retrieval.search.open import open_searcher
 
     asked = system.asked
     searcher = open_searcher(
@@ -217,8 +218,7 @@ def _make(
 ) -> None:
     """Make the index of a swept system, unless it is there from a run before."""
     from ibkd_retrieval.evaluation.compare.sweep import make_variant
-
-    from ..opening import cut_encoder
+    from ibkd_retrieval.search.open import cut_encoder
 
     progress.say(f"{system.asked.folder} · {system.name} → {system.folder}")
     encoder = cut_encoder(system.asked.folder, variant.dim, known, computing)

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ..device import device_there
+from ibkd_retrieval.search.options import RankerOptions
+
 from ..display.console import reporter, write_text
 from ..options.common import (
     Backend,
@@ -35,7 +36,7 @@ from ..options.common import (
     Weight,
     given_options,
 )
-from ..options.ranking import RankerOptions
+from ..options.ranking import ranking_options
 from ..scoring import USUAL_K, Scored, Scoring, score_files, score_index
 
 FORMATS = ("table", "json", "csv", "latex")
@@ -150,7 +151,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score an index, run files, or a suite of data sets, by metrics of your choice."""
-    options = RankerOptions.among(locals())  # First: the arguments are all the names there are.
+    options = ranking_options(locals())  # First: the arguments are all the names there are.
     from ibkd_retrieval.errors import UserError, WorkFailed
     from ibkd_retrieval.evaluation.metrics.names import parse_metric
     from ibkd_retrieval.evaluation.score_files import check_per_query_name, write_per_query
@@ -179,6 +180,8 @@ def evaluate(
         raise UserError("--data names the sentence pairs of --task sts: give that too.")
     given = given_options(context)
     if not run:
+        from ibkd_retrieval.indexing.gpu import device_there
+
         device = device_there(device, progress)
         options = dataclasses.replace(options, device=device)
     if task == "sts":

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ibkd_retrieval.search.open import index_folder
+
 from ..display.console import reporter, stdout
-from ..opening import index_folder
 from ..options.common import Quiet
 
 

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from ibkd_retrieval.search.open import open_searcher
+
 from ..display.comparison import print_comparison
 from ..display.console import reporter, stdout
-from ..opening import open_searcher
 from ..options.common import INDEXES, MODELS, Quiet
 from ..report_files import save_report
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..device import device_there
+from ibkd_retrieval.search.open import index_folder, open_ranker
+from ibkd_retrieval.search.options import RankerOptions
+
 from ..display.answers import Asked, answer, show_answer
 from ..display.console import print_json, reporter, stdout
-from ..opening import index_folder, open_ranker
 from ..options.common import (
     Backend,
     Device,
@@ -38,8 +39,7 @@ from ..options.common import (
     Tune,
     Weight,
 )
-from ..options.ranking import RankerOptions
-from ..tuning import with_tuned_weights
+from ..options.ranking import ranking_options
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder
@@ -92,10 +92,12 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Search an index: a question, a prompt on a terminal, or --queries with --output for a run."""
-    options = RankerOptions.among(locals())  # First: the arguments are all the names there are.
+    options = ranking_options(locals())  # First: the arguments are all the names there are.
     from ibkd_retrieval.errors import UserError
 
     progress = reporter(quiet)
+    from ibkd_retrieval.indexing.gpu import device_there
+
     options = dataclasses.replace(options, device=device_there(device, progress))
     if k is not None and k < 1:
         raise UserError(f"The number of results must be at least 1, not {k}: give -k 1 or more.")
@@ -135,6 +137,8 @@ def _batch(
     folders = given or [index_folder(None, progress)]
     asked = open_queries(queries, progress=progress)
     known: dict[str, Encoder] = {}
+    from ibkd_retrieval.evaluation.fusion_weights import with_tuned_weights
+
     options = with_tuned_weights(folders, options, known, progress).options
     ranker = open_ranker(folders, options, known=known, progress=progress)
     began = time.perf_counter()
@@ -177,6 +181,8 @@ def _answer_all(
             raise UserError('No question: type one after `ibkd search`, as in `ibkd search "split a list"`.')
     folders = given or [index_folder(None, progress)]
     known: dict[str, Encoder] = {}
+    from ibkd_retrieval.evaluation.fusion_weights import with_tuned_weights
+
     options = with_tuned_weights(folders, options, known, progress).options
     asked = [
         Asked(

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..device import device_there
+from ibkd_retrieval.search.open import index_folder, open_ranker
+from ibkd_retrieval.search.options import RankerOptions
+
 from ..display.console import reporter
-from ..opening import index_folder, open_ranker
 from ..options.common import (
     Backend,
     Device,
@@ -33,8 +34,7 @@ from ..options.common import (
     Tune,
     Weight,
 )
-from ..options.ranking import RankerOptions
-from ..tuning import with_tuned_weights
+from ..options.ranking import ranking_options
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder
@@ -85,12 +85,14 @@ def serve(
 ) -> None:
     """Serve indexes: a page with their answers side by side, and a JSON API (/search, /healthz, /metrics, /docs)."""
     arguments = locals() | {"exclude_self": False}  # First: the arguments are all the names there are.
-    options = RankerOptions.among(arguments)
+    options = ranking_options(arguments)
     from ibkd_retrieval.serving.limits import Limits
 
     limits = Limits(query=max_query, k=max_k, batch=max_batch, waiting=max_waiting, seconds=timeout)
     run, is_loopback = _server()
     progress = reporter(quiet)
+    from ibkd_retrieval.indexing.gpu import device_there
+
     options = dataclasses.replace(options, device=device_there(device, progress))
     folders = index or [index_folder(None, progress)]
     indexes = _open(folders, options, remember, progress)
@@ -119,6 +121,8 @@ def _open(folders: Sequence[Path], options: RankerOptions, remember: int, progre
     from ibkd_retrieval.serving.answering import ServedIndex, suit_to_queries
 
     known: dict[str, Encoder] = {}
+    from ibkd_retrieval.evaluation.fusion_weights import with_tuned_weights
+
     options = with_tuned_weights(folders, options, known, progress).options
     indexes = [
         ServedIndex.of(name, open_ranker([folder], options, known=known, progress=progress), read_manifest(folder))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ibkd_retrieval.encoders.autotune.load import load_encoder
+
 from ..display.console import AS_IT_IS, print_table, stdout, write_text
 from ..options.common import MODELS
 
@@ -37,7 +39,7 @@ def evaluate_similarity(
     """
     from ibkd_retrieval.corpora.sts import read_pairs
     from ibkd_retrieval.encoders.autotune.choice import sample_texts
-    from ibkd_retrieval.encoders.autotune.load import load_encoder, newest_student
+    from ibkd_retrieval.encoders.autotune.load import newest_student
     from ibkd_retrieval.errors import UserError
     from ibkd_retrieval.evaluation.scores import told_apart
     from ibkd_retrieval.evaluation.sts import evaluate_sts

@@ -8,9 +8,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..opening import open_ranker
+from ibkd_retrieval.search.open import open_ranker
+from ibkd_retrieval.search.options import RankerOptions, check_ranking
+
 from ..options.common import INDEXES, MODELS
-from ..options.ranking import RankerOptions, check_ranking
 from ..scoring import USUAL_K, Scoring
 
 if TYPE_CHECKING:

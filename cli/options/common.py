@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ibkd_retrieval.errors import UserError
-
-MODELS = Path("models")
-INDEXES = Path("indexes")
+from ibkd_retrieval.files import INDEXES as INDEXES
+from ibkd_retrieval.files import MODELS as MODELS
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[

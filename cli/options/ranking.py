@@ -1,103 +1,16 @@
-"""What the options that search and eval share say about ranking, and which of them go together."""
+"""The options of ranking, read from the arguments of a command."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.search.options import RankerOptions
 
 
-@dataclass(frozen=True)
-class RankerOptions:
-    """What the options that search and eval share say about ranking; the fields are named as the options.
-
-    Attributes:
-        weights: of --hybrid, dense first; none for equal ones.
-        tune: judged queries to find the weights of --hybrid sum on.
-        model: another place of the encoder that made the index.
-        query_model: a student in that encoder's vector space.
-        recall: share of the exact ten nearest documents to find; instead of nprobe, refine and ef_search.
-        filters: conditions on documents, all of which must hold.
-    """
-
-    engine: str = "dense"
-    hybrid: str | None = None
-    weights: tuple[float, ...] = ()
-    tune: str | None = None
-    rerank: str | None = None
-    rerank_depth: int = 100
-    rerank_max_length: int | None = None
-    model: str | None = None
-    query_model: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    backend: str = "auto"
-    pooling: str | None = None
-    nprobe: int | None = None
-    refine: int | None = None
-    ef_search: int | None = None
-    recall: float | None = None
-    filters: tuple[str, ...] = ()
-    exclude_self: bool = False
-
-    @property
-    def lexical_engine(self) -> str:
-        """What searches words where anything does: BM25 unless another is asked for."""
-        return "bm25" if self.engine == "dense" else self.engine
-
-    @classmethod
-    def among(cls, arguments: Mapping[str, Any]) -> RankerOptions:
-        """The options among the arguments of a command, which has them all by the names in `options`."""
-        repeatable = {"weights": "weight", "filters": "filter"}
-        chosen = {field.name: arguments[repeatable.get(field.name, field.name)] for field in fields(cls)}
-        return cls(**chosen | {name: tuple(chosen[name] or ()) for name in repeatable})
-
-
-def check_ranking(options: RankerOptions, indexes: int = 1) -> None:
-    """Refuse what no index of any kind can be ranked by, before any is opened or made.
-
-    Args:
-        options: how to rank.
-        indexes: how many are searched together.
-
-    Raises:
-        UserError: an option is unknown or out of range, or does not go with another.
-    """
-    if options.engine != "dense":
-        from ibkd_retrieval.search.lexical import ENGINES
-
-        if options.engine not in ENGINES:
-            raise UserError(f"Unknown engine `{options.engine}`: use dense, {' or '.join(ENGINES)}.")
-    if options.hybrid is not None:
-        from ibkd_retrieval.search.hybrid import METHODS
-        from ibkd_retrieval.search.runs.fusion import checked_weights
-
-        if options.hybrid not in METHODS:
-            raise UserError(f"Unknown fusion `{options.hybrid}`: use --hybrid {' or '.join(METHODS)}.")
-        if options.weights:
-            checked_weights(options.weights, 2)
-    elif options.weights:
-        raise UserError("--weight says how --hybrid mixes its two rankings: give --hybrid rrf or --hybrid sum too.")
-    if indexes > 1 and (options.hybrid is not None or options.engine != "dense"):
-        raise UserError(
-            "Several indexes can be searched together by their vectors only: leave out --engine and --hybrid."
-        )
-    effort = (options.nprobe, options.refine, options.ef_search)
-    if options.recall is not None and effort != (None, None, None):
-        raise UserError("--recall chooses --nprobe, --refine and --ef-search: give it or them, not both.")
-    if options.rerank is None and (options.rerank_depth, options.rerank_max_length) != (100, None):
-        raise UserError("--rerank-depth and --rerank-max-length are for --rerank MODEL: give that too, or neither.")
-    if options.rerank is not None:
-        from ibkd_retrieval.search.rerank import check_depth
-
-        check_depth(options.rerank_depth)
-    of_vectors = (options.query_model, options.recall, *effort)
-    if options.engine != "dense" and options.hybrid is None and any(value is not None for value in of_vectors):
-        raise UserError(
-            f"--engine {options.engine} searches words alone: leave out --query-model, --recall, --nprobe, --refine "
-            "and --ef-search, or give --hybrid."
-        )
-    if options.model is not None and options.query_model is not None:
-        raise UserError("Give --model (the index's own encoder) or --query-model (a student of it), not both.")
+def ranking_options(arguments: Mapping[str, Any]) -> RankerOptions:
+    """The options of ranking among the arguments of a command, which has them all by their names."""
+    repeatable = {"weights": "weight", "filters": "filter"}
+    chosen = {field.name: arguments[repeatable.get(field.name, field.name)] for field in fields(RankerOptions)}
+    return RankerOptions(**chosen | {name: tuple(chosen[name] or ()) for name in repeatable})

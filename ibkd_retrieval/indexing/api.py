@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import INDEXES
 from ibkd_retrieval.indexing.config import EncodingConfig, IndexConfig
 from ibkd_retrieval.indexing.describe import IndexDescription, folder_of
 from ibkd_retrieval.progress import SILENT, Progress
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
     from ibkd_retrieval.corpora.records import Corpus
     from ibkd_retrieval.indexing.families import Family
-
-INDEXES = Path("indexes")
-"""Where indexes are made when no folder is named, relative to the working folder."""
 
 
 def build_index(

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import MODELS
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.autotune.choice import Purpose
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.progress import Progress
-
-MODELS = Path("models")
-"""Where students are looked for when no model is named, relative to the working folder."""
 
 STUDENT_RECORD = "ibkd.json"
 """The file that is written last into a student's folder: a folder that has it is finished."""

@@ -1,4 +1,4 @@
-"""Index folders and their encoders, opened as the commands share them."""
+"""Index folders opened with what ranks them: encoders, word engines, fusion and rerankers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ibkd_retrieval.encoders.autotune.load import load_encoder
+from ibkd_retrieval.files import INDEXES
 from ibkd_retrieval.progress import SILENT
-
-from .options.common import INDEXES
-from .options.ranking import RankerOptions, check_ranking
+from ibkd_retrieval.search.options import RankerOptions, check_ranking
 
 if TYPE_CHECKING:
     import numpy as np
