@@ -51,6 +51,34 @@ Queries = Annotated[
         help="ir_datasets id or short name, BEIR folder (folder:split), file, or pydocs.",
     ),
 ]
+IdField = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Field or column of one's own file that holds the id.", show_default="the usual names"
+    ),
+]
+TextField = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Field or column that holds the text; repeat to join several.",
+        show_default="the usual names",
+    ),
+]
+TitleField = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Field or column of the title, read before the text.",
+        show_default="the usual names",
+    ),
+]
+QrelsThreshold = Annotated[
+    float | None,
+    typer.Option(
+        metavar="GRADE", help="Grade of --qrels from which a document is relevant, where grades are fractions."
+    ),
+]
 Nprobe = Annotated[int | None, typer.Option(help="Inverted lists to visit.", show_default="the index's own")]
 Refine = Annotated[
     int | None, typer.Option(help="Candidates per result scored exactly.", show_default="the index's own")
@@ -106,7 +134,10 @@ Filter = Annotated[
     ),
 ]
 ExcludeSelf = Annotated[bool, typer.Option("--exclude-self", help="A query's own id is no answer (ArguAna, Quora).")]
-CORPUS_HELP = "ir_datasets id or short name (msmarco, scifact, ...), BEIR folder, JSONL/TSV/parquet file, or pydocs."
+CORPUS_HELP = (
+    "ir_datasets id or short name (msmarco, scifact, ...), BEIR folder, JSONL/CSV/TSV/parquet file, "
+    "folder of .txt and .md files, or pydocs."
+)
 
 
 def given_options(context: typer.Context) -> frozenset[str]:

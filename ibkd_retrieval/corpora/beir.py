@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ibkd_retrieval.corpora.catalog.registry import queries_are_documents
+from ibkd_retrieval.corpora.columns import AUTOMATIC, DOCUMENT, Fields, Reading
 from ibkd_retrieval.corpora.qrels import read_qrels
 from ibkd_retrieval.corpora.records import Corpus, Judgement, QuerySet
-from ibkd_retrieval.corpora.tabular import read_documents, read_queries
+from ibkd_retrieval.corpora.tabular import documents_by, read_queries
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.progress import SILENT, Progress
 
 _ENDINGS = ("", ".gz", ".zst")
 DEFAULT_SPLIT = "test"
@@ -49,17 +51,20 @@ def evaluation_split(folder: Path, preferred: str = DEFAULT_SPLIT) -> str:
     return others[0]
 
 
-def open_beir_corpus(folder: Path, name: str) -> Corpus:
+def open_beir_corpus(folder: Path, name: str, fields: Fields = AUTOMATIC, progress: Progress = SILENT) -> Corpus:
     """The documents of a BEIR folder.
 
     Raises:
         UserError: the folder has no corpus.jsonl.
     """
     path = _required(folder, "corpus.jsonl")
-    return Corpus(name, None, lambda: read_documents(path))
+    reading = Reading(DOCUMENT, str(path), fields, progress)
+    return Corpus(name, None, lambda: documents_by(reading, path))
 
 
-def read_beir_queries(folder: Path, split: str, name: str) -> QuerySet:
+def read_beir_queries(
+    folder: Path, split: str, name: str, fields: Fields = AUTOMATIC, progress: Progress = SILENT
+) -> QuerySet:
     """The queries that are judged in a split, in the order of queries.jsonl, with their judgements.
 
     Raises:
@@ -70,7 +75,7 @@ def read_beir_queries(folder: Path, split: str, name: str) -> QuerySet:
     missing = dict.fromkeys(judgement.query_id for judgement in judgements)
     judged = set(missing)
     queries = []
-    for query in read_queries(path):
+    for query in read_queries(path, fields, progress):
         if query.query_id in judged:
             if query.query_id not in missing:
                 raise UserError(f"{path}: query {query.query_id} is given twice; remove one of the two.")

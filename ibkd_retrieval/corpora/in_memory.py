@@ -7,10 +7,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ibkd_retrieval.corpora.columns import AUTOMATIC, DOCUMENT, QUERY, Fields, Reading, Row
 from ibkd_retrieval.corpora.lines import checked_id, encodable
+from ibkd_retrieval.corpora.qrels import grade_of
 from ibkd_retrieval.corpora.records import Corpus, Document, Judgement, Query, QuerySet
-from ibkd_retrieval.corpora.tabular import DOCUMENT, QUERY, FieldNames, row_of
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.progress import SILENT, Progress
 
 PREFIX = "in-memory-"
 """Begins the names of corpora and queries that have no file to be read from again."""
@@ -22,36 +24,41 @@ _JUDGEMENT_KEYS = (
 )
 
 
-def corpus_of(source: Iterable[Any]) -> Corpus:
+def corpus_of(source: Iterable[Any], fields: Fields = AUTOMATIC, progress: Progress = SILENT) -> Corpus:
     """A corpus of the documents in `source`. An iterator, which can be read only once, is put into a list first.
+
+    Args:
+        source: the documents.
+        fields: the user's choice of fields in dicts and tables.
+        progress: told which fields were read.
 
     Raises:
         UserError: there is no document, or one has no id or text; the sentence has its position.
     """
     kept = _readable_again(source)
+    reading = Reading(DOCUMENT, "documents given", fields, progress)
     digest, count = hashlib.sha256(), 0
-    for document in _documents(kept):
+    for document in _documents(kept, reading):
         digest.update(json.dumps([*document[:3], dict(document.fields)], sort_keys=True).encode("ascii"))
         count += 1
     if not count:
         raise UserError("the corpus holds no documents: give at least one.")
-    return Corpus(PREFIX + digest.hexdigest()[:12], count, lambda: _documents(kept))
+    return Corpus(PREFIX + digest.hexdigest()[:12], count, lambda: _documents(kept, reading))
 
 
-def queries_of(source: Iterable[Any], judgements: tuple[Judgement, ...] = ()) -> QuerySet:
-    """The queries in `source`, with the judgements that belong to them.
+def queries_of(source: Iterable[Any], fields: Fields = AUTOMATIC, progress: Progress = SILENT) -> QuerySet:
+    """The queries in `source`; for the arguments see `corpus_of`.
 
     Raises:
         UserError: there is no query, or one has no id or text; the sentence has its position.
     """
-    queries = tuple(_queries(source))
+    queries = tuple(_queries(source, Reading(QUERY, "queries given", fields, progress)))
     if not queries:
         raise UserError("there are no queries: give at least one.")
-    unnamed = QuerySet("", queries, judgements)
-    return QuerySet(PREFIX + unnamed.digest[:12], queries, judgements)
+    return QuerySet(PREFIX + QuerySet("", queries).digest[:12], queries)
 
 
-def judgements_of(source: Iterable[Any]) -> Iterator[Judgement]:
+def judgements_of(source: Iterable[Any], qrels_threshold: float | None = None) -> Iterator[Judgement]:
     """The judgements in `source`: a dict of dicts `{query: {document: grade}}`, or records, dicts or tuples of three.
 
     Raises:
@@ -63,7 +70,7 @@ def judgements_of(source: Iterable[Any]) -> Iterator[Judgement]:
             if not isinstance(grades, Mapping):
                 raise UserError(f"{where} are {type(grades).__name__}: expected a dict from document ids to grades.")
             for doc_id, grade in grades.items():
-                yield _judgement(query_id, doc_id, grade, where)
+                yield _judgement(query_id, doc_id, grade, qrels_threshold, where)
         return
     for position, item in enumerate(_items(source)):
         where = f"judgement {position}"
@@ -78,44 +85,44 @@ def judgements_of(source: Iterable[Any]) -> Iterator[Judgement]:
                 " and relevance."
             )
         query_id, doc_id, grade = values
-        yield _judgement(query_id, doc_id, grade, where)
+        yield _judgement(query_id, doc_id, grade, qrels_threshold, where)
 
 
-def _judgement(query_id: object, doc_id: object, grade: object, where: str) -> Judgement:
-    if isinstance(grade, bool) or not hasattr(grade, "__index__"):
-        raise UserError(f"{where}: the relevance is {grade!r}; expected a whole number.")
-    return Judgement(checked_id(query_id, where), checked_id(doc_id, where), grade.__index__())
+def _judgement(query_id: object, doc_id: object, grade: Any, qrels_threshold: float | None, where: str) -> Judgement:
+    query = encodable(query_id, where) if isinstance(query_id, str) else checked_id(query_id, where)
+    if not isinstance(grade, bool | str) and hasattr(grade, "item"):  # of numpy
+        grade = grade.item()
+    relevance = grade_of(grade, qrels_threshold, where)
+    return Judgement(query, checked_id(doc_id, where), relevance)
 
 
-def _documents(source: Iterable[Any]) -> Iterator[Document]:
+def _documents(source: Iterable[Any], reading: Reading) -> Iterator[Document]:
     for position, item in enumerate(_items(source)):
         where = f"document {position}"
         if isinstance(item, Document):
             checked_id(item.doc_id, where)
             yield item
         else:
-            doc_id, title, text, fields = _row(item, position, DOCUMENT, where)
+            doc_id, title, text, fields = _row(item, position, reading, where)
             yield Document(doc_id, text, title, fields)
 
 
-def _queries(source: Iterable[Any]) -> Iterator[Query]:
+def _queries(source: Iterable[Any], reading: Reading) -> Iterator[Query]:
     for position, item in enumerate(_items(source)):
-        where = f"query {position}"
-        query_id, _, text, _ = _row(item, position, QUERY, where)
+        query_id, _, text, _ = _row(item, position, reading, f"query {position}")
         yield Query(query_id, text)
 
 
-def _row(item: Any, position: int, names: FieldNames, where: str) -> Any:
-    """The id, title, text and fields of one item."""
+def _row(item: Any, position: int, reading: Reading, where: str) -> Row:
+    most = 3 if reading.kind is DOCUMENT else 2
     if isinstance(item, str):
-        item = {"_id": str(position), "text": item}
-    elif isinstance(item, tuple | list) and 2 <= len(item) <= 2 + (names is DOCUMENT):
-        title = {"title": item[1]} if len(item) == 3 else {}
-        item = {"_id": item[0], "text": item[-1], **title}
+        return reading.row_of_cells([str(position), item], where)
+    if isinstance(item, tuple | list) and 2 <= len(item) <= most:
+        return reading.row_of_cells(item, where)
     if not isinstance(item, Mapping):
-        expected = "(id, text) or (id, title, text)" if names is DOCUMENT else "(id, text)"
+        expected = "(id, text) or (id, title, text)" if most == 3 else "(id, text)"
         raise UserError(f"{where} is {_shown(item)}: expected a text, a dict with an id and a text, or {expected}.")
-    return row_of(item, names, where)
+    return reading.row(item, where)
 
 
 def _items(source: Any) -> Iterator[Any]:

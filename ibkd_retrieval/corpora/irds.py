@@ -62,7 +62,7 @@ def open_irds_corpus(dataset_id: str, name: str, progress: Progress = SILENT) ->
     def documents() -> Iterator[Document]:
         progress.say(f"{dataset_id} is read through ir_datasets, which fetches it on first use into {home()}")
         _ir_datasets(progress)
-        with _fetching(dataset_id, "--corpus"):
+        with _fetching(dataset_id, "corpus"):
             for doc in dataset.docs_iter():
                 yield _document(doc, dataset_id)
 
@@ -79,13 +79,13 @@ def read_irds_queries(dataset_id: str, name: str, judged_only: bool) -> QuerySet
     dataset = _known(dataset_id, SILENT)
     if not dataset.has_queries():
         raise UserError(
-            f"ir_datasets has no queries for {dataset_id}: name one of its splits, or a file, with --queries."
+            f"ir_datasets has no queries for {dataset_id}: name one of its splits, or a file, as `queries`."
         )
     if judged_only and not dataset.has_qrels():
         raise UserError(
-            f"ir_datasets has no judgements for {dataset_id}: name one of its splits, or a file, with --qrels."
+            f"ir_datasets has no judgements for {dataset_id}: name one of its splits, or a file, as `qrels`."
         )
-    with _fetching(dataset_id, "--queries"):
+    with _fetching(dataset_id, "queries"):
         queries = tuple(Query(checked_id(q.query_id, dataset_id), q.default_text()) for q in dataset.queries_iter())
         judgements: tuple[Judgement, ...] = ()
         if dataset.has_qrels():
@@ -112,7 +112,7 @@ def _document(doc: Any, dataset_id: str) -> Document:
     if not hasattr(doc, "default_text"):
         raise UserError(
             f"the documents of {dataset_id} are records that ir_datasets knows no text of: export them to JSON lines"
-            " with a text of your choice, and give that file with --corpus PATH."
+            " with a text of your choice, and give that file as `corpus`."
         )
     return Document(doc_id, doc.default_text(), fields=fields)  # whose text holds the title too, where there is one
 
@@ -197,12 +197,12 @@ def _silence(ir_datasets: Any, progress: Progress) -> None:
 
 
 @contextmanager
-def _fetching(dataset_id: str, option: str) -> Iterator[None]:
+def _fetching(dataset_id: str, parameter: str) -> Iterator[None]:
     """Turn what goes wrong in fetching and unpacking into one sentence that says how to do without."""
     import tarfile
     import zipfile
 
-    local = "a BEIR folder or collection.tsv" if option == "--corpus" else "a BEIR folder or queries.tsv with --qrels"
+    local = "a BEIR folder or collection.tsv" if parameter == "corpus" else "a BEIR folder or queries.tsv with `qrels`"
     try:
         yield
     except (OSError, EOFError, RuntimeError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
@@ -211,5 +211,5 @@ def _fetching(dataset_id: str, option: str) -> Iterator[None]:
         raise UserError(
             f"{dataset_id} could not be fetched into {home()} ({type(error).__name__}: {reason}): check the network and"
             f" the disk, copy a filled ir_datasets folder there or name it in IR_DATASETS_HOME, or give a local copy"
-            f" with `{option} PATH` ({local})."
+            f" as `{parameter}` ({local})."
         ) from error

@@ -9,6 +9,8 @@ from pathlib import Path
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import open_bytes
 
+LONGEST_LINE = 32 << 20
+"""Bytes of the longest line that is read, which bounds the memory that a small compressed file can take."""
 _COMPRESSIONS = frozenset({".gz", ".zst"})
 
 
@@ -24,7 +26,19 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Lines that hold nothing but white space are skipped; their numbers are not given to others.
 
     Raises:
-        UserError: the file cannot be opened, is not UTF-8, or is compressed and damaged or cut off.
+        UserError: as for `whole_lines`.
+    """
+    for number, line in whole_lines(path):
+        if not line.isspace():
+            yield number, line.rstrip("\r\n")
+
+
+def whole_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Read every line of a UTF-8 file, plain or compressed, with its number from 1 and its line end.
+
+    Raises:
+        UserError: the file cannot be opened, is not UTF-8, has a line longer than `LONGEST_LINE`, or is compressed and
+            damaged or cut off.
     """
     try:
         file = open_bytes(path)
@@ -36,7 +50,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     with file:
         while True:
             try:
-                line = file.readline()
+                line = file.readline(LONGEST_LINE + 1)
             except (OSError, EOFError, zlib.error) as error:
                 raise UserError(
                     f"{path} cannot be read past line {number} ({error}): the file is damaged or ends early, so"
@@ -45,14 +59,40 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             if not line:
                 return
             number += 1
+            if len(line) > LONGEST_LINE:
+                raise UserError(
+                    f"{path}, line {number}: longer than {LONGEST_LINE >> 20} MiB; split it into documents of a line"
+                    " each."
+                )
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise UserError(
                     f"{path}, line {number}: byte {error.start + 1} of the line is not UTF-8; convert the file."
                 ) from None
-            if text and not text.isspace():
-                yield number, text.rstrip("\r\n")
+            if text:
+                yield number, text
+
+
+def read_text(path: Path) -> str:
+    """Read a whole UTF-8 file that is one text.
+
+    Raises:
+        UserError: it cannot be read, is not UTF-8 or is longer than `LONGEST_LINE`.
+    """
+    try:
+        with open_bytes(path) as file:
+            content = file.read(LONGEST_LINE + 1)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}): check the path and its permissions."
+        ) from None
+    if len(content) > LONGEST_LINE:
+        raise UserError(f"{path}: longer than {LONGEST_LINE >> 20} MiB; split it into several files.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start + 1} is not UTF-8; convert the file.") from None
 
 
 def checked_id(value: object, where: str) -> str:

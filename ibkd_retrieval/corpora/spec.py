@@ -10,17 +10,18 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ibkd_retrieval.corpora import beir, in_memory, irds
 from ibkd_retrieval.corpora.catalog.known_sets import KnownSet
 from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS, find_known, queries_are_documents, why_not_alone
+from ibkd_retrieval.corpora.columns import DOCUMENT, Fields, Reading
 from ibkd_retrieval.corpora.pydocs import corpus as pydocs
 from ibkd_retrieval.corpora.qrels import read_qrels
 from ibkd_retrieval.corpora.records import Corpus, Judgement, QuerySet
-from ibkd_retrieval.corpora.tabular import is_tabular, read_documents, read_queries
+from ibkd_retrieval.corpora.tabular import documents_by, is_tabular, read_documents, read_queries, text_files
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import absolute
 from ibkd_retrieval.progress import SILENT, Progress
@@ -29,7 +30,14 @@ Source = str | os.PathLike[str] | Corpus | QuerySet | Iterable[Any]
 """What names or holds documents, queries or judgements."""
 
 
-def open_corpus(source: Source, progress: Progress = SILENT) -> Corpus:
+def open_corpus(
+    source: Source,
+    progress: Progress = SILENT,
+    *,
+    id_field: str | None = None,
+    text_field: str | Sequence[str] | None = None,
+    title_field: str | None = None,
+) -> Corpus:
     """Open the documents that a source names or holds. Nothing is fetched before they are read.
 
     A corpus from a path is named by the absolute path, so that its queries are found from any folder later on. A BEIR
@@ -41,7 +49,10 @@ def open_corpus(source: Source, progress: Progress = SILENT) -> Corpus:
             `Document` records, of dicts with the keys of a JSON line, of (id, text) or (id, title, text), or of
             texts, whose ids are then 0, 1, ...; a dict from ids to texts or dicts; or a pandas table. A generator
             is put into a list, as documents are read more than once.
-        progress: told where documents are read from.
+        progress: told where documents are read from, and which fields are.
+        id_field: the field that holds the id, in files, dicts and tables; else the usual names are tried.
+        text_field: the field that holds the text; of several, the texts are joined by a space.
+        title_field: the field that holds the title, which encoders read before the text.
 
     Returns:
         The corpus, whose `documents()` reads it from the start.
@@ -56,20 +67,24 @@ def open_corpus(source: Source, progress: Progress = SILENT) -> Corpus:
         >>> corpus.count
         2
     """
+    fields = Fields.of(id_field, text_field, title_field)
     if isinstance(source, Corpus):
+        _refuse_fields(fields, source.name)
         return source
     spec = _spec(source)
     if spec is None:
-        return in_memory.corpus_of(source)  # type: ignore[arg-type]
+        return in_memory.corpus_of(source, fields, progress)  # type: ignore[arg-type]
+    path, split = (None, "") if pydocs.is_pydocs(spec) else _local(spec)
+    if path is not None and path.is_dir() and (split or beir.is_beir_folder(path) or not text_files(path)):
+        return beir.open_beir_corpus(path, f"{path}:{split}" if split else str(path), fields, progress)
+    if path is not None:
+        if path.is_file() and not is_tabular(path):
+            next(read_documents(path))  # raises, naming the kinds there are
+        reading = Reading(DOCUMENT, str(path), fields, progress)
+        return Corpus(str(path), None, lambda: documents_by(reading, path))
+    _refuse_fields(fields, spec)
     if pydocs.is_pydocs(spec):
         return pydocs.open_pydocs(spec, progress)
-    path, split = _local(spec)
-    if path is not None and path.is_dir():
-        return beir.open_beir_corpus(path, f"{path}:{split}" if split else str(path))
-    if path is not None:
-        if not is_tabular(path):
-            next(read_documents(path))  # raises, naming the kinds there are
-        return Corpus(str(path), None, lambda: read_documents(path))
     known = find_known(spec)
     _refuse_what_cannot_be_opened(known)
     if known is not None or irds.has_dataset(spec):
@@ -78,7 +93,14 @@ def open_corpus(source: Source, progress: Progress = SILENT) -> Corpus:
 
 
 def open_queries(
-    source: Source, need_judgements: bool = False, progress: Progress = SILENT, *, qrels: Source | None = None
+    source: Source,
+    need_judgements: bool = False,
+    progress: Progress = SILENT,
+    *,
+    qrels: Source | None = None,
+    qrels_threshold: float | None = None,
+    id_field: str | None = None,
+    text_field: str | Sequence[str] | None = None,
 ) -> QuerySet:
     """Read the queries that a source names or holds, with the judgements that come with them.
 
@@ -86,8 +108,12 @@ def open_queries(
         source: as for `open_corpus`, with `Query` records; a BEIR folder without a split and a short name mean their
             evaluation queries.
         need_judgements: refuse queries without judgements, and leave out those that nobody judged.
-        progress: where to report the reading of installed packages.
-        qrels: judgements to take instead of those that come with the queries, as `open_qrels` takes them.
+        progress: told which fields were read.
+        qrels: judgements to take instead of those that come with the queries, as `open_qrels` takes them. They may
+            name a query by its text.
+        qrels_threshold: grade from which a document is relevant (1, else 0), for judgements with fractional weights.
+        id_field: the field that holds the id, in files, dicts and tables; else the usual names are tried.
+        text_field: the field that holds the text; of several, the texts are joined by a space.
 
     Returns:
         The queries in the order of the source.
@@ -102,26 +128,35 @@ def open_queries(
         >>> asked.judgements
         (Judgement(query_id='q1', doc_id='0', relevance=1),)
     """
+    fields = Fields.of(id_field, text_field, None)
     if qrels is not None:
-        asked = dataclasses.replace(open_queries(source, progress=progress), judgements=open_qrels(qrels))
-        return _judged_only(asked) if need_judgements else asked
+        asked = _read_queries(source, False, progress, fields)
+        judgements = open_qrels(qrels, qrels_threshold=qrels_threshold, progress=progress)
+        return judged_by(asked, judgements, need_judgements)
+    asked = _read_queries(source, need_judgements, progress, fields)
+    return judged_by(asked, asked.judgements, True) if need_judgements else asked
+
+
+def _read_queries(source: Source, need_judgements: bool, progress: Progress, fields: Fields) -> QuerySet:
     if isinstance(source, QuerySet):
-        return _judged_only(source) if need_judgements else source
+        _refuse_fields(fields, source.name)
+        return source
     spec = _spec(source)
     if spec is None:
-        asked = in_memory.queries_of(source)  # type: ignore[arg-type]
-        return _judged_only(asked) if need_judgements else asked
-    if pydocs.is_pydocs(spec):
-        return pydocs.read_pydocs_queries(spec, progress)
-    path, split = _local(spec)
-    if path is not None and path.is_dir():
+        return in_memory.queries_of(source, fields, progress)  # type: ignore[arg-type]
+    path, split = (None, "") if pydocs.is_pydocs(spec) else _local(spec)
+    if path is not None and path.is_dir() and (split or beir.is_beir_folder(path) or not text_files(path)):
         split = split or beir.DEFAULT_SPLIT
-        return beir.read_beir_queries(path, split, f"{path}:{split}")
+        return beir.read_beir_queries(path, split, f"{path}:{split}", fields, progress)
     if path is not None:
         if need_judgements:
-            raise UserError(f"{path} holds queries without judgements: name a qrels file with --qrels.")
+            raise UserError(f"{path} holds queries without judgements: name a qrels file with `qrels`.")
         own = queries_are_documents(path.parent.name.lower())
-        return QuerySet(str(path), tuple(read_queries(path)), queries_are_documents=own)
+        queries = tuple(read_queries(path, fields, progress))
+        return QuerySet(str(path), queries, queries_are_documents=own)
+    _refuse_fields(fields, spec)
+    if pydocs.is_pydocs(spec):
+        return pydocs.read_pydocs_queries(spec, progress)
     _refuse_what_cannot_be_opened(find_known(spec))
     dataset_id = _queries_id(spec)
     if dataset_id is None:
@@ -129,13 +164,17 @@ def open_queries(
     return irds.read_irds_queries(dataset_id, spec, need_judgements)
 
 
-def open_qrels(source: Source) -> tuple[Judgement, ...]:
+def open_qrels(
+    source: Source, *, qrels_threshold: float | None = None, progress: Progress = SILENT
+) -> tuple[Judgement, ...]:
     """Read the judgements of a qrels file, those that come with the queries a spec names, or those given.
 
     Args:
         source: a file, a spec, a `QuerySet`, a dict of dicts `{query: {document: grade}}`, or an iterable of
             `Judgement` records, tuples (query id, document id, grade) or dicts with `query_id`, `doc_id` and
             `relevance`.
+        qrels_threshold: grade from which a document is relevant (1, else 0); needed where grades are fractions.
+        progress: told which columns were read.
 
     Raises:
         UserError: there are none, or a line is malformed.
@@ -148,14 +187,14 @@ def open_qrels(source: Source) -> tuple[Judgement, ...]:
         return source.judgements
     spec = _spec(source)
     if spec is None:
-        return tuple(in_memory.judgements_of(source))  # type: ignore[arg-type]
+        return tuple(in_memory.judgements_of(source, qrels_threshold))  # type: ignore[arg-type]
     path, split = None, ""
     if not pydocs.is_pydocs(spec):
         path, split = _local(spec)
     if path is not None and path.is_dir():
         return beir.read_beir_qrels(path, split or beir.DEFAULT_SPLIT)
     if path is not None:
-        return read_qrels(path)
+        return read_qrels(path, qrels_threshold, progress)
     return open_queries(spec, need_judgements=True).judgements
 
 
@@ -166,22 +205,43 @@ def _spec(source: Source) -> str | None:
     return source if isinstance(source, str) else None
 
 
-def _judged_only(asked: QuerySet) -> QuerySet:
-    """The queries that somebody judged.
+def judged_by(asked: QuerySet, judgements: Sequence[Judgement], judged_only: bool = False) -> QuerySet:
+    """The queries with these judgements, which may name a query by its text instead of its id, as click logs do.
+
+    Args:
+        asked: the queries.
+        judgements: what is relevant to them.
+        judged_only: leave out the queries that nobody judged.
 
     Raises:
-        UserError: there are no judgements, or none of these queries.
+        UserError: there are no judgements, or they are of none of these queries; the sentence has examples of both.
     """
-    if not asked.judgements:
+    if not judgements:
         raise UserError(f"{asked.name} holds queries without judgements: give them as `qrels`.")
-    judged = {judgement.query_id for judgement in asked.judgements}
-    queries = tuple(query for query in asked.queries if query.query_id in judged)
-    if not queries:
+    ids = {query.query_id for query in asked.queries}
+    judged = {judgement.query_id for judgement in judgements}
+    if not judged & ids:
+        by_text = {" ".join(query.text.split()).lower(): query.query_id for query in asked.queries}
+        named = {name: by_text.get(" ".join(name.split()).lower()) for name in judged}
+        known = ((named[each.query_id], each) for each in judgements)
+        judgements = [each._replace(query_id=name) for name, each in known if name is not None]
+        if not judgements:
+            examples = ", ".join(sorted(judged)[:3])
+            raise UserError(
+                f"none of the {len(asked.queries):,} queries of {asked.name} is judged: queries are called"
+                f" {', '.join(query.query_id for query in asked.queries[:3])}, and judgements are of {examples}."
+            )
+        judged = {judgement.query_id for judgement in judgements}
+    queries = tuple(query for query in asked.queries if query.query_id in judged) if judged_only else asked.queries
+    return dataclasses.replace(asked, queries=queries, judgements=tuple(judgements))
+
+
+def _refuse_fields(fields: Fields, source: str) -> None:
+    if fields.chosen:
         raise UserError(
-            f"none of the {len(asked.queries)} queries of {asked.name} is judged: queries are called"
-            f" {asked.queries[0].query_id}, judgements speak of {asked.judgements[0].query_id}."
+            f"the fields of {source} are known: leave out `id_field`, `text_field` and `title_field`, which are for"
+            " files, dicts and tables."
         )
-    return dataclasses.replace(asked, queries=queries)
 
 
 def queries_for(corpus_name: str) -> str:
@@ -191,11 +251,11 @@ def queries_for(corpus_name: str) -> str:
         UserError: none are known.
     """
     if corpus_name.startswith(in_memory.PREFIX):
-        raise UserError("the corpus was given from Python, without queries: name them with --queries.")
+        raise UserError("the corpus was given from Python, without queries: give them as `queries`.")
     if corpus_name == "pydocs:train":
         raise UserError(
             "pydocs:train has no evaluation queries, as it holds none of the test documents: index pydocs or"
-            " pydocs:test, or name queries with --queries pydocs:train."
+            ' pydocs:test, or name queries, as in `queries="pydocs:train"`.'
         )
     if pydocs.is_pydocs(corpus_name):
         return "pydocs:test"
@@ -204,7 +264,7 @@ def queries_for(corpus_name: str) -> str:
         and not absolute(corpus_name).exists()
         and not absolute(corpus_name.rpartition(":")[0]).is_dir()
     ):
-        raise UserError(f"the corpus {corpus_name} is no longer there, nor are its queries: name some with --queries.")
+        raise UserError(f"the corpus {corpus_name} is no longer there, nor are its queries: name some as `queries`.")
     path, split = _local(corpus_name)
     if path is not None and path.is_dir():
         return f"{path}:{split or beir.DEFAULT_SPLIT}"
@@ -212,7 +272,7 @@ def queries_for(corpus_name: str) -> str:
         dataset_id = _queries_id(corpus_name)
         if dataset_id is not None and irds.has_judgements(dataset_id):
             return corpus_name if dataset_id == corpus_name or corpus_name in KNOWN_SETS else dataset_id
-    raise UserError(f"no evaluation queries are known for the corpus {corpus_name}: name them with --queries.")
+    raise UserError(f"no evaluation queries are known for the corpus {corpus_name}: name them as `queries`.")
 
 
 def _refuse_what_cannot_be_opened(known: KnownSet | None) -> None:

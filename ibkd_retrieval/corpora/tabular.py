@@ -1,53 +1,57 @@
-"""Documents and queries in one file: JSON lines, tab-separated columns, parquet, or one text a line.
+"""Documents and queries in one file or a folder of texts, whatever its fields are called.
 
-- `.jsonl`, `.ndjson`, `.json`: an object a line. A document has an id (`_id`, `id`, `docid` or `doc_id`), a text
-  (`text`, `contents` or `body`) and maybe a `title`; a query has an id (`_id`, `id`, `qid` or `query_id`) and a text
-  (`text` or `query`).
-- `.parquet`: the same names, as columns.
-- `.tsv`: `id<TAB>text`, for documents also `id<TAB>title<TAB>text`; the first line decides.
+- `.jsonl`, `.ndjson`, `.json`: an object a line.
+- `.parquet`: a record a row.
+- `.csv`: columns split by commas, semicolons, tabs or bars, with quoted cells as spreadsheets write them; `.tsv`:
+  columns split by tabs. The first line names the columns where it looks like a header. Without one, columns are `id,
+  text`, for documents also `id, title, text`.
 - `.txt`: one text a line, its id the line's number. Where the first line is `id<TAB>text`, as in MS MARCO's topics
   files, the file is read as `.tsv`.
+- A folder: each `.txt` and `.md` file in it is a document, its id the file's path in the folder.
 
-All but parquet may be compressed (`.gz`, `.zst`).
+Fields are found by their usual names (`columns.DOCUMENT`, `columns.QUERY`) or chosen by the user. All files but parquet
+may be compressed (`.gz`, `.zst`).
 
-What else a JSON line or a parquet row says of a document is kept in `Document.fields`, for filters: every further key
-whose value is a text, a number or a boolean, and such entries of a `metadata` object, as BEIR has it (a key beside it
-goes before one of the same name within). Dates and times of parquet become ISO 8601 text. Nulls, numbers that are not
-finite, lists and other objects are left out.
+What else a record says of a document is kept in `Document.fields`, for filters: every further key whose value is a
+text, a number or a boolean, and such entries of a `metadata` object, as BEIR has it (a key beside it goes before one of
+the same name within). Dates and times of parquet become ISO 8601 text. Nulls, numbers that are not finite, lists and
+other objects are left out.
 """
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ibkd_retrieval.corpora.lines import checked_id, encodable, format_suffix, read_lines
-from ibkd_retrieval.corpora.records import METADATA, NO_FIELDS, Document, FieldValue, Query, fields_of
+from ibkd_retrieval.corpora.columns import (
+    AUTOMATIC,
+    DOCUMENT,
+    QUERY,
+    Fields,
+    Reading,
+    Row,
+    checked_text,
+    is_header,
+    listed,
+)
+from ibkd_retrieval.corpora.lines import LONGEST_LINE, checked_id, format_suffix, read_lines, read_text, whole_lines
+from ibkd_retrieval.corpora.records import METADATA, NO_FIELDS, Document, Query
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.progress import SILENT, Progress
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".tsv", ".txt", ".parquet")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
 
 _ID_AND_TEXT = re.compile(r"\S+\t\s*\S")
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_NUMBER = re.compile(r"\s*[+-]?[\d.,]+(e[+-]?\d+)?\s*", re.IGNORECASE)
 _BATCH_ROWS = 4096
-
-
-@dataclass(frozen=True)
-class FieldNames:
-    """The names under which one kind of record keeps its fields, the preferred name first."""
-
-    kind: str
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
-    title: str | None
-
-
-DOCUMENT = FieldNames("document", ("_id", "id", "docid", "doc_id"), ("text", "contents", "body"), "title")
-QUERY = FieldNames("query", ("_id", "id", "qid", "query_id"), ("text", "query"), None)
-_Row = tuple[str, str, str, Mapping[str, FieldValue]]  # id, title, text, fields
+_ROWS_TO_JUDGE_BY = 20
+"""First rows of a file of columns: a text column that holds nothing but numbers in all of them is no text."""
 
 
 def is_tabular(path: Path) -> bool:
@@ -55,96 +59,223 @@ def is_tabular(path: Path) -> bool:
     return format_suffix(path) in SUFFIXES
 
 
-def read_documents(path: Path) -> Iterator[Document]:
-    """Read the documents of one file, in the file's order, never holding them all.
+def text_files(folder: Path) -> list[Path]:
+    """The `.txt` and `.md` files of a folder and of those in it, sorted by path; hidden ones are left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in (".txt", ".md")
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def read_documents(path: Path, fields: Fields = AUTOMATIC, progress: Progress = SILENT) -> Iterator[Document]:
+    """Read the documents of one file, or of a folder of texts, in a fixed order, never holding them all.
+
+    Args:
+        path: the file or folder.
+        fields: the user's choice of fields.
+        progress: told which fields were read.
 
     Raises:
         UserError: the suffix is unknown, the file holds no document, or a line is malformed; it names file and line.
     """
-    for doc_id, title, text, fields in _read(path, DOCUMENT):
+    return documents_by(Reading(DOCUMENT, str(path), fields, progress), path)
+
+
+def documents_by(reading: Reading, path: Path) -> Iterator[Document]:
+    """Read the documents of one file by a reading that has maybe read it before."""
+    for doc_id, title, text, fields in _read(path, reading):
         yield Document(doc_id, text, title, fields)
 
 
-def read_queries(path: Path) -> Iterator[Query]:
+def read_queries(path: Path, fields: Fields = AUTOMATIC, progress: Progress = SILENT) -> Iterator[Query]:
     """Read the queries of one file, in the file's order.
 
     Raises:
         UserError: as for `read_documents`, and where a query is empty.
     """
-    for query_id, _, text, _ in _read(path, QUERY):
+    for query_id, _, text, _ in _read(path, Reading(QUERY, str(path), fields, progress)):
         yield Query(query_id, text)
 
 
-def _read(path: Path, fields: FieldNames) -> Iterator[_Row]:
-    readers: dict[str, Callable[[Path, FieldNames], Iterator[_Row]]] = {
-        ".tsv": _read_tsv,
-        ".txt": _read_txt,
-        ".parquet": _read_parquet,
-    }
+def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read the records of a file of JSON lines or of a parquet file, each with its place for errors.
+
+    Raises:
+        UserError: the file cannot be read, or a line is no JSON object.
+    """
+    return _parquet_records(path) if format_suffix(path) == ".parquet" else _json_records(path)
+
+
+def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Read the cells of a `.csv` or `.tsv` file, each line of cells with its number.
+
+    Raises:
+        UserError: the file cannot be read, or a quoted cell is malformed.
+    """
+    if format_suffix(path) == ".csv":
+        yield from _csv_cells(path)
+        return
+    for number, line in read_lines(path):
+        yield number, line.split("\t")
+
+
+def _read(path: Path, reading: Reading) -> Iterator[Row]:
     suffix = format_suffix(path)
-    if suffix not in SUFFIXES:
+    if path.is_dir():
+        rows = _read_folder(path, reading)
+    elif suffix not in SUFFIXES:
         raise UserError(f"{path}: unknown kind of file; name it {', '.join(SUFFIXES)} (.gz or .zst may follow).")
-    count = 0
-    for row in readers.get(suffix, _read_jsonl)(path, fields):
-        count += 1
-        yield row
-    if not count:
-        plural = "queries" if fields is QUERY else "documents"
-        raise UserError(f"no {plural} in {path}: the file is empty.")
+    elif suffix in (".csv", ".tsv"):
+        rows = _read_columns(path, reading)
+    elif suffix == ".txt":
+        rows = _read_txt(path, reading)
+    else:
+        rows = (reading.row(record, where) for where, record in read_records(path))
+    yield from reading.rows(rows)
 
 
-def _read_jsonl(path: Path, fields: FieldNames) -> Iterator[_Row]:
+def _json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in read_lines(path):
         where = f"{path}, line {number}"
         try:
             record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+        except RecursionError:
+            raise UserError(f"{where}: not JSON that can be read (nested too deeply); flatten the object.") from None
+        except ValueError as error:
             raise UserError(f"{where}: not JSON ({error}); expected one JSON object on each line.") from None
         if not isinstance(record, dict):
             raise UserError(f"{where}: expected a JSON object with an id and a text, found {type(record).__name__}.")
-        yield row_of(record, fields, where)
+        yield where, record
 
 
-def _read_tsv(path: Path, fields: FieldNames) -> Iterator[_Row]:
-    with_title = fields.title is not None
-    columns = 0
-    for number, line in read_lines(path):
+def _read_columns(path: Path, reading: Reading) -> Iterator[Row]:
+    rows = read_cells(path)
+    first = next(rows, None)
+    if first is None:
+        return
+    if is_header(first[1], reading.fields):
+        yield from _named_columns(path, first[1], rows, reading)
+        return
+    most = 3 if reading.kind is DOCUMENT else 2
+    split = "<TAB>" if format_suffix(path) != ".csv" else ","
+    columns = len(first[1])
+    chosen = reading.fields.chosen
+    for number, cells in itertools.chain([first], rows):
         where = f"{path}, line {number}"
-        cells = line.split("\t")
-        columns = columns or len(cells)
-        if len(cells) != columns or not 2 <= len(cells) <= 2 + with_title:
-            expected = "id<TAB>text" + (" or id<TAB>title<TAB>text" if with_title else "")
+        if len(cells) != columns or not (chosen or 2 <= columns <= most):
+            expected = f"id{split}text" + (f" or id{split}title{split}text" if most == 3 else "")
             same = " on every line" if len(cells) != columns else ""
-            raise UserError(f"{where}: expected {expected}{same}, found {len(cells)} column{'s' * (len(cells) > 1)}.")
-        yield checked_id(cells[0], where), cells[1] if columns == 3 else "", _text(cells[-1], fields, where), NO_FIELDS
+            raise UserError(
+                f"{where}: expected {expected}{same}, found {len(cells)} column{'s' * (len(cells) > 1)}; a first line"
+                " with the names of the columns allows for more."
+            )
+        if chosen:
+            yield reading.row({str(place): cell for place, cell in enumerate(cells, 1)}, where)
+            continue
+        if number == first[0]:
+            told = "column 2 + column 3" if columns == 3 else "column 2"
+            reading.say_columns(f"no header; id <- column 1, text <- {told}")
+        yield reading.row_of_cells(cells, where)
 
 
-def _read_txt(path: Path, fields: FieldNames) -> Iterator[_Row]:
-    lines = read_lines(path)
-    for number, line in lines:
-        if number == 1 and _ID_AND_TEXT.match(line):
-            yield from _read_tsv(path, fields)
+def _named_columns(
+    path: Path, header: list[str], rows: Iterator[tuple[int, list[str]]], reading: Reading
+) -> Iterator[Row]:
+    names = [_unquoted(cell).strip() for cell in header]
+    unquote = format_suffix(path) != ".csv"
+
+    def read() -> Iterator[Row]:
+        for number, cells in rows:
+            where = f"{path}, line {number}"
+            if len(cells) != len(names):
+                raise UserError(
+                    f"{where}: expected {len(names)} columns as in the header ({listed(names)}), found {len(cells)}."
+                )
+            values = map(_unquoted, cells) if unquote else cells
+            yield reading.row(dict(zip(names, values, strict=True)), where, lone=True)
+
+    named = read()
+    first = list(itertools.islice(named, _ROWS_TO_JUDGE_BY))
+    if first and all(_NUMBER.fullmatch(text) and not title for _, title, text, _ in first):
+        raise UserError(
+            f"{path}: the text column holds only numbers, {first[0][2].strip()} first: choose another of"
+            f" {listed(names)} as `text_field`."
+        )
+    yield from itertools.chain(first, named)
+
+
+def _unquoted(cell: str) -> str:
+    """A cell of a TSV file as CSV writers quote it, without the quotes; any other as it is."""
+    return cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell
+
+
+def _csv_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    lines = whole_lines(path)
+    first = next(((number, line) for number, line in lines if not line.isspace()), None)
+    if first is None:
+        return
+    bare = _QUOTED.sub("", first[1])
+    delimiter = max(",;\t|", key=bare.count)
+    csv.field_size_limit(LONGEST_LINE)
+    # strict: a quote that is never closed must not swallow the rest of the file.
+    reader = csv.reader((line for _, line in itertools.chain([first], lines)), delimiter=delimiter, strict=True)
+    before = first[0] - 1
+    read = 0
+    while True:
+        number = before + read + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise UserError(
+                f"{path}, line {number}: a quoted cell is malformed ({error}); close its quotes and double those in it."
+            ) from None
+        if cells is None:
             return
+        read = reader.line_num
+        if cells and not (len(cells) == 1 and not cells[0].strip()):
+            yield number, cells
+
+
+def _read_txt(path: Path, reading: Reading) -> Iterator[Row]:
+    for number, line in read_lines(path):
+        if number == 1 and _ID_AND_TEXT.match(line):
+            yield from _read_columns(path, reading)
+            return
+        if number == 1:
+            reading.say_columns("id <- line number, text <- line")
         yield str(number), "", line.strip(), NO_FIELDS
 
 
-def _read_parquet(path: Path, fields: FieldNames) -> Iterator[_Row]:
+def _read_folder(folder: Path, reading: Reading) -> Iterator[Row]:
+    paths = text_files(folder)
+    reading.say_columns(f"{len(paths):,} files .txt and .md: id <- path in the folder, text <- the whole file")
+    for path in paths:
+        name = re.sub(r"\s", lambda space: f"%{ord(space.group()):02X}", path.relative_to(folder).as_posix())
+        yield checked_id(name, str(path)), "", checked_text(read_text(path).strip(), reading.kind, str(path)), NO_FIELDS
+
+
+def _parquet_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 0
     try:
         with pq.ParquetFile(path) as file:
-            known = {*fields.ids, *fields.texts, fields.title}
-            columns = [
-                column.name
-                for column in file.schema_arrow
-                if column.name in known or (fields is DOCUMENT and _holds_fields(column))
-            ]
-            number = 0
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-                for record in _with_microseconds(batch).to_pylist():
+            wanted = [column.name for column in file.schema_arrow if _holds_fields(column)]
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
+                try:
+                    records = _with_microseconds(batch).to_pylist()
+                except (ValueError, OverflowError) as error:
+                    raise UserError(
+                        f"{path}, rows {number + 1} to {number + len(batch)}: a date or time cannot be read ({error});"
+                        " keep dates within the years 1 to 9999, or write them as text."
+                    ) from None
+                for record in records:
                     number += 1
-                    yield row_of(record, fields, f"{path}, row {number}")
+                    yield f"{path}, row {number}", record
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as parquet ({reason}): fetch or write it again.") from None
@@ -171,39 +302,3 @@ def _with_microseconds(batch: Any) -> Any:
             coarser = batch.column(place).cast(pa.timestamp("us", column.type.tz), safe=False)
             batch = batch.set_column(place, column.name, coarser)
     return batch
-
-
-def row_of(record: Mapping[str, Any], fields: FieldNames, where: str) -> _Row:
-    """The id, title, text and further fields of one record.
-
-    Raises:
-        UserError: it has no id or no text, or one of another type.
-    """
-    id_name = _name(record, fields.ids, "id", where)
-    record_id = checked_id(record[id_name], where)
-    title = record.get(fields.title) if fields.title else None
-    if title is not None and not isinstance(title, str):
-        raise UserError(f"{where}: the title is {type(title).__name__}; expected text.")
-    text_name = _name(record, fields.texts, "text", where)
-    text = _text(record[text_name], fields, where)
-    used = (id_name, text_name, fields.title)
-    more = NO_FIELDS
-    # BEIR gives most documents an empty metadata object, which must not cost time.
-    if fields is DOCUMENT and len(record) > 2 + (fields.title in record) + (record.get(METADATA) == {}):
-        more = fields_of(record, used, where)
-    return record_id, encodable(title or "", where), text, more
-
-
-def _name(record: Mapping[str, Any], names: tuple[str, ...], what: str, where: str) -> str:
-    for name in names:
-        if name in record:
-            return name
-    raise UserError(f"{where}: no {what}; expected it under {' or '.join(f'`{name}`' for name in names)}.")
-
-
-def _text(value: object, fields: FieldNames, where: str) -> str:
-    if not isinstance(value, str):
-        raise UserError(f"{where}: the text is {type(value).__name__}; expected text.")
-    if fields is QUERY and not value.strip():
-        raise UserError(f"{where}: the query is empty; give it a text or leave the line out.")
-    return encodable(value, where)

@@ -77,7 +77,7 @@ def test_queries_take_judgements_and_lose_those_that_nobody_judged():
     assert (asked.queries, asked.judgements) == ((Query("q", "who"),), (Judgement("q", "d", 1),))
     with pytest.raises(UserError, match="without judgements"):
         open_queries(["who"], need_judgements=True)
-    with pytest.raises(UserError, match=r"none of the 1 queries .* called 0, judgements speak of q"):
+    with pytest.raises(UserError, match=r"none of the 1 queries .* called 0, and judgements are of q"):
         open_queries(["who"], need_judgements=True, qrels={"q": {"d": 1}})
 
 
@@ -105,7 +105,7 @@ def test_what_is_no_document_is_refused_by_its_position(source, message):
     [
         ({"q": 3}, "the judgements of query 'q' are int"),
         ([("q", "d")], "judgement 0 is"),
-        ([("q", "d", 0.5)], "the relevance is 0.5"),
+        ([("q", "d", 0.5)], "the relevance is '0.5'; expected a whole number, or `qrels_threshold`"),
         ([("q", "d", True)], "the relevance is True"),
     ],
 )

@@ -134,7 +134,7 @@ def test_a_cache_that_cannot_be_written_is_announced_and_does_no_harm(root, monk
 
 
 def test_without_any_documentation_another_corpus_is_asked_for(tmp_path):
-    with pytest.raises(UserError, match="--corpus"):
+    with pytest.raises(UserError, match="`corpus`"):
         open_pydocs("pydocs", roots=[tmp_path])
     with pytest.raises(UserError, match="no split 'dev'"):
         open_pydocs("pydocs:dev", roots=[tmp_path])

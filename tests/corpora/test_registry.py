@@ -72,7 +72,7 @@ def test_a_set_is_fetched_or_averaged_over_fetched_parts_or_says_how_to_get_it()
 @pytest.mark.parametrize("name", ["bioasq", "signal1m", "trec-news", "robust04"])
 def test_a_set_that_cannot_be_fetched_is_answered_with_how_to_get_it(name):
     for refused in (open_corpus, open_queries):
-        with pytest.raises(UserError, match=rf"{name} cannot be fetched .*BEIR folder.*--corpus PATH"):
+        with pytest.raises(UserError, match=rf"{name} cannot be fetched .*BEIR folder.*`corpus`"):
             refused(name)
 
 

@@ -69,16 +69,16 @@ def test_a_file_is_a_corpus_or_queries_and_qrels_have_their_own(folder):
     assert len(list(corpus.documents())) == 2
     assert len(open_queries(str(folder / "queries.jsonl")).queries) == 3
     assert len(open_qrels(str(folder / "qrels" / "test.tsv"))) == 2
-    with pytest.raises(UserError, match="--qrels"):
+    with pytest.raises(UserError, match="`qrels`"):
         open_queries(str(folder / "queries.jsonl"), need_judgements=True)
-    with pytest.raises(UserError, match="--queries"):
+    with pytest.raises(UserError, match="`queries"):
         queries_for(corpus.name)
 
 
 def test_a_path_that_is_gone_or_mistyped_is_named_with_its_neighbours(folder):
     with pytest.raises(UserError, match="there is mine"):
         open_corpus(str(folder.parent / "mina"))
-    with pytest.raises(UserError, match=r"no longer there.*--queries"):
+    with pytest.raises(UserError, match=r"no longer there.*`queries`"):
         queries_for(str(folder.parent / "gone:train"))
 
 
@@ -116,7 +116,7 @@ def test_the_evaluation_queries_of_a_known_corpus_are_found(corpus, queries):
 
 def test_a_corpus_without_evaluation_queries_asks_for_them():
     for name in ("clueweb09", "pydocs:train", "no-such-corpus", "cqadupstack", "bioasq"):
-        with pytest.raises(UserError, match="--queries"):
+        with pytest.raises(UserError, match="`queries"):
             queries_for(name)
 
 
@@ -168,6 +168,6 @@ def test_a_download_that_fails_says_where_to_and_how_to_do_without(monkeypatch, 
         raise error
 
     monkeypatch.setattr(RequestsDownload, "stream", refuse)
-    with pytest.raises(UserError, match=r"could not be fetched into .*IR_DATASETS_HOME.*--corpus PATH"):
+    with pytest.raises(UserError, match=r"could not be fetched into .*IR_DATASETS_HOME.*`corpus`"):
         next(open_corpus("scifact").documents())
     assert capsys.readouterr() == ("", "")

@@ -152,7 +152,7 @@ def test_columns_of_scalars_are_fields_and_other_columns_are_not_read(tmp_path):
 
 
 @settings(max_examples=200)
-@given(st.sampled_from([".jsonl", ".tsv", ".txt", ".jsonl.gz", ".tsv.zst", ".parquet"]), st.binary(max_size=60))
+@given(st.sampled_from([".jsonl", ".tsv", ".txt", ".csv", ".jsonl.gz", ".tsv.zst", ".parquet"]), st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused_with_a_user_error(tmp_path_factory, suffix, content):
     path = tmp_path_factory.mktemp("bytes") / f"c{suffix}"
     path.write_bytes(content)
@@ -194,7 +194,7 @@ GOOD = '{"_id": "a", "text": "x"}\n'
         ("c.tsv", "\tx\n", "line 1: the id is empty"),
         ("c.jsonl", "", "no documents in "),
         ("c.tsv", "\n\n", "no documents in "),
-        ("c.csv", "a,b", "unknown kind of file"),
+        ("c.xml", "a,b", "unknown kind of file"),
         ("c.parquet", "PAR1", "cannot be read as parquet"),
     ],
 )

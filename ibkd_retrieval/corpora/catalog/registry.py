@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ibkd_retrieval.corpora.catalog.known_sets import TABLE, KnownSet
 from ibkd_retrieval.corpora.catalog.on_disk import catalogued_ids, entry_count, on_disk
+from ibkd_retrieval.corpora.columns import listed
 from ibkd_retrieval.errors import UserError
 
 KNOWN_SETS: dict[str, KnownSet] = {known.name: known for known in TABLE}
@@ -29,11 +30,9 @@ def known_set(name: str) -> KnownSet:
     if known is not None:
         return known
     if name in catalogued_ids():
-        raise UserError(
-            f"{name} is an ir_datasets id without a short name: use it as it is, with --corpus or --queries."
-        )
+        raise UserError(f"{name} is an ir_datasets id without a short name: use it as it is, as `corpus` or `queries`.")
     close = difflib.get_close_matches(name.lower(), KNOWN_SETS, n=3)
-    advice = f"did you mean {' or '.join(close)}?" if close else "`ibkd datasets` lists those there are."
+    advice = f"did you mean {' or '.join(close)}?" if close else f"there are {listed(list(KNOWN_SETS))}."
     raise UserError(f"unknown data set {name!r}: no set of that name is known; {advice}")
 
 
@@ -53,7 +52,7 @@ def why_not_alone(known: KnownSet) -> str | None:
     if known.obtain:
         return (
             f"{known.name} cannot be fetched ({known.licence}): {known.obtain}, write them as a BEIR folder, and give"
-            " that with --corpus PATH and --queries PATH."
+            " that as `corpus` and `queries`."
         )
     return None
 

@@ -110,7 +110,7 @@ def _advice(name: str) -> str:
 def _members_in(folder: Path, progress: Progress) -> tuple[SuiteMember, ...]:
     if beir.is_beir_folder(folder):
         raise UserError(
-            f"{folder} is a single BEIR folder: name the folder it lies in, or evaluate it alone with --queries."
+            f"{folder} is a single BEIR folder: name the folder it lies in, or evaluate it alone as `queries`."
         )
     members = []
     for each in _folders_in(folder):

@@ -107,9 +107,7 @@ def _entries_of(spec: str, progress: Progress, roots: Sequence[Path] | None) -> 
     entries = _read_entries(tuple(installed_roots() if roots is None else roots), progress)
     chosen = tuple(e for e in entries if not colon or split_of(e.doc_id.partition(".")[0]) == split)
     if not chosen:
-        raise UserError(
-            f"{spec}: no documented Python package is installed on its side; name another corpus with --corpus."
-        )
+        raise UserError(f"{spec}: no documented Python package is installed on its side; name another `corpus`.")
     return chosen
 
 
