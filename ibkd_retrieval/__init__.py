@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ibkd_retrieval.corpora.catalog.descriptions import datasets as datasets
     from ibkd_retrieval.corpora.records import Corpus as Corpus
     from ibkd_retrieval.corpora.records import Document as Document
     from ibkd_retrieval.corpora.records import Judgement as Judgement
@@ -47,6 +48,7 @@ _PUBLIC = {
     "append": "indexing.api:append",
     "build_index": "indexing.api:build_index",
     "combine": "indexing.api:combine",
+    "datasets": "corpora.catalog.descriptions:datasets",
     "delete": "indexing.api:delete",
     "describe": "indexing.describe:describe",
     "evaluate": "evaluation.evaluate:evaluate",

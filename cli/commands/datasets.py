@@ -10,8 +10,9 @@ from ..display.console import print_json, print_table, stdout
 from ..options.common import Json
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.corpora.catalog.known_sets import KnownSet
-    from ibkd_retrieval.corpora.catalog.registry import SetDescription
+    from collections.abc import Sequence
+
+    from ibkd_retrieval.corpora.catalog.descriptions import SetDescription
 
 
 def datasets(
@@ -24,7 +25,8 @@ def datasets(
     json: Json = False,
 ) -> None:
     """List the data sets that go by a short name, or show one. Nothing is fetched."""
-    from ibkd_retrieval.corpora.catalog.registry import describe, known_set
+    from ibkd_retrieval.corpora.catalog.descriptions import datasets as described_sets
+    from ibkd_retrieval.corpora.catalog.descriptions import describe
     from ibkd_retrieval.corpora.catalog.suites import SUITES
     from ibkd_retrieval.corpora.irds import home
     from ibkd_retrieval.errors import UserError
@@ -33,17 +35,17 @@ def datasets(
         raise UserError(f"{name} and --suite {suite} were both given: name a data set or a suite.")
     console = stdout()
     if name is not None:
-        described = describe(known_set(name), home())
+        described = describe(name)
         if json:
-            print_json(_as_json(described))
+            print_json(described.as_json())
             return
-        for line in _lines(described):
+        facts = [f"  {label}: {value}" for label, value in described.facts()]
+        for line in (described.known.name, *facts, *_commands(described)):
             console.print(line, soft_wrap=True)
         return
-    sets = [describe(known, home()) for known in _listed(suite)]
+    sets = described_sets(suite)
     if json:
-        shown = {"home": str(home()), "suites": list(SUITES), "sets": [_as_json(each) for each in sets]}
-        print_json(shown)
+        print_json({"home": str(home()), "suites": list(SUITES), "sets": [each.as_json() for each in sets]})
         return
     _print_list(sets)
     remarks = [f"suites, for --suite: {', '.join(SUITES)}"] if suite is None else []
@@ -52,18 +54,10 @@ def datasets(
         console.print(remark, style="dim", soft_wrap=True)
 
 
-def _listed(suite: str | None) -> list[KnownSet]:
-    from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS
-    from ibkd_retrieval.corpora.catalog.suites import named_suite
-
-    if suite is not None:
-        return [KNOWN_SETS[member.name] for member in named_suite(suite)]
-    parts = {part for known in KNOWN_SETS.values() for part in known.parts}
-    return [known for known in KNOWN_SETS.values() if known.name not in parts]
-
-
-def _print_list(sets: list[SetDescription]) -> None:
+def _print_list(sets: Sequence[SetDescription]) -> None:
     from rich.table import Table
+
+    from ibkd_retrieval.corpora.catalog.descriptions import counted
 
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)
@@ -77,89 +71,28 @@ def _print_list(sets: list[SetDescription]) -> None:
         known = each.known
         table.add_row(
             f"{known.name} ({len(known.parts)} parts)" if known.parts else known.name,
-            _count(each.documents),
-            _count(each.queries),
+            counted(each.documents),
+            counted(each.queries),
             known.metric,
             str(known.relevance_level),
-            _on_disk(each),
+            each.kept,
             known.licence,
         )
     print_table(table)
 
 
-def _count(number: int | None) -> str:
-    return "?" if number is None else f"{number:,}"
-
-
-def _on_disk(described: SetDescription) -> str:
-    of = len(described.known.parts)
-    kept = (("d", described.documents_on_disk), ("q", described.queries_on_disk))
-    return " ".join(f"{letter} {count}/{of}" if of else letter for letter, count in kept if count)
-
-
-def _as_json(described: SetDescription) -> dict[str, object]:
-    import dataclasses
-
-    shown = dataclasses.asdict(described)
-    return {**shown.pop("known"), **shown}
-
-
-def _lines(described: SetDescription) -> list[str]:
-    """All that is known of one set, with the commands that use it."""
-    from ibkd_retrieval.corpora.catalog.on_disk import folder_bytes, kept_folder
-    from ibkd_retrieval.corpora.irds import home
-
+def _commands(described: SetDescription) -> list[str]:
+    """The commands that use a set."""
     known = described.known
-    told: list[tuple[str, str]] = []
-    if known.corpus:
-        folder = kept_folder(known, home())
-        kept = [
-            what
-            for what, there in (
-                ("documents", described.documents_on_disk),
-                ("queries and judgements", described.queries_on_disk),
-            )
-            if there
-        ]
-        told += [
-            ("documents", f"{_count(described.documents)} (ir_datasets {known.corpus})"),
-            ("queries", f"{_count(described.queries)} (ir_datasets {known.queries})"),
-            ("judgements", _count(described.judgements)),
-            ("train", known.train),
-            ("dev", known.dev),
-            ("on disk", f"{' and '.join(kept) or 'nothing'}; {folder_bytes(folder):,} bytes in {folder}"),
-        ]
-    elif known.parts:
-        told += [
-            ("documents", _count(described.documents)),
-            ("queries", _count(described.queries)),
-            ("judgements", _count(described.judgements)),
-            ("on disk", _on_disk(described) or "nothing"),
-            ("parts, averaged", ", ".join(known.parts)),
-        ]
-    told += [
-        ("metric", known.metric),
-        ("relevance level", str(known.relevance_level)),
-        ("licence", known.licence),
-        ("instruction", known.instruction),
-        ("how to get it", known.obtain),
-    ]
-    return [known.name, *(f"  {label}: {value}" for label, value in told if value), *_commands(known)]
-
-
-def _commands(known: KnownSet) -> list[str]:
-    from ibkd_retrieval.corpora.catalog.registry import find_known
-
     if known.obtain:
         place = f"FOLDER/{known.name}"
         return [f"ibkd index --corpus {place} --model MODEL", f"ibkd eval --queries {place} --metric {known.metric}"]
     if known.parts:
         return [f"ibkd datasets {part}" for part in known.parts[:1]]
-    same_documents = find_known(known.corpus) or known
     commands = [
-        f"ibkd index --corpus {same_documents.name} --model MODEL",
+        f"ibkd index --corpus {described.corpus_name} --model MODEL",
         f"ibkd eval --queries {known.name} --metric {known.metric}",
     ]
     if known.train:
-        commands.insert(0, f"ibkd distill --corpus {same_documents.name} --queries {known.train}")
+        commands.insert(0, f"ibkd distill --corpus {described.corpus_name} --queries {known.train}")
     return commands

@@ -14,6 +14,7 @@ COMMAND_OF_CALL = {
     "bench_encode": "bench encode",
     "build_index": "index",
     "compare": "compare",
+    "datasets": "datasets",
     "distill": "distill",
     "evaluate": "eval",
     "export": "export",

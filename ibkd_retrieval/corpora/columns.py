@@ -91,6 +91,7 @@ QUERY = Kind(
     ("text", "query", "query_text", "question", "question_text", "search", "search_term", "keywords", "title"),
 )
 _SURE_IDS = frozenset({"_id", "id", "docid", "doc_id", "docno", "qid", "query_id", "document_id", "pid", "passage_id"})
+_SURE_TEXTS = frozenset({"text", "contents", "content", "body", "title", "headline", "passage", "query_text"})
 _NAMES = frozenset(name for kind in (DOCUMENT, QUERY) for name in (*kind.ids, *kind.texts, *kind.titles))
 
 
@@ -124,7 +125,7 @@ def is_header(cells: Sequence[str], fields: Fields = AUTOMATIC, names: Iterable[
     """Whether the first line of a file of columns holds their names and no record.
 
     It does where the user chose columns by name, where two cells or more are usual names of fields, and where one is a
-    usual name of an id and none is longer than a name.
+    name that no document would have for its id or its whole text.
     """
     found = [normalised(cell) for cell in cells]
     if fields.chosen:
@@ -132,7 +133,8 @@ def is_header(cells: Sequence[str], fields: Fields = AUTOMATIC, names: Iterable[
     if len(set(found)) < len(found) or not all(found) or any(len(cell.split()) > _HEADER_WORDS for cell in cells):
         return False
     known = set(names)
-    return sum(name in known for name in found) > 1 or found[0] in _SURE_IDS
+    sure = found[0] in _SURE_IDS or not _SURE_TEXTS.isdisjoint(found[1:])
+    return sure or sum(name in known for name in found) > 1
 
 
 def listed(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from ibkd_retrieval.corpora import spec
+from ibkd_retrieval.corpora.catalog import descriptions
 from ibkd_retrieval.corpora.records import Document, Judgement, Query
 from ibkd_retrieval.corpora.spec import open_corpus, open_qrels, open_queries, queries_for
 from ibkd_retrieval.errors import UserError
@@ -132,4 +133,5 @@ def test_a_beir_folder_named_so_says_that_its_queries_are_documents(tmp_path, na
 
 
 def test_the_examples_in_the_docstrings_run():
-    assert doctest.testmod(spec).failed == 0
+    for module in (spec, descriptions):
+        assert doctest.testmod(module).failed == 0

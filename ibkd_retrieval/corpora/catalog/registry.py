@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
 
 from ibkd_retrieval.corpora.catalog.known_sets import TABLE, KnownSet
-from ibkd_retrieval.corpora.catalog.on_disk import catalogued_ids, entry_count, on_disk
-from ibkd_retrieval.corpora.columns import listed
+from ibkd_retrieval.corpora.catalog.on_disk import catalogued_ids
 from ibkd_retrieval.errors import UserError
 
 KNOWN_SETS: dict[str, KnownSet] = {known.name: known for known in TABLE}
@@ -32,7 +28,7 @@ def known_set(name: str) -> KnownSet:
     if name in catalogued_ids():
         raise UserError(f"{name} is an ir_datasets id without a short name: use it as it is, as `corpus` or `queries`.")
     close = difflib.get_close_matches(name.lower(), KNOWN_SETS, n=3)
-    advice = f"did you mean {' or '.join(close)}?" if close else f"there are {listed(list(KNOWN_SETS))}."
+    advice = f"did you mean {' or '.join(close)}?" if close else "`datasets()` lists those there are."
     raise UserError(f"unknown data set {name!r}: no set of that name is known; {advice}")
 
 
@@ -79,43 +75,3 @@ def main_metric(spec: str) -> str:
     if known is None and spec.startswith("msmarco-passage") and "/trec-dl-" not in spec:
         return "mrr@10"
     return known.metric if known else "ndcg@10"
-
-
-@dataclass(frozen=True)
-class SetDescription:
-    """A known set with its sizes, of a set of parts those of all parts together.
-
-    Attributes:
-        known: its entry in the table.
-        documents: number of documents, None where nothing tells.
-        queries: number of evaluation queries, likewise.
-        judgements: number of judgements, likewise.
-        documents_on_disk: how many of its parts have their documents on disk; of a single set 0 or 1.
-        queries_on_disk: likewise for evaluation queries with their judgements.
-    """
-
-    known: KnownSet
-    documents: int | None
-    queries: int | None
-    judgements: int | None
-    documents_on_disk: int
-    queries_on_disk: int
-
-
-def describe(known: KnownSet, home: Path) -> SetDescription:
-    """Describe a set from ir_datasets' catalogue and from what is in its home folder."""
-    parts = [part for part in parts_of(known) if part.corpus]
-    kept = [on_disk(part, home) for part in parts]
-    return SetDescription(
-        known,
-        _total(entry_count(part.corpus, "docs") for part in parts),
-        _total(entry_count(part.queries, "queries") for part in parts),
-        _total(entry_count(part.queries, "qrels") for part in parts),
-        sum(each.documents for each in kept),
-        sum(each.queries for each in kept),
-    )
-
-
-def _total(counts: Iterable[int | None]) -> int | None:
-    found = list(counts)
-    return sum(count for count in found if count is not None) if found and None not in found else None
