@@ -62,8 +62,7 @@ def test_a_header_is_no_document(tmp_path, name):
 
 def test_the_passages_of_dpr_are_read_with_their_quotes_and_columns(tmp_path):
     content = (
-        'id\ttext\ttitle\n1\t"The ""river"" bank, by boat"\tRiver\n2\t"""Cheese"" is milk"\tCheese\n'
-        '3\tsay "x" now\ty\n'
+        'id\ttext\ttitle\n1\t"The ""river"" bank, by boat"\tRiver\n2\t"""Cheese"" is milk"\tCheese\n3\tsay "x" now\ty\n'
     )
     found, _ = documents(tmp_path, "psgs.tsv", content)
     assert found == [
