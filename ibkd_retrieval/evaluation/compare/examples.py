@@ -48,7 +48,9 @@ def examples(data: ComparedData, rankings: Mapping[str, Ranking], metric: str) -
     def ranked(system: str, query_id: str) -> tuple[RankedDocument, ...]:
         if (system, query_id) not in shown:
             row = rows[query_id]
-            hits = data.searchers[system].hits(rankings[system].vectors[row : row + 1], OVERLAP_DEPTH)[:SHOWN]
+            found = data.searchers[system].hits(rankings[system].vectors[row : row + 1], OVERLAP_DEPTH)
+            own = query_id if data.queries.queries_are_documents else None
+            hits = [hit for hit in found if hit.doc_id != own][:SHOWN]
             shown[system, query_id] = tuple(
                 RankedDocument(
                     id=hit.doc_id,

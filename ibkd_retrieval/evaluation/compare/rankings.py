@@ -19,6 +19,7 @@ from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH, RBO_DEPTH, recall
 from ibkd_retrieval.evaluation.metrics.names import parse_metric
 from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation, evaluate_run
 from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.search.ranker import without_own
 from ibkd_retrieval.search.runs.run import Run
 from ibkd_retrieval.search.searcher import Searcher
 
@@ -81,7 +82,7 @@ def rank_all(
         UserError: no query is judged, or what `evaluate` refuses.
     """
     if not data.asked:
-        raise UserError(f"{data.queries.name} has no judgements: name queries that have, with --queries.")
+        raise UserError(f"{data.queries.name} has no judgements: give others as `queries`, or judgements as `qrels`.")
     vectors: dict[str, NDArray[np.float32]] = {}
     exact: dict[tuple[str, str, str], Run] = {}
     found = {}
@@ -141,16 +142,23 @@ def evaluate_runs(runs: Mapping[int, Run], queries: QuerySet, metrics: Sequence[
     )
 
 
+def run_of(searcher: Searcher, data: ComparedData, vectors: NDArray[np.float32], k: int, tag: str = "ibkd") -> Run:
+    """The k best documents of each query asked; a query that is a document itself is no answer to itself."""
+    ids = [query.query_id for query in data.asked]
+    if not data.queries.queries_are_documents:
+        return searcher.run(ids, vectors, k, tag=tag)
+    return without_own(searcher.run(ids, vectors, k + 1, tag=tag), k)
+
+
 def _runs(
     searcher: Searcher, data: ComparedData, vectors: NDArray[np.float32], depths: set[int], name: str
 ) -> dict[int, Run]:
-    ids = [query.query_id for query in data.asked]
     if searcher.index.manifest.search.is_exact:
         # The top of a longer exact ranking is the shorter one.
-        return dict.fromkeys(depths, searcher.run(ids, vectors, max(depths), tag=name))
-    return {depth: searcher.run(ids, vectors, depth, tag=name) for depth in sorted(depths)}
+        return dict.fromkeys(depths, run_of(searcher, data, vectors, max(depths), name))
+    return {depth: run_of(searcher, data, vectors, depth, name) for depth in sorted(depths)}
 
 
 def _exact_run(searcher: Searcher, data: ComparedData, vectors: NDArray[np.float32]) -> Run:
     exact = Searcher(searcher.index.exactly(), searcher.encoder, other_encoder=True, allowed=searcher.allowed)
-    return exact.run([query.query_id for query in data.asked], vectors, max(DEPTHS), tag="exact")
+    return run_of(exact, data, vectors, max(DEPTHS), "exact")

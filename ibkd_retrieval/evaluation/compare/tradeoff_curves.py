@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH, recall_against
-from ibkd_retrieval.evaluation.compare.rankings import ComparedData, Ranking, evaluate_runs, metric_depth
+from ibkd_retrieval.evaluation.compare.rankings import ComparedData, Ranking, evaluate_runs, metric_depth, run_of
 from ibkd_retrieval.evaluation.compare.report import EffortPoint
 from ibkd_retrieval.evaluation.compare.timing import QueryPath, QueryTimings, time_queries
 from ibkd_retrieval.progress import SILENT, Progress
@@ -77,8 +77,8 @@ def _point(
     k: int,
     timings: QueryTimings,
 ) -> EffortPoint:
-    ids = nearest.query_ids
-    runs = {depth: searcher.run(ids, ranking.vectors, depth) for depth in {OVERLAP_DEPTH, metric_depth(metric, k)}}
+    depths = {OVERLAP_DEPTH, metric_depth(metric, k)}
+    runs = {depth: run_of(searcher, data, ranking.vectors, depth) for depth in depths}
     return EffortPoint(
         nprobe=searcher.nprobe,
         ef_search=searcher.ef_search,
