@@ -78,46 +78,41 @@ def overlap(first: Sequence[str], second: Sequence[str], depth: int = OVERLAP_DE
 
 
 def agreement(run: Run, baseline: Run, deep: Run, deep_baseline: Run) -> Agreement:
-    """Mean agreement of two systems over the same queries in the same order.
+    """Mean agreement of two systems over the same queries; the arguments are those of `agreement_with`."""
+    _check_same_queries(run, baseline)
+    _check_same_queries(deep, deep_baseline)
+    found = agreement_with(run, baseline, deep, deep_baseline).scores
+    return Agreement(found[AGREEMENT[0]], found[AGREEMENT[1]])
+
+
+def agreement_with(run: Run, baseline: Run, deep: Run, deep_baseline: Run, name: str = "The run") -> Evaluation:
+    """How alike a system is to another, query by query, in the place of metrics.
 
     Args:
         run: the first ten documents or more of each query.
-        baseline: likewise, of the first system.
+        baseline: likewise, of the other system. Its queries count; one that the run lacks agrees in nothing.
         deep: the first `RBO_DEPTH` documents or more.
-        deep_baseline: likewise, of the first system.
-    """
-    shallow = [overlap(ours, theirs) for ours, theirs in _pairs(run, baseline, OVERLAP_DEPTH)]
-    biased = [rank_biased_overlap(ours, theirs) for ours, theirs in _pairs(deep, deep_baseline, RBO_DEPTH)]
-    return Agreement(float(np.mean(shallow)), float(np.mean(biased)))
-
-
-def agreement_with(run: Run, baseline: Run, name: str = "The run") -> Evaluation:
-    """How alike a run is to a baseline, query by query, in the place of metrics.
-
-    Args:
-        run: ranked documents.
-        baseline: whose queries count; one that the run lacks agrees in nothing.
+        deep_baseline: likewise, of the other system.
         name: what to call the run where it is refused.
 
     Raises:
         UserError: they have no query in common.
     """
-    found = {query_id: doc_ids[:RBO_DEPTH].tolist() for query_id, doc_ids, _ in run}
-    wanted = {query_id: doc_ids[:RBO_DEPTH].tolist() for query_id, doc_ids, _ in baseline}
-    answered = np.array([bool(found.get(query_id)) for query_id in wanted])
-    if not answered.any():
+    query_ids = baseline.query_ids
+    found = set(run.query_ids)
+    if not found & set(query_ids):
         raise UserError(f"{name} and its baseline have no query in common: check that they belong to the same queries.")
-    pairs = [(found.get(query_id, []), theirs) for query_id, theirs in wanted.items()]
+    answered = np.array([bool(ours) for ours, _ in _pairs(run, baseline, 1)])
     per_query = {
-        AGREEMENT[0]: np.array([overlap(ours, theirs) for ours, theirs in pairs]),
-        AGREEMENT[1]: np.array([rank_biased_overlap(ours, theirs) for ours, theirs in pairs]),
+        AGREEMENT[0]: np.array([overlap(*pair) for pair in _pairs(run, baseline, OVERLAP_DEPTH)]),
+        AGREEMENT[1]: np.array([rank_biased_overlap(*pair) for pair in _pairs(deep, deep_baseline, RBO_DEPTH)]),
     }
     return Evaluation(
-        scores={metric: float(values.mean()) for metric, values in per_query.items()},
+        scores={metric: float(np.mean(values)) for metric, values in per_query.items()},
         per_query=per_query,
-        query_ids=tuple(wanted),
+        query_ids=query_ids,
         missing=int((~answered).sum()),
-        extra=len(found.keys() - wanted.keys()),
+        extra=len(found - set(query_ids)),
         without_relevant=0,
         relevance_level=1,
         judged_share=0.0,
@@ -133,14 +128,17 @@ def recall_against(run: Run, exact: Run, depth: int) -> float:
         exact: likewise, the same queries in the same order; with fewer documents in all, those there are.
         depth: documents looked at.
     """
+    _check_same_queries(run, exact)
     shares = [len(set(ours) & set(theirs)) / max(1, len(theirs)) for ours, theirs in _pairs(run, exact, depth)]
     return float(np.mean(shares))
 
 
-def _pairs(run: Run, other: Run, depth: int) -> list[tuple[list[str], list[str]]]:
+def _pairs(run: Run, baseline: Run, depth: int) -> list[tuple[list[str], list[str]]]:
+    """The first documents of both for each query of the baseline."""
+    found = {query_id: doc_ids[:depth].tolist() for query_id, doc_ids, _ in run}
+    return [(found.get(query_id, []), doc_ids[:depth].tolist()) for query_id, doc_ids, _ in baseline]
+
+
+def _check_same_queries(run: Run, other: Run) -> None:
     if run.query_ids != other.query_ids:
         raise ValueError("the runs are of different queries")
-    return [
-        (ours[:depth].tolist(), theirs[:depth].tolist())
-        for (_, ours, _), (_, theirs, _) in zip(run, other, strict=True)
-    ]

@@ -135,7 +135,9 @@ def _agreement(ranked: Sequence[NamedRun], baselines: Sequence[NamedRun], drawn:
     others = [(name, run) for name, run in ranked if name != source]
     if not others:
         raise UserError(f"{source} is its own baseline: name another run to compare it with.")
-    return _scores(others, [], lambda run, name: agreement_with(run, baseline, name), judgements=source, **drawn)
+    return _scores(
+        others, [], lambda run, name: agreement_with(run, baseline, run, baseline, name), judgements=source, **drawn
+    )
 
 
 def _scores(ranked: Sequence[NamedRun], baselines: Sequence[NamedRun], scored: Any, **settings: Any) -> Scores:

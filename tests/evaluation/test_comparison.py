@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.compare.comparison import Resampling, average_retention, compare
+from ibkd_retrieval.evaluation.compare.comparison import Resampling, average_retention, compare_scores
 from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation
 from ibkd_retrieval.evaluation.significance import bootstrap_mean, holm, paired_t_test, randomisation_test, win_tie_loss
 
@@ -40,7 +40,7 @@ def found():
         "other": evaluated(OTHER, STUDENT),
     }
     second = {name: evaluated(column, column) for name, column in ELSEWHERE.items()}
-    return compare({"here": first, "there": second}, HOW)
+    return compare_scores({"here": first, "there": second}, HOW)
 
 
 def test_retention_is_the_ratio_of_means_and_one_for_the_first(found):
@@ -103,17 +103,17 @@ def test_a_recorded_baseline_gives_the_retention_of_one_measured_now(found):
 
 
 def test_a_first_system_that_scores_nothing_has_no_retention():
-    nothing = compare({"d": {"a": evaluated([0, 0]), "b": evaluated([1, 0])}})
+    nothing = compare_scores({"d": {"a": evaluated([0, 0]), "b": evaluated([1, 0])}})
     assert nothing.scores["d"]["b"]["ndcg@10"].retention is None
     assert nothing.averages["b"]["ndcg@10"].retention_interval is None
-    sometimes_zero = compare({"d": {"a": evaluated([0, 1]), "b": evaluated([1, 0])}})
+    sometimes_zero = compare_scores({"d": {"a": evaluated([0, 1]), "b": evaluated([1, 0])}})
     assert sometimes_zero.scores["d"]["b"]["ndcg@10"].retention == 1
     assert sometimes_zero.scores["d"]["b"]["ndcg@10"].retention_interval is None
 
 
 def test_one_system_and_one_query_can_stand_alone():
-    assert compare({"d": {"a": evaluated([0.5])}}).contrasts == {"d": {"a": {}}}
-    contrast = compare({"d": {"a": evaluated([0.5]), "b": evaluated([0.7])}}).contrasts["d"]["b"]["ndcg@10"]
+    assert compare_scores({"d": {"a": evaluated([0.5])}}).contrasts == {"d": {"a": {}}}
+    contrast = compare_scores({"d": {"a": evaluated([0.5]), "b": evaluated([0.7])}}).contrasts["d"]["b"]["ndcg@10"]
     assert contrast.t_test_p is None
     assert contrast.randomisation_p == 1
 
@@ -131,4 +131,4 @@ def test_one_system_and_one_query_can_stand_alone():
 )
 def test_systems_that_do_not_compare_are_refused(data_sets, sentence):
     with pytest.raises(UserError, match=sentence):
-        compare(data_sets)
+        compare_scores(data_sets)

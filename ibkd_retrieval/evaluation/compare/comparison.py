@@ -35,7 +35,7 @@ class Resampling:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What `compare` found.
+    """What `compare_scores` found.
 
     Attributes:
         scores: by data set, system and metric.
@@ -48,7 +48,7 @@ class Statistics:
     averages: dict[str, dict[str, Average]]
 
 
-def compare(evaluations: Evaluations, resampling: Resampling | None = None) -> Statistics:
+def compare_scores(evaluations: Evaluations, resampling: Resampling | None = None) -> Statistics:
     """Put intervals around scores, test every further system against the first, and average over data sets.
 
     Args:

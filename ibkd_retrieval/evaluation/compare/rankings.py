@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Query, QuerySet
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH, RBO_DEPTH, recall_against
+from ibkd_retrieval.evaluation.agreement import AGREEMENT, OVERLAP_DEPTH, RBO_DEPTH, agreement_with, recall_against
 from ibkd_retrieval.evaluation.metrics.names import parse_metric
 from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation, evaluate_run
 from ibkd_retrieval.progress import SILENT, Progress
@@ -29,11 +29,11 @@ DEPTHS = (OVERLAP_DEPTH, RBO_DEPTH)
 
 @dataclass(frozen=True)
 class ComparedData:
-    """One corpus and its judged queries, with the systems that index it.
+    """One corpus and its queries, with the systems that index it.
 
     Attributes:
         name: short, for the report.
-        queries: with judgements.
+        queries: with judgements, where there are any.
         searchers: by the system's name; the first is what the others are held against.
     """
 
@@ -43,7 +43,9 @@ class ComparedData:
 
     @property
     def asked(self) -> tuple[Query, ...]:
-        """The queries that are judged; nothing can be said of others."""
+        """The queries that are judged; where none is, all of them."""
+        if not self.queries.judgements:
+            return self.queries.queries
         judged = {judgement.query_id for judgement in self.queries.judgements}
         return tuple(query for query in self.queries.queries if query.query_id in judged)
 
@@ -74,18 +76,19 @@ def rank_all(
 
     Args:
         data: what is asked of whom.
-        metrics: names that `parse_metric` understands.
+        metrics: names that `parse_metric` understands, or `AGREEMENT`, which needs no judgements.
         k: results per query behind metrics without a cutoff.
         progress: told of the work.
 
     Raises:
-        UserError: no query is judged, or what `evaluate` refuses.
+        UserError: no query is judged, or what `evaluate_run` refuses.
     """
-    if not data.asked:
+    judged = tuple(metrics) != AGREEMENT
+    if not data.asked or (judged and not data.queries.judgements):
         raise UserError(f"{data.queries.name} has no judgements: give others as `queries`, or judgements as `qrels`.")
     vectors: dict[str, NDArray[np.float32]] = {}
     exact: dict[tuple[str, str, str], Run] = {}
-    found = {}
+    found: dict[str, Ranking] = {}
     for name, searcher in data.searchers.items():
         encoder = searcher.encoder.weight_hash
         if encoder not in vectors:
@@ -102,14 +105,21 @@ def rank_all(
                 exact[key] = _exact_run(searcher, data, vectors[encoder])
             nearest = exact[key]
             recall = {depth: recall_against(runs[depth], nearest, depth) for depth in DEPTHS}
-        found[name] = Ranking(
-            vectors[encoder], runs, evaluate_runs(runs, data.queries, metrics, k, name), recall, nearest
-        )
+        if judged:
+            evaluation = evaluate_runs(runs, data.queries, metrics, k, name)
+        else:
+            first = next((each.runs for each in found.values()), runs)
+            evaluation = agreement_with(
+                runs[OVERLAP_DEPTH], first[OVERLAP_DEPTH], runs[RBO_DEPTH], first[RBO_DEPTH], name
+            )
+        found[name] = Ranking(vectors[encoder], runs, evaluation, recall, nearest)
     return found
 
 
 def metric_depth(metric: str, k: int) -> int:
     """How many results a metric is taken from: its cutoff, or `k` where it has none."""
+    if metric in AGREEMENT:
+        return DEPTHS[AGREEMENT.index(metric)]
     return parse_metric(metric).cutoff or k
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.agreement import AGREEMENT
 from ibkd_retrieval.evaluation.compare.cost_records import (
     BatchRate,
     Cost,
@@ -178,6 +179,11 @@ class ComparisonReport:
     averages: dict[str, dict[str, Average]]
     bars: tuple[Bar, ...] = ()
     k: int | None = None
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether there were judgements. If not, the metrics say how alike the answers are to the first system's."""
+        return self.metrics != AGREEMENT
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON types: "format_version", then the fields; the schema is in docs/formats.md."""

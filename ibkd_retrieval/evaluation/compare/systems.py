@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH, RBO_DEPTH, agreement
-from ibkd_retrieval.evaluation.compare.comparison import Statistics, compare
+from ibkd_retrieval.evaluation.compare.comparison import Statistics, compare_scores
 from ibkd_retrieval.evaluation.compare.cost_records import PeakMemory
 from ibkd_retrieval.evaluation.compare.costs import Measured, cost_of, size_gains, sizes_of, timed_gains
 from ibkd_retrieval.evaluation.compare.environment import read_environment
@@ -44,19 +44,20 @@ def compare_systems(
 
     Args:
         data_sets: with the same systems in the same order.
-        metrics: names that `parse_metric` understands; examples and curves are of the first.
+        metrics: names that `parse_metric` understands; examples and curves are of the first. `AGREEMENT` compares
+            without judgements, by how alike the systems' answers are to those of the first.
         measuring: how much to measure.
         command: for the report.
         progress: told of the work.
 
     Raises:
-        UserError: no judgements, or what `evaluate` and `compare` refuse.
+        UserError: no judgements, or what `evaluate_run` and `compare_scores` refuse.
         WorkFailed: the process that measures memory ended without its figures.
     """
     measuring = measuring or Measuring()
     _check(data_sets)
     rankings = {data.name: rank_all(data, metrics, measuring.k, progress) for data in data_sets}
-    statistics = compare(
+    statistics = compare_scores(
         {name: {system: each.evaluation for system, each in found.items()} for name, found in rankings.items()},
         measuring.resampling,
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH, recall_against
+from ibkd_retrieval.evaluation.agreement import AGREEMENT, OVERLAP_DEPTH, recall_against
 from ibkd_retrieval.evaluation.compare.rankings import ComparedData, Ranking, evaluate_runs, metric_depth, run_of
 from ibkd_retrieval.evaluation.compare.report import EffortPoint
 from ibkd_retrieval.evaluation.compare.timing import QueryPath, QueryTimings, time_queries
@@ -60,9 +60,10 @@ def effort_curves(
     )
     curves: dict[str, list[EffortPoint]] = {name: [] for name in data.searchers}
     with progress.task(f"Trying efforts on {data.name}", len(points), "efforts") as task:
+        first = next(iter(rankings.values())).runs[OVERLAP_DEPTH]
         for (name, place), searcher in points.items():
             curves[name].append(
-                _point(searcher, rankings[name], nearest[name], data, metric, k, timings[f"{place} {name}"])
+                _point(searcher, rankings[name], nearest[name], data, metric, k, timings[f"{place} {name}"], first)
             )
             task.advance()
     return {name: tuple(curve) for name, curve in curves.items()}
@@ -76,15 +77,20 @@ def _point(
     metric: str,
     k: int,
     timings: QueryTimings,
+    first: Run,
 ) -> EffortPoint:
     depths = {OVERLAP_DEPTH, metric_depth(metric, k)}
     runs = {depth: run_of(searcher, data, ranking.vectors, depth) for depth in depths}
+    if metric == AGREEMENT[0]:
+        score = recall_against(runs[OVERLAP_DEPTH], first, OVERLAP_DEPTH)
+    else:
+        score = evaluate_runs(runs, data.queries, [metric], k, "The run").scores[metric]
     return EffortPoint(
         nprobe=searcher.nprobe,
         ef_search=searcher.ef_search,
         recall_at_10=recall_against(runs[OVERLAP_DEPTH], nearest, OVERLAP_DEPTH),
         search_p50_ms=1000 * float(np.median(timings.search)),
-        score=evaluate_runs(runs, data.queries, [metric], k, "The run").scores[metric],
+        score=score,
     )
 
 
