@@ -85,7 +85,8 @@ def _quality(comparison: ComparisonReport, metrics: Sequence[str], found: Sequen
         columns.append(_Column(metric_title(metric)))
         if metric == comparison.metrics[0]:
             columns.append(_Column("", "left"))
-        columns += [_Column("kept"), _Column("p", only_wide=True)]
+        if comparison.is_judged:
+            columns += [_Column("kept"), _Column("p", only_wide=True)]
     rows = []
     best = max((each.mean for each in found), default=0)
     for each in found:
@@ -96,12 +97,15 @@ def _quality(comparison: ComparisonReport, metrics: Sequence[str], found: Sequen
             cells.append(score(averages[metric].mean))
             if metric == comparison.metrics[0]:
                 cells.append(_bar(each.mean, best, wide))
+            if not comparison.is_judged:
+                continue
             is_first = each.name == comparison.baseline
             cells.append("" if is_first else _plain(share(kept)) + _mark(comparison, each.name, metric))
             cells.append("" if is_first else _p(comparison, each.name, metric))
         rows.append((each.name, cells))
     several = len(comparison.data_sets)
-    title = f"quality on {comparison.data_sets[0].name}" if several == 1 else f"quality over {several} data sets"
+    what = "quality" if comparison.is_judged else f"agreement with {comparison.baseline}"
+    title = f"{what} on {comparison.data_sets[0].name}" if several == 1 else f"{what} over {several} data sets"
     return _table(title, columns, rows, wide)
 
 
@@ -150,7 +154,7 @@ def _by_data_set(comparison: ComparisonReport, data_sets: Sequence[DataSetReport
             result = each.systems[system.name]
             contrast = result.contrasts.get(metric)
             found = result.scores[metric]
-            if contrast is None:
+            if contrast is None or not comparison.is_judged:
                 cells.append(score(found.mean))
             else:
                 cells.append(_plain(share(found.retention)) + ("*" if significant(contrast) else " "))
@@ -205,10 +209,16 @@ def _remarks(comparison: ComparisonReport) -> str:
     names = ", ".join(each.name for each in comparison.data_sets)
     where = " on one data set or more" if len(comparison.data_sets) > 1 else ""
     environment = comparison.environment
+    if comparison.is_judged:
+        reading = (
+            f"{queries:,} judged queries of {names}; kept: share of {comparison.baseline}'s score; * differs "
+            f"significantly{where} (paired randomisation test, Holm-corrected, p < 0.05)"
+        )
+    else:
+        reading = f"{queries:,} queries of {names}, without judgements; rbo: rank-biased overlap"
     return _plain(
-        f"{queries:,} judged queries of {names}; kept: share of {comparison.baseline}'s score; * differs "
-        f"significantly{where} (paired randomisation test, Holm-corrected, p < 0.05); memory: what the index holds in "
-        f"memory; {environment.cpu or environment.platform}, {environment.threads} threads"
+        f"{reading}; memory: what the index holds in memory; {environment.cpu or environment.platform}, "
+        f"{environment.threads} threads"
     )
 
 

@@ -7,12 +7,16 @@ import pytest
 
 from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.agreement import AGREEMENT
 from ibkd_retrieval.evaluation.compare.comparison import Resampling
 from ibkd_retrieval.evaluation.compare.rankings import ComparedData, rank_all
+from ibkd_retrieval.evaluation.compare.report import read_comparison
 from ibkd_retrieval.evaluation.compare.systems import Measuring, compare_systems
 from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
 from ibkd_retrieval.evaluation.report import summary_sentence
 from ibkd_retrieval.evaluation.report.glance import glances
+from ibkd_retrieval.evaluation.report.html import comparison_as_html
+from ibkd_retrieval.evaluation.report.markdown import comparison_as_markdown
 from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.search.searcher import Searcher
 
@@ -189,3 +193,51 @@ def test_what_cannot_be_compared_is_refused(world):
     ):
         with pytest.raises(UserError, match=sentence):
             compare_systems(data_sets, ["ndcg@10"])
+
+
+def test_without_judgements_systems_are_compared_by_how_alike_their_answers_are(compared, results, tmp_path):
+    data, _ = compared
+    unjudged = dataclasses.replace(data, queries=QuerySet("mine", data.queries.queries))
+    measuring = Measuring(
+        rounds=1, latency_queries=2, batch=4, throughput_documents=0, effort_queries=2, memory_queries=0,
+        resampling=Resampling(samples=200, permutations=99),
+    )  # fmt: skip
+    report = compare_systems([unjudged], AGREEMENT, measuring)
+    (found,) = report.data_sets
+    for name, result in found.systems.items():
+        assert (
+            result.scores["overlap@10"].mean == result.agreement.overlap_at_10 == results[name].agreement.overlap_at_10
+        )
+        assert result.scores["rbo"].mean == results[name].agreement.rbo
+    low, high = found.systems["student"].scores["overlap@10"].interval
+    assert low < found.systems["student"].agreement.overlap_at_10 < high
+    shown = summary_sentence(report)
+    assert shown.startswith("student finds ")
+    assert "30 queries" in shown
+    assert "not which are better" in shown
+    lost = [each for each in found.examples if each.system == "student"]
+    assert [each.value for each in lost] == sorted(found.per_query.values["student"]["overlap@10"])[:5]
+    (tmp_path / "report.json").write_text(json.dumps(report.to_json()))
+    assert read_comparison(tmp_path / "report.json") == report
+    for page in (comparison_as_markdown(report), comparison_as_html(report)):
+        assert "30 queries without judgements" in page
+        assert "judged quer" not in page
+        assert "Holm" not in page
+        assert "answers changed most" in page or "changed the answers most" in page
+
+
+def test_a_query_that_is_a_document_is_no_answer_to_itself(world):
+    texts = {document.doc_id: document.content for document in world.documents}
+    asked = QuerySet(
+        "arguana",
+        tuple(Query(f"d{place}", texts[f"d{place}"]) for place in range(20)),
+        tuple(Judgement(f"d{place}", f"d{place}", 1) for place in range(20)),
+    )
+    teachers = {"teacher": world.searcher("teacher-flat"), "ivf": world.searcher("teacher-ivf-pq")}
+    found = rank_all(ComparedData("pages", asked, teachers), ["recall@10"])
+    assert found["teacher"].evaluation.scores["recall@10"] == 1
+    asked = dataclasses.replace(asked, queries_are_documents=True)
+    found = rank_all(ComparedData("pages", asked, teachers), ["recall@10"])
+    for ranking in found.values():
+        assert ranking.evaluation.scores["recall@10"] == 0
+        assert {len(docs) for _, docs, _ in ranking.runs[10].first(10)} == {10}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ibkd_retrieval.evaluation.compare.quality_records import Interval, MetricContrast
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport, SystemResult
-from ibkd_retrieval.evaluation.report.numbers import known
+from ibkd_retrieval.evaluation.report.numbers import counted, known
 from ibkd_retrieval.evaluation.scores import SIGNIFICANT
 
 SPEED, MEMORY = "query_total_p50", "index_memory_bytes"
@@ -88,6 +88,13 @@ def glances(comparison: ComparisonReport) -> list[Glance]:
             )
         )
     return found
+
+
+def counted_queries(comparison: ComparisonReport, number: int) -> str:
+    """How many queries were judged, or that nobody judged them."""
+    if comparison.is_judged:
+        return counted(number, "judged query", "judged queries")
+    return f"{counted(number, 'query', 'queries')} without judgements"
 
 
 def significant(contrast: MetricContrast) -> bool:

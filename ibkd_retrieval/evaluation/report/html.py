@@ -8,7 +8,7 @@ from ibkd_retrieval.evaluation.compare.report import ComparisonReport
 from ibkd_retrieval.evaluation.report import example_queries as examples
 from ibkd_retrieval.evaluation.report import numbers, palette, plots, sentence, tables
 from ibkd_retrieval.evaluation.report.canvas import require_matplotlib
-from ibkd_retrieval.evaluation.report.glance import glances
+from ibkd_retrieval.evaluation.report.glance import counted_queries, glances
 from ibkd_retrieval.evaluation.report.svg import marker_svg
 
 _HERE = Path(__file__).parent
@@ -33,6 +33,7 @@ def comparison_as_html(comparison: ComparisonReport) -> str:
     )
     templates.filters.update(
         counted=numbers.counted,
+        counted_queries=lambda number: counted_queries(comparison, number),
         metric_title=numbers.metric_title,
         moment=numbers.moment,
         score=numbers.score,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport
 from ibkd_retrieval.evaluation.report.example_queries import ShownExample, shown_examples
-from ibkd_retrieval.evaluation.report.glance import glances
+from ibkd_retrieval.evaluation.report.glance import counted_queries, glances
 from ibkd_retrieval.evaluation.report.numbers import counted, metric_title, score, signed
 from ibkd_retrieval.evaluation.report.sentence import further_sentences, headline, summary_sentence
 from ibkd_retrieval.evaluation.report.tables import (
@@ -52,7 +52,7 @@ def _data_set(comparison: ComparisonReport, data_set: DataSetReport) -> list[str
         f"## {_text(data_set.name)}",
         "",
         f"{counted(data_set.documents, 'document', 'documents')} of {_text(data_set.corpus)}, "
-        f"{counted(data_set.queries, 'judged query', 'judged queries')} of "
+        f"{counted_queries(comparison, data_set.queries)} of "
         f"{_text(data_set.query_source)}.",
         "",
     ]
@@ -64,7 +64,8 @@ def _data_set(comparison: ComparisonReport, data_set: DataSetReport) -> list[str
         if found.system == headline(comparison):
             for title, shown in (("lost", found.lost), ("won", found.won)):
                 if shown:
-                    lines += [f"### Queries on which {_text(found.system)} {title} most", ""]
+                    verb = title if comparison.is_judged else "changed the answers"
+                    lines += [f"### Queries on which {_text(found.system)} {verb} most", ""]
                     lines += [line for each in shown for line in _example(each)] + [""]
     return lines
 
@@ -100,11 +101,19 @@ def _reproduction(comparison: ComparisonReport) -> list[str]:
         f"- {comparison.created}, seed {comparison.seed}; {_text(environment.cpu or environment.platform)}, "
         f"{environment.threads} threads; Python {environment.python}, {versions}",
         *(f"- {source}" for source in sources),
-        f"- *kept*: share of the score of {_text(comparison.baseline)}; intervals: {comparison.confidence:.0%} "
-        f"bootstrap, {comparison.bootstrap_samples:,} resamples; *p (Holm)*: paired randomisation test against it, "
-        "corrected over all contrasts; ✓: judged relevant. Systems were timed in turn: compare factors, not "
-        "milliseconds.",
+        f"- intervals: {comparison.confidence:.0%} bootstrap, {comparison.bootstrap_samples:,} resamples; "
+        f"{_reading(comparison)} Systems were timed in turn: compare factors, not milliseconds.",
     ]
+
+
+def _reading(comparison: ComparisonReport) -> str:
+    first = _text(comparison.baseline)
+    if not comparison.is_judged:
+        return f"*overlap@10* and *rbo* (rank-biased overlap): agreement with the rankings of {first}."
+    return (
+        f"*kept*: share of the score of {first}; *p (Holm)*: paired randomisation test against it, corrected over all "
+        "contrasts; ✓: judged relevant."
+    )
 
 
 def _table(table: Table) -> list[str]:

@@ -61,9 +61,13 @@ def system_sentence(comparison: ComparisonReport, name: str) -> str:
     found = {each.name: each for each in glances(comparison)}
     ours, first = found[name], found[comparison.baseline]
     metric = metric_title(comparison.metrics[0])
+    if ours is first and not comparison.is_judged:
+        return f"{name} is what the others are compared with{_where(comparison)}."
     if ours is first:
         return f"{name} scores {score(first.mean)} {metric}{_where(comparison)}."
     queries = counted(sum(each.queries for each in comparison.data_sets), "query", "queries")
+    if not comparison.is_judged:
+        return _agreement_sentence(comparison, ours, first, queries)
     if _too_few(ours, first):
         quality = _unknown_quality(ours, first, metric, queries)
         losses = []
@@ -72,6 +76,18 @@ def system_sentence(comparison: ComparisonReport, name: str) -> str:
         losses = _losses(comparison, ours)
     parts = [f"{quality} {_cost(ours)}", *losses, *_doubts(comparison, ours), _overlap(comparison, ours, first)]
     return f"{name} {'; '.join(parts)}."
+
+
+def _agreement_sentence(comparison: ComparisonReport, ours: Glance, first: Glance, queries: str) -> str:
+    rbo = comparison.averages[ours.name][comparison.metrics[1]].mean
+    bounds = (
+        f"{comparison.confidence:.0%} interval {shares(*ours.retention_interval)}, " if ours.retention_interval else ""
+    )
+    found = f"{share(ours.mean)} of {first.name}'s first ten documents"
+    return (
+        f"{ours.name} finds {found} ({bounds}{queries}) {_cost(ours)}; rank-biased overlap is {rbo:.2f}; nobody judged "
+        "the documents, so this says how alike the answers are and not which are better."
+    )
 
 
 def _too_few(ours: Glance, first: Glance) -> bool:

@@ -82,7 +82,11 @@ def main_table(comparison: ComparisonReport, found: Sequence[Glance]) -> Table:
         "documents/s",
         "parameters",
     )
-    return Table(f"Quality, speed and memory {over}", columns, tuple(rows))
+    table = Table(f"Quality, speed and memory {over}", columns, tuple(rows))
+    if comparison.is_judged:
+        return table
+    agreement = _with_columns(table, (0, *range(3, len(columns))))
+    return agreement._replace(caption=f"Agreement with {comparison.baseline}, speed and memory {over}")
 
 
 def quality_table(comparison: ComparisonReport, data_set: DataSetReport, metric: str) -> Table:
@@ -107,7 +111,14 @@ def quality_table(comparison: ComparisonReport, data_set: DataSetReport, metric:
             ]
         rows.append((system.name, tuple(cells)))
     columns = (metric_title(metric), "kept", "difference", "p (Holm)", "t-test p", "better / same / worse")
-    return Table(f"{metric_title(metric)} on {data_set.name}", columns, tuple(rows))
+    table = Table(f"{metric_title(metric)} on {data_set.name}", columns, tuple(rows))
+    return table if comparison.is_judged else _with_columns(table, (0,))
+
+
+def _with_columns(table: Table, places: Sequence[int]) -> Table:
+    """The columns of a table at these places."""
+    rows = tuple((name, tuple(cells[place] for place in places)) for name, cells in table.rows)
+    return Table(table.caption, tuple(table.columns[place] for place in places), rows)
 
 
 def search_table(comparison: ComparisonReport, data_set: DataSetReport) -> Table:
