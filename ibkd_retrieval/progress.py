@@ -39,3 +39,42 @@ class _Silent:
 
 
 SILENT: Progress = _Silent()
+
+
+class Bars:
+    """Progress bars by tqdm, on a terminal or in a notebook; remarks are printed above the bar."""
+
+    @contextmanager
+    def task(self, title: str, total: int | None, unit: str, done: int = 0) -> Iterator[Task]:
+        """Show a bar, as `Progress.task` says."""
+        from tqdm.auto import tqdm
+
+        with tqdm(desc=title, total=total, unit=f" {unit}", initial=done, dynamic_ncols=True) as bar:
+
+            class Bar:
+                def advance(self, count: int = 1, note: str = "") -> None:
+                    bar.update(count)
+                    if note:
+                        bar.set_postfix_str(note)
+
+            yield Bar()
+
+    def say(self, message: str) -> None:
+        """Print a remark to standard error, as `Progress.say` says."""
+        import sys
+
+        from tqdm.auto import tqdm
+
+        tqdm.write(message, file=sys.stderr)
+
+
+def as_progress(wanted: bool | Progress) -> Progress:
+    """What a function of the public API reports to: True is bars, False is nothing, else the object itself.
+
+    Example:
+        >>> as_progress(False) is SILENT
+        True
+    """
+    if isinstance(wanted, bool):
+        return Bars() if wanted else SILENT
+    return wanted
