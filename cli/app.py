@@ -14,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import typer
 
+from ibkd_retrieval import __version__
 from ibkd_retrieval.errors import UserError, WorkFailed
 
 from .commands.bench import bench_encode
@@ -81,6 +82,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ibkd-retrieval {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Take what belongs to no command."""
+
+
 for name, command in (
     ("quickstart", quickstart),
     ("distill", across_ranks(distill)),

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.progress import SILENT, Progress
@@ -89,6 +87,8 @@ def with_plain_codes(index: Any) -> Any:
 
     The nearest lists are found by comparing all centroids, where the index has a graph over them.
     """
+    import numpy as np
+
     faiss = load_faiss()
     centroids = faiss.IndexFlat(index.d, index.metric_type)
     centroids.add(index.quantizer.reconstruct_n(0, index.nlist))
