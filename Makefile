@@ -3,13 +3,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TEST_WORKERS ?= 2
+SETUP := Makefile pyproject.toml setup.py constraints.txt
 
-.PHONY: quickstart test lint types unit test-lucene clean
+.PHONY: quickstart test test-fast test-lucene lint types unit coverage fix docs clean
 
 quickstart: .venv/.installed-demo
 	$(BIN)/ibkd quickstart
 
 test: lint types unit
+
+# The same without the tests that are marked slow, for use while writing.
+test-fast: .venv/.installed-dev
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not slow and not lucene"
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -21,24 +26,41 @@ types: .venv/.installed-dev
 unit: .venv/.installed-dev
 	$(BIN)/python -m pytest -n $(TEST_WORKERS)
 
+# Prints the share of the lines and branches that the tests run; lines run by other processes are not counted.
+coverage: .venv/.installed-dev
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --cov --cov-report=term:skip-covered
+
+fix: .venv/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The pages of docs/ as a site with search, in site/; a link that leads nowhere is an error.
+docs: .venv/.installed-docs
+	$(BIN)/mkdocs build --strict
+
 # Pyserini brings 2 GB of packages, so its tests have an environment of their own.
 test-lucene: .venv-lucene/.installed
 	.venv-lucene/bin/python -m pytest -m lucene tests/search
 
-.venv-lucene/.installed: Makefile pyproject.toml constraints.txt
+.venv-lucene/.installed: $(SETUP)
 	test -x .venv-lucene/bin/python || $(PYTHON) -m venv .venv-lucene
 	.venv-lucene/bin/pip install -q -c constraints.txt -e '.[cpu,bm25,pyserini,dev]'
 	touch $@
 
-.venv/.installed-demo: Makefile pyproject.toml constraints.txt
+.venv/.installed-demo: $(SETUP)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,demo]'
 	touch $@
 
-.venv/.installed-dev: Makefile pyproject.toml constraints.txt
+.venv/.installed-dev: $(SETUP)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,demo,bm25,onnx,report,serve,static,tensorboard,dev]'
 	touch $@ .venv/.installed-demo
 
+.venv/.installed-docs: $(SETUP)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-lucene .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv .venv-lucene .mypy_cache .ruff_cache .pytest_cache .coverage site *.egg-info

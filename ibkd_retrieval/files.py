@@ -16,7 +16,7 @@ from typing import IO, Any
 from ibkd_retrieval.errors import UserError
 
 MODELS, INDEXES = Path("models"), Path("indexes")
-"""Where students and indexes are made, and looked for, unless another folder is named; relative to the working folder."""
+"""Folders of students and indexes, below the working folder, unless another is named."""
 
 
 @contextmanager

@@ -64,6 +64,7 @@ def done(places):
     return recipe
 
 
+@pytest.mark.slow
 def test_a_recipe_gives_a_row_for_teacher_student_before_and_every_variant(done, places):
     result = result_of(done, places)
     rows = {row["row"]: row for row in result["final"]["rows"]}
@@ -77,6 +78,7 @@ def test_a_recipe_gives_a_row_for_teacher_student_before_and_every_variant(done,
     assert str(places.work) not in json.dumps(result), "no path of this machine is kept"
 
 
+@pytest.mark.slow
 def test_only_cells_that_are_missing_are_run_each_in_a_process_of_its_own(done, places, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     every = [cell.result(places, "dev") for cell in cells(done)]
@@ -91,6 +93,7 @@ def test_only_cells_that_are_missing_are_run_each_in_a_process_of_its_own(done, 
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
 
+@pytest.mark.slow
 def test_another_setting_is_another_cell_and_a_shared_one_is_not(done, places):
     longer = dataclasses.replace(done, settings=done.settings | {"steps": 41}, title="Another")
     retitled = dataclasses.replace(done, title="Another")
@@ -101,6 +104,7 @@ def test_another_setting_is_another_cell_and_a_shared_one_is_not(done, places):
         assert (changed.result(places, "dev") == cell.result(places, "dev")) == (cell.row == TEACHER)
 
 
+@pytest.mark.slow
 def test_rows_and_tests_are_their_formulas(done, places):
     found = collect(done, places, "final")
     rows = {row["row"]: row for row in summarise(done, found, "final")}
@@ -121,6 +125,7 @@ def test_rows_and_tests_are_their_formulas(done, places):
     assert [each["p_holm"] for each in tests] == holm([each["p"] for each in tests])
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_was_run_marks_what_is_outside_and_says_what_was_not(done, places, tmp_path):
     result = result_of(done, places)
     found = next(row for row in result["final"]["rows"] if row["row"] == "mse")["figures"]["CISI"]["mean"]

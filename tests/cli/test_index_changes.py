@@ -116,6 +116,7 @@ def test_the_default_folder_names_what_is_built(shell, beir, teacher):
     assert "type flat" in said.err
 
 
+@pytest.mark.slow
 def test_two_encoder_processes_make_the_index_of_one(shell, beir, teacher):
     command = ("index", "--corpus", beir, "--model", teacher, "--shard-size", 64, "--dtype", "float32")
     shell.must(*command, "--output", "one")

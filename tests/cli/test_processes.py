@@ -50,6 +50,7 @@ def test_the_installed_command_is_this_one(shell):
     assert found.stderr.startswith(b"ibkd: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["--json", "--quiet"])
 def test_a_reader_that_leaves_early_ends_the_command_in_silence(form, shell, chain):
     process = shell.start("search", "--index", chain.student_index, "-k", "1", form)
@@ -65,6 +66,7 @@ def test_a_reader_that_leaves_early_ends_the_command_in_silence(form, shell, cha
     assert "Exception" not in err
 
 
+@pytest.mark.slow
 def test_a_reader_that_never_reads_ends_the_command_in_silence(shell, chain):
     # Short output is written when the command ends, and to nobody.
     reading, writing = os.pipe()
@@ -76,6 +78,7 @@ def test_a_reader_that_never_reads_ends_the_command_in_silence(shell, chain):
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_an_interrupt_says_how_to_go_on_and_ends_with_130(shell, distilling):
     process = shell.start(*distilling, "--steps", 100_000)
     checkpoints = shell.folder / "models" / "teacher-l2-d8-ibkd" / "checkpoints"
@@ -90,6 +93,7 @@ def test_an_interrupt_says_how_to_go_on_and_ends_with_130(shell, distilling):
     assert list(checkpoints.glob("step-*"))
 
 
+@pytest.mark.slow
 def test_the_prompt_answers_until_an_empty_line(shell, chain):
     ours, theirs = pty.openpty()
     shown, seen = b"", 0
@@ -124,6 +128,7 @@ def test_the_prompt_answers_until_an_empty_line(shell, chain):
     assert "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_exit_codes_and_output_are_those_of_the_command_run_in_process(shell, chain):
     args = ("eval", "--index", chain.student_index, "--metric", "mrr@10", "--json")
     assert json.loads(shell.process(*args).out) == json.loads(shell.must(*args).out)

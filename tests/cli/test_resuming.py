@@ -6,6 +6,8 @@ import pytest
 
 from helpers.driving import COMMAND, files_of
 
+pytestmark = pytest.mark.slow
+
 # Killed from within, at once and without clean-up: a kill from outside would come at a random time.
 KILLED_BUILD = f"""
 import os, signal

@@ -262,6 +262,7 @@ def test_indexes_of_different_encoders_make_no_run(shell, chain, beir):
     assert list(shell.folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_prompt_answers_until_an_empty_line_and_remembers(chain, shell, tmp_path):
     environment = shell.environment() | {"XDG_STATE_HOME": str(tmp_path / "state"), "TERM": "xterm", "COLUMNS": "120"}
     for number in (1, 2):

@@ -46,6 +46,7 @@ def refuses_connections(port):
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_a_server_answers_and_ends_on_a_signal_with_what_is_under_way_finished(folder, web, ending):
     process, port = started(folder, "--index", "first", "--index", "second")

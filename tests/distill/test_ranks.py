@@ -16,6 +16,8 @@ from helpers.programs import environment
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.log import LOG_FILE
 
+pytestmark = pytest.mark.slow
+
 RUNS = (*two_ranks.OBJECTIVES, "accumulated", "finetuned")
 
 

@@ -212,6 +212,7 @@ def test_a_finished_student_is_refused_and_replaced_only_when_asked(bert, tmp_pa
     assert not list(tmp_path.glob(".student*"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_unfinished_and_resumes_to_the_same_weights(bert, tmp_path):
     program = [sys.executable, "-m", "helpers.tiny_runs", bert, tmp_path, "7"]
     killed = subprocess.run(program, env={"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}, check=False)

@@ -158,6 +158,7 @@ def test_the_log_shows_what_the_forgetting_term_sees(bench):
     assert 0.1 < first["kernel_s"] < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bank_size", [0, 24])
 @pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "ibkd"])
 def test_the_other_objectives_train_too(bench, objective, bank_size):
@@ -237,6 +238,7 @@ def test_a_student_of_several_lengths_that_keeps_its_cosines_starts_where_prefix
     assert held[0][:8].sum() > held[1][:8].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"dims": (32, 8)}, {"patience": 3, "eval_every": 3}])
 def test_merging_gives_the_mean_of_the_weights_before_and_after(bench, teacher, monkeypatch, more):
     def student():
@@ -474,6 +476,7 @@ def test_patience_ends_training_and_keeps_the_weights_of_the_best_look(bench):
     assert patient.dev == 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("died_at", [3, 5, 9])
 def test_a_resumed_run_ends_early_where_an_uninterrupted_one_does(bench, monkeypatch, died_at):
     options = {"steps": 12, "eval_every": 2, "patience": 3, "checkpoint_every": 3}

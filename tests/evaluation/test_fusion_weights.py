@@ -39,6 +39,7 @@ def weights_in(text: str) -> tuple[float, ...]:
     return tuple(round(float(number), 1) for number in re.findall(r"(?<![\w.])\d+\.\d+", text))
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_ranx_optimize_fusion():
     from ranx import Qrels, optimize_fusion
     from ranx import Run as RanxRun

@@ -20,6 +20,7 @@ def test_every_known_metric_gives_a_perfect_ranking_its_best_value(name):
     assert value == pytest.approx(best.get(metric.canonical, 1.0))
 
 
+@pytest.mark.slow
 def test_loading_a_metric_loads_no_data_frames_and_leaves_ranx_whole():
     program = (
         "import sys\n"

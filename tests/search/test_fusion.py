@@ -50,6 +50,7 @@ def by_ranx(runs: list[Run], method: str, depth: int | None, ranked: bool, **par
     return {query: {d: s for d, s in fused.run[query].items() if d != "filler"} for query in queries}
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.lists(st.dictionaries(QUERIES, LISTS, max_size=4), min_size=2, max_size=3),

@@ -326,6 +326,7 @@ def test_a_body_of_unknown_length_is_read_to_the_limit(client):
     assert client.raw(whole).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sent",
     [
