@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.files import atomic_write, write_json
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.index import StoredIndex, open_index
 from measuring import Watch, ask_in_turn, exact_neighbours, memory, peak_resident, quantiles, recall
@@ -116,7 +117,7 @@ def ask(index: StoredIndex, real: RealVectors, truth: Any) -> list[dict[str, Any
     """
 
     def find(k: int, nprobe: int | None, refine: int | None, query: NDArray[np.float32]) -> NDArray[np.int64]:
-        return index.search(query, k, nprobe=nprobe, refine=refine)[1]
+        return index.search(query, k, SearchParams(nprobe=nprobe, refine=refine))[1]
 
     load_faiss().omp_set_num_threads(1)
     chosen = index.manifest.search

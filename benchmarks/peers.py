@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.combine import combine_indexes
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Option, family_named
 from ibkd_retrieval.indexing.index import open_index
@@ -75,8 +76,8 @@ class Ours:
 
         def search(queries: Vectors, k: int, effort: int) -> Rows:
             if self.effort == "nprobe":
-                return index.search(queries, k, nprobe=effort, refine=self._refines[effort])[1]
-            return index.search(queries, k, ef_search=effort, refine=self._refines[effort])[1]
+                return index.search(queries, k, SearchParams(nprobe=effort, refine=self._refines[effort]))[1]
+            return index.search(queries, k, SearchParams(ef_search=effort, refine=self._refines[effort]))[1]
 
         return Loaded(search)
 

@@ -97,8 +97,9 @@ def _retrieval(options: RankerOptions, k: int) -> list[dict[str, Any]]:
     """The stages in order, as the schema names them: what finds, what interpolates, what reranks."""
     shared = {"k": k, "filters": list(options.filters), "exclude self": options.exclude_self}
     words = options.engine if options.engine != "dense" else "bm25"
-    names = ("model", "query_model", "device", "dtype", "backend", "pooling", "nprobe", "refine", "ef_search", "recall")
-    dense = {name: value for name in names if (value := getattr(options, name)) is not None}
+    names = ("model", "query_model", "device", "dtype", "backend", "pooling", "recall")
+    chosen = {name: getattr(options, name) for name in names} | options.search_params.to_json()
+    dense = {name: value for name, value in chosen.items() if value is not None}
     stages: list[dict[str, Any]] = []
     if options.hybrid is not None or options.engine == "dense":
         stages.append({"name": "dense", "method": "inner product", **dense, **shared})

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.indexing.api import export as export
     from ibkd_retrieval.indexing.api import import_vectors as import_vectors
     from ibkd_retrieval.indexing.config import IndexConfig as IndexConfig
+    from ibkd_retrieval.indexing.config import SearchParams as SearchParams
     from ibkd_retrieval.indexing.describe import describe as describe
     from ibkd_retrieval.search.runs.run import Run as Run
     from ibkd_retrieval.search.runs.run_files import read_run as read_run
@@ -44,6 +45,7 @@ _PUBLIC = {
     "QuerySet": "corpora.records:QuerySet",
     "Run": "search.runs.run:Run",
     "Scores": "evaluation.scores:Scores",
+    "SearchParams": "indexing.config:SearchParams",
     "UserError": "errors:UserError",
     "append": "indexing.api:append",
     "build_index": "indexing.api:build_index",

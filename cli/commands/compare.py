@@ -192,24 +192,23 @@ def _open(corpora: Sequence[PlannedCorpus], computing: Computing, progress: Prog
 
 
 def _searcher(system: PlannedSystem, known: dict[str, Encoder], computing: Computing, progress: Progress) -> Searcher:
-    from ibkd_retrieval.indexing.format.manifest import SearchDefaults
+    from ibkd_retrieval.indexing.config import SearchParams
     from ibkd_retrieval.search.open import open_searcher
 
     asked = system.asked
+    params = SearchParams(asked.nprobe, asked.refine, asked.ef_search)
     searcher = open_searcher(
         system.folder,
         device=computing.device,
         dtype=computing.dtype,
         backend=computing.backend,
-        nprobe=asked.nprobe,
-        refine=asked.refine,
-        ef_search=asked.ef_search,
+        search_params=params,
         query_model=asked.query_model,
         known=known,
         progress=progress,
     )
     # Settings that the index does not have are refused here, and not by the first search.
-    searcher.index.effort(1, SearchDefaults(asked.nprobe, asked.refine, asked.ef_search))
+    searcher.index.effort(1, params)
     return searcher
 
 

@@ -26,7 +26,7 @@ _QUERIES_ARE_DOCUMENTS = frozenset({"arguana", "quora"})
 # Reported by the literature beside each set's own metric.
 _SECOND_METRIC = "recall@100"
 # Of the options of ranking; they stand in a system's name where they are given.
-_NUMBERS = ("rerank_depth", "rerank_max_length", "nprobe", "refine", "ef_search", "recall")
+_NUMBERS = ("rerank_depth", "rerank_max_length", "recall")
 
 
 def evaluate_suite(
@@ -106,12 +106,12 @@ def _check(options: RankerOptions, type: str, k: int) -> None:
     check_ranking(options)
     if k < 1:
         raise UserError(f"The number of results must be at least 1, not {k}: ask for 1 or more.")
-    effort = {"nprobe": options.nprobe, "ef_search": options.ef_search, "refine": options.refine}
-    check_range(type, 1, nprobe=options.nprobe, ef_search=options.ef_search)
-    check_range(type, 0, refine=options.refine)
+    params = options.search_params
+    check_range(type, 1, nprobe=params.nprobe, ef_search=params.ef_search)
+    check_range(type, 0, refine=params.refine)
     # A graph or lists may be searched with refinement whatever they were made with; exact vectors may not.
     taken = {*known, *(["refine"] if type != "flat" else [])}
-    wrong = [option_named(name) for name, value in effort.items() if value is not None and name not in taken]
+    wrong = [option_named(name) for name, value in params.to_json().items() if value is not None and name not in taken]
     if wrong:
         raise UserError(f"An index of type {type} takes no {' or '.join(wrong)}: leave out, or give another --type.")
     if options.recall is not None:
@@ -180,6 +180,7 @@ def _settings(options: RankerOptions, type: str, k: int, scoring: Scoring, weigh
     from ibkd_retrieval.files import sha256_file
 
     chosen = dataclasses.asdict(options)
+    chosen |= chosen.pop("search_params")
     for name in ("model", "device"):
         del chosen[name]
     level = scoring.relevance_level
@@ -233,6 +234,7 @@ class _SuiteRun:
         """The words that tell this way of searching from another, for the system's name."""
         options, usual = self.options, RankerOptions()
         given = [(name, getattr(options, name)) for name in _NUMBERS if getattr(options, name) != getattr(usual, name)]
+        given += [(name, value) for name, value in options.search_params.to_json().items() if value is not None]
         given += [("k", self.k)] if self.k != USUAL_K else []
         given += [("relevance_level", self.relevance_level)] if self.relevance_level is not None else []
         return [

@@ -1,4 +1,4 @@
-"""Every choice there is for an index, with its default, in frozen records that go to JSON and back."""
+"""Every choice there is for an index and for searching it, in frozen records that go to JSON and back."""
 
 from __future__ import annotations
 
@@ -14,6 +14,48 @@ from ibkd_retrieval.json_io import decode, encode
 if TYPE_CHECKING:
     from ibkd_retrieval.indexing.families import Family
     from ibkd_retrieval.indexing.format.manifest import EncoderRecord
+
+
+@dataclass(frozen=True)
+class SearchParams:
+    """How hard an index is searched; what is None is left to the index, and all is where its search is exact.
+
+    Attributes:
+        nprobe: inverted lists visited.
+        refine: candidates scored exactly, per result asked for; 0 takes the scores of the codes.
+        ef_search: nodes of an HNSW graph kept in view.
+
+    Example:
+        >>> SearchParams(nprobe=16).to_json()
+        {'nprobe': 16, 'refine': None, 'ef_search': None}
+        >>> SearchParams.from_json({"nprobe": 16})
+        SearchParams(nprobe=16, refine=None, ef_search=None)
+    """
+
+    nprobe: int | None = None
+    refine: int | None = None
+    ef_search: int | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether there is nothing to set."""
+        return self == SearchParams()
+
+    def to_json(self) -> dict[str, int | None]:
+        """The fields, as JSON holds them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> SearchParams:
+        """The record of a JSON object; what is left out is None.
+
+        Raises:
+            UserError: a field is unknown or no whole number.
+        """
+        try:
+            return decode(cls, value)
+        except ValueError as error:
+            raise UserError(f"These are no search parameters ({error}): give nprobe, refine or ef_search.") from error
 
 
 @dataclass(frozen=True)

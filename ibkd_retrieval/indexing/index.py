@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.records import Document, FieldValue
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.memory import machine_memory
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss
 from ibkd_retrieval.indexing.families.family import check_recall
 from ibkd_retrieval.indexing.families.search_params import (
@@ -29,7 +30,7 @@ from ibkd_retrieval.indexing.families.trial import reaches
 from ibkd_retrieval.indexing.format.integrity import Unchanged, damaged, verify_files
 from ibkd_retrieval.indexing.format.layout import documents_file
 from ibkd_retrieval.indexing.format.lines import LineStore
-from ibkd_retrieval.indexing.format.manifest import IndexManifest, SearchDefaults, read_manifest
+from ibkd_retrieval.indexing.format.manifest import IndexManifest, read_manifest
 from ibkd_retrieval.indexing.format.shards import OpenFiles, document_from_json, fields_from_json
 from ibkd_retrieval.indexing.gpu import MOST_RESULTS, is_on_gpu, to_gpu
 from ibkd_retrieval.indexing.vectors.exact import Found, scan, search_array, with_ties_by_row
@@ -91,10 +92,8 @@ class StoredIndex:
         self,
         vectors: NDArray[np.float32],
         k: int,
+        search_params: SearchParams | None = None,
         *,
-        nprobe: int | None = None,
-        refine: int | None = None,
-        ef_search: int | None = None,
         allowed: NDArray[np.bool_] | None = None,
     ) -> Found:
         """Find the k documents of largest inner product for each query.
@@ -102,11 +101,8 @@ class StoredIndex:
         Args:
             vectors: queries [q, dim].
             k: number of results.
-            nprobe: inverted lists visited, where the index has them; if None, `defaults`, or more where k is large
-                (`families.effort.effort_for`), and more still for a query that finds fewer than k.
-            refine: candidates per result whose score is taken from the exact vectors, 0 for the scores of the codes;
-                if None, `defaults`, or less where k is large.
-            ef_search: nodes kept in view, where the index is an HNSW graph; if None, as for nprobe.
+            search_params: how hard to search. What it leaves open is taken from `defaults` and adapted to k
+                (`families.search_params.effort_for`); lists are added for a query that finds fewer than k.
             allowed: one bool a row [n]; only rows that hold True are found. Few of them (up to
                 `EXACT_ALLOWED_ROWS`) are compared exactly; of more, an approximate index visits as many times more
                 lists as rows are shut out.
@@ -121,7 +117,7 @@ class StoredIndex:
         """
         queries = np.ascontiguousarray(vectors, dtype=np.float32)
         allowed = self.findable(allowed)
-        given = SearchDefaults(nprobe, refine, ef_search)
+        given = search_params or SearchParams()
         self._check(queries, k, given)
         blas_threshold(self.manifest.dim)
         # faiss sets k places aside for each query; a k far beyond the documents must not cost their memory twice.
@@ -157,32 +153,32 @@ class StoredIndex:
         exact._structure, exact.is_scanned = None, True
         return exact
 
-    def effort(self, k: int, given: SearchDefaults | None = None) -> SearchDefaults:
+    def effort(self, k: int, given: SearchParams | None = None) -> SearchParams:
         """The settings that a search for `k` results follows where the caller gives `given`.
 
         Raises:
             UserError: the index has no such setting.
         """
-        given = given or SearchDefaults()
+        given = given or SearchParams()
         self._check_effort(given)
         if self.manifest.search.is_exact or self.is_scanned:
-            return SearchDefaults()
+            return SearchParams()
         rows = self.manifest.rows
         return effort_for(self._structure, self.defaults, given, min(k, rows), rows, max(1, len(self)))
 
-    def efforts(self) -> tuple[SearchDefaults, ...]:
+    def efforts(self) -> tuple[SearchParams, ...]:
         """Settings from the least effort to the most, each twice the one before; none where there is nothing to set."""
         if self.manifest.search.is_exact or self.is_scanned:
             return ()
         lists = list_count(self._structure)
         if lists is not None:
             steps = [2**power for power in range(lists.bit_length()) if 2**power < lists]
-            return tuple(SearchDefaults(nprobe=nprobe) for nprobe in (*steps, lists))
+            return tuple(SearchParams(nprobe=nprobe) for nprobe in (*steps, lists))
         if is_graph(self._structure):
-            return tuple(SearchDefaults(ef_search=kept) for kept in _GRAPH_EFFORTS)
+            return tuple(SearchParams(ef_search=kept) for kept in _GRAPH_EFFORTS)
         return ()
 
-    def defaults_for(self, recall: float) -> SearchDefaults:
+    def defaults_for(self, recall: float) -> SearchParams:
         """The fastest setting known to find the share `recall` of the exact ten nearest documents, with a margin.
 
         Raises:
@@ -190,7 +186,7 @@ class StoredIndex:
         """
         check_recall(recall)
         if self.manifest.search.is_exact:
-            return SearchDefaults()
+            return SearchParams()
         own = [point for point in self.manifest.operating_points if point.structure is None]
         good = [point for point in own if reaches(point, recall)]
         if good:
@@ -228,7 +224,7 @@ class StoredIndex:
         self,
         queries: NDArray[np.float32],
         k: int,
-        given: SearchDefaults,
+        given: SearchParams,
         left: int,
         allowed: NDArray[np.bool_] | None,
     ) -> Found:
@@ -333,7 +329,7 @@ class StoredIndex:
             return self._present if allowed is None else allowed
         return allowed & self._present
 
-    def _check(self, queries: NDArray[np.float32], k: int, given: SearchDefaults) -> None:
+    def _check(self, queries: NDArray[np.float32], k: int, given: SearchParams) -> None:
         if queries.ndim != 2 or queries.shape[1] != self.manifest.dim:
             raise UserError(
                 f"The query vectors have shape {queries.shape}, the index in {self.folder} holds vectors of "
@@ -346,8 +342,8 @@ class StoredIndex:
             raise UserError(f"The number of results must be at least 1, not {k}.")
         self._check_effort(given)
 
-    def _check_effort(self, given: SearchDefaults) -> None:
-        if given == SearchDefaults():
+    def _check_effort(self, given: SearchParams) -> None:
+        if given == SearchParams():
             return
         if self.manifest.search.is_exact:
             raise UserError(

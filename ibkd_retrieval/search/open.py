@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ibkd_retrieval.encoders.autotune.load import load_encoder
 from ibkd_retrieval.files import INDEXES
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.progress import SILENT
 from ibkd_retrieval.search.options import RankerOptions, check_ranking
 
@@ -43,9 +44,7 @@ def open_searcher(
     dtype: str = "auto",
     backend: str = "auto",
     pooling: str | None = None,
-    nprobe: int | None = None,
-    refine: int | None = None,
-    ef_search: int | None = None,
+    search_params: SearchParams | None = None,
     query_model: str | None = None,
     known: dict[str, Encoder] | None = None,
     progress: Progress = SILENT,
@@ -59,9 +58,7 @@ def open_searcher(
         dtype: number format of the encoder; "auto" is what the hardware multiplies fastest.
         backend: what runs the encoder; "auto" is what was found best here for queries.
         pooling: for a plain transformers encoder.
-        nprobe: lists to visit.
-        refine: candidates per result.
-        ef_search: nodes of a graph to keep in view.
+        search_params: how hard to search; the index's own defaults if None.
         query_model: a student in that encoder's vector space, to encode queries instead.
         known: encoders already loaded, by weight hash; filled.
         progress: told how the encoder runs, where that is not plain.
@@ -76,9 +73,7 @@ def open_searcher(
         dtype=dtype,
         backend=backend,
         pooling=pooling,
-        nprobe=nprobe,
-        refine=refine,
-        ef_search=ef_search,
+        search_params=search_params or SearchParams(),
     )
     index = open_index(folder)
     return _searcher(index, _encoder(index, options, {} if known is None else known, progress), options)
@@ -258,9 +253,7 @@ def _searcher(
     return Searcher(
         index if options.recall is None else index.aimed_at(options.recall),
         encoder,
-        nprobe=options.nprobe,
-        refine=options.refine,
-        ef_search=options.ef_search,
+        search_params=options.search_params,
         other_encoder=options.query_model is not None,
         allowed=allowed,
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.config import SearchParams
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class RankerOptions:
         tune: judged queries to find the weights of --hybrid sum on.
         model: another place of the encoder that made the index.
         query_model: a student in that encoder's vector space.
-        recall: share of the exact ten nearest documents to find; instead of nprobe, refine and ef_search.
+        recall: share of the exact ten nearest documents to find; instead of `search_params`.
         filters: conditions on documents, all of which must hold.
     """
 
@@ -33,9 +34,7 @@ class RankerOptions:
     dtype: str = "auto"
     backend: str = "auto"
     pooling: str | None = None
-    nprobe: int | None = None
-    refine: int | None = None
-    ef_search: int | None = None
+    search_params: SearchParams = field(default_factory=SearchParams)
     recall: float | None = None
     filters: tuple[str, ...] = ()
     exclude_self: bool = False
@@ -75,8 +74,8 @@ def check_ranking(options: RankerOptions, indexes: int = 1) -> None:
         raise UserError(
             "Several indexes can be searched together by their vectors only: leave out --engine and --hybrid."
         )
-    effort = (options.nprobe, options.refine, options.ef_search)
-    if options.recall is not None and effort != (None, None, None):
+    params = options.search_params
+    if options.recall is not None and params != SearchParams():
         raise UserError("--recall chooses --nprobe, --refine and --ef-search: give it or them, not both.")
     if options.rerank is None and (options.rerank_depth, options.rerank_max_length) != (100, None):
         raise UserError("--rerank-depth and --rerank-max-length are for --rerank MODEL: give that too, or neither.")
@@ -84,7 +83,7 @@ def check_ranking(options: RankerOptions, indexes: int = 1) -> None:
         from ibkd_retrieval.search.rerank import check_depth
 
         check_depth(options.rerank_depth)
-    of_vectors = (options.query_model, options.recall, *effort)
+    of_vectors = (options.query_model, options.recall, *params.to_json().values())
     if options.engine != "dense" and options.hybrid is None and any(value is not None for value in of_vectors):
         raise UserError(
             f"--engine {options.engine} searches words alone: leave out --query-model, --recall, --nprobe, --refine "

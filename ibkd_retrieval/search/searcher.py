@@ -11,6 +11,7 @@ import numpy as np
 from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.ranker import check_queries
 from ibkd_retrieval.search.runs.doc_ids import Ids, as_ids, taken
@@ -33,9 +34,7 @@ class Searcher:
         index: StoredIndex,
         encoder: TextEncoder,
         *,
-        nprobe: int | None = None,
-        refine: int | None = None,
-        ef_search: int | None = None,
+        search_params: SearchParams | None = None,
         other_encoder: bool = False,
         allowed: NDArray[np.bool_] | None = None,
     ) -> None:
@@ -44,9 +43,7 @@ class Searcher:
         Args:
             index: an opened index.
             encoder: encodes the queries.
-            nprobe: inverted lists to visit, the index's own default where None.
-            refine: candidates per result scored with exact vectors, the index's own default where None.
-            ef_search: nodes of an HNSW graph kept in view, the index's own default where None.
+            search_params: how hard to search, the index's own defaults where None.
             other_encoder: accept an encoder that did not build the index, as asymmetric search needs: a student
                 that was trained into the teacher's space searches the teacher's index.
             allowed: one bool a row [n]: only rows that hold True are found; None for all.
@@ -69,9 +66,7 @@ class Searcher:
             )
         self.index = index
         self.encoder = encoder
-        self.nprobe = nprobe
-        self.refine = refine
-        self.ef_search = ef_search
+        self.search_params = search_params or SearchParams()
         self.allowed = allowed
 
     @property
@@ -143,9 +138,7 @@ class Searcher:
         return Run.from_matrix(query_ids, self._ids(rows), scores, tag)
 
     def _find(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        return self.index.search(
-            vectors, k, nprobe=self.nprobe, refine=self.refine, ef_search=self.ef_search, allowed=self.allowed
-        )
+        return self.index.search(vectors, k, self.search_params, allowed=self.allowed)
 
     def _ids(self, rows: NDArray[np.int64]) -> Ids:
         """The document id of each row, empty for padding; each id is read once."""

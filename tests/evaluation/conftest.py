@@ -1,5 +1,7 @@
 import pytest
 
+from ibkd_retrieval.indexing.config import SearchParams
+
 DOCUMENTS, QUERIES = 1100, 30
 
 
@@ -50,7 +52,7 @@ def compared(world):
 
     searchers = {
         "teacher": world.searcher("teacher-flat"),
-        "teacher ivf-pq": world.searcher("teacher-ivf-pq", nprobe=4),
+        "teacher ivf-pq": world.searcher("teacher-ivf-pq", search_params=SearchParams(nprobe=4)),
         "student": world.searcher("student-flat"),
     }
     measuring = Measuring(

@@ -17,6 +17,7 @@ from ibkd_retrieval.evaluation.report import summary_sentence
 from ibkd_retrieval.evaluation.report.glance import glances
 from ibkd_retrieval.evaluation.report.html import comparison_as_html
 from ibkd_retrieval.evaluation.report.markdown import comparison_as_markdown
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.search.searcher import Searcher
 
@@ -51,7 +52,7 @@ def test_recall_is_against_the_exact_search_of_the_same_vectors(results, compare
     searcher = data.searchers["teacher ivf-pq"]
     vectors = searcher.encode(world.queries.queries)
     for depth in (10, 100):
-        _, rows = searcher.index.search(vectors, depth, nprobe=4)
+        _, rows = searcher.index.search(vectors, depth, SearchParams(nprobe=4))
         shares = [len(set(ours) & set(exact[:depth])) / depth for ours, exact in zip(rows, order, strict=True)]
         assert results["teacher ivf-pq"].recall_against_exact[str(depth)] == pytest.approx(np.mean(shares), abs=0.004)
 

@@ -35,7 +35,7 @@ from ibkd_retrieval.evaluation.compare.report import (
     SystemResult,
 )
 from ibkd_retrieval.evaluation.significance import bootstrap_means, percentiles, randomisation_test
-from ibkd_retrieval.indexing.format.manifest import SearchDefaults
+from ibkd_retrieval.indexing.config import SearchParams
 
 METRICS = ("ndcg@10", "mrr@10", "recall@100")
 # name, encoder, dims, family, quality kept, milliseconds to encode and to search, bytes a document in memory
@@ -139,7 +139,7 @@ def _system(row, timed):
             "cpu",
         ),
         family=family,
-        settings=SearchDefaults(),
+        settings=SearchParams(),
         throughput=Throughput(2000 / encode, 1900 / encode, 2050 / encode, 256, 3) if timed else None,
         peak_memory=PeakMemory(int(4e8 + encode * 9e6), 280_000_000, None, "scifact", 20) if timed else None,
         cost=Cost(3600 * 1000 / encode, sizes, "scifact") if timed else None,
@@ -219,7 +219,7 @@ def _result(row, first_row, columns, metrics, data_set, rng):
     return SystemResult(
         index=f"{data_set}-{family}",
         factory="Flat" if family == "flat" else "IVF72,PQ48",
-        search=SearchDefaults() if family == "flat" else SearchDefaults(nprobe=16, refine=4),
+        search=SearchParams() if family == "flat" else SearchParams(nprobe=16, refine=4),
         missing_queries=0,
         scores=scores,
         contrasts=contrasts,

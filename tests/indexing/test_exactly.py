@@ -8,8 +8,9 @@ from helpers.indexing_fakes import TableEncoder, clustered, table_corpus
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.combine import combine_indexes, leading_dimensions
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.families import family_named
-from ibkd_retrieval.indexing.format.manifest import SearchDefaults, read_manifest
+from ibkd_retrieval.indexing.format.manifest import read_manifest
 from ibkd_retrieval.indexing.index import open_index
 
 COUNT, DIM = 1500, 16
@@ -35,13 +36,13 @@ def test_any_index_can_be_searched_exactly(folder, family):
 def test_the_effort_in_force_is_the_one_given_or_the_indexs_own_and_grows_with_k(folder):
     index = open_index(folder / "ivf-pq")
     own = index.manifest.search
-    assert index.effort(1, SearchDefaults(nprobe=3)) == SearchDefaults(3, own.refine)
+    assert index.effort(1, SearchParams(nprobe=3)) == SearchParams(3, own.refine)
     assert index.effort(1) == own
     assert index.effort(1000).nprobe == 12
-    assert open_index(folder / "flat").effort(10) == SearchDefaults()
-    assert open_index(folder / "hnsw").effort(10, SearchDefaults(ef_search=33)).ef_search == 33
+    assert open_index(folder / "flat").effort(10) == SearchParams()
+    assert open_index(folder / "hnsw").effort(10, SearchParams(ef_search=33)).ef_search == 33
     with pytest.raises(UserError, match="no HNSW graph"):
-        index.effort(10, SearchDefaults(ef_search=4))
+        index.effort(10, SearchParams(ef_search=4))
 
 
 def test_efforts_double_up_to_all_there_is(folder):

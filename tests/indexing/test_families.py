@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from helpers.indexing_fakes import Listener, TableEncoder, clustered, table_corpus
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.families import FAMILIES, Family, family_named
 from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS
-from ibkd_retrieval.indexing.format.manifest import SearchDefaults, read_manifest
+from ibkd_retrieval.indexing.format.manifest import read_manifest
 from ibkd_retrieval.indexing.index import StoredIndex, open_index
 from ibkd_retrieval.indexing.vectors.source import ArrayVectors
 from ibkd_retrieval.progress import SILENT
@@ -156,7 +157,7 @@ def test_settings_that_a_structure_does_not_have_are_refused(index: StoredIndex,
 
 def test_the_cheapest_measured_setting_that_reaches_a_recall_is_given(index: StoredIndex):
     if index.manifest.search.is_exact:
-        assert index.defaults_for(1.0) == SearchDefaults()
+        assert index.defaults_for(1.0) == SearchParams()
         return
     points = index.manifest.operating_points
     best = max(point.recall_at_10 for point in points)
@@ -197,7 +198,7 @@ def test_any_vectors_searched_with_all_effort_give_the_exact_scores(name, count,
         index = open_index(Path(folder) / "i")
         effort = {"ef_search": count} if name == "hnsw" else {"nprobe": count}
         effort |= {} if name in ("hnsw", "ivf-flat") else {"refine": count}
-        scores, rows = index.search(queries, k, **effort)
+        scores, rows = index.search(queries, k, SearchParams(**effort))
     assert scores.shape == rows.shape == (3, k)
     for query in range(3):
         kept = rows[query] >= 0

@@ -6,10 +6,10 @@ import pytest
 from helpers.indexing_fakes import Listener, TableEncoder, clustered, table_corpus
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import IvfPq, family_named
 from ibkd_retrieval.indexing.families.search_params import search_structure, set_defaults
-from ibkd_retrieval.indexing.format.manifest import SearchDefaults
 from ibkd_retrieval.indexing.index import StoredIndex, open_index
 from ibkd_retrieval.indexing.vectors.exact import scan
 from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
@@ -33,7 +33,7 @@ def index(table: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Stored
 def recall_at_10(index: StoredIndex, table: np.ndarray, **settings: int) -> float:
     queries = table[COUNT:]
     truth = np.argsort(-(queries @ table[:COUNT].T), axis=1, kind="stable")[:, :10]
-    rows = index.search(queries, 10, **settings)[1]
+    rows = index.search(queries, 10, SearchParams(**settings))[1]
     return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(rows, truth, strict=True)]))
 
 
@@ -58,9 +58,9 @@ def test_scores_are_exact_inner_products_in_order(index: StoredIndex, table: np.
 
 def test_a_query_has_the_same_answer_alone_and_in_a_batch(index: StoredIndex, table: np.ndarray):
     queries = table[COUNT:]
-    scores, rows = index.search(queries, 10, nprobe=50, refine=16)
+    scores, rows = index.search(queries, 10, SearchParams(nprobe=50, refine=16))
     for query in range(0, len(queries), 20):
-        alone_scores, alone_rows = index.search(queries[query : query + 1], 10, nprobe=50, refine=16)
+        alone_scores, alone_rows = index.search(queries[query : query + 1], 10, SearchParams(nprobe=50, refine=16))
         np.testing.assert_allclose(alone_scores[0], scores[query], atol=1e-6)
         assert len(set(alone_rows[0]) & set(rows[query])) >= 9
 
@@ -83,7 +83,7 @@ def test_a_thousand_results_are_found_as_well_as_ten(index: StoredIndex, table: 
 
 def test_unrefined_search_pads_like_refined_search(index: StoredIndex, table: np.ndarray):
     for refine in (0, 4):
-        scores, rows = index.search(table[:3], COUNT + 5, nprobe=1, refine=refine)
+        scores, rows = index.search(table[:3], COUNT + 5, SearchParams(nprobe=1, refine=refine))
         assert scores.shape == rows.shape == (3, COUNT + 5)
         assert ((rows == -1) == (scores == -np.inf)).all()
         assert (rows[:, -5:] == -1).all()
@@ -143,7 +143,7 @@ def test_more_lists_than_can_be_trained_are_lowered_and_said(table: np.ndarray, 
 def test_a_dimension_that_four_does_not_divide_is_served(dim: int, tmp_path: Path):
     table = clustered(1200, dim)
     build_index(table_corpus(1200), TableEncoder(table), tmp_path / "i", family=IvfPq(nprobe=99, refine=16))
-    scores, _ = open_index(tmp_path / "i").search(table[:5], 1, refine=1200)
+    scores, _ = open_index(tmp_path / "i").search(table[:5], 1, SearchParams(refine=1200))
     np.testing.assert_allclose(scores[:, 0], (table[:5] @ table.T).max(axis=1), atol=1e-6)
 
 
@@ -183,10 +183,10 @@ def test_the_nearest_lists_are_found_through_a_graph_as_well_as_without_one():
     centroids.add(graph.quantizer.reconstruct_n(0, 1000))
     plain.quantizer, plain.own_fields = centroids, False
     found = [
-        search_structure(index, queries, 10, SearchDefaults(nprobe=40), ArrayVectors(table))[1]
+        search_structure(index, queries, 10, SearchParams(nprobe=40), ArrayVectors(table))[1]
         for index in (graph, plain)
     ]
     same = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*found, strict=True)])
     assert same > 0.98
-    set_defaults(graph, SearchDefaults(nprobe=40))
+    set_defaults(graph, SearchParams(nprobe=40))
     assert faiss.downcast_index(graph.quantizer).hnsw.efSearch == 60

@@ -13,6 +13,7 @@ from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import MissingPackage, UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.building.identity import fingerprint
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.format.integrity import verify_index
@@ -84,7 +85,7 @@ def test_search_refuses_what_it_cannot_answer(folder: Path):
     with pytest.raises(UserError, match="not finite"):
         index.search(good * np.nan, 1)
     with pytest.raises(UserError, match="always exact"):
-        index.search(good, 1, nprobe=4)
+        index.search(good, 1, SearchParams(nprobe=4))
 
 
 def test_sizes_are_those_of_the_files(folder: Path):

@@ -6,6 +6,7 @@ import pytest
 from helpers.searching import HashEncoder
 from ibkd_retrieval.corpora.records import Corpus, Document, Query
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.search import searcher as searcher_module
 from ibkd_retrieval.search.searcher import Searcher
 
@@ -24,8 +25,8 @@ class ExactIndex:
         self.vectors = encoder.encode(TEXTS)
         self.asked, self.wanted = [], []
 
-    def search(self, vectors, k, *, nprobe=None, refine=None, ef_search=None, allowed=None):
-        self.asked.append((nprobe, refine))
+    def search(self, vectors, k, search_params=None, *, allowed=None):
+        self.asked.append((search_params.nprobe, search_params.refine))
         self.wanted.append(k)
         all_scores = vectors @ self.vectors.T
         rows = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
@@ -95,7 +96,7 @@ def test_no_queries_make_an_empty_run(searcher):
 def test_the_settings_of_the_search_reach_the_index():
     encoder = HashEncoder()
     index = ExactIndex(encoder)
-    Searcher(index, encoder, nprobe=4, refine=2).search("a")
+    Searcher(index, encoder, search_params=SearchParams(nprobe=4, refine=2)).search("a")
     assert index.asked == [(4, 2)]
 
 

@@ -186,6 +186,4 @@ def _batch_path(searcher: Searcher) -> Callable[[Sequence[str]], object]:
 
 
 def _found(searcher: Searcher, vectors: Vector) -> object:
-    return searcher.index.search(
-        vectors, OVERLAP_DEPTH, nprobe=searcher.nprobe, refine=searcher.refine, ef_search=searcher.ef_search
-    )
+    return searcher.index.search(vectors, OVERLAP_DEPTH, searcher.search_params)

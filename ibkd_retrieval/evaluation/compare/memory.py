@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.errors import WorkFailed
-from ibkd_retrieval.indexing.format.manifest import SearchDefaults
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.json_io import decode, encode
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Load:
     pooling: str | None
     max_length: int | None
     dim: int
-    search: SearchDefaults
+    search: SearchParams
     queries: tuple[str, ...]
 
     @classmethod
@@ -53,7 +53,7 @@ class Load:
             pooling=encoder.pooling,
             max_length=encoder.max_length or None,
             dim=encoder.dim,
-            search=SearchDefaults(searcher.nprobe, searcher.refine, searcher.ef_search),
+            search=searcher.search_params,
             queries=tuple(queries),
         )
 
@@ -121,15 +121,7 @@ def take_up(load: Load) -> Footprint:
         # The very texts that the system itself was calibrated on, so that it takes the file made then.
         sample=sample_texts(document.content for document in index.documents()) if load.dtype == "int8" else (),
     )
-    how = load.search
-    searcher = Searcher(
-        index,
-        encoder,
-        nprobe=how.nprobe,
-        refine=how.refine,
-        ef_search=how.ef_search,
-        other_encoder=True,
-    )
+    searcher = Searcher(index, encoder, search_params=load.search, other_encoder=True)
     for text in load.queries:
         searcher.search(text, 10)
     vram = int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None

@@ -29,7 +29,7 @@ from ibkd_retrieval.evaluation.compare.quality_records import (
     MetricScore,
     PerQuery,
 )
-from ibkd_retrieval.indexing.format.manifest import SearchDefaults
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.json_io import KEY, decode, encode
 
 FORMAT_VERSION = 2
@@ -53,7 +53,7 @@ class SystemRecord:
     name: str
     encoder: EncoderFigures
     family: str
-    settings: SearchDefaults
+    settings: SearchParams
     throughput: Throughput | None = None
     peak_memory: PeakMemory | None = None
     cost: Cost | None = None
@@ -103,7 +103,7 @@ class SystemResult:
 
     index: str
     factory: str
-    search: SearchDefaults
+    search: SearchParams
     missing_queries: int
     scores: dict[str, MetricScore]
     contrasts: dict[str, MetricContrast]

@@ -25,7 +25,6 @@ from ibkd_retrieval.evaluation.compare.rankings import ComparedData, Ranking, ra
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport, SystemRecord, SystemResult
 from ibkd_retrieval.evaluation.compare.timing import batch_rate_of, histogram_edges, latency_of, throughput_of
 from ibkd_retrieval.evaluation.compare.tradeoff_curves import effort_curves
-from ibkd_retrieval.indexing.format.manifest import SearchDefaults
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.searcher import Searcher
 
@@ -119,7 +118,7 @@ def _system(
         name=name,
         encoder=encoder_figures(searcher),
         family=searcher.index.manifest.family,
-        settings=_given(searcher),
+        settings=searcher.search_params,
         throughput=throughput,
         peak_memory=memory.get(name),
         cost=cost_of(
@@ -160,7 +159,7 @@ def _data_set(
         results[name] = SystemResult(
             index=searcher.index.folder.resolve().name,
             factory=searcher.index.manifest.factory,
-            search=searcher.index.effort(OVERLAP_DEPTH, _given(searcher)),
+            search=searcher.index.effort(OVERLAP_DEPTH, searcher.search_params),
             missing_queries=ranking.evaluation.missing,
             scores=statistics.scores[data.name][name],
             contrasts=statistics.contrasts[data.name][name],
@@ -195,7 +194,3 @@ def _data_set(
         examples=examples(data, rankings, metrics[0]),
         relevance_level=data.queries.relevance_level,
     )
-
-
-def _given(searcher: Searcher) -> SearchDefaults:
-    return SearchDefaults(searcher.nprobe, searcher.refine, searcher.ef_search)

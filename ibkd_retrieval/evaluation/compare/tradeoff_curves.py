@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from ibkd_retrieval.evaluation.agreement import AGREEMENT, OVERLAP_DEPTH, recall
 from ibkd_retrieval.evaluation.compare.rankings import ComparedData, Ranking, evaluate_runs, metric_depth, run_of
 from ibkd_retrieval.evaluation.compare.report import EffortPoint
 from ibkd_retrieval.evaluation.compare.timing import QueryPath, QueryTimings, time_queries
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.runs.run import Run
 from ibkd_retrieval.search.searcher import Searcher
@@ -42,7 +44,7 @@ def effort_curves(
     """
     nearest = {name: ranking.exact for name, ranking in rankings.items() if ranking.exact is not None}
     points = {
-        (name, place): _with_effort(searcher, effort.nprobe, effort.ef_search)
+        (name, place): _with_params(searcher, replace(effort, refine=searcher.search_params.refine))
         for name, searcher in data.searchers.items()
         if name in nearest
         for place, effort in enumerate(searcher.index.efforts())
@@ -86,21 +88,19 @@ def _point(
     else:
         score = evaluate_runs(runs, data.queries, [metric], k, "The run").scores[metric]
     return EffortPoint(
-        nprobe=searcher.nprobe,
-        ef_search=searcher.ef_search,
+        nprobe=searcher.search_params.nprobe,
+        ef_search=searcher.search_params.ef_search,
         recall_at_10=recall_against(runs[OVERLAP_DEPTH], nearest, OVERLAP_DEPTH),
         search_p50_ms=1000 * float(np.median(timings.search)),
         score=score,
     )
 
 
-def _with_effort(searcher: Searcher, nprobe: int | None, ef_search: int | None) -> Searcher:
+def _with_params(searcher: Searcher, search_params: SearchParams) -> Searcher:
     return Searcher(
         searcher.index,
         searcher.encoder,
-        nprobe=nprobe,
-        refine=searcher.refine,
-        ef_search=ef_search,
+        search_params=search_params,
         other_encoder=True,
         allowed=searcher.allowed,
     )
@@ -110,7 +110,5 @@ def _path(searcher: Searcher, ranking: Ranking) -> QueryPath:
     """Timed from the vector on: `encode` only looks the query's vector up."""
     return QueryPath(
         encode=lambda row: ranking.vectors[int(row) : int(row) + 1],
-        search=lambda vector: searcher.index.search(
-            vector, OVERLAP_DEPTH, nprobe=searcher.nprobe, refine=searcher.refine, ef_search=searcher.ef_search
-        ),
+        search=lambda vector: searcher.index.search(vector, OVERLAP_DEPTH, searcher.search_params),
     )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS, Family, check_recall
 from ibkd_retrieval.indexing.families.flat import Flat
 from ibkd_retrieval.indexing.families.hnsw import Hnsw
@@ -20,7 +21,7 @@ from ibkd_retrieval.indexing.families.rabitq import RaBitQ
 from ibkd_retrieval.indexing.families.search_params import is_graph, list_count
 from ibkd_retrieval.indexing.families.sq8 import Sq8
 from ibkd_retrieval.indexing.families.trial import Trial, describe, efforts_for, measured, reaches, trial_of
-from ibkd_retrieval.indexing.format.manifest import OperatingPoint, SearchDefaults
+from ibkd_retrieval.indexing.format.manifest import OperatingPoint
 from ibkd_retrieval.indexing.vectors.source import ArrayVectors, VectorSource, sample_rows
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -117,7 +118,7 @@ def _points(
 ) -> Iterator[OperatingPoint]:
     """Build `family` on a sample and measure it with growing effort until it finds enough."""
     if isinstance(family, Flat):
-        point = measured(family.build(sample, SILENT).index, sample, trial, SearchDefaults())
+        point = measured(family.build(sample, SILENT).index, sample, trial, SearchParams())
         # Rounding of equal scores is no miss.
         yield replace(point, recall_at_10=1.0, milliseconds=growth * point.milliseconds, structure="Flat")
         return
@@ -126,7 +127,7 @@ def _points(
     index = built.index
     scale = 1 + math.log(growth) / math.log(sample.count) if is_graph(index) else math.sqrt(growth)
     refinements = (0,) if isinstance(family, Hnsw | IvfFlat) else (0, 2) if isinstance(family, Sq8) else None
-    for group in efforts_for(index, SearchDefaults(), refinements):
+    for group in efforts_for(index, SearchParams(), refinements):
         for effort in group:
             point = measured(index, sample, trial, effort)
             yield replace(point, milliseconds=round(scale * point.milliseconds, 4), structure=built.factory)

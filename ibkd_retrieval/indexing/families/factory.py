@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range, check_recall
 from ibkd_retrieval.indexing.families.inverted import add, parsed, train
 from ibkd_retrieval.indexing.families.search_params import inner_index, is_graph, list_count
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, efforts_for, trial_of, try_settings
-from ibkd_retrieval.indexing.format.manifest import SearchDefaults
 from ibkd_retrieval.indexing.vectors.source import VectorSource
 from ibkd_retrieval.progress import Progress
 
@@ -93,7 +93,7 @@ class Factory:
         sample = max(64 * (lists or 0), _TRAINING_VECTORS)
         train(index, self.factory, vectors, sample, self.seed, progress, device)
         add(index, vectors, progress)
-        efforts = efforts_for(index, SearchDefaults(self.nprobe, self.refine, self.ef_search), (0, 2, 4, 8, 16, 32))
+        efforts = efforts_for(index, SearchParams(self.nprobe, self.refine, self.ef_search), (0, 2, 4, 8, 16, 32))
         trial = trial_of(vectors, None, self.seed)
         search, points = try_settings(index, vectors, trial, efforts, self.recall, progress)
         return BuiltStructure(index, self.factory, search, points)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.format.manifest import OperatingPoint, SearchDefaults
+from ibkd_retrieval.indexing.config import SearchParams
+from ibkd_retrieval.indexing.format.manifest import OperatingPoint
 from ibkd_retrieval.indexing.vectors.source import VectorSource
 from ibkd_retrieval.progress import Progress
 
@@ -28,7 +29,7 @@ class BuiltStructure(NamedTuple):
 
     index: Any
     factory: str
-    search: SearchDefaults = SearchDefaults()
+    search: SearchParams = SearchParams()
     operating_points: tuple[OperatingPoint, ...] = ()
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range, check_recall
 from ibkd_retrieval.indexing.families.inverted import add, flat_if_few, parsed
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, efforts_for, trial_of, try_settings
-from ibkd_retrieval.indexing.format.manifest import SearchDefaults
 from ibkd_retrieval.indexing.vectors.source import VectorSource
 from ibkd_retrieval.progress import Progress
 
@@ -61,7 +61,7 @@ class Hnsw:
         index = parsed(factory, vectors.dim)
         index.hnsw.efConstruction = self.ef_construction
         add(index, vectors, progress)
-        efforts = efforts_for(index, SearchDefaults(refine=0, ef_search=self.ef_search))
+        efforts = efforts_for(index, SearchParams(refine=0, ef_search=self.ef_search))
         trial = trial_of(vectors, None, self.seed)
         search, points = try_settings(index, vectors, trial, efforts, self.recall, progress)
         return BuiltStructure(index, factory, search, points)

@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
-from ibkd_retrieval.indexing.format.manifest import SearchDefaults
 from ibkd_retrieval.indexing.gpu import MOST_RESULTS, is_on_gpu
 from ibkd_retrieval.indexing.vectors.exact import Found, rescore
 from ibkd_retrieval.indexing.vectors.source import VectorSource
@@ -65,8 +65,8 @@ def is_graph(index: Any) -> bool:
 
 
 def effort_for(
-    index: Any, defaults: SearchDefaults, given: SearchDefaults, k: int, count: int, allowed: int
-) -> SearchDefaults:
+    index: Any, defaults: SearchParams, given: SearchParams, k: int, count: int, allowed: int
+) -> SearchParams:
     """The settings of one search: those given, or the index's own, which were chosen for ten results, adapted to k.
 
     Enough lists are visited to hold about 16 k documents, since those visited bound what can be found: with 5,183
@@ -92,16 +92,16 @@ def effort_for(
         nprobe = math.ceil((given.nprobe or defaults.nprobe or 1) * shut_out)
         if given.nprobe is None:
             nprobe = max(nprobe, math.ceil(16 * k * lists / allowed))
-        return SearchDefaults(min(nprobe, lists), refine)
+        return SearchParams(min(nprobe, lists), refine)
     if is_graph(index):
         kept = math.ceil((given.ef_search or defaults.ef_search or 1) * shut_out)
         if given.ef_search is None:
             kept = max(kept, 2 * k)
-        return SearchDefaults(refine=refine, ef_search=min(kept, max(1, count)))
-    return SearchDefaults(refine=refine)
+        return SearchParams(refine=refine, ef_search=min(kept, max(1, count)))
+    return SearchParams(refine=refine)
 
 
-def set_defaults(index: Any, effort: SearchDefaults) -> None:
+def set_defaults(index: Any, effort: SearchParams) -> None:
     """Write nprobe or ef_search into the structure itself, for programs that search it as it is."""
     inner = inner_index(index)
     if effort.nprobe is not None and list_count(index) is not None:
@@ -134,7 +134,7 @@ def search_structure(
     index: Any,
     queries: NDArray[np.float32],
     k: int,
-    effort: SearchDefaults,
+    effort: SearchParams,
     vectors: VectorSource,
     selector: Any = None,
 ) -> Found:
@@ -168,7 +168,7 @@ def search_structure(
     return np.concatenate([scores for scores, _ in results]), np.concatenate([rows for _, rows in results])
 
 
-def _parameters(index: Any, effort: SearchDefaults, candidates: int, selector: Any) -> Any:
+def _parameters(index: Any, effort: SearchParams, candidates: int, selector: Any) -> Any:
     faiss = load_faiss()
     if list_count(index) is not None:
         parameters = faiss.SearchParametersIVF(nprobe=effort.nprobe or 1, sel=selector)

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.families.search_params import is_graph, list_count, search_structure
-from ibkd_retrieval.indexing.format.manifest import OperatingPoint, SearchDefaults
+from ibkd_retrieval.indexing.format.manifest import OperatingPoint
 from ibkd_retrieval.indexing.vectors.exact import scan
 from ibkd_retrieval.indexing.vectors.source import VectorSource, sample_rows
 from ibkd_retrieval.progress import Progress
@@ -56,10 +57,10 @@ def try_settings(
     index: Any,
     vectors: VectorSource,
     trial: Trial,
-    efforts: Sequence[Sequence[SearchDefaults]],
+    efforts: Sequence[Sequence[SearchParams]],
     recall: float,
     progress: Progress,
-) -> tuple[SearchDefaults, tuple[OperatingPoint, ...]]:
+) -> tuple[SearchParams, tuple[OperatingPoint, ...]]:
     """Try settings from cheap to dear, until one finds the share `recall` of the exact neighbours.
 
     Args:
@@ -101,7 +102,7 @@ def reaches(point: OperatingPoint, recall: float) -> bool:
     return point.recall_at_10 >= (1 + recall) / 2
 
 
-def measured(index: Any, vectors: VectorSource, trial: Trial, effort: SearchDefaults) -> OperatingPoint:
+def measured(index: Any, vectors: VectorSource, trial: Trial, effort: SearchParams) -> OperatingPoint:
     """Search with one setting and compare with the exact answers."""
     start = time.perf_counter()
     found = search_structure(index, trial.queries, min(NEIGHBOURS + 1, vectors.count), effort, vectors)[1]
@@ -115,9 +116,7 @@ def measured(index: Any, vectors: VectorSource, trial: Trial, effort: SearchDefa
     )
 
 
-def efforts_for(
-    index: Any, fixed: SearchDefaults, refinements: Sequence[int] | None = None
-) -> list[list[SearchDefaults]]:
+def efforts_for(index: Any, fixed: SearchParams, refinements: Sequence[int] | None = None) -> list[list[SearchParams]]:
     """The settings worth trying, from cheap to dear, with those of `fixed` that are not None as they are.
 
     Args:
@@ -129,11 +128,11 @@ def efforts_for(
     lists = list_count(index)
     if lists is not None:
         visits = _doubling(4, lists) if fixed.nprobe is None else (min(fixed.nprobe, lists),)
-        return [[SearchDefaults(nprobe, refine) for refine in tried] for nprobe in visits]
+        return [[SearchParams(nprobe, refine) for refine in tried] for nprobe in visits]
     if is_graph(index):
         kept = _doubling(16, max(16, min(1024, index.ntotal))) if fixed.ef_search is None else (fixed.ef_search,)
-        return [[SearchDefaults(refine=refine, ef_search=ef) for refine in tried] for ef in kept]
-    return [[SearchDefaults(refine=refine)] for refine in tried]
+        return [[SearchParams(refine=refine, ef_search=ef) for refine in tried] for ef in kept]
+    return [[SearchParams(refine=refine)] for refine in tried]
 
 
 def describe(point: OperatingPoint) -> str:

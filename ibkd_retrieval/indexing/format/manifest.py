@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import write_json
+from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.format.layout import DOC_IDS, FORMAT, FORMAT_VERSION, MANIFEST, STRUCTURE, is_index
 from ibkd_retrieval.json_io import decode
 
@@ -102,29 +103,9 @@ class OperatingPoint:
     bytes_per_vector: float | None = None
 
     @property
-    def effort(self) -> SearchDefaults:
+    def effort(self) -> SearchParams:
         """The setting alone."""
-        return SearchDefaults(self.nprobe, self.refine, self.ef_search)
-
-
-@dataclass(frozen=True)
-class SearchDefaults:
-    """How hard an index is searched when the caller does not say; all None where the search is exact.
-
-    Attributes:
-        nprobe: inverted lists visited.
-        refine: candidates scored exactly, per result asked for.
-        ef_search: nodes of an HNSW graph kept in view.
-    """
-
-    nprobe: int | None = None
-    refine: int | None = None
-    ef_search: int | None = None
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether there is nothing to set."""
-        return self == SearchDefaults()
+        return SearchParams(self.nprobe, self.refine, self.ef_search)
 
 
 @dataclass(frozen=True)
@@ -195,7 +176,7 @@ class IndexManifest:
     family: str
     family_options: dict[str, int | float | str | bool | None]
     factory: str
-    search: SearchDefaults
+    search: SearchParams
     shard_size: int
     shards: tuple[ShardEntry, ...]
     files: dict[str, FileRecord]
