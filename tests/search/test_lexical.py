@@ -2,7 +2,9 @@ import hashlib
 import importlib.util
 import json
 import math
+import re
 import sys
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -16,6 +18,7 @@ from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.search.lexical import ENGINES, open_lexical
+from ibkd_retrieval.search.lexical.words import words_of_document, words_of_query
 
 DOCUMENTS = [
     Document("d0", "Running wings and the wing of a plane", "Wings"),
@@ -160,6 +163,53 @@ def test_a_build_that_fails_leaves_nothing(index, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         open_lexical(index)
     assert list((index.folder / "lexical").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "asked"),
+    [
+        (
+            ["仓库在星期天关门。", "这台打印机需要更换墨盒。", "河边的小船"],
+            ["打印机墨盒", "盒", "打印機墨盒"],
+        ),
+        (
+            ["倉庫は日曜日に休みます。", "インクカートリッジの交換", "川"],
+            ["インクカートリッジ", "ｲﾝｸｶｰﾄﾘｯｼﾞ"],
+        ),
+        (["창고는 일요일에 쉽니다.", "이 프린터는 잉크를 갈아야 합니다.", "강가의 배"], ["잉크", "프린터"]),
+        (["โกดังปิดวันอาทิตย์", "เครื่องพิมพ์นี้ต้องเปลี่ยนหมึก", "เรือริมแม่น้ำ"], ["เปลี่ยนหมึก"]),
+        (["गोदाम रविवार को बंद है", "प्रिंटर की स्याही बदलें", "नदी किनारे नाव"], ["स्याही"]),
+        (["the store", "cafe\u0301 au lait", "river"], ["café", "cafe\u0301", "ＣＡＦÉ"]),
+    ],
+    ids=["Chinese", "Japanese", "Korean", "Thai", "Hindi", "accents"],
+)
+def test_a_word_is_found_in_scripts_without_spaces_and_in_either_spelling(tmp_path, texts, asked):
+    pytest.importorskip("bm25s")
+    index = make(tmp_path / "index", [Document(f"d{place}", text) for place, text in enumerate(texts)])
+    searcher = open_lexical(index)
+    for text in asked:
+        assert found(searcher, text)[:1] == ["d1"]
+
+
+def test_words_of_spaced_scripts_are_runs_of_letters_and_digits():
+    for text in ("A b cd", "naïve, 42 Straße_x", "Ελληνικά и русский", "x²", "a\u0301b"):
+        normal = unicodedata.normalize("NFKC", text.lower())
+        assert words_of_document(text) == words_of_query(text) == re.findall(r"\b\w\w+\b", normal)
+    assert words_of_document("a河边b 水") == ["河", "边", "河边", "水"]
+    assert words_of_query("a河边b 水") == ["河边", "水"]
+
+
+def test_an_index_by_an_earlier_way_to_make_words_is_replaced(index):
+    pytest.importorskip("bm25s")
+    open_lexical(index)
+    (made,) = layout.lexical_indexes(index.folder)
+    manifest = json.loads((made / "lexical.json").read_text())
+    assert manifest["settings"].pop("words") == "nfkc, bigrams of unspaced scripts"
+    older = made.with_name("bm25-0123456789ab")
+    made.rename(older)
+    (older / "lexical.json").write_text(json.dumps(manifest))
+    assert found(open_lexical(index), "geometry") == ["d5"]
+    assert layout.lexical_indexes(index.folder) == [made]
 
 
 def test_without_a_stemmer_words_are_taken_as_they_are(index, monkeypatch):

@@ -3,9 +3,8 @@
 Scores are Lucene's variant of BM25 (Kamphuis et al., ECIR 2020: exact document lengths, idf = ln(1 + (N - df + 0.5) /
 (df + 0.5))), computed when indexing, so that a query only adds up the columns of its words.
 
-Words are runs of at least two letters or digits, in lower case. With PyStemmer they lose English stop words (Lucene's
-33) and are stemmed by Snowball's English stemmer; without it they are taken as they are, which suits any language
-that puts spaces between words.
+Words are those of `words`. With PyStemmer they lose English stop words (Lucene's 33) and are stemmed by Snowball's
+English stemmer; without it they are taken as they are.
 
 On disk: bm25s' own files, arrays in numpy's format and JSON. The arrays are memory-mapped and never unpickled.
 Indexing takes 4 bytes of memory a word and about 45 bytes for each different word of each document, which is what
@@ -16,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import MissingPackage
 from ibkd_retrieval.progress import Progress, Task
 from ibkd_retrieval.search.lexical.engine import Found
+from ibkd_retrieval.search.lexical.words import words_of_document, words_of_query
 
 _STEMMER = "english"
 
@@ -70,11 +70,12 @@ class Bm25:
             "b": repr(self._b),
             "stemmer": "none" if self._stemmers is None else f"snowball {_STEMMER}",
             "stopwords": "none" if self._stemmers is None else "english",
+            "words": "nfkc, bigrams of unspaced scripts",
         }
 
     def build(self, folder: Path, documents: Iterable[Document], task: Task) -> None:
         """Index `documents` into bm25s' files."""
-        tokenizer = self._tokenizer({})
+        tokenizer = self._tokenizer({}, words_of_document)
         words = _WordLists()
         for document in documents:
             words.append(next(tokenizer.streaming_tokenize([document.content], True, allow_empty=False)))
@@ -88,16 +89,16 @@ class Bm25:
     def open(self, folder: Path) -> OpenedBm25:
         """Map the arrays and read the vocabulary."""
         retriever = self._bm25s.BM25.load(folder, mmap=True, allow_pickle=False)
-        return OpenedBm25(retriever, lambda: self._tokenizer(retriever.vocab_dict))
+        return OpenedBm25(retriever, lambda: self._tokenizer(retriever.vocab_dict, words_of_query))
 
-    def _tokenizer(self, vocabulary: dict[str, int]) -> Any:
+    def _tokenizer(self, vocabulary: dict[str, int], splitter: Callable[[str], list[str]]) -> Any:
         new = self._bm25s.tokenization.Tokenizer
         if self._stemmers is None:
-            tokenizer = new(stopwords=None)
+            tokenizer = new(splitter=splitter, stopwords=None)
             tokenizer.word_to_id = vocabulary
         else:
             # One of its own for each: PyStemmer's are not made to be shared between threads.
-            tokenizer = new(stopwords="english", stemmer=self._stemmers.Stemmer(_STEMMER))
+            tokenizer = new(splitter=splitter, stopwords="english", stemmer=self._stemmers.Stemmer(_STEMMER))
             tokenizer.stem_to_sid = vocabulary
         return tokenizer
 

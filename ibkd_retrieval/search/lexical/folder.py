@@ -81,6 +81,9 @@ def made_folder(index: StoredIndex, engine: Engine, progress: Progress) -> Path:
             if folder.exists():
                 progress.say(f"The {engine.name} index in {folder} {fault} and is made anew.")
             _make(folder, index, engine, progress)
+            for older in _superseded(folder, engine):
+                progress.say(f"The {engine.name} index in {older} is of an earlier version and is removed.")
+                shutil.rmtree(older, ignore_errors=True)
     return folder
 
 
@@ -105,6 +108,19 @@ def _fault(folder: Path, index: StoredIndex, engine: Engine) -> str | None:
     if not sizes_hold or (small and not is_intact(folder, manifest.files)):
         return "is damaged"
     return None
+
+
+def _superseded(folder: Path, engine: Engine) -> list[Path]:
+    """Indexes beside `folder` by the same settings, from before some of today's were known."""
+    found = []
+    for path in sorted(folder.parent.glob(f"{engine.name}-*/{MANIFEST}")):
+        try:
+            settings = decode(LexicalManifest, json.loads(path.read_bytes())).settings
+        except (OSError, ValueError):
+            continue
+        if settings.items() < dict(engine.settings).items():
+            found.append(path.parent)
+    return found
 
 
 def _release(version: str) -> list[str]:

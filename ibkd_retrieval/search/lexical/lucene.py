@@ -6,10 +6,10 @@ and more (they load torch, transformers and a client that wants an OpenAI key), 
 lacks, and they hand over hits one Java object at a time, at a fifth of a millisecond each. What goes in and out here
 is JSON in ASCII: the bridge passes texts in Java's own variant of UTF-8, which has no room for emoji.
 
-Documents go through Anserini's default English analyzer (Porter stemmer, Lucene's stop words) into one field, as in
-its "flat" BEIR indexes. Anserini rounds scores to four decimals and lowers tied ones a little, in ascending order of
-rows as text, so that few ties are left; document lengths are rounded inside Lucene. k1 and b
-take part in searching only, so that one index serves all.
+A letter and its accent are one character (NFC) before they go in. Documents go through Anserini's default English
+analyzer (Porter stemmer, Lucene's stop words) into one field, as in its "flat" BEIR indexes. Anserini rounds scores to
+four decimals and lowers tied ones a little, in ascending order of rows as text, so that few ties are left; document
+lengths are rounded inside Lucene. k1 and b take part in searching only, so that one index serves all.
 
 A process has one Java machine, started on first use and never stopped. Signals stay with Python (`-Xrs`), so that
 Ctrl-C interrupts as usual.
@@ -28,6 +28,7 @@ from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ class Lucene:
     @property
     def settings(self) -> Mapping[str, str]:
         """The analyzer."""
-        return {"analyzer": "io.anserini.analysis.DefaultEnglishAnalyzer", "stemmer": "porter"}
+        return {"analyzer": "io.anserini.analysis.DefaultEnglishAnalyzer", "stemmer": "porter", "unicode": "nfc"}
 
     def build(self, folder: Path, documents: Iterable[Document], task: Task) -> None:
         """Index `documents` as Anserini's JsonCollection, with their rows as ids."""
@@ -75,7 +76,10 @@ class Lucene:
             numbered = enumerate(documents)
             while block := list(islice(numbered, _DOCUMENT_BLOCK)):
                 indexer.addRawDocuments(
-                    [json.dumps({"id": str(row), "contents": document.content}) for row, document in block]
+                    [
+                        json.dumps({"id": str(row), "contents": normalize("NFC", document.content)})
+                        for row, document in block
+                    ]
                 )
                 task.advance(len(block))
         finally:
@@ -134,7 +138,7 @@ class OpenedLucene:
 
     def _list(self, texts: Sequence[str]) -> Any:
         # Lucene finds nothing at all for a query that holds half a surrogate pair.
-        whole = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        whole = [normalize("NFC", text.encode("utf-8", "replace").decode("utf-8")) for text in texts]
         return self._mapper.readValue(json.dumps(whole), self._strings)
 
 
