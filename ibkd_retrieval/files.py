@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
 import os
 import re
+import secrets
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,16 +28,20 @@ def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
     """Open `path` for writing bytes under a temporary name; sync and rename it on success.
 
     A reader sees the old file or the whole new one. On an exception the temporary file is removed
-    and `path` is left as it was. Of a symbolic link, the file that it points to is written.
+    and `path` is left as it was. Of a symbolic link, the file that it points to is written. A file that is replaced
+    keeps its permissions.
 
     Raises:
         UserError: `path` is there and is no regular file.
     """
     path = _target(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    make_folder(path.parent)
     try:
-        with open(temporary, "wb") as file:
+        # Exclusively: whatever was planted under that name is not written through.
+        with open(temporary, "xb") as file:
+            if path.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -41,6 +49,65 @@ def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
         sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_LONGEST_NAME = 255
+"""Bytes of a file's name, on all file systems that matter."""
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that no file system takes, before the work for it is done.
+
+    Raises:
+        UserError: a part of the path is too long.
+    """
+    for part in path.parts:
+        if len(os.fsencode(part)) > _LONGEST_NAME:
+            raise UserError(
+                f"The name {part[:40]}... has {len(part)} letters, too many for a file: give a shorter one."
+            )
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """A hidden name in the folder of `path`, made of its name, cut where that is long, and of `suffix`."""
+    name = path.name.encode("utf-8", "surrogateescape")[: _LONGEST_NAME - 1 - len(suffix)]
+    return path.with_name(f".{os.fsdecode(name)}{suffix}")
+
+
+def temporary_name(path: Path) -> Path:
+    """A name that nobody can foresee for what will be `path`."""
+    return beside(path, f".{secrets.randbits(62)}.tmp")
+
+
+def own_folder(path: Path) -> Path:
+    """Make a hidden folder for what will be the folder `path`; those of processes that are gone are removed."""
+    for each in path.parent.glob(f".{glob.escape(path.name)}.*.tmp") if path.parent.is_dir() else ():
+        owner = each.name.split(".")[-2]
+        if owner.isdigit() and not _is_running(int(owner)):
+            shutil.rmtree(each, ignore_errors=True)
+    made = beside(path, f".{os.getpid()}.tmp")
+    make_folder(path.parent)
+    made.mkdir()
+    return made
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder and those above it that are missing, durably; return those, the deepest first."""
+    missing = [] if folder.is_dir() else [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        sync_directory(each.parent)
+    return missing
 
 
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
@@ -55,8 +122,8 @@ def require_writable(path: Path | str) -> None:
     """Find out before long work whether `path` can be written when it is done; nothing is left behind.
 
     Raises:
-        UserError: it is there and is no regular file, something above it is no folder, or its folder (or the one that
-            would hold that) takes no files.
+        UserError: it is there and is no regular file, something above it is no folder, its name is too long, or its
+            folder (or the one that would hold that) takes no files.
     """
     path = _target(os.path.abspath(path))
     folder = path.parent
@@ -76,9 +143,10 @@ def _target(path: Path | str) -> Path:
     """The file to write for `path`, through symbolic links: a rename would put a file in place of a link or device.
 
     Raises:
-        UserError: it is there and is no regular file, or stands for a stream.
+        UserError: it is there and is no regular file, stands for a stream, or has too long a name.
     """
     path = Path(path)
+    check_name(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it.")
     # What a stream leads to may be a file, which whoever opened it goes on writing.

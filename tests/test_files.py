@@ -3,7 +3,7 @@ import os
 import pytest
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import atomic_write, require_writable
+from ibkd_retrieval.files import atomic_write, is_leftover, make_folder, require_writable, temporary_name
 
 
 def write(path, content=b"new"):
@@ -54,3 +54,48 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         write(path, "no bytes")
     assert path.read_bytes() == b"new"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    path = tmp_path / "run.tsv"
+    write(path)
+    path.chmod(0o600)
+    write(path, b"newer")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_bytes() == b"newer"
+
+
+def test_names_of_temporary_files_are_not_foreseen_and_what_lies_there_is_not_written_through(tmp_path, monkeypatch):
+    path, secret = tmp_path / "file", tmp_path / "secret"
+    assert temporary_name(path) != temporary_name(path)
+    assert is_leftover(temporary_name(path))
+    secret.write_bytes(b"mine")
+    planted = tmp_path / ".file.7.tmp"
+    planted.symlink_to(secret)
+    monkeypatch.setattr("ibkd_retrieval.files.temporary_name", lambda path: planted)
+    with pytest.raises(FileExistsError):
+        write(path)
+    assert secret.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "é" * 125, "x" * 255])
+def test_a_name_that_the_file_system_takes_is_taken(tmp_path, name):
+    require_writable(tmp_path / name)
+    write(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "é" * 128, "x" * 300 + "/file"])
+def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path, name):
+    for refusing in (require_writable, write):
+        with pytest.raises(UserError, match="give a shorter one"):
+            refusing(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_are_made_are_made_durable(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("ibkd_retrieval.files.sync_directory", synced.append)
+    assert make_folder(tmp_path / "a" / "b") == [tmp_path / "a" / "b", tmp_path / "a"]
+    assert synced == [tmp_path / "a", tmp_path]
+    assert make_folder(tmp_path / "a" / "b") == []

@@ -11,6 +11,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.finish import check_structure_fits, finish_index, shard_entries
 from ibkd_retrieval.indexing.building.memory import DEFAULT_SHARD_SIZE, MemoryPlan
 from ibkd_retrieval.indexing.building.plan import BuildPlan, claim, noted_family, refusals_named
+from ibkd_retrieval.indexing.building.replace import working_folder
 from ibkd_retrieval.indexing.building.stage import ShardStage
 from ibkd_retrieval.indexing.building.workers import EncoderProcesses
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
@@ -51,7 +52,8 @@ def build_index(
         family: how the vectors are arranged, by name or with options (`families.family_named`).
         resume: continue an unfinished index, or repair a finished one: intact shards are kept, the rest is encoded.
             With another family, the structure is made anew from the shards.
-        overwrite: delete the index that is in `folder` first; files that are not of an index stay.
+        overwrite: replace the index that is in `folder`, which stays whole until the new one stands; files that are
+            not of an index stay.
         shard_size: most documents a shard; a resumed build keeps the size it began with.
         vector_format: how vectors are stored: "float32", "float16" or "int8" (`vector_formats`).
         memory: sizes that keep the build within a memory budget (`memory.plan_memory`), which go before `shard_size`.
@@ -73,8 +75,6 @@ def build_index(
     folder = Path(folder)
     family = family_named(family) if isinstance(family, str) else family
     load_faiss()  # Missing, it should be missed now and not after hours of encoding.
-    if resume and overwrite:
-        raise UserError("An index is either resumed or overwritten: give one of --resume and --overwrite.")
     if shard_size < 1:
         raise UserError(f"A shard must hold at least one document, not {shard_size}.")
     plan = BuildPlan(
@@ -91,7 +91,11 @@ def build_index(
         check_structure_fits(family, corpus.count, plan.encoder.dim, limit)
     if next(corpus.documents(), None) is None:
         raise UserError(f"The corpus {corpus.name} holds no documents: there is nothing to index.")
-    with refusals_named(folder), only_writer(folder, make=True):
+    with (
+        refusals_named(folder),
+        only_writer(folder, make=True),
+        working_folder(folder, resume, overwrite) as folder,
+    ):
         plan = claim(folder, plan, resume, overwrite, progress)
         refuse_changed(folder)
         stage = ShardStage(

@@ -20,6 +20,7 @@ from ibkd_retrieval.files import atomic_write, sync_directory
 from ibkd_retrieval.indexing.building.finish import finish_index
 from ibkd_retrieval.indexing.building.identity import TakenIds, chained_fingerprint, fingerprint
 from ibkd_retrieval.indexing.building.plan import BuildPlan, claim, differing_fields, noted_family, refusals_named
+from ibkd_retrieval.indexing.building.replace import working_folder
 from ibkd_retrieval.indexing.families import Family, family_named, family_options
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import LineStore
@@ -69,7 +70,7 @@ def combine_indexes(
         cut: the encoder of the sources when it keeps only leading dimensions (`Encoder.load` with `dim`); their vectors
             are cut to its length, and brought to unit length again where they had it. None keeps all dimensions.
         resume: go on where a run before was broken off.
-        overwrite: delete the index that is in `folder` first.
+        overwrite: replace the index that is in `folder`, which stays whole until the new one stands.
         device: where the structure is trained: "cpu", "cuda", or "auto" for a GPU where faiss can use one.
         progress: told of the work.
 
@@ -79,8 +80,6 @@ def combine_indexes(
     """
     folder = Path(folder)
     family = family_named(family) if isinstance(family, str) else family
-    if resume and overwrite:
-        raise UserError("An index is either resumed or overwritten: give one of --resume and --overwrite.")
     for source in map(Path, sources):
         if source.resolve() == folder.resolve():
             raise UserError(f"The index would be made in {folder}, which it is made from: name another --output.")
@@ -97,7 +96,11 @@ def combine_indexes(
     corpus, changes = _history(manifests)
     if len(indexes) > 1 and not plan.encoder.weight_hash:
         progress.say("No model was named for these vectors: whether all were made by one is not known.")
-    with refusals_named(folder), only_writer(folder, make=True):
+    with (
+        refusals_named(folder),
+        only_writer(folder, make=True),
+        working_folder(folder, resume, overwrite) as folder,
+    ):
         plan = claim(folder, plan, resume, overwrite, progress)
         _refuse_others(folder, indexes, changes)
         documents = sum(manifest.document_count for manifest in manifests)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import sync_directory
+from ibkd_retrieval.files import check_name, own_folder, sync_directory
 from ibkd_retrieval.indexing.faiss_binding import load_faiss, write_structure
 from ibkd_retrieval.indexing.families.search_params import set_defaults
 from ibkd_retrieval.indexing.format.lines import LineStore
@@ -207,9 +207,9 @@ def _new_folder(destination: Path | str) -> Iterator[Path]:
         raise UserError("An export makes a folder of its own, not the current one: name one with --output.")
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UserError(f"{destination} exists and is not an empty folder: name another with --output.")
-    made = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
+    check_name(destination)
+    made = own_folder(destination)
     try:
-        made.mkdir(parents=True)
         yield made
         for path in made.iterdir():
             with open(path, "rb") as file:

@@ -285,7 +285,7 @@ def test_a_finished_index_is_replaced_only_with_overwrite(tmp_path: Path):
     build_index(numbered_corpus(25), HashingEncoder(), tmp_path / "i", shard_size=10)
     with pytest.raises(UserError, match="--overwrite"):
         build_index(numbered_corpus(5), HashingEncoder(), tmp_path / "i")
-    with pytest.raises(UserError, match="one of --resume and --overwrite"):
+    with pytest.raises(UserError, match="one of `resume` and `overwrite`"):
         build_index(numbered_corpus(5), HashingEncoder(), tmp_path / "i", resume=True, overwrite=True)
     build_index(numbered_corpus(5), HashingEncoder(), tmp_path / "i", overwrite=True)
     build_index(numbered_corpus(5), HashingEncoder(), tmp_path / "new")

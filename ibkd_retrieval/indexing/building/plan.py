@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.errors import UserError, WorkFailed
-from ibkd_retrieval.files import write_json
+from ibkd_retrieval.files import make_folder, write_json
 from ibkd_retrieval.indexing.families import FAMILIES, Family, family_named, family_options
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.manifest import EncoderRecord, read_manifest
@@ -56,7 +56,7 @@ def claim(folder: Path, plan: BuildPlan, resume: bool, overwrite: bool, progress
     if _goes_on(folder, resume, overwrite):
         layout.remove_leftovers(folder)
         return _resumed_plan(folder, plan, progress)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for path in folder.glob(f".{layout.PLAN}.*.tmp"):
         path.unlink()
     write_plan(folder / layout.PLAN, plan)

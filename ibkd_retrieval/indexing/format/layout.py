@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Collection
@@ -23,7 +22,11 @@ DOC_IDS = "docids"
 LEXICAL = "lexical"
 TOMBSTONES = "deleted"
 
+MARK = ".replacing"
+
 _FOLDERS = ("vectors", "documents", "shards")
+FOLDERS = (*_FOLDERS, LEXICAL)
+"""The folders in an index folder."""
 _OURS = re.compile(
     r"(index\.json|build\.json|append\.json|index(\.\d+)?\.faiss|docids(\.\d+)?(\.offsets\.npy)?|deleted\.\d+\.npy"
     r"|vectors/\d{5,}\.npy|documents/\d{5,}\.jsonl(\.offsets\.npy)?|shards/\d{5,}\.json)"
@@ -90,11 +93,6 @@ def lexical_indexes(folder: Path) -> list[Path]:
     return found
 
 
-def temporary_lexical(path: Path) -> Path:
-    """The name under which this process makes the lexical index `path`."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed build left half-written."""
     for path in ours(folder):
@@ -115,14 +113,16 @@ def clear(folder: Path) -> None:
         )
     for path in lexical_indexes(folder):
         shutil.rmtree(path)
-    # The manifest goes first and the plan last: interrupted anywhere, the folder is an unfinished index.
-    files = sorted(ours(folder), key=lambda path: (path.name == PLAN) - (path.name == MANIFEST))
+    # The manifest goes first and the plan last: interrupted anywhere, the folder is an unfinished index, or empty.
+    files = sorted(ours(folder), key=lambda path: path.name != MANIFEST)
     for path in files:
-        path.unlink()
-    for name in (*_FOLDERS, LEXICAL):
+        if path != folder / PLAN:
+            path.unlink()
+    for name in FOLDERS:
         inner = folder / name
         if inner.is_dir() and not any(inner.iterdir()):
             inner.rmdir()
+    (folder / PLAN).unlink(missing_ok=True)
 
 
 def is_index(folder: Path) -> bool:
@@ -140,7 +140,7 @@ def is_free(folder: Path) -> bool:
         return True
     if not folder.is_dir():
         raise UserError(f"{folder} is a file where an index folder should be made: name another with --output.")
-    temporary = [_TEMPORARY.fullmatch(path.name) for path in folder.iterdir()]
+    temporary = [_TEMPORARY.fullmatch(path.name) for path in folder.iterdir() if path.name != MARK]
     return all(match is not None and match["name"] == PLAN for match in temporary)
 
 

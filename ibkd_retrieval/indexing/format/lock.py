@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import check_name, make_folder
 
 _held: dict[tuple[int, int], int] = {}
 """Folders, by device and inode, that a thread of this process writes in, which may enter them again."""
@@ -29,9 +30,8 @@ def only_writer(folder: Path, make: bool = False, wait: Callable[[], object] | N
     Raises:
         UserError: another holds it.
     """
-    made = _missing(folder) if make else []
-    if made:
-        folder.mkdir(parents=True, exist_ok=True)
+    check_name(folder)
+    made = make_folder(folder) if make else []
     if not folder.is_dir():
         yield  # Whoever would write here says what is wrong.
         return
@@ -42,11 +42,6 @@ def only_writer(folder: Path, make: bool = False, wait: Callable[[], object] | N
         with suppress(OSError):  # Where something was written, they stay.
             for each in made:
                 each.rmdir()
-
-
-def _missing(folder: Path) -> list[Path]:
-    """The folder and those above it that are not there, the deepest first."""
-    return [each for each in (folder, *folder.parents) if not each.exists()]
 
 
 @contextmanager

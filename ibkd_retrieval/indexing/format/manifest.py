@@ -271,6 +271,8 @@ def newest_index(folder: Path | str) -> Path:
     found = []
     for pattern in (f"*/{MANIFEST}", f"*/*/{MANIFEST}"):
         for path in folder.glob(pattern):
+            if any(part.startswith(".") for part in path.relative_to(folder).parts):
+                continue  # One that is being made.
             try:
                 found.append((read_manifest(path.parent).created, path.parent))
             except UserError:

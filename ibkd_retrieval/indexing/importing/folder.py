@@ -19,6 +19,7 @@ from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index, refuse_changed
 from ibkd_retrieval.indexing.building.identity import IdGuard, fingerprint
 from ibkd_retrieval.indexing.building.plan import BuildPlan, claim, refusals_named
+from ibkd_retrieval.indexing.building.replace import working_folder
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Family, family_named
 from ibkd_retrieval.indexing.format import layout
@@ -69,7 +70,7 @@ def import_vectors(
         family: how the vectors are arranged, by name or with options.
         normalise: scale every vector to length 1, so that the inner product is the cosine.
         resume: continue an interrupted import, or with another family make that of the same vectors.
-        overwrite: delete the index that is in `folder` first.
+        overwrite: replace the index that is in `folder`, which stays whole until the new one stands.
         shard_size: vectors a shard.
         vector_format: how the exact vectors are stored (`vector_formats`).
         device: where the structure is trained, as for `build_index`.
@@ -89,9 +90,11 @@ def import_vectors(
     family = family_named(family) if isinstance(family, str) else family
     load_faiss()
     check_format(vector_format)
-    if resume and overwrite:
-        raise UserError("An index is either resumed or overwritten: give one of --resume and --overwrite.")
-    with only_writer(folder, make=True):
+    with (
+        refusals_named(folder),
+        only_writer(folder, make=True),
+        working_folder(folder, resume, overwrite) as folder,
+    ):
         with texts_by_id(corpus, folder, progress) if corpus else nullcontext() as texts:
             reading = _Reading(source, texts, normalise)
             dim = _check(reading, encoder, progress)
@@ -99,10 +102,9 @@ def import_vectors(
             record = EncoderRecord.of(encoder) if encoder else unnamed
             name = corpus.name if corpus else source.name
             due = BuildPlan(name, record, shard_size, vector_format=vector_format)
-            with refusals_named(folder):
-                plan = claim(folder, due, resume, overwrite, progress)
-                refuse_changed(folder)
-                shards = _write_shards(reading, folder, plan, progress)
+            plan = claim(folder, due, resume, overwrite, progress)
+            refuse_changed(folder)
+            shards = _write_shards(reading, folder, plan, progress)
         manifest = build_index(
             Corpus(name, sum(shards), lambda: _stored_documents(folder, len(shards))),
             _Imported(record),

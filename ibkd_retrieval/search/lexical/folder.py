@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import sync_directory, write_json
+from ibkd_retrieval.files import own_folder, sync_directory, write_json
 from ibkd_retrieval.indexing.format.integrity import ALWAYS_VERIFIED_BYTES
-from ibkd_retrieval.indexing.format.layout import LEXICAL, temporary_lexical
+from ibkd_retrieval.indexing.format.layout import LEXICAL
 from ibkd_retrieval.indexing.format.manifest import FileRecord
 from ibkd_retrieval.indexing.format.shards import file_record, is_intact
 from ibkd_retrieval.json_io import decode
@@ -133,10 +133,8 @@ def _size(path: Path) -> int:
 
 
 def _make(folder: Path, index: StoredIndex, engine: Engine, progress: Progress) -> None:
-    temporary = temporary_lexical(folder)
     try:
-        temporary.mkdir(parents=True)
-        _remove_leftovers(folder)
+        temporary = own_folder(folder)
     except OSError as error:
         raise UserError(
             f"{folder.parent} cannot be written ({error.strerror}), and the {engine.name} index is made there on first "
@@ -180,24 +178,6 @@ def _stored_documents(index: StoredIndex) -> Iterator[Document]:
         raise UserError(
             f"The index in {index.folder} stores no text, so there are no words to search: search it by vectors."
         )
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Delete what processes that are gone left half-made under this name."""
-    for path in folder.parent.glob(f".{folder.name}.*.tmp"):
-        owner = path.name.split(".")[-2]
-        if owner.isdigit() and not _is_running(int(owner)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _sync(path: Path) -> None:

@@ -1,0 +1,131 @@
+"""Replacing a finished index: the new one is built beside it, and the two change places when it is done.
+
+While the new index is built in `.NAME.new`, that folder holds a mark that names the folder it is to replace. The mark
+goes along when the folders change places, so that a mark in the index folder itself says that the old index is still
+to be cleared away. Killed anywhere, a folder of that name is either the whole old index or the whole new one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import atomic_write, beside, is_leftover, sync_directory
+from ibkd_retrieval.indexing.format import layout
+from ibkd_retrieval.indexing.format.lock import only_writer
+
+_CURRENT_FOLDER, _EXCHANGE = -100, 2
+"""Arguments of Linux's `renameat2`."""
+
+
+@contextmanager
+def working_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Path]:
+    """The folder to build an index in, which is at `folder` when the block is left without an error.
+
+    It is `folder` itself, unless a finished index there is to be replaced, or such a replacement is gone on with.
+
+    Args:
+        folder: held by this process (`lock.only_writer`).
+        resume: go on with a replacement that was broken off.
+        overwrite: replace what is there.
+
+    Raises:
+        UserError: resume and overwrite are both asked for, or something else has the name that is needed.
+    """
+    if resume and overwrite:
+        raise UserError("An index is either resumed or overwritten: give one of `resume` and `overwrite`.")
+    folder = Path(os.path.realpath(folder))
+    new = _new(folder)
+    _settle(folder)
+    if overwrite and _is_marked(new, folder):
+        _discard(new)
+    finished = layout.is_index(folder) and (folder / layout.MANIFEST).exists()
+    # What is mounted cannot change places with a folder beside it.
+    begins = overwrite and finished and not os.path.ismount(folder)
+    if not begins and not (resume and _is_marked(new, folder)):
+        yield folder
+        return
+    if begins:
+        if new.exists():
+            if not new.is_dir() or not all(is_leftover(path) for path in new.iterdir()):
+                raise UserError(f"{new} is in the way of the new index: move it elsewhere.")
+            shutil.rmtree(new)
+        new.mkdir()
+        with atomic_write(new / layout.MARK) as file:
+            file.write(os.fsencode(folder.name))
+    with only_writer(new):
+        try:
+            yield new
+        except BaseException:
+            if not (new / layout.PLAN).exists():
+                _discard(new)  # Nothing was begun that could be gone on with.
+            raise
+        _change_places(new, folder)
+        _settle(folder)
+
+
+def _new(folder: Path) -> Path:
+    return beside(folder, ".new")
+
+
+def _old(folder: Path) -> Path:
+    return beside(folder, ".old")
+
+
+def _is_marked(at: Path, folder: Path) -> bool:
+    """Whether the folder at `at` was made to replace `folder`."""
+    try:
+        return (at / layout.MARK).read_bytes() == os.fsencode(folder.name)
+    except OSError:
+        return False
+
+
+def _discard(new: Path) -> None:
+    """Remove a half-made index; its mark goes last, so that it is known for one until then."""
+    for path in list(new.iterdir()):
+        if path.name != layout.MARK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(new)
+
+
+def _change_places(new: Path, folder: Path) -> None:
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = os.fsencode(new), os.fsencode(folder)
+    if rename is None or rename(_CURRENT_FOLDER, names[0], _CURRENT_FOLDER, names[1], _EXCHANGE) != 0:
+        # In two steps where the system has no other way; `_settle` takes the second if this is where it ends.
+        os.rename(folder, _old(folder))
+        os.rename(new, folder)
+    sync_directory(folder.parent)
+
+
+def _settle(folder: Path) -> None:
+    """Bring to its end what was killed while two indexes changed places."""
+    new, old = _new(folder), _old(folder)
+    if old.is_dir() and _is_marked(new, folder) and layout.is_free(folder):
+        os.replace(new, folder)
+    if not _is_marked(folder, folder):
+        return
+    for replaced in (old, new):
+        if replaced.is_dir():
+            _carry_over(replaced, folder)
+            shutil.rmtree(replaced)
+    (folder / layout.MARK).unlink()
+    sync_directory(folder.parent)
+
+
+def _carry_over(replaced: Path, folder: Path) -> None:
+    """Move what is not of an index from the folder of the old one to that of the new one."""
+    for path in (*layout.ours(replaced), *layout.lexical_indexes(replaced)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for entry in list(replaced.iterdir()):
+        inner = entry.is_dir() and entry.name in layout.FOLDERS
+        for path in list(entry.iterdir()) if inner else [entry]:
+            target = folder / path.relative_to(replaced)
+            if not os.path.lexists(target):
+                target.parent.mkdir(exist_ok=True)
+                os.rename(path, target)
