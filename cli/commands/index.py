@@ -13,12 +13,16 @@ from ..options.common import (
     Backend,
     Device,
     EncoderDtype,
+    IdField,
     Json,
     MaxLength,
     Overwrite,
     Pooling,
     Quiet,
     Resume,
+    TextField,
+    TitleField,
+    corpus_source,
     given_options,
 )
 from ..options.index import CHOICES, chosen_job
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
 def index(
     context: typer.Context,
     corpus: Annotated[str | None, typer.Option(metavar="CORPUS", help=CORPUS_HELP, show_default="pydocs")] = None,
+    id_field: IdField = None,
+    text_field: TextField = None,
+    title_field: TitleField = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -140,15 +147,18 @@ def index(
     given = given_options(context)
     job = chosen_job([name for name in context.params if name in given])
     choices = {name: value for name, value in context.params.items() if name in given and name in CHOICES}
-    running: Any = {"resume": resume, "overwrite": overwrite, "progress": reporter(quiet)}
+    progress = reporter(quiet)
+    fields = {"id_field": id_field, "text_field": text_field, "title_field": title_field}
+    source = corpus_source(corpus or "pydocs", progress, **fields)
+    running: Any = {"resume": resume, "overwrite": overwrite, "progress": progress}
     if job == "delete":
         made = api.delete(output, delete or Path())
     elif job == "append":
-        made = api.append(output, corpus, model, **running, **choices)
+        made = api.append(output, source, model, **running, **choices)
     elif job in ("from_", "merge"):
         made = api.combine(from_ or merge, output, **running, **choices)
     else:
-        made = api.build_index(corpus or "pydocs", model, output, **running, **choices)
+        made = api.build_index(source, model, output, **running, **choices)
     _print(made, json)
 
 

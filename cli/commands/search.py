@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ from ..options.common import (
     ExcludeSelf,
     Filter,
     Hybrid,
+    IdField,
     Json,
     Model,
     Nprobe,
@@ -36,12 +38,14 @@ from ..options.common import (
     Rerank,
     RerankDepth,
     RerankMaxLength,
+    TextField,
     Tune,
     Weight,
 )
 from ..options.ranking import ranking_options
 
 if TYPE_CHECKING:
+    from ibkd_retrieval.corpora.records import QuerySet
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.progress import Progress
 
@@ -59,6 +63,8 @@ def search(
         ),
     ] = None,
     queries: Queries = None,
+    id_field: IdField = None,
+    text_field: TextField = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -106,10 +112,15 @@ def search(
     if queries is not None and question is not None:
         raise UserError("Give either a question or --queries, not both.")
     if queries is not None and output is not None:
-        _batch(index or [], queries, output, format, k or 1000, options, json, progress)
+        from ibkd_retrieval.corpora.spec import open_queries
+
+        asked = partial(open_queries, queries, progress=progress, id_field=id_field, text_field=text_field)
+        _batch(index or [], asked, output, format, k or 1000, options, json, progress)
         return
     if format != "trec":
         raise UserError("--format is that of the run file: give --queries and --output too.")
+    if id_field or text_field:
+        raise UserError("--id-field and --text-field are those of --queries: give that too.")
     if exclude_self:
         raise UserError("--exclude-self goes with --queries: a typed question has no id.")
     _answer_all(index or [], question, k or 10, options, json, progress)
@@ -117,7 +128,7 @@ def search(
 
 def _batch(
     given: list[Path],
-    queries: str,
+    open_asked: Callable[[], QuerySet],
     output: Path,
     format: str,
     k: int,
@@ -127,7 +138,6 @@ def _batch(
 ) -> None:
     import time
 
-    from ibkd_retrieval.corpora.spec import open_queries
     from ibkd_retrieval.search.runs.run_files import require_run_target, write_run
     from ibkd_retrieval.search.runs.run_metadata import write_run_metadata
 
@@ -135,7 +145,7 @@ def _batch(
 
     require_run_target(output, format)
     folders = given or [index_folder(None, progress)]
-    asked = open_queries(queries, progress=progress)
+    asked = open_asked()
     known: dict[str, Encoder] = {}
     from ibkd_retrieval.evaluation.fusion_weights import with_tuned_weights
 

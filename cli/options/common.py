@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ibkd_retrieval.errors import UserError
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.corpora.records import Corpus, QuerySet
+    from ibkd_retrieval.progress import Progress
 from ibkd_retrieval.files import INDEXES as INDEXES
 from ibkd_retrieval.files import MODELS as MODELS
 
@@ -138,6 +142,22 @@ CORPUS_HELP = (
     "ir_datasets id or short name (msmarco, scifact, ...), BEIR folder, JSONL/CSV/TSV/parquet file, "
     "folder of .txt and .md files, or pydocs."
 )
+
+
+def corpus_source(source: str, progress: Progress, **fields: str | list[str] | None) -> str | Corpus:
+    """The corpus as it was named, opened where `fields` says which of its fields to read."""
+    from ibkd_retrieval.corpora.spec import open_corpus
+
+    chosen: Any = {name: value for name, value in fields.items() if value}
+    return open_corpus(source, progress, **chosen) if chosen else source
+
+
+def query_source(source: str, progress: Progress, **fields: str | list[str] | None) -> str | QuerySet:
+    """The queries as they were named, opened where `fields` says which of their fields to read."""
+    from ibkd_retrieval.corpora.spec import open_queries
+
+    chosen: Any = {name: value for name, value in fields.items() if value}
+    return open_queries(source, progress=progress, **chosen) if chosen else source
 
 
 def given_options(context: typer.Context) -> frozenset[str]:

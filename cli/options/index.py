@@ -34,7 +34,7 @@ JOBS = {
     "merge": Job("makes a new index", USES["combine"] | _RUNS, {"output": "its folder"}),
     "append": Job(
         "adds the documents of a corpus to a finished index",
-        USES["append"] | _RUNS | {"corpus", "model"},
+        USES["append"] | _RUNS | {"corpus", "model", "id_field", "text_field", "title_field"},
         {"output": "the index", "corpus": "the corpus"},
     ),
     "delete": Job("changes a finished index", USES["delete"], {"output": "the index"}),
