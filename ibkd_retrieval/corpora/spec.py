@@ -154,10 +154,10 @@ def _read_queries(source: Source, need_judgements: bool, progress: Progress, fie
             raise UserError(f"{path} holds queries without judgements: name a qrels file with `qrels`.")
         own = queries_are_documents(path.parent.name.lower())
         queries = tuple(read_queries(path, fields, progress))
-        if repeated := next((name for name, count in Counter(q.query_id for q in queries).items() if count > 1), None):
-            raise UserError(
-                f"{path}: query id {repeated} appears twice; choose another `id_field`, or number the queries."
-            )
+        often = Counter(query.query_id for query in queries)
+        repeated = next((name for name in often if often[name] > 1), None)
+        if repeated is not None:
+            raise UserError(f"{path}: query id {repeated} appears twice; choose another `id_field`.")
         return QuerySet(str(path), queries, queries_are_documents=own)
     _refuse_fields(fields, spec)
     if pydocs.is_pydocs(spec):

@@ -179,6 +179,8 @@ GOOD = "q Q0 a 1 2.0 t\n"
         (GOOD + "q Q0 b c 2 1 t\nq Q0 b 1 t\n", "line 2: 7 columns where 6"),
         ("q b\n", r"line 1: 2 columns where 6 \(TREC\) or 3 \(MS MARCO\) are needed"),
         ("q,b,1\n", "line 1: 1 columns"),
+        (GOOD + "q Q0 b 2 1_0 t\n", "line 2: the fifth column is '1_0', where a score, a finite number"),
+        (GOOD + "q Q0 b 2 １ t\n", "line 2: the fifth column is '１', where a score, a finite number"),
         (GOOD + "\n" + "q Q0 b 2 high t\n", "line 3: the fifth column is 'high', where a score, a finite number"),
         (GOOD + "q Q0 b 2 nan t\n", "line 2: the fifth column is 'nan'"),
         (GOOD + "q Q0 b 2 -inf t\n", "line 2: the fifth column is '-inf'"),

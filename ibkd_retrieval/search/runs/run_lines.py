@@ -164,6 +164,8 @@ def _cells(path: Path, block: bytes, read: int, columns: int) -> tuple[NDArray[n
 
 def _scores(path: Path, at: NDArray[np.int64], cells: Sequence[bytes], is_rank: bool) -> NDArray[np.float32]:
     try:
+        if b"_" in b" ".join(cells):
+            raise ValueError
         values = np.fromiter(map(int if is_rank else float, cells), dtype=np.float64, count=len(cells))
     except (ValueError, OverflowError):
         values = np.array([_number(cell, is_rank) for cell in cells])
@@ -181,7 +183,8 @@ def _scores(path: Path, at: NDArray[np.int64], cells: Sequence[bytes], is_rank: 
 
 def _number(cell: bytes, is_rank: bool) -> float:
     try:
-        return int(cell) if is_rank else float(cell)
+        # Python reads 1_0 as ten, trec_eval as one.
+        return float("nan") if b"_" in cell else int(cell) if is_rank else float(cell)
     except (ValueError, OverflowError):
         return float("nan")
 
