@@ -53,6 +53,7 @@ def bench_encode(
     from ibkd_retrieval.encoders.device import choose_device
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.progress import SILENT
 
     if documents < 1 or rounds < 1:
         raise UserError("There is nothing to measure: give --documents and --rounds of at least 1.")
@@ -74,6 +75,7 @@ def bench_encode(
             backend=backend,
             dtype=dtype,
             sample=read if dtype == "int8" else (),
+            progress=SILENT,
         )
 
     encoders = load_candidates(load, choose_device(device), progress)

@@ -12,12 +12,14 @@ from ..options.common import (
     CORPUS_HELP,
     Backend,
     Device,
+    DocumentPrompt,
     EncoderDtype,
     IdField,
     Json,
     MaxLength,
     Overwrite,
     Pooling,
+    QueryPrompt,
     Quiet,
     Resume,
     TextField,
@@ -123,6 +125,8 @@ def index(
         int | None,
         typer.Option(help="Cut vectors to this length; for students trained with --dims.", show_default="all"),
     ] = None,
+    query_prompt: QueryPrompt = None,
+    document_prompt: DocumentPrompt = None,
     batch_tokens: Annotated[
         int | None,
         typer.Option(

@@ -83,6 +83,14 @@ QrelsThreshold = Annotated[
         metavar="GRADE", help="Grade of --qrels from which a document is relevant, where grades are fractions."
     ),
 ]
+QueryPrompt = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Text to put before every query.", show_default="the model's own"),
+]
+DocumentPrompt = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Text to put before every document.", show_default="the model's own"),
+]
 Nprobe = Annotated[int | None, typer.Option(help="Inverted lists to visit.", show_default="the index's own")]
 Refine = Annotated[
     int | None, typer.Option(help="Candidates per result scored exactly.", show_default="the index's own")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import threading
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,10 +21,12 @@ from ibkd_retrieval.encoders.batching import default_batch_tokens, token_budget_
 from ibkd_retrieval.encoders.device import choose_device, keep_freed_memory
 from ibkd_retrieval.encoders.faithful import faithful_run
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
+from ibkd_retrieval.encoders.prompts import set_prompts, word_on_prompts
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
 from ibkd_retrieval.encoders.students import is_static, keep_leading_dimensions
 from ibkd_retrieval.encoders.threads import lane_count, side_by_side
 from ibkd_retrieval.encoders.tokens import (
+    check_ids,
     cut_to_length,
     excluded_prompt_length,
     pad_ids,
@@ -30,7 +34,7 @@ from ibkd_retrieval.encoders.tokens import (
     text_errors,
     tokenize,
 )
-from ibkd_retrieval.encoders.weights import count_parameters, prompt_of, weight_hash
+from ibkd_retrieval.encoders.weights import count_parameters, former_weight_hash, prompt_of, weight_hash
 from ibkd_retrieval.encoders.word_tokenizer import WordTokens, reads_words_alone
 from ibkd_retrieval.errors import UserError
 
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.encoders.faithful import Run
     from ibkd_retrieval.encoders.protocol import Kind
     from ibkd_retrieval.encoders.tokens import PaddedTokens
-    from ibkd_retrieval.progress import Task
+    from ibkd_retrieval.progress import Progress, Task
 
 # Texts sorted together: enough to leave little padding, small enough to forget.
 _WINDOW = 8192
@@ -60,6 +64,8 @@ class Encoder:
     Attributes:
         backend: "torch", "onnx" or "openvino".
         batch_tokens: most tokens in one batch, padding counted; may be changed between calls.
+        weight_hash: of all that decides its vectors.
+        former_hash: what version 0.1.0 called it, which left settings of the architecture out.
         width: of the token states that its transformer computes; `dim` for a static model.
         remembered_queries: how many of the last queries that were asked one at a time are not encoded again; 0 at
             first, and set by `ibkd serve`, for people ask again.
@@ -90,6 +96,7 @@ class Encoder:
         transformer: Any = model[0]
         self.width = self.dim if self._static else int(transformer.get_embedding_dimension())
         self.weight_hash = weight_hash(model)
+        self.former_hash = former_weight_hash(model, self.weight_hash)
         self.parameters = count_parameters(model)
         self.model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         self.pooling = pooling
@@ -103,10 +110,7 @@ class Encoder:
         self._recent: dict[str, NDArray[np.float32]] = {}
         self._recent_lock = threading.Lock()
         self._model = model
-        # Once and for all: transformers' call has the tokenizer, which threads share, cut nothing meanwhile.
-        self._excluded = {
-            kind: 0 if self._static else excluded_prompt_length(model, prompt) for kind, prompt in self.prompts.items()
-        }
+        self._excluded = self._excluded_lengths()
         self._padding = 0 if self._static else int(model.tokenizer.pad_token_id or 0)
         alone = self._static and reads_words_alone(model.tokenizer)
         self._words = WordTokens(model.tokenizer) if alone else None
@@ -126,7 +130,7 @@ class Encoder:
     @classmethod
     def load(
         cls,
-        name: str,
+        name: str | Path,
         *,
         device: str = "auto",
         dtype: str = "auto",
@@ -136,6 +140,9 @@ class Encoder:
         batch_tokens: int | None = None,
         backend: str = "torch",
         sample: Sequence[str] = (),
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        progress: Progress | None = None,
     ) -> Encoder:
         """Load a model by folder or hub name.
 
@@ -150,6 +157,9 @@ class Encoder:
             batch_tokens: most tokens in one batch, padding counted; None for what suits the device.
             backend: "torch", "onnx", "openvino"; "auto" is torch, and for int8 the first that is installed.
             sample: documents such as will be encoded, for what int8 is calibrated on.
+            query_prompt: text to put before every query; None keeps the model's own.
+            document_prompt: text to put before every document; None keeps the model's own.
+            progress: told what the model lacks. None tells what it surely lacks as a Python warning.
 
         Raises:
             UserError: no such model or device, or a setting the model cannot honour.
@@ -157,12 +167,20 @@ class Encoder:
             WorkFailed: what is made for the backend cannot be kept.
         """
         if batch_tokens is not None and batch_tokens < 1:
-            raise UserError(f"--batch-tokens is {batch_tokens}: give at least 1.")
+            raise UserError(f"`batch_tokens` is {batch_tokens}: give at least 1.")
+        name = str(name)
         model = load_sentence_transformer(name, device=choose_device(device), pooling=pooling, max_length=max_length)
         if is_static(model):
             check_static(name, backend, dtype)
         if dim is not None:
             keep_leading_dimensions(model, dim)
+        set_prompts(model, query_prompt, document_prompt)
+        asked = query_prompt is None and document_prompt is None
+        word = word_on_prompts(name, model, known_only=progress is None) if asked else None
+        if word is not None and progress is not None:
+            progress.say(word)
+        elif word is not None:
+            warnings.warn(word, stacklevel=2)
         # A folder is remembered by its full path, so that an index finds its encoder from anywhere.
         known_as = str(Path(name).resolve()) if Path(name).is_dir() else name
         return cls(
@@ -174,6 +192,29 @@ class Encoder:
             backend=backend,
             sample=sample,
         )
+
+    def _excluded_lengths(self) -> dict[str, int]:
+        # Once and for all: transformers' call has the tokenizer, which threads share, cut nothing meanwhile.
+        return {
+            kind: 0 if self._static else excluded_prompt_length(self._model, prompt)
+            for kind, prompt in self.prompts.items()
+        }
+
+    def for_sentences(self) -> Encoder:
+        """The same model for texts that are neither queries nor documents: without the prompts for those.
+
+        Only a default prompt, where the model's folder names one, is put before them.
+        """
+        if not any(self.prompts.values()):
+            return self
+        default = (self._model.prompts or {}).get(self._model.default_prompt_name or "") or ""
+        other = copy.copy(self)
+        other.prompts = {"query": default, "document": default}
+        other._excluded = other._excluded_lengths()
+        other._recent, other._recent_lock = {}, threading.Lock()
+        if not other._static:
+            cut_to_length(other._model)
+        return other
 
     def encode(
         self, texts: Sequence[str], kind: Kind = "document", progress: Task | None = None
@@ -296,7 +337,9 @@ class Encoder:
     def _features(self, texts: Sequence[str], kind: Kind, first: int = 0) -> dict[str, Any]:
         """What sentence-transformers makes of texts for the model; one thread at a time, for they share a tokenizer."""
         with self._tokenizing, text_errors(texts, first), quiet_transformers():
-            return self._model.preprocess(list(texts), prompt=self.prompts[kind] or None, task=kind)
+            features = self._model.preprocess(list(texts), prompt=self.prompts[kind] or None, task=kind)
+        check_ids(self._model, features["input_ids"].amax(dim=1).tolist(), first)
+        return features
 
     def _whole_lengths(self, texts: Sequence[str], kind: Kind, first: int) -> list[int]:
         lengths: list[int] = []

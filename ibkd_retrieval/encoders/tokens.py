@@ -35,18 +35,49 @@ def tokenize(model: SentenceTransformer, texts: Sequence[str], prompt: str = "",
     """
     with text_errors(texts, first):
         whole = [prompt + text for text in texts]
-        if is_static(model):
-            # Special tokens have no meaning to a mean of token vectors.
-            return [found.ids for found in model.tokenizer.encode_batch_fast(whole, add_special_tokens=False)]
-        backend = getattr(model.tokenizer, "backend_tokenizer", None)
-        if backend is not None:
-            # Half of the time that transformers' own call takes for short texts goes into what is not asked for here.
-            _cut_at(backend, model.tokenizer)
-            return [found.ids for found in backend.encode_batch_fast(whole)]
-        encoded = model.tokenizer(
-            whole, truncation=True, padding=False, return_attention_mask=False, return_token_type_ids=False
-        )
+        ids = _ids_of(model, whole)
+    check_ids(model, [max(each, default=0) for each in ids], first)
+    return ids
+
+
+def _ids_of(model: SentenceTransformer, texts: Sequence[str]) -> list[list[int]]:
+    if is_static(model):
+        # Special tokens have no meaning to a mean of token vectors.
+        return [found.ids for found in model.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # Half of the time that transformers' own call takes for short texts goes into what is not asked for here.
+        _cut_at(backend, model.tokenizer)
+        return [found.ids for found in backend.encode_batch_fast(texts)]
+    encoded = model.tokenizer(
+        texts, truncation=True, padding=False, return_attention_mask=False, return_token_type_ids=False
+    )
     return encoded["input_ids"]  # type: ignore[no-any-return]
+
+
+def check_ids(model: SentenceTransformer, highest: Sequence[int], first: int) -> None:
+    """Refuse a text with a token that the model has no vector for, as tokens added to a tokenizer alone have none.
+
+    Args:
+        model: whose table of token vectors counts.
+        highest: the highest token id of each text, [n].
+        first: position of the first text in the caller's list.
+
+    Raises:
+        UserError: names the text by its position, and the token.
+    """
+    module: Any = model[0]
+    table = module.embedding if is_static(model) else module.auto_model.get_input_embeddings()
+    rows = getattr(table, "num_embeddings", None)
+    if rows is None or max(highest, default=0) < rows:
+        return
+    position = next(place for place, found in enumerate(highest) if found >= rows)
+    token = highest[position]
+    name = next((text for text, number in model.tokenizer.get_vocab().items() if number == token), "")
+    raise UserError(
+        f"Text number {first + position} holds the token {name!r} (id {token}), and the model's table has {rows} rows: "
+        "take the token out of the tokenizer's files, or give a model that has a vector for it."
+    )
 
 
 def static_tokens(
@@ -66,7 +97,9 @@ def static_tokens(
     """
     with text_errors(texts, first):
         whole = [prompt + text for text in texts]
-        return flat_ids(model.tokenizer, whole) if words is None else words(whole)
+        ids, counts = flat_ids(model.tokenizer, whole) if words is None else words(whole)
+    check_ids(model, [int(ids.max())] if len(ids) else [], first)
+    return ids, counts
 
 
 def cut_to_length(model: SentenceTransformer) -> None:

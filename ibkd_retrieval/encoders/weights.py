@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ibkd_retrieval.encoders.loading import quiet_transformers
+from ibkd_retrieval.errors import UserError
+
+Said = Callable[[str], None]
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -47,12 +54,58 @@ def weight_hash(model: SentenceTransformer) -> str:
     return _digest(model, [[type(module).__name__, _settings(module)] for module in model])
 
 
-def former_weight_hash(model: SentenceTransformer) -> str:
-    """The hash that versions up to 0.1.0 gave: of a transformer's settings it has the names of a few alone.
+def former_weight_hash(model: SentenceTransformer, present: str) -> str:
+    """The hash that version 0.1.0 gave: of a transformer's settings it has the names of a few alone.
 
-    It equals `weight_hash` for a model whose further settings are its architecture's defaults.
+    It equals `present`, the model's `weight_hash`, where all further settings are the architecture's defaults.
     """
-    return _digest(model, [[type(module).__name__, _settings(module, former=True)] for module in model])
+    settings = [[_settings(module), _settings(module, former=True)] for module in model]
+    if all(now == former for now, former in settings):
+        return present
+    return _digest(
+        model, [[type(module).__name__, former] for module, (_, former) in zip(model, settings, strict=True)]
+    )
+
+
+def recognise_former(
+    encoder: Any, recorded: str, sample: Callable[[], tuple[list[str], NDArray[np.float32]]], where: str, said: Said
+) -> None:
+    """Have an encoder go by the hash that version 0.1.0 recorded of it, once it is seen to give the vectors stored.
+
+    Nothing happens where the hash is the present one, or of another model.
+
+    Args:
+        encoder: perhaps recorded by its former hash.
+        recorded: the hash that is recorded.
+        sample: reads a few texts, and the vectors [n, dim] that are stored for them.
+        where: what records the hash, for messages.
+        said: told that it was so.
+
+    Raises:
+        UserError: the texts have other vectors now, so a setting that the former hash left out was changed.
+    """
+    if recorded == encoder.weight_hash or recorded != getattr(encoder, "former_hash", None):
+        return
+    texts, stored = sample()
+    if texts:
+        found = encoder.encode(texts)
+        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(stored, axis=1)
+        nearness = (found * stored).sum(axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)
+        if nearness.min() < _SAME:
+            raise UserError(
+                f"{where} was made with {encoder.name}, whose settings have changed since: a document of it has a "
+                f"cosine of {nearness.min():.2f} to the vector that is stored, so index the corpus again."
+            )
+    encoder.weight_hash = recorded
+    confirmed = f"confirmed by {len(texts)} of its documents" if texts else "not confirmed, for want of texts"
+    said(
+        f"{where} was made by version 0.1.0, whose weight hash left settings of the architecture out: the model is "
+        f"{confirmed}; index the corpus again to have all of it on record."
+    )
+
+
+# What rounding in a half format, or in stored 8 bits, leaves of a cosine of 1.
+_SAME = 0.97
 
 
 def _digest(model: SentenceTransformer, modules: list[list[Any]]) -> str:

@@ -47,7 +47,8 @@ def evaluate_sts(
 ) -> Similarity:
     """Encode each sentence once and correlate.
 
-    Sentences are encoded as documents: both sides of a pair are of one kind. All pairs of a set count together, as in
+    The prompts for queries and documents are left out: they are for retrieval. The evaluator of sentence-transformers
+    does the same. All pairs of a set count together, as in
     SentEval's "all" setting, and are not averaged over its parts.
 
     Args:
@@ -68,7 +69,8 @@ def evaluate_sts(
         raise UserError(f"All pairs of {pairs.name} have the score {scores[0]:g}: nothing can correlate with them.")
     sentences = list(dict.fromkeys(text for pair in pairs.pairs for text in pair[:2]))
     with progress.task(f"Encoding {pairs.name}", len(sentences), "sentences") as task:
-        vectors = encoder.encode(sentences, "document", task).astype(np.float64)
+        symmetric = getattr(encoder, "for_sentences", lambda: encoder)()
+        vectors = symmetric.encode(sentences, "document", task).astype(np.float64)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     row = {text: position for position, text in enumerate(sentences)}
     first = vectors[[row[pair.first] for pair in pairs.pairs]]

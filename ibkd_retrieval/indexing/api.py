@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import INDEXES
-from ibkd_retrieval.indexing.config import EncodingConfig, IndexConfig
+from ibkd_retrieval.indexing.config import PROMPTS, EncodingConfig, IndexConfig
 from ibkd_retrieval.indexing.describe import IndexDescription, folder_of
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -292,8 +292,9 @@ def import_vectors(
         if isinstance(given_model, str):
             from ibkd_retrieval.encoders.encoder import Encoder
 
-            settings = {name: getattr(config.encoding, name) for name in ("device", "dtype", "pooling", "max_length")}
-            encoder = Encoder.load(given_model, **settings)
+            named = ("device", "dtype", "pooling", "max_length", *PROMPTS)
+            settings = {name: getattr(config.encoding, name) for name in named}
+            encoder = Encoder.load(given_model, progress=progress, **settings)
         else:
             encoder = given_model
     made = bring_in(

@@ -15,6 +15,7 @@ import numpy as np
 
 from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.encoders.protocol import TextEncoder
+from ibkd_retrieval.encoders.weights import recognise_former
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.finish import (
     build_record,
@@ -103,6 +104,8 @@ def _append(
     progress: Progress,
 ) -> IndexManifest:
     manifest = read_manifest(folder)
+    recorded = manifest.encoder.weight_hash
+    recognise_former(encoder, recorded, lambda: open_contents(folder).sample(), f"The index {folder}", progress.say)
     given = EncoderRecord.of(encoder)
     if not manifest.encoder.makes_the_vectors_of(given):
         raise UserError(

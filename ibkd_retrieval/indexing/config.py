@@ -132,6 +132,8 @@ class EncodingConfig:
         pooling: "mean" or "cls", for a plain transformers encoder.
         max_length: tokens to read of a text. None is the model's own limit.
         dim: leading dimensions to keep of a vector. None keeps all.
+        query_prompt: text put before every query that will be asked. None is the model's own.
+        document_prompt: text put before every document. None is the model's own.
         batch_tokens: most tokens in a batch, padding counted. None is 4,096 (65,536 on a GPU), less in little memory.
         workers: encoder processes.
         memory: most memory to take, such as "2GB" or "512MB". None is a quarter of the machine's.
@@ -144,6 +146,8 @@ class EncodingConfig:
     pooling: str | None = None
     max_length: int | None = None
     dim: int | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
     batch_tokens: int | None = None
     workers: int = 1
     memory: str | None = None
@@ -158,6 +162,8 @@ class EncodingConfig:
             pooling=self.pooling or encoder.pooling,
             max_length=self.max_length or encoder.max_length or None,
             dim=self.dim or encoder.dim,
+            query_prompt=encoder.prompts.get("query") if self.query_prompt is None else self.query_prompt,
+            document_prompt=encoder.prompts.get("document") if self.document_prompt is None else self.document_prompt,
         )
 
     def computing_as(self, encoder: EncoderRecord | None) -> EncodingConfig:
@@ -170,11 +176,13 @@ class EncodingConfig:
 STRUCTURE = frozenset(each.name for each in dataclasses.fields(StructureConfig))
 ENCODING = frozenset(each.name for each in dataclasses.fields(EncodingConfig))
 
+PROMPTS = frozenset({"query_prompt", "document_prompt"})
+
 USES: dict[str, frozenset[str]] = {
     "build_index": STRUCTURE | ENCODING | {"vectors"},
     "append": ENCODING,
     "combine": STRUCTURE | {"vectors", "device"},
-    "import_vectors": STRUCTURE | {"vectors", "device", "dtype", "pooling", "max_length"},
+    "import_vectors": STRUCTURE | {"vectors", "device", "dtype", "pooling", "max_length", *PROMPTS},
     "delete": frozenset(),
 }
 """The options that each job has a use for; every other one is refused."""

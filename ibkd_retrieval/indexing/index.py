@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
-from itertools import compress
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +305,14 @@ class StoredIndex:
     def shard_vectors(self, number: int) -> NDArray[np.float32]:
         """The stored vectors of one shard [n, dim], as float32."""
         return next(self._vectors.from_shard(number))
+
+    def sample(self, count: int = 3) -> tuple[list[str], NDArray[np.float32]]:
+        """Texts of the first documents that have any, and their stored vectors [at most count, dim], from one shard."""
+        if not self.manifest.shards:
+            return [], np.empty((0, self.manifest.dim), dtype=np.float32)
+        texts = (document.content for document in islice(self.documents(), self.manifest.shards[0].documents))
+        found = dict(islice(((row, text) for row, text in enumerate(texts) if text.strip()), count))
+        return list(found.values()), self.shard_vectors(0)[list(found)]
 
     def all_ids(self) -> Iterator[str]:
         """The id of every row in order, those of deleted documents included."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ibkd_retrieval.encoders.autotune.load import load_encoder
+from ibkd_retrieval.encoders.weights import recognise_former
 from ibkd_retrieval.files import INDEXES
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.progress import SILENT
@@ -107,6 +108,8 @@ def cut_encoder(folder: Path, dim: int, known: dict[str, Encoder], computing: Co
         pooling=made_by.pooling,
         max_length=made_by.max_length or None,
         dim=dim,
+        query_prompt=made_by.prompts.get("query"),
+        document_prompt=made_by.prompts.get("document"),
     )
     known[encoder.weight_hash] = encoder
     return encoder
@@ -230,11 +233,14 @@ def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encode
             options.model or made_by.name,
             pooling=options.pooling or made_by.pooling,
             max_length=made_by.max_length or None,
+            query_prompt=made_by.prompts.get("query"),
+            document_prompt=made_by.prompts.get("document"),
         )
         # An index may hold the leading dimensions of its encoder's vectors only.
         encoder = whole(dim=index.manifest.dim if options.model is None else None)
         if encoder.dim > index.manifest.dim:
             encoder = whole(dim=index.manifest.dim)
+        recognise_former(encoder, made_by.weight_hash, index.sample, f"The index {index.folder}", progress.say)
     else:
         from ibkd_retrieval.search.query_space import check_query_model
 

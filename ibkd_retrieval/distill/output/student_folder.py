@@ -20,7 +20,7 @@ from ibkd_retrieval.distill.output.folder import CHECKPOINTS, FINETUNING, FINISH
 from ibkd_retrieval.distill.training.checkpoint import sync_files
 from ibkd_retrieval.distill.training.log import LOG_FILE
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
-from ibkd_retrieval.encoders.weights import weight_hash
+from ibkd_retrieval.encoders.weights import former_weight_hash, weight_hash
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.compare.environment import Environment
 from ibkd_retrieval.files import atomic_write, write_json
@@ -201,8 +201,9 @@ def verify_student(folder: Path) -> None:
     recorded = student.get("weight_hash") if isinstance(student, dict) else None
     if recorded is None:
         raise UserError(f"{folder / FINISHED} records no weight hash to verify with: leave out --verify.")
-    found = weight_hash(load_sentence_transformer(str(folder)))
-    if found != recorded:
+    model = load_sentence_transformer(str(folder))
+    found = weight_hash(model)
+    if recorded not in (found, former_weight_hash(model, found)):
         raise UserError(
             f"The model in {folder} is not the one that was distilled: its weights, modules and tokens hash to "
             f"{found[:12]} and {recorded[:12]} is recorded; distil it again with --overwrite."

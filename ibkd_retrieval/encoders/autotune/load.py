@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import MODELS
+from ibkd_retrieval.progress import SILENT
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.autotune.choice import Purpose
@@ -60,11 +61,11 @@ def load_encoder(
     from ibkd_retrieval.encoders.autotune.cpu import is_emulated
     from ibkd_retrieval.encoders.encoder import Encoder
 
-    def load(backend: str, dtype: str) -> Encoder:
+    def load(backend: str, dtype: str, told: Progress = SILENT) -> Encoder:
         texts = sample() if dtype == "int8" else []
-        return Encoder.load(name, backend=backend, dtype=dtype, sample=texts, **settings)
+        return Encoder.load(name, backend=backend, dtype=dtype, sample=texts, progress=told, **settings)
 
-    encoder = load(backend, dtype)
+    encoder = load(backend, dtype, progress)
     if encoder.device == "cpu" and encoder.backend == "torch" and is_emulated(encoder.dtype):
         progress.say(
             f"This processor has no instructions for {encoder.dtype} and emulates it, which may take hundreds of times "

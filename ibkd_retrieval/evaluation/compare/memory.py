@@ -37,6 +37,8 @@ class Load:
     pooling: str | None
     max_length: int | None
     dim: int
+    query_prompt: str
+    document_prompt: str
     search: SearchParams
     queries: tuple[str, ...]
 
@@ -53,6 +55,8 @@ class Load:
             pooling=encoder.pooling,
             max_length=encoder.max_length or None,
             dim=encoder.dim,
+            query_prompt=encoder.prompts["query"],
+            document_prompt=encoder.prompts["document"],
             search=searcher.search_params,
             queries=tuple(queries),
         )
@@ -118,6 +122,8 @@ def take_up(load: Load) -> Footprint:
         pooling=load.pooling,
         max_length=load.max_length,
         dim=load.dim,
+        query_prompt=load.query_prompt,
+        document_prompt=load.document_prompt,
         # The very texts that the system itself was calibrated on, so that it takes the file made then.
         sample=sample_texts(document.content for document in index.documents()) if load.dtype == "int8" else (),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.memory import MemoryPlan, parse_size
+from ibkd_retrieval.indexing.config import PROMPTS
 
 if TYPE_CHECKING:
     from ibkd_retrieval.corpora.records import Corpus
@@ -59,7 +60,7 @@ def prepare_encoding(model: str | TextEncoder, config: EncodingConfig, corpus: C
         )
     limit = None if config.memory is None else parse_size(config.memory)
     encoder: Any
-    settings = {name: getattr(config, name) for name in ("device", "pooling", "max_length", "dim")}
+    settings = {name: getattr(config, name) for name in ("device", "pooling", "max_length", "dim", *PROMPTS)}
     if isinstance(model, str):
         wanted = config.batch_tokens
         if wanted is None:

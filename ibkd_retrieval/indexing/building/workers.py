@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError, WorkFailed
-from ibkd_retrieval.progress import Task
+from ibkd_retrieval.progress import SILENT, Task
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -132,7 +132,7 @@ class LoadEncoder:
         if device == "cuda":
             device = f"cuda:{number % torch.cuda.device_count()}"
         settings = dataclasses.asdict(self) | {"device": device}
-        return Encoder.load(settings.pop("name"), **settings)
+        return Encoder.load(settings.pop("name"), **settings, progress=SILENT)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,82 @@
+"""Prompts put before texts: those of the model's folder, those the user gives, and those a folder fails to register."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ibkd_retrieval.encoders.loading import short_model_name
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+# Families trained with prompts that stand in their model cards, while their folders register none.
+_FAMILIES: tuple[tuple[str, str, str], ...] = (
+    (r"e5-mistral|e5.*instruct", "Instruct: Given a question, retrieve passages that answer it\nQuery: ", ""),
+    (r"(^|[-_.])e5([-_.]|$)", "query: ", "passage: "),
+    (r"bge-m3", "", ""),
+    (r"bge-.*-zh", "为这个句子生成表示以用于检索相关文章：", ""),
+    (r"(^|[-_.])bge([-_.]|$)", "Represent this sentence for searching relevant passages: ", ""),
+    (r"nomic-embed", "search_query: ", "search_document: "),
+    (r"gte-qwen", "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery: ", ""),
+    (r"modernbert-embed", "search_query: ", "search_document: "),
+    # Trained without any.
+    (r"(^|[-_.])gte([-_.]|$)", "", ""),
+    (r"^(all|multi-qa|paraphrase|msmarco|gtr|sentence-t5|distiluse|stsb|nli)-", "", ""),
+)
+
+
+def set_prompts(model: SentenceTransformer, query: str | None, document: str | None) -> None:
+    """Have a model put other prompts before texts, in place; None keeps its own."""
+    from ibkd_retrieval.encoders.weights import prompt_of
+
+    for kind, prompt in (("query", query), ("document", document)):
+        if prompt is not None and prompt != prompt_of(model, kind):  # type: ignore[arg-type]
+            model.prompts = {**(model.prompts or {}), kind: prompt}
+            if not prompt and kind == "document":
+                # Other names that a document's prompt goes by.
+                model.prompts = {name: text for name, text in model.prompts.items() if name in ("query", "document")}
+
+
+def word_on_prompts(name: str, model: SentenceTransformer, *, known_only: bool) -> str | None:
+    """One line on a model that puts no prompt before any text, None where nothing suggests that it should.
+
+    Args:
+        name: the folder or hub name it was loaded from.
+        model: with the prompts that it will use.
+        known_only: speak only of families that are known to be trained with prompts.
+    """
+    if any((model.prompts or {}).values()) or not hasattr(model[0], "auto_model"):
+        return None
+    folder = Path(name)
+    if (folder / "ibkd.json").is_file():
+        return None  # A student puts before texts what its teacher did.
+    names = [short_model_name(name), short_model_name(_first_name(folder))]
+    for pattern, query, document in _FAMILIES:
+        if any(re.search(pattern, each.lower()) for each in names):
+            if not query and not document:
+                return None
+            given = [f"`query_prompt` {json.dumps(query, ensure_ascii=False)}"]
+            given += [f"`document_prompt` {json.dumps(document, ensure_ascii=False)}"] if document else []
+            return (
+                f"{short_model_name(name)} registers no prompts, and models of its family are trained with some: give "
+                f"{' and '.join(given)}."
+            )
+    if known_only:
+        return None
+    return (
+        f"{short_model_name(name)} registers no prompts, so none is put before queries and documents: if its model "
+        "card asks for some, give `query_prompt` and `document_prompt`."
+    )
+
+
+def _first_name(folder: Path) -> str:
+    """What a model was called before it was saved in a folder, where the folder tells."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ""
+    found = config.get("_name_or_path") if isinstance(config, dict) else None
+    return found if isinstance(found, str) else ""
