@@ -115,6 +115,8 @@ class LoadEncoder:
     batch_tokens: int | None = None
     backend: str = "torch"
     sample: tuple[str, ...] = ()
+    query_prompt: str | None = None
+    document_prompt: str | None = None
 
     def __call__(self, number: int, count: int) -> TextEncoder:
         """Load the model.
