@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -12,6 +13,18 @@ T = TypeVar("T")
 
 KEY = "key"
 """In a field's `metadata`: what the field is called in JSON, where that is no name in Python."""
+
+
+def parse(data: bytes | str) -> Any:
+    """Parse JSON that somebody else may have written.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply to be read.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def encode(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ from ibkd_retrieval.indexing.format.manifest import (
 from ibkd_retrieval.indexing.format.shards import ShardRecord, file_record, read_records, stored_ids
 from ibkd_retrieval.indexing.index import StoredIndex, open_contents, read_structure
 from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
-from ibkd_retrieval.json_io import decode
+from ibkd_retrieval.json_io import decode, parse
 from ibkd_retrieval.progress import SILENT, Progress
 
 
@@ -176,7 +175,7 @@ def _begun(folder: Path, first: int) -> AppendPlan | None:
     if not path.exists():
         return None
     try:
-        plan = decode(AppendPlan, json.loads(path.read_bytes()))
+        plan = decode(AppendPlan, parse(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): drop that append with --append --overwrite.") from error
     return plan if plan.first == first else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ibkd_retrieval.corpora.records import Corpus
@@ -21,6 +20,7 @@ from ibkd_retrieval.indexing.format.lock import only_writer
 from ibkd_retrieval.indexing.format.manifest import CorpusRecord, EncoderRecord, IndexManifest, read_manifest
 from ibkd_retrieval.indexing.format.shards import ShardRecord, is_intact, read_records
 from ibkd_retrieval.indexing.format.vectors import check_format
+from ibkd_retrieval.json_io import parse
 from ibkd_retrieval.progress import SILENT, Progress
 
 
@@ -142,7 +142,7 @@ def _own_records(folder: Path) -> dict[int, ShardRecord]:
     """The records of the build's shards, without those of an append to it that was broken off."""
     records = read_records(folder)
     try:
-        first = int(json.loads((folder / layout.APPEND_PLAN).read_bytes())["first"])
+        first = int(parse((folder / layout.APPEND_PLAN).read_bytes())["first"])
     except (OSError, ValueError, KeyError, TypeError):
         return records
     return {number: record for number, record in records.items() if number < first}

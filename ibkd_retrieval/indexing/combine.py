@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -37,7 +36,7 @@ from ibkd_retrieval.indexing.format.shards import (
 )
 from ibkd_retrieval.indexing.format.vectors import check_format
 from ibkd_retrieval.indexing.index import StoredIndex, first_unlike, open_contents
-from ibkd_retrieval.json_io import decode
+from ibkd_retrieval.json_io import decode, parse
 from ibkd_retrieval.progress import SILENT, Progress
 
 _UNIT_TOLERANCE = 0.02
@@ -324,7 +323,7 @@ def _plan(index: StoredIndex, shard_size: int) -> BuildPlan:
     """What the first source was built by, so that an index of the same shards can be repaired as that one could."""
     manifest = index.manifest
     try:
-        begun = decode(BuildPlan, json.loads((index.folder / layout.PLAN).read_bytes()))
+        begun = decode(BuildPlan, parse((index.folder / layout.PLAN).read_bytes()))
         return dataclasses.replace(begun, shard_size=shard_size)
     except (OSError, ValueError):
         return BuildPlan(manifest.corpus.name, manifest.encoder, shard_size)

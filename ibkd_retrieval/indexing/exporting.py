@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import check_name, own_folder, sync_directory
-from ibkd_retrieval.indexing.faiss_binding import load_faiss, write_structure
+from ibkd_retrieval.indexing.faiss_binding import load_faiss, read_structure_file, write_structure
 from ibkd_retrieval.indexing.families.search_params import set_defaults
 from ibkd_retrieval.indexing.format.lines import LineStore
 from ibkd_retrieval.indexing.format.shards import document_from_json
@@ -76,7 +76,7 @@ def export_pyserini(
             vectors = ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim)
             _write_flat(vectors, made / "index", progress)
         elif not manifest.search.is_exact:
-            index = load_faiss().read_index(str(folder / manifest.structure))
+            index = read_structure_file(folder / manifest.structure)
             set_defaults(index, manifest.search)
             write_structure(index, made / "index")
             progress.say(

@@ -16,7 +16,7 @@ from ibkd_retrieval.corpora.records import Document, FieldValue
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.memory import machine_memory
 from ibkd_retrieval.indexing.config import SearchParams
-from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss
+from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss, read_structure_file
 from ibkd_retrieval.indexing.families.family import check_recall
 from ibkd_retrieval.indexing.families.search_params import (
     effort_for,
@@ -27,11 +27,11 @@ from ibkd_retrieval.indexing.families.search_params import (
     takes_selector,
 )
 from ibkd_retrieval.indexing.families.trial import reaches
-from ibkd_retrieval.indexing.format.integrity import Unchanged, damaged, verify_files
+from ibkd_retrieval.indexing.format.integrity import Unchanged, damaged, read_consistently, verify_files
 from ibkd_retrieval.indexing.format.layout import documents_file
-from ibkd_retrieval.indexing.format.lines import LineStore
-from ibkd_retrieval.indexing.format.manifest import IndexManifest, read_manifest
-from ibkd_retrieval.indexing.format.shards import OpenFiles, document_from_json, fields_from_json
+from ibkd_retrieval.indexing.format.lines import LineStore, offsets_path
+from ibkd_retrieval.indexing.format.manifest import IndexManifest
+from ibkd_retrieval.indexing.format.shards import OpenFiles, document_from_json, fields_from_json, is_intact
 from ibkd_retrieval.indexing.gpu import MOST_RESULTS, is_on_gpu, to_gpu
 from ibkd_retrieval.indexing.vectors.exact import Found, scan, search_array, with_ties_by_row
 from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
@@ -292,11 +292,18 @@ class StoredIndex:
         if not 0 <= row < self.manifest.rows:
             raise IndexError(f"row {row} of {self.manifest.rows}")
         number, position = self._vectors.place(int(row))
-        return document_from_json(self._texts[number][position])
+        try:
+            return document_from_json(self._texts[number][position])
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged(self.folder, self.manifest, documents_file(number), f"it is no JSON ({error})") from error
 
     def _open_texts(self, number: int) -> LineStore:
-        self._unchanged.check(documents_file(number))
-        return LineStore(self.folder / documents_file(number))
+        texts = documents_file(number)
+        self._unchanged.check(texts)
+        offsets = offsets_path(Path(texts)).as_posix()
+        if not is_intact(self.folder, {offsets: self.manifest.files[offsets]}):
+            raise damaged(self.folder, self.manifest, offsets, "its checksum is not the one recorded")
+        return LineStore(self.folder / texts)
 
     def vectors(self) -> Iterator[NDArray[np.float32]]:
         """The stored vectors as float32, shard by shard [n, dim]; deleted documents' rows are among them."""
@@ -405,18 +412,22 @@ def open_index(
         MissingPackage: faiss is not installed.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    verify_files(folder, manifest, contents=verify)
-    load_faiss()
-    if manifest.search.is_exact:
-        size = 4 * manifest.dim * manifest.rows
-        if size > (machine_memory() // 2 if memory_limit is None else memory_limit):
-            progress.say(f"The {size / 1e9:,.1f} GB of vectors in {folder} are not loaded: every search reads them.")
-            return StoredIndex(folder, manifest, None)
-    structure = read_structure(folder, manifest)
-    if device.startswith("cuda"):
-        structure = to_gpu(structure, device, progress)
-    return StoredIndex(folder, manifest, structure)
+
+    def opened(manifest: IndexManifest) -> StoredIndex:
+        verify_files(folder, manifest, contents=verify)
+        load_faiss()
+        if manifest.search.is_exact:
+            size = 4 * manifest.dim * manifest.rows
+            if size > (machine_memory() // 2 if memory_limit is None else memory_limit):
+                said = f"The {size / 1e9:,.1f} GB of vectors in {folder} are not loaded: every search reads them."
+                progress.say(said)
+                return StoredIndex(folder, manifest, None)
+        structure = read_structure(folder, manifest)
+        if device.startswith("cuda"):
+            structure = to_gpu(structure, device, progress)
+        return StoredIndex(folder, manifest, structure)
+
+    return read_consistently(folder, opened)
 
 
 def open_contents(folder: Path | str, structure: bool = False) -> StoredIndex:
@@ -429,9 +440,13 @@ def open_contents(folder: Path | str, structure: bool = False) -> StoredIndex:
     Raises:
         UserError: the folder holds no finished index, or a file of it that is to be used is missing or damaged.
     """
-    manifest = read_manifest(folder)
-    verify_files(Path(folder), manifest, structure=structure)
-    return StoredIndex(Path(folder), manifest, None)
+    folder = Path(folder)
+
+    def opened(manifest: IndexManifest) -> StoredIndex:
+        verify_files(folder, manifest, structure=structure)
+        return StoredIndex(folder, manifest, None)
+
+    return read_consistently(folder, opened)
 
 
 def read_structure(folder: Path, manifest: IndexManifest) -> Any:
@@ -447,7 +462,7 @@ def read_structure(folder: Path, manifest: IndexManifest) -> Any:
             structure.add(np.ascontiguousarray(shard))
         return structure
     try:
-        structure = faiss.read_index(str(folder / manifest.structure))
+        structure = read_structure_file(folder / manifest.structure)
     except RuntimeError as error:
         raise damaged(folder, manifest, manifest.structure, "faiss cannot read it") from error
     if structure.d != manifest.dim or structure.ntotal != manifest.rows:
@@ -470,6 +485,8 @@ def _present_rows(folder: Path, manifest: IndexManifest) -> NDArray[np.bool_] | 
         raise damaged(folder, manifest, manifest.tombstones, f"it cannot be read ({error})") from error
     if deleted.dtype != np.int64 or deleted.shape != (manifest.deleted_count,):
         raise damaged(folder, manifest, manifest.tombstones, f"it does not list {manifest.deleted_count:,} rows")
+    if len(deleted) and not 0 <= deleted.min() <= deleted.max() < manifest.rows:
+        raise damaged(folder, manifest, manifest.tombstones, "it lists rows that are not there")
     present = np.ones(manifest.rows, dtype=np.bool_)
     present[deleted] = False
     return present

@@ -77,3 +77,13 @@ def test_a_configuration_goes_to_json_and_back():
     assert ibkd.IndexConfig.from_json({}) == ibkd.IndexConfig()
     with pytest.raises(ibkd.UserError, match=r"structure.lists is not of type int"):
         ibkd.IndexConfig.from_json({"structure": {"lists": "many"}})
+
+
+def test_vectors_near_the_ends_of_the_range_are_scaled_and_not_lost(tmp_path: Path):
+    vectors = np.array([[3e38, 3e38], [1e-30, 1e-30], [3.0, 4.0], [-3e38, 1e-38]], dtype=np.float32)
+    made = ibkd.import_vectors(vectors, tmp_path / "i", ids=list("abcd"), normalise=True)
+    stored = np.concatenate(list(open_index(made.folder).vectors()))
+    half = 0.5**0.5
+    np.testing.assert_allclose(stored, [[half, half], [half, half], [0.6, 0.8], [-1, 0]], atol=1e-6)
+    with pytest.raises(ibkd.UserError, match=r"Vector 2 .* all zeros"):
+        ibkd.import_vectors([[1.0], [0.0]], tmp_path / "j", ids=["a", "b"], normalise=True)

@@ -148,11 +148,11 @@ def test_settings_that_a_structure_does_not_have_are_refused(index: StoredIndex,
     for name in ("nprobe", "ef_search"):
         if getattr(defaults, name) is None:
             with pytest.raises(UserError, match=f"leave out.*{name}"):
-                index.search(table[:1], 3, **{name: 4})
+                index.search(table[:1], 3, SearchParams(**{name: 4}))
         else:
-            index.search(table[:1], 3, **{name: 4})
+            index.search(table[:1], 3, SearchParams(**{name: 4}))
             with pytest.raises(UserError, match="at least 1"):
-                index.search(table[:1], 3, **{name: 0})
+                index.search(table[:1], 3, SearchParams(**{name: 0}))
 
 
 def test_the_cheapest_measured_setting_that_reaches_a_recall_is_given(index: StoredIndex):
@@ -245,6 +245,9 @@ def test_options_of_every_kind_come_back_from_the_manifest(table: np.ndarray, tm
         ("IVF16,PQ8x4fs,RFlat", "Leave RFlat out"),
         ("IVF16,PQ8,Refine(SQ8)", "Leave Refine"),
         ("Nonsense", "faiss makes no index 'Nonsense'.*could not parse"),
+        ("HNSW1,Flat", "faiss crashes on the index 'HNSW1,Flat' of vectors of 32 dimensions"),
+        ("HNSW0", "faiss crashes on"),
+        ("IVF0,Flat", r"faiss cannot use the index 'IVF0,Flat' \(.*cur_nprobe > 0"),
         ("IVF16,PQ7", "multiple of the number of subquantizers"),
         ("IVF5000,Flat", r"cannot train 'IVF5000,Flat' on 3,000 vectors \(Number of training points"),
     ],

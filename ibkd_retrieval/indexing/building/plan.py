@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from ibkd_retrieval.files import make_folder, write_json
 from ibkd_retrieval.indexing.families import FAMILIES, Family, family_named, family_options
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.manifest import EncoderRecord, read_manifest
-from ibkd_retrieval.json_io import decode
+from ibkd_retrieval.json_io import decode, parse
 from ibkd_retrieval.progress import Progress
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def begun_family(folder: Path) -> Family | None:
     except UserError:
         pass  # Unfinished, or none; who goes on with it is told what is wrong.
     try:
-        plan = decode(BuildPlan, json.loads((folder / layout.PLAN).read_bytes()))
+        plan = decode(BuildPlan, parse((folder / layout.PLAN).read_bytes()))
         return None if plan.family is None else family_named(plan.family, **plan.family_options)
     except (OSError, ValueError, UserError):
         return None
@@ -86,7 +85,7 @@ def begun_family(folder: Path) -> Family | None:
 def begun_encoder(folder: Path) -> EncoderRecord | None:
     """What encodes the build that was begun in `folder`, None where none was or its plan cannot be read."""
     try:
-        return decode(BuildPlan, json.loads((folder / layout.PLAN).read_bytes())).encoder
+        return decode(BuildPlan, parse((folder / layout.PLAN).read_bytes())).encoder
     except (OSError, ValueError):
         return None
 
@@ -112,7 +111,7 @@ def _resumed_plan(folder: Path, plan: BuildPlan, progress: Progress) -> BuildPla
         read_manifest(folder)  # One of a newer format must not be taken for ours to repair.
     path = folder / layout.PLAN
     try:
-        begun = decode(BuildPlan, json.loads(path.read_bytes()))
+        begun = decode(BuildPlan, parse(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): index anew with --overwrite.") from error
     if not begun.encoder.makes_the_vectors_of(plan.encoder):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.config import SearchParams
+from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range, check_recall
-from ibkd_retrieval.indexing.families.inverted import add, parsed, train
+from ibkd_retrieval.indexing.families.inverted import add, parsed, reason, train
 from ibkd_retrieval.indexing.families.search_params import inner_index, is_graph, list_count
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, efforts_for, trial_of, try_settings
 from ibkd_retrieval.indexing.vectors.source import VectorSource
@@ -17,6 +24,60 @@ from ibkd_retrieval.progress import Progress
 
 _IDS_OR_REFINEMENT = re.compile(r"(^|,)\s*(IDMap2?|RFlat|Refine\b.*)", re.IGNORECASE)
 _TRAINING_VECTORS = 65_536
+_TRIED_VECTORS = 600
+
+
+_TRIAL_SECONDS = 120
+
+
+@functools.cache
+def check_string(factory: str, dim: int) -> None:
+    """Try a factory string on a handful of vectors, in a process of its own: some that faiss takes end the process.
+
+    Raises:
+        UserError: faiss does not understand it, or cannot fill, search, write or read such an index.
+    """
+    parsed(factory, dim)
+    # What a list holds does not depend on how many there are, and few take few vectors to train.
+    few = re.sub(r"IVF(\d+)", lambda found: f"IVF{min(4, int(found[1]))}", factory)
+    code = "import sys; from ibkd_retrieval.indexing.families.factory import try_string; try_string(*sys.argv[1:])"
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-c", code, few, str(dim)],
+            capture_output=True,
+            text=True,
+            timeout=_TRIAL_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return  # It is slow, and did not end.
+    if answer.returncode < 0:
+        raise UserError(
+            f"faiss crashes on the index {factory!r} of vectors of {dim} dimensions "
+            f"({signal.Signals(-answer.returncode).name}): change the factory string."
+        )
+    if answer.returncode:
+        said = answer.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        raise UserError(f"faiss cannot use the index {factory!r} ({said[0]}): change the factory string.")
+
+
+def try_string(factory: str, dim: str) -> None:
+    """Fill, search, write and read an index of a few vectors; ends the process with what faiss says where it cannot."""
+    faiss = load_faiss()
+    vectors = np.random.default_rng(0).standard_normal((_TRIED_VECTORS, int(dim)), dtype=np.float32)
+    index = parsed(factory, int(dim))
+    try:
+        index.train(vectors)
+    except RuntimeError:
+        return  # Too few vectors, maybe; the build says what is wrong with them.
+    try:
+        index.add(vectors)
+        index.search(vectors[:3], 5)
+        again = faiss.deserialize_index(faiss.serialize_index(index))
+        if (again.ntotal, again.d) != (len(vectors), int(dim)):
+            raise RuntimeError(f"it holds {again.ntotal} of {len(vectors)} vectors, of {again.d} dimensions")
+    except RuntimeError as error:
+        sys.exit(reason(error))
 
 
 @dataclass(frozen=True)
@@ -72,9 +133,13 @@ class Factory:
         Raises:
             UserError: faiss does not understand the string.
         """
+        check_string(self.factory, dim)
         index = parsed(self.factory, dim)
         if not is_graph(index):
-            return float(index.sa_code_size())
+            try:
+                return float(index.sa_code_size())
+            except RuntimeError:
+                return 4.0 * dim  # faiss does not tell for some graphs, which hold whole vectors.
         graph = inner_index(index)
         return float(graph.storage.sa_code_size() + 4 * graph.hnsw.nb_neighbors(0))
 
@@ -84,6 +149,7 @@ class Factory:
         Raises:
             UserError: faiss does not understand the string, or cannot train it on these vectors.
         """
+        check_string(self.factory, vectors.dim)
         index = parsed(self.factory, vectors.dim)
         lists = list_count(index)
         if self.nprobe is not None and lists is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import sha256_file
@@ -11,8 +13,10 @@ from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.manifest import IndexManifest, read_manifest
 from ibkd_retrieval.indexing.format.shards import read_records, shard_files
 
+T = TypeVar("T")
+
 ALWAYS_VERIFIED_BYTES = 256 << 20
-"""Largest faiss file whose checksum is tested at every opening (a fraction of a second)."""
+"""Largest file whose checksum is tested at every opening (a fraction of a second), of those that decide the answers."""
 
 
 def verify_index(folder: Path | str) -> IndexManifest:
@@ -33,7 +37,9 @@ def verify_index(folder: Path | str) -> IndexManifest:
 
 
 def verify_files(folder: Path, manifest: IndexManifest, contents: bool = False, structure: bool = True) -> None:
-    """Compare the size of every file with the manifest; of a small faiss file, or with `contents` of all, the checksum.
+    """Compare the size of every file with the manifest, and the checksum of those that decide which ids are found.
+
+    These are the faiss file, the ids with their offsets and the list of deleted rows, where they are small.
 
     Args:
         folder: of the index.
@@ -48,6 +54,7 @@ def verify_files(folder: Path, manifest: IndexManifest, contents: bool = False, 
     for name in due:
         if name not in manifest.files:
             raise damaged(folder, manifest, name, "the manifest does not list it")
+    deciding = {manifest.structure, *layout.doc_id_files(manifest.doc_ids), manifest.tombstones}
     for name, record in manifest.files.items():
         if name == manifest.structure and not structure:
             continue
@@ -57,7 +64,7 @@ def verify_files(folder: Path, manifest: IndexManifest, contents: bool = False, 
         size = path.stat().st_size
         if size != record.bytes:
             raise damaged(folder, manifest, name, f"it has {size:,} bytes and {record.bytes:,} are recorded")
-        read = contents or (name == manifest.structure and size <= ALWAYS_VERIFIED_BYTES)
+        read = contents or (name in deciding and size <= ALWAYS_VERIFIED_BYTES)
         if read and sha256_file(path) != record.sha256:
             raise damaged(folder, manifest, name, "its checksum is not the one recorded")
 
@@ -80,6 +87,23 @@ def damaged(folder: Path, manifest: IndexManifest, name: str, what: str) -> User
         f"{said}no one corpus can repair it, since it was changed ({done}): bring the file back from a copy, or make "
         "the index anew with `ibkd index --overwrite`."
     )
+
+
+def read_consistently(folder: Path, read: Callable[[IndexManifest], T]) -> T:
+    """What `read` makes of an index, read again where its manifest was replaced in the meantime.
+
+    Another process that appends or deletes removes files that the manifest it replaced has named.
+
+    Raises:
+        UserError: as `read` does of an index that did not change while it was read.
+    """
+    while True:
+        manifest = read_manifest(folder)
+        try:
+            return read(manifest)
+        except (UserError, OSError):
+            if read_manifest(folder) == manifest:
+                raise
 
 
 class Unchanged:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Collection
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.format.lines import offsets_path
+from ibkd_retrieval.json_io import parse
 
 FORMAT = "ibkd-index"
 FORMAT_VERSION = 2
@@ -146,7 +146,7 @@ def is_free(folder: Path) -> bool:
 
 def _has_mark(path: Path) -> bool:
     try:
-        value = json.loads(path.read_bytes())
+        value = parse(path.read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(value, dict) and value.get("format") == FORMAT

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.format.layout import DOC_IDS, FORMAT, FORMAT_VERSION, MANIFEST, STRUCTURE, is_index
-from ibkd_retrieval.json_io import decode
+from ibkd_retrieval.json_io import decode, parse
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.protocol import TextEncoder
@@ -243,7 +242,7 @@ def read_manifest(folder: Path | str) -> IndexManifest:
             raise UserError(f"The index in {folder} is unfinished: finish it with `ibkd index --resume`.")
         raise UserError(f"{folder} is not an index folder (it has no {MANIFEST}): make one with `ibkd index`.")
     try:
-        value = json.loads(path.read_bytes())
+        value = parse(path.read_bytes())
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise ValueError(f'it does not say "format": "{FORMAT}"')
         version = value.get("format_version")

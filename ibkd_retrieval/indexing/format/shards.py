@@ -21,7 +21,7 @@ from ibkd_retrieval.indexing.format.layout import FORMAT, documents_file, record
 from ibkd_retrieval.indexing.format.lines import LineStore, offsets_path, save_array, write_lines
 from ibkd_retrieval.indexing.format.manifest import FileRecord
 from ibkd_retrieval.indexing.format.vectors import pack
-from ibkd_retrieval.json_io import decode
+from ibkd_retrieval.json_io import decode, parse
 
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ def read_records(folder: Path) -> dict[int, ShardRecord]:
     records = {}
     for path in sorted((folder / "shards").glob("[0-9]*.json")):
         try:
-            records[int(path.stem)] = decode(ShardRecord, json.loads(path.read_bytes()))
+            records[int(path.stem)] = decode(ShardRecord, parse(path.read_bytes()))
         except ValueError:
             continue
     return records

@@ -141,12 +141,13 @@ class _Reading:
             position += len(documents)
 
     def _scaled(self, vectors: NDArray[np.float32], position: int) -> NDArray[np.float32]:
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        # In float64: the square of a float32 may be too large or too small for one.
+        wide = vectors.astype(np.float64)
+        lengths = np.linalg.norm(wide, axis=1, keepdims=True)
         if not lengths.all():
             zero = position + int(np.argmin(lengths[:, 0])) + 1
             raise UserError(f"Vector {zero:,} in {self.source.path} is all zeros and cannot be scaled: remove it.")
-        scaled: NDArray[np.float32] = vectors / lengths
-        return scaled
+        return np.asarray(wide / lengths, dtype=np.float32)
 
 
 def _check(reading: _Reading, encoder: TextEncoder | None, progress: Progress) -> int:
@@ -183,9 +184,9 @@ def _check(reading: _Reading, encoder: TextEncoder | None, progress: Progress) -
 
 def _checked_lengths(
     vectors: NDArray[np.float32], path: Path, before: int, unit_model: str | None
-) -> NDArray[np.float32]:
+) -> NDArray[np.float64]:
     """The lengths [n] of vectors that come after `before` others; `unit_model` names a model whose have length 1."""
-    lengths: NDArray[np.float32] = np.linalg.norm(vectors, axis=1)
+    lengths: NDArray[np.float64] = np.linalg.norm(vectors.astype(np.float64), axis=1)
     # Not from the lengths: the square of a number near the end of the range is infinite.
     unfit = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(unfit):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.faiss_binding import load_faiss, read_structure_file
 from ibkd_retrieval.indexing.importing.foreign import BLOCK_ROWS, ForeignVectors, VectorBlock, without_texts
 from ibkd_retrieval.indexing.importing.ids import read_ids, require_as_many
 
@@ -42,7 +42,7 @@ def open_pyserini(path: Path) -> ForeignVectors:
 def _read(path: Path) -> Any:
     faiss = load_faiss()
     try:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        index = read_structure_file(path, faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise UserError(f"{path} cannot be read by faiss: give a folder made for Pyserini's FaissSearcher.") from error
     if not isinstance(index, faiss.IndexFlat) or not index.ntotal:
