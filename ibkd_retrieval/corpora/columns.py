@@ -76,13 +76,24 @@ DOCUMENT = Kind(
     (
         *("_id", "id", "docid", "doc_id", "docno", "document_id", "pid", "passage_id", "corpus_id", "article_id"),
         *("article_no", "article_number", "product_id", "item_id", "item_no", "record_id", "page_id", "post_id"),
-        *("uid", "uuid", "guid", "sku", "asin", "number", "no", "key"),
+        *("uid", "uuid", "guid", "sku", "asin", "number", "no", "key", "doc"),
     ),
     (
         *("text", "contents", "body", "content", "passage", "passage_text", "document", "document_text", "full_text"),
         *("abstract", "description", "article", "article_text", "paragraph", "details", "answer", "summary"),
     ),
-    ("title", "headline", "name", "heading", "subject", "doc_title", "document_title", "article_title", "product_name"),
+    (
+        "title",
+        "headline",
+        "name",
+        "heading",
+        "subject",
+        "doc_title",
+        "document_title",
+        "article_title",
+        "product_name",
+        "question",
+    ),
 )
 QUERY = Kind(
     "query",
@@ -121,20 +132,28 @@ def normalised(name: str) -> str:
     return re.sub(r"[\s.\-]+", "_", name.strip().lower())
 
 
-def is_header(cells: Sequence[str], fields: Fields = AUTOMATIC, names: Iterable[str] = _NAMES) -> bool:
+def is_header(
+    cells: Sequence[str], fields: Fields = AUTOMATIC, names: Iterable[str] = _NAMES, sure: Iterable[str] = ()
+) -> bool:
     """Whether the first line of a file of columns holds their names and no record.
 
     It does where the user chose columns by name, where two cells or more are usual names of fields, and where one is a
-    name that no document would have for its id or its whole text.
+    name that no record would have for its id or its whole text.
+
+    Args:
+        cells: the line's.
+        fields: the user's choice.
+        names: the usual names of fields.
+        sure: further names of which one is enough.
     """
     found = [normalised(cell) for cell in cells]
     if fields.chosen:
         return not all(name.isdecimal() for name in fields.chosen)
-    if len(set(found)) < len(found) or not all(found) or any(len(cell.split()) > _HEADER_WORDS for cell in cells):
+    if not all(found) or any(len(cell.split()) > _HEADER_WORDS for cell in cells):
         return False
-    known = set(names)
-    sure = found[0] in _SURE_IDS or not _SURE_TEXTS.isdisjoint(found[1:])
-    return sure or sum(name in known for name in found) > 1
+    if found[0] in _SURE_IDS or not _SURE_TEXTS.isdisjoint(found[1:]) or not set(sure).isdisjoint(found):
+        return True
+    return len(set(names) & set(found)) > 1
 
 
 def listed(names: Sequence[str]) -> str:
@@ -151,7 +170,7 @@ def columns_of(keys: Sequence[str], kind: Kind, fields: Fields, where: str, *, l
         kind: whose usual names count.
         fields: the user's choice.
         where: file and line for the error.
-        lone: whether the only field beside the id is the text, whatever its name.
+        lone: whether a field that alone is left over is the id or the text, whatever its name.
 
     Raises:
         UserError: a chosen field is not there, or no field has a usual name; the sentence names those that are there.
@@ -166,6 +185,10 @@ def columns_of(keys: Sequence[str], kind: Kind, fields: Fields, where: str, *, l
                 raise UserError(f"{where}: there is no field {name} for `{parameter}`; there are {listed(keys)}.")
     by_name = {normalised(key): key for key in reversed(keys)} | {key: key for key in keys}
     id_name = fields.id_field or next((by_name[name] for name in kind.ids if name in by_name), None)
+    if id_name is None and lone:
+        known = {by_name[name] for name in (*kind.texts, *kind.titles) if name in by_name} | set(fields.chosen)
+        left = [key for key in keys if key not in known]
+        id_name = left[0] if len(left) == 1 else None
     if id_name is None:
         raise _missing("id", "id_field", kind.ids, keys, where)
     taken = {id_name, fields.title_field}
@@ -176,8 +199,9 @@ def columns_of(keys: Sequence[str], kind: Kind, fields: Fields, where: str, *, l
         return Columns(id_name, fields.text_field, title)
     taken.add(title)
     candidates = list(dict.fromkeys(by_name[name] for name in kind.texts if by_name.get(name, id_name) not in taken))
-    if not candidates and lone and len(keys) == 2:
-        candidates = [key for key in keys if key not in taken]
+    left = [key for key in keys if key not in taken]
+    if not candidates and lone and len(left) == 1:
+        candidates = left
     if not candidates and title is not None:
         candidates, title = [title], None
     if not candidates:

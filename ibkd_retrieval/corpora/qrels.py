@@ -28,13 +28,24 @@ _QUERIES = (
 )
 _DOCUMENTS = (
     *("corpus_id", "doc_id", "docid", "document_id", "document", "docno", "pid", "passage_id", "article_id"),
-    *("article_no", "product_id", "item_id", "clicked_id", "clicked_doc", "clicked_document", "clicked", "result_id"),
+    *(
+        "article_no",
+        "product_id",
+        "item_id",
+        "clicked_id",
+        "clicked_doc",
+        "clicked_document",
+        "clicked",
+        "result_id",
+        "clicked_url",
+    ),
     *("page_id", "post_id", "doc", "id"),
 )
 _GRADES = (
     *("score", "relevance", "rel", "label", "grade", "rating", "weight", "judgement", "judgment", "relevance_label"),
     *("clicks", "count", "gain", "value"),
 )
+_SURE = ("query_id", "qid", "query", "query_text", "corpus_id", "doc_id", "docid", "document_id", "docno")
 _NAMES = (*_QUERIES, *_DOCUMENTS, *_GRADES)
 # As trec_eval reads them. Python's own int() takes other scripts' digits and underscores too.
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
@@ -87,6 +98,8 @@ def grade_of(grade: object, qrels_threshold: float | None, where: str) -> int:
     Raises:
         UserError: it is no number, or no whole one where there is no threshold.
     """
+    if isinstance(grade, float) and grade.is_integer() and abs(grade) < 1e15:  # of JSON and of tables
+        grade = int(grade)
     text = str(grade).strip()
     if isinstance(grade, bool) or not (_WHOLE if qrels_threshold is None else _NUMBER).fullmatch(text):
         what = "a whole number" if qrels_threshold is None else "a number"
@@ -123,7 +136,7 @@ def _from_columns(path: Path, progress: Progress) -> Iterator[_Line]:
         yield from _from_words(path)
         return
     header = [cell.strip().strip('"') for cell in first[1]]
-    if is_header(header, names=_NAMES):
+    if is_header(header, names=_NAMES, sure=_SURE):
         places = _places(header, str(path), progress)
     elif 2 <= width <= 4:
         rows = itertools.chain([first], rows)
@@ -146,7 +159,7 @@ def _from_records(path: Path, progress: Progress) -> Iterator[_Line]:
     for where, record in read_records(path):
         keys = tuple(record)
         if keys not in known:
-            known[keys] = _places(keys, where, SILENT if known else progress)
+            known[keys] = _places(keys, str(path), SILENT if known else progress)
         values = list(record.values())
         query, document, grade = (None if place is None else values[place] for place in known[keys])
         yield _line(query, document, 1 if known[keys][2] is None else grade, where)
@@ -161,16 +174,14 @@ def _line(query: object, document: object, grade: object, where: str) -> _Line:
 
 
 def _places(names: Sequence[str], source: str, progress: Progress) -> tuple[int, int, int | None]:
-    """Where query, document and grade stand among the columns: by their usual names, else the first two left over."""
+    """Where query, document and grade stand among the columns: by their usual names, or the only one left."""
     found = [normalised(name) for name in names]
     query, document, grade = (
         next((found.index(name) for name in usual if name in found), None) for usual in (_QUERIES, _DOCUMENTS, _GRADES)
     )
     free = [place for place in range(len(names)) if place not in (query, document, grade)]
-    if query is None and free:
-        query = free.pop(0)
-    if document is None and free:
-        document = free.pop(0)
+    if len(free) == 1 and (query is None) != (document is None):
+        query, document = (free[0], document) if query is None else (query, free[0])
     if query is None or document is None:
         raise UserError(
             f"{source}: expected a query and a document under names such as query_id and doc_id; there are"

@@ -1,6 +1,6 @@
 """Documents and queries in one file or a folder of texts, whatever its fields are called.
 
-- `.jsonl`, `.ndjson`, `.json`: an object a line.
+- `.jsonl`, `.ndjson`, `.json`: an object a line; a `.json` file may also be one array of objects.
 - `.parquet`: a record a row.
 - `.csv`: columns split by commas, semicolons, tabs or bars, with quoted cells as spreadsheets write them; `.tsv`:
   columns split by tabs. The first line names the columns where it looks like a header. Without one, columns are `id,
@@ -38,10 +38,11 @@ from ibkd_retrieval.corpora.columns import (
     checked_text,
     is_header,
     listed,
+    normalised,
 )
 from ibkd_retrieval.corpora.lines import LONGEST_LINE, checked_id, format_suffix, read_lines, read_text, whole_lines
 from ibkd_retrieval.corpora.records import METADATA, NO_FIELDS, Document, Query
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.errors import UserError, first_line
 from ibkd_retrieval.progress import SILENT, Progress
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
@@ -49,6 +50,7 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
 _ID_AND_TEXT = re.compile(r"\S+\t\s*\S")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _NUMBER = re.compile(r"\s*[+-]?[\d.,]+(e[+-]?\d+)?\s*", re.IGNORECASE)
+_PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?")
 _BATCH_ROWS = 4096
 _ROWS_TO_JUDGE_BY = 20
 """First rows of a file of columns: a text column that holds nothing but numbers in all of them is no text."""
@@ -138,6 +140,9 @@ def _read(path: Path, reading: Reading) -> Iterator[Row]:
 
 
 def _json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if format_suffix(path) == ".json" and next((line.lstrip()[:1] for _, line in read_lines(path)), "") == "[":
+        yield from _json_array(path)
+        return
     for number, line in read_lines(path):
         where = f"{path}, line {number}"
         try:
@@ -151,10 +156,26 @@ def _json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, record
 
 
+def _json_array(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of a file that is one array, which is held whole."""
+    try:
+        records = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({first_line(error)}); expected an array of objects.") from None
+    for number, record in enumerate(records, 1):
+        where = f"{path}, entry {number}"
+        if not isinstance(record, dict):
+            raise UserError(f"{where}: expected a JSON object with an id and a text, found {type(record).__name__}.")
+        yield where, record
+
+
 def _read_columns(path: Path, reading: Reading) -> Iterator[Row]:
     rows = read_cells(path)
     first = next(rows, None)
     if first is None:
+        return
+    if len(first[1]) == 1:
+        yield from _single_column(path, first, rows, reading)
         return
     if is_header(first[1], reading.fields):
         yield from _named_columns(path, first[1], rows, reading)
@@ -181,10 +202,27 @@ def _read_columns(path: Path, reading: Reading) -> Iterator[Row]:
         yield reading.row_of_cells(cells, where)
 
 
+def _single_column(
+    path: Path, first: tuple[int, list[str]], rows: Iterator[tuple[int, list[str]]], reading: Reading
+) -> Iterator[Row]:
+    """Texts without ids: their numbers are their ids, as in a file of one text a line."""
+    name = normalised(first[1][0])
+    headed = name in (*reading.kind.texts, *reading.kind.titles) or first[1][0] in reading.fields.chosen
+    reading.say_columns(f"one column; id <- number of the text, text <- {first[1][0] if headed else 'column 1'}")
+    for count, (number, cells) in enumerate(rows if headed else itertools.chain([first], rows), 1):
+        where = f"{path}, line {number}"
+        if len(cells) != 1:
+            raise UserError(f"{where}: expected 1 column as on the first line, found {len(cells)}.")
+        yield reading.row_of_cells([str(count), cells[0]], where)
+
+
 def _named_columns(
     path: Path, header: list[str], rows: Iterator[tuple[int, list[str]]], reading: Reading
 ) -> Iterator[Row]:
     names = [_unquoted(cell).strip() for cell in header]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: two columns are called {twice}; give each its own name.")
     unquote = format_suffix(path) != ".csv"
 
     def read() -> Iterator[Row]:
@@ -195,7 +233,9 @@ def _named_columns(
                     f"{where}: expected {len(names)} columns as in the header ({listed(names)}), found {len(cells)}."
                 )
             values = map(_unquoted, cells) if unquote else cells
-            yield reading.row(dict(zip(names, values, strict=True)), where, lone=True)
+            doc_id, title, text, more = reading.row(dict(zip(names, values, strict=True)), where, lone=True)
+            typed = {name: _typed(str(value)) for name, value in more.items() if value != ""}
+            yield doc_id, title, text, typed or NO_FIELDS
 
     named = read()
     first = list(itertools.islice(named, _ROWS_TO_JUDGE_BY))
@@ -205,6 +245,13 @@ def _named_columns(
             f" {listed(names)} as `text_field`."
         )
     yield from itertools.chain(first, named)
+
+
+def _typed(cell: str) -> str | int | float:
+    """A cell as a number where it is written as numbers are, so that filters compare it as one; 007 stays a text."""
+    if not _PLAIN_NUMBER.fullmatch(cell):
+        return cell
+    return float(cell) if "." in cell else int(cell)
 
 
 def _unquoted(cell: str) -> str:

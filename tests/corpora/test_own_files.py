@@ -54,9 +54,9 @@ def test_usual_names_are_found_in_parquet(tmp_path):
 @pytest.mark.parametrize("name", ["c.csv", "c.tsv", "semicolons.csv", "tabs.csv"])
 def test_a_header_is_no_document(tmp_path, name):
     split = {"c.csv": ",", "semicolons.csv": ";"}.get(name, "\t")
-    rows = [["Article No", "Headline", "Body", "url"], ["7", "T", "x y", "u"], ["8", "", "z", "v"]]
+    rows = [["Article No", "Headline", "Body", "url"], ["7", "T", "x y", "9.5"], ["8", "", "z", "007"]]
     found, said = documents(tmp_path, name, "".join(split.join(row) + "\n" for row in rows))
-    assert found == [Document("7", "x y", "T", {"url": "u"}), Document("8", "z", "", {"url": "v"})]
+    assert found == [Document("7", "x y", "T", {"url": 9.5}), Document("8", "z", "", {"url": "007"})]
     assert said == ["id <- Article No, text <- Headline + Body; not embedded: url"]
 
 
@@ -114,6 +114,13 @@ def test_columns_without_a_header_are_chosen_by_their_number(tmp_path):
     assert found == [Document("7", "x z", "", {"1": "u"})]
 
 
+def test_one_column_of_texts_is_numbered(tmp_path):
+    for content in ('text\nx\n\n"y, z"\n', 'x\n\n"y, z"\n'):
+        found, said = documents(tmp_path, "c.csv", content)
+        assert found == [Document("1", "x"), Document("2", "y, z")]
+        assert said[0].startswith("one column; id <- number of the text")
+
+
 def test_two_fields_that_could_be_the_text_are_said(tmp_path):
     _, said = documents(tmp_path, "c.jsonl", '{"id": 1, "text": "x", "abstract": "y"}')
     assert "`text_field` chooses among text, abstract" in said[0]
@@ -156,6 +163,11 @@ def test_a_folder_of_texts_is_a_corpus(tmp_path):
         ("c.jsonl", '{"id": 1, "text": "x"}', {"id_field": "key"}, "no field key for `id_field`; there are id, text"),
         ("c.jsonl", '{"id": 1, "url": "x", "n": 2}', {}, "no text; .* there are id, url, n: choose one as"),
         ("c.csv", "url,text\nu,x\n", {}, "no id; .* there are url, text: choose one as `id_field`"),
+        ("c.csv", "id,text,text\n1,x,y\n", {}, "two columns are called text"),
+        ("c.csv", "text\nx\ny,z\n", {}, "line 3: expected 1 column"),
+        ("c.json", '[{"id": 1}, 3]', {}, "no text"),
+        ("c.json", '[{"id": 1', {}, "not JSON"),
+        ("c.json", "[" * 100_000, {}, "not JSON"),
         ("c.jsonl", '{"a":' * 100_000, {}, "line 1: not JSON"),
         ("c.jsonl", '{"id": ' + "[" * 100_000, {}, "line 1: not JSON"),
     ],
@@ -193,6 +205,9 @@ def test_queries_are_read_from_any_names(tmp_path):
         ("q.tsv", "qid\tquery\nq1\twho\n"),
         ("q.csv", "Question ID,Question\nq1,who\n"),
         ("q.jsonl", '{"number": "q1", "title": "who"}'),
+        ("q.json", '[\n{"number": "q1",\n"title": "who"}]\n'),
+        ("q.tsv", "doc\ttext\nq1\twho\n"),
+        ("q.csv", "ref,question\nq1,who\n"),
     ):
         (tmp_path / name).write_text(content)
         assert open_queries(tmp_path / name).queries == (Query("q1", "who"),)
@@ -217,6 +232,9 @@ def test_a_query_id_that_repeats_is_refused(tmp_path):
         ("j.csv", "q1,d1,1\n"),
         ("j.csv", "user,query_id,doc_id,label\nu,q1,d1,+1\n"),
         ("j.jsonl", '{"qid": "q1", "docid": "d1", "rel": 1}'),
+        ("j.jsonl", '{"qid": "q1", "docid": "d1", "rel": 1.0}'),
+        ("j.csv", "query,artikel\nq1,d1\n"),
+        ("j.csv", "user,query,clicked_url\nu,q1,d1\n"),
         ("j.txt", "q1 0 d1 +1\n"),
     ],
 )
