@@ -83,16 +83,8 @@ DOCUMENT = Kind(
         *("abstract", "description", "article", "article_text", "paragraph", "details", "answer", "summary"),
     ),
     (
-        "title",
-        "headline",
-        "name",
-        "heading",
-        "subject",
-        "doc_title",
-        "document_title",
-        "article_title",
-        "product_name",
-        "question",
+        *("title", "headline", "name", "heading", "subject", "doc_title", "document_title", "article_title"),
+        *("product_name", "question"),
     ),
 )
 QUERY = Kind(
@@ -102,7 +94,9 @@ QUERY = Kind(
     ("text", "query", "query_text", "question", "question_text", "search", "search_term", "keywords", "title"),
 )
 _SURE_IDS = frozenset({"_id", "id", "docid", "doc_id", "docno", "qid", "query_id", "document_id", "pid", "passage_id"})
-_SURE_TEXTS = frozenset({"text", "contents", "content", "body", "title", "headline", "passage", "query_text"})
+_SURE_TEXTS = frozenset(
+    {"text", "contents", "content", "body", "title", "headline", "passage", "query_text", "query", "question"}
+)
 _NAMES = frozenset(name for kind in (DOCUMENT, QUERY) for name in (*kind.ids, *kind.texts, *kind.titles))
 
 
@@ -149,7 +143,10 @@ def is_header(
     found = [normalised(cell) for cell in cells]
     if fields.chosen:
         return not all(name.isdecimal() for name in fields.chosen)
-    if not all(found) or any(len(cell.split()) > _HEADER_WORDS for cell in cells):
+    # The column of row numbers that pandas writes has no name.
+    if not all(
+        (not cell.strip() or any(map(str.isalpha, cell))) and len(cell.split()) <= _HEADER_WORDS for cell in cells
+    ):
         return False
     if found[0] in _SURE_IDS or not _SURE_TEXTS.isdisjoint(found[1:]) or not set(sure).isdisjoint(found):
         return True

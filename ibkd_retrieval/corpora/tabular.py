@@ -219,7 +219,7 @@ def _single_column(
 def _named_columns(
     path: Path, header: list[str], rows: Iterator[tuple[int, list[str]]], reading: Reading
 ) -> Iterator[Row]:
-    names = [_unquoted(cell).strip() for cell in header]
+    names = [_unquoted(cell).strip() or str(place) for place, cell in enumerate(header, 1)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{path}: two columns are called {twice}; give each its own name.")

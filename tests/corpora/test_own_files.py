@@ -114,6 +114,12 @@ def test_columns_without_a_header_are_chosen_by_their_number(tmp_path):
     assert found == [Document("7", "x z", "", {"1": "u"})]
 
 
+def test_the_row_numbers_that_pandas_writes_are_a_column_without_a_name(tmp_path):
+    found, said = documents(tmp_path, "c.csv", ",id,text\n0,a,x\n1,b,y\n")
+    assert found == [Document("a", "x", "", {"1": 0}), Document("b", "y", "", {"1": 1})]
+    assert said == ["id <- id, text <- text; not embedded: 1"]
+
+
 def test_one_column_of_texts_is_numbered(tmp_path):
     for content in ('text\nx\n\n"y, z"\n', 'x\n\n"y, z"\n'):
         found, said = documents(tmp_path, "c.csv", content)
@@ -162,7 +168,7 @@ def test_a_folder_of_texts_is_a_corpus(tmp_path):
         ("c.csv", "id,text\n1,x\n", {"text_field": "body"}, "no field body for `text_field`; there are id, text"),
         ("c.jsonl", '{"id": 1, "text": "x"}', {"id_field": "key"}, "no field key for `id_field`; there are id, text"),
         ("c.jsonl", '{"id": 1, "url": "x", "n": 2}', {}, "no text; .* there are id, url, n: choose one as"),
-        ("c.csv", "url,text\nu,x\n", {}, "no id; .* there are url, text: choose one as `id_field`"),
+        ("c.csv", "url,text,n\nu,x,1\n", {}, "no id; .* there are url, text, n: choose one as `id_field`"),
         ("c.csv", "id,text,text\n1,x,y\n", {}, "two columns are called text"),
         ("c.csv", "text\nx\ny,z\n", {}, "line 3: expected 1 column"),
         ("c.json", '[{"id": 1}, 3]', {}, "no text"),
