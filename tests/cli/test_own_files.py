@@ -31,7 +31,7 @@ def test_an_export_is_indexed_and_asked_by_its_own_names(shell, teacher):
     ],
 )  # fmt: skip
 def test_fields_that_are_not_there_are_refused_with_the_options_to_give(shell, teacher, words, said):
-    (shell.folder / "docs.csv").write_text("nr,headline,body\n1,Boats,river boat bank\n")
+    (shell.folder / "docs.csv").write_text("nr,region,headline,body\n1,x,Boats,river boat bank\n")
     model = ["--model", teacher, "--output", "i"] if words[0] == "index" else []
     answer = shell(*words, *model)
     assert answer.code == 2
