@@ -62,7 +62,7 @@ def main() -> None:
     import torch
 
     from ibkd_retrieval.encoders.autotune.cpu import processor_features
-    from ibkd_retrieval.evaluation.compare.environment import read_environment
+    from ibkd_retrieval.encoders.environment import read_environment
     from ibkd_retrieval.files import write_json
 
     torch.set_num_threads(max(given.threads))

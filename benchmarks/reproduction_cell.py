@@ -25,8 +25,8 @@ from ibkd_retrieval.distill.pipeline import distill, open_cache
 from ibkd_retrieval.distill.teacher.joint import JointTeacher
 from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
-from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
 from ibkd_retrieval.evaluation.sts import evaluate_sts
 from ibkd_retrieval.files import atomic_write, write_json

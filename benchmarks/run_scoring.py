@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ibkd_retrieval.evaluation.compare.environment import read_environment
+from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.files import write_json
 
 METRICS = ("mrr@10", "ndcg@10", "recall@1000")

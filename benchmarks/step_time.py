@@ -30,8 +30,8 @@ from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.training.stage1_run import TrainingRun
 from ibkd_retrieval.encoders.device import choose_device
+from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
-from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.progress import SILENT
 

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from ibkd_retrieval.indexing.config import IndexConfig as IndexConfig
     from ibkd_retrieval.indexing.config import SearchParams as SearchParams
     from ibkd_retrieval.indexing.describe import describe as describe
+    from ibkd_retrieval.search.api import Index as Index
+    from ibkd_retrieval.search.api import open_index as open_index
+    from ibkd_retrieval.search.hits import Hits as Hits
+    from ibkd_retrieval.search.runs.run import Hit as Hit
     from ibkd_retrieval.search.runs.run import Run as Run
     from ibkd_retrieval.search.runs.run_files import read_run as read_run
     from ibkd_retrieval.search.runs.run_files import write_run as write_run
@@ -39,6 +43,9 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Corpus": "corpora.records:Corpus",
     "Document": "corpora.records:Document",
+    "Hit": "search.runs.run:Hit",
+    "Hits": "search.hits:Hits",
+    "Index": "search.api:Index",
     "IndexConfig": "indexing.config:IndexConfig",
     "Judgement": "corpora.records:Judgement",
     "Query": "corpora.records:Query",
@@ -57,6 +64,7 @@ _PUBLIC = {
     "export": "indexing.api:export",
     "import_vectors": "indexing.api:import_vectors",
     "open_corpus": "corpora.spec:open_corpus",
+    "open_index": "search.api:open_index",
     "open_qrels": "corpora.spec:open_qrels",
     "open_queries": "corpora.spec:open_queries",
     "read_run": "search.runs.run_files:read_run",

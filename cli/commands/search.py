@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ibkd_retrieval.search.open import index_folder, open_ranker
-from ibkd_retrieval.search.options import RankerOptions
-
-from ..display.answers import Asked, answer, show_answer
+from ..display.answers import show_answers
 from ..display.console import print_json, reporter, stdout
 from ..options.common import (
     Backend,
@@ -42,12 +36,11 @@ from ..options.common import (
     Tune,
     Weight,
 )
-from ..options.ranking import ranking_options
+from ..options.ranking import open_tuned, ranking_options
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.corpora.records import QuerySet
-    from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.progress import Progress
+    from ibkd_retrieval.search.api import Index
 
 
 def search(
@@ -101,21 +94,27 @@ def search(
     options = ranking_options(locals())  # First: the arguments are all the names there are.
     from ibkd_retrieval.errors import UserError
 
-    progress = reporter(quiet)
-    from ibkd_retrieval.indexing.gpu import device_there
-
-    options = dataclasses.replace(options, device=device_there(device, progress))
     if k is not None and k < 1:
         raise UserError(f"The number of results must be at least 1, not {k}: give -k 1 or more.")
     if (queries is None) != (output is None):
         raise UserError("A batch search needs both --queries QUERIES and --output RUN.")
     if queries is not None and question is not None:
         raise UserError("Give either a question or --queries, not both.")
+    progress = reporter(quiet)
     if queries is not None and output is not None:
         from ibkd_retrieval.corpora.spec import open_queries
+        from ibkd_retrieval.search.runs.run_files import require_run_target
 
-        asked = partial(open_queries, queries, progress=progress, id_field=id_field, text_field=text_field)
-        _batch(index or [], asked, output, format, k or 1000, options, json, progress)
+        written = require_run_target(output, format)
+        asked = open_queries(queries, progress=progress, id_field=id_field, text_field=text_field)
+        (opened,) = open_tuned([index or None], options, progress)
+        run = opened.search_batch(asked, k or 1000)
+        run.save(output, written)
+        seconds = run.origin.seconds if run.origin else 0.0
+        if json:
+            print_json({"run": str(output), "queries": len(run), "results": len(run.doc_ids), "seconds": seconds})
+        else:
+            stdout().print(f"{output}: {len(run):,} queries, {len(run.doc_ids):,} results")
         return
     if format != "trec":
         raise UserError("--format is that of the run file: give --queries and --output too.")
@@ -123,95 +122,29 @@ def search(
         raise UserError("--id-field and --text-field are those of --queries: give that too.")
     if exclude_self:
         raise UserError("--exclude-self goes with --queries: a typed question has no id.")
-    _answer_all(index or [], question, k or 10, options, json, progress)
-
-
-def _batch(
-    given: list[Path],
-    open_asked: Callable[[], QuerySet],
-    output: Path,
-    format: str,
-    k: int,
-    options: RankerOptions,
-    json: bool,
-    progress: Progress,
-) -> None:
-    import time
-
-    from ibkd_retrieval.search.runs.run_files import require_run_target, write_run
-    from ibkd_retrieval.search.runs.run_metadata import write_run_metadata
-
-    from ..run_metadata import run_metadata
-
-    require_run_target(output, format)
-    folders = given or [index_folder(None, progress)]
-    asked = open_asked()
-    known: dict[str, Encoder] = {}
-    from ibkd_retrieval.evaluation.fusion_weights import with_tuned_weights
-
-    options = with_tuned_weights(folders, options, known, progress).options
-    ranker = open_ranker(folders, options, known=known, progress=progress)
-    began = time.perf_counter()
-    run = ranker.search_batch(asked.queries, k, progress, tag=_tag(folders, options))
-    seconds = time.perf_counter() - began
-    write_run(run, output, "msmarco" if format == "msmarco" else "trec")
-    write_run_metadata(output, run_metadata(run, folders, options, k, asked.name, seconds))
-    if json:
-        print_json({"run": str(output), "queries": len(run), "results": len(run.doc_ids), "seconds": seconds})
-    else:
-        stdout().print(f"{output}: {len(run):,} queries, {len(run.doc_ids):,} results")
-
-
-def _tag(folders: list[Path], options: RankerOptions) -> str:
-    """One word that says which indexes were searched, and how where it was not by their vectors alone."""
-    parts = ["+".join(folder.resolve().name for folder in folders)]
-    if options.query_model is not None:
-        parts.append(Path(options.query_model).name)
-    if options.hybrid is not None:
-        parts.append(f"{options.hybrid}-{'bm25' if options.engine == 'dense' else options.engine}")
-    elif options.engine != "dense":
-        parts.append(options.engine)
-    if options.rerank is not None:
-        parts.append(Path(options.rerank).name)
-    return "_".join("-".join(parts).split()) or "ibkd"
-
-
-def _answer_all(
-    given: list[Path], question: str | None, k: int, options: RankerOptions, json: bool, progress: Progress
-) -> None:
-    """Answer the question given, each line of piped input, or what is typed at a prompt."""
-    from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.indexing.format.manifest import read_manifest
-
     at_prompt = question is None and sys.stdin.isatty()
-    questions: Iterable[str] = [] if question is None else [question]
-    if question is None and not at_prompt:
-        questions = _piped_questions()
-        if not questions:
-            raise UserError('No question: type one after `ibkd search`, as in `ibkd search "split a list"`.')
-    folders = given or [index_folder(None, progress)]
-    known: dict[str, Encoder] = {}
-    from ibkd_retrieval.evaluation.fusion_weights import with_tuned_weights
-
-    options = with_tuned_weights(folders, options, known, progress).options
-    asked = [
-        Asked(
-            folder, open_ranker([folder], options, known=known, progress=progress), read_manifest(folder).document_count
-        )
-        for folder in folders
-    ]
+    questions = [] if at_prompt else _piped_questions() if question is None else [question]
+    if not at_prompt and not questions:
+        raise UserError('No question: type one after `ibkd search`, as in `ibkd search "split a list"`.')
+    indexes = open_tuned([[each] for each in index or []] or [None], options, progress)
     for text in questions:
-        _answer(asked, text, k, json)
+        show_answers([each.search(text, k or 10) for each in indexes], json)
     if at_prompt:
-        from ..display.prompt import typed_questions
+        for each in indexes:
+            progress.say(f"{len(each):,} documents in {each.folder}; an empty line ends")
+        _prompt(indexes, k or 10, json, progress)
 
-        for each in asked:
-            progress.say(f"{each.documents:,} documents in {each.name}; an empty line ends")
-        for text in typed_questions(progress):
-            try:
-                _answer(asked, text, k, json)
-            except UserError as error:
-                print(f"ibkd: {error}", file=sys.stderr)  # noqa: T201
+
+def _prompt(indexes: list[Index], k: int, json: bool, progress: Progress) -> None:
+    from ibkd_retrieval.errors import UserError
+
+    from ..display.prompt import typed_questions
+
+    for text in typed_questions(progress):
+        try:
+            show_answers([each.search(text, k) for each in indexes], json)
+        except UserError as error:
+            print(f"ibkd: {error}", file=sys.stderr)  # noqa: T201
 
 
 def _piped_questions() -> list[str]:
@@ -231,18 +164,3 @@ def _piped_questions() -> list[str]:
                 f"Line {number} of standard input is not {sys.stdin.encoding.upper()}: save the questions in that."
             ) from None
     return [line for line in lines if line]
-
-
-def _answer(asked: list[Asked], question: str, k: int, json: bool) -> None:
-    from ..display.answers import as_json, show_side_by_side
-
-    answers = [answer(each, question, k) for each in asked]
-    if json:
-        from json import dumps
-
-        shown = answers[0].as_json() if len(answers) == 1 else as_json(answers)
-        print(dumps({"query": question} | shown, ensure_ascii=False))  # noqa: T201
-    elif len(answers) == 1:
-        show_answer(question, answers[0])
-    else:
-        show_side_by_side(question, answers)

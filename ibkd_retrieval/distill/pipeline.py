@@ -39,10 +39,10 @@ from ibkd_retrieval.distill.training.stage1_run import check_enough
 from ibkd_retrieval.distill.training.stage2 import FinetuneResult, finetune_student, usable_pairs
 from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, short_model_name
 from ibkd_retrieval.encoders.students import add_output_layer, is_static, reduce_dimension
 from ibkd_retrieval.encoders.weights import weight_hash
-from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:

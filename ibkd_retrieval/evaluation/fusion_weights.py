@@ -110,6 +110,9 @@ def with_tuned_weights(
     Raises:
         UserError: --tune goes with other options, or its queries have no judgements.
     """
+    from ibkd_retrieval.indexing.gpu import device_there
+
+    options = replace(options, device=device_there(options.device, progress))
     if options.tune is None:
         return Tuned(options)
     if options.hybrid != "sum" or options.weights or len(folders) != 1:

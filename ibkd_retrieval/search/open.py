@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -64,9 +64,6 @@ def open_searcher(
         known: encoders already loaded, by weight hash; filled.
         progress: told how the encoder runs, where that is not plain.
     """
-    # faiss before torch: whoever loads OpenMP first decides how its threads wait.
-    from ibkd_retrieval.indexing.index import open_index
-
     options = RankerOptions(
         model=model,
         query_model=query_model,
@@ -76,8 +73,8 @@ def open_searcher(
         pooling=pooling,
         search_params=search_params or SearchParams(),
     )
-    index = open_index(folder)
-    return _searcher(index, _encoder(index, options, {} if known is None else known, progress), options)
+    (opened,) = open_stored([folder], options, progress)
+    return _searcher(opened, query_encoder(opened.index, options, {} if known is None else known, progress), options)
 
 
 class Computing(NamedTuple):
@@ -134,43 +131,58 @@ def open_ranker(
         UserError: an option that is unknown or does not go with another, a filter that leaves nothing, or an index or
             model that cannot be opened or do not belong together.
     """
+    opened = open_stored(folders, options, progress)
+    return ranker_over(opened, options, {} if known is None else known, progress)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An index folder opened, and the rows that may be found: one bool a row [n], None for all."""
+
+    index: StoredIndex
+    allowed: NDArray[np.bool_] | None
+
+
+def open_stored(folders: Sequence[Path], options: RankerOptions, progress: Progress) -> list[Stored]:
+    """Check the options, open index folders, and find the documents that pass the filters. No model is loaded."""
+    # faiss before torch: whoever loads OpenMP first decides how its threads wait.
     from ibkd_retrieval.indexing.index import open_index
 
     check_ranking(options, len(folders))
-    indexes = [open_index(folder, device=_search_device(options.device), progress=progress) for folder in folders]
+    # On a GPU only when one was asked for, since queries alone seldom repay the copy.
+    device = "cpu" if options.device == "auto" else options.device
+    indexes = [open_index(folder, device=device, progress=progress) for folder in folders]
     masks: Sequence[NDArray[np.bool_] | None] = [None] * len(indexes)
     if options.filters:
         from ibkd_retrieval.search.filters import allowed_rows
 
         masks = allowed_rows(indexes, options.filters, progress)
-    ranker = _first_stage(indexes, masks, options, {} if known is None else known, progress)
-    if options.rerank is not None:
-        from ibkd_retrieval.search.rerank import Reranker
-
-        ranker = Reranker.load(
-            ranker,
-            indexes,
-            options.rerank,
-            depth=options.rerank_depth,
-            max_length=options.rerank_max_length,
-            device=options.device,
-            # Cross-encoders run in torch, which has no int8.
-            dtype="auto" if options.dtype == "int8" else options.dtype,
-        )
-    return ranker
+    return [Stored(index, mask) for index, mask in zip(indexes, masks, strict=True)]
 
 
-def _search_device(device: str) -> str:
-    """Where to search: on a GPU only when one was asked for, since queries alone seldom repay the copy."""
-    return "cpu" if device == "auto" else device
+def ranker_over(
+    opened: Sequence[Stored], options: RankerOptions, known: dict[str, Encoder], progress: Progress
+) -> Ranker:
+    """What ranks the documents of opened indexes; loads the models that takes."""
+    ranker = _first_stage(opened, options, known, progress)
+    if options.rerank is None:
+        return ranker
+    from ibkd_retrieval.search.rerank import Reranker
+
+    return Reranker.load(
+        ranker,
+        [each.index for each in opened],
+        options.rerank,
+        depth=options.rerank_depth,
+        max_length=options.rerank_max_length,
+        device=options.device,
+        # Cross-encoders run in torch, which has no int8.
+        dtype="auto" if options.dtype == "int8" else options.dtype,
+    )
 
 
 def _first_stage(
-    indexes: Sequence[StoredIndex],
-    masks: Sequence[NDArray[np.bool_] | None],
-    options: RankerOptions,
-    known: dict[str, Encoder],
-    progress: Progress,
+    opened: Sequence[Stored], options: RankerOptions, known: dict[str, Encoder], progress: Progress
 ) -> Ranker:
     """The ranker that reads every document: by vectors, by words, or both; without the query itself where so asked."""
     if options.hybrid is not None:
@@ -178,16 +190,17 @@ def _first_stage(
 
         # Each leaves out the query itself: first by far, it would set the scale of the scores that are fused.
         rankers = [
-            _first_stage(indexes, masks, replace(options, hybrid=None, engine=engine), known, progress)
+            _first_stage(opened, replace(options, hybrid=None, engine=engine), known, progress)
             for engine in ("dense", options.lexical_engine)
         ]
         return HybridSearcher(rankers, options.hybrid, options.weights or None)
     if options.engine == "dense":
-        ranker = _by_vectors(indexes, masks, options, known, progress)
+        ranker = _by_vectors(opened, options, known, progress)
     else:
         from ibkd_retrieval.search.lexical import open_lexical
 
-        ranker = open_lexical(indexes[0], options.lexical_engine, allowed=masks[0], progress=progress)
+        (only,) = opened
+        ranker = open_lexical(only.index, options.lexical_engine, allowed=only.allowed, progress=progress)
     if not options.exclude_self:
         return ranker
     from ibkd_retrieval.search.ranker import ExcludingSelf
@@ -196,22 +209,18 @@ def _first_stage(
 
 
 def _by_vectors(
-    indexes: Sequence[StoredIndex],
-    masks: Sequence[NDArray[np.bool_] | None],
-    options: RankerOptions,
-    known: dict[str, Encoder],
-    progress: Progress,
+    opened: Sequence[Stored], options: RankerOptions, known: dict[str, Encoder], progress: Progress
 ) -> Ranker:
     """The ranker by vectors, over one index or several."""
     from ibkd_retrieval.search.merged import MergedSearcher, check_one_encoder
 
-    check_one_encoder(indexes)
-    encoder = _encoder(indexes[0], options, known, progress)
-    searchers = [_searcher(index, encoder, options, mask) for index, mask in zip(indexes, masks, strict=True)]
+    check_one_encoder([each.index for each in opened])
+    encoder = query_encoder(opened[0].index, options, known, progress)
+    searchers = [_searcher(each, encoder, options) for each in opened]
     return searchers[0] if len(searchers) == 1 else MergedSearcher(searchers)
 
 
-def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encoder], progress: Progress) -> Encoder:
+def query_encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encoder], progress: Progress) -> Encoder:
     """The encoder of the queries of an index, loaded unless known; a student is checked to fit."""
     made_by = index.manifest.encoder
     if options.query_model is None and options.model is None and made_by.weight_hash in known:
@@ -251,15 +260,18 @@ def _encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encode
     return encoder
 
 
-def _searcher(
-    index: StoredIndex, encoder: Encoder, options: RankerOptions, allowed: NDArray[np.bool_] | None = None
-) -> Searcher:
+def _searcher(opened: Stored, encoder: Encoder, options: RankerOptions) -> Searcher:
     from ibkd_retrieval.search.searcher import Searcher
 
     return Searcher(
-        index if options.recall is None else index.aimed_at(options.recall),
+        aimed(opened.index, options),
         encoder,
         search_params=options.search_params,
         other_encoder=options.query_model is not None,
-        allowed=allowed,
+        allowed=opened.allowed,
     )
+
+
+def aimed(index: StoredIndex, options: RankerOptions) -> StoredIndex:
+    """The index, searched as its setting for the recall that is asked for, where one is."""
+    return index if options.recall is None else index.aimed_at(options.recall)

@@ -26,81 +26,22 @@ QUERY_BLOCK = 1024
 """Queries searched at once."""
 
 
-class Searcher:
-    """Answers queries from one index."""
+class VectorSearcher:
+    """Answers query vectors from one index."""
 
     def __init__(
-        self,
-        index: StoredIndex,
-        encoder: TextEncoder,
-        *,
-        search_params: SearchParams | None = None,
-        other_encoder: bool = False,
-        allowed: NDArray[np.bool_] | None = None,
+        self, index: StoredIndex, search_params: SearchParams | None = None, allowed: NDArray[np.bool_] | None = None
     ) -> None:
-        """Join an index and the encoder of its queries.
+        """Search an opened index.
 
         Args:
             index: an opened index.
-            encoder: encodes the queries.
             search_params: how hard to search, the index's own defaults where None.
-            other_encoder: accept an encoder that did not build the index, as asymmetric search needs: a student
-                that was trained into the teacher's space searches the teacher's index.
             allowed: one bool a row [n]: only rows that hold True are found; None for all.
-
-        Raises:
-            UserError: the encoder is not the one the index was built with, or its vectors have another length.
         """
-        made_by, dim = index.manifest.encoder, index.manifest.dim
-        if encoder.dim != dim:
-            raise UserError(
-                f"The index holds vectors of {dim} dimensions made by {made_by.name}, and the query model "
-                f"{encoder.name} makes {encoder.dim}: search with {made_by.name}, or index the corpus with "
-                f"{encoder.name}."
-            )
-        if encoder.weight_hash != made_by.weight_hash and not other_encoder:
-            raise UserError(
-                f"The index was built with {made_by.name} (weights {made_by.weight_hash[:12]}) and the query model is "
-                f"{encoder.name} (weights {encoder.weight_hash[:12]}), so their vectors do not compare: search with "
-                f"the model that built the index, or index the corpus again with {encoder.name}."
-            )
         self.index = index
-        self.encoder = encoder
         self.search_params = search_params or SearchParams()
         self.allowed = allowed
-
-    @property
-    def name(self) -> str:
-        """What it is called in tables and messages."""
-        return "dense"
-
-    def search(self, text: str, k: int = 10) -> list[Hit]:
-        """The k best documents for one query, with their text, best first; fewer where the index finds fewer.
-
-        Raises:
-            UserError: the query is empty or k is below 1.
-        """
-        query = Query("query", text)
-        check_queries([query], k)
-        return self.hits(self.encode([query]), k)
-
-    def search_batch(
-        self, queries: Sequence[Query], k: int = 1000, progress: Progress = SILENT, tag: str = "ibkd"
-    ) -> Run:
-        """The k best documents for each query, as a run whose queries stand in the order given.
-
-        Raises:
-            UserError: a query is empty, a query id appears twice, or k is below 1.
-        """
-        check_queries(queries, k)
-        return self.run([query.query_id for query in queries], self.encode(queries, progress), k, progress, tag)
-
-    def encode(self, queries: Sequence[Query], progress: Progress = SILENT) -> NDArray[np.float32]:
-        """The vectors [q, dim] of queries."""
-        if not queries:
-            return np.empty((0, self.index.manifest.dim), dtype=np.float32)
-        with progress.task("Encoding", len(queries), "queries") as task:
-            return self.encoder.encode([query.text for query in queries], kind="query", progress=task)
 
     def hits(self, vector: NDArray[np.float32], k: int) -> list[Hit]:
         """The k best documents for one query vector [1, dim]."""
@@ -154,3 +95,78 @@ class Searcher:
         unique, places = np.unique(rows, return_inverse=True)
         padding = [""] * int(np.count_nonzero(unique < 0))
         return taken(as_ids([*padding, *self.index.doc_ids(unique[unique >= 0])]), places.reshape(rows.shape))
+
+
+class Searcher(VectorSearcher):
+    """Answers queries from one index."""
+
+    def __init__(
+        self,
+        index: StoredIndex,
+        encoder: TextEncoder,
+        *,
+        search_params: SearchParams | None = None,
+        other_encoder: bool = False,
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Join an index and the encoder of its queries.
+
+        Args:
+            index: an opened index.
+            encoder: encodes the queries.
+            search_params: how hard to search, the index's own defaults where None.
+            other_encoder: accept an encoder that did not build the index, as asymmetric search needs: a student
+                that was trained into the teacher's space searches the teacher's index.
+            allowed: one bool a row [n]: only rows that hold True are found; None for all.
+
+        Raises:
+            UserError: the encoder is not the one the index was built with, or its vectors have another length.
+        """
+        made_by, dim = index.manifest.encoder, index.manifest.dim
+        if encoder.dim != dim:
+            raise UserError(
+                f"The index holds vectors of {dim} dimensions made by {made_by.name}, and the query model "
+                f"{encoder.name} makes {encoder.dim}: search with {made_by.name}, or index the corpus with "
+                f"{encoder.name}."
+            )
+        if encoder.weight_hash != made_by.weight_hash and not other_encoder:
+            raise UserError(
+                f"The index was built with {made_by.name} (weights {made_by.weight_hash[:12]}) and the query model is "
+                f"{encoder.name} (weights {encoder.weight_hash[:12]}), so their vectors do not compare: search with "
+                f"the model that built the index, or index the corpus again with {encoder.name}."
+            )
+        super().__init__(index, search_params, allowed)
+        self.encoder = encoder
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables and messages."""
+        return "dense"
+
+    def search(self, text: str, k: int = 10) -> list[Hit]:
+        """The k best documents for one query, with their text, best first; fewer where the index finds fewer.
+
+        Raises:
+            UserError: the query is empty or k is below 1.
+        """
+        query = Query("query", text)
+        check_queries([query], k)
+        return self.hits(self.encode([query]), k)
+
+    def search_batch(
+        self, queries: Sequence[Query], k: int = 1000, progress: Progress = SILENT, tag: str = "ibkd"
+    ) -> Run:
+        """The k best documents for each query, as a run whose queries stand in the order given.
+
+        Raises:
+            UserError: a query is empty, a query id appears twice, or k is below 1.
+        """
+        check_queries(queries, k)
+        return self.run([query.query_id for query in queries], self.encode(queries, progress), k, progress, tag)
+
+    def encode(self, queries: Sequence[Query], progress: Progress = SILENT) -> NDArray[np.float32]:
+        """The vectors [q, dim] of queries."""
+        if not queries:
+            return np.empty((0, self.index.manifest.dim), dtype=np.float32)
+        with progress.task("Encoding", len(queries), "queries") as task:
+            return self.encoder.encode([query.text for query in queries], kind="query", progress=task)

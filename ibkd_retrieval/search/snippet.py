@@ -1,16 +1,12 @@
-"""What is shown of results: snippets, hits as JSON, and how two rankings differ."""
+"""The passage of a document that answers a query best."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from ibkd_retrieval.corpora.records import Document
-
-if TYPE_CHECKING:
-    from ibkd_retrieval.search.runs.run import Hit
 
 _WORD = re.compile(r"\w+")
 _UNSHOWN = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
@@ -111,33 +107,3 @@ def _widen(text: str, first: int, last: int, room: int) -> tuple[int, int]:
         space = text.rfind(" ", last, end)
         end = space if space > 0 else last or end
     return start, len(text[:end].rstrip())
-
-
-OVERLAP = 10
-"""Results that are compared."""
-
-
-def hit_as_json(hit: Hit) -> dict[str, Any]:
-    """A hit as JSON types; title and text are empty where the index stores none, fields are left out."""
-    document = hit.document
-    shown = {
-        "rank": hit.rank,
-        "score": hit.score,
-        "id": hit.doc_id,
-        "title": document.title if document else "",
-        "text": document.text if document else "",
-    }
-    return shown | {"fields": dict(document.fields)} if document and document.fields else shown
-
-
-def overlap(first: Sequence[Hit], other: Sequence[Hit]) -> tuple[int, float]:
-    """The depth compared, ten or fewer, and the share of documents that both have among their first so many."""
-    depth = max(1, min(OVERLAP, max(len(first), len(other))))
-    ours, theirs = ({hit.doc_id for hit in hits[:depth]} for hits in (first, other))
-    return depth, len(ours & theirs) / depth
-
-
-def moves(first: Sequence[Hit], other: Sequence[Hit]) -> list[int | None]:
-    """By how many ranks each hit of `other` stands higher than in `first`, below 0 for lower; None if not there."""
-    ranks = {hit.doc_id: hit.rank for hit in first}
-    return [ranks[hit.doc_id] - hit.rank if hit.doc_id in ranks else None for hit in other]

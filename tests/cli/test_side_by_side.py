@@ -1,10 +1,9 @@
-from pathlib import Path
-
 import pytest
 from rich.console import Console
 
-from ibkd_cli.display.answers import Answer, Asked, in_columns, marks
+from ibkd_cli.display.answers import in_columns, marks
 from ibkd_retrieval.corpora.records import Document
+from ibkd_retrieval.search.hits import Hits
 from ibkd_retrieval.search.runs.run import Hit
 
 
@@ -13,7 +12,7 @@ def found(name, *doc_ids):
         Hit(rank, 1 - rank / 100, i, Document(i, f"the text of {i} " * 30, f"title of {i} " * 20))
         for rank, i in enumerate(doc_ids, 1)
     ]
-    return Answer(Asked(Path(name), None, 50), tuple(hits), 1.25)
+    return Hits("text", tuple(hits), name, 50, 1.25)
 
 
 def test_marks_say_how_each_document_moved():
@@ -26,7 +25,7 @@ def test_marks_say_how_each_document_moved():
 def test_columns_fit_the_terminal_and_hold_every_hit_of_both(width):
     left, right = found("teacher", "a", "b", "c"), found("student", "c", "x")
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(in_columns("text", (left, right), console.width))
+    console.print(in_columns((left, right), console.width))
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= width
     assert "teacher" in lines[0]

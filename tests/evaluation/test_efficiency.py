@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.compare.cost_records import BatchRate
-from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.evaluation.compare.timing import (
     BINS,
     QueryPath,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ibkd_retrieval.encoders.environment import Environment
 from ibkd_retrieval.evaluation.compare.cost_records import (
     BatchRate,
     Cost,
@@ -16,7 +17,6 @@ from ibkd_retrieval.evaluation.compare.cost_records import (
     Sizes,
     Throughput,
 )
-from ibkd_retrieval.evaluation.compare.environment import Environment
 from ibkd_retrieval.evaluation.compare.quality_records import (
     Agreement,
     Average,

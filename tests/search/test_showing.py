@@ -1,8 +1,8 @@
 import pytest
 
 from ibkd_retrieval.corpora.records import Document
+from ibkd_retrieval.search.hits import hit_as_json, moves, overlap
 from ibkd_retrieval.search.runs.run import Hit
-from ibkd_retrieval.search.snippet import hit_as_json, moves, overlap
 
 
 def hits(doc_ids):

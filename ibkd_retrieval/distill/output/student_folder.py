@@ -19,10 +19,10 @@ from ibkd_retrieval.distill.output.card import model_card
 from ibkd_retrieval.distill.output.folder import CHECKPOINTS, FINETUNING, FINISHED
 from ibkd_retrieval.distill.training.checkpoint import sync_files
 from ibkd_retrieval.distill.training.log import LOG_FILE
+from ibkd_retrieval.encoders.environment import Environment
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
 from ibkd_retrieval.encoders.weights import former_weight_hash, weight_hash
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.compare.environment import Environment
 from ibkd_retrieval.files import atomic_write, write_json
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ibkd_retrieval.encoders.environment import Environment
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import AGREEMENT
 from ibkd_retrieval.evaluation.compare.cost_records import (
@@ -18,7 +19,6 @@ from ibkd_retrieval.evaluation.compare.cost_records import (
     Sizes,
     Throughput,
 )
-from ibkd_retrieval.evaluation.compare.environment import Environment
 from ibkd_retrieval.evaluation.compare.quality_records import (
     Agreement,
     Average,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH, RBO_DEPTH, agreement
 from ibkd_retrieval.evaluation.compare.comparison import Statistics, compare_scores
 from ibkd_retrieval.evaluation.compare.cost_records import PeakMemory
 from ibkd_retrieval.evaluation.compare.costs import Measured, cost_of, size_gains, sizes_of, timed_gains
-from ibkd_retrieval.evaluation.compare.environment import read_environment
 from ibkd_retrieval.evaluation.compare.examples import examples
 from ibkd_retrieval.evaluation.compare.measuring import (
     DocumentTimes,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,12 @@ from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.search.runs.doc_ids import Ids, as_ids, empty_ids
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ibkd_retrieval.search.runs.run_metadata import RunOrigin
+
+RunFormat = Literal["trec", "msmarco"]
 Scores = NDArray[np.float64]
 
 
@@ -42,7 +49,7 @@ class Hit:
         return replace(self, source=self.document)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """Ranked documents of many queries, one after the other in flat arrays.
 
@@ -57,6 +64,7 @@ class Run:
         doc_ids: StringDType [n], whose elements are str (see `doc_ids`); no document twice for a query.
         scores: float64 [n], finite.
         tag: name of the system, the last column of a TREC file.
+        origin: what was searched, and how; None where that is not known.
     """
 
     query_ids: tuple[str, ...]
@@ -64,6 +72,7 @@ class Run:
     doc_ids: Ids
     scores: Scores
     tag: str = "ibkd"
+    origin: RunOrigin | None = None
 
     def __len__(self) -> int:
         """Number of queries."""
@@ -73,6 +82,51 @@ class Run:
         """Each query with its documents and scores, best first."""
         for query_id, start, stop in zip(self.query_ids, self.offsets[:-1], self.offsets[1:], strict=True):
             yield query_id, self.doc_ids[start:stop], self.scores[start:stop]
+
+    def __getitem__(self, query_id: str) -> dict[str, float]:
+        """The scores of one query's documents by id, best first.
+
+        Raises:
+            KeyError: there is no such query.
+        """
+        try:
+            place = self.query_ids.index(query_id)
+        except ValueError:
+            raise KeyError(query_id) from None
+        window = slice(self.offsets[place], self.offsets[place + 1])
+        return dict(zip(self.doc_ids[window].tolist(), self.scores[window].tolist(), strict=True))
+
+    def __repr__(self) -> str:
+        return f"<run {self.tag}: {len(self):,} queries, {len(self.doc_ids):,} results>"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A table of one row a result with the columns query_id, rank, doc_id and score."""
+        import pandas as pd
+
+        counts = np.diff(self.offsets)
+        queries = np.repeat(np.array(self.query_ids, dtype=object), counts)
+        columns = {"query_id": queries, "rank": self.places + 1, "doc_id": self.doc_ids.tolist(), "score": self.scores}
+        return pd.DataFrame(columns)
+
+    def save(self, path: Path | str, format: RunFormat = "trec") -> None:
+        """Write the run to a file (`write_run`), which `read_run` reads.
+
+        What made the run goes to `PATH.metadata.yaml` beside it, where that is known.
+
+        Args:
+            path: the file; a name that ends in `.gz` is compressed.
+            format: "trec" or "msmarco".
+
+        Raises:
+            UserError: an unknown format, or an id that holds white space.
+        """
+        from ibkd_retrieval.search.runs.run_files import write_run
+
+        write_run(self, path, format)
+        if self.origin is not None:
+            from ibkd_retrieval.search.runs.run_metadata import run_metadata, write_run_metadata
+
+            write_run_metadata(Path(path), run_metadata(self, self.origin))
 
     @property
     def places(self) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.dtypes import StringDType
@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, open_bytes, require_writable
 from ibkd_retrieval.search.runs.doc_ids import Ids, any_repeated
-from ibkd_retrieval.search.runs.run import Hit, Run, first_repeated, in_rank_order, strictly_decreasing
+from ibkd_retrieval.search.runs.run import Hit, Run, RunFormat, first_repeated, in_rank_order, strictly_decreasing
 from ibkd_retrieval.search.runs.run_lines import lines_of, parse, shape
 
 __all__ = ["Hit", "Run", "RunFormat", "read_run", "write_run"]
-
-RunFormat = Literal["trec", "msmarco"]
 
 _READ_BYTES = 1 << 22
 
@@ -48,21 +46,23 @@ def write_run(run: Run, path: Path | str, format: RunFormat = "trec") -> None:
             _write_lines(run, file.write, format)
 
 
-def require_run_target(path: Path, format: str) -> None:
-    """Find out before a search whether its run can be written.
+def require_run_target(path: Path, format: str) -> RunFormat:
+    """Find out before a search whether its run can be written, and return the format.
 
     Raises:
         UserError: an unknown format, a `.zst` name, or a place that cannot be written.
     """
-    _check_target(path, format)
+    known = _check_target(path, format)
     require_writable(path)
+    return known
 
 
-def _check_target(path: Path, format: str) -> None:
+def _check_target(path: Path, format: str) -> RunFormat:
     if format not in get_args(RunFormat):
         raise UserError(f"Run format {format!r} is not known: use {' or '.join(map(repr, get_args(RunFormat)))}.")
     if path.suffix == ".zst":
         raise UserError(f"{path}: runs are written plain or as .gz, not as .zst: choose another name.")
+    return "msmarco" if format == "msmarco" else "trec"
 
 
 def _write_lines(run: Run, write: Callable[[bytes], object], kind: RunFormat) -> None:

@@ -1,0 +1,317 @@
+"""Opening an index with its encoder, and searching it: the public `open_index`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.progress import Progress, as_progress
+from ibkd_retrieval.search.open import Stored, aimed, index_folder, open_stored, query_encoder, ranker_over
+from ibkd_retrieval.search.options import RankerOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ibkd_retrieval.corpora.spec import Source
+    from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.encoders.protocol import TextEncoder
+    from ibkd_retrieval.indexing.describe import IndexDescription
+    from ibkd_retrieval.search.hits import Hits
+    from ibkd_retrieval.search.ranker import Ranker
+    from ibkd_retrieval.search.runs.run import Run
+
+PathLike = str | os.PathLike[str]
+
+
+def open_index(
+    path: PathLike | Sequence[PathLike] | None = None,
+    *,
+    model: str | Path | TextEncoder | None = None,
+    config: RankerOptions | None = None,
+    known: dict[str, Any] | None = None,
+    progress: bool | Progress = False,
+    **options: Any,
+) -> Index:
+    """Open an index folder for search. Its encoder is loaded when the first text is asked.
+
+    Args:
+        path: the folder, or several that one encoder made, which are searched as one. None is the newest in
+            `indexes/`.
+        model: where the index's own encoder is now, or that encoder itself. None is where it was when indexing.
+        config: every choice that is not given in `options`.
+        known: encoders already loaded, by weight hash; filled. Indexes of one encoder share it.
+        progress: True for bars, or an object that is told of the work.
+        options: fields of `RankerOptions` by name, such as `query_model`, `search_params`, `hybrid="rrf"`,
+            `filters=["year>=1990"]`, `rerank` or `device`.
+
+    Returns:
+        The index.
+
+    Raises:
+        UserError: there is no sound index, or an option is unknown or does not go with another.
+
+    Example:
+        >>> import tempfile
+        >>> from ibkd_retrieval.indexing.api import import_vectors
+        >>> folder = tempfile.mkdtemp()
+        >>> made = import_vectors([[1.0, 0.0], [0.0, 1.0]], folder, ids=["a", "b"])
+        >>> index = open_index(folder)
+        >>> len(index)
+        2
+        >>> import numpy as np
+        >>> run = index.search_batch(np.array([[0.9, 0.1]]), k=1)
+        >>> run["0"]
+        {'a': 0.8999999761581421}
+    """
+    allowed = {field.name for field in fields(RankerOptions)}
+    for name in options:
+        if name not in allowed:
+            raise UserError(f"A search has no option `{name}`: its options are {', '.join(sorted(allowed))}.")
+    shown = as_progress(progress)
+    loaded = None if model is None or isinstance(model, str | Path) else model
+    given: dict[str, Any] = options | {name: tuple(options[name]) for name in ("filters", "weights") if name in options}
+    chosen = replace(config or RankerOptions(), **given)
+    if model is not None and loaded is None:
+        chosen = replace(chosen, model=str(model))
+    several = path is not None and not isinstance(path, str | os.PathLike)
+    paths: Iterable[Any] = path if several else [index_folder(None if path is None else Path(path), shown)]  # type: ignore[assignment, arg-type]
+    folders = [Path(getattr(each, "folder", each)) for each in paths]
+    if not folders:
+        raise UserError("`path` is an empty list: name at least one index folder.")
+    from ibkd_retrieval.indexing.gpu import device_there
+
+    chosen = replace(chosen, device=device_there(chosen.device, shown))
+    return Index(folders, chosen, encoder=loaded, known=known, progress=shown)
+
+
+class Index:
+    """An index opened for search. Get one from `open_index`.
+
+    Attributes:
+        folders: the index folder; several are searched as one.
+        options: how documents are ranked.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        options: RankerOptions,
+        *,
+        encoder: TextEncoder | None = None,
+        known: dict[str, Any] | None = None,
+        progress: Progress,
+    ) -> None:
+        self.folders = tuple(folders)
+        self.options = options
+        self._given = encoder
+        self._known: dict[str, Any] = {} if known is None else known
+        self._progress = progress
+        if encoder is not None:
+            self._known[encoder.weight_hash] = encoder
+        self._open()
+
+    def _open(self) -> None:
+        self._stored: list[Stored] = open_stored(self.folders, self.options, self._progress)
+        self._rankers: dict[bool, Ranker] = {}
+
+    @property
+    def folder(self) -> Path:
+        """The index folder, the first of several."""
+        return self.folders[0]
+
+    def __len__(self) -> int:
+        """Number of documents that can be found, those that filters shut out included."""
+        return sum(len(each.index) for each in self._stored)
+
+    @cached_property
+    def name(self) -> str:
+        """One word that says which index is searched, and how where it is not by vectors alone."""
+        options = self.options
+        parts = ["+".join(folder.resolve().name for folder in self.folders)]
+        if options.query_model is not None:
+            parts.append(Path(options.query_model).name)
+        if options.hybrid is not None:
+            parts.append(f"{options.hybrid}-{options.lexical_engine}")
+        elif options.engine != "dense":
+            parts.append(options.engine)
+        if options.rerank is not None:
+            parts.append(Path(options.rerank).name)
+        return "_".join("-".join(parts).split()) or "ibkd"
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of the queries, loaded when first used."""
+        return query_encoder(self._stored[0].index, self.options, self._known, self._progress)
+
+    @property
+    def ranker(self) -> Ranker:
+        """What ranks the documents; the models that it takes are loaded when first used."""
+        return self._ranker(self.options.exclude_self)
+
+    def load(self) -> Index:
+        """Load the models now, and not when the first text is asked."""
+        _ = self.ranker
+        return self
+
+    def _ranker(self, exclude_self: bool) -> Ranker:
+        if exclude_self not in self._rankers:
+            options = replace(self.options, exclude_self=exclude_self)
+            self._rankers[exclude_self] = ranker_over(self._stored, options, self._known, self._progress)
+        return self._rankers[exclude_self]
+
+    def search(self, text: str, k: int = 10) -> Hits:
+        """Find the k best documents for one query; fewer where the index finds fewer.
+
+        Raises:
+            UserError: the query is empty, k is below 1, or the encoder cannot be loaded.
+
+        Example:
+            >>> open_index("indexes/mine").search("a question", k=3)  # doctest: +SKIP
+            <3 of 5,183 documents in 6.1 ms for 'a question'>
+        """
+        from ibkd_retrieval.search.hits import Hits
+
+        ranker = self.ranker
+        began = time.perf_counter()
+        hits = tuple(hit.read() for hit in ranker.search(text, k))
+        milliseconds = 1000 * (time.perf_counter() - began)
+        return Hits(text, hits, str(self.folder), len(self), milliseconds)
+
+    def search_batch(
+        self,
+        queries: Source | NDArray[np.floating[Any]],
+        k: int = 1000,
+        *,
+        ids: Sequence[str] | None = None,
+        exclude_self: bool | None = None,
+        tag: str | None = None,
+        progress: bool | Progress | None = None,
+    ) -> Run:
+        """Find the k best documents for each of many queries.
+
+        Args:
+            queries: a data set's name, a file, `Query` records, dicts or texts (`open_queries`), or an array of query
+                vectors [n, dim].
+            k: number of results.
+            ids: of the vectors [n]; "0", "1", ... if None.
+            exclude_self: whether a document with the id of the query is left out. None is what `options` say, and yes
+                where the queries of the data set are documents of it, as in ArguAna.
+            tag: name of the system in the run; `name` if None.
+            progress: of this search; that of the index if None.
+
+        Raises:
+            UserError: there are no such queries, one is empty, an id appears twice, or k is below 1.
+        """
+        import numpy as np
+
+        shown = self._progress if progress is None else as_progress(progress)
+        tag = self.name if tag is None else tag
+        if isinstance(queries, np.ndarray):
+            return self._search_vectors(queries, ids, k, bool(exclude_self or self.options.exclude_self), tag, shown)
+        if ids is not None:
+            raise UserError("`ids` are those of query vectors: give texts with theirs, as a dict from ids to texts.")
+        from ibkd_retrieval.corpora.spec import open_queries
+        from ibkd_retrieval.search.runs.run_metadata import RunOrigin
+
+        asked = open_queries(queries, progress=shown)
+        if exclude_self is None and asked.queries_are_documents and not self.options.exclude_self:
+            shown.say(f"The queries of {asked.name} are documents: a query's own document is left out.")
+        own = self.options.exclude_self or asked.queries_are_documents
+        own = own if exclude_self is None else exclude_self
+        ranker = self._ranker(own)
+        began = time.perf_counter()
+        run = ranker.search_batch(asked.queries, k, shown, tag=tag)
+        origin = RunOrigin(
+            self.folders, replace(self.options, exclude_self=own), k, asked.name, time.perf_counter() - began
+        )
+        return replace(run, origin=origin)
+
+    def _search_vectors(
+        self,
+        vectors: NDArray[np.floating[Any]],
+        ids: Sequence[str] | None,
+        k: int,
+        exclude_self: bool,
+        tag: str,
+        progress: Progress,
+    ) -> Run:
+        from ibkd_retrieval.corpora.records import Query
+        from ibkd_retrieval.search.merged import check_one_encoder, merged
+        from ibkd_retrieval.search.ranker import check_queries, without_own
+        from ibkd_retrieval.search.searcher import VectorSearcher
+
+        options = self.options
+        if options.engine != "dense" or options.hybrid is not None or options.rerank is not None:
+            raise UserError("Vectors can be searched by vectors only: leave out `engine`, `hybrid` and `rerank`.")
+        names = [str(number) for number in range(len(vectors))] if ids is None else [str(each) for each in ids]
+        if vectors.ndim != 2 or len(names) != len(vectors):
+            raise UserError(
+                f"`queries` has shape {vectors.shape} and there are {len(names)} `ids`: give an array [n, dim], and an "
+                "id for each row or none."
+            )
+        check_queries([Query(name, "") for name in names], k, empty=True)
+        check_one_encoder([each.index for each in self._stored])
+        found: Run | None = None
+        depth = k + 1 if exclude_self else k
+        for each in self._stored:
+            searcher = VectorSearcher(aimed(each.index, options), options.search_params, each.allowed)
+            run = searcher.run(names, vectors, depth, progress, tag)
+            found = run if found is None else merged(found, run, depth)
+        assert found is not None
+        return without_own(found, k) if exclude_self else found
+
+    def add(self, corpus: Source, **options: Any) -> IndexDescription:
+        """Encode documents and add them to the index.
+
+        Args:
+            corpus: a name, a path, or the documents (`open_corpus`). Their ids must not be in the index.
+            options: of `append`, such as `batch_size`.
+
+        Raises:
+            UserError: several indexes are searched as one, or an id is taken.
+        """
+        from ibkd_retrieval.indexing.api import append
+
+        model = self.options.model if self._given is None else self._given
+        made = append(self._only(), corpus, model, **{"progress": self._progress, **options})
+        self._open()
+        return made
+
+    def delete(self, ids: Iterable[str] | Path) -> IndexDescription:
+        """Delete documents by id. All are deleted, or none.
+
+        Args:
+            ids: the ids, or the path of a file that lists them.
+
+        Raises:
+            UserError: several indexes are searched as one, or the index does not hold an id.
+        """
+        from ibkd_retrieval.indexing.api import delete
+
+        made = delete(self._only(), ids)
+        self._open()
+        return made
+
+    def _only(self) -> Path:
+        if len(self.folders) > 1:
+            raise UserError("Several indexes are searched as one: open the one that is to be changed.")
+        return self.folder
+
+    def describe(self) -> IndexDescription:
+        """What the index is made of; the first of several."""
+        from ibkd_retrieval.indexing.describe import IndexDescription
+
+        return IndexDescription(self.folder, self._stored[0].index.manifest)
+
+    def __repr__(self) -> str:
+        return repr(self.describe())
+
+    def _repr_html_(self) -> str:
+        return self.describe()._repr_html_()
