@@ -28,7 +28,7 @@ from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
-from ibkd_retrieval.evaluation.sts import evaluate_sts
+from ibkd_retrieval.evaluation.sts import similarity_of
 from ibkd_retrieval.files import atomic_write, write_json
 from ibkd_retrieval.progress import Progress
 from ibkd_retrieval.search.runs.run import Run
@@ -291,7 +291,7 @@ def _teacher(names: list[str], places: Places) -> KeptVectors:
 def _figure(which: DataSet, documents: KeptVectors, queries: KeptVectors, places: Places) -> dict[str, Any]:
     """nDCG@10 with its values by query, by exact search; or Spearman's correlation."""
     if which.sts is not None:
-        found = evaluate_sts(queries, read_sts(places.data / which.sts), samples=200)
+        found = similarity_of(queries, read_sts(places.data / which.sts), samples=200)
         return {"score": found.spearman}
     spec = str(places.data / str(which.queries))
     asked = open_queries(spec, need_judgements=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ibkd_retrieval.search.options import RankerOptions
 
-from ..display.console import reporter, write_text
+from ..display.console import reporter
 from ..options.common import (
     Backend,
     Device,
@@ -37,33 +37,25 @@ from ..options.common import (
     given_options,
 )
 from ..options.ranking import ranking_options
-from ..scoring import USUAL_K, Scored, Scoring, score_files, score_index
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.progress import Progress
 
 FORMATS = ("table", "json", "csv", "latex")
 _OF_STS = frozenset(
     {
-        "task",
-        "data",
-        "model",
-        "pooling",
-        "device",
-        "dtype",
-        "backend",
-        "resamples",
-        "seed",
-        "format",
-        "output",
-        "json",
-        "quiet",
+        *("task", "data", "model", "pooling", "device", "dtype", "backend"),
+        *("resamples", "seed", "format", "output", "json", "quiet"),
     }
 )
 
 
 def evaluate(
     context: typer.Context,
-    metric: Annotated[
+    metrics: Annotated[
         list[str] | None,
         typer.Option(
+            "--metric",
             help="mrr@10, ndcg@10, recall@1000, ...; repeatable.",
             show_default="the data set's own, ndcg@10, mrr@10, recall@100",
         ),
@@ -118,7 +110,7 @@ def evaluate(
             show_default="standard output; indexes/",
         ),
     ] = None,
-    k: Annotated[int, typer.Option("--k", "-k", help="Results a query when searching.")] = USUAL_K,
+    k: Annotated[int, typer.Option("--k", "-k", help="Results a query when searching.")] = 1000,
     resamples: Annotated[int, typer.Option(help="Of the queries, behind each bootstrap interval.")] = 5000,
     seed: Seed = 0,
     engine: Engine = "dense",
@@ -153,69 +145,50 @@ def evaluate(
     """Score an index, run files, or a suite of data sets, by metrics of your choice."""
     options = ranking_options(locals())  # First: the arguments are all the names there are.
     from ibkd_retrieval.errors import UserError, WorkFailed
+    from ibkd_retrieval.evaluation.evaluate import USUAL_METRICS, usual_metrics
+    from ibkd_retrieval.evaluation.evaluate import evaluate as evaluate_runs
+    from ibkd_retrieval.evaluation.evaluate_index import evaluate_index
     from ibkd_retrieval.evaluation.metrics.names import parse_metric
     from ibkd_retrieval.evaluation.score_files import check_per_query_name, write_per_query
     from ibkd_retrieval.files import require_writable
+    from ibkd_retrieval.indexing.gpu import device_there
+
+    from ..display.scores import show_scores
 
     progress = reporter(quiet)
-    if format not in FORMATS:
-        raise UserError(f"Unknown format `{format}`: use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
-    if json and format not in ("json", "table"):
-        raise UserError(f"--json and --format {format} contradict each other: give one of them.")
-    if resamples < 1:
-        raise UserError(f"--resamples must be at least 1, not {resamples}.")
-    if relevance_level is not None and relevance_level < 1:
-        raise UserError(f"--relevance-level must be at least 1, not {relevance_level}: grade 0 is not relevant.")
+    given = given_options(context)
+    _check(given, task, format, json, resamples, relevance_level)
     form = "json" if json else format
     if per_query is not None:
         check_per_query_name(per_query)
     for file in (per_query, output if suite is None else None):
         if file is not None:
             require_writable(file)
-    for name in metric or ():
+    for name in metrics or ():
         parse_metric(name)
-    if task not in ("retrieval", "sts"):
-        raise UserError(f"Unknown task `{task}`: use retrieval or sts.")
-    if data and task != "sts":
-        raise UserError("--data names the sentence pairs of --task sts: give that too.")
-    given = given_options(context)
     if not run:
-        from ibkd_retrieval.indexing.gpu import device_there
-
-        device = device_there(device, progress)
-        options = dataclasses.replace(options, device=device)
+        options = dataclasses.replace(options, device=device_there(device, progress))
     if task == "sts":
-        from .similarity import evaluate_similarity
-
         _refuse("--task sts", given - _OF_STS)
-        evaluate_similarity(
-            model,
-            data or [],
-            device=device,
-            dtype=dtype,
-            backend=backend,
-            pooling=pooling,
-            samples=resamples,
-            seed=seed,
-            form=form,
+        _evaluate_sts(options, data or [], resamples, seed, form, output, progress)
+        return
+    if suite is not None:
+        from ibkd_retrieval.evaluation.suite import evaluate_suite
+
+        from ..display.scores import show_suite
+
+        _check_suite(given)
+        result = evaluate_suite(
+            suite,
+            options,
+            data_dir=data_dir,
+            metrics=metrics or (),
+            type=type,
             output=output,
+            k=k,
+            relevance_level=relevance_level,
             progress=progress,
         )
-        return
-    scoring = Scoring(tuple(metric or ()), tuple(baseline or ()), relevance_level, resamples, seed)
-    if suite is not None:
-        if run or index or queries or qrels or baseline or per_query is not None:
-            raise UserError(
-                "--suite brings its own queries: leave out --run, --index, --queries, --qrels, --baseline and "
-                "--per-query."
-            )
-        _refuse("--suite", given & {"resamples", "seed"})
-        if tune is not None:
-            raise UserError("--tune finds weights for one data set, not for a suite: give --weight instead.")
-        from ..display.scores import show_suite
-        from .suite import evaluate_suite
-
-        result = evaluate_suite(suite, data_dir, options, scoring, type, output, k, progress)
         show_suite(result, form)
         if result.failures:
             told = " ".join(f"{name}: {why}" for name, why in result.failures.items())
@@ -225,44 +198,95 @@ def evaluate(
         raise UserError("--data-dir says where the data sets of --suite are: give --suite too.")
     if type != "flat":
         raise UserError(f"--type {type} is that of the indexes --suite makes: give --suite too.")
+    shared: dict[str, Any] = {
+        "baseline": baseline or [],
+        "relevance_level": relevance_level,
+        "resamples": resamples,
+        "seed": seed,
+        "progress": progress,
+    }
     if run:
         if index:
             raise UserError("Give either --run or --index, not both: score them one after the other.")
         _refuse("--run", given & {"k", "device", "dtype", "backend"})
         if options != RankerOptions():
             raise UserError("--run is scored as it is: leave out the options of searching, or give --index instead.")
-        scored = score_files(run, qrels, queries, scoring, progress)
+        against = qrels or queries
+        names = metrics or (usual_metrics(queries or qrels or "") if against else USUAL_METRICS)
+        scores = evaluate_runs(run, against, names, queries=queries, **shared)
     else:
-        scored = score_index(index or [], options, queries, qrels, k, scoring, progress)
+        scores = evaluate_index(index or [], options, queries, qrels=qrels, metrics=metrics or (), k=k, **shared)
     if per_query is not None:
-        write_per_query(scored.board, per_query)
-    _show(scored, form, output)
+        write_per_query(scores, per_query)
+    show_scores(scores, form, output)
+
+
+def _check(
+    given: frozenset[str], task: str, format: str, json: bool, resamples: int, relevance_level: int | None
+) -> None:
+    """Refuse what no task of the command takes."""
+    from ibkd_retrieval.errors import UserError
+
+    if format not in FORMATS:
+        raise UserError(f"Unknown format `{format}`: use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+    if json and format not in ("json", "table"):
+        raise UserError(f"--json and --format {format} contradict each other: give one of them.")
+    if resamples < 1:
+        raise UserError(f"--resamples must be at least 1, not {resamples}.")
+    if relevance_level is not None and relevance_level < 1:
+        raise UserError(f"--relevance-level must be at least 1, not {relevance_level}: grade 0 is not relevant.")
+    if task not in ("retrieval", "sts"):
+        raise UserError(f"Unknown task `{task}`: use retrieval or sts.")
+    if "data" in given and task != "sts":
+        raise UserError("--data names the sentence pairs of --task sts: give that too.")
+
+
+def _check_suite(given: frozenset[str]) -> None:
+    """Refuse what a suite has no use for."""
+    from ibkd_retrieval.errors import UserError
+
+    if given & {"run", "index", "queries", "qrels", "baseline", "per_query"}:
+        raise UserError(
+            "--suite brings its own queries: leave out --run, --index, --queries, --qrels, --baseline and --per-query."
+        )
+    _refuse("--suite", given & {"resamples", "seed"})
+    if "tune" in given:
+        raise UserError("--tune finds weights for one data set, not for a suite: give --weight instead.")
+
+
+def _evaluate_sts(
+    options: RankerOptions,
+    data: list[Path],
+    resamples: int,
+    seed: int,
+    form: str,
+    output: Path | None,
+    progress: Progress,
+) -> None:
+    from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.evaluation.sts import evaluate_sts
+
+    from ..display.scores import show_sts
+
+    if not data:
+        raise UserError("--task sts needs sentence pairs: name a file or a SentEval folder with --data; repeatable.")
+    found = evaluate_sts(
+        options.model,
+        data,
+        device=options.device,
+        dtype=options.dtype,
+        backend=options.backend,
+        pooling=options.pooling,
+        resamples=resamples,
+        seed=seed,
+        progress=progress,
+    )
+    show_sts(found, form, output)
 
 
 def _refuse(what: str, wrong: frozenset[str]) -> None:
-    """Refuse options that were given and that are not looked at."""
-    from ibkd_retrieval.errors import UserError, option_named
+    """Refuse options that were given and have no effect here."""
+    from ibkd_retrieval.errors import UserError
 
     if wrong:
-        named = ", ".join(sorted(map(option_named, wrong)))
-        raise UserError(f"{named} {'say' if len(wrong) > 1 else 'says'} nothing to {what}: leave out.")
-
-
-def _show(scored: Scored, form: str, output: Path | None) -> None:
-    from ..display.scores import print_scoreboard, scoreboard_as_text
-
-    board, against = scored.board, scored.against
-    if form == "table" and output is None:
-        print_scoreboard(board, against)
-        return
-    if form == "table":
-        text = scoreboard_as_text(board, against)
-    elif form == "json":
-        from json import dumps
-
-        text = dumps(scored.as_json()) + "\n"
-    else:
-        from ibkd_retrieval.evaluation.score_files import as_csv, as_latex
-
-        text = as_csv(board) if form == "csv" else as_latex(board)
-    write_text(text, output)
+        raise UserError(f"{', '.join(f'`{name}`' for name in sorted(wrong))} cannot be used with {what}: leave out.")

@@ -12,7 +12,6 @@ from ibkd_retrieval.search.open import open_searcher
 from ..display.comparison import print_comparison
 from ..display.console import reporter, stdout
 from ..options.common import INDEXES, MODELS, Quiet
-from ..report_files import save_report
 
 TEACHER = "all-MiniLM-L6-v2"
 LAYERS = 2
@@ -99,7 +98,7 @@ def quickstart(
 
     stage(4, "compare")
     report = Path("reports") / "quickstart"
-    save_report(comparison, report, progress)
+    comparison.save(report, progress)
     print_comparison(comparison)
     console = stdout()
     console.print()

@@ -1,84 +1,127 @@
-"""Scoreboards and suites on the screen, and as JSON, CSV or LaTeX."""
+"""Scores, suites and correlations on the screen, and as JSON, CSV or LaTeX."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from json import dumps
 from typing import TYPE_CHECKING
 
 from .console import AS_IT_IS, print_json, print_table, stdout, write_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
     from rich.table import Table
 
     from ibkd_retrieval.evaluation.scores import ScoredRun, Scores
-    from ibkd_retrieval.evaluation.suite import SuiteResult
+    from ibkd_retrieval.evaluation.sts import StsScores
+    from ibkd_retrieval.evaluation.suite_results import SuiteResult
 
 _WIDE = 1000
 
 
-def print_scoreboard(board: Scores, against: str) -> None:
-    """Show scores with their intervals, the tests against baselines, and what was not scored.
+def show_scores(scores: Scores, form: str, output: Path | None) -> None:
+    """Show scores with their intervals and tests, and what was not scored; in a form and in a file where asked for.
 
     Args:
-        board: what to show.
-        against: where the judgements came from.
+        scores: what to show.
+        form: "table", "json", "csv" or "latex".
+        output: the file; standard output unless given.
     """
-    console = stdout()
-    if not console.is_terminal:
-        console.width = _WIDE
-    _draw(console, board, against)
+    if form == "table" and output is None:
+        console = stdout()
+        if not console.is_terminal:
+            console.width = _WIDE
+        _draw(console, scores)
+    elif form == "table":
+        write_text(_as_text(lambda console: _draw(console, scores)), output)
+    elif form == "json":
+        write_text(dumps(scores.to_json()) + "\n", output)
+    else:
+        from ibkd_retrieval.evaluation.score_files import as_csv, as_latex
+
+        write_text(as_csv(scores) if form == "csv" else as_latex(scores), output)
 
 
-def scoreboard_as_text(board: Scores, against: str) -> str:
-    """What `print_scoreboard` shows, as plain text."""
+def show_sts(found: StsScores, form: str, output: Path | None) -> None:
+    """Show correlations; the arguments are those of `show_scores`."""
+    if form == "table" and output is None:
+        _draw_sts(stdout(), found)
+    elif form == "table":
+        write_text(_as_text(lambda console: _draw_sts(console, found)), output)
+    elif form == "json":
+        write_text(dumps(found.to_json()) + "\n", output)
+    else:
+        write_text(found.as_csv() if form == "csv" else found.as_latex(), output)
+
+
+def _draw_sts(console: Console, found: StsScores) -> None:
+    from rich.table import Table
+
+    header, rows = found.shown()
+    table = Table(box=None, pad_edge=False)
+    for place, heading in enumerate(header):
+        table.add_column(heading, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(found.remark, style="dim", soft_wrap=True)
+
+
+def _as_text(draw: Callable[[Console], None]) -> str:
     from io import StringIO
 
     from rich.console import Console
 
     text = StringIO()
-    _draw(Console(file=text, width=_WIDE, soft_wrap=True, **AS_IT_IS), board, against)
+    draw(Console(file=text, width=_WIDE, soft_wrap=True, **AS_IT_IS))
     return text.getvalue()
 
 
-def _draw(console: Console, board: Scores, against: str) -> None:
+def _draw(console: Console, scores: Scores) -> None:
     from rich.table import Table
 
-    everyone = (*board.baselines, *board.runs)
+    everyone = (*scores.baselines, *scores.runs)
     table = Table(box=None, pad_edge=False)
     if len(everyone) == 1:
-        for heading, justify in (("metric", "left"), ("score", "right"), (f"{board.confidence:.0%} interval", "right")):
+        for heading, justify in (
+            ("metric", "left"),
+            ("score", "right"),
+            (f"{scores.confidence:.0%} interval", "right"),
+        ):
             table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-        for metric in board.metrics:
-            table.add_row(metric, *_cells(board, everyone[0], metric))
+        for metric in scores.metrics:
+            table.add_row(metric, *_cells(scores, everyone[0], metric))
     else:
         table.add_column("run")
-        for metric in board.metrics:
+        for metric in scores.metrics:
             table.add_column(metric, justify="right")
-            table.add_column(f"{board.confidence:.0%}", justify="right")
+            table.add_column(f"{scores.confidence:.0%}", justify="right")
         for run in everyone:
-            cells = [cell for metric in board.metrics for cell in _cells(board, run, metric)]
+            cells = [cell for metric in scores.metrics for cell in _cells(scores, run, metric)]
             table.add_row(run.name, *cells)
     console.print(table)
-    if board.contrasts:
+    if scores.contrasts:
         console.print()
-        console.print(_contrasts(board))
+        console.print(_contrasts(scores))
     for run in everyone:
-        console.print(f"{run.source}: {'; '.join(_remarks(board, run, against))}", style="dim")
-    method = f"intervals: percentile bootstrap over queries, {board.resamples:,} resamples, seed {board.seed}"
-    if board.contrasts:
+        console.print(f"{run.source}: {'; '.join(_remarks(scores, run))}", style="dim")
+    method = f"intervals: percentile bootstrap over queries, {scores.resamples:,} resamples, seed {scores.seed}"
+    if scores.contrasts:
         method += (
-            f"; p: paired t-test, and paired randomisation test ({board.permutations:,} permutations) with Holm's "
-            f"correction for {len(board.contrasts)} comparison{'s' if len(board.contrasts) > 1 else ''}"
+            f"; p: paired t-test, and paired randomisation test ({scores.permutations:,} permutations) with Holm's "
+            f"correction for {len(scores.contrasts)} comparison{'s' if len(scores.contrasts) > 1 else ''}"
         )
     console.print(method, style="dim")
 
 
-def _cells(board: Scores, run: ScoredRun, metric: str) -> tuple[str, str]:
-    low, high = board.intervals[run.name, metric]
+def _cells(scores: Scores, run: ScoredRun, metric: str) -> tuple[str, str]:
+    low, high = scores.intervals[run.name, metric]
     return f"{run.evaluation.scores[metric]:.4f}", f"[{low:.4f}, {high:.4f}]"
 
 
-def _contrasts(board: Scores) -> Table:
+def _contrasts(scores: Scores) -> Table:
     from rich.table import Table
 
     from ibkd_retrieval.evaluation.scores import SIGNIFICANT
@@ -86,9 +129,9 @@ def _contrasts(board: Scores) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "baseline", "metric"):
         table.add_column(heading)
-    for heading in ("difference", f"{board.confidence:.0%}", "t-test p", "p", "p (Holm)", "win/tie/loss"):
+    for heading in ("difference", f"{scores.confidence:.0%}", "t-test p", "p", "p (Holm)", "win/tie/loss"):
         table.add_column(heading, justify="right")
-    for each in board.contrasts:
+    for each in scores.contrasts:
         low, high = each.interval
         mark = " *" if each.randomisation_p_holm < SIGNIFICANT else ""
         table.add_row(
@@ -105,11 +148,17 @@ def _contrasts(board: Scores) -> Table:
     return table
 
 
-def _remarks(board: Scores, run: ScoredRun, against: str) -> list[str]:
+def _remarks(scores: Scores, run: ScoredRun) -> list[str]:
     from ibkd_retrieval.evaluation.metrics.query_scores import JUDGED_DEPTH
 
     found = run.evaluation
-    remarks = [f"{len(board.query_ids):,} judged queries of {against}"]
+    if not scores.is_judged:
+        missing = [f"{found.missing:,} of them missing from the run, counted as 0"] if found.missing else []
+        return [
+            f"agreement with {scores.judgements} on {len(scores.query_ids):,} queries, without judgements",
+            *missing,
+        ]
+    remarks = [f"{len(scores.query_ids):,} judged queries of {scores.judgements}"]
     if found.relevance_level > 1:
         remarks.append(f"relevant from grade {found.relevance_level}")
     if found.missing:
@@ -129,7 +178,7 @@ def show_suite(result: SuiteResult, form: str) -> None:
     elif form == "table":
         _print_table(result)
     else:
-        from ibkd_retrieval.evaluation.suite import suite_as_csv, suite_as_latex
+        from ibkd_retrieval.evaluation.suite_results import suite_as_csv, suite_as_latex
 
         write_text(suite_as_csv(result) if form == "csv" else suite_as_latex(result), None)
 
@@ -137,7 +186,7 @@ def show_suite(result: SuiteResult, form: str) -> None:
 def _print_table(result: SuiteResult) -> None:
     from rich.table import Table
 
-    from ibkd_retrieval.evaluation.suite import average_name
+    from ibkd_retrieval.evaluation.suite_results import average_name
 
     table = Table(box=None, pad_edge=False)
     table.add_column("data set")

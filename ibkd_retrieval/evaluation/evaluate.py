@@ -16,7 +16,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import agreement_with
 from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation, evaluate_run
 from ibkd_retrieval.evaluation.scores import ScoredRun, Scores, run_names, score_runs, told_apart
-from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.progress import SILENT, Progress, as_progress
 from ibkd_retrieval.search.runs.run_files import Run, read_run
 
 USUAL_METRICS = ("ndcg@10", "mrr@10", "recall@100")
@@ -39,7 +39,7 @@ def evaluate(
     resamples: int = 5_000,
     permutations: int = 10_000,
     seed: int = 0,
-    progress: Progress = SILENT,
+    progress: bool | Progress = False,
 ) -> Scores:
     """Score one run or several, and test them against baselines.
 
@@ -75,6 +75,7 @@ def evaluate(
         >>> scores.per_query("recall@1")
         {'q1': 1.0, 'q2': 0.0}
     """
+    progress = as_progress(progress)
     ranked = read_runs(run)
     baselines = [] if baseline is None else _other_names(read_runs(baseline), dict(ranked))
     drawn: dict[str, Any] = {

@@ -116,7 +116,7 @@ def with_tuned_weights(
     if options.tune is None:
         return Tuned(options)
     if options.hybrid != "sum" or options.weights or len(folders) != 1:
-        raise UserError("--tune finds the weights of --hybrid sum on one index: give it with that, without --weight.")
+        raise UserError('`tune` finds the weights of `hybrid="sum"` on one index: give it with that, without `weight`.')
     from ibkd_retrieval.corpora.catalog.registry import main_metric
     from ibkd_retrieval.corpora.spec import open_queries
     from ibkd_retrieval.search.hybrid import HybridSearcher

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.corpora.sts import PairSet
+from ibkd_retrieval.corpora.sts import PairSet, read_pairs
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.scores import told_apart
 from ibkd_retrieval.evaluation.significance import Interval
-from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.evaluation.text_tables import csv_table, html_table, latex_escaped, latex_table, text_table
+from ibkd_retrieval.progress import SILENT, Progress, as_progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS = ("model", "pairs of", "pairs", "spearman", "low", "high", "pearson")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +48,154 @@ class Similarity:
     scores: NDArray[np.float64]
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class StsScores:
+    """A model on several sets of pairs.
+
+    Attributes:
+        model: its name.
+        sets: the correlations on each set.
+    """
+
+    model: str
+    sets: tuple[Similarity, ...]
+
+    def __getitem__(self, name: str) -> Similarity:
+        """The correlations on the set of this name."""
+        return next(each for each in self.sets if each.name == name)
+
+    @property
+    def averages(self) -> tuple[float, float]:
+        """Spearman's and Pearson's correlation, averaged over the sets."""
+        return fmean(each.spearman for each in self.sets), fmean(each.pearson for each in self.sets)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types: {"model": NAME, "sets": {NAME: {"pairs", "spearman", "spearman_interval", "pearson"}}}."""
+        return {
+            "model": self.model,
+            "sets": {
+                each.name: {
+                    "pairs": len(each.scores),
+                    "spearman": each.spearman,
+                    "spearman_interval": [each.spearman_interval.low, each.spearman_interval.high],
+                    "pearson": each.pearson,
+                }
+                for each in self.sets
+            },
+        }
+
+    def _rows(self) -> list[list[Any]]:
+        return [
+            [
+                *(self.model, each.name, len(each.scores), each.spearman),
+                *(each.spearman_interval.low, each.spearman_interval.high, each.pearson),
+            ]
+            for each in self.sets
+        ]
+
+    def as_csv(self) -> str:
+        """One line per set."""
+        return csv_table(_COLUMNS, self._rows())
+
+    def as_latex(self) -> str:
+        """A `booktabs` table: a row per set."""
+        rows = [[latex_escaped(each.name), f"{each.spearman:.4f}", f"{each.pearson:.4f}"] for each in self.sets]
+        return latex_table(("Spearman", "Pearson"), [rows], self.model)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row per set."""
+        import pandas as pd
+
+        return pd.DataFrame(self._rows(), columns=list(_COLUMNS))
+
+    def shown(self) -> tuple[tuple[str, ...], list[list[str]]]:
+        """The heading and the rows of a table for people; with several sets their average is the last row."""
+        rows = []
+        for each in self.sets:
+            bounds = f"[{each.spearman_interval.low:.4f}, {each.spearman_interval.high:.4f}]"
+            rows.append([each.name, f"{len(each.scores):,}", f"{each.spearman:.4f}", bounds, f"{each.pearson:.4f}"])
+        if len(self.sets) > 1:
+            spearman, pearson = self.averages
+            rows.append(["average", "", f"{spearman:.4f}", "", f"{pearson:.4f}"])
+        return ("pairs of", "pairs", "spearman", "95% interval", "pearson"), rows
+
+    @property
+    def remark(self) -> str:
+        """What the figures are."""
+        return f"{self.model}: correlation of cosines with people's scores"
+
+    def __repr__(self) -> str:
+        return f"{text_table(*self.shown())}\n{self.remark}"
+
+    def _repr_html_(self) -> str:
+        return html_table(*self.shown(), self.remark)
+
+
 def evaluate_sts(
+    model: str | os.PathLike[str] | TextEncoder | None,
+    data: str | os.PathLike[str] | PairSet | Sequence[str | os.PathLike[str] | PairSet],
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    backend: str = "auto",
+    pooling: str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: bool | Progress = False,
+) -> StsScores:
+    """Correlate a model's cosines with people's scores of sentence pairs.
+
+    Args:
+        model: a name, a folder or an encoder. None is the newest student.
+        data: a file of scored pairs, a SentEval folder or a `PairSet`; or several of them.
+        device: where to encode.
+        dtype: number format of the encoder.
+        backend: what runs the encoder.
+        pooling: "mean" or "cls", for a plain transformers encoder.
+        resamples: of the pairs, behind each interval.
+        seed: of the resamples.
+        progress: told of the sentences encoded.
+
+    Raises:
+        UserError: there are no pairs, they cannot be read, or there is no such model.
+
+    Example:
+        >>> evaluate_sts("models/mine", "sts-benchmark.tsv")["sts-benchmark"].spearman  # doctest: +SKIP
+        0.7812
+    """
+    from ibkd_retrieval.encoders.autotune.choice import sample_texts
+    from ibkd_retrieval.encoders.autotune.load import load_encoder, newest_student
+
+    progress = as_progress(progress)
+    given: list[Any] = [data] if isinstance(data, str | os.PathLike | PairSet) else list(data)
+    if not given:
+        raise UserError("Sentence pairs are needed: name a file or a SentEval folder as `data`.")
+    read = [each if isinstance(each, PairSet) else read_pairs(Path(each)) for each in given]
+    names = told_apart(
+        [each.name for each in read], [each.name if isinstance(each, PairSet) else str(each) for each in given]
+    )
+    sets = [each._replace(name=called) for each, called in zip(read, names, strict=True)]
+    model = newest_student() if model is None else model
+    if isinstance(model, str | os.PathLike):
+        encoder: TextEncoder = load_encoder(
+            os.fspath(model),
+            backend,
+            dtype,
+            lambda: sample_texts(text for pairs in sets for pair in pairs.pairs for text in (pair.first, pair.second)),
+            purpose="documents",
+            progress=progress,
+            device=device,
+            pooling=pooling,
+        )
+        name = os.fspath(model)
+    else:
+        encoder, name = model, str(getattr(model, "name", "the model"))
+    return StsScores(
+        name, tuple(similarity_of(encoder, each, samples=resamples, seed=seed, progress=progress) for each in sets)
+    )
+
+
+def similarity_of(
     encoder: TextEncoder,
     pairs: PairSet,
     *,

@@ -1,231 +1,321 @@
-"""What a model scores on each data set of a suite, the average as BEIR reports it, and both as CSV and LaTeX."""
+"""Each data set of a suite indexed, searched and scored, and their average: the public `evaluate_suite`."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
-from statistics import fmean
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.text_tables import latex_escaped
-from ibkd_retrieval.files import write_json
+from ibkd_retrieval.corpora.catalog.suites import SuiteMember, open_suite
+from ibkd_retrieval.corpora.spec import open_corpus, open_queries
+from ibkd_retrieval.encoders.autotune.load import load_encoder, newest_student
+from ibkd_retrieval.encoders.loading import find_model, load_sentence_transformer, short_model_name
+from ibkd_retrieval.errors import UserError, WorkFailed
+from ibkd_retrieval.evaluation.evaluate_index import USUAL_K, leaves_out_own
+from ibkd_retrieval.evaluation.metrics.names import parse_metric
+from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
+from ibkd_retrieval.evaluation.suite_results import RESULTS, MemberScores, SuiteFile, SuiteResult
+from ibkd_retrieval.files import INDEXES, MODELS, sha256_file
+from ibkd_retrieval.indexing.format.layout import MANIFEST, is_index
+from ibkd_retrieval.indexing.format.manifest import EncoderRecord, read_manifest
+from ibkd_retrieval.progress import Progress, as_progress
+from ibkd_retrieval.search.open import open_ranker
+from ibkd_retrieval.search.options import RankerOptions, check_ranking
 
-FORMAT = "ibkd-suite"
-FORMAT_VERSION = 1
-RESULTS = "suite.json"
+if TYPE_CHECKING:
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+# Reported by the literature beside each set's own metric.
+_SECOND_METRIC = "recall@100"
+# Of the options of ranking; they stand in a system's name where they are given.
+_NUMBERS = ("rerank_depth", "rerank_max_length", "recall")
 
 
-class MemberScores(NamedTuple):
-    """One data set.
+def evaluate_suite(
+    suite: str,
+    options: RankerOptions | None = None,
+    *,
+    data_dir: Path | None = None,
+    metrics: Sequence[str] = (),
+    type: str = "flat",
+    output: Path | None = None,
+    k: int = USUAL_K,
+    relevance_level: int | None = None,
+    progress: bool | Progress = False,
+) -> SuiteResult:
+    """Index, search and score every data set of a suite.
 
-    Attributes:
-        name: of the data set.
-        group: the set it is a part of, its own name where it stands for itself.
-        scores: by metric name as given.
-        queries: judged queries.
-        missing: judged queries without results, counted as 0.
-        judged_share: share of the first ten results that is judged.
-        relevance_level: lowest grade that counted as relevant.
-        manifest_sha256: of the manifest of the index that was searched.
-        asked: the digest of its queries and judgements, or the name of a published data set, which does not change.
+    What is finished is not done again. What fails is reported at the end. Where queries are documents of the corpus,
+    as in ArguAna and Quora, each is left out of its own results.
+
+    Args:
+        suite: "beir", "msmarco", or a folder of BEIR folders.
+        options: the model and how to rank. The newest student and an exact search unless given.
+        data_dir: where local copies of the data sets are.
+        metrics: names. Each data set's own and Recall@100 unless given.
+        type: of the indexes.
+        output: the folder of the indexes and of suite.json. `indexes/SUITE` unless given.
+        k: results per query.
+        relevance_level: lowest grade that counts as relevant. Each data set's own unless given.
+        progress: True shows bars; or an object that is told of the work.
+
+    Raises:
+        UserError: the suite, the model, a metric or an option is unknown.
+
+    Example:
+        >>> evaluate_suite("beir", RankerOptions(model="models/mine")).averages()  # doctest: +SKIP
+        {'ndcg@10': 0.41, 'recall@100': 0.62}
     """
+    from ibkd_retrieval.indexing.faiss_binding import load_faiss
 
-    name: str
-    group: str
-    scores: Mapping[str, float]
-    queries: int
-    missing: int
-    judged_share: float
-    relevance_level: int
-    manifest_sha256: str
-    asked: str
+    options, progress = options or RankerOptions(), as_progress(progress)
+    for name in metrics:
+        parse_metric(name)
+    _check(options, type, k)
+    members = open_suite(suite, data_dir, progress)
+    load_faiss()
+    model = options.model or str(newest_student(MODELS))
+    short = short_model_name(model)
+    root = output or INDEXES / suite.strip("./").replace("/", "-")
+    results = SuiteFile(root / RESULTS)
+    progress.say(f"suite {suite}, {len(members)} data sets · model {model} · type {type} → {root}")
+    # Sets over the same documents (MS MARCO and TREC DL) share their index.
+    first: dict[str, str] = {}
+    folders: dict[str, Path] = {}
+    for member in members:
+        indexed = first.setdefault(member.corpus, member.name).replace("/", "-")
+        folders[member.name] = root / "-".join([short, indexed, *([] if type == "flat" else [type])])
+    encoder = _encoder(model, options, members, folders.values(), progress)
+    settings = _settings(options, type, k, relevance_level, encoder.weight_hash)
+    metrics = tuple(metrics) or tuple(dict.fromkeys((*(member.metric for member in members), _SECOND_METRIC)))
+    run = _SuiteRun(results, settings, options, encoder, metrics, type, k, relevance_level, progress)
+    result = SuiteResult(
+        suite=suite,
+        system=" ".join([short, *run.how()]),
+        settings=settings,
+        metrics=metrics,
+        groups={member.name: member.group for member in members},
+        members=(),
+        failures={},
+    )
+    for member in members:
+        try:
+            scores = run.member(member, folders[member.name], result.system)
+            result = dataclasses.replace(result, members=(*result.members, scores))
+        except (UserError, WorkFailed) as error:
+            progress.say(f"{member.name} is left out: {error}")
+            result = dataclasses.replace(result, failures={**result.failures, member.name: str(error)})
+        results.write(result)
+    return result
 
 
-@dataclass(frozen=True)
-class SuiteResult:
-    """One system on a suite.
+def _check(options: RankerOptions, type: str, k: int) -> None:
+    """Refuse, before days of indexing, what would fail the search of every member.
 
-    Attributes:
-        suite: as the user named it.
-        system: name of the model and of how it searched.
-        settings: what else decides the scores.
-        metrics: names as given.
-        groups: the group of every member, in the suite's order, by the member's name.
-        members: those that were scored, in the suite's order.
-        failures: why others were not, by name.
+    Raises:
+        UserError: the type, the number of results, a model or another option is unknown or out of range.
     """
+    from ibkd_retrieval.indexing.families import family_named, family_options
+    from ibkd_retrieval.indexing.families.family import check_range, check_recall
+    from ibkd_retrieval.search.filters import parse_condition
+    from ibkd_retrieval.search.lexical import check_engine
 
-    suite: str
-    system: str
-    settings: Mapping[str, Any]
+    known = family_options(family_named(type))
+    check_ranking(options)
+    if k < 1:
+        raise UserError(f"The number of results must be at least 1, not {k}: ask for 1 or more.")
+    params = options.search_params
+    check_range(type, 1, nprobe=params.nprobe, ef_search=params.ef_search)
+    check_range(type, 0, refine=params.refine)
+    # A graph or lists may be searched with refinement whatever they were made with; exact vectors may not.
+    taken = {*known, *(["refine"] if type != "flat" else [])}
+    wrong = [f"`{name}`" for name, value in params.to_json().items() if value is not None and name not in taken]
+    if wrong:
+        raise UserError(f"An index of type {type} takes no {' or '.join(wrong)}: leave out, or give another `type`.")
+    if options.recall is not None:
+        check_recall(options.recall)
+    if options.engine != "dense" or options.hybrid is not None:
+        check_engine(options.lexical_engine)
+    for condition in options.filters:
+        if not condition.startswith("@"):
+            parse_condition(condition)
+        elif not Path(condition[1:]).is_file():
+            raise UserError(f"There is no file {condition[1:]} of document ids for the filter {condition}.")
+    for model in (options.rerank, options.query_model):
+        if model is not None:
+            find_model(model)
+
+
+def _encoder(
+    model: str, options: RankerOptions, members: Sequence[SuiteMember], folders: Iterable[Path], progress: Progress
+) -> Encoder:
+    """The encoder of all members: run as the indexes that are here were, else as was found best for documents."""
+    from ibkd_retrieval.encoders.autotune.choice import sample_texts
+
+    begun = next((record for folder in folders if (record := _made_by(folder)) is not None), None)
+    backend, dtype = options.backend, options.dtype
+    if begun is not None and (backend, dtype) == ("auto", "auto"):
+        backend, dtype = begun.backend, begun.dtype
+
+    return load_encoder(
+        model,
+        backend,
+        dtype,
+        lambda: sample_texts(document.content for document in open_corpus(members[0].corpus, progress).documents()),
+        purpose="documents",
+        progress=progress,
+        device=options.device,
+        pooling=options.pooling,
+    )
+
+
+def _made_by(folder: Path) -> EncoderRecord | None:
+    """What encoded the index in a folder, finished or not; None where there is none that can be read."""
+    from ibkd_retrieval.indexing.building.plan import begun_encoder
+
+    if not (folder / MANIFEST).exists():
+        return begun_encoder(folder)
+    try:
+        return read_manifest(folder).encoder
+    except UserError:
+        # A damaged index is told of as the failure of its data set.
+        return None
+
+
+def _settings(
+    options: RankerOptions, type: str, k: int, relevance_level: int | None, weight_hash: str
+) -> dict[str, Any]:
+    """What decides the scores beside the index, the queries and the metric, as JSON has it.
+
+    Models and files are told by their content too, since it may change under the same name.
+
+    Raises:
+        UserError: a model cannot be loaded.
+    """
+    chosen = dataclasses.asdict(options)
+    chosen |= chosen.pop("search_params")
+    for name in ("model", "device"):
+        del chosen[name]
+    lists = {name: list(value) for name, value in chosen.items() if isinstance(value, tuple)}
+    files = [condition[1:] for condition in options.filters if condition.startswith("@")]
+    return {
+        "type": type,
+        "k": k,
+        "relevance_level": relevance_level,
+        "weights_of_model": weight_hash,
+        "weights_of_query_model": _weights_of_query_model(options),
+        "weights_of_rerank": _weights_of_reranker(options),
+        "sha256_of_filters": {file: sha256_file(file) for file in files},
+        **chosen,
+        **lists,
+    }
+
+
+def _weights_of_query_model(options: RankerOptions) -> str | None:
+    if options.query_model is None:
+        return None
+    from ibkd_retrieval.encoders.weights import weight_hash
+
+    return weight_hash(load_sentence_transformer(options.query_model, pooling=options.pooling))
+
+
+def _weights_of_reranker(options: RankerOptions) -> str | None:
+    if options.rerank is None:
+        return None
+    from ibkd_retrieval.encoders.cross_encoder import load_pair_scorer
+
+    return load_pair_scorer(options.rerank, max_length=options.rerank_max_length, device="cpu").weight_hash
+
+
+@dataclasses.dataclass(frozen=True)
+class _SuiteRun:
+    """What all members of a suite are evaluated with."""
+
+    results: SuiteFile
+    settings: dict[str, Any]
+    options: RankerOptions
+    encoder: Encoder
     metrics: tuple[str, ...]
-    groups: Mapping[str, str]
-    members: tuple[MemberScores, ...]
-    failures: Mapping[str, str]
+    type: str
+    k: int
+    relevance_level: int | None
+    progress: Progress
 
-    @property
-    def sets(self) -> int:
-        """Number of data sets an average is over; the parts of one count as one."""
-        return len(set(self.groups.values()))
+    def how(self) -> list[str]:
+        """The words that tell this way of searching from another, for the system's name."""
+        options, usual = self.options, RankerOptions()
+        given = [(name, getattr(options, name)) for name in _NUMBERS if getattr(options, name) != getattr(usual, name)]
+        given += [(name, value) for name, value in options.search_params.to_json().items() if value is not None]
+        given += [("k", self.k)] if self.k != USUAL_K else []
+        given += [("relevance_level", self.relevance_level)] if self.relevance_level is not None else []
+        return [
+            self.type,
+            *([options.engine] if options.engine != "dense" else []),
+            *([f"hybrid-{options.hybrid}"] if options.hybrid else []),
+            *(["-".join(["weights", *(f"{weight:g}" for weight in options.weights)])] if options.weights else []),
+            *([f"rerank-{Path(options.rerank).name}"] if options.rerank else []),
+            *([f"query-model-{Path(options.query_model).name}"] if options.query_model else []),
+            *(f"{name.replace('_', '-')}-{value:g}" for name, value in given),
+            *(f"filter-{condition}" for condition in options.filters),
+            *(["exclude-self"] if options.exclude_self else []),
+        ]
 
-    def complete_groups(self) -> dict[str, list[MemberScores]]:
-        """The members of each group none of whose parts is missing."""
-        scored = {member.name: member for member in self.members}
-        groups: dict[str, list[str]] = {}
-        for name, group in self.groups.items():
-            groups.setdefault(group, []).append(name)
-        return {
-            group: [scored[name] for name in names]
-            for group, names in groups.items()
-            if all(name in scored for name in names)
-        }
-
-    def averages(self) -> dict[str, float]:
-        """Mean over complete groups of the mean over their parts, by metric; empty where no group is complete.
-
-        So BEIR does: the twelve parts of CQADupStack are averaged to one figure first.
-        """
-        groups = self.complete_groups().values()
-        return {
-            metric: fmean(fmean(part.scores[metric] for part in parts) for parts in groups)
-            for metric in self.metrics
-            if groups
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as JSON types.
-
-        Schema: {"suite": NAME, "system": NAME, "settings": {..}, "metrics": [METRIC], "members": {NAME:
-        `MemberScores` without its name}, "failures": {NAME: sentence}, "average": {METRIC: float}, "averaged_sets":
-        int, "sets": int}; the average is over `averaged_sets` of the `sets`.
-        """
-        return {
-            "suite": self.suite,
-            "system": self.system,
-            "settings": dict(self.settings),
-            "metrics": list(self.metrics),
-            "members": {member.name: _without_name(member) for member in self.members},
-            "failures": dict(self.failures),
-            "average": self.averages(),
-            "averaged_sets": len(self.complete_groups()),
-            "sets": self.sets,
-        }
-
-
-def _without_name(member: MemberScores) -> dict[str, Any]:
-    record = member._asdict() | {"scores": dict(member.scores)}
-    del record["name"]
-    return record
-
-
-def _compared(record: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Index and queries of a member, as `suite.json` has them; early files do not say what was asked."""
-    return record["manifest_sha256"], record.get("asked")
-
-
-class SuiteFile:
-    """`suite.json`: the results of every system on a suite, kept after each data set so that none is scored twice."""
-
-    def __init__(self, path: Path) -> None:
-        """Read the file where there is one.
+    def member(self, member: SuiteMember, folder: Path, system: str) -> MemberScores:
+        """The scores of one data set, from what is known already or by whatever work is left.
 
         Raises:
-            UserError: it is not one of ours, or of a newer format.
+            UserError: the data set cannot be had, or its index cannot be made or searched.
         """
-        self.path = path
-        self._systems: dict[str, Any] = {}
-        if not path.exists():
-            return
-        try:
-            value = json.loads(path.read_bytes())
-            if value["format"] != FORMAT or value["format_version"] > FORMAT_VERSION:
-                raise ValueError(f'it does not say "format": "{FORMAT}", version {FORMAT_VERSION}')
-            self._systems = dict(value["systems"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"{path} holds no results of a suite that can be read ({error}): move it away, or name another "
-                "--output."
-            ) from error
+        asked = cache(partial(open_queries, member.queries, need_judgements=True, progress=self.progress))
+        # Those of a published data set are verified when they are fetched, so that its name is enough.
+        what = asked().digest if Path(member.corpus).is_absolute() else member.queries
+        if self._is_indexed(member, folder):
+            manifest = sha256_file(folder / MANIFEST)
+            known = self.results.known(system, self.settings, member.name, manifest, what, self.metrics)
+            if known is not None:
+                self.progress.say(f"{member.name}: scored before, from {folder}")
+                return known
+        queries = asked()  # Before an index is made for them.
+        if not self._is_indexed(member, folder):
+            self._index(member, folder)
+        own = self.options.exclude_self or leaves_out_own(queries, self.progress)
+        options = dataclasses.replace(self.options, model=None, exclude_self=own)
+        ranker = open_ranker([folder], options, known={self.encoder.weight_hash: self.encoder}, progress=self.progress)
+        level = member.relevance_level if self.relevance_level is None else self.relevance_level
+        found = evaluate_run(
+            ranker.search_batch(queries.queries, self.k, self.progress), queries.judgements, self.metrics, level
+        )
+        return MemberScores(
+            name=member.name,
+            group=member.group,
+            scores=found.scores,
+            queries=len(found.query_ids),
+            missing=found.missing,
+            judged_share=found.judged_share,
+            relevance_level=level,
+            manifest_sha256=sha256_file(folder / MANIFEST),
+            asked=what,
+        )
 
-    def known(
-        self,
-        system: str,
-        settings: Mapping[str, Any],
-        member: str,
-        manifest_sha256: str,
-        asked: str,
-        metrics: Sequence[str],
-    ) -> MemberScores | None:
-        """The scores of a member by these metrics; None where they are of another index, other queries or settings."""
-        found = self._systems.get(system, {})
-        record = found.get("members", {}).get(member)
-        if record is None or found.get("settings") != dict(settings):
-            return None
-        if _compared(record) != (manifest_sha256, asked) or not set(metrics) <= set(record["scores"]):
-            return None
-        # Early files say more of a member than is read.
-        kept = {field: record[field] for field in MemberScores._fields if field in record}
-        return MemberScores(**kept | {"name": member, "scores": {name: record["scores"][name] for name in metrics}})
+    def _is_indexed(self, member: SuiteMember, folder: Path) -> bool:
+        """Whether the folder holds the finished index of this corpus by this model."""
+        if not (folder / MANIFEST).exists():
+            return False
+        manifest = read_manifest(folder)
+        same_model = manifest.encoder.makes_the_vectors_of(EncoderRecord.of(self.encoder))
+        return same_model and manifest.corpus.name == member.corpus
 
-    def write(self, result: SuiteResult) -> None:
-        """Put a system's result in place of its former one; scores by other metrics stay known for equal data."""
-        before = self._systems.get(result.system, {})
-        shown = result.to_json()
-        if before.get("settings") == shown["settings"]:
-            kept = result.groups.keys() - result.failures.keys()
-            for name in [name for name in before.get("members", {}) if name in kept]:
-                record = before["members"][name]
-                member = shown["members"].setdefault(name, record)
-                if _compared(member) == _compared(record):
-                    member["scores"] = record["scores"] | member["scores"]
-        self._systems[result.system] = shown
-        write_json(self.path, {"format": FORMAT, "format_version": FORMAT_VERSION, "systems": self._systems})
+    def _index(self, member: SuiteMember, folder: Path) -> None:
+        from ibkd_retrieval.indexing.build import build_index
 
-
-def suite_as_csv(result: SuiteResult) -> str:
-    """One line per data set and metric, and one per average."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("system", "data_set", "group", "metric", "score", "queries", "missing_queries", "judged@10"))
-    for member in result.members:
-        for metric, score in member.scores.items():
-            described = (result.system, member.name, member.group, metric, score)
-            writer.writerow((*described, member.queries, member.missing, member.judged_share))
-    for metric, score in result.averages().items():
-        writer.writerow((result.system, average_name(result), "", metric, score, "", "", ""))
-    return out.getvalue()
-
-
-def suite_as_latex(result: SuiteResult) -> str:
-    """A `booktabs` table: a row per data set, the average below."""
-    rows = [
-        [latex_escaped(member.name), *(f"{member.scores[metric]:.4f}" for metric in result.metrics)]
-        for member in result.members
-    ]
-    averages = result.averages()
-    last = [[average_name(result), *(f"{averages[metric]:.4f}" for metric in result.metrics)]] if averages else []
-    lines = [
-        r"% \usepackage{booktabs}",
-        f"% {result.system} on {result.suite}",
-        rf"\begin{{tabular}}{{l{'r' * len(result.metrics)}}}",
-        r"\toprule",
-        rf" & {' & '.join(map(latex_escaped, result.metrics))} \\",
-        r"\midrule",
-        *(rf"{' & '.join(row)} \\" for row in rows),
-        *([r"\midrule"] if last else []),
-        *(rf"{' & '.join(row)} \\" for row in last),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def average_name(result: SuiteResult) -> str:
-    """What the average is called, so that one over some of the sets is not taken for the suite's."""
-    complete = len(result.complete_groups())
-    return "average" if complete == result.sets else f"average of {complete} of {result.sets}"
+        self.progress.say(f"{member.name} → {folder}")
+        build_index(
+            open_corpus(member.corpus, self.progress),
+            self.encoder,
+            folder,
+            family=self.type,
+            resume=is_index(folder),
+            progress=self.progress,
+        )

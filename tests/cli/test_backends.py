@@ -194,9 +194,9 @@ def test_similarity_takes_what_was_found_best(fresh, teacher, remembering, monke
 
     lines = [f"{number % 5}\triver bank {number}\tbank of river" for number in range(20)]
     (fresh.folder / "pairs.tsv").write_text("score\tsentence1\tsentence2\n" + "\n".join(lines) + "\n")
-    ran, evaluate = [], sts.evaluate_sts
+    ran, similarity = [], sts.similarity_of
     monkeypatch.setattr(
-        sts, "evaluate_sts", lambda encoder, *a, **b: ran.append(encoder.backend) or evaluate(encoder, *a, **b)
+        sts, "similarity_of", lambda encoder, *a, **b: ran.append(encoder.backend) or similarity(encoder, *a, **b)
     )
     command = ("eval", "--task", "sts", "--model", teacher, "--data", "pairs.tsv", "--resamples", 10)
     fresh.must(*command)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ibkd_cli.compared import AskedIndex, plan_systems
+from ibkd_retrieval.evaluation.compare.plan import ComparedIndex, plan_systems
 from ibkd_retrieval.evaluation.compare.report import read_comparison
 from ibkd_retrieval.evaluation.compare.sweep import Sweep
 
@@ -122,11 +122,11 @@ def test_what_a_sweep_makes_is_made_once_and_of_each_corpus_in_a_folder_of_its_o
     _, indexes = elsewhere
     monkeypatch.chdir(tmp_path)
     twin = shutil.copytree(chain.teacher_index, tmp_path / "twin")
-    (corpus,) = plan_systems([AskedIndex(chain.teacher_index), AskedIndex(twin)], Sweep(dims=(32, 8)))
+    (corpus,) = plan_systems([ComparedIndex(chain.teacher_index), ComparedIndex(twin)], Sweep(dims=(32, 8)))
     names = [system.name for system in corpus.systems]
     assert names == [f"teacher flat ({chain.teacher_index.name})", "teacher 8d flat", "teacher flat (twin)"]
     notes = shutil.copytree(indexes["teacher"], tmp_path / chain.teacher_index.name)
-    corpora = plan_systems([AskedIndex(chain.teacher_index), AskedIndex(notes)], Sweep(dims=(8,)))
+    corpora = plan_systems([ComparedIndex(chain.teacher_index), ComparedIndex(notes)], Sweep(dims=(8,)))
     folders = [corpus.systems[1].folder for corpus in corpora]
     plain = Path("indexes", "pages-teacher-d8-flat")
     assert folders == [plain, Path(f"{plain}-{corpora[1].fingerprint[:8]}")]
@@ -174,7 +174,9 @@ def test_wrong_input_is_a_sentence_before_anything_is_measured(chain, pair, else
         ("is not the same system", ("--index", f"{teacher},name=a", "--index", f"{indexes['student']},name=a")),
         ("different documents", ("--index", teacher, "--index", indexes["student"])),
         ("always exact: leave out nprobe", ("--index", f"{teacher},nprobe=4", "--index", student)),
-        ("name a qrels file", (*two, "--queries", unjudged)),
+        ("give --qrels", (*two, "--queries", unjudged, "--metric", "ndcg@10")),
+        ("give --qrels", (*two, "--queries", unjudged, *bar)),
+        ("give judgements for each", (*two, "--qrels", folder, "--qrels", folder)),
         ("Metric 'speed' is not known", (*two, "--metric", "speed")),
         ("Metric 'speed' is not known", (*two, "--fail-under", "speed=0.9")),
         ("map@3 is not measured", (*two, "--fail-under", "map@3=0.9")),

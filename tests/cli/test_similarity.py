@@ -68,7 +68,7 @@ def test_the_result_is_written_in_the_form_and_to_the_file_asked_for(form, mark,
 def test_what_says_nothing_to_similarity_is_refused(more, shell, teacher, pairs):
     answer = shell("eval", "--task", "sts", "--model", teacher, "--data", pairs, *more)
     assert answer.code == 2
-    assert f"{more[0]} says nothing to --task sts" in answer.err
+    assert f"{more[0]} cannot be used with --task sts" in answer.err
 
 
 @pytest.mark.parametrize(

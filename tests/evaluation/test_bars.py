@@ -40,7 +40,7 @@ def test_a_bar_is_a_metric_that_is_measured_and_a_share():
         ("ndcg@10=-1", "is no bar"),
         ("ndcg@10=nan", "is no bar"),
         ("speed=0.5", "Metric 'speed' is not known"),
-        ("map@100=0.9", "map@100 is not measured .ndcg@10 are.: add --metric map@100"),
+        ("map@100=0.9", "map@100 is not measured .ndcg@10 are.: add `metrics=map@100`"),
     ],
 )
 def test_what_is_no_bar_is_refused(text, sentence):
@@ -131,7 +131,7 @@ def test_a_report_of_other_things_is_refused(recorded_file, judged):
 def test_a_metric_over_other_results_or_from_another_grade_on_is_refused(recorded_file, report, judged, tmp_path):
     (data,) = judged
     stricter = [data._replace(relevance_level=2)]
-    with pytest.raises(UserError, match=r"has mrr over the first 1,000 results and not over 100: give -k 1000"):
+    with pytest.raises(UserError, match=r"has mrr over the first 1,000 results and not over 100: give `k=1000`"):
         read_recorded(recorded_file, None, judged, [AskedBar("mrr", 0.9)], 100)
     with pytest.raises(UserError, match=r"has recall@20 of pages with grades from 1 on as relevant.* from 2 on"):
         read_recorded(recorded_file, None, stricter, [AskedBar("recall@20", 0.9)], 1000)

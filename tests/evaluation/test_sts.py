@@ -6,7 +6,7 @@ from scipy import stats
 
 from ibkd_retrieval.corpora.sts import PairSet, SentencePair
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.sts import correlations, evaluate_sts
+from ibkd_retrieval.evaluation.sts import correlations, similarity_of
 
 
 class Angles:
@@ -27,7 +27,7 @@ def test_cosines_are_of_unit_vectors_and_correlate_as_scipy_says():
     generator = np.random.default_rng(0)
     angles = generator.uniform(0, 180, 50)
     scores = np.round(5 - angles / 36 + generator.normal(0, 0.8, 50))
-    found = evaluate_sts(Angles(), pairs_at(angles, scores), samples=200)
+    found = similarity_of(Angles(), pairs_at(angles, scores), samples=200)
     cosines = np.cos(np.radians(angles))
     np.testing.assert_allclose(found.cosines, cosines, atol=1e-6)
     assert found.spearman == pytest.approx(stats.spearmanr(cosines, scores).statistic, abs=1e-9)
@@ -36,7 +36,7 @@ def test_cosines_are_of_unit_vectors_and_correlate_as_scipy_says():
 
 
 def test_a_perfect_order_has_spearman_one_whatever_its_shape():
-    found = evaluate_sts(Angles(), pairs_at([0, 10, 20, 170], [5, 4.9, 1, 0]), samples=20)
+    found = similarity_of(Angles(), pairs_at([0, 10, 20, 170], [5, 4.9, 1, 0]), samples=20)
     assert found.spearman == pytest.approx(1.0)
     assert found.pearson < 0.99
 
@@ -47,12 +47,12 @@ def test_a_model_that_tells_nothing_apart_scores_zero():
 
 def test_scores_that_are_all_equal_are_refused():
     with pytest.raises(UserError, match="have the score 2"):
-        evaluate_sts(Angles(), pairs_at([0, 1], [2, 2]))
+        similarity_of(Angles(), pairs_at([0, 1], [2, 2]))
 
 
 def test_no_resamples_are_refused_and_resamples_that_tell_nothing_bound_nothing():
     pairs = pairs_at([0, 90], [5, 0])
     with pytest.raises(UserError, match="at least 1 sample: got 0"):
-        evaluate_sts(Angles(), pairs, samples=0)
-    found = [evaluate_sts(Angles(), pairs, samples=1, seed=seed).spearman_interval for seed in range(20)]
+        similarity_of(Angles(), pairs, samples=0)
+    found = [similarity_of(Angles(), pairs, samples=1, seed=seed).spearman_interval for seed in range(20)]
     assert {(round(each.low), round(each.high)) for each in found} == {(-1, 1), (1, 1)}

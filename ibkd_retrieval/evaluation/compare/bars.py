@@ -64,11 +64,11 @@ def parse_bar(text: str, metrics: Sequence[str]) -> AskedBar:
     except ValueError:
         at_least = -1
     if not equals or not 0 < at_least < 10:
-        raise UserError(f"--fail-under {text!r} is no bar: give a metric and the share to keep, such as ndcg@10=0.97.")
+        raise UserError(f"`fail_under` {text!r} is no bar: give a metric and the share to keep, such as ndcg@10=0.97.")
     measured = same_metric(name, metrics)
     if measured is None:
         raise UserError(
-            f"--fail-under {text!r}: {name} is not measured ({', '.join(metrics)} are): add --metric {name}."
+            f"`fail_under` {text!r}: {name} is not measured ({', '.join(metrics)} are): add `metrics={name}`."
         )
     return AskedBar(measured, at_least)
 
@@ -109,7 +109,7 @@ def read_recorded(
             raise UserError(f"{path} has no {bar.metric}: it has {', '.join(report.metrics)}.")
         if report.k not in (None, k) and parse_metric(bar.metric).cutoff is None:
             raise UserError(
-                f"{path} has {bar.metric} over the first {report.k:,} results and not over {k:,}: give -k {report.k}, "
+                f"{path} has {bar.metric} over the first {report.k:,} results and not over {k:,}: give `k={report.k}`, "
                 "or a metric with a cutoff."
             )
     values = {_key(each): _by_query(each, name) for each in report.data_sets}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.encoders.environment import Environment
 from ibkd_retrieval.errors import UserError
@@ -31,6 +31,10 @@ from ibkd_retrieval.evaluation.compare.quality_records import (
 )
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.json_io import KEY, decode, encode
+from ibkd_retrieval.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT_VERSION = 2
 """Of the JSON that `ComparisonReport.to_json` gives."""
@@ -146,7 +150,7 @@ class DataSetReport:
     relevance_level: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ComparisonReport:
     """Systems side by side; the first is what the others are held against.
 
@@ -185,6 +189,73 @@ class ComparisonReport:
         """Whether there were judgements. If not, the metrics say how alike the answers are to the first system's."""
         return self.metrics != AGREEMENT
 
+    def save(self, folder: Path | str, progress: Progress = SILENT) -> list[Path]:
+        """Write report.json, report.md, report.html and report.png, each whole or not at all.
+
+        Without the packages that draw, the page and the picture are left out, which is said: what was measured for an
+        hour is not lost for that.
+
+        Args:
+            folder: made where there is none.
+            progress: told where the files are, and how to get what is missing.
+
+        Returns:
+            The files.
+        """
+        from ibkd_retrieval.errors import MissingPackage
+        from ibkd_retrieval.evaluation.report import write_report
+
+        folder = Path(folder)
+        try:
+            files = write_report(self, folder)
+            progress.say(", ".join(map(str, files)))
+        except MissingPackage as error:
+            files = [folder / "report.json", folder / "report.md"]
+            progress.say(f"{files[0]}, {files[1]}. {error}")
+        return files
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row per data set, system and metric: score, interval, retention, tests, and what the system costs."""
+        import pandas as pd
+
+        rows = []
+        for data in self.data_sets:
+            for system in self.systems:
+                result = data.systems[system.name]
+                for metric, found in result.scores.items():
+                    contrast = result.contrasts.get(metric)
+                    rows.append(
+                        {
+                            "data_set": data.name,
+                            "system": system.name,
+                            "metric": metric,
+                            "score": found.mean,
+                            "low": found.interval[0],
+                            "high": found.interval[1],
+                            "retention": found.retention,
+                            "difference": contrast and contrast.difference,
+                            "p": contrast and contrast.randomisation_p_holm,
+                            "overlap@10": result.agreement.overlap_at_10,
+                            "query_ms": result.latency_ms.total.p50,
+                            "speed": result.gains.get("query_total_p50"),
+                            "index_memory_bytes": result.sizes.index_memory_bytes,
+                            "documents_per_second": system.throughput and system.throughput.documents_per_second,
+                            "parameters": system.encoder.parameters,
+                        }
+                    )
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        """The sentence that the report begins with."""
+        from ibkd_retrieval.evaluation.report import summary_sentence
+
+        return summary_sentence(self).replace("\N{NO-BREAK SPACE}", " ")
+
+    def _repr_html_(self) -> str:
+        from ibkd_retrieval.evaluation.report import main_table_html
+
+        return main_table_html(self)
+
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON types: "format_version", then the fields; the schema is in docs/formats.md."""
         fields: dict[str, Any] = encode(self)
@@ -201,15 +272,15 @@ def read_comparison(path: Path | str) -> ComparisonReport:
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): name the report.json of `ibkd compare`.") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): name the report.json of `compare()`.") from error
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}): name the report.json of `ibkd compare`.") from error
+        raise UserError(f"{path} is no JSON ({error}): name the report.json of `compare()`.") from error
     version = value.get("format_version") if isinstance(value, dict) else None
     if type(version) is not int or "systems" not in value:
-        raise UserError(f"{path} holds no comparison: name the report.json of `ibkd compare --output FOLDER`.")
+        raise UserError(f"{path} holds no comparison: name the report.json of `compare()`.")
     if version < FORMAT_VERSION:
         raise UserError(
-            f"{path} has comparison format {version}, which lacks what is read here: make it again with `ibkd compare`."
+            f"{path} has comparison format {version}, which lacks what is read here: make it again with `compare()`."
         )
     if version > FORMAT_VERSION:
         raise UserError(
@@ -220,7 +291,7 @@ def read_comparison(path: Path | str) -> ComparisonReport:
         report = decode(ComparisonReport, value)
         _check(report)
     except ValueError as error:
-        raise UserError(f"{path} is a damaged comparison ({error}): make it again with `ibkd compare`.") from error
+        raise UserError(f"{path} is a damaged comparison ({error}): make it again with `compare()`.") from error
     return report
 
 

@@ -54,16 +54,16 @@ def parse_sweeps(texts: Sequence[str]) -> Sweep:
         name, _, values = text.partition("=")
         listed = tuple(value.strip() for value in values.split(",") if value.strip())
         if name not in ("dims", "type") or not listed:
-            raise UserError(f"--sweep {text!r} is no sweep: give dims=384,256,128 or type=flat,ivf-pq.")
+            raise UserError(f"`sweep` {text!r} is no sweep: give dims=384,256,128 or type=flat,ivf-pq.")
         if name in found or len(set(listed)) < len(listed):
-            raise UserError(f"--sweep {text!r} names something twice: give each once.")
+            raise UserError(f"`sweep` {text!r} names something twice: give each once.")
         found[name] = listed
     wrong = [value for value in found.get("dims", ()) if not value.isdecimal() or int(value) < 1]
     if wrong:
-        raise UserError(f"--sweep dims={wrong[0]} is no number of dimensions: give dims=384,256,128.")
+        raise UserError(f"`sweep` dims={wrong[0]} is no number of dimensions: give dims=384,256,128.")
     for name in found.get("type", ()):
         if name not in SWEPT:
-            raise UserError(f"--sweep type={name}: choose among {', '.join(SWEPT)}.")
+            raise UserError(f"`sweep` type={name}: choose among {', '.join(SWEPT)}.")
     return Sweep(tuple(map(int, found.get("dims", ()))), found.get("type", ()))
 
 
@@ -76,12 +76,12 @@ def variants(manifest: IndexManifest, folder: Path, sweep: Sweep) -> tuple[Varia
     for dim in sweep.dims:
         if dim > manifest.dim:
             raise UserError(
-                f"--sweep dims={dim}: the vectors in {folder} have {manifest.dim} dimensions; sweep up to that."
+                f"`sweep` dims={dim}: the vectors in {folder} have {manifest.dim} dimensions; sweep up to that."
             )
     for name in sweep.types:
         if family_named(name).suited_to(manifest.document_count, SILENT).name != name:
             raise UserError(
-                f"--sweep type={name}: the {manifest.document_count:,} documents in {folder} are too few for it; leave "
+                f"`sweep` type={name}: the {manifest.document_count:,} documents in {folder} are too few for it; leave "
                 "it out."
             )
     wanted = [Variant(dim, name) for dim in sweep.dims or (manifest.dim,) for name in sweep.types or (manifest.family,)]

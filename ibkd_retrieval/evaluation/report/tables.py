@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from pathlib import PurePath
 from typing import NamedTuple
 
 from ibkd_retrieval.evaluation.compare.cost_records import Percentiles
 from ibkd_retrieval.evaluation.compare.quality_records import Interval
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport
-from ibkd_retrieval.evaluation.report.glance import Glance, significant
+from ibkd_retrieval.evaluation.report.glance import Glance, glances, significant
 from ibkd_retrieval.evaluation.report.numbers import (
     UNKNOWN,
     count,
@@ -24,6 +25,8 @@ from ibkd_retrieval.evaluation.report.numbers import (
     size,
     slashed,
 )
+from ibkd_retrieval.evaluation.report.sentence import summary_sentence
+from ibkd_retrieval.evaluation.text_tables import html_table
 
 
 class Cell(NamedTuple):
@@ -87,6 +90,16 @@ def main_table(comparison: ComparisonReport, found: Sequence[Glance]) -> Table:
         return table
     agreement = _with_columns(table, (0, *range(3, len(columns))))
     return agreement._replace(caption=f"Agreement with {comparison.baseline}, speed and memory {over}")
+
+
+def main_table_html(comparison: ComparisonReport) -> str:
+    """The sentence and the main table as HTML, for notebooks."""
+    table = main_table(comparison, glances(comparison))
+    rows = [
+        [name, *(f"{cell.text} ({cell.note})" if cell.note else cell.text for cell in cells)]
+        for name, cells in table.rows
+    ]
+    return f"<p>{escape(summary_sentence(comparison))}</p>{html_table(['system', *table.columns], rows, table.caption)}"
 
 
 def quality_table(comparison: ComparisonReport, data_set: DataSetReport, metric: str) -> Table:

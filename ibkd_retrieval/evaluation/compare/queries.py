@@ -1,42 +1,68 @@
-"""Which queries `ibkd compare` asks on which corpus."""
+"""Which queries are asked on which corpus."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .compared import PlannedCorpus
-
-if TYPE_CHECKING:
-    from ibkd_retrieval.corpora.records import QuerySet
-    from ibkd_retrieval.progress import Progress
+from ibkd_retrieval.corpora.records import QuerySet
+from ibkd_retrieval.corpora.spec import Source, open_queries, queries_for
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.compare.plan import PlannedCorpus
+from ibkd_retrieval.indexing.index import open_index
+from ibkd_retrieval.progress import Progress
 
 _ENOUGH = 0.5
 """Share of the relevant documents that a corpus has to hold for the queries to be about it."""
 
 
-def open_judged(
-    corpora: Sequence[PlannedCorpus], given: Sequence[str], progress: Progress
+def open_asked(
+    corpora: Sequence[PlannedCorpus], given: Sequence[Source], qrels: Sequence[Source], progress: Progress
 ) -> list[tuple[PlannedCorpus, QuerySet]]:
-    """Each corpus with a set of judged queries about it; those given, or those that belong to each corpus.
+    """Each corpus with a set of queries about it.
+
+    Args:
+        corpora: what is searched.
+        given: queries, of which either all are judged or none. Those that belong to each corpus unless given.
+        qrels: judgements in place of those that come with the queries, one for each set of queries.
+        progress: told which queries are taken.
 
     Raises:
-        UserError: there are none, they have no judgements, or it is not clear which corpus they are about.
+        UserError: there are none, some have no judgements, or it is not clear which corpus they are about.
     """
-    from ibkd_retrieval.corpora.spec import open_queries, queries_for
-
-    if given:
-        asked = [open_queries(spec, need_judgements=True, progress=progress) for spec in given]
+    sources: list[Source] = list(given)
+    for corpus in corpora if not given else ():
+        sources.append(queries_for(corpus.corpus))
+        progress.say(f"queries {sources[-1]} (those of the corpus; name others as `queries`)")
+    if qrels and len(qrels) != len(sources):
+        raise UserError(
+            f"There are {len(qrels)} `qrels` for {len(sources)} sets of `queries`: give judgements for each, in the "
+            "same order."
+        )
+    judgements: list[Source | None] = [*qrels] or [None] * len(sources)
+    asked = [
+        open_queries(source, each is not None or not _may_lack_judgements(source), progress, qrels=each)
+        for source, each in zip(sources, judgements, strict=True)
+    ]
+    if any(each.judgements for each in asked):
+        for each in asked:
+            _refuse_unjudged(each)
+    elif len(corpora) > 1 and given:
+        raise UserError(
+            f"{asked[0].name} has no judgements, which say which of the corpora it is about: compare on one corpus at "
+            "a time, or give `qrels`."
+        )
+    if given and asked[0].judgements:
         return queries_by_corpus(corpora, asked)
-    pairs = []
-    for corpus in corpora:
-        spec = queries_for(corpus.corpus)
-        progress.say(f"queries {spec} (those of the corpus; name others with --queries)")
-        found = open_queries(spec, need_judgements=True, progress=progress)
-        _refuse_unjudged(found)
-        pairs.append((corpus, found))
-    return pairs
+    if not given:
+        return list(zip(corpora, asked, strict=True))
+    return [(corpora[0], each) for each in asked]
+
+
+def _may_lack_judgements(source: Source) -> bool:
+    """Whether a source may be a mere list of questions: a file, or objects. Data sets have judgements."""
+    return not isinstance(source, str | os.PathLike) or Path(source).expanduser().is_file()
 
 
 def queries_by_corpus(
@@ -47,17 +73,14 @@ def queries_by_corpus(
     Raises:
         UserError: a query set has no judgements or judges documents of no corpus or of several, or a corpus has none.
     """
-    from ibkd_retrieval.errors import UserError
-
     placed = [(_corpus_of(corpora, asked), asked) for asked in given]
     for corpus in corpora:
         if all(each is not corpus for each, _ in placed):
-            raise UserError(f"None of the --queries judges documents of {corpus.corpus}: name some that do.")
+            raise UserError(f"None of the `queries` judges documents of {corpus.corpus}: name some that do.")
     return [(corpus, asked) for corpus in corpora for each, asked in placed if each is corpus]
 
 
 def _corpus_of(corpora: Sequence[PlannedCorpus], asked: QuerySet) -> PlannedCorpus:
-    from ibkd_retrieval.errors import UserError
 
     _refuse_unjudged(asked)
     wanted = {each.doc_id for each in asked.judgements if each.relevance >= asked.relevance_level}
@@ -80,16 +103,14 @@ def _corpus_of(corpora: Sequence[PlannedCorpus], asked: QuerySet) -> PlannedCorp
 
 
 def _refuse_unjudged(asked: QuerySet) -> None:
-    from ibkd_retrieval.errors import UserError
 
     if not any(each.relevance >= asked.relevance_level for each in asked.judgements):
         raise UserError(
-            f"{asked.name} has no judgements of relevant documents: name queries that have, with --queries."
+            f"{asked.name} has no judgements of relevant documents: give others as `queries`, or judgements as `qrels`."
         )
 
 
 def _share_held(corpus: PlannedCorpus, wanted: set[str]) -> float:
-    from ibkd_retrieval.indexing.index import open_index
 
     index = open_index(corpus.systems[0].asked.folder, memory_limit=0)
     return sum(doc_id in wanted for doc_id in index.present_ids()) / len(wanted)
@@ -112,5 +133,5 @@ def data_set_names(asked: Sequence[QuerySet]) -> list[str]:
 
 
 def judged_ids(asked: QuerySet) -> frozenset[str]:
-    """The queries that somebody judged."""
+    """Ids of the queries that somebody judged."""
     return frozenset(judgement.query_id for judgement in asked.judgements)

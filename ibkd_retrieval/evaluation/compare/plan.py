@@ -1,4 +1,4 @@
-"""What `ibkd compare` compares: the systems that its options name, corpus by corpus, and the queries for each."""
+"""Which systems are compared: the indexes named, corpus by corpus, and what a sweep makes of each."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .options.common import INDEXES
-
-if TYPE_CHECKING:
-    from ibkd_retrieval.evaluation.compare.sweep import Sweep, Variant
-    from ibkd_retrieval.indexing.format.manifest import IndexManifest
+from ibkd_retrieval.encoders.loading import short_model_name
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.compare.sweep import Sweep, Variant, target_folder, variants
+from ibkd_retrieval.files import INDEXES
+from ibkd_retrieval.indexing.config import SearchParams
+from ibkd_retrieval.indexing.format.manifest import IndexManifest, read_manifest
 
 
 @dataclass(frozen=True)
-class AskedIndex:
-    """One `--index`: a folder, and behind commas how it is searched and what it is called.
+class ComparedIndex:
+    """An index to compare.
 
     Attributes:
+        folder: of the index.
         name: of the system, in place of one made of model and type.
-        query_model: a student that asks the index.
-        sweep: whether `--sweep` varies this index too.
+        search_params: how hard to search. The index's own defaults unless given.
+        query_model: a student whose vectors of queries are searched for, in place of the index's own encoder.
+        sweep: whether a sweep varies this index too.
     """
 
     folder: Path
     name: str | None = None
-    nprobe: int | None = None
-    refine: int | None = None
-    ef_search: int | None = None
+    search_params: SearchParams = SearchParams()
     query_model: str | None = None
     sweep: bool = True
 
@@ -47,7 +47,7 @@ class PlannedSystem:
     """
 
     name: str
-    asked: AskedIndex
+    asked: ComparedIndex
     manifest: IndexManifest
     folder: Path
     variant: Variant | None = None
@@ -72,52 +72,48 @@ class PlannedCorpus:
     systems: tuple[PlannedSystem, ...]
 
 
-TOO_FEW = "Give at least two indexes of a corpus: --index TEACHER_INDEX --index STUDENT_INDEX."
+TOO_FEW = "Give at least two indexes of a corpus as `index`: the teacher's and the student's."
 _NUMBERS = ("nprobe", "refine", "ef_search")
 
 
-def parse_index(text: str) -> AskedIndex:
+def parse_index(text: str) -> ComparedIndex:
     """Understand `FOLDER` or `FOLDER,nprobe=16,name=student`.
 
     Raises:
         UserError: a setting is unknown, or its value makes no sense.
     """
-    from ibkd_retrieval.errors import UserError
-
     if Path(text).is_dir():
-        return AskedIndex(Path(text))
+        return ComparedIndex(Path(text))
     folder, *settings = text.split(",")
-    chosen: dict[str, object] = {}
+    chosen: dict[str, Any] = {}
+    params: dict[str, int] = {}
     for setting in settings:
         key, _, value = setting.partition("=")
         key = key.strip().replace("-", "_")
-        if key in chosen or not value.strip():
-            raise UserError(f"--index {text!r}: {setting!r} is no setting: write it once, as in nprobe=16.")
+        if key in chosen or key in params or not value.strip():
+            raise UserError(f"`index` {text!r}: {setting!r} is no setting: write it once, as in nprobe=16.")
         if key in _NUMBERS:
             if not value.strip().isdecimal():
-                raise UserError(f"--index {text!r}: {setting!r} needs a whole number, as in {key}=16.")
-            chosen[key] = int(value)
+                raise UserError(f"`index` {text!r}: {setting!r} needs a whole number, as in {key}=16.")
+            params[key] = int(value)
         elif key in ("name", "query_model"):
             chosen[key] = value.strip()
         elif key == "sweep" and value.strip() in ("yes", "no"):
             chosen[key] = value.strip() == "yes"
         else:
             raise UserError(
-                f"--index {text!r}: {setting!r} is no setting: there are name, nprobe, refine, ef-search, query-model "
+                f"`index` {text!r}: {setting!r} is no setting: there are name, nprobe, refine, ef-search, query-model "
                 "and sweep=no."
             )
-    return AskedIndex(Path(folder), **chosen)  # type: ignore[arg-type]
+    return ComparedIndex(Path(folder), search_params=SearchParams(**params), **chosen)
 
 
-def plan_systems(asked: Sequence[AskedIndex], sweep: Sweep) -> tuple[PlannedCorpus, ...]:
+def plan_systems(asked: Sequence[ComparedIndex], sweep: Sweep) -> tuple[PlannedCorpus, ...]:
     """Group indexes by their corpus, add what the sweep makes of them, and name the systems.
 
     Raises:
         UserError: an index cannot be opened or swept, two systems have one name, or a system is not on every corpus.
     """
-    from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.indexing.format.manifest import read_manifest
-
     if not asked:
         raise UserError(TOO_FEW)
     manifests = [read_manifest(each.folder) for each in asked]
@@ -138,9 +134,6 @@ def plan_systems(asked: Sequence[AskedIndex], sweep: Sweep) -> tuple[PlannedCorp
 
 def _swept(named: Sequence[PlannedSystem], sweep: Sweep, targets: set[Path]) -> list[PlannedSystem]:
     """The systems named, each followed by what the sweep makes of it and was not named nor made of another."""
-    from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.evaluation.compare.sweep import target_folder, variants
-
     known = {_vectors(system) for system in named}
     folders = {system.folder.resolve() for system in named}
     systems = []
@@ -151,12 +144,12 @@ def _swept(named: Sequence[PlannedSystem], sweep: Sweep, targets: set[Path]) -> 
             continue
         if asked.query_model is not None and sweep.dims:
             raise UserError(
-                f"--sweep dims cuts the vectors of {asked.folder}, and those of its query model stay whole: leave out "
-                "one of them, or add sweep=no to that --index."
+                f"A sweep of dims cuts the vectors of {asked.folder}, and those of its query model stay whole: leave "
+                "out one of them, or add sweep=no to that `index`."
             )
         for variant in variants(manifest, asked.folder, sweep):
             # Settings are of one index; each variant follows its own.
-            plain = dataclasses.replace(asked, nprobe=None, refine=None, ef_search=None)
+            plain = dataclasses.replace(asked, search_params=SearchParams())
             made = PlannedSystem("", plain, manifest, asked.folder, variant)
             if _vectors(made) in known:
                 continue
@@ -176,8 +169,6 @@ def _vectors(system: PlannedSystem) -> tuple[object, ...]:
 
 def _named(systems: Sequence[PlannedSystem], corpus: str, alone: bool) -> tuple[PlannedSystem, ...]:
     """The systems with names that tell them apart."""
-    from ibkd_retrieval.errors import UserError
-
     widest: dict[str, int] = {}
     for system in systems:
         label = _label(system)
@@ -191,15 +182,13 @@ def _named(systems: Sequence[PlannedSystem], corpus: str, alone: bool) -> tuple[
     for name in names:
         if names.count(name) > 1:
             raise UserError(
-                f"Two systems on {corpus} are called {name}: add a name to each --index, as in A,name=small."
+                f"Two systems on {corpus} are called {name}: add a name to each `index`, as in A,name=small."
             )
     return tuple(dataclasses.replace(system, name=name) for system, name in zip(systems, names, strict=True))
 
 
 def _label(system: PlannedSystem) -> str:
     """What the encoder is called."""
-    from ibkd_retrieval.encoders.loading import short_model_name
-
     if system.asked.name is not None:
         return system.asked.name
     model = short_model_name(system.manifest.encoder.name)
@@ -213,8 +202,7 @@ def _name(system: PlannedSystem, widest: int) -> str:
     if system.dim < widest:
         words.append(f"{system.dim}d")
     words.append(system.family)
-    for setting in _NUMBERS:
-        value = getattr(system.asked, setting)
+    for setting, value in system.asked.search_params.to_json().items():
         if value is not None:
             words.append(f"{setting}={value}")
     return " ".join(words)
@@ -226,8 +214,6 @@ def _matched(corpora: Sequence[PlannedCorpus]) -> tuple[PlannedCorpus, ...]:
     Raises:
         UserError: a system is missing on a corpus, or another system has its name there.
     """
-    from ibkd_retrieval.errors import UserError
-
     first, *others = corpora
     matched = [first]
     for corpus in others:
@@ -252,6 +238,4 @@ def _matched(corpora: Sequence[PlannedCorpus]) -> tuple[PlannedCorpus, ...]:
 
 
 def _identity(system: PlannedSystem) -> tuple[object, ...]:
-    asked = system.asked
-    settings = (asked.nprobe, asked.refine, asked.ef_search)
-    return (*_vectors(system), *settings)
+    return (*_vectors(system), system.asked.search_params)

@@ -1,0 +1,115 @@
+"""An index searched with judged queries, and what it finds scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ibkd_retrieval.corpora.catalog.registry import find_known
+from ibkd_retrieval.corpora.records import QuerySet
+from ibkd_retrieval.corpora.spec import Source, judged_by, open_queries, queries_for
+from ibkd_retrieval.evaluation.evaluate import RunSource, read_judgements, read_runs, score_named_runs, usual_metrics
+from ibkd_retrieval.evaluation.fusion_weights import with_tuned_weights
+from ibkd_retrieval.evaluation.scores import Scores
+from ibkd_retrieval.indexing.format.manifest import read_manifest
+from ibkd_retrieval.progress import SILENT, Progress, as_progress
+from ibkd_retrieval.search.open import index_folder, open_ranker
+from ibkd_retrieval.search.options import RankerOptions
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+USUAL_K = 1000
+"""Results per query that are scored."""
+
+
+def evaluate_index(
+    index: Sequence[Path] = (),
+    options: RankerOptions | None = None,
+    queries: Source | None = None,
+    *,
+    qrels: Source | None = None,
+    metrics: Sequence[str] = (),
+    k: int = USUAL_K,
+    baseline: Sequence[RunSource] = (),
+    relevance_level: int | None = None,
+    progress: bool | Progress = False,
+    **drawn: Any,
+) -> Scores:
+    """Search an index and score what is found.
+
+    A query that is a document of the corpus itself, as in ArguAna and Quora, is left out of its own results.
+
+    Args:
+        index: the folder of the index, or several that hold parts of one corpus. The newest unless given.
+        options: how to rank.
+        queries: judged queries. Those of the index's corpus unless given.
+        qrels: judgements in place of those that come with the queries.
+        metrics: names. The data set's own and the usual ones unless given.
+        k: results per query.
+        baseline: runs to test the differences against.
+        relevance_level: lowest grade that counts as relevant. The data set's unless given.
+        progress: told of the work.
+        drawn: of `score_runs`: confidence, resamples, permutations, seed.
+
+    Raises:
+        UserError: there are no judgements, or an index, a model or an option is wrong.
+    """
+    options, progress = options or RankerOptions(), as_progress(progress)
+    folders = list(index) or [index_folder(None, progress)]
+    if queries is None:
+        queries = queries_for(read_manifest(folders[0]).corpus.name)
+        progress.say(f"queries {queries} (those of the index's corpus; name others as `queries`)")
+    asked = open_queries(queries, need_judgements=qrels is None, progress=progress)
+    judgements, level, source = asked.judgements, asked.relevance_level, _named(queries, asked)
+    data_set = source
+    if qrels is not None:
+        judgements, level, source = read_judgements(qrels, data_set, progress)
+        judgements = judged_by(asked, judgements).judgements
+    baselines = read_runs(list(baseline))  # Before the search: a name may be mistyped.
+    known: dict[str, Encoder] = {}
+    tuned = with_tuned_weights(folders, options, known, progress)
+    tuned_on = None
+    if options.tune is not None:
+        judged = {judgement.query_id for judgement in judgements}
+        # With their texts: other data sets may have the same ids.
+        tuned_on = len(judged & {query.query_id for query in set(asked.queries) & set(tuned.queries)})
+        if tuned_on:
+            progress.say(_tuned_here(tuned_on, len(judged), data_set))
+    chosen = replace(tuned.options, exclude_self=options.exclude_self or leaves_out_own(asked, progress))
+    ranker = open_ranker(folders, chosen, known=known, progress=progress)
+    ranked = [(" + ".join(map(str, folders)), ranker.search_batch(asked.queries, k, progress))]
+    return score_named_runs(
+        ranked,
+        baselines,
+        judgements,
+        tuple(metrics) or usual_metrics(data_set),
+        level if relevance_level is None else relevance_level,
+        source,
+        tuned_on,
+        **drawn,
+    )
+
+
+def leaves_out_own(asked: QuerySet, progress: Progress) -> bool:
+    """Whether queries are documents themselves, which is said: each is left out of its own results then."""
+    if asked.queries_are_documents:
+        progress.say(f"the queries of {asked.name} are documents of its corpus: each is left out of its own results")
+    return asked.queries_are_documents
+
+
+def _named(queries: Source, asked: QuerySet) -> str:
+    return queries if isinstance(queries, str) else asked.name
+
+
+def _tuned_here(shared: int, judged: int, queries: str) -> str:
+    """What to think of figures on queries that weights were tuned on, and what to tune on instead."""
+    known = find_known(queries)
+    other = (known.dev or known.train) if known is not None else ""
+    advice = f'`tune="{other}"`' if other else "queries of another split as `tune`"
+    return (
+        f"weights were tuned on {shared:,} of the {judged:,} judged queries that are scored: the figures are of tuning "
+        f"and not of a test; give {advice}"
+    )
