@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from ibkd_retrieval.corpora.spec import open_qrels as open_qrels
     from ibkd_retrieval.corpora.spec import open_queries as open_queries
     from ibkd_retrieval.errors import UserError as UserError
+    from ibkd_retrieval.evaluation.compare.compare import compare as compare
+    from ibkd_retrieval.evaluation.compare.plan import ComparedIndex as ComparedIndex
+    from ibkd_retrieval.evaluation.compare.report import ComparisonReport as ComparisonReport
     from ibkd_retrieval.evaluation.evaluate import evaluate as evaluate
+    from ibkd_retrieval.evaluation.evaluate_index import evaluate_index as evaluate_index
     from ibkd_retrieval.evaluation.scores import Scores as Scores
+    from ibkd_retrieval.evaluation.sts import evaluate_sts as evaluate_sts
+    from ibkd_retrieval.evaluation.suite import evaluate_suite as evaluate_suite
     from ibkd_retrieval.indexing.api import append as append
     from ibkd_retrieval.indexing.api import build_index as build_index
     from ibkd_retrieval.indexing.api import combine as combine
@@ -41,6 +47,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ComparedIndex": "evaluation.compare.plan:ComparedIndex",
+    "ComparisonReport": "evaluation.compare.report:ComparisonReport",
     "Corpus": "corpora.records:Corpus",
     "Document": "corpora.records:Document",
     "Hit": "search.runs.run:Hit",
@@ -57,10 +65,14 @@ _PUBLIC = {
     "append": "indexing.api:append",
     "build_index": "indexing.api:build_index",
     "combine": "indexing.api:combine",
+    "compare": "evaluation.compare.compare:compare",
     "datasets": "corpora.catalog.descriptions:datasets",
     "delete": "indexing.api:delete",
     "describe": "indexing.describe:describe",
     "evaluate": "evaluation.evaluate:evaluate",
+    "evaluate_index": "evaluation.evaluate_index:evaluate_index",
+    "evaluate_sts": "evaluation.sts:evaluate_sts",
+    "evaluate_suite": "evaluation.suite:evaluate_suite",
     "export": "indexing.api:export",
     "import_vectors": "indexing.api:import_vectors",
     "open_corpus": "corpora.spec:open_corpus",

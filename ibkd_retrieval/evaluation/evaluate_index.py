@@ -14,7 +14,7 @@ from ibkd_retrieval.evaluation.evaluate import RunSource, read_judgements, read_
 from ibkd_retrieval.evaluation.fusion_weights import with_tuned_weights
 from ibkd_retrieval.evaluation.scores import Scores
 from ibkd_retrieval.indexing.format.manifest import read_manifest
-from ibkd_retrieval.progress import SILENT, Progress, as_progress
+from ibkd_retrieval.progress import Progress, as_progress
 from ibkd_retrieval.search.open import index_folder, open_ranker
 from ibkd_retrieval.search.options import RankerOptions
 

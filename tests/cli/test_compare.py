@@ -215,3 +215,43 @@ def test_a_student_may_ask_the_index_of_its_teacher(chain, distilling, tmp_path)
     refused = chain.shell(*command, "--sweep", "dims=8", *QUICK)
     assert refused.code == 2
     assert "those of its query model stay whole" in refused.err
+
+
+def test_judgements_may_come_from_a_file_and_without_any_the_answers_are_compared(chain, beir, elsewhere, tmp_path):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text((beir / "queries.jsonl").read_text())
+    command = ("compare", "--index", f"{chain.teacher_index},name=teacher", "--index", chain.student_index)
+    quick = ("--rounds", 1, "--no-peak-memory", "--json", "--queries", questions)
+    judged = json.loads(chain.shell.must(*command, *quick, "--qrels", beir / "qrels" / "test.tsv").out)
+    plain = json.loads(chain.shell.must(*command, *quick[:-1], beir).out)
+    assert judged["averages"] == plain["averages"]
+    answer = chain.shell.must(*command, *quick)
+    assert "has no judgements: the systems are compared by how alike their answers are" in answer.err
+    unjudged = json.loads(answer.out)
+    assert unjudged["metrics"] == ["overlap@10", "rbo"]
+    student = list(unjudged["averages"])[1]
+    (data,) = unjudged["data_sets"]
+    assert unjudged["averages"][student]["overlap@10"]["mean"] == data["systems"][student]["agreement"]["overlap@10"]
+
+
+def test_python_compares_as_the_command_does(chain, pair, beir, tmp_path):
+    import ibkd_retrieval as ibkd
+
+    expected = read_comparison(pair)
+    found = ibkd.compare(
+        {"teacher": chain.teacher_index, "student": ibkd.ComparedIndex(chain.student_index)},
+        str(beir),
+        ["ndcg@10", "mrr@10"],
+        fail_under={"mrr@10": 0.01},
+        rounds=1,
+        peak_memory=False,
+    )
+    assert found.averages == expected.averages
+    assert found.bars[0].passed
+    assert repr(found).startswith("student ")
+    assert "<table>" in found._repr_html_()
+    frame = found.to_pandas()
+    row = frame[(frame.system == "student") & (frame.metric == "mrr@10")].iloc[0]
+    assert row.score == expected.averages["student"]["mrr@10"].mean
+    assert [path.name for path in found.save(tmp_path / "report")][:2] == ["report.json", "report.md"]
+    assert read_comparison(tmp_path / "report" / "report.json") == found

@@ -359,3 +359,16 @@ def test_a_mistyped_query_model_of_a_suite_is_told_before_anything_is_indexed(sh
     answer = shell("eval", "--suite", suite, "--query-model", "./nosuch")
     assert answer.code == 2
     assert "No model at ./nosuch" in answer.err
+
+
+def test_without_judgements_a_run_is_compared_with_a_baseline(shell, files):
+    answer = shell.must("eval", "--run", "poor.trec", "--baseline", "good.trec", "--json")
+    shown = json.loads(answer.out)
+    assert 0 < shown["overlap@10"] <= 1
+    assert shown["agreement_with"] == "good.trec"
+    table = shell.must("eval", "--run", "poor.trec", "--baseline", "good.trec").out
+    assert "rbo" in table
+    assert "agreement with good.trec on " in table
+    refused = shell("eval", "--run", "poor.trec")
+    assert refused.code == 2
+    assert "give --qrels, or one --baseline" in refused.err

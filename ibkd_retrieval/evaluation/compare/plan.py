@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ibkd_retrieval.encoders.loading import short_model_name
 from ibkd_retrieval.errors import UserError
@@ -29,7 +30,7 @@ class ComparedIndex:
 
     folder: Path
     name: str | None = None
-    search_params: SearchParams = SearchParams()
+    search_params: SearchParams = dataclasses.field(default_factory=SearchParams)
     query_model: str | None = None
     sweep: bool = True
 
