@@ -27,7 +27,7 @@ COMMAND_OF_CALL = {
 _NAME = r"[a-z][a-z0-9_]*"
 _VALUE = r"\"[^\"`]*\"|'[^'`]*'|[^`,()]+"
 _ARGUMENT = rf"({_NAME})(?:=({_VALUE}))?"
-_PARAMETER = re.compile(rf"`{_ARGUMENT}`")
+_PARAMETER = re.compile(rf"`({_NAME})(?:=([^`]+))?`")
 _CALL = re.compile(rf"`({_NAME})\(((?:{_NAME}=(?:{_VALUE})(?:, )?)*)\)`")
 
 Options = Callable[[str], Mapping[str, str]]

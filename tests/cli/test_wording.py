@@ -17,11 +17,12 @@ def as_index():
     ("message", "shown"),
     [
         ("`batch_tokens` must be at least 1.", "--batch-tokens must be at least 1."),
-        ("Leave `source` out.", "Leave --from out."),
+        ("Leave `from_` out.", "Leave --from out."),
         ('Add `pooling="cls"`.', "Add --pooling cls."),
         ("Give `resume=True` to go on.", "Give --resume to go on."),
         ('Call `distill(output_space="teacher", layers=3)`.', "Call `ibkd distill --output-space teacher --layers 3`."),
         ("Call `build_index()` first.", "Call `ibkd index` first."),
+        ("`delete=(0, 3)` names no layer.", '--delete "(0, 3)" names no layer.'),
         ('Give `output="a b"`.', 'Give --output "a b".'),
     ],
 )
