@@ -116,7 +116,8 @@ def _required(folder: Path, name: str) -> Path:
     path = _variant(folder, name)
     if path is None:
         raise UserError(
-            f"{folder} is no BEIR folder: it has no {name} (nor {name}.gz or .zst); name a folder that has one."
+            f"{folder} is no BEIR folder: it has no {name} (nor {name}.gz or .zst); name a folder that has one,"
+            " or one of .txt and .md files."
         )
     return path
 

@@ -20,13 +20,10 @@ other objects are left out.
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ibkd_retrieval.corpora.columns import (
     AUTOMATIC,
@@ -40,18 +37,17 @@ from ibkd_retrieval.corpora.columns import (
     listed,
     normalised,
 )
-from ibkd_retrieval.corpora.lines import LONGEST_LINE, checked_id, format_suffix, read_lines, read_text, whole_lines
-from ibkd_retrieval.corpora.records import METADATA, NO_FIELDS, Document, Query
-from ibkd_retrieval.errors import UserError, first_line
+from ibkd_retrieval.corpora.formats import QUOTED, read_cells, read_records
+from ibkd_retrieval.corpora.lines import checked_id, format_suffix, read_lines, read_text
+from ibkd_retrieval.corpora.records import NO_FIELDS, Document, Query
+from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
 
 _ID_AND_TEXT = re.compile(r"\S+\t\s*\S")
-_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _NUMBER = re.compile(r"\s*[+-]?[\d.,]+(e[+-]?\d+)?\s*", re.IGNORECASE)
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?")
-_BATCH_ROWS = 4096
 _ROWS_TO_JUDGE_BY = 20
 """First rows of a file of columns: a text column that holds nothing but numbers in all of them is no text."""
 
@@ -62,14 +58,17 @@ def is_tabular(path: Path) -> bool:
 
 
 def text_files(folder: Path) -> list[Path]:
-    """The `.txt` and `.md` files of a folder and of those in it, sorted by path; hidden ones are left out."""
-    return sorted(
+    """The `.txt` and `.md` files of a folder and of those in it, sorted by path; hidden ones are left out.
+
+    There are none where most files are others: the notes beside a model or a data set are no corpus.
+    """
+    visible = [
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in (".txt", ".md")
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and path.is_file()
+    ]
+    texts = sorted(path for path in visible if path.suffix.lower() in (".txt", ".md"))
+    return texts if 2 * len(texts) >= len(visible) else []
 
 
 def read_documents(path: Path, fields: Fields = AUTOMATIC, progress: Progress = SILENT) -> Iterator[Document]:
@@ -102,28 +101,6 @@ def read_queries(path: Path, fields: Fields = AUTOMATIC, progress: Progress = SI
         yield Query(query_id, text)
 
 
-def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read the records of a file of JSON lines or of a parquet file, each with its place for errors.
-
-    Raises:
-        UserError: the file cannot be read, or a line is no JSON object.
-    """
-    return _parquet_records(path) if format_suffix(path) == ".parquet" else _json_records(path)
-
-
-def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Read the cells of a `.csv` or `.tsv` file, each line of cells with its number.
-
-    Raises:
-        UserError: the file cannot be read, or a quoted cell is malformed.
-    """
-    if format_suffix(path) == ".csv":
-        yield from _csv_cells(path)
-        return
-    for number, line in read_lines(path):
-        yield number, line.split("\t")
-
-
 def _read(path: Path, reading: Reading) -> Iterator[Row]:
     suffix = format_suffix(path)
     if path.is_dir():
@@ -137,36 +114,6 @@ def _read(path: Path, reading: Reading) -> Iterator[Row]:
     else:
         rows = (reading.row(record, where) for where, record in read_records(path))
     yield from reading.rows(rows)
-
-
-def _json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    if format_suffix(path) == ".json" and next((line.lstrip()[:1] for _, line in read_lines(path)), "") == "[":
-        yield from _json_array(path)
-        return
-    for number, line in read_lines(path):
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except RecursionError:
-            raise UserError(f"{where}: not JSON that can be read (nested too deeply); flatten the object.") from None
-        except ValueError as error:
-            raise UserError(f"{where}: not JSON ({error}); expected one JSON object on each line.") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{where}: expected a JSON object with an id and a text, found {type(record).__name__}.")
-        yield where, record
-
-
-def _json_array(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The records of a file that is one array, which is held whole."""
-    try:
-        records = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({first_line(error)}); expected an array of objects.") from None
-    for number, record in enumerate(records, 1):
-        where = f"{path}, entry {number}"
-        if not isinstance(record, dict):
-            raise UserError(f"{where}: expected a JSON object with an id and a text, found {type(record).__name__}.")
-        yield where, record
 
 
 def _read_columns(path: Path, reading: Reading) -> Iterator[Row]:
@@ -256,34 +203,7 @@ def _typed(cell: str) -> str | int | float:
 
 def _unquoted(cell: str) -> str:
     """A cell of a TSV file as CSV writers quote it, without the quotes; any other as it is."""
-    return cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell
-
-
-def _csv_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
-    lines = whole_lines(path)
-    first = next(((number, line) for number, line in lines if not line.isspace()), None)
-    if first is None:
-        return
-    bare = _QUOTED.sub("", first[1])
-    delimiter = max(",;\t|", key=bare.count)
-    csv.field_size_limit(LONGEST_LINE)
-    # strict: a quote that is never closed must not swallow the rest of the file.
-    reader = csv.reader((line for _, line in itertools.chain([first], lines)), delimiter=delimiter, strict=True)
-    before = first[0] - 1
-    read = 0
-    while True:
-        number = before + read + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise UserError(
-                f"{path}, line {number}: a quoted cell is malformed ({error}); close its quotes and double those in it."
-            ) from None
-        if cells is None:
-            return
-        read = reader.line_num
-        if cells and not (len(cells) == 1 and not cells[0].strip()):
-            yield number, cells
+    return cell[1:-1].replace('""', '"') if QUOTED.fullmatch(cell) else cell
 
 
 def _read_txt(path: Path, reading: Reading) -> Iterator[Row]:
@@ -302,50 +222,3 @@ def _read_folder(folder: Path, reading: Reading) -> Iterator[Row]:
     for path in paths:
         name = re.sub(r"\s", lambda space: f"%{ord(space.group()):02X}", path.relative_to(folder).as_posix())
         yield checked_id(name, str(path)), "", checked_text(read_text(path).strip(), reading.kind, str(path)), NO_FIELDS
-
-
-def _parquet_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            wanted = [column.name for column in file.schema_arrow if _holds_fields(column)]
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
-                try:
-                    records = _with_microseconds(batch).to_pylist()
-                except (ValueError, OverflowError) as error:
-                    raise UserError(
-                        f"{path}, rows {number + 1} to {number + len(batch)}: a date or time cannot be read ({error});"
-                        " keep dates within the years 1 to 9999, or write them as text."
-                    ) from None
-                for record in records:
-                    number += 1
-                    yield f"{path}, row {number}", record
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as parquet ({reason}): fetch or write it again.") from None
-
-
-def _holds_fields(column: Any) -> bool:
-    """Whether a parquet column may hold values of fields; others (embeddings, lists) are not even read."""
-    import pyarrow as pa
-
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_struct(kind):
-        return bool(column.name == METADATA)
-    texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    return bool(texts or numbers or pa.types.is_date(kind) or pa.types.is_timestamp(kind))
-
-
-def _with_microseconds(batch: Any) -> Any:
-    """The batch with times in whole microseconds: Python has no finer ones."""
-    import pyarrow as pa
-
-    for place, column in enumerate(batch.schema):
-        if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
-            coarser = batch.column(place).cast(pa.timestamp("us", column.type.tz), safe=False)
-            batch = batch.set_column(place, column.name, coarser)
-    return batch

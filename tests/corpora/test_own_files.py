@@ -158,6 +158,13 @@ def test_a_folder_of_texts_is_a_corpus(tmp_path):
     assert "3 files" in said.lines[0]
 
 
+def test_the_notes_beside_a_model_or_a_data_set_are_no_corpus(tmp_path):
+    for name in ("README.md", "config.json", "modules.json"):
+        (tmp_path / name).write_text("notes")
+    with pytest.raises(UserError, match=r"it has no corpus\.jsonl .* or one of \.txt and \.md files"):
+        open_corpus(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "fields", "message"),
     [
