@@ -32,6 +32,9 @@ def write_run(run: Run, path: Path | str, format: RunFormat = "trec") -> None:
 
     Raises:
         UserError: an unknown format, a `.zst` name, or an id or tag that is empty or holds white space.
+
+    Example:
+        >>> write_run(read_run("run.trec"), "run.msmarco", "msmarco")  # doctest: +SKIP
     """
     path = Path(path)
     _check_target(path, format)
@@ -90,6 +93,13 @@ def read_run(path: Path | str) -> Run:
     Raises:
         UserError: the file cannot be read, ends early or is empty; or, naming the line, the number of columns is
             wrong, a score is not a finite number, a rank is below 1, or a document appears twice for a query.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "run.trec"
+        >>> _ = file.write_text("q1 Q0 d3 1 0.9 mine\\nq1 Q0 d8 2 0.4 mine\\n")
+        >>> read_run(file)["q1"]
+        {'d3': 0.8999999761581421, 'd8': 0.4000000059604645}
     """
     path = Path(path)
     codes: dict[str, int] = {}
