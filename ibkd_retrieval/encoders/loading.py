@@ -99,7 +99,7 @@ def load_sentence_transformer(
             "give a model that starts with a transformer or a static embedding."
         )
     if isinstance(transformer, Transformer):
-        _drop_unused_pooler(transformer)
+        _drop_unused(transformer)
         check_no_weight_lacks(name, lacking, transformer.auto_model)
         if pooling is not None:
             for module in model:
@@ -255,16 +255,17 @@ def model_load_errors(name: str) -> Iterator[None]:
         ) from error
 
 
-def _drop_unused_pooler(transformer: Any) -> None:
-    """Remove BERT's classification pooler, which no pooling here reads and which a checkpoint may lack.
+def _drop_unused(transformer: Any) -> None:
+    """Remove parts of a transformer that no pooling here reads, and that a checkpoint may lack or have in another size.
 
     A lacking one is filled with fresh random numbers at each load, so it would also change the weight hash.
     """
-    if (
-        getattr(transformer.auto_model, "pooler", None) is not None
-        and transformer.module_output_name != "pooler_output"
-    ):
-        transformer.auto_model.pooler = None
+    unused = ["contact_head"]  # ESM's, as wide as all its layers.
+    if transformer.module_output_name != "pooler_output":
+        unused.append("pooler")
+    for name in unused:
+        if getattr(transformer.auto_model, name, None) is not None:
+            setattr(transformer.auto_model, name, None)
 
 
 def _set_max_length(model: Any, max_length: int, name: str) -> None:

@@ -64,16 +64,33 @@ def student_from_layers(teacher: SentenceTransformer, layers: int | Sequence[int
     for parent in transformer.auto_model.modules():
         for name, child in parent.named_children():
             if isinstance(child, torch.nn.ModuleList) and len(child) == total:
+                _check_alike(child, positions)
                 setattr(parent, name, torch.nn.ModuleList(child[position] for position in positions))
+                # Some architectures say layer by layer what each is like; reloading reads it again.
+                for setting, value in config.to_dict().items():
+                    if isinstance(value, list) and len(value) == total:
+                        setattr(config, setting, [value[position] for position in positions])
                 config.num_hidden_layers = len(positions)
-                if getattr(config, "layer_types", None):
-                    # Some architectures say layer by layer whether attention is local; reloading reads it again.
-                    config.layer_types = [config.layer_types[position] for position in positions]
                 return student
     raise UserError(
         f"Cannot take layers from a {config.model_type} teacher (no list of {total} layers in it): "
         "name a small model with --student instead."
     )
+
+
+def _check_alike(layers: Any, positions: Sequence[int]) -> None:
+    """Refuse positions where a layer would stand in a place that has other parts, and be filled up with random ones.
+
+    Raises:
+        UserError: as said.
+    """
+    parts = [{name for name, _ in layer.named_parameters()} for layer in layers]
+    for place, position in enumerate(positions):
+        if parts[place] != parts[position]:
+            raise UserError(
+                f"Layer {position} of this architecture cannot stand in the place of layer {place}, which has parts of "
+                "its own: keep two layers or more, layer 0 among them."
+            )
 
 
 def reduce_dimension(model: SentenceTransformer, sample: NDArray[np.float32], dim: int) -> None:
