@@ -56,6 +56,10 @@ def evaluate_index(
 
     Raises:
         UserError: there are no judgements, or an index, a model or an option is wrong.
+
+    Example:
+        >>> evaluate_index("indexes/mine", "scifact", ["ndcg@10"])["ndcg@10"]  # doctest: +SKIP
+        0.6451
     """
     options, progress = options or RankerOptions(), as_progress(progress)
     folders = list(index) or [index_folder(None, progress)]
