@@ -12,14 +12,21 @@ from typing import Any
 
 import yaml
 
-from ibkd_retrieval.distill.config import DistillSettings, FinetuneSettings
-from ibkd_retrieval.distill.data.hard_negatives import MiningSettings
-from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
-from ibkd_retrieval.distill.plan import StudentPlan
+from ibkd_retrieval.distill.recipe import (
+    DistillSettings,
+    FinetuneSettings,
+    MiningSettings,
+    ObjectiveSettings,
+    StudentPlan,
+)
 from ibkd_retrieval.errors import UserError
 
 RECIPES = Path(__file__).parent / "reproduction"
 RESULTS = Path(__file__).parent / "results" / "reproduction"
+
+
+_RECORDED = {"steps": 1000, "learning_rate": 2e-3, "eval_every": 100}
+"""What the recorded figures were trained with, where a recipe says nothing else."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ class Recipe:
 
     def distilling(self, variant: Variant, seed: int) -> DistillSettings:
         """The settings of one run."""
-        given = self.settings | variant.settings
+        given = _RECORDED | self.settings | variant.settings
         terms = {name: given.pop(name) for name in _names(ObjectiveSettings) if name in given}
         given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         return DistillSettings(**given, seed=seed, objective_settings=ObjectiveSettings(**terms))
@@ -164,6 +171,7 @@ class Recipe:
         mining = {name: given.pop(name) for name in _names(MiningSettings) if name in given}
         shared = {name: self.settings[name] for name in ("max_length", "dtype") if name in self.settings}
         dims = tuple(self.settings.get("dims", ()))
+        given = {"eval_every": _RECORDED["eval_every"]} | given
         return FinetuneSettings(**(shared | given), seed=seed, dims=dims, mining=MiningSettings(**mining))
 
     def identity(self, variant: Variant, seed: int) -> str:

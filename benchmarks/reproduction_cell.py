@@ -21,7 +21,7 @@ from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.corpora.sts import read_pairs as read_sts
 from ibkd_retrieval.distill.data.pairs import judged_pairs, read_pairs
 from ibkd_retrieval.distill.data.texts import gather_texts
-from ibkd_retrieval.distill.pipeline import distill, open_cache
+from ibkd_retrieval.distill.pipeline import Job, distill_student, open_cache
 from ibkd_retrieval.distill.teacher.joint import JointTeacher
 from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.encoder import Encoder
@@ -203,7 +203,7 @@ def train(cell: Cell, places: Places, progress: Progress) -> Path:
         return output
     documents, queries = training_text(recipe.text, places)
     finetuning = recipe.tuning(cell.seed)
-    distill(
+    job = Job(
         teacher_name=str(places.models / recipe.teachers[0]),
         further_teachers=[str(places.models / name) for name in recipe.teachers[1:]],
         plan=recipe.plan(places.models),
@@ -222,6 +222,7 @@ def train(cell: Cell, places: Places, progress: Progress) -> Path:
         keep_undistilled=_before(recipe, places) if (variant, cell.seed) == first else None,
         progress=progress,
     )
+    distill_student(job)
     return output
 
 

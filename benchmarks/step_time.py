@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 
 from ibkd_retrieval.corpora.spec import open_corpus
-from ibkd_retrieval.distill.config import DistillSettings
 from ibkd_retrieval.distill.data.texts import TrainingTexts
-from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
+from ibkd_retrieval.distill.recipe import DistillSettings, ObjectiveSettings
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
-from ibkd_retrieval.distill.training.stage1_run import TrainingRun
+from ibkd_retrieval.distill.training.stage1 import TrainingRun
 from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.encoders.loading import load_sentence_transformer

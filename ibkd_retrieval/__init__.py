@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ibkd_retrieval.corpora.spec import open_corpus as open_corpus
     from ibkd_retrieval.corpora.spec import open_qrels as open_qrels
     from ibkd_retrieval.corpora.spec import open_queries as open_queries
+    from ibkd_retrieval.distill.api import Student as Student
+    from ibkd_retrieval.distill.api import distill as distill
+    from ibkd_retrieval.distill.config import DistillConfig as DistillConfig
     from ibkd_retrieval.errors import UserError as UserError
     from ibkd_retrieval.evaluation.compare.compare import compare as compare
     from ibkd_retrieval.evaluation.compare.plan import ComparedIndex as ComparedIndex
@@ -50,6 +53,7 @@ _PUBLIC = {
     "ComparedIndex": "evaluation.compare.plan:ComparedIndex",
     "ComparisonReport": "evaluation.compare.report:ComparisonReport",
     "Corpus": "corpora.records:Corpus",
+    "DistillConfig": "distill.config:DistillConfig",
     "Document": "corpora.records:Document",
     "Hit": "search.runs.run:Hit",
     "Hits": "search.hits:Hits",
@@ -61,6 +65,7 @@ _PUBLIC = {
     "Run": "search.runs.run:Run",
     "Scores": "evaluation.scores:Scores",
     "SearchParams": "indexing.config:SearchParams",
+    "Student": "distill.api:Student",
     "UserError": "errors:UserError",
     "append": "indexing.api:append",
     "build_index": "indexing.api:build_index",
@@ -69,6 +74,7 @@ _PUBLIC = {
     "datasets": "corpora.catalog.descriptions:datasets",
     "delete": "indexing.api:delete",
     "describe": "indexing.describe:describe",
+    "distill": "distill",
     "evaluate": "evaluation.evaluate:evaluate",
     "evaluate_index": "evaluation.evaluate_index:evaluate_index",
     "evaluate_sts": "evaluation.sts:evaluate_sts",
@@ -90,7 +96,9 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = _PUBLIC[name].partition(":")
-    value = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    value: Any = importlib.import_module(f"{__name__}.{module}")
+    if attribute:  # `distill` is a folder that is called like a function.
+        value = getattr(value, attribute)
     globals()[name] = value
     return value
 

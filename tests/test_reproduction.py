@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from helpers.programs import PYTHONPATH
-from ibkd_retrieval.distill.config import DistillSettings
 from ibkd_retrieval.distill.defaults import thorough_preset
+from ibkd_retrieval.distill.recipe import DistillSettings
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.significance import holm, randomisation_test
 from ibkd_retrieval.progress import SILENT

@@ -22,14 +22,14 @@ def info(
     json: Json = False,
 ) -> None:
     """Show what an index or a student is made of, or list those that are here."""
-    from ibkd_retrieval.distill.output.folder import FINISHED
+    from ibkd_retrieval.distill.config import RECORD
     from ibkd_retrieval.distill.output.student_folder import read_student, verify_student
     from ibkd_retrieval.errors import UserError
     from ibkd_retrieval.indexing.describe import describe
 
     console = stdout()
     if path is None:
-        found = sorted([*INDEXES.glob("*/index.json"), *MODELS.glob(f"*/{FINISHED}")])
+        found = sorted([*INDEXES.glob("*/index.json"), *MODELS.glob(f"*/{RECORD}")])
         if not found:
             raise UserError(f"Nothing in {INDEXES}/ or {MODELS}/ here: start with `ibkd quickstart`.")
         folders = [str(each.parent) for each in found]
@@ -39,7 +39,7 @@ def info(
         for each in folders:
             console.print(each)
         return
-    if (path / FINISHED).is_file():
+    if (path / RECORD).is_file():
         shown, verified = read_student(path), "weights, modules and tokens are as recorded"
         if verify:
             verify_student(path)

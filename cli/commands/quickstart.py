@@ -27,9 +27,8 @@ def quickstart(
     import time
 
     from ibkd_retrieval.corpora.spec import open_corpus, open_queries
-    from ibkd_retrieval.distill.config import DistillSettings
-    from ibkd_retrieval.distill.pipeline import distill as run_distill
-    from ibkd_retrieval.distill.plan import StudentPlan
+    from ibkd_retrieval.distill.pipeline import Job, distill_student
+    from ibkd_retrieval.distill.recipe import DistillSettings, StudentPlan
     from ibkd_retrieval.distill.teacher.cache import TEACHERS
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.encoders.loading import resolve_model_name
@@ -55,7 +54,7 @@ def quickstart(
     student = MODELS / "quickstart"
     born = MODELS / "quickstart-undistilled"
     train_queries = open_queries("pydocs:train", progress=progress)
-    run_distill(
+    job = Job(
         teacher_name=TEACHER,
         plan=plan,
         corpus=open_corpus("pydocs:train", progress),
@@ -69,6 +68,7 @@ def quickstart(
         keep_undistilled=born,
         progress=progress,
     )
+    distill_student(job)
 
     stage(2, "index the documentation of the test packages, which the student never saw")
     corpus = open_corpus("pydocs:test", progress)

@@ -1,350 +1,354 @@
-"""Every choice of a distillation run, in one place, so that it can be recorded and repeated."""
+"""`DistillConfig`: every choice of a distillation run, nested by what it is about, from and to JSON.
+
+None leaves a choice to `defaults`, which decides it by the kind of student and the preset.
+Each field is one parameter of `distill`; `PARAMETERS` says where it lives.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from ibkd_retrieval.distill.data.hard_negatives import MiningSettings
-from ibkd_retrieval.distill.objectives.base import ObjectiveSettings
-from ibkd_retrieval.distill.objectives.table import OBJECTIVES, WITHOUT_PROJECTION, with_temperature
-from ibkd_retrieval.distill.training.loop import Pace
-from ibkd_retrieval.encoders.device import DTYPES
-from ibkd_retrieval.errors import UserError, option_named
+from ibkd_retrieval.encoders.loading import DEFAULT_TEACHER
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import write_json
 
-LEAST = {
-    "steps": 1,
-    "batch_size": 2,
-    "accumulate": 1,
-    "max_length": 2,
-    "eval_every": 0,
-    "checkpoint_every": 1,
-    "patience": 0,
-}
-"""The least that settings of either stage may be."""
-
-
-def check_numbers(
-    settings: object,
-    least: Mapping[str, int],
-    *,
-    above_0: Iterable[str] = (),
-    from_0: Iterable[str] = (),
-    option: Callable[[str], str] = option_named,
-) -> None:
-    """Refuse numbers outside their range.
-
-    Args:
-        settings: their fields are looked at.
-        least: of each field named, its smallest value.
-        above_0: fields that are finite numbers above 0.
-        from_0: fields that are finite numbers from 0 up.
-        option: what the user calls a field.
-
-    Raises:
-        UserError: names the option.
-    """
-    for name, smallest in least.items():
-        if getattr(settings, name) < smallest:
-            raise UserError(f"{option(name)} is {getattr(settings, name)}: give at least {smallest}.")
-    for name in above_0:
-        if not 0 < getattr(settings, name) < math.inf:
-            raise UserError(f"{option(name)} is {getattr(settings, name)}: give a number above 0.")
-    for name in from_0:
-        if not 0 <= getattr(settings, name) < math.inf:
-            raise UserError(f"{option(name)} is {getattr(settings, name)}: give a number from 0 up.")
-
-
-def check_patience(patience: int, eval_every: int) -> None:
-    """Refuse to count looks where there is but one.
-
-    Raises:
-        UserError: it is so.
-    """
-    if patience and not eval_every:
-        raise UserError("--patience counts looks at the dev set, of which there is one: give --eval-every too.")
-
-
-OUTPUT_SPACES = ("student", "teacher")
-PROJECTIONS = ("auto", "trained", "isometry")
-HSIC_ESTIMATORS = ("biased", "unbiased", "cka")
+RECORD = "ibkd.json"
+"""Beside a finished student's weights: how it was made, its configuration among the rest."""
 
 
 @dataclass(frozen=True)
-class DistillSettings:
-    """How a student is trained.
+class StudentConfig:
+    """The student.
 
     Attributes:
-        objective: name in the table of objectives.
-        steps: optimiser steps in all.
-        batch_size: texts in a batch.
-        accumulate: batches a step. Their losses are averaged, which is not one batch of all their texts: a text's
-            negatives are those of its own batch and of the bank, and HSIC compares within a batch. Only objectives
-            that look at one text at a time (mse, cosine, hpd) cannot tell.
-        bank_size: extra teacher vectors a step, as negatives only.
-        learning_rate: peak of the schedule (linear warm-up, then linear to zero). The default suits layers taken out
-            of a teacher, which have most to learn; a small model trained before wants a fortieth of it.
-        projection_learning_rate: the same for the objective's own parameters.
-        freeze_embeddings: leave the token tables as they are. For layers of a teacher that is faster, and words the
-            training text lacks keep their place among those it has.
-        warmup: share of the steps spent warming up.
-        weight_decay: AdamW's, on matrices only.
-        max_length: tokens read of a training text.
-        seed: of initialisation, order and bank draws.
-        dtype: "auto", "float32" or "bfloat16": the arithmetic; weights stay in float32.
-        eval_every: steps between looks at the dev set, 0 for the end only.
-        checkpoint_every: steps between checkpoints.
-        patience: looks without a better dev figure after which training ends with the best weights, 0 for never.
-        output_space: "student" leaves W out of the saved model; "teacher" keeps it as a Dense module.
-        projection: "trained" starts W as the least-squares map to the teacher's vectors and trains it; "isometry" holds
-            it at the nearest map that changes no cosine, so that training starts from what the student knows; "auto"
-            is an isometry for a small model trained before, and trained for others and in the teacher's space.
-        dims: lengths at which a prefix of the student's vector is to be usable, the full one first; () for the full
-            one alone.
-        merge: share of the weights from before training in the finished student, whose weights are the weighted mean
-            of both: it keeps more of what a small model trained before knew and the training text does not show.
-            Wortsman et al. 2022, Robust fine-tuning of zero-shot models, arXiv 2109.01903; for encoders Xiao et al.
-            2023, LM-Cocktail, arXiv 2311.13534.
+        model: a small model by folder or hub name, or "static" for one vector a token out of the teacher; None takes
+            layers of the teacher.
+        layers: how many layers of the teacher (or of `model`), evenly spaced, or their positions; None is 2 for layers
+            of the teacher.
+        dim: dimensions of the vectors; None is 128 for layers of the teacher, and 0 or None else the model's own.
+        dims: Matryoshka dims: lengths to which vectors may be cut, the full one first.
+        pooling: "mean" or "cls", for a plain transformers model.
+        freeze_embeddings: leave the token tables as they are; None does so for layers of the teacher.
+        output_space: "student" for compact vectors, "teacher" for vectors that search the teacher's index.
     """
 
-    objective: str = "ibkd"
-    steps: int = 1000
-    batch_size: int = 256
-    accumulate: int = 1
-    bank_size: int = 4096
-    learning_rate: float = 2e-3
-    projection_learning_rate: float = 5e-3
-    freeze_embeddings: bool = False
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    max_length: int = 96
-    seed: int = 0
-    dtype: str = "auto"
-    eval_every: int = 100
-    checkpoint_every: int = 100
-    patience: int = 0
+    model: str | None = None
+    layers: int | tuple[int, ...] | None = None
+    dim: int | None = None
+    dims: tuple[int, ...] = ()
+    pooling: str | None = None
+    freeze_embeddings: bool | None = None
     output_space: str = "student"
-    projection: str = "auto"
-    dims: tuple[int, ...] = ()
-    merge: float = 0.0
-    objective_settings: ObjectiveSettings = field(default_factory=ObjectiveSettings)
-
-    def __post_init__(self) -> None:
-        """Check the numbers, and give the objective its own temperature where none was given.
-
-        Raises:
-            UserError: one is outside its range.
-        """
-        # So that what is recorded, and compared on resuming, is the number.
-        object.__setattr__(self, "objective_settings", with_temperature(self.objective_settings, self.objective))
-        check_numbers(self, LEAST | {"bank_size": 0}, above_0=("learning_rate", "projection_learning_rate"))
-        check_numbers(self.objective_settings, {}, above_0=("temperature",), from_0=("hsic_weight",))
-        check_patience(self.patience, self.eval_every)
-        if self.objective not in OBJECTIVES:
-            raise UserError(f"Unknown objective `{self.objective}`: use one of {', '.join(OBJECTIVES)}.")
-        if self.dtype not in DTYPES:
-            raise UserError(f"Unknown dtype `{self.dtype}`: use one of {', '.join(DTYPES)}.")
-        if not 0 <= self.warmup <= 1:
-            raise UserError(f"--warmup is {self.warmup}: give a share of the steps, from 0 to 1.")
-        if not 0 <= self.merge < 1:
-            raise UserError(f"--merge is {self.merge}: give a share of the weights, from 0 up and below 1.")
-        terms = self.objective_settings
-        if terms.hsic_bandwidth != "median" and not (
-            isinstance(terms.hsic_bandwidth, int | float) and 0 < terms.hsic_bandwidth < math.inf
-        ):
-            raise UserError(f"--hsic-bandwidth is {terms.hsic_bandwidth}: give median or a number above 0.")
-        if terms.hsic_estimator not in HSIC_ESTIMATORS:
-            raise UserError(
-                f"Unknown --hsic-estimator `{terms.hsic_estimator}`: use one of {', '.join(HSIC_ESTIMATORS)}."
-            )
-        if terms.hsic_estimator == "unbiased" and self.batch_size < 4:
-            raise UserError(f"--batch-size is {self.batch_size}: the unbiased HSIC needs at least 4.")
-        if self.output_space not in OUTPUT_SPACES:
-            raise UserError(f"Unknown output space `{self.output_space}`: use one of {', '.join(OUTPUT_SPACES)}.")
-        if self.projection not in PROJECTIONS:
-            raise UserError(f"Unknown --projection `{self.projection}`: use one of {', '.join(PROJECTIONS)}.")
-        if self.output_space == "teacher" and self.objective in WITHOUT_PROJECTION:
-            raise UserError(
-                f"The objective {self.objective} has no projection to the teacher's space: leave --output-space out."
-            )
-        self._check_dims()
-
-    def _check_dims(self) -> None:
-        if any(dim < 1 for dim in self.dims) or any(b >= a for a, b in pairwise(self.dims)):
-            shown = ",".join(map(str, self.dims))
-            raise UserError(f"--dims {shown}: give different lengths, the largest first, such as 128,64,32.")
-        if self.dims and self.output_space == "teacher":
-            raise UserError("A student in the teacher's space has one length: leave out --dims or --output-space.")
-
-    @property
-    def needs_output_layer(self) -> bool:
-        """Whether W is held fixed, so that the student must have a linear layer of its own behind the pooling."""
-        return self.objective == "hpd" or bool(self.dims)
-
-    @property
-    def pace(self) -> Pace:
-        """Steps, looks and checkpoints."""
-        texts = self.batch_size * self.accumulate
-        return Pace(self.steps, texts, self.eval_every, self.checkpoint_every, self.patience)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
-        return asdict(self) | {"dims": list(self.dims)}
-
-
-def paper_preset(settings: DistillSettings, keep: Collection[str] = ()) -> DistillSettings:
-    """The published STS settings of stage 1 (arXiv 2311.05472): lambda 0.2, tau 1, gamma 1, batch 256, lr 1e-4.
-
-    Args:
-        settings: what the publication does not say stays as it is.
-        keep: names of settings, the objective's among them, that stay as they are too.
-    """
-    published: dict[str, Any] = {
-        "objective": "ibkd",
-        "batch_size": 256,
-        "bank_size": 0,
-        "learning_rate": 1e-4,
-        "projection_learning_rate": 1e-4,
-        "max_length": 128,
-        "projection": "trained",
-        "merge": 0.0,
-    }
-    terms: dict[str, Any] = {
-        "temperature": 1.0,
-        "hsic_weight": 0.2,
-        "hsic_bandwidth": 1.0,
-        "hsic_estimator": "biased",
-    }
-    return preset(settings, published, terms, keep)
-
-
-def preset(
-    settings: DistillSettings, values: dict[str, Any], terms: dict[str, Any], keep: Collection[str]
-) -> DistillSettings:
-    """`settings` with other `values`, and with other `terms` of the objective, but where a name is in `keep`."""
-    return replace(
-        settings,
-        **{name: value for name, value in values.items() if name not in keep},
-        objective_settings=replace(
-            settings.objective_settings, **{name: value for name, value in terms.items() if name not in keep}
-        ),
-    )
-
-
-# The other options are those of both stages, or are this stage's alone.
-_OPTIONS = {
-    name: f"--finetune-{name.replace('_', '-')}"
-    for name in ("steps", "batch_size", "learning_rate", "temperature", "hsic_weight")
-}
 
 
 @dataclass(frozen=True)
-class FinetuneSettings:
-    """How a student is fine-tuned on pairs.
+class ObjectiveConfig:
+    """The distillation loss of stage 1.
 
     Attributes:
-        steps: optimiser steps in all.
-        batch_size: queries a step, each with one positive.
-        accumulate: batches a step, as for stage 1: a query's candidates are those of its own batch.
-        negatives: hard negatives a query and step; all passages of a step are candidates for all its queries.
-        learning_rate: peak of the schedule (linear warm-up, then linear to zero).
-        temperature: tau of the contrast and of the soft labels' student side.
+        name: one of `objectives.table.OBJECTIVES`.
+        projection: map to the teacher's space: "trained", "isometry" or "auto".
+        temperature: tau of the contrast.
         hsic_weight: lambda, the weight of the forgetting term.
-        hsic_bandwidth: gamma of its kernels, or "median".
-        hsic_estimator: as for stage 1.
-        soft_labels: None, "teacher", or a cross-encoder by folder or hub name.
-        soft_weight: weight of the divergence from the soft labels.
-        mining: which hard negatives; None mines none.
-        freeze_embeddings: leave the token tables as they are.
-        warmup: share of the steps spent warming up.
-        weight_decay: AdamW's, on matrices only.
-        max_length: tokens read of a query or passage.
-        seed: of order and draws.
-        dtype: the arithmetic, as for stage 1.
-        dims: lengths at which a prefix of the vector is to be usable, as for stage 1.
-        eval_every: steps between looks at the dev set, 0 for the end only.
-        checkpoint_every: steps between checkpoints.
-        patience: looks without a better dev figure after which training ends with the best weights, 0 for never.
+        hsic_bandwidth: gamma of its kernels, or "median"; for both stages.
+        hsic_estimator: "biased", "unbiased" or "cka"; for both stages.
     """
 
-    steps: int = 500
-    batch_size: int = 128
-    accumulate: int = 1
-    negatives: int = 1
-    learning_rate: float = 2e-5
-    temperature: float = 0.05
-    hsic_weight: float = 1.0
-    hsic_bandwidth: float | str = "median"
-    hsic_estimator: str = "biased"
-    soft_labels: str | None = None
-    soft_weight: float = 1.0
-    mining: MiningSettings | None = field(default_factory=MiningSettings)
-    freeze_embeddings: bool = False
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    max_length: int = 96
-    seed: int = 0
-    dtype: str = "auto"
-    dims: tuple[int, ...] = ()
-    eval_every: int = 100
-    checkpoint_every: int = 100
-    patience: int = 0
+    name: str | None = None
+    projection: str | None = None
+    temperature: float | None = None
+    hsic_weight: float | None = None
+    hsic_bandwidth: float | str | None = None
+    hsic_estimator: str | None = None
 
-    def __post_init__(self) -> None:
-        """Check the numbers that stage 1 does not share.
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Stage 1's steps, and what both stages share.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: texts in a batch.
+        accumulate: batches a step, for both stages.
+        bank_size: further teacher vectors a batch, as negatives.
+        learning_rate: peak of the schedule.
+        merge: share of the weights from before training in the finished student.
+        max_length: tokens read of a training text, for both stages.
+        eval_every: steps between evaluations on the dev set; 0 evaluates at the end only.
+        patience: evaluations without a better figure after which training ends with the best weights; 0 is never.
+        checkpoint_every: steps between checkpoints.
+        dtype: "auto", "float32" or "bfloat16".
+        seed: of every random choice.
+    """
+
+    steps: int | None = None
+    batch_size: int | None = None
+    accumulate: int | None = None
+    bank_size: int | None = None
+    learning_rate: float | None = None
+    merge: float | None = None
+    max_length: int | None = None
+    eval_every: int | None = None
+    patience: int | None = None
+    checkpoint_every: int | None = None
+    dtype: str = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is learnt from, and what is watched.
+
+    Attributes:
+        corpus: documents, as `open_corpus` takes them; None is the embedded `pydocs:train`.
+        queries: queries to learn from as text, as `open_queries` takes them.
+        dev: judged queries to watch. None watches the teacher's neighbours among held-out texts; with pydocs, its own.
+        pairs: queries with their passages for fine-tuning: judged queries, or a JSONL file.
+        max_documents: most documents to learn from, drawn at random; None takes all.
+    """
+
+    corpus: Any = None
+    queries: Any = None
+    dev: Any = None
+    pairs: Any = None
+    max_documents: int | None = None
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Stage 2.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: queries a step, each with one passage.
+        learning_rate: peak of the schedule.
+        temperature: tau of the contrast.
+        hsic_weight: lambda, the weight of the forgetting term.
+        negatives: hard negatives a query and step; 0 mines none.
+        negative_ranks: the first and the last of the teacher's ranks that negatives come from.
+        negative_margin: results that score above the best positive less this much are left out.
+        soft_labels: "teacher", or a cross-encoder, whose scores are further targets.
+        soft_weight: weight of the divergence from them.
+    """
+
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    temperature: float | None = None
+    hsic_weight: float | None = None
+    negatives: int | None = None
+    negative_ranks: tuple[int, int] | None = None
+    negative_margin: float | None = None
+    soft_labels: str | None = None
+    soft_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """A distillation run.
+
+    Attributes:
+        teacher: encoders to learn from, by folder or hub name; of several, the vectors stand side by side.
+        stage: "distill" for stage 1, "finetune" for stage 2, or "both".
+        preset: "thorough" or "paper" for other defaults; None for the usual ones.
+        student: how the student is initialised.
+        objective: the loss of stage 1.
+        training: steps, batches and evaluations.
+        data: what is learnt from.
+        finetuning: stage 2.
+
+    Example:
+        >>> config = DistillConfig().with_parameters(layers=3, dim=384, finetune_steps=100)
+        >>> config.student.layers, config.finetuning.steps
+        (3, 100)
+        >>> DistillConfig.from_json(config.to_json()) == config
+        True
+    """
+
+    teacher: tuple[str, ...] = (DEFAULT_TEACHER,)
+    stage: str = "distill"
+    preset: str | None = None
+    student: StudentConfig = field(default_factory=StudentConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    finetuning: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    def with_parameters(self, **parameters: Any) -> DistillConfig:
+        """A copy with some parameters changed, each by its name as a parameter of `distill`.
+
+        Args:
+            parameters: such as `layers=3` or `finetune_steps=100`. Lists may be text as on the command line: "0,3,5".
 
         Raises:
-            UserError: one is outside its range.
+            TypeError: there is no such parameter.
+            UserError: a text cannot be read as what is wanted.
         """
-        check_numbers(
-            self,
-            LEAST | {"negatives": 0},
-            above_0=("learning_rate", "temperature"),
-            from_0=("hsic_weight", "soft_weight"),
-            option=lambda name: _OPTIONS.get(name) or option_named(name),
-        )
-        check_patience(self.patience, self.eval_every)
-        if self.soft_labels not in (None, "teacher") and not self.negatives:
-            raise UserError(
-                "A cross-encoder's soft labels grade a query's own candidates, and with --negatives 0 there is but "
-                "one: give --negatives 1 or more."
-            )
+        changed: dict[str, dict[str, Any]] = {}
+        for name, value in parameters.items():
+            if name not in PARAMETERS:
+                raise TypeError(f"distill() has no parameter {name!r}: use one of {', '.join(PARAMETERS)}")
+            section, own_name = PARAMETERS[name]
+            changed.setdefault(section, {})[own_name] = _READERS.get(name, _as_it_is)(value)
+        top = changed.pop("", {})
+        return replace(self, **top, **{name: replace(getattr(self, name), **each) for name, each in changed.items()})
 
-    @property
-    def forgetting(self) -> ObjectiveSettings:
-        """What the forgetting term reads."""
-        return ObjectiveSettings(self.temperature, self.hsic_weight, self.hsic_bandwidth, self.hsic_estimator)
+    def given(self) -> dict[str, Any]:
+        """The choices that are not left open, by the name of the parameter."""
+        every = {
+            name: getattr(getattr(self, section) if section else self, own_name)
+            for name, (section, own_name) in PARAMETERS.items()
+        }
+        return {name: value for name, value in every.items() if value is not None and value != ()}
 
-    @property
-    def pace(self) -> Pace:
-        """Steps, looks and checkpoints; texts a step are queries, positives and negatives."""
-        texts = self.batch_size * (2 + self.negatives) * self.accumulate
-        return Pace(self.steps, texts, self.eval_every, self.checkpoint_every, self.patience)
+    def to_json(self) -> dict[str, Any]:
+        """As plain values. Documents and queries that were given from Python go by their name, or a remark."""
+        found: dict[str, Any] = asdict(replace(self, data=DataConfig(max_documents=self.data.max_documents)))
+        found["data"] |= {name: _named(getattr(self.data, name)) for name in ("corpus", "queries", "dev", "pairs")}
+        return found
 
-    def as_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
-        return asdict(self) | {"dims": list(self.dims)}
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> DistillConfig:
+        """Read what `to_json` gave.
+
+        Raises:
+            UserError: a name or value in it is none of ours.
+        """
+        changed: dict[str, Any] = {}
+        where = {place: name for name, place in PARAMETERS.items()}
+        for section, value in values.items():
+            inner = value.items() if isinstance(value, Mapping) else [(section, value)]
+            for own_name, each in inner:
+                place = (section if isinstance(value, Mapping) else "", own_name)
+                if place not in where:
+                    raise UserError(f"The configuration names {'.'.join(filter(None, place))}, which is no setting.")
+                changed[where[place]] = each
+        return cls().with_parameters(**changed)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a JSON file."""
+        write_json(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> DistillConfig:
+        """Read a saved configuration, or that of a finished student: its folder, or the `ibkd.json` in it.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        path = Path(path)
+        path = path / RECORD if path.is_dir() else path
+        try:
+            values: Any = json.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise UserError(f"The configuration {path} cannot be read ({error.strerror}): check the path.") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"The configuration {path} is not JSON: write one with DistillConfig.save.") from error
+        if isinstance(values, dict) and "version" in values and "student" in values and "origin" in values:
+            if "config" not in values:
+                raise UserError(f"{path} was written before students recorded their configuration: give the options.")
+            values = values["config"]
+        if not isinstance(values, dict):
+            raise UserError(f"The configuration {path} is no JSON object: write one with DistillConfig.save.")
+        return cls.from_json(values)
 
 
-def paper_finetuning(settings: FinetuneSettings, keep: Collection[str] = ()) -> FinetuneSettings:
-    """The published STS settings of stage 2 (arXiv 2311.05472): lambda 1, tau 0.05, gamma 1, batch 128, lr 1e-6.
+FINETUNE_PREFIXED = ("steps", "batch_size", "learning_rate", "temperature", "hsic_weight")
+"""Fields of `FinetuneConfig` that stage 1 has too, so that their parameters begin with `finetune_`."""
 
-    It runs for 3 epochs there; steps are the caller's.
 
-    Args:
-        settings: what the publication does not say stays as it is.
-        keep: names of settings that stay as they are too.
-    """
-    published: dict[str, Any] = {
-        "batch_size": 128,
-        "learning_rate": 1e-6,
-        "temperature": 0.05,
-        "hsic_weight": 1.0,
-        "hsic_bandwidth": 1.0,
-        "hsic_estimator": "biased",
-        "max_length": 128,
-    }
-    return replace(settings, **{name: value for name, value in published.items() if name not in keep})
+def _parameters() -> dict[str, tuple[str, str]]:
+    found: dict[str, tuple[str, str]] = {}
+    for each in fields(DistillConfig):
+        section: Any = each.default_factory
+        if not is_dataclass(section):
+            found[each.name] = ("", each.name)
+            continue
+        for inner in fields(section):
+            name = {"model": "student", "name": "objective"}.get(inner.name, inner.name)
+            if each.name == "finetuning" and name in FINETUNE_PREFIXED:
+                name = f"finetune_{name}"
+            found[name] = (each.name, inner.name)
+    return found
+
+
+PARAMETERS = _parameters()
+"""Section ("" for none) and field by the name of the parameter."""
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _named(source: Any) -> Any:
+    """A source of text as JSON knows it: its name or path."""
+    if source is None or isinstance(source, str):
+        return source
+    if isinstance(source, os.PathLike):
+        return os.path.abspath(source)
+    return getattr(source, "name", None) or f"{type(source).__name__} given from Python"
+
+
+def _teachers(value: Any) -> tuple[str, ...]:
+    found = (value,) if isinstance(value, str | os.PathLike) else tuple(value)
+    return tuple(os.fspath(each) for each in found)
+
+
+def _model(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _layers(value: Any) -> Any:
+    if not isinstance(value, str):
+        return tuple(value) if isinstance(value, list | tuple) else value
+    try:
+        return tuple(int(part) for part in value.split(",")) if "," in value else int(value)
+    except ValueError as error:
+        raise UserError(f"`layers` {value}: give a number, or positions such as 0,3,5.") from error
+
+
+def _dims(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, str):
+        return tuple(value or ())
+    try:
+        return tuple(int(part) for part in value.split(",")) if value else ()
+    except ValueError as error:
+        raise UserError(f"`dims` {value}: give numbers with commas between, such as 128,64,32.") from error
+
+
+def _ranks(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    try:
+        first, last = value.split("-") if isinstance(value, str) else value
+        return int(first), int(last)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"`negative_ranks` {value}: give a range of ranks such as 10-100.") from error
+
+
+def _bandwidth(value: Any) -> Any:
+    if not isinstance(value, str) or value == "median":
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise UserError(f"`hsic_bandwidth` {value}: give median or a number above 0.")
+    return number
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "teacher": _teachers,
+    "student": _model,
+    "soft_labels": _model,
+    "layers": _layers,
+    "dims": _dims,
+    "negative_ranks": _ranks,
+    "hsic_bandwidth": _bandwidth,
+}

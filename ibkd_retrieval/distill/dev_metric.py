@@ -178,7 +178,7 @@ def judged_dev(corpus: Corpus, queries: QuerySet, *, most_queries: int, most_doc
         else:
             (refused if document.doc_id in known else others).see(document)
     if not answers:
-        raise UserError(f"No query of {queries.name} has a relevant document in {corpus.name}: give another --dev set.")
+        raise UserError(f"No query of {queries.name} has a relevant document in {corpus.name}: give another `dev` set.")
     around = refused.draw(most_documents - len(answers))
     around += others.draw(most_documents - len(answers) - len(around))
     return JudgedDev(

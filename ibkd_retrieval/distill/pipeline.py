@@ -1,48 +1,60 @@
-"""`ibkd distill` as a function: teacher and text in, a finished model folder out."""
+"""From a teacher and text to a finished model folder, step by step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ibkd_retrieval.corpora.records import Corpus, QuerySet
-from ibkd_retrieval.distill.config import DistillSettings, FinetuneSettings
+from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.data.pairs import PairSet
 from ibkd_retrieval.distill.data.texts import TrainingTexts, gather_texts
-from ibkd_retrieval.distill.defaults import (
+from ibkd_retrieval.distill.defaults import check_stage, decided, projection_for, usual_learning_rate
+from ibkd_retrieval.distill.dev_metric import Dev, TeacherSpaceDev, judged_dev, neighbour_dev
+from ibkd_retrieval.distill.initialise import (
     check_freezing,
     check_length,
-    check_stage,
-    projection_for,
+    initial_student,
     read_as_much,
+    transformer_width,
     without_forgetting,
 )
-from ibkd_retrieval.distill.dev_metric import Dev, TeacherSpaceDev, judged_dev, neighbour_dev
 from ibkd_retrieval.distill.objectives.base import Sizes
 from ibkd_retrieval.distill.objectives.table import build_objective, check_dims
-from ibkd_retrieval.distill.output.final_figures import final_figures
-from ibkd_retrieval.distill.output.folder import CHECKPOINTS, FINETUNING, prepare_output, remove_output, save_plain
+from ibkd_retrieval.distill.output.folder import (
+    CHECKPOINTS,
+    FINETUNING,
+    clear_unfinished,
+    full_disk_told,
+    prepare_output,
+    save_plain,
+    settle_output,
+)
+from ibkd_retrieval.distill.output.report import EncoderFacts, FinetuneFacts, StudentReport, final_figures
 from ibkd_retrieval.distill.output.space import FinishedModel, ends_in_linear, finished_model
-from ibkd_retrieval.distill.output.student_folder import EncoderFacts, FinetuneFacts, StudentReport, save_student
-from ibkd_retrieval.distill.plan import STATIC, StudentPlan, born_student
+from ibkd_retrieval.distill.output.student_folder import save_student
+from ibkd_retrieval.distill.recipe import STATIC, DistillSettings, FinetuneSettings, StudentPlan
 from ibkd_retrieval.distill.teacher.cache import TeacherCache, TeacherVectors
 from ibkd_retrieval.distill.teacher.joint import JointCache, JointTeacher
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.log import require_tensorboard
 from ibkd_retrieval.distill.training.loop import LoopResult
-from ibkd_retrieval.distill.training.stage1 import train_student
-from ibkd_retrieval.distill.training.stage1_run import check_enough
+from ibkd_retrieval.distill.training.stage1 import check_enough, train_student
 from ibkd_retrieval.distill.training.stage2 import FinetuneResult, finetune_student, usable_pairs
 from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, short_model_name
 from ibkd_retrieval.encoders.students import add_output_layer, is_static, reduce_dimension
 from ibkd_retrieval.encoders.weights import weight_hash
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.encoders.environment import read_environment
+from ibkd_retrieval.indexing.format.lock import only_writer
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -50,46 +62,23 @@ if TYPE_CHECKING:
 
 _DEV_QUERIES = 300
 _DEV_DOCUMENTS = 2000
+_DEV_NEIGHBOURS = 500
 _START_SAMPLE = 2048
 
 
-def distill(
-    *,
-    teacher_name: str,
-    further_teachers: Sequence[str] = (),
-    plan: StudentPlan,
-    corpus: Corpus,
-    queries: QuerySet | None,
-    settings: DistillSettings,
-    output: Path,
-    cache_root: Path,
-    stage: str = "distill",
-    finetuning: FinetuneSettings | None = None,
-    pairs: PairSet | None = None,
-    pair_corpus: Corpus | None = None,
-    dev_corpus: Corpus | None = None,
-    dev_queries: QuerySet | None = None,
-    max_documents: int | None = None,
-    device: str = "auto",
-    resume: bool = False,
-    overwrite: bool = False,
-    keep_undistilled: Path | None = None,
-    tensorboard: bool = False,
-    progress: Progress = SILENT,
-) -> StudentReport:
-    """Distil a teacher into a student, fine-tune it on pairs, or both, and write the student's folder.
+@dataclass(frozen=True)
+class Job:
+    """A distillation whose text is open and whose recipe is decided.
 
-    Several processes that `ranks.join` connected call it alike and get the same report; the first alone writes.
-
-    Args:
+    Attributes:
         teacher_name: the encoder to learn from.
-        further_teachers: more of them, whose vectors stand beside the first's.
-        plan: how the student is born.
+        plan: how the student is initialised.
         corpus: documents to learn from, as unlabelled text.
         queries: queries to learn from, likewise; None for documents only.
         settings: the recipe of stage 1; its length, number format, seed and dims count for both.
         output: the model folder to make; holds checkpoints until it is finished.
         cache_root: folder below which each teacher has its cache of vectors.
+        further_teachers: more of them, whose vectors stand beside the first's.
         stage: "distill" for stage 1, "finetune" for stage 2, "both".
         finetuning: the recipe of stage 2, where that is asked for.
         pairs: what stage 2 learns from.
@@ -100,153 +89,156 @@ def distill(
         device: where to compute.
         resume: go on with an unfinished `output`.
         overwrite: replace a finished or unfinished `output`.
-        keep_undistilled: also save the student as it was born, here.
+        keep_undistilled: also save the student as it was initialised, here.
         tensorboard: also log to TensorBoard, in `output`/tensorboard.
+        config: what the recipe was made of, to be recorded.
         progress: told of everything.
+    """
+
+    teacher_name: str
+    plan: StudentPlan
+    corpus: Corpus
+    queries: QuerySet | None
+    settings: DistillSettings
+    output: Path
+    cache_root: Path
+    further_teachers: Sequence[str] = ()
+    stage: str = "distill"
+    finetuning: FinetuneSettings | None = None
+    pairs: PairSet | None = None
+    pair_corpus: Corpus | None = None
+    dev_corpus: Corpus | None = None
+    dev_queries: QuerySet | None = None
+    max_documents: int | None = None
+    device: str = "auto"
+    resume: bool = False
+    overwrite: bool = False
+    keep_undistilled: Path | None = None
+    tensorboard: bool = False
+    config: DistillConfig | None = None
+    progress: Progress = SILENT
+
+
+@dataclass(frozen=True)
+class _Models:
+    """What is trained, and what it learns from.
+
+    Attributes:
+        student: as it was initialised, on its device.
+        teacher: at its own length, as it would be used.
+        cache: the vectors to learn, which come from no more of a text than the student is shown.
+        sizes: lengths of the finished student's vectors and of the teacher's.
+        origin: what the student was made of; a resumed run must say the same.
+    """
+
+    student: SentenceTransformer
+    teacher: Encoder | JointTeacher
+    cache: TeacherVectors
+    sizes: Sizes
+    origin: str
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What is learnt from, and what is watched."""
+
+    texts: TrainingTexts
+    dev: Dev
+    pairs: PairSet | None
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """The finished model, and what each stage that ran gave."""
+
+    final: FinishedModel
+    distilled: LoopResult | None
+    finetuned: FinetuneResult | None
+
+
+def distill_student(job: Job) -> StudentReport:
+    """Distil a teacher into a student, fine-tune it on pairs, or both, and write the student's folder.
+
+    Several processes that `ranks.join` connected call it alike and get the same report; the first alone writes.
 
     Raises:
-        UserError: an input that cannot work.
-        WorkFailed: training broke down.
+        UserError: an input that cannot work, or another process that writes to the output.
+        WorkFailed: training broke down, or the disk is full.
         MissingPackage: tensorboard is asked for and not installed.
     """
-    check_stage(stage, settings, pairs, teachers=1 + len(further_teachers))
-    if ranks.is_first():
-        prepare_output(output, resume=resume, overwrite=overwrite)
-    if tensorboard:
-        require_tensorboard()
-    device = ranks.local_device(choose_device(device))
-    teacher_model = load_sentence_transformer(teacher_name, device=device)
+    check_stage(job.stage, job.settings, job.pairs, teachers=1 + len(job.further_teachers))
+    with _held(job.output), full_disk_told(job.output):
+        if ranks.is_first():
+            settle_output(job.output)
+            prepare_output(job.output, resume=job.resume, overwrite=job.overwrite)
+        if job.tensorboard:
+            require_tensorboard()
+        # What stops the run is told before the teacher encodes a corpus, and before an old student is replaced.
+        job, models = _load_models(job)
+        data = _read_data(job, models)
+        _complete_student(job, models, data)
+        if job.keep_undistilled is not None and ranks.is_first():
+            save_plain(models.student, job.keep_undistilled)
+        if job.overwrite and ranks.is_first():
+            clear_unfinished(job.output)
+        trained = _train(job, models, data)
+        report = _report(job, models, data, trained)
+        if ranks.is_first():
+            save_student(trained.final.model, trained.final.to_teacher, report, job.output)
+    return report
+
+
+@contextmanager
+def _held(output: Path) -> Iterator[None]:
+    if not ranks.is_first() or (output.exists() and not output.is_dir()):
+        yield
+        return
+    with only_writer(output, make=True):
+        yield
+
+
+def _load_models(job: Job) -> tuple[Job, _Models]:
+    """Load the teachers, initialise the student, and decide what of the recipe depends on them."""
+    plan, settings, finetuning = job.plan, job.settings, job.finetuning
+    device = ranks.local_device(choose_device(job.device))
+    teacher = load_sentence_transformer(job.teacher_name, device=device)
     if settings.dims and plan.dim is None and plan.model == STATIC:
         plan = replace(plan, dim=settings.dims[0])
-    student = born_student(plan, teacher_model, teacher_name, device)
+    student = initial_student(plan, teacher, job.teacher_name, device)
     ranks.same_weights({"student": student})
-    born_of = weight_hash(student)
+    made_of = weight_hash(student)
     check_length(student, settings.max_length)
     read_as_much(student, settings.max_length)
     if is_static(student):
-        settings, finetuning = without_forgetting(stage, settings, finetuning, progress)
+        settings, finetuning = without_forgetting(job.stage, settings, finetuning, job.progress)
     if settings.dims and plan.dim is None and settings.dims[0] < _dim(student):
         plan = replace(plan, dim=settings.dims[0])
-    # Measured at its own length; the vectors to learn come from no more of a text than the student is shown.
-    models = {teacher_name: teacher_model} | {
-        name: load_sentence_transformer(name, device=device) for name in further_teachers
-    }
-    encoders = [Encoder(_copy(model), name, dtype=settings.dtype) for name, model in models.items()]
-    with ranks.in_turn():
-        caches = [open_cache(name, model, settings, cache_root) for name, model in models.items()]
-    teacher: Encoder | JointTeacher = encoders[0]
-    cache: TeacherVectors = caches[0]
-    if len(encoders) > 1:
-        teacher = JointTeacher(encoders)
-        cache = JointCache(caches, JointTeacher([cast(Encoder, each.teacher) for each in caches]))
+    measured, cache = _teachers(job, teacher, device)
     sizes = Sizes(plan.dim or _dim(student), cache.dim)
-    settings = replace(settings, projection=projection_for(settings, plan, sizes.student, sizes.teacher))
-    # What stops the run is told before the teacher encodes a corpus, and before an old student is removed.
+    rate = settings.learning_rate or usual_learning_rate(plan, settings.output_space, transformer_width(teacher))
+    projection = projection_for(settings, plan, sizes.student, sizes.teacher)
+    settings = replace(settings, learning_rate=rate, projection=projection)
     check_dims(settings.dims, sizes.student, sizes.teacher)
-    if stage != "finetune":
+    if job.stage != "finetune":
         check_freezing(student, settings.freeze_embeddings)
         build_objective(settings.objective, sizes, settings.objective_settings)
-    if stage != "distill" and finetuning is not None:
+    if job.stage != "distill" and finetuning is not None:
         check_freezing(student, finetuning.freeze_embeddings)
+    job = replace(job, plan=plan, settings=settings, finetuning=finetuning)
+    return job, _Models(student, measured, cache, sizes, f"{made_of} with {plan.dim or 'all'} dimensions")
 
-    dev: Dev | None = None
-    # Collections may have to be downloaded first, once.
+
+def _teachers(job: Job, first: SentenceTransformer, device: str) -> tuple[Encoder | JointTeacher, TeacherVectors]:
+    """The teacher as it is measured, and the cache of the vectors to learn; of several, both side by side."""
+    models = {job.teacher_name: first} | {
+        name: load_sentence_transformer(name, device=device) for name in job.further_teachers
+    }
+    encoders = [Encoder(copy.deepcopy(model), name, dtype=job.settings.dtype) for name, model in models.items()]
     with ranks.in_turn():
-        if dev_queries is not None:
-            dev = judged_dev(
-                dev_corpus or corpus,
-                dev_queries,
-                most_queries=_DEV_QUERIES,
-                most_documents=_DEV_DOCUMENTS,
-                seed=settings.seed,
-            )
-        held_out = dev.texts if dev is not None else []
-        texts = gather_texts(
-            corpus, queries, exclude=held_out, limit=max_documents, seed=settings.seed, progress=progress
-        )
-    if dev is None:
-        dev = neighbour_dev(texts.documents or texts.queries, teacher, size=500, seed=settings.seed)
-        texts = _without(texts, dev.texts)
-    if pairs is not None and finetuning is not None:
-        pairs = usable_pairs(pairs, dev, finetuning)
-    if settings.output_space == "teacher":
-        dev = TeacherSpaceDev(dev, teacher)
-    if plan.dim is not None and plan.model != STATIC:
-        born = Encoder(_copy(student), "student", dtype=settings.dtype)
-        sample = ranks.from_first(lambda: born.encode(_spread(texts, _START_SAMPLE)))
-        reduce_dimension(student, sample.astype(np.float32), plan.dim)
-    if settings.needs_output_layer and not ends_in_linear(student):
-        add_output_layer(student)
-    if stage != "finetune":
-        check_enough(texts, settings)
-    if keep_undistilled is not None and ranks.is_first():
-        save_plain(student, keep_undistilled)
-    if overwrite and ranks.is_first():
-        # Only now: whatever was wrong with the options would have cost the old student.
-        remove_output(output)
-    origin = f"{born_of} with {plan.dim or 'all'} dimensions"
-    events = output / "tensorboard" if tensorboard else None
-    final, distilled, finetuned = FinishedModel(student, None), None, None
-    if stage != "finetune":
-        progress.say(
-            f"learning from {len(texts.documents):,} documents and {len(texts.queries):,} queries; "
-            f"watching {dev.metric} on {len(dev.texts):,} held-out texts"
-        )
-        distilled = train_student(
-            student,
-            cache,
-            texts,
-            dev,
-            settings,
-            output / CHECKPOINTS,
-            origin,
-            resume=resume,
-            tensorboard=events and events / "distilling",
-            progress=progress,
-        )
-        final = finished_model(student, distilled.projection, settings)
-        origin = f"{origin}, distilled with {settings.as_dict()} from {texts.fingerprint}"
-    if stage != "distill" and pairs is not None and finetuning is not None:
-        finetuned = finetune_student(
-            final.model,
-            cache,
-            pairs,
-            pair_corpus or corpus,
-            dev,
-            finetuning,
-            output / FINETUNING,
-            origin,
-            resume=resume,
-            tensorboard=events and events / "finetuning",
-            progress=progress,
-        )
-        final = FinishedModel(final.model, None)
-    figures = final_figures(final.model, str(output), teacher, dev, settings.dims, settings.dtype)
-    loops: list[LoopResult] = [distilled] if distilled else []
-    loops += [finetuned.loop] if finetuned else []
-    report = StudentReport(
-        teacher=EncoderFacts.of(teacher, figures.teacher_dev, figures.teacher_speed),
-        student=EncoderFacts.of(figures.student, loops[-1].dev, figures.student_speed),
-        undistilled_dev=loops[0].history[0].value,
-        shorter_dev=figures.shorter_dev,
-        dev_metric=dev.metric,
-        dev_set=dev.name,
-        stage=stage,
-        history=loops[0].history,
-        corpus=corpus.name,
-        queries=queries.name if queries else None,
-        texts=len(texts),
-        fingerprint=texts.fingerprint,
-        origin=f"{plan} of {teacher_name}",
-        settings=settings,
-        finetuning=_finetune_facts(finetuned, finetuning, pairs),
-        train_seconds=loops[0].seconds,
-        texts_per_second=loops[0].texts_per_second,
-        environment=read_environment(),
-    )
-    if ranks.is_first():
-        save_student(final.model, final.to_teacher, report, output)
-    return report
+        caches = [open_cache(name, model, job.settings, job.cache_root) for name, model in models.items()]
+    if len(encoders) == 1:
+        return encoders[0], caches[0]
+    return JointTeacher(encoders), JointCache(caches, JointTeacher([cast(Encoder, each.teacher) for each in caches]))
 
 
 def open_cache(name: str, model: SentenceTransformer, settings: DistillSettings, root: Path) -> TeacherCache:
@@ -267,38 +259,134 @@ def open_cache(name: str, model: SentenceTransformer, settings: DistillSettings,
     return TeacherCache(root / f"{short_model_name(name)}-{reader.weight_hash[:12]}-{reader.dtype}", reader)
 
 
-def _finetune_facts(
-    result: FinetuneResult | None, settings: FinetuneSettings | None, pairs: PairSet | None
-) -> FinetuneFacts | None:
-    if result is None or settings is None or pairs is None:
+def _read_data(job: Job, models: _Models) -> _Data:
+    """Read the training texts and the dev set, which have nothing in common."""
+    seed, dev = job.settings.seed, None
+    # Collections may have to be downloaded first, once.
+    with ranks.in_turn():
+        if job.dev_queries is not None:
+            dev = judged_dev(
+                job.dev_corpus or job.corpus,
+                job.dev_queries,
+                most_queries=_DEV_QUERIES,
+                most_documents=_DEV_DOCUMENTS,
+                seed=seed,
+            )
+        held_out = dev.texts if dev is not None else []
+        texts = gather_texts(
+            job.corpus, job.queries, exclude=held_out, limit=job.max_documents, seed=seed, progress=job.progress
+        )
+    watched: Dev | None = dev
+    if watched is None:
+        watched = neighbour_dev(texts.documents or texts.queries, models.teacher, size=_DEV_NEIGHBOURS, seed=seed)
+        texts = texts.without(watched.texts)
+    if job.stage != "finetune":
+        check_enough(texts, job.settings)
+    pairs = job.pairs
+    if pairs is not None and job.finetuning is not None:
+        pairs = usable_pairs(pairs, watched, job.finetuning)
+    if job.settings.output_space == "teacher":
+        watched = TeacherSpaceDev(watched, models.teacher)
+    return _Data(texts, watched, pairs)
+
+
+def _complete_student(job: Job, models: _Models, data: _Data) -> None:
+    """Give the student the dimensions and the output layer that the recipe asks for, in place."""
+    student = models.student
+    if job.plan.dim is not None and job.plan.model != STATIC:
+        encoder = Encoder(copy.deepcopy(student), "student", dtype=job.settings.dtype)
+        sample = ranks.from_first(lambda: encoder.encode(data.texts.spread(_START_SAMPLE)))
+        reduce_dimension(student, sample.astype(np.float32), job.plan.dim)
+    if job.settings.needs_output_layer and not ends_in_linear(student):
+        add_output_layer(student)
+
+
+def _train(job: Job, models: _Models, data: _Data) -> _Trained:
+    """Run the stages that were asked for."""
+    origin = models.origin
+    events = job.output / "tensorboard" if job.tensorboard else None
+    final, distilled, finetuned = FinishedModel(models.student, None), None, None
+    shared: dict[str, Any] = {"resume": job.resume, "progress": job.progress}
+    if job.stage != "finetune":
+        job.progress.say(
+            f"learning from {len(data.texts.documents):,} documents and {len(data.texts.queries):,} queries; "
+            f"watching {data.dev.metric} on {len(data.dev.texts):,} held-out texts"
+        )
+        distilled = train_student(
+            models.student,
+            models.cache,
+            data.texts,
+            data.dev,
+            job.settings,
+            job.output / CHECKPOINTS,
+            origin,
+            tensorboard=events and events / "distilling",
+            **shared,
+        )
+        final = finished_model(models.student, distilled.projection, job.settings)
+        origin = f"{origin}, distilled with {job.settings.as_dict()} from {data.texts.fingerprint}"
+    if job.stage != "distill" and data.pairs is not None and job.finetuning is not None:
+        finetuned = finetune_student(
+            final.model,
+            models.cache,
+            data.pairs,
+            job.pair_corpus or job.corpus,
+            data.dev,
+            job.finetuning,
+            job.output / FINETUNING,
+            origin,
+            tensorboard=events and events / "finetuning",
+            **shared,
+        )
+        final = FinishedModel(final.model, None)
+    return _Trained(final, distilled, finetuned)
+
+
+def _report(job: Job, models: _Models, data: _Data, trained: _Trained) -> StudentReport:
+    """Measure the finished student beside its teacher, and write down how it was made."""
+    settings, dev = job.settings, data.dev
+    figures = final_figures(trained.final.model, str(job.output), models.teacher, dev, settings.dims, settings.dtype)
+    loops = [trained.distilled] if trained.distilled else []
+    loops += [trained.finetuned.loop] if trained.finetuned else []
+    if not np.isfinite(loops[-1].dev):
+        raise UserError(f"The dev {dev.metric} of the student is no number: give another `student` or `dev`.")
+    config = decided(job.config, job.plan, settings, job.finetuning) if job.config else None
+    return StudentReport(
+        teacher=EncoderFacts.of(models.teacher, figures.teacher_dev, figures.teacher_speed),
+        student=EncoderFacts.of(figures.student, loops[-1].dev, figures.student_speed),
+        undistilled_dev=loops[0].history[0].value,
+        shorter_dev=figures.shorter_dev,
+        dev_metric=dev.metric,
+        dev_set=dev.name,
+        stage=job.stage,
+        history=loops[0].history,
+        corpus=job.corpus.name,
+        queries=job.queries.name if job.queries else None,
+        texts=len(data.texts),
+        fingerprint=data.texts.fingerprint,
+        origin=f"{job.plan} of {job.teacher_name}",
+        settings=settings,
+        finetuning=_finetune_facts(job, data, trained.finetuned),
+        train_seconds=loops[0].seconds,
+        texts_per_second=loops[0].texts_per_second,
+        environment=read_environment(),
+        config=config.to_json() if config else None,
+    )
+
+
+def _finetune_facts(job: Job, data: _Data, result: FinetuneResult | None) -> FinetuneFacts | None:
+    if result is None or job.finetuning is None or data.pairs is None:
         return None
     return FinetuneFacts(
-        pairs=pairs.name,
+        pairs=data.pairs.name,
         queries=result.pairs,
         negatives_a_query=result.negatives_a_query,
         fingerprint=result.fingerprint,
-        settings=settings,
+        settings=job.finetuning,
         history=result.loop.history,
         seconds=result.loop.seconds,
     )
 
 
-def _without(texts: TrainingTexts, held_out: list[str]) -> TrainingTexts:
-    out = set(held_out)
-    keep: Callable[[tuple[str, ...]], tuple[str, ...]] = lambda part: tuple(t for t in part if t not in out)  # noqa: E731
-    return TrainingTexts(keep(texts.documents), keep(texts.queries))
-
-
-def _spread(texts: TrainingTexts, most: int) -> list[str]:
-    every = [*texts.documents, *texts.queries]
-    return every[:: max(1, len(every) // most)][:most]
-
-
 def _dim(model: SentenceTransformer) -> int:
     return int(model.get_embedding_dimension() or 0)
-
-
-def _copy(model: SentenceTransformer) -> SentenceTransformer:
-    import copy
-
-    return copy.deepcopy(model)

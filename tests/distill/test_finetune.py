@@ -9,16 +9,15 @@ from safetensors.torch import load_file
 from helpers.tiny_models import sentences, tokenizer
 from helpers.tiny_runs import corpus, finetuning, run, settings
 from ibkd_retrieval.corpora.records import Corpus, Document
-from ibkd_retrieval.distill.config import FinetuneSettings, paper_finetuning
-from ibkd_retrieval.distill.data.hard_negatives import MiningSettings
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.data.schedule import PairTexts
+from ibkd_retrieval.distill.defaults import paper_finetuning
 from ibkd_retrieval.distill.dev_metric import neighbour_dev
+from ibkd_retrieval.distill.recipe import FinetuneSettings, MiningSettings
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.teacher.cross_encoder_scores import CrossEncoderScores
 from ibkd_retrieval.distill.teacher.soft_labels import CrossEncoderLabels, TeacherLabels, soft_label_loss
-from ibkd_retrieval.distill.training.stage2 import finetune_student
-from ibkd_retrieval.distill.training.stage2_run import FinetuneRun
+from ibkd_retrieval.distill.training.stage2 import FinetuneRun, finetune_student
 from ibkd_retrieval.encoders.cross_encoder import PairScorer
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
@@ -250,7 +249,7 @@ def test_nothing_of_the_dev_set_is_trained_on_or_mined(bench, monkeypatch):
 
 
 def test_a_loss_that_is_no_number_stops_stage_two_at_its_last_good_checkpoint(bench, monkeypatch):
-    from ibkd_retrieval.distill.training import stage2_run as finetune_run
+    from ibkd_retrieval.distill.training import stage2 as finetune_run
 
     infonce, calls = finetune_run.infonce, []
 
@@ -260,7 +259,7 @@ def test_a_loss_that_is_no_number_stops_stage_two_at_its_last_good_checkpoint(be
         return contrast._replace(loss=contrast.loss * math.nan) if len(calls) == 7 else contrast
 
     monkeypatch.setattr(finetune_run, "infonce", broken)
-    with pytest.raises(WorkFailed, match=r"step 6; the last good checkpoint is .*step-0000004.*--finetune-learning"):
+    with pytest.raises(WorkFailed, match=r"step 6; the last good checkpoint is .*step-0000004.*`finetune_learning"):
         bench.train()
     checkpoint = load_file(bench.folder / "run" / "step-0000004" / "student.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in checkpoint.values())
@@ -358,7 +357,7 @@ def test_hard_negatives_are_mined_where_the_pairs_were_judged(bert, tmp_path):
 
 
 def test_fine_tuning_alone_starts_from_the_student_given(bert, tmp_path):
-    from ibkd_retrieval.distill.plan import StudentPlan
+    from ibkd_retrieval.distill.recipe import StudentPlan
 
     report = run(
         bert, tmp_path, stage="finetune", plan=StudentPlan(str(bert)), pairs=PLAIN, finetuning=finetuning(steps=2)
@@ -371,11 +370,11 @@ def test_fine_tuning_alone_starts_from_the_student_given(bert, tmp_path):
 def test_a_stage_that_lacks_something_is_refused(bert, tmp_path):
     with pytest.raises(UserError, match="Unknown stage `third`: use one of distill, finetune, both"):
         run(bert, tmp_path, stage="third")
-    with pytest.raises(UserError, match="name them with --pairs"):
+    with pytest.raises(UserError, match="name them with `pairs`"):
         run(bert, tmp_path, stage="both")
-    with pytest.raises(UserError, match="leave --output-space out"):
+    with pytest.raises(UserError, match="leave `output_space` out"):
         run(bert, tmp_path, stage="both", pairs=PLAIN, settings=settings(output_space="teacher"))
-    with pytest.raises(UserError, match="--pairs is for fine-tuning"):
+    with pytest.raises(UserError, match="`pairs` is for fine-tuning"):
         run(bert, tmp_path, pairs=PLAIN)
     with pytest.raises(UserError, match="none holds the vectors of 2 side by side"):
         run(bert, tmp_path, further_teachers=[str(bert)], settings=settings(output_space="teacher"))
@@ -403,16 +402,16 @@ def test_settings_out_of_range_are_user_errors(wrong):
 @pytest.mark.parametrize(
     ("wrong", "option"),
     [
-        ({"steps": 0}, "--finetune-steps"),
-        ({"batch_size": 1}, "--finetune-batch-size"),
-        ({"learning_rate": 0.0}, "--finetune-learning-rate"),
-        ({"temperature": 0.0}, "--finetune-temperature"),
-        ({"hsic_weight": -1.0}, "--finetune-hsic-weight"),
-        ({"negatives": -1}, "--negatives"),
-        ({"soft_weight": -1.0}, "--soft-weight"),
-        ({"accumulate": 0}, "--accumulate"),
-        ({"max_length": 1}, "--max-length"),
-        ({"checkpoint_every": 0}, "--checkpoint-every"),
+        ({"steps": 0}, "`finetune_steps`"),
+        ({"batch_size": 1}, "`finetune_batch_size`"),
+        ({"learning_rate": 0.0}, "`finetune_learning_rate`"),
+        ({"temperature": 0.0}, "`finetune_temperature`"),
+        ({"hsic_weight": -1.0}, "`finetune_hsic_weight`"),
+        ({"negatives": -1}, "`negatives`"),
+        ({"soft_weight": -1.0}, "`soft_weight`"),
+        ({"accumulate": 0}, "`accumulate`"),
+        ({"max_length": 1}, "`max_length`"),
+        ({"checkpoint_every": 0}, "`checkpoint_every`"),
     ],
 )
 def test_a_setting_out_of_range_is_named_as_its_option_is(wrong, option):

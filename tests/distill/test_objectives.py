@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from ibkd_retrieval.distill.config import DistillSettings, paper_preset
-from ibkd_retrieval.distill.objectives.base import Batch, ObjectiveSettings, Sizes
+from ibkd_retrieval.distill.defaults import paper_preset
+from ibkd_retrieval.distill.objectives.base import Batch, Sizes
 from ibkd_retrieval.distill.objectives.functional import hsic, unbiased_hsic
 from ibkd_retrieval.distill.objectives.table import OBJECTIVES, WITHOUT_PROJECTION, build_objective
+from ibkd_retrieval.distill.recipe import DistillSettings, ObjectiveSettings
 from ibkd_retrieval.encoders.students import principal_directions
 from ibkd_retrieval.errors import UserError
 
@@ -137,7 +138,7 @@ def test_hpd_regresses_on_the_teachers_principal_components():
     signs = np.sign((objective.projection.weight.T.numpy() * basis).sum(1))
     expected = ((given.student.detach().numpy() - reduced * signs) ** 2).sum(1).mean()
     assert float(objective(given).total.detach()) == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(UserError, match="--dim 8 or less"):
+    with pytest.raises(UserError, match="`dim=8` or less"):
         build_objective("hpd", Sizes(9, 8), ObjectiveSettings())
 
 

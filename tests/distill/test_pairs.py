@@ -36,7 +36,7 @@ def test_judged_queries_of_the_same_text_are_one_pair():
 
 
 def test_judgements_without_any_relevant_passage_are_refused():
-    with pytest.raises(UserError, match="No query of q has a relevant passage in c: give --pairs"):
+    with pytest.raises(UserError, match="No query of q has a relevant passage in c: give `pairs`"):
         judged_pairs(corpus(), queries(("1", "gone", 1), ("2", "c", 0)))
 
 

@@ -1,8 +1,11 @@
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,13 +16,16 @@ from helpers.tiny_runs import corpus, finetuning, run, settings
 from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.dev_metric import judged_dev, neighbour_dev
-from ibkd_retrieval.distill.output.folder import prepare_output, remove_output, save_plain
-from ibkd_retrieval.distill.plan import StudentPlan
+from ibkd_retrieval.distill.output.folder import clear_unfinished, prepare_output, save_plain, settle_output
+from ibkd_retrieval.distill.output.student_folder import save_student
+from ibkd_retrieval.distill.recipe import StudentPlan
 from ibkd_retrieval.distill.training import stage1 as train
 from ibkd_retrieval.encoders.autotune.load import newest_student
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.format.lock import only_writer
+from ibkd_retrieval.progress import SILENT
 
 TEXTS = sentences(20, seed=5)
 
@@ -193,7 +199,7 @@ def test_a_finished_student_is_refused_and_replaced_only_when_asked(bert, tmp_pa
     for resume in (False, True):
         with pytest.raises(UserError, match="is finished"):
             run(bert, tmp_path, resume=resume)
-    with pytest.raises(UserError, match="--max-length"):
+    with pytest.raises(UserError, match="`max_length="):
         run(bert, tmp_path, overwrite=True, settings=settings(max_length=4000))
     wrong = {
         "texts for a batch": {"settings": settings(batch_size=4000)},
@@ -219,7 +225,7 @@ def test_a_killed_run_is_unfinished_and_resumes_to_the_same_weights(bert, tmp_pa
     assert killed.returncode == -signal.SIGKILL
     folder = tmp_path / "student"
     assert [item.name for item in folder.iterdir()] == ["checkpoints"]
-    with pytest.raises(UserError, match="is unfinished: give --resume"):
+    with pytest.raises(UserError, match="is unfinished: give `resume`"):
         run(bert, tmp_path)
     with pytest.raises(UserError, match="one of them"):
         run(bert, tmp_path, resume=True, overwrite=True)
@@ -229,30 +235,144 @@ def test_a_killed_run_is_unfinished_and_resumes_to_the_same_weights(bert, tmp_pa
         assert (folder / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
-@pytest.mark.parametrize("moved", [1, 4, 8, 11])
-def test_a_kill_while_the_finished_folder_is_written_leaves_it_unfinished_and_whole_after_resuming(
-    bert, tmp_path, monkeypatch, moved
+FILE_OPERATIONS = ("rename", "replace", "unlink", "rmdir", "mkdir", "fsync")
+
+
+def died_at(operation, work):
+    """Do `work` in a process of its own that ends, at once and without clean-up, before one of its file operations.
+
+    Returns whether it came to that.
+    """
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    try:
+        count = 0
+        for name in FILE_OPERATIONS:
+            original = getattr(os, name)
+
+            def dying(*arguments, original=original, **options):
+                nonlocal count
+                count += 1
+                if count == operation:
+                    os._exit(9)
+                return original(*arguments, **options)
+
+            setattr(os, name, dying)
+        work()
+        os._exit(0)
+    except BaseException:
+        os._exit(1)
+
+
+@pytest.mark.parametrize("replacing", [False, True], ids=["new", "overwriting"])
+def test_a_kill_at_any_file_operation_of_finishing_leaves_what_the_same_command_finishes(
+    finished, bert, tmp_path, replacing
 ):
-    replace, calls = Path.replace, []
+    _, report = finished
+    model = load_sentence_transformer(str(bert))
+    output = tmp_path / "student"
 
-    def dying(self, target):
-        calls.append(target)
-        if len(calls) == moved:
-            raise KeyboardInterrupt
-        return replace(self, target)
+    def begin():
+        for path in tmp_path.iterdir():
+            shutil.rmtree(path)
+        (output / "checkpoints" / "step-0000004").mkdir(parents=True)
+        (output / "checkpoints" / "training-log.jsonl").write_text("{}")
+        (output / "checkpoints" / "step-0000004" / "state.json").write_text("{}")
+        (output / "note.txt").write_text("kept, unless an old student was there")
+        if replacing:
+            (output / "ibkd.json").write_text('{"old": true}')
+            (output / "modules.json").write_text("[]")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", dying)
-        with pytest.raises(KeyboardInterrupt):
-            run(bert, tmp_path)
-    folder = tmp_path / "student"
-    assert not (folder / "ibkd.json").exists()
-    assert not (folder / "modules.json").exists()
-    with pytest.raises(UserError, match="unfinished"):
-        run(bert, tmp_path)
+    def finish():
+        save_student(model, None, report, output)
+
+    states, operation = Counter(), 1
+    while begin() is None and died_at(operation, finish):
+        operation += 1
+        done = settle_output(output)
+        if not done and not is_new(output):
+            # Nothing is lost: the checkpoints are whole, and whoever reads models sees the old one or none.
+            assert (output / "checkpoints" / "step-0000004" / "state.json").is_file()
+            assert (output / "modules.json").exists() == replacing
+            prepare_output(output, resume=True, overwrite=False)
+            finish()
+        states["completed" if done else "resumed"] += 1
+        assert is_new(output)
+        assert load_sentence_transformer(str(output)) is not None
+        assert (output / "note.txt").exists() != replacing
+        assert [path.name for path in tmp_path.iterdir()] == ["student"]
+        assert not (output / "checkpoints").exists()
+    assert states["completed"] >= 1
+    assert states["resumed"] > 10
+
+
+def is_new(output):
+    return (output / "ibkd.json").is_file() and "weight_hash" in (output / "ibkd.json").read_text()
+
+
+def test_two_runs_into_one_folder_are_told_apart(bert, tmp_path):
+    seen = []
+
+    class Second:
+        def task(self, *arguments, **options):
+            return SILENT.task(*arguments, **options)
+
+        def say(self, message):
+            if "learning from" in message:
+                with pytest.raises(UserError, match="Another process is writing to") as error:
+                    held_elsewhere(tmp_path / "student")
+                seen.append(str(error.value))
+
+    run(bert, tmp_path, settings=settings(steps=1), progress=Second())
+    assert len(seen) == 1
+
+
+def held_elsewhere(folder):
+    """Ask for the folder from another thread, as another process would."""
+    with ThreadPoolExecutor(1) as pool:
+
+        def ask():
+            with only_writer(folder):
+                pass
+
+        pool.submit(ask).result()
+
+
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on_where_it_was(bert, tmp_path):
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "import torch\n"
+        "from helpers.tiny_runs import run\n"
+        "from ibkd_retrieval.distill.training import checkpoint\n"
+        "torch.set_num_threads(1)\n"
+        "save = checkpoint.save_checkpoint\n"
+        "from ibkd_retrieval.distill.training import loop\n"
+        "def limited(folder, step, *rest):\n"
+        "    if step == 8:\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "    return save(folder, step, *rest)\n"
+        "loop.save_checkpoint = limited\n"
+        "from ibkd_retrieval.errors import WorkFailed\n"
+        "try:\n"
+        "    run(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "except WorkFailed as error:\n"
+        "    print(error)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program, bert, tmp_path],
+        env={"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.stdout.startswith(f"{tmp_path / 'student'} cannot be written ("), answer
+    assert "go on with `resume=True`" in answer.stdout
     run(bert, tmp_path, resume=True)
-    assert plain_vectors(folder).shape == (20, 8)
-    assert not list(folder.glob(".*"))
+    run(bert, tmp_path, output="whole")
+    weights = "model.safetensors"
+    assert (tmp_path / "student" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "checkpoints/step-1/weights", "sub/ibkd.json"])
@@ -280,13 +400,14 @@ def test_an_empty_folder_is_as_good_as_none(tmp_path):
     prepare_output(tmp_path / "student", resume=False, overwrite=False)
 
 
-def test_removing_survives_what_a_killed_removal_left(tmp_path):
-    for name in ("student", ".student.removed"):
-        (tmp_path / name).mkdir()
+def test_an_earlier_run_is_forgotten_whatever_a_kill_left(tmp_path):
+    for name in ("student/checkpoints", "student/tensorboard", ".student.removed"):
+        (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "file").write_text("x")
-    remove_output(tmp_path / "student")
-    remove_output(tmp_path / "student")
-    assert not any(tmp_path.iterdir())
+    clear_unfinished(tmp_path / "student")
+    clear_unfinished(tmp_path / "student")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not (tmp_path / ".student.removed").exists()
 
 
 def test_a_plain_save_replaces_models_and_nothing_else(bert, tmp_path):

@@ -12,9 +12,9 @@ from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.data.texts import TrainingTexts
 from ibkd_retrieval.distill.data.tokens import training_tokens
 from ibkd_retrieval.distill.output.space import finished_model
-from ibkd_retrieval.distill.plan import StudentPlan
+from ibkd_retrieval.distill.recipe import StudentPlan
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
-from ibkd_retrieval.distill.training.stage1_run import TrainingRun
+from ibkd_retrieval.distill.training.stage1 import TrainingRun
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.errors import MissingPackage, UserError
@@ -113,7 +113,7 @@ def test_a_static_student_is_not_asked_to_forget_itself(bert, table, tmp_path):
 
 
 def test_a_frozen_static_student_is_refused(bert, table, tmp_path):
-    with pytest.raises(UserError, match="--freeze-embeddings leaves nothing"):
+    with pytest.raises(UserError, match="`freeze_embeddings` leaves nothing"):
         run(bert, tmp_path, plan=StudentPlan(str(table)), settings=settings(freeze_embeddings=True))
 
 
@@ -129,7 +129,7 @@ def test_a_missing_package_is_named_with_its_extra(bert, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "model2vec" else find(name))
     with pytest.raises(MissingPackage, match=r"ibkd-retrieval\[static\]"):
         run(bert, tmp_path, plan=StudentPlan("static"))
-    with pytest.raises(UserError, match="leave --layers out"):
+    with pytest.raises(UserError, match="leave `layers` out"):
         run(bert, tmp_path, plan=StudentPlan("static", layers=2))
 
 

@@ -43,7 +43,7 @@ def test_a_limit_draws_from_the_whole_corpus_by_the_seed():
 def test_nothing_to_learn_from_is_a_user_error():
     with pytest.raises(UserError, match="No text to learn from"):
         gather_texts(corpus(["", "x"]), None, exclude=["x"])
-    with pytest.raises(UserError, match="--max-documents"):
+    with pytest.raises(UserError, match="`max_documents`"):
         gather_texts(corpus(), None, limit=0)
 
 

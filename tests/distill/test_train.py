@@ -9,10 +9,11 @@ from helpers.tiny_runs import settings
 from ibkd_retrieval.distill.data.texts import TrainingTexts
 from ibkd_retrieval.distill.data.tokens import training_tokens
 from ibkd_retrieval.distill.dev_metric import neighbour_dev
-from ibkd_retrieval.distill.objectives.base import LossTerms, ObjectiveSettings
+from ibkd_retrieval.distill.objectives.base import LossTerms
 from ibkd_retrieval.distill.objectives.projection import nearest_isometry
 from ibkd_retrieval.distill.objectives.table import OBJECTIVES
 from ibkd_retrieval.distill.output.space import finished_model
+from ibkd_retrieval.distill.recipe import ObjectiveSettings
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.training import stage1 as train
 from ibkd_retrieval.distill.training.checkpoint import list_checkpoints
@@ -271,7 +272,7 @@ def test_merging_gives_the_mean_of_the_weights_before_and_after(bench, teacher, 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_a_share_that_leaves_nothing_of_either_is_refused(share):
-    with pytest.raises(UserError, match="--merge"):
+    with pytest.raises(UserError, match="`merge`"):
         settings(merge=share)
 
 
@@ -350,7 +351,7 @@ def test_a_gradient_that_is_no_number_never_reaches_weights_or_checkpoints(bench
 
 
 def test_a_learning_rate_out_of_all_measure_fails_and_says_what_to_do(bench):
-    with pytest.raises(WorkFailed, match="try a lower --learning-rate"):
+    with pytest.raises(WorkFailed, match="try a lower `learning_rate`"):
         bench.train(learning_rate=1e30, warmup=0.0)
 
 

@@ -5,10 +5,8 @@ from pathlib import Path
 
 from helpers.tiny_models import sentences
 from ibkd_retrieval.corpora.records import Corpus, Document
-from ibkd_retrieval.distill.config import DistillSettings, FinetuneSettings
-from ibkd_retrieval.distill.data.hard_negatives import MiningSettings
-from ibkd_retrieval.distill.pipeline import distill
-from ibkd_retrieval.distill.plan import StudentPlan
+from ibkd_retrieval.distill.pipeline import Job, distill_student
+from ibkd_retrieval.distill.recipe import DistillSettings, FinetuneSettings, MiningSettings, StudentPlan
 
 
 def corpus(count: int = 150) -> Corpus:
@@ -48,7 +46,7 @@ def finetuning(**changed) -> FinetuneSettings:
 
 def run(teacher: Path, root: Path, *, output: str = "student", plan: StudentPlan | None = None, **options):
     changed = options.pop("settings", settings())
-    return distill(
+    job = Job(
         teacher_name=str(teacher),
         plan=plan or StudentPlan(layers=2, dim=8),
         **({"corpus": corpus(), "queries": None} | options),
@@ -57,6 +55,7 @@ def run(teacher: Path, root: Path, *, output: str = "student", plan: StudentPlan
         cache_root=root / "cache",
         device="cpu",
     )
+    return distill_student(job)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.distill.data.pairs import PairSet
+from ibkd_retrieval.distill.recipe import MiningSettings
 from ibkd_retrieval.distill.teacher.cache import text_keys
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
@@ -24,34 +25,6 @@ from ibkd_retrieval.indexing.index import StoredIndex, open_index
 from ibkd_retrieval.progress import SILENT, Progress
 
 _WINDOW = 256
-
-
-@dataclass(frozen=True)
-class MiningSettings:
-    """Which of the teacher's results become negatives.
-
-    Attributes:
-        first: best rank taken, counted from 1. The ranks before it hold answers that nobody judged.
-        last: worst rank taken.
-        margin: results that score above the best positive's score less this much are left out as likely answers.
-        most: negatives kept for a query, spread evenly over what is left of the ranks.
-    """
-
-    first: int = 10
-    last: int = 100
-    margin: float = 0.05
-    most: int = 16
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            UserError: one is outside its range.
-        """
-        if not 1 <= self.first <= self.last:
-            raise UserError(f"--negative-ranks {self.first}-{self.last}: give a range of ranks such as 10-100.")
-        if not self.margin >= 0:
-            raise UserError(f"--negative-margin is {self.margin}: give a number from 0 up.")
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,8 @@ class PairSet:
         )
         if not kept:
             raise UserError(
-                f"All pairs of {self.name} have their query or passage in the dev set: give other --pairs or --dev."
+                f"All pairs of {self.name} have their query or passage in the dev set: "
+                "give other `pairs` or another `dev`."
             )
         return PairSet(self.name, kept)
 
@@ -104,9 +105,25 @@ def judged_pairs(corpus: Corpus, queries: QuerySet, progress: Progress = SILENT)
     pairs = tuple(TrainingPair(text, tuple(passages)) for text, passages in answers.items())
     if not pairs:
         raise UserError(
-            f"No query of {queries.name} has a relevant passage in {corpus.name}: give --pairs that are judged on it."
+            f"No query of {queries.name} has a relevant passage in {corpus.name}: give `pairs` that are judged on it."
         )
     return PairSet(queries.name, pairs)
+
+
+def pairs_of(source: Iterable[Any]) -> PairSet:
+    """Pairs from Python: (query, passage), or dicts with the keys of `read_pairs`. The same query is one pair.
+
+    Raises:
+        UserError: there is none, or one is something else; the sentence has its position.
+    """
+
+    def records() -> Iterator[tuple[str, Any]]:
+        for number, each in enumerate(source):
+            pair = isinstance(each, tuple | list) and len(each) == 2
+            yield f"`pairs`, number {number}", {"query": each[0], "passage": each[1]} if pair else each
+
+    found = _joined("pairs from Python", records())
+    return replace(found, name=f"in-memory-{found.fingerprint[:12]}")
 
 
 def read_pairs(path: Path) -> PairSet:
@@ -117,30 +134,40 @@ def read_pairs(path: Path) -> PairSet:
     Raises:
         UserError: a line is malformed, or there is none.
     """
+    return _joined(str(path), ((f"{path}, line {number}", _parsed(line)) for number, line in read_lines(path)))
+
+
+def _joined(name: str, records: Iterable[tuple[str, Any]]) -> PairSet:
     positives: dict[str, dict[str, None]] = {}
     negatives: dict[str, dict[str, None]] = {}
-    for number, line in read_lines(path):
-        query, passage, others = _pair_of(line, f"{path}, line {number}")
+    for where, record in records:
+        query, passage, others = _pair_of(record, where)
         positives.setdefault(query, {})[passage] = None
         negatives.setdefault(query, {}).update(dict.fromkeys(others))
     if not positives:
-        raise UserError(f"{path} holds no pair: give lines such as {_EXAMPLE}.")
+        raise UserError(f"{name} holds no pair: give lines such as {_EXAMPLE}.")
     pairs = tuple(
         TrainingPair(query, tuple(texts), tuple(text for text in negatives[query] if text not in texts))
         for query, texts in positives.items()
     )
-    return PairSet(str(path), pairs)
+    return PairSet(name, pairs)
 
 
 _EXAMPLE = '{"query": "...", "passage": "...", "negatives": ["..."]}'
 
 
-def _pair_of(line: str, where: str) -> tuple[str, str, list[str]]:
+def _parsed(line: str) -> Any:
     try:
-        record: Any = json.loads(line)
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _pair_of(record: Any, where: str) -> tuple[str, str, list[str]]:
+    try:
         query, passage = record["query"].strip(), record["passage"].strip()
         negatives = [text.strip() for text in record.get("negatives", ())]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where}: no pair; give a line such as {_EXAMPLE}.") from error
     if not query or not passage:
         raise UserError(f"{where}: the {'passage' if query else 'query'} is empty; give a text or remove the line.")

@@ -37,6 +37,19 @@ class TrainingTexts:
         digest.update(b"queries" + text_keys(self.queries).tobytes())
         return digest.hexdigest()
 
+    def without(self, held_out: Collection[str]) -> TrainingTexts:
+        """The texts that are not held out."""
+        out = set(held_out)
+        documents, queries = (
+            tuple(text for text in part if text not in out) for part in (self.documents, self.queries)
+        )
+        return TrainingTexts(documents, queries)
+
+    def spread(self, most: int) -> list[str]:
+        """At most so many texts, evenly spread over all."""
+        every = [*self.documents, *self.queries]
+        return every[:: max(1, len(every) // most)][:most]
+
 
 def gather_texts(
     corpus: Corpus,
@@ -61,7 +74,7 @@ def gather_texts(
         UserError: nothing is left to learn from.
     """
     if limit is not None and limit < 1:
-        raise UserError(f"--max-documents is {limit}: give at least 1.")
+        raise UserError(f"`max_documents` is {limit}: give at least 1.")
     left_out = {text.strip() for text in exclude}
     # Of a large corpus only hashes are kept in memory, and the texts that are drawn.
     seen: set[bytes] = set()

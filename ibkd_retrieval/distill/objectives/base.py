@@ -1,4 +1,4 @@
-"""What an objective is told, gets and gives."""
+"""Inputs and outputs of a distillation loss."""
 
 from __future__ import annotations
 
@@ -11,30 +11,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ibkd_retrieval.distill.training.log import StepTimes
-
-
-@dataclass(frozen=True)
-class ObjectiveSettings:
-    """What the objectives read.
-
-    Attributes:
-        temperature: tau of the contrast; smaller looks harder at the nearest negatives. None is the objective's own.
-        hsic_weight: lambda, the weight of the forgetting term.
-        hsic_bandwidth: gamma of its Gaussian kernels, or "median" to follow the batch.
-        hsic_estimator: "biased", "unbiased", or "cka" for the normalised one.
-    """
-
-    temperature: float | None = None
-    hsic_weight: float = 0.2
-    hsic_bandwidth: float | str = "median"
-    hsic_estimator: str = "biased"
-
-    @property
-    def tau(self) -> float:
-        """The temperature, once an objective has been chosen."""
-        if self.temperature is None:
-            raise ValueError("no temperature yet: `with_temperature` gives the objective's own")
-        return self.temperature
 
 
 @dataclass(frozen=True)

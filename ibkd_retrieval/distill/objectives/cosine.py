@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings, Sizes
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.projection import Projection
+from ibkd_retrieval.distill.recipe import ObjectiveSettings
 
 
 class Cosine(torch.nn.Module):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ibkd_retrieval.distill.objectives.base import LossTerms, ObjectiveSettings
+from ibkd_retrieval.distill.objectives.base import LossTerms
 from ibkd_retrieval.distill.objectives.functional import cka, gaussian_kernel, hsic, off_diagonal_mean, unbiased_hsic
+from ibkd_retrieval.distill.recipe import ObjectiveSettings
 
 _ESTIMATORS = {"biased": hsic, "unbiased": unbiased_hsic, "cka": cka}
 

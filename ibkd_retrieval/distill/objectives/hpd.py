@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import torch
 
-from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings, Sizes
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.projection import Projection
+from ibkd_retrieval.distill.recipe import ObjectiveSettings
 from ibkd_retrieval.errors import UserError
 
 
@@ -25,7 +26,7 @@ class HPD(torch.nn.Module):
         if sizes.student > sizes.teacher:
             raise UserError(
                 f"The objective hpd reduces the teacher's {sizes.teacher} dimensions to the student's "
-                f"{sizes.student}: give --dim {sizes.teacher} or less."
+                f"{sizes.student}: give `dim={sizes.teacher}` or less."
             )
         self.projection = Projection(sizes.student, sizes.teacher)
         self.projection.weight.requires_grad_(False)

@@ -9,9 +9,10 @@ from contextlib import nullcontext
 
 import torch
 
-from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings, Sizes
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.forgetting import forgetting
 from ibkd_retrieval.distill.objectives.infonce import InfoNCE
+from ibkd_retrieval.distill.recipe import ObjectiveSettings
 
 
 class IBKD(torch.nn.Module):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, ObjectiveSettings, Sizes
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.functional import infonce
 from ibkd_retrieval.distill.objectives.projection import Projection
+from ibkd_retrieval.distill.recipe import ObjectiveSettings
 
 
 class InfoNCE(torch.nn.Module):

@@ -11,7 +11,8 @@ from ibkd_retrieval.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from ibkd_retrieval.distill.objectives.base import ObjectiveSettings, Sizes
+    from ibkd_retrieval.distill.objectives.base import Sizes
+    from ibkd_retrieval.distill.recipe import ObjectiveSettings
 
 
 OBJECTIVES = ("ibkd", "infonce", "mse", "cosine", "crd", "hpd", "kl")
@@ -73,6 +74,6 @@ def check_dims(dims: Sequence[int], student: int, teacher: int) -> None:
     """
     shown = ",".join(map(str, dims))
     if dims and dims[0] != student:
-        raise UserError(f"--dims {shown}: the student has {student} dimensions, start with {student}.")
+        raise UserError(f"`dims` {shown}: the student has {student} dimensions, start with {student}.")
     if dims and student > teacher:
-        raise UserError(f"--dims {shown}: start with at most the teacher's {teacher} dimensions.")
+        raise UserError(f"`dims` {shown}: start with at most the teacher's {teacher} dimensions.")

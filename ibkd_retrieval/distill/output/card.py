@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ibkd_retrieval.distill.output.folder import FINISHED
+from ibkd_retrieval.distill.config import RECORD
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.distill.config import DistillSettings, FinetuneSettings
-    from ibkd_retrieval.distill.output.student_folder import EncoderFacts, StudentReport
+    from ibkd_retrieval.distill.output.report import EncoderFacts, StudentReport
+    from ibkd_retrieval.distill.recipe import DistillSettings, FinetuneSettings
     from ibkd_retrieval.distill.training.loop import DevPoint
 
 
@@ -46,10 +46,10 @@ def _training(report: StudentReport) -> str:
 
 def _steps(history: Sequence[DevPoint], settings: DistillSettings | FinetuneSettings) -> str:
     """How many were run, and whose weights were kept."""
-    looks = [point for point in history if point.step]
-    # With patience the best look's weights, the first of equals, are kept; without it the last.
-    kept = max(looks, key=lambda point: point.value).step if settings.patience else settings.steps
-    ran = looks[-1].step if settings.patience else settings.steps
+    evaluated = [point for point in history if point.step]
+    # With patience the weights of the best evaluation, the first of equals, are kept; without it the last.
+    kept = max(evaluated, key=lambda point: point.value).step if settings.patience else settings.steps
+    ran = evaluated[-1].step if settings.patience else settings.steps
     return f"{ran:,} steps" + (f" (the weights after step {kept:,} were kept)" if kept != ran else "")
 
 
@@ -113,7 +113,7 @@ vectors = SentenceTransformer("{name}").encode(["a text"])
 Quality: {report.dev_metric} on the dev set, {report.dev_set}, by exact search. Speed: the same texts, each encoder in
 turn, on {where}; compare the figures with each other only.
 
-{_training(report)} Every setting and version is in `{FINISHED}`.
+{_training(report)} Every setting and version is in `{RECORD}`.
 
 Method: *Text Representation Distillation via Information Bottleneck Principle*, arXiv 2311.05472.
 """

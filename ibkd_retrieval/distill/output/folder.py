@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ibkd_retrieval.distill.config import RECORD
+from ibkd_retrieval.distill.training.checkpoint import sync_files
 from ibkd_retrieval.distill.training.log import LOG_FILE
 from ibkd_retrieval.encoders.loading import quiet_transformers
-from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import is_leftover
+from ibkd_retrieval.errors import UserError, WorkFailed, first_line
+from ibkd_retrieval.files import is_leftover, sync_directory
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-FINISHED = "ibkd.json"
 CHECKPOINTS = "checkpoints"
 FINETUNING = "checkpoints/finetuning"
 
@@ -23,35 +27,112 @@ def prepare_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Make sure that `output` may be written; nothing is changed yet.
 
     Raises:
-        UserError: it is finished, unfinished, or not ours, and the options do not say what to do.
+        UserError: it is finished, unfinished, or not ours, and the parameters do not say what to do.
     """
     if resume and overwrite:
-        raise UserError("--resume goes on with a student and --overwrite starts anew: give one of them.")
-    if not output.exists():
-        return
-    if output.is_dir() and not any(path.is_file() and not is_leftover(path) for path in output.rglob("*")):
+        raise UserError("`resume` goes on with a student and `overwrite` starts anew: give one of them.")
+    if not output.exists() or _is_empty(output):
         return
     # The name `checkpoints` alone is too common to tell our folders by.
-    finished = (output / FINISHED).is_file()
+    finished = (output / RECORD).is_file()
     started = any((output / folder / LOG_FILE).is_file() for folder in (CHECKPOINTS, FINETUNING))
     if not output.is_dir() or not (finished or started):
-        raise UserError(f"{output} exists and is no student of this toolkit: give another --output.")
-    if overwrite:
+        raise UserError(f"{output} exists and is no student of this toolkit: give another `output`.")
+    # One that is both was being replaced: the new one is trained beside the old.
+    if overwrite or (resume and started):
         return
     if finished:
-        raise UserError(f"{output} is finished: give another --output, or --overwrite to replace it.")
-    if not resume:
-        raise UserError(f"{output} is unfinished: give --resume to go on, or --overwrite to start anew.")
+        raise UserError(f"{output} is finished: give another `output`, or `overwrite` to replace it.")
+    raise UserError(f"{output} is unfinished: give `resume` to go on, or `overwrite` to start anew.")
 
 
-def remove_output(output: Path) -> None:
-    """Delete a student's folder; killed in the middle of it, none is left that looks like a stranger's."""
-    if not output.exists():
-        return
-    doomed = output.with_name(f".{output.name}.removed")
+def clear_unfinished(output: Path) -> None:
+    """Forget an earlier run in `output`; a finished student stays until the new one takes its place."""
+    doomed = _beside(output, "removed")
     shutil.rmtree(doomed, ignore_errors=True)
-    output.rename(doomed)
-    shutil.rmtree(doomed)
+    for name in ("tensorboard", CHECKPOINTS):
+        if (output / name).exists():
+            shutil.rmtree(doomed, ignore_errors=True)
+            (output / name).rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def staging_folder(output: Path) -> Path:
+    """An empty place beside `output` to make the finished student in."""
+    staging = _beside(output, "finished")
+    shutil.rmtree(staging, ignore_errors=True)
+    return staging
+
+
+def take_place(staging: Path, output: Path) -> None:
+    """Put the whole student in `staging` in the place of `output`, which holds the checkpoints and goes.
+
+    Killed between the two renames, `settle_output` does the second.
+    """
+    for item in output.iterdir() if output.is_dir() else ():
+        # What others put there, and events for TensorBoard, are kept. An old student's files are not.
+        if item.name == "tensorboard" or not ((output / RECORD).is_file() or item.name in _OURS or is_leftover(item)):
+            target = staging / item.name
+            if not target.exists():
+                shutil.copytree(item, target) if item.is_dir() else shutil.copy2(item, target)
+    sync_files(staging)
+    old = _beside(output, "removed")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    staging.rename(output)
+    sync_directory(output.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def settle_output(output: Path) -> bool:
+    """Finish what an earlier process that was killed began; True where that made `output` a finished student.
+
+    A run keeps two folders beside its output for the moment in which it finishes: the whole student, and what it takes
+    the place of.
+    """
+    staging, old = _beside(output, "finished"), _beside(output, "removed")
+    whole = (staging / RECORD).is_file() and old.exists() and (not output.exists() or _is_empty(output))
+    if whole:
+        staging.rename(output)
+        sync_directory(output.parent)
+    shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    return whole
+
+
+_OURS = (CHECKPOINTS, ".staging")
+
+
+def _beside(output: Path, state: str) -> Path:
+    return output.with_name(f".{output.name}.{state}")
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(path.is_file() and not is_leftover(path) for path in folder.rglob("*"))
+
+
+@contextmanager
+def full_disk_told(output: Path) -> Iterator[None]:
+    """Turn an error while files are written into a sentence that says how to go on."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        reason = first_line(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        reason = f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
+    except RuntimeError as error:
+        # How torch and tokenizers tell of a file that they cannot write.
+        if "os error" not in str(error) and "No space left" not in str(error) and "File too large" not in str(error):
+            raise
+        reason = first_line(error)
+    else:
+        return
+    raise WorkFailed(f"{output} cannot be written ({reason}): make room and go on with `resume=True`.")
 
 
 def save_plain(model: SentenceTransformer, folder: Path) -> None:

@@ -13,7 +13,7 @@ from ibkd_retrieval.errors import UserError
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from ibkd_retrieval.distill.config import DistillSettings
+    from ibkd_retrieval.distill.recipe import DistillSettings
 
 
 class FinishedModel(NamedTuple):

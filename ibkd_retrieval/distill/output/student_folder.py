@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ibkd_retrieval import __version__
-from ibkd_retrieval.distill.config import DistillSettings
+from ibkd_retrieval.distill.config import RECORD
 from ibkd_retrieval.distill.output.card import model_card
-from ibkd_retrieval.distill.output.folder import CHECKPOINTS, FINETUNING, FINISHED
-from ibkd_retrieval.distill.training.checkpoint import sync_files
+from ibkd_retrieval.distill.output.folder import CHECKPOINTS, FINETUNING, staging_folder, take_place
+from ibkd_retrieval.distill.output.report import StudentReport
 from ibkd_retrieval.distill.training.log import LOG_FILE
 from ibkd_retrieval.encoders.environment import Environment
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
@@ -28,110 +23,8 @@ from ibkd_retrieval.files import atomic_write, write_json
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from ibkd_retrieval.distill.config import FinetuneSettings
-    from ibkd_retrieval.distill.teacher.joint import JointTeacher
-    from ibkd_retrieval.distill.training.loop import DevPoint
-    from ibkd_retrieval.encoders.encoder import Encoder
-
 PROJECTION = "projection.safetensors"
 FINETUNING_LOG = "finetuning-log.jsonl"
-
-
-@dataclass(frozen=True)
-class EncoderFacts:
-    """One encoder in the card's table.
-
-    Attributes:
-        name: as the user named it.
-        weight_hash: of the weights that were measured.
-        dev: the dev figure.
-        dim: length of a vector.
-        embedding_parameters: in token and position tables.
-        transformer_parameters: in all else.
-        texts_per_second: while encoding the dev texts; comparable within one card only.
-        dtype: the arithmetic it was trained or asked in, which "auto" became.
-    """
-
-    name: str
-    weight_hash: str
-    dev: float
-    dim: int
-    embedding_parameters: int
-    transformer_parameters: int
-    texts_per_second: float
-    dtype: str
-
-    @classmethod
-    def of(cls, encoder: Encoder | JointTeacher, dev: float, texts_per_second: float) -> EncoderFacts:
-        """Read the facts off an encoder."""
-        counts = encoder.parameters
-        return cls(
-            encoder.name,
-            encoder.weight_hash,
-            dev,
-            encoder.dim,
-            counts["embedding"],
-            counts["transformer"],
-            texts_per_second,
-            encoder.dtype,
-        )
-
-
-@dataclass(frozen=True)
-class FinetuneFacts:
-    """How stage 2 went.
-
-    Attributes:
-        pairs: their name.
-        queries: how many were learnt from.
-        negatives_a_query: hard negatives each had to draw from, on average.
-        fingerprint: of the pairs with their negatives.
-        settings: the recipe.
-        history: the dev figure by step.
-        seconds: of training.
-    """
-
-    pairs: str
-    queries: int
-    negatives_a_query: float
-    fingerprint: str
-    settings: FinetuneSettings
-    history: tuple[DevPoint, ...]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class StudentReport:
-    """All that is worth knowing about how a student came to be."""
-
-    teacher: EncoderFacts
-    student: EncoderFacts
-    undistilled_dev: float
-    shorter_dev: Mapping[int, float]
-    dev_metric: str
-    dev_set: str
-    stage: str
-    history: tuple[DevPoint, ...]
-    corpus: str
-    queries: str | None
-    texts: int
-    fingerprint: str
-    origin: str
-    settings: DistillSettings
-    finetuning: FinetuneFacts | None
-    train_seconds: float
-    texts_per_second: float
-    environment: Environment
-
-    def as_dict(self) -> dict[str, Any]:
-        """As plain values for `ibkd.json`."""
-        packages = ("torch", "transformers", "sentence-transformers", "numpy")
-        return {
-            "version": __version__,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "packages": {name: importlib.metadata.version(name) for name in packages},
-            **asdict(self),
-        }
 
 
 def save_student(
@@ -140,9 +33,9 @@ def save_student(
     report: StudentReport,
     output: Path,
 ) -> None:
-    """Write the finished folder; `ibkd.json` comes last and marks it finished, then the checkpoints go.
+    """Write the finished student, which appears whole by one rename and takes the place of the checkpoints.
 
-    Killed before that, the folder is unfinished and the checkpoints are all there.
+    Killed before that, the folder is as it was and the checkpoints are all there.
 
     Args:
         model: what `finished_model` gave.
@@ -153,8 +46,7 @@ def save_student(
     import torch
     from safetensors.torch import save_file
 
-    staging = output / ".staging"
-    shutil.rmtree(staging, ignore_errors=True)
+    staging = staging_folder(output)
     with quiet_transformers():
         model.save(str(staging), create_model_card=False)
     if projection is not None:
@@ -162,18 +54,10 @@ def save_student(
     for folder, name in ((CHECKPOINTS, LOG_FILE), (FINETUNING, FINETUNING_LOG)):
         if (output / folder / LOG_FILE).is_file():
             shutil.copy(output / folder / LOG_FILE, staging / name)
-    sync_files(staging)
-    # A folder is read as a model by its modules.json or config.json, so these come when all else is in place.
-    for item in sorted(staging.iterdir(), key=lambda path: (path.name in ("modules.json", "config.json"), path.name)):
-        target = output / item.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        item.replace(target)
-    staging.rmdir()
-    with atomic_write(output / "README.md") as file:
+    with atomic_write(staging / "README.md") as file:
         file.write(model_card(report, output.name).encode("utf-8"))
-    write_json(output / FINISHED, report.as_dict())
-    shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+    write_json(staging / RECORD, report.as_dict())
+    take_place(staging, output)
 
 
 def read_student(folder: Path) -> dict[str, Any]:
@@ -183,11 +67,11 @@ def read_student(folder: Path) -> dict[str, Any]:
         UserError: it is damaged.
     """
     try:
-        record: Any = json.loads((folder / FINISHED).read_text("utf-8"))
+        record: Any = json.loads((folder / RECORD).read_text("utf-8"))
     except ValueError:
         record = None
     if not isinstance(record, dict):
-        raise UserError(f"{folder / FINISHED} is damaged: distil the student again with --overwrite.")
+        raise UserError(f"{folder / RECORD} is damaged: distil the student again with `overwrite`.")
     return record
 
 
@@ -200,11 +84,17 @@ def verify_student(folder: Path) -> None:
     student = read_student(folder).get("student")
     recorded = student.get("weight_hash") if isinstance(student, dict) else None
     if recorded is None:
+<<<<<<< HEAD
         raise UserError(f"{folder / FINISHED} records no weight hash to verify with: leave out --verify.")
     model = load_sentence_transformer(str(folder))
     found = weight_hash(model)
     if recorded not in (found, former_weight_hash(model, found)):
+=======
+        raise UserError(f"{folder / RECORD} records no weight hash to verify with: leave out `verify`.")
+    found = weight_hash(load_sentence_transformer(str(folder)))
+    if found != recorded:
+>>>>>>> e60f069 (Give distillation one configuration and one public function, and let a student appear whole)
         raise UserError(
             f"The model in {folder} is not the one that was distilled: its weights, modules and tokens hash to "
-            f"{found[:12]} and {recorded[:12]} is recorded; distil it again with --overwrite."
+            f"{found[:12]} and {recorded[:12]} is recorded; distil it again with `overwrite`."
         )

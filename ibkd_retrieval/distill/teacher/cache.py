@@ -121,10 +121,10 @@ class TeacherCache:
                 differs = ", ".join(key for key in identity if found.get(key) != identity[key])
                 raise UserError(
                     f"The teacher cache {folder} belongs to another teacher or setting (differs in {differs}): "
-                    "give another --cache folder."
+                    "give another `cache` folder."
                 )
         elif folder.is_dir() and not all(is_leftover(path) for path in folder.iterdir()):
-            raise UserError(f"{folder} is not empty and no teacher cache: give another --cache folder.")
+            raise UserError(f"{folder} is not empty and no teacher cache: give another `cache` folder.")
         else:
             write_json(manifest, identity | {"name": teacher.name})
         self._keys: list[NDArray[np.uint64]] = []
@@ -183,7 +183,7 @@ class TeacherCache:
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         if not np.isfinite(unit).all():
             raise UserError(
-                f"The teacher `{self.teacher.name}` gives vectors that are not finite: try --dtype float32."
+                f'The teacher `{self.teacher.name}` gives vectors that are not finite: try `dtype="float32"`.'
             )
         number = len(self._shards)
         with atomic_write(self._vectors_path(number, keys)) as file:

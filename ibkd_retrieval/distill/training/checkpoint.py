@@ -135,24 +135,24 @@ def load_checkpoint(checkpoint: Path, modules: Mapping[str, Stateful], optimizer
 
 
 class BestWeights:
-    """A copy of some modules' weights from the look at the dev set with the highest figure.
+    """A copy of some modules' weights from the evaluation with the highest dev figure.
 
     Saved in a checkpoint beside the modules, so that a resumed run stops where an uninterrupted one does.
     """
 
     def __init__(self, modules: Mapping[str, torch.nn.Module], figures: Sequence[float] = ()) -> None:
-        """Start before the first look, or after the looks that gave `figures`."""
+        """Start before the first evaluation, or after those that gave `figures`."""
         self._modules = modules
         self._tensors: dict[str, torch.Tensor] = {}
         self.value = max(figures, default=-math.inf)
-        self.looks_since = len(figures) - 1 - list(figures).index(self.value) if figures else 0
+        self.evaluations_since = len(figures) - 1 - list(figures).index(self.value) if figures else 0
 
-    def look(self, value: float) -> None:
+    def update(self, value: float) -> None:
         """Take the modules' weights if `value` is higher than all before."""
         if not value > self.value:
-            self.looks_since += 1
+            self.evaluations_since += 1
             return
-        self.value, self.looks_since = value, 0
+        self.value, self.evaluations_since = value, 0
         self._tensors = {
             f"{name}.{key}": tensor.detach().cpu().clone()
             for name, module in self._modules.items()

@@ -2,8 +2,8 @@
 
 `torchrun` starts them and `torch.distributed` connects them; alone, every function here answers for one.
 Each encodes its share of a batch, all see all vectors and compute the same loss. So a step is the same however many
-take part: the batch is the run's, not a process's. The first ("rank 0") alone writes files, fills caches and looks at
-the dev set.
+take part: the batch is the run's, not a process's. The first ("rank 0") alone writes files, fills caches and
+evaluates on the dev set.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def local_device(device: str) -> str:
     if count() == 1 or not device.startswith("cuda"):
         return device
     if device != "cuda":
-        raise UserError(f"--device {device} names one GPU for {count()} processes: give --device cuda, one is chosen.")
+        raise UserError(
+            f'`device="{device}"` names one GPU for {count()} processes: give `device="cuda"`, one is chosen.'
+        )
     place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if place >= gpus:
         raise UserError(f"torch sees {gpus} GPUs for the processes of this machine: give --nproc-per-node {gpus}.")
@@ -106,14 +108,14 @@ def local_device(device: str) -> str:
     return f"cuda:{place}"
 
 
-def check_batch(size: int, option: str) -> None:
+def check_batch(size: int, name: str) -> None:
     """Make sure that each process gets a text of a batch.
 
     Raises:
         UserError: there are more processes than texts.
     """
     if size < count():
-        raise UserError(f"{option} is {size} for {count()} processes, which share it: give at least {count()}.")
+        raise UserError(f"`{name}` is {size} for {count()} processes, which share it: give at least {count()}.")
 
 
 def wait() -> None:

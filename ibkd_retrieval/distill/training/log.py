@@ -62,7 +62,7 @@ def require_tensorboard() -> None:
         MissingPackage: tensorboard is not installed.
     """
     if importlib.util.find_spec("tensorboard") is None:
-        raise MissingPackage("tensorboard", "--tensorboard", "tensorboard")
+        raise MissingPackage("tensorboard", "`tensorboard`", "tensorboard")
 
 
 def event_writer(folder: Path, first: int) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ibkd_retrieval.distill.dev_metric import Dev
+from ibkd_retrieval.distill.recipe import Pace
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.checkpoint import (
     BestWeights,
@@ -44,26 +45,6 @@ class DevPoint:
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How long a run goes on and how often it stops to look.
-
-    Attributes:
-        steps: optimiser steps in all.
-        texts_per_step: for the speed that is shown.
-        eval_every: steps between looks at the dev set, 0 for the end only.
-        checkpoint_every: steps between checkpoints.
-        patience: looks without a better dev figure after which training ends with the best weights; 0 goes to the end
-            and keeps the last.
-    """
-
-    steps: int
-    texts_per_step: int
-    eval_every: int
-    checkpoint_every: int
-    patience: int = 0
-
-
-@dataclass(frozen=True)
 class LoopResult:
     """What the steps gave.
 
@@ -92,8 +73,8 @@ class Trainable(Protocol):
         """What trains it."""
 
     @property
-    def rate_option(self) -> str:
-        """The option that sets the learning rate, for advice."""
+    def rate_name(self) -> str:
+        """The parameter that sets the learning rate, for advice."""
 
     def start(self) -> None:
         """Prepare for the first step; not called where a checkpoint is taken up."""
@@ -102,7 +83,7 @@ class Trainable(Protocol):
         """Run one optimiser step and return its figures, among them `loss` and `gradient`."""
 
     def untrained(self) -> Encoder:
-        """The student as it was born, as an encoder of its own."""
+        """The student as it was initialised, as an encoder of its own."""
 
     def snapshot(self) -> Encoder:
         """The student as it would be saved now, as an encoder of its own."""
@@ -161,7 +142,7 @@ class TrainingLoop:
             WorkFailed: the loss is no longer a number.
         """
         if not self.history:
-            self._look(0, self.run.untrained)
+            self._evaluate(0, self.run.untrained)
             if ranks.is_first():
                 self.run.start()
         ranks.same_weights(self.run.modules)
@@ -186,10 +167,10 @@ class TrainingLoop:
         values = self.run.step(step, detailed=logged)
         self.seconds += time.perf_counter() - began
         if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient"])):
-            raise WorkFailed(_not_a_number(step, list_checkpoints(self.folder), self.run.rate_option))
+            raise WorkFailed(_not_a_number(step, list_checkpoints(self.folder), self.run.rate_name))
         self.done = step + 1
         if at_end or (self.pace.eval_every and self.done % self.pace.eval_every == 0):
-            self._look(self.done, self.run.snapshot)
+            self._evaluate(self.done, self.run.snapshot)
         note = ""
         if logged:
             rate = self.done * self.pace.texts_per_step / max(self.seconds, 1e-9)
@@ -204,16 +185,16 @@ class TrainingLoop:
         if self.log is not None:
             self.log.write(values)
 
-    def _look(self, done: int, encoder: Callable[[], Encoder]) -> None:
+    def _evaluate(self, done: int, encoder: Callable[[], Encoder]) -> None:
         value = float(ranks.from_first(lambda: np.array(self.dev.score(encoder()))))
         self.history.append(DevPoint(done, value))
         self._write({"step": done, self.dev.metric: value})
         if self.pace.patience and done:
-            self.best.look(value)
-            self.ended = self.best.looks_since >= self.pace.patience
+            self.best.update(value)
+            self.ended = self.best.evaluations_since >= self.pace.patience
             if self.ended and done < self.pace.steps:
                 self.progress.say(
-                    f"no better {self.dev.metric} for {self.pace.patience} looks: ending after step {done} of "
+                    f"no better {self.dev.metric} for {self.pace.patience} evaluations: ending after step {done} of "
                     f"{self.pace.steps} with the best weights"
                 )
 
@@ -237,7 +218,7 @@ class TrainingLoop:
         if state["identity"] != self.identity:
             raise UserError(
                 f"{checkpoint} is of another run (differs in {_differs(state['identity'], self.identity)}): "
-                "give the same options again, or --overwrite to start anew."
+                "give the same parameters again, or `overwrite` to start anew."
             )
         self.done, self.seconds, self.ended = state["step"], state["seconds"], state["ended"]
         self.history = [DevPoint(point["step"], point["value"]) for point in state["history"]]
@@ -246,11 +227,11 @@ class TrainingLoop:
         self.progress.say(f"resuming after step {self.done} of {self.pace.steps}")
 
 
-def _not_a_number(step: int, checkpoints: list[Path], option: str) -> str:
+def _not_a_number(step: int, checkpoints: list[Path], rate: str) -> str:
     kept = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "no checkpoint was written yet"
     return (
         f"The loss or its gradient is no longer a number at step {step}; {kept}: "
-        f"try a lower {option} or --dtype float32."
+        f'try a lower `{rate}` or `dtype="float32"`.'
     )
 
 

@@ -1,10 +1,10 @@
-"""The optimiser, its learning rate and a step of it, the same in every stage."""
+"""The optimiser, its learning rate, and the parts of a step that every stage shares."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.log import StepTimes
@@ -29,78 +29,27 @@ def adamw(rates: Iterable[tuple[torch.nn.Parameter, float]], weight_decay: float
     )
 
 
-class Recipe(Protocol):
-    """What the settings of every stage say of a step."""
-
-    @property
-    def steps(self) -> int:
-        """Steps in all."""
-
-    @property
-    def accumulate(self) -> int:
-        """Batches a step."""
-
-    @property
-    def warmup(self) -> float:
-        """Share of the steps spent warming up."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Peak of the schedule."""
-
-
-class Encoded(NamedTuple):
-    """A batch that the student has encoded.
-
-    Attributes:
-        vectors: [n, d] with gradient.
-        loss: gives the loss of such vectors; times what it does.
-    """
-
-    vectors: torch.Tensor
-    loss: Callable[[torch.Tensor], LossTerms]
-
-
-def take_step(
-    number: int,
-    recipe: Recipe,
-    optimizer: torch.optim.Optimizer,
-    encode: Callable[[int, StepTimes], Encoded],
-    student: torch.nn.Module,
-    objective: torch.nn.Module | None = None,
+def backward(
+    terms: LossTerms,
+    encoded: torch.Tensor,
+    vectors: torch.Tensor,
+    share: int,
+    times: StepTimes,
     *,
-    device: str,
     detailed: bool,
 ) -> dict[str, float]:
-    """Run one optimiser step and return its figures.
+    """Add the gradient of a batch, one of `share` of its step, and return its figures.
+
+    The two backward passes are one, parted where the student ends so that each can be timed.
 
     Args:
-        number: of the step, from 0.
-        recipe: settings of the stage.
-        optimizer: over the parameters of both modules.
-        encode: encodes batch number so and so, counted over all steps.
-        student: what is trained.
-        objective: has parameters of its own, None where it has none.
-        device: where all this is computed.
-        detailed: whether to measure times and the watched terms' gradient norms too.
+        terms: the loss of `vectors`.
+        encoded: what the student gave [n, d].
+        vectors: the same, detached, with gradient.
+        share: batches a step, whose losses are averaged.
+        times: the clock.
+        detailed: whether to measure the watched terms' gradient norms too.
     """
-    times = StepTimes(device, active=detailed)
-    factor = set_rates(optimizer, number, recipe.steps, recipe.warmup)
-    optimizer.zero_grad(set_to_none=True)
-    share = recipe.accumulate
-    batches = [_add_gradient(encode(number * share + i, times), share, times, detailed=detailed) for i in range(share)]
-    ranks.sum_gradients(student.parameters(), objective.parameters() if objective is not None else ())
-    values = {name: sum(each[name] for each in batches) / share for name in batches[0]}
-    with times.part("optimiser"):
-        norm = apply_gradients(optimizer, values["loss"])
-    return values | {"gradient": norm, "learning_rate": recipe.learning_rate * factor} | times.figures()
-
-
-def _add_gradient(batch: Encoded, share: int, times: StepTimes, *, detailed: bool) -> dict[str, float]:
-    """Add the gradient of a batch, one of `share` of its step, and return its figures."""
-    # The two backward passes are one, parted where the student ends so that each can be timed.
-    vectors = batch.vectors.detach().requires_grad_(True)
-    terms = batch.loss(vectors)
     with times.part("objective"):
         values = loss_figures(terms)
     if detailed:
@@ -108,8 +57,23 @@ def _add_gradient(batch: Encoded, share: int, times: StepTimes, *, detailed: boo
     with times.part("objective"):
         (terms.total / share).backward()  # type: ignore[no-untyped-call]
     with times.part("student"):
-        batch.vectors.backward(vectors.grad)  # type: ignore[no-untyped-call]
+        encoded.backward(vectors.grad)  # type: ignore[no-untyped-call]
     return values
+
+
+def finish_step(
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[dict[str, float]],
+    student: torch.nn.Module,
+    objective: torch.nn.Module | None,
+    times: StepTimes,
+) -> dict[str, float]:
+    """Apply the gradients of a step's batches, and return the means of their figures with the gradient's norm."""
+    ranks.sum_gradients(student.parameters(), objective.parameters() if objective is not None else ())
+    values = {name: sum(each[name] for each in batches) / len(batches) for name in batches[0]}
+    with times.part("optimiser"):
+        norm = apply_gradients(optimizer, values["loss"])
+    return values | {"gradient": norm}
 
 
 def set_rates(optimizer: torch.optim.Optimizer, number: int, steps: int, warmup: float) -> float:

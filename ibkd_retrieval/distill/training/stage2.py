@@ -6,25 +6,141 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ibkd_retrieval.corpora.records import Corpus
-from ibkd_retrieval.distill.config import FinetuneSettings
 from ibkd_retrieval.distill.data.hard_negatives import mine_negatives, with_negatives
 from ibkd_retrieval.distill.data.pairs import PairSet
-from ibkd_retrieval.distill.data.schedule import PairTexts
+from ibkd_retrieval.distill.data.schedule import BatchSchedule, PairBatch, PairTexts
+from ibkd_retrieval.distill.data.tokens import training_tokens
 from ibkd_retrieval.distill.dev_metric import Dev
+from ibkd_retrieval.distill.objectives.base import LossTerms
+from ibkd_retrieval.distill.objectives.functional import infonce
+from ibkd_retrieval.distill.recipe import FinetuneSettings
 from ibkd_retrieval.distill.teacher.cache import TeacherVectors
 from ibkd_retrieval.distill.training import distributed as ranks
+from ibkd_retrieval.distill.training.log import StepTimes
 from ibkd_retrieval.distill.training.loop import LoopResult, TrainingLoop
+from ibkd_retrieval.distill.training.optimizer import adamw, backward, finish_step, set_rates
 from ibkd_retrieval.distill.training.stage1 import dev_identity
-from ibkd_retrieval.distill.training.stage2_run import FinetuneRun
 from ibkd_retrieval.encoders.cross_encoder import check_cross_encoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
     from ibkd_retrieval.distill.teacher.soft_labels import SoftLabels
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+
+class FinetuneRun:
+    """Contrast of queries with passages, soft labels, and forgetting."""
+
+    def __init__(
+        self,
+        student: SentenceTransformer,
+        texts: PairTexts,
+        settings: FinetuneSettings,
+        labels: SoftLabels | None,
+        progress: Progress,
+    ) -> None:
+        import torch
+
+        from ibkd_retrieval.distill.training.student_module import StudentModule
+
+        torch.manual_seed(settings.seed)
+        self.settings, self.texts, self.labels = settings, texts, labels
+        self.token_ids = training_tokens(student, texts.texts, settings.max_length, progress)
+        longest = np.array([self.token_ids.lengths[positives].max() for positives in texts.positives])
+        self.schedule = BatchSchedule(longest, settings.batch_size, settings.seed)
+        self.module = StudentModule(student, settings.dtype, freeze_embeddings=settings.freeze_embeddings)
+        self.modules: dict[str, torch.nn.Module] = {"student": student}
+        rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
+        self.optimizer = adamw(rates, settings.weight_decay)
+
+    rate_name = "finetune_learning_rate"
+
+    def start(self) -> None:
+        """Nothing has to be prepared."""
+
+    def step(self, number: int, *, detailed: bool) -> dict[str, float]:
+        """Run one optimiser step and return its figures; the forgetting term's gradient norm when `detailed`."""
+        import torch
+
+        from ibkd_retrieval.distill.training.student_module import encode_batch
+
+        settings = self.settings
+        times = StepTimes(str(self.module.model.device), active=detailed)
+        factor = set_rates(self.optimizer, number, settings.steps, settings.warmup)
+        self.optimizer.zero_grad(set_to_none=True)
+        batches = []
+        for batch_number in range(number * settings.accumulate, (number + 1) * settings.accumulate):
+            drawn = self.schedule.batch(batch_number)
+            batch = self.texts.draw(drawn, settings.negatives, settings.seed, batch_number)
+            with times.part("student"):
+                queries, query_inputs = encode_batch(self.module, self.token_ids, batch.queries)
+                passages, passage_inputs = encode_batch(self.module, self.token_ids, batch.passages)
+                encoded, inputs = torch.cat([queries, passages]), None
+                if query_inputs is not None and passage_inputs is not None:
+                    inputs = torch.cat([query_inputs, passage_inputs])
+            vectors = encoded.detach().requires_grad_(True)
+            with times.part("objective"):
+                terms = self._terms(vectors, inputs, batch, times)
+            batches.append(backward(terms, encoded, vectors, settings.accumulate, times, detailed=detailed))
+        values = finish_step(self.optimizer, batches, self.module, None, times)
+        return values | {"learning_rate": settings.learning_rate * factor} | times.figures()
+
+    def _terms(
+        self, vectors: torch.Tensor, inputs: torch.Tensor | None, batch: PairBatch, times: StepTimes
+    ) -> LossTerms:
+        """The mean over the lengths that are to be usable; the parts of the full one."""
+        import torch
+
+        dims = self.settings.dims or (vectors.shape[1],)
+        unit = torch.nn.functional.normalize
+        each = [self._terms_at(unit(vectors[:, :dim], dim=-1), inputs, batch, times) for dim in dims]
+        total = torch.stack([terms.total for terms in each]).mean()
+        watch = {name: torch.stack([terms.watch[name] for terms in each]).mean() for name in each[0].watch}
+        return LossTerms(total, each[0].terms, watch)
+
+    def _terms_at(
+        self, vectors: torch.Tensor, inputs: torch.Tensor | None, batch: PairBatch, times: StepTimes
+    ) -> LossTerms:
+        import torch
+
+        from ibkd_retrieval.distill.objectives.forgetting import forgetting
+        from ibkd_retrieval.distill.teacher.soft_labels import soft_label_loss
+
+        settings, n = self.settings, len(batch.queries)
+        queries, positives, negatives = vectors[:n], vectors[n : 2 * n], vectors[2 * n :]
+        answers = torch.from_numpy(batch.answers).to(vectors.device)
+        contrast = infonce(queries, positives, settings.temperature, bank=negatives, duplicate=answers).loss
+        total, terms = contrast, {"contrast": contrast.detach()}
+        watch: dict[str, torch.Tensor] = {}
+        if inputs is not None:
+            with times.part("hsic"):
+                forgot = forgetting(vectors, inputs, settings.forgetting)
+            total, terms = total + forgot.total, terms | forgot.terms
+            watch = forgot.watch if settings.hsic_weight else {}
+        if self.labels is not None:
+            labels = torch.from_numpy(self.labels.logits(batch)).to(vectors.device)
+            soft = soft_label_loss(queries @ vectors[n:].T / settings.temperature, labels)
+            total, terms["soft"] = total + settings.soft_weight * soft, soft.detach()
+        return LossTerms(total, terms, watch)
+
+    def close(self) -> None:
+        """Give the student back as it came."""
+        self.module.close()
+
+    def untrained(self) -> Encoder:
+        """The student as it came, as an encoder of its own."""
+        return self.snapshot()
+
+    def snapshot(self) -> Encoder:
+        """The student as it would be saved now, as an encoder of its own."""
+        return self.module.as_encoder(self.module.model, self.settings.dtype)
 
 
 @dataclass(frozen=True)
@@ -133,9 +249,9 @@ def usable_pairs(pairs: PairSet, dev: Dev, settings: FinetuneSettings) -> PairSe
     if len(pairs.pairs) < settings.batch_size:
         raise UserError(
             f"Only {len(pairs.pairs)} pairs for a batch of {settings.batch_size}: give more pairs or a smaller "
-            "--finetune-batch-size."
+            "`finetune_batch_size`."
         )
-    ranks.check_batch(settings.batch_size, "--finetune-batch-size")
+    ranks.check_batch(settings.batch_size, "finetune_batch_size")
     if settings.soft_labels not in (None, "teacher"):
         check_cross_encoder(str(settings.soft_labels))
     return pairs

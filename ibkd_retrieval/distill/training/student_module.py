@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ibkd_retrieval.distill.defaults import check_freezing
+from ibkd_retrieval.distill.initialise import check_freezing
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.encoders.device import choose_dtype
 from ibkd_retrieval.encoders.encoder import Encoder

@@ -1,0 +1,289 @@
+"""`distill`, from names, paths or texts in Python to a `Student`: the public function behind `ibkd distill`."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ibkd_retrieval.corpora.records import Corpus
+from ibkd_retrieval.corpora.spec import open_corpus, open_queries
+from ibkd_retrieval.distill.config import RECORD, DistillConfig
+from ibkd_retrieval.distill.data.pairs import PairSet, judged_pairs, pairs_of, read_pairs
+from ibkd_retrieval.distill.defaults import Recipe, check_stage, recipe_of, text_sources, unread
+from ibkd_retrieval.distill.output.folder import prepare_output, settle_output
+from ibkd_retrieval.distill.output.student_folder import read_student
+from ibkd_retrieval.distill.pipeline import Job, distill_student
+from ibkd_retrieval.distill.teacher.cache import TEACHERS
+from ibkd_retrieval.distill.training import distributed as ranks
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import absolute, cache_folder
+from ibkd_retrieval.progress import SILENT, Progress, as_progress
+
+MODELS = Path("models")
+"""Where students go that are given no place."""
+
+
+@dataclass(frozen=True, repr=False)
+class Student:
+    """A finished student: its folder and its figures. It stands wherever a model's name does.
+
+    Attributes:
+        path: the model folder.
+        record: the contents of its `ibkd.json`.
+
+    Example:
+        >>> import ibkd_retrieval as ibkd
+        >>> student = ibkd.Student.open("models/mine")  # doctest: +SKIP
+        >>> index = ibkd.build_index("docs.jsonl", student, "indexes/mine")  # doctest: +SKIP
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Student:
+        """Open the folder of a finished student.
+
+        Raises:
+            UserError: it holds none, or its record is damaged.
+        """
+        path = Path(path)
+        if not (path / RECORD).is_file():
+            raise UserError(f"{path} holds no finished student: there is no {RECORD} in it.")
+        record = read_student(path)
+        try:
+            student = cls(path, record)
+            _ = student.figures
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path / RECORD} is damaged: distil the student again with `overwrite`.") from error
+        return student
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The dev figure of the student, of its teacher and from before training, its share, length and speed."""
+        teacher, student = self.record["teacher"], self.record["student"]
+        return {
+            "dev_metric": self.record["dev_metric"],
+            "dev": student["dev"],
+            "teacher_dev": teacher["dev"],
+            "undistilled_dev": self.record["undistilled_dev"],
+            "retention": student["dev"] / teacher["dev"] if teacher["dev"] else None,
+            "dim": student["dim"],
+            "teacher_dim": teacher["dim"],
+            "speed_up": student["texts_per_second"] / max(teacher["texts_per_second"], 1e-9),
+        }
+
+    @property
+    def config(self) -> DistillConfig:
+        """What repeats the run.
+
+        Raises:
+            UserError: an earlier version made the student and recorded none.
+        """
+        return DistillConfig.load(self.path)
+
+    def summary(self) -> str:
+        """The figures in a sentence."""
+        found = self.figures
+        kept = f" = {found['retention']:.1%} of the teacher's {found['teacher_dev']:.4f}" if found["retention"] else ""
+        return (
+            f"dev {found['dev_metric']} {found['dev']:.4f}{kept} "
+            f"(before distillation {found['undistilled_dev']:.4f}), "
+            f"{found['dim']} dimensions instead of {found['teacher_dim']}, {found['speed_up']:.1f} × as fast"
+        )
+
+    def to_pandas(self) -> Any:
+        """The figures as a pandas table of one row."""
+        import pandas as pd
+
+        return pd.DataFrame([{"path": str(self.path)} | self.figures])
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"Student({str(self.path)!r}: {self.summary()})"
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(f'{value:.4g}' if _is_number(value) else str(value))}"
+            "</td></tr>"
+            for name, value in self.figures.items()
+        )
+        return f"<table><caption>{html.escape(str(self.path))}</caption>{cells}</table>"
+
+
+def distill(
+    config: DistillConfig | str | os.PathLike[str] | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    keep_undistilled: str | os.PathLike[str] | None = None,
+    tensorboard: bool = False,
+    progress: Progress | bool = SILENT,
+    **parameters: Any,
+) -> Student:
+    """Distil a teacher into a small student with IBKD, fine-tune it on pairs, or both.
+
+    Without anything it takes two layers of all-MiniLM-L6-v2 and learns from the documentation of the Python packages
+    that are installed, as `ibkd distill` does.
+
+    Args:
+        config: a configuration, a JSON file of one, or a finished student whose run is to be repeated.
+        output: the model folder to make; None is `models/` with a name made of teacher, student and objective.
+        cache: folder below which each teacher has its vectors kept; None is one in the user's cache folder.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        resume: go on with an unfinished `output`.
+        overwrite: replace a finished or unfinished `output`; an old student stays until the new one is finished.
+        keep_undistilled: also save the student as it was initialised, in this folder.
+        tensorboard: also log to TensorBoard, in `output`/tensorboard.
+        progress: told of everything; True shows bars.
+        parameters: choices that go over those of `config`, by the names in `config.PARAMETERS`: `teacher`, `student`,
+            `layers`, `dim`, `dims`, `corpus`, `queries`, `dev`, `pairs`, `objective`, `steps`, `batch_size`,
+            `learning_rate`, `stage`, `preset`, `finetune_steps`, ... `corpus`, `queries` and `dev` are names, paths, or
+            texts and records in Python; `pairs` also a list of (query, passage).
+
+    Returns:
+        The finished student.
+
+    Raises:
+        UserError: an input that cannot work: one sentence that says what, where and what to do.
+        WorkFailed: training broke down, or the disk is full.
+
+    Example:
+        >>> import ibkd_retrieval as ibkd
+        >>> student = ibkd.distill(corpus="docs.jsonl", layers=3, dim=384, output="models/mine")  # doctest: +SKIP
+        >>> student.figures["retention"]  # doctest: +SKIP
+        0.934
+    """
+    progress = as_progress(progress)
+    base = config if isinstance(config, DistillConfig) else DistillConfig.load(config) if config else DistillConfig()
+    config = base.with_parameters(**parameters)
+    recipe = recipe_of(config)
+    teacher = config.teacher
+    if not teacher:
+        raise UserError("There is no `teacher`: name at least one.")
+    check_stage(config.stage, recipe.settings, config.data.pairs, len(teacher))
+    target = default_output(config, recipe) if output is None else Path(output)
+    # Told now and not after minutes of reading text.
+    if ranks.is_first():
+        if settle_output(target):
+            progress.say(f"{target} was finished by an earlier run, which was ended before it could say so")
+            return Student.open(target)
+        prepare_output(target, resume=resume, overwrite=overwrite)
+    corpus, queries, dev = text_sources(config)
+    _say(config, recipe, target, (corpus, queries), parameters, progress)
+    with ranks.in_turn():  # Collections may have to be downloaded first, once.
+        opened = _open_sources(corpus, queries, dev, config.data.pairs, progress)
+    job = Job(
+        teacher_name=teacher[0],
+        further_teachers=teacher[1:],
+        plan=recipe.plan,
+        settings=recipe.settings,
+        finetuning=recipe.finetuning if config.stage != "distill" else None,
+        stage=config.stage,
+        max_documents=config.data.max_documents,
+        output=target,
+        cache_root=Path(cache) if cache is not None else cache_folder() / TEACHERS,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        keep_undistilled=None if keep_undistilled is None else Path(keep_undistilled),
+        tensorboard=tensorboard,
+        config=config,
+        progress=progress,
+        **opened,
+    )
+    report = distill_student(job)
+    return Student(target, json.loads(json.dumps(report.as_dict())))
+
+
+def default_output(config: DistillConfig, recipe: Recipe) -> Path:
+    """Where a student goes that is given no place: `models/all-MiniLM-L6-v2-l2-d128-ibkd`."""
+    objective = recipe.settings.objective
+    suffix = {"finetune": "finetuned", "both": f"{objective}-finetuned"}.get(config.stage, objective)
+    return MODELS / recipe.plan.name(config.teacher[0], suffix)
+
+
+def _say(
+    config: DistillConfig,
+    recipe: Recipe,
+    target: Path,
+    sources: tuple[Any, Any],
+    parameters: Mapping[str, Any],
+    progress: Progress,
+) -> None:
+    corpus, queries = (_shown(each) for each in sources)
+    progress.say(
+        f"teacher {' + '.join(config.teacher)} → student {target} · corpus {corpus}"
+        + (f" · queries {queries}" if queries else "")
+    )
+    given = {name for name, value in parameters.items() if value is not None}
+    if idle := unread(given, config.stage, recipe.settings.objective):
+        names = ", ".join(f"`{name}`" for name in idle)
+        progress.say(f"the objective {recipe.settings.objective} does not read {names}")
+
+
+def _shown(source: Any) -> str:
+    if source is None or isinstance(source, str | os.PathLike):
+        return str(source or "")
+    return str(getattr(source, "name", None) or "given from Python")
+
+
+def _open_sources(corpus: Any, queries: Any, dev: Any, pairs: Any, progress: Progress) -> dict[str, Any]:
+    """Corpus, queries, dev set and pairs as the pipeline takes them; what several share is opened once."""
+    opened: dict[str, Corpus] = {}
+
+    def documents(source: Any) -> Corpus:
+        if not isinstance(source, str):
+            return open_corpus(source, progress)
+        if source not in opened:
+            opened[source] = open_corpus(source, progress)
+        return opened[source]
+
+    found: dict[str, Any] = {
+        "corpus": documents(corpus),
+        "queries": None if queries is None else open_queries(queries, progress=progress),
+    }
+    if dev is not None:
+        # Judged queries from Python are judged on the documents to learn from.
+        found["dev_corpus"] = documents(_corpus_of(dev)) if isinstance(dev, str | os.PathLike) else found["corpus"]
+        found["dev_queries"] = open_queries(dev, need_judgements=True, progress=progress)
+    if pairs is not None:
+        found["pairs"], found["pair_corpus"] = _open_pairs(pairs, documents, progress)
+    return found
+
+
+def _open_pairs(source: Any, documents: Any, progress: Progress) -> tuple[PairSet, Corpus | None]:
+    """Pairs from a file, or judged queries with the passages of their own corpus, which negatives come from too."""
+    if isinstance(source, PairSet):
+        return source, None
+    if not isinstance(source, str | os.PathLike):
+        return pairs_of(source), None
+    if absolute(os.fspath(source)).is_file():
+        return read_pairs(absolute(os.fspath(source)).resolve()), None
+    corpus = documents(_corpus_of(source))
+    return judged_pairs(corpus, open_queries(source, need_judgements=True), progress), corpus
+
+
+def _corpus_of(queries: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The corpus that a set of queries is judged on: the same name, without the split of a BEIR folder."""
+    if not isinstance(queries, str):
+        return queries
+    folder, _, _ = queries.rpartition(":")
+    return folder if folder and Path(folder).is_dir() else queries
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)

@@ -1,0 +1,92 @@
+"""How the student is initialised, and what its model allows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ibkd_retrieval.distill.recipe import STATIC, DistillSettings, FinetuneSettings, StudentPlan
+from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit
+from ibkd_retrieval.encoders.students import is_static, static_student, student_from_layers
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.progress import Progress
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+def initial_student(
+    plan: StudentPlan, teacher: SentenceTransformer, teacher_name: str, device: str
+) -> SentenceTransformer:
+    """Make the student that a plan describes, ending in Normalize.
+
+    Raises:
+        UserError: the plan cannot work with this teacher.
+    """
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    if plan.pooling is not None and plan.model in (None, STATIC):
+        raise UserError("`pooling` is for a small model named with `student`: leave it out.")
+    if plan.model == STATIC:
+        if plan.layers is not None:
+            raise UserError("A static student has no layers: leave `layers` out.")
+        return static_student(teacher_name, plan.dim, device)
+    if plan.model is None:
+        if plan.layers is None:
+            raise UserError("No student: name a small model with `student`, or take some `layers` of the teacher.")
+        student = student_from_layers(teacher, plan.layers)
+    else:
+        student = load_sentence_transformer(plan.model, device=device, pooling=plan.pooling)
+        if plan.layers is not None:
+            student = student_from_layers(student, plan.layers)
+    if not any(isinstance(module, Normalize) for module in student):
+        # Objectives train directions only; the lengths of a student compared by inner product would mean nothing.
+        student.append(Normalize())
+    return student
+
+
+def transformer_width(model: SentenceTransformer) -> int | None:
+    """The size of a transformer's hidden states, None where it has none."""
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    width = getattr(config, "hidden_size", None)
+    return width if isinstance(width, int) else None
+
+
+def check_length(student: SentenceTransformer, max_length: int) -> None:
+    """Refuse to train a student on more of a text than it can read.
+
+    Raises:
+        UserError: it reads less.
+    """
+    limit = position_limit(student)
+    if limit is not None and max_length > limit:
+        raise UserError(f"The student reads at most {limit} tokens: give `max_length={limit}` or less.")
+
+
+def check_freezing(student: SentenceTransformer, freeze_embeddings: bool) -> None:
+    """Refuse to freeze all that a student has.
+
+    Raises:
+        UserError: the student is static, and its token table is to be frozen.
+    """
+    if freeze_embeddings and is_static(student):
+        raise UserError("`freeze_embeddings` leaves nothing of a static student to train: leave it out.")
+
+
+def read_as_much(student: SentenceTransformer, max_length: int) -> None:
+    """Let a student read as much of a text as it is trained on, where it read less before."""
+    if not is_static(student):
+        student.max_seq_length = max(max_length, int(student.max_seq_length or max_length))
+
+
+def without_forgetting(
+    stage: str, settings: DistillSettings, finetuning: FinetuneSettings | None, progress: Progress
+) -> tuple[DistillSettings, FinetuneSettings | None]:
+    """Settings for a static student, with a weight of 0 for the term that it cannot have, which is said once."""
+    terms = settings.objective_settings
+    weights = [terms.hsic_weight] if stage != "finetune" and settings.objective == "ibkd" else []
+    weights += [finetuning.hsic_weight] if stage != "distill" and finetuning is not None else []
+    if any(weights):
+        progress.say("a static student's input representation is its output: training without the forgetting term")
+    settings = replace(settings, objective_settings=replace(terms, hsic_weight=0.0))
+    return settings, None if finetuning is None else replace(finetuning, hsic_weight=0.0)
