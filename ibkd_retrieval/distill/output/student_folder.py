@@ -84,16 +84,10 @@ def verify_student(folder: Path) -> None:
     student = read_student(folder).get("student")
     recorded = student.get("weight_hash") if isinstance(student, dict) else None
     if recorded is None:
-<<<<<<< HEAD
-        raise UserError(f"{folder / FINISHED} records no weight hash to verify with: leave out --verify.")
+        raise UserError(f"{folder / RECORD} records no weight hash to verify with: leave out `verify`.")
     model = load_sentence_transformer(str(folder))
     found = weight_hash(model)
     if recorded not in (found, former_weight_hash(model, found)):
-=======
-        raise UserError(f"{folder / RECORD} records no weight hash to verify with: leave out `verify`.")
-    found = weight_hash(load_sentence_transformer(str(folder)))
-    if found != recorded:
->>>>>>> e60f069 (Give distillation one configuration and one public function, and let a student appear whole)
         raise UserError(
             f"The model in {folder} is not the one that was distilled: its weights, modules and tokens hash to "
             f"{found[:12]} and {recorded[:12]} is recorded; distil it again with `overwrite`."
