@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ibkd_retrieval.encoders.loading import DEFAULT_TEACHER
 from ibkd_retrieval.errors import UserError
@@ -194,7 +196,9 @@ class DistillConfig:
             if name not in PARAMETERS:
                 raise TypeError(f"distill() has no parameter {name!r}: use one of {', '.join(PARAMETERS)}")
             section, own_name = PARAMETERS[name]
-            changed.setdefault(section, {})[own_name] = _READERS.get(name, _as_it_is)(value)
+            value = _READERS.get(name, _as_it_is)(value)
+            _check_kind(name, value)
+            changed.setdefault(section, {})[own_name] = value
         top = changed.pop("", {})
         return replace(self, **top, **{name: replace(getattr(self, name), **each) for name, each in changed.items()})
 
@@ -279,6 +283,39 @@ def _parameters() -> dict[str, tuple[str, str]]:
 
 PARAMETERS = _parameters()
 """Section ("" for none) and field by the name of the parameter."""
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list"}
+
+
+def _check_kind(name: str, value: Any) -> None:
+    """Refuse a value of another kind than the field's.
+
+    Raises:
+        UserError: it is one.
+    """
+    section, own_name = PARAMETERS[name]
+    owner = _OWNERS[section]
+    kind = get_type_hints(owner)[own_name]
+    allowed = [get_origin(each) or each for each in (get_args(kind) if isinstance(kind, types.UnionType) else (kind,))]
+    if Any in allowed or (value is None and types.NoneType in allowed):
+        return
+    number = Integral if isinstance(value, Integral) else Real
+    numeric = isinstance(value, number) and not isinstance(value, bool)
+    fits = ((int in allowed and number is Integral) or float in allowed) if numeric else type(value) in allowed
+    if not fits:
+        words = " or ".join(_WORDS[each] for each in allowed if each in _WORDS)
+        raise UserError(f"`{name}` is {value!r}: give {words}.")
+
+
+_OWNERS: dict[str, type[Any]] = {
+    "": DistillConfig,
+    "student": StudentConfig,
+    "objective": ObjectiveConfig,
+    "training": TrainingConfig,
+    "data": DataConfig,
+    "finetuning": FinetuneConfig,
+}
 
 
 def _as_it_is(value: Any) -> Any:

@@ -1,0 +1,148 @@
+import json
+
+import pytest
+
+import ibkd_retrieval as ibkd
+from helpers.tiny_models import sentences
+from ibkd_retrieval.distill.config import PARAMETERS, DistillConfig
+from ibkd_retrieval.distill.defaults import decided, recipe_of, usual_learning_rate
+from ibkd_retrieval.distill.recipe import DistillSettings, StudentPlan
+from ibkd_retrieval.errors import UserError
+
+GIVEN = {
+    "teacher": ["a", "b"],
+    "layers": "0,3",
+    "dims": "32,16",
+    "negative_ranks": "5-50",
+    "hsic_bandwidth": "0.5",
+    "stage": "both",
+    "pairs": "pairs.jsonl",
+    "finetune_steps": 7,
+}
+
+
+def test_a_configuration_survives_json(tmp_path):
+    config = DistillConfig().with_parameters(**GIVEN)
+    assert config.student.layers == (0, 3)
+    assert (config.finetuning.steps, config.finetuning.negative_ranks) == (7, (5, 50))
+    assert config.objective.hsic_bandwidth == 0.5
+    config.save(tmp_path / "run.json")
+    assert DistillConfig.load(tmp_path / "run.json") == config
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"student": "static"},
+        {"student": "m", "objective": "mse"},
+        {"student": "m", "preset": "thorough"},
+        {"preset": "paper", "stage": "both", "pairs": "p", "finetune_hsic_weight": 0.5},
+        {"stage": "finetune", "pairs": "p", "negatives": 0},
+    ],
+)
+def test_what_was_decided_repeats_the_run(given):
+    config = DistillConfig().with_parameters(**given)
+    recipe = recipe_of(config)
+    again = recipe_of(DistillConfig.from_json(json.loads(json.dumps(decided(config, *recipe).to_json()))))
+    assert again.plan == recipe.plan
+    if config.stage != "finetune":
+        assert again.settings == recipe.settings
+    if config.stage != "distill":
+        assert again.finetuning == recipe.finetuning
+
+
+def test_the_options_of_the_command_are_the_parameters_of_the_function():
+    from typer.main import get_command
+
+    from ibkd_cli.app import app
+    from ibkd_cli.options.distill import OPTIONS
+
+    names = {each.name for each in get_command(app).commands["distill"].params}
+    assert set(PARAMETERS) <= set(OPTIONS) == names - {"help"}
+
+
+def test_the_command_without_options_decides_as_the_function_without_arguments(monkeypatch):
+    from typer.testing import CliRunner
+
+    import ibkd_retrieval.distill.api as api
+    from ibkd_cli.app import app
+
+    jobs = []
+
+    def stopped(job):
+        jobs.append(job)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(api, "distill_student", stopped)
+    monkeypatch.setattr(api, "_open_sources", lambda *sources: {"corpus": sources[:3], "queries": None})
+    with pytest.raises(UserError, match="far enough"):
+        ibkd.distill(DistillConfig())
+    assert CliRunner().invoke(app, ["distill"]).exit_code == 2
+    library, command = ({name: value for name, value in vars(job).items() if name != "progress"} for job in jobs)
+    assert library == command
+    assert library["settings"].steps == DistillSettings.steps
+
+
+def test_the_rate_for_layers_falls_with_the_teachers_width():
+    layers = StudentPlan(layers=2)
+    assert [usual_learning_rate(layers, "student", width) for width in (384, 768, 128)] == [2e-3, 1e-3, 2e-3]
+    assert usual_learning_rate(StudentPlan("static"), "student", 768) == 1e-2
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"student": {"color": 3}}, "student.color"),
+        ({"shape": 3}, "shape"),
+        ({"training": {"steps": "many"}}, "`steps` is 'many'"),
+        ({"student": {"dim": 1.5}}, "`dim` is 1.5"),
+        ({"student": {"layers": "x"}}, "`layers` x"),
+    ],
+)
+def test_a_configuration_that_is_none_is_a_sentence(values, said):
+    with pytest.raises(UserError) as error:
+        recipe_of(DistillConfig.from_json(values))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"training": 3}'])
+def test_a_file_that_is_no_configuration_is_a_sentence(tmp_path, text):
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(UserError, match="onfiguration"):
+        DistillConfig.load(tmp_path / "c.json")
+    with pytest.raises(UserError, match="cannot be read"):
+        DistillConfig.load(tmp_path / "none.json")
+
+
+def test_texts_from_python_become_a_student_that_repeats_itself(bert, tmp_path):
+    few = {"steps": 4, "batch_size": 16, "bank_size": 8, "max_length": 24, "dtype": "float32", "eval_every": 2}
+    pairs = [(" ".join(text.split()[:3]), text) for text in sentences(60, seed=2)]
+    places = {"device": "cpu", "cache": tmp_path / "cache"}
+    student = ibkd.distill(
+        teacher=bert,
+        corpus=sentences(150),
+        pairs=pairs,
+        stage="both",
+        layers=2,
+        dim=8,
+        negatives=0,
+        finetune_steps=2,
+        finetune_batch_size=8,
+        output=tmp_path / "one",
+        **few,
+        **places,
+    )
+    assert isinstance(student, ibkd.Student)
+    assert student.figures["dim"] == 8
+    assert "keeps" in repr(student) or "dev" in repr(student)
+    assert "<table>" in student._repr_html_()
+    assert student.to_pandas().dim.tolist() == [8]
+    assert ibkd.Student.open(tmp_path / "one").figures == student.figures
+    # Whatever takes a model takes a student.
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+    assert Encoder.load(str(student), device="cpu").dim == 8
+    again = ibkd.distill(student, corpus=sentences(150), pairs=pairs, output=tmp_path / "two", **places)
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path / "one", again.path)]
+    assert weights[0] == weights[1]
