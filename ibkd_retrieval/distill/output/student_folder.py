@@ -14,7 +14,6 @@ from ibkd_retrieval.distill.output.card import model_card
 from ibkd_retrieval.distill.output.folder import CHECKPOINTS, FINETUNING, staging_folder, take_place
 from ibkd_retrieval.distill.output.report import StudentReport
 from ibkd_retrieval.distill.training.log import LOG_FILE
-from ibkd_retrieval.encoders.environment import Environment
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
 from ibkd_retrieval.encoders.weights import former_weight_hash, weight_hash
 from ibkd_retrieval.errors import UserError
