@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.compare.quality_records import Agreement
+from ibkd_retrieval.evaluation.compare.records import Agreement
 from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation
 from ibkd_retrieval.search.runs.run import Run
 

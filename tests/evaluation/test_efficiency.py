@@ -5,7 +5,7 @@ import pytest
 
 from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.compare.cost_records import BatchRate
+from ibkd_retrieval.evaluation.compare.records import BatchRate
 from ibkd_retrieval.evaluation.compare.timing import (
     BINS,
     QueryPath,

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.compare.quality_records import Bar
+from ibkd_retrieval.evaluation.compare.records import Bar
 from ibkd_retrieval.evaluation.compare.report import read_comparison
 from ibkd_retrieval.files import write_json
 

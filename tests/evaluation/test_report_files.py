@@ -6,7 +6,7 @@ import pytest
 
 from helpers.sample_reports import missed_bar, sample_comparison
 from ibkd_retrieval.errors import MissingPackage
-from ibkd_retrieval.evaluation.compare.examples import shortened
+from ibkd_retrieval.evaluation.compare.rankings import shortened
 from ibkd_retrieval.evaluation.compare.report import read_comparison
 from ibkd_retrieval.evaluation.report import summary_sentence, write_report
 from ibkd_retrieval.evaluation.report.markdown import comparison_as_markdown

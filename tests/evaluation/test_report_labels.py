@@ -1,9 +1,8 @@
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ibkd_retrieval.evaluation.report.fronts import Point, pareto_front
-from ibkd_retrieval.evaluation.report.labels import Box, place_labels
-from ibkd_retrieval.evaluation.report.palette import DARK, LIGHT, looks
+from ibkd_retrieval.evaluation.report.canvas import DARK, LIGHT, looks
+from ibkd_retrieval.evaluation.report.fronts import Box, Point, pareto_front, place_labels
 
 AREA = Box(0, 0, 400, 300)
 SPOTS = st.lists(st.tuples(st.floats(0, 400), st.floats(0, 300)), min_size=1, max_size=12)

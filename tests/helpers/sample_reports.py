@@ -5,27 +5,25 @@ from __future__ import annotations
 import numpy as np
 
 from ibkd_retrieval.encoders.environment import Environment
-from ibkd_retrieval.evaluation.compare.cost_records import (
-    BatchRate,
-    Cost,
-    EncoderFigures,
-    Histogram,
-    IndexGigabytes,
-    Latency,
-    PeakMemory,
-    Percentiles,
-    Sizes,
-    Throughput,
-)
-from ibkd_retrieval.evaluation.compare.quality_records import (
+from ibkd_retrieval.evaluation.compare.records import (
     Agreement,
     Average,
     Bar,
+    BatchRate,
+    Cost,
+    EncoderFigures,
     Example,
+    Histogram,
+    IndexGigabytes,
+    Latency,
     MetricContrast,
     MetricScore,
+    PeakMemory,
+    Percentiles,
     PerQuery,
     RankedDocument,
+    Sizes,
+    Throughput,
 )
 from ibkd_retrieval.evaluation.compare.report import (
     ComparisonReport,

@@ -11,7 +11,7 @@ import numpy as np
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.compare.comparison import Resampling, average_retention
-from ibkd_retrieval.evaluation.compare.quality_records import Average, Bar
+from ibkd_retrieval.evaluation.compare.records import Average, Bar
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport, read_comparison
 from ibkd_retrieval.evaluation.metrics.names import parse_metric
 from ibkd_retrieval.evaluation.significance import Values

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.compare.quality_records import Average, MetricContrast, MetricScore
+from ibkd_retrieval.evaluation.compare.records import Average, MetricContrast, MetricScore
 from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation
 from ibkd_retrieval.evaluation.significance import Values, bootstrap_means, holm, paired_tests, percentiles
 

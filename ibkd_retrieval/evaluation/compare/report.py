@@ -10,24 +10,22 @@ from typing import TYPE_CHECKING, Any
 from ibkd_retrieval.encoders.environment import Environment
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import AGREEMENT
-from ibkd_retrieval.evaluation.compare.cost_records import (
-    BatchRate,
-    Cost,
-    EncoderFigures,
-    Latency,
-    PeakMemory,
-    Sizes,
-    Throughput,
-)
-from ibkd_retrieval.evaluation.compare.quality_records import (
+from ibkd_retrieval.evaluation.compare.records import (
     Agreement,
     Average,
     Bar,
+    BatchRate,
+    Cost,
+    EncoderFigures,
     Example,
     Interval,
+    Latency,
     MetricContrast,
     MetricScore,
+    PeakMemory,
     PerQuery,
+    Sizes,
+    Throughput,
 )
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.json_io import KEY, decode, encode

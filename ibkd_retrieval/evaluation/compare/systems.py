@@ -9,19 +9,21 @@ from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import OVERLAP_DEPTH, RBO_DEPTH, agreement
 from ibkd_retrieval.evaluation.compare.comparison import Statistics, compare_scores
-from ibkd_retrieval.evaluation.compare.cost_records import PeakMemory
-from ibkd_retrieval.evaluation.compare.costs import Measured, cost_of, size_gains, sizes_of, timed_gains
-from ibkd_retrieval.evaluation.compare.examples import examples
 from ibkd_retrieval.evaluation.compare.measuring import (
     DocumentTimes,
+    Measured,
     Measuring,
+    cost_of,
     encoder_figures,
     measure,
+    size_gains,
+    sizes_of,
     time_documents,
+    timed_gains,
     watch_memory,
 )
-from ibkd_retrieval.evaluation.compare.quality_records import PerQuery
-from ibkd_retrieval.evaluation.compare.rankings import ComparedData, Ranking, rank_all
+from ibkd_retrieval.evaluation.compare.rankings import ComparedData, Ranking, examples, rank_all
+from ibkd_retrieval.evaluation.compare.records import PeakMemory, PerQuery
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport, SystemRecord, SystemResult
 from ibkd_retrieval.evaluation.compare.timing import batch_rate_of, histogram_edges, latency_of, throughput_of
 from ibkd_retrieval.evaluation.compare.tradeoff_curves import effort_curves

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.compare.cost_records import BatchRate, Histogram, Latency, Percentiles, Throughput
-from ibkd_retrieval.evaluation.compare.quality_records import Interval
+from ibkd_retrieval.evaluation.compare.records import BatchRate, Histogram, Interval, Latency, Percentiles, Throughput
 
 Vector = NDArray[np.float32]
 Seconds = NDArray[np.float64]

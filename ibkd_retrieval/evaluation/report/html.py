@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport
-from ibkd_retrieval.evaluation.report import example_queries as examples
-from ibkd_retrieval.evaluation.report import numbers, palette, plots, sentence, tables
+from ibkd_retrieval.evaluation.report import canvas, numbers, plots, sentence, tables
 from ibkd_retrieval.evaluation.report.canvas import require_matplotlib
-from ibkd_retrieval.evaluation.report.glance import counted_queries, glances
+from ibkd_retrieval.evaluation.report.glance import counted_queries, glances, shown_examples
 from ibkd_retrieval.evaluation.report.svg import marker_svg
 
 _HERE = Path(__file__).parent
@@ -48,7 +47,7 @@ def comparison_as_html(comparison: ComparisonReport) -> str:
             "plots": plots.data_set_plots(comparison, data_set, f"set-{number}"),
             "search": tables.search_table(comparison, data_set),
             "indexes": tables.index_table(comparison, data_set),
-            "examples": examples.shown_examples(data_set, comparison.baseline),
+            "examples": shown_examples(data_set, comparison.baseline),
         }
         for number, data_set in enumerate(comparison.data_sets, 1)
     ]
@@ -63,7 +62,7 @@ def comparison_as_html(comparison: ComparisonReport) -> str:
         encoders=tables.encoder_table(comparison),
         extrapolation=tables.extrapolation_table(comparison),
         markers={name: marker_svg(look) for name, look in looks.items()},
-        light=palette.LIGHT,
-        dark=palette.DARK,
+        light=canvas.LIGHT,
+        dark=canvas.DARK,
         style=Markup((_HERE / "page.css").read_text("utf-8")),
     )

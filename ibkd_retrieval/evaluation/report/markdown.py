@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport
-from ibkd_retrieval.evaluation.report.example_queries import ShownExample, shown_examples
-from ibkd_retrieval.evaluation.report.glance import counted_queries, glances
+from ibkd_retrieval.evaluation.report.glance import ShownExample, counted_queries, glances, shown_examples
 from ibkd_retrieval.evaluation.report.numbers import counted, metric_title, score, signed
 from ibkd_retrieval.evaluation.report.sentence import further_sentences, headline, summary_sentence
 from ibkd_retrieval.evaluation.report.tables import (

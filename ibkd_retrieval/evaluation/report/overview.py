@@ -8,11 +8,10 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport
-from ibkd_retrieval.evaluation.report.canvas import blank, drawing, require_matplotlib
+from ibkd_retrieval.evaluation.report.canvas import PAPER, Look, blank, drawing, require_matplotlib
 from ibkd_retrieval.evaluation.report.fronts import draw_front, label_points
 from ibkd_retrieval.evaluation.report.glance import glances
 from ibkd_retrieval.evaluation.report.numbers import metric_title, shortened
-from ibkd_retrieval.evaluation.report.palette import PAPER, Look
 from ibkd_retrieval.evaluation.report.plots import MEMORY_LABEL, TIME_LABEL, front_points, system_looks
 from ibkd_retrieval.evaluation.report.sentence import summary_sentence
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport, EffortPoint, SystemRecord
-from ibkd_retrieval.evaluation.report.canvas import blank, drawing
+from ibkd_retrieval.evaluation.report.canvas import Look, blank, drawing, looks
 from ibkd_retrieval.evaluation.report.curves import (
     Curve,
     Distribution,
@@ -18,7 +18,6 @@ from ibkd_retrieval.evaluation.report.curves import (
 from ibkd_retrieval.evaluation.report.fronts import Point, draw_front, label_points, pareto_front
 from ibkd_retrieval.evaluation.report.glance import Glance, glances
 from ibkd_retrieval.evaluation.report.numbers import metric_title, plain, score, signed, slashed
-from ibkd_retrieval.evaluation.report.palette import Look, looks
 from ibkd_retrieval.evaluation.report.svg import inline_svg
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from ibkd_retrieval.evaluation.report.canvas import drawing
-from ibkd_retrieval.evaluation.report.palette import VARIABLES, Look
+from ibkd_retrieval.evaluation.report.canvas import VARIABLES, Look, drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

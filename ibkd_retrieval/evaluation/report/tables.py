@@ -7,8 +7,7 @@ from html import escape
 from pathlib import PurePath
 from typing import NamedTuple
 
-from ibkd_retrieval.evaluation.compare.cost_records import Percentiles
-from ibkd_retrieval.evaluation.compare.quality_records import Interval
+from ibkd_retrieval.evaluation.compare.records import Interval, Percentiles
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport
 from ibkd_retrieval.evaluation.report.glance import Glance, glances, significant
 from ibkd_retrieval.evaluation.report.numbers import (
