@@ -11,10 +11,14 @@ import re
 from collections.abc import Callable, Mapping
 
 COMMAND_OF_CALL = {
+    "append": "index --append",
     "bench_encode": "bench encode",
     "build_index": "index",
+    "combine": "index",
     "compare": "compare",
     "datasets": "datasets",
+    "delete": "index --delete",
+    "describe": "info",
     "distill": "distill",
     "evaluate": "eval",
     "export": "export",
@@ -55,7 +59,7 @@ def _command_line(function: str, arguments: str) -> str:
     command = COMMAND_OF_CALL.get(function)
     if command is None:
         return f"`{function}({arguments})`"
-    known = _options(command)
+    known = _options(command.partition(" --")[0])
     typed = [_option(known, *found.groups()) or found.group() for found in re.finditer(_ARGUMENT, arguments)]
     return f"`{' '.join(['ibkd', command, *typed])}`"
 

@@ -153,13 +153,13 @@ def _claim(folder: Path, plan: AppendPlan, resume: bool, restart: bool) -> Appen
     if begun is not None and not restart:
         if not resume:
             raise UserError(
-                f"An append of {begun.build.corpus} to {folder} is unfinished: go on with --append --resume, or "
-                "drop it with --append --overwrite."
+                f"An append of {begun.build.corpus} to {folder} is unfinished: go on with `append(resume=True)`, or "
+                "drop it with `append(overwrite=True)`."
             )
         if (begun.build.corpus, begun.build.encoder.weight_hash) != (plan.build.corpus, plan.build.encoder.weight_hash):
             raise UserError(
                 f"An append of {begun.build.corpus} to {folder} is unfinished, not one of {plan.build.corpus}: finish "
-                "that with --append --resume, or drop it with --append --overwrite."
+                "that with `append(resume=True)`, or drop it with `append(overwrite=True)`."
             )
         layout.remove_leftovers(folder)
         return begun
@@ -177,7 +177,7 @@ def _begun(folder: Path, first: int) -> AppendPlan | None:
     try:
         plan = decode(AppendPlan, parse(path.read_bytes()))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): drop that append with --append --overwrite.") from error
+        raise UserError(f"{path} cannot be read ({error}): drop that append with `append(overwrite=True)`.") from error
     return plan if plan.first == first else None
 
 
@@ -213,7 +213,7 @@ def _add(
     if not manifest.search.is_exact and manifest.rows + added > 2 * _trained_rows(manifest):
         progress.say(
             f"Most documents of {folder} came after its quantisers were trained: train them anew with "
-            f"`ibkd index --from {folder} --type {manifest.family}`."
+            f"`combine(from_='{folder}', type='{manifest.family}')`."
         )
     entries = shard_entries([*_as_records(manifest), *records])
     cost = build_record(records, time.perf_counter() - start)
@@ -259,5 +259,5 @@ def _as_records(manifest: IndexManifest) -> Iterator[ShardRecord]:
 def _refusal(folder: Path, corpus: str, doc_id: str) -> UserError:
     return UserError(
         f"The document id {doc_id!r} of {corpus} is already in the index in {folder}: leave the document out, or "
-        "delete the old one first with `ibkd index --delete`."
+        "delete the old one first with `delete()`."
     )

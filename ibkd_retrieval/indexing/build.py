@@ -134,7 +134,7 @@ def refuse_changed(folder: Path) -> None:
         done = ", ".join(sorted({change.kind for change in changes}))
         raise UserError(
             f"The index in {folder} was changed since it was made ({done}), so no one corpus can repair it: check it "
-            "with `ibkd info --verify`, make another structure of it with `ibkd index --from`, or index anew."
+            "with `describe(verify=True)`, make another structure of it with `combine()`, or index anew."
         )
 
 

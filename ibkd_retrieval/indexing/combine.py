@@ -81,7 +81,7 @@ def combine_indexes(
     family = family_named(family) if isinstance(family, str) else family
     for source in map(Path, sources):
         if source.resolve() == folder.resolve():
-            raise UserError(f"The index would be made in {folder}, which it is made from: name another --output.")
+            raise UserError(f"The index would be made in {folder}, which it is made from: name another `output`.")
     indexes = [open_contents(source) for source in sources]
     _check_encoders(indexes)
     _check_ids(indexes)
@@ -122,7 +122,7 @@ def _refuse_others(folder: Path, indexes: Sequence[StoredIndex], changes: tuple[
         if own != changes[: len(own)]:
             raise UserError(
                 f"The index in {folder} was changed since it was made ({own[-1].kind}), which would be lost: name "
-                "another --output, or replace it with --overwrite."
+                "another `output`, or replace it with `overwrite`."
             )
     expected = {record.fingerprint for index in indexes for record in read_records(index.folder).values()}
     if any(index.present is not None for index in indexes):
@@ -130,8 +130,8 @@ def _refuse_others(folder: Path, indexes: Sequence[StoredIndex], changes: tuple[
     if any(record.fingerprint not in expected for record in read_records(folder).values()):
         raise UserError(
             f"The index in {folder} was begun with other documents than those of "
-            f"{', '.join(str(index.folder) for index in indexes)}: name another --output, or replace it with "
-            "--overwrite."
+            f"{', '.join(str(index.folder) for index in indexes)}: name another `output`, or replace it with "
+            "`overwrite`."
         )
 
 
@@ -208,7 +208,7 @@ def _shards(indexes: Sequence[StoredIndex]) -> Iterator[_Shard]:
             if number not in records or records[number].files != files or not is_intact(index.folder, files):
                 raise UserError(
                     f"Shard {number} of the index in {index.folder} is damaged: repair that index with "
-                    "`ibkd index --resume` first, or make it anew."
+                    "`build_index(resume=True)` first, or make it anew."
                 )
             rows = slice(start, start + entry.documents)
             present = np.ones(entry.documents, dtype=np.bool_) if index.present is None else index.present[rows]
@@ -303,8 +303,7 @@ def _check_ids(indexes: Sequence[StoredIndex]) -> None:
 
 def _twice(first: Path, second: Path, doc_id: str) -> UserError:
     return UserError(
-        f"The document id {doc_id!r} is in {first} and in {second}: delete it from one of them first with "
-        "`ibkd index --delete`."
+        f"The document id {doc_id!r} is in {first} and in {second}: delete it from one of them first with `delete()`."
     )
 
 

@@ -69,7 +69,7 @@ def export_pyserini(
         if manifest.deleted_count:
             raise UserError(
                 f"{manifest.deleted_count:,} documents of {folder} are deleted, and Pyserini would find them: "
-                f"make an index without them with `ibkd index --from {folder}` and export that."
+                f"make an index without them with `combine(from_='{folder}')` and export that."
             )
         shutil.copyfile(folder / manifest.doc_ids, made / "docid")
         if manifest.structure not in manifest.files or (exact and not manifest.search.is_exact):
@@ -80,7 +80,7 @@ def export_pyserini(
             set_defaults(index, manifest.search)
             write_structure(index, made / "index")
             progress.say(
-                "Pyserini scores with the quantised vectors and finds less than `ibkd search` does: "
+                "Pyserini scores with the quantised vectors and finds less than a search of the index does: "
                 "export exact vectors if that matters."
             )
         else:
@@ -191,7 +191,7 @@ def _columns(documents: list[Document], pa: Any) -> list[Any]:
     except UnicodeEncodeError as error:
         raise UserError(
             f"A text among {documents[0].doc_id!r} to {documents[-1].doc_id!r} holds half of a surrogate pair, which "
-            "parquet cannot hold: export with --to numpy."
+            "parquet cannot hold: export with `to='numpy'`."
         ) from error
 
 
@@ -204,9 +204,9 @@ def _new_folder(destination: Path | str) -> Iterator[Path]:
     """
     destination = Path(os.path.abspath(destination))
     if destination == Path.cwd():
-        raise UserError("An export makes a folder of its own, not the current one: name one with --output.")
+        raise UserError("An export makes a folder of its own, not the current one: name one with `output`.")
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise UserError(f"{destination} exists and is not an empty folder: name another with --output.")
+        raise UserError(f"{destination} exists and is not an empty folder: name another with `output`.")
     check_name(destination)
     made = own_folder(destination)
     try:

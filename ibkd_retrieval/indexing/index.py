@@ -200,7 +200,7 @@ class StoredIndex:
         )
         raise UserError(
             f"The index in {self.folder} is not known to reach a recall of {recall:g} ({known}): ask for less, or make "
-            "it anew with a higher --recall or with --type flat."
+            "it anew with a higher `recall` or with `type='flat'`."
         )
 
     def aimed_at(self, recall: float) -> StoredIndex:

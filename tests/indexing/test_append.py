@@ -103,7 +103,7 @@ def test_a_killed_append_leaves_the_old_index_and_goes_on(folder: Path, tmp_path
     assert (folder / "index.json").read_bytes() == before
     verify_index(folder)
     assert nearest(folder, "text of document 4")[0] == "d4"
-    with pytest.raises(UserError, match="unfinished: go on with --append --resume"):
+    with pytest.raises(UserError, match=r"unfinished: go on with `append\(resume=True\)`"):
         append_documents(more(60), HashingEncoder(), folder)
     with pytest.raises(UserError, match="not one of made-up"):
         append_documents(numbered_corpus(5), HashingEncoder(), folder, resume=True)
@@ -242,7 +242,7 @@ def test_a_build_is_repaired_beside_an_append_that_was_broken_off(folder: Path):
     build_index(numbered_corpus(25), HashingEncoder(), folder, resume=True)
     verify_index(folder)
     other = corpus_of([Document("x", "another")], more(20).name)
-    with pytest.raises(UserError, match=r"drop that append with --append --overwrite"):
+    with pytest.raises(UserError, match=r"drop that append with `append\(overwrite=True\)`"):
         append_documents(other, HashingEncoder(), folder, resume=True)
     assert append_documents(more(20), HashingEncoder(), folder, resume=True).document_count == 45
     verify_index(folder)
@@ -252,9 +252,9 @@ def test_a_damaged_structure_of_a_changed_index_is_made_anew_from_its_vectors(fo
     append_documents(more(3), HashingEncoder(), folder)
     (structure,) = folder.glob("index*.faiss")
     structure.write_bytes(structure.read_bytes()[:-3])
-    with pytest.raises(UserError, match=r"`ibkd index --from .* --type flat --output OTHER`"):
+    with pytest.raises(UserError, match=r"`combine\(from_='.*', type='flat', output=OTHER\)`"):
         open_index(folder)
-    with pytest.raises(UserError, match="`ibkd index --from"):
+    with pytest.raises(UserError, match=r"`combine\("):
         append_documents(numbered_documents("f", 3), HashingEncoder(), folder)
     assert combine_indexes([folder], tmp_path / "sound").document_count == 28
     verify_index(tmp_path / "sound")

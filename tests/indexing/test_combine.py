@@ -119,7 +119,7 @@ def test_a_folder_that_is_taken_is_refused(tmp_path: Path):
     build_index(corpus_of(documents("b", 5)), HashingEncoder(), tmp_path / "b")
     with pytest.raises(UserError, match="which it is made from"):
         combine_indexes([tmp_path / "i"], tmp_path / "i")
-    with pytest.raises(UserError, match="--overwrite"):
+    with pytest.raises(UserError, match="`overwrite`"):
         combine_indexes([tmp_path / "i"], tmp_path / "b")
     with pytest.raises(UserError, match="begun with other documents"):
         combine_indexes([tmp_path / "i"], tmp_path / "b", resume=True)

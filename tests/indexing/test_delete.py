@@ -111,6 +111,6 @@ def test_a_damaged_list_of_deleted_rows_is_noticed(tmp_path: Path):
 def test_what_pyserini_would_find_again_is_not_exported(tmp_path: Path):
     build_index(numbered_corpus(10), HashingEncoder(), tmp_path / "i")
     delete_documents(tmp_path / "i", ["d1"])
-    with pytest.raises(UserError, match="--from"):
+    with pytest.raises(UserError, match=r"`combine\(from_="):
         export_pyserini(tmp_path / "i", tmp_path / "out")
     assert read_manifest(tmp_path / "i").deleted_count == 1

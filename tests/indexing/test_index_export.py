@@ -108,7 +108,7 @@ def test_numpy_and_parquet_hold_the_exact_vectors_in_order(tmp_path: Path):
 
 def test_a_text_that_parquet_cannot_hold_is_named(tmp_path: Path):
     build_index(corpus_of([Document("odd", "half \ud800")]), HashingEncoder(), tmp_path / "i")
-    with pytest.raises(UserError, match=r"'odd'.*--to numpy"):
+    with pytest.raises(UserError, match=r"'odd'.*`to='numpy'`"):
         export_index(tmp_path / "i", tmp_path / "out", "parquet")
     assert not (tmp_path / "out").exists()
 

@@ -202,7 +202,7 @@ def test_encoded_corpora_of_tevatron_are_read_in_the_order_of_their_numbers(tmp_
 def test_nothing_is_unpickled_unless_the_user_says_so_and_then_only_arrays(tmp_path: Path):
     path = tmp_path / "corpus.pkl"
     path.write_bytes(pickle.dumps((Evil(tmp_path / "taken"), ["d0"])))
-    with pytest.raises(UserError, match=r"can run any program on this machine.*--allow-pickle"):
+    with pytest.raises(UserError, match=r"can run any program on this machine.*`allow_pickle`"):
         open_vectors(path)
     with pytest.raises(UserError, match=r"posix.mkdir, which is neither an array nor a text"):
         import_vectors(open_vectors(path, allow_pickle=True), tmp_path / "i")
@@ -244,7 +244,7 @@ def spoilt(row: int, value: float) -> np.ndarray:
     [
         (spoilt(7, np.nan), None, "Vector 8 .* is not finite"),
         (spoilt(7, np.inf), None, "Vector 8 .* is not finite"),
-        (spoilt(7, 2.0), None, "Vector 8 .* has length 5.6569, where .* --normalise"),
+        (spoilt(7, 2.0), None, "Vector 8 .* has length 5.6569, where .* `normalise`"),
         (clustered(20, 8), ["a", "b"], "20 vectors and .* lists 2 ids"),
         (clustered(3, 8), ["a", "b", "a"], "'a' appears twice in .* as documents 1 and 3"),
         (clustered(2, 8), ["a", "b c"], "white space"),
@@ -311,7 +311,7 @@ def test_an_interrupted_import_goes_on_and_ends_as_one_that_was_not(tmp_path: Pa
     (tmp_path / "cut" / "shards" / "00003.json").unlink()
     (tmp_path / "cut" / "vectors" / "00004.npy").write_bytes(b"half")
     kept = (tmp_path / "cut" / "vectors" / "00001.npy").stat().st_mtime_ns
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="`resume`"):
         import_vectors(source, tmp_path / "cut")
     import_vectors(source, tmp_path / "cut", family="ivf-pq", resume=True)
     assert (tmp_path / "cut" / "vectors" / "00001.npy").stat().st_mtime_ns == kept
@@ -338,7 +338,7 @@ def test_a_resumed_import_takes_the_vectors_that_are_there_now(tmp_path: Path):
     [
         ("none", "There is no"),
         ("folder", "no vectors of a known form"),
-        ("v.npy", "--ids"),
+        ("v.npy", "`ids`"),
         ("notes.txt", "known form"),
     ],
 )

@@ -50,7 +50,7 @@ def test_absent_foreign_and_unfinished_folders_are_told_apart(folder: Path, tmp_
     with pytest.raises(UserError, match="not an index folder"):
         read_manifest(tmp_path)
     (folder / "index.json").unlink()
-    with pytest.raises(UserError, match="unfinished: finish it with `ibkd index --resume`"):
+    with pytest.raises(UserError, match=r"unfinished: finish it with `build_index\(resume=True\)`"):
         read_manifest(folder)
 
 
@@ -92,7 +92,7 @@ def test_json_of_another_shape_is_refused_with_a_value_error(value: dict):
 
 
 def test_the_newest_index_is_the_one_made_last(tmp_path: Path):
-    with pytest.raises(UserError, match="ibkd index --corpus"):
+    with pytest.raises(UserError, match=r"build_index\(corpus="):
         newest_index(tmp_path / "indexes")
     for name in ("b", "a", "deep/er"):
         build_index(numbered_corpus(3), HashingEncoder(), tmp_path / "indexes" / name)

@@ -46,9 +46,9 @@ def test_what_is_planned_fits(limit: int, dim: int, workers: int):
 
 
 def test_too_little_memory_is_refused_with_what_is_needed():
-    with pytest.raises(UserError, match=r"--memory 300MB is too little: .* take [\d,]+MB"):
+    with pytest.raises(UserError, match=r"`memory=300MB` is too little: .* take [\d,]+MB"):
         plan_memory(3 * 10**8, dim=384, batch_tokens=4096, resident=4 * 10**8)
-    with pytest.raises(UserError, match="--shard-size"):
+    with pytest.raises(UserError, match="`shard_size`"):
         plan_memory(6 * 10**8, dim=384, batch_tokens=4096, resident=4 * 10**8, shard_size=10**6)
 
 

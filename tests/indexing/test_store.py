@@ -34,7 +34,7 @@ def test_a_flipped_byte_anywhere_in_the_faiss_file_is_found_on_opening(folder: P
         damaged = bytearray(data)
         damaged[place] ^= 0x10
         (folder / "index.faiss").write_bytes(damaged)
-        with pytest.raises(UserError, match=r"index.faiss: its checksum .* `ibkd index --resume`"):
+        with pytest.raises(UserError, match=r"index.faiss: its checksum .* `build_index\(resume=True\)`"):
             open_index(folder)
 
 

@@ -36,7 +36,7 @@ def test_a_zero_vector_stays_zero():
 
 
 def test_components_that_float16_cannot_hold_are_refused():
-    with pytest.raises(UserError, match="--vectors float32"):
+    with pytest.raises(UserError, match=r"`vectors='float32'`"):
         pack(np.array([[1e6, 0]], np.float32), "float16")
 
 

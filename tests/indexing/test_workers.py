@@ -33,7 +33,7 @@ def test_any_number_of_processes_makes_the_same_files(tmp_path: Path, count: int
 @pytest.mark.parametrize(
     ("fault", "error", "sentence"),
     [
-        ("killed", WorkFailed, r"Encoder process \d of 2 was killed by SIGKILL while it encoded shard 4 .* --resume"),
+        ("killed", WorkFailed, r"Encoder process \d of 2 was killed by SIGKILL while it encoded shard 4 .* `resume`"),
         ("loading", UserError, "There is no such model"),
         ("user", UserError, "Text number 3"),
         ("system", OSError, "Input/output error: /models/weights"),

@@ -27,7 +27,7 @@ def newest_student(folder: Path | str = MODELS) -> Path:
     """
     finished = sorted(Path(folder).glob(f"*/{STUDENT_RECORD}"), key=lambda path: path.stat().st_mtime)
     if not finished:
-        raise UserError(f"No finished student below {folder}: run `ibkd distill` first, or name a model with --model.")
+        raise UserError(f"No finished student below {folder}: run `distill()` first, or name a model with `model`.")
     return finished[-1].parent
 
 
@@ -70,13 +70,13 @@ def load_encoder(
         progress.say(
             f"This processor has no instructions for {encoder.dtype} and emulates it, which may take hundreds of times "
             "as long as float32: interrupt, and encode where there is a GPU or a processor that has them, or encode "
-            "all anew with --dtype float32."
+            "all anew with `dtype='float32'`."
         )
     if (backend, dtype) != ("auto", "auto") or encoder.max_length == 0:
         return encoder
     way = remembered_choice(encoder.weight_hash, encoder.device, purpose)
     if way is not None:
-        progress.say(f"{way}: measured before as the best here for {purpose} (`ibkd bench encode` measures anew).")
+        progress.say(f"{way}: measured before as the best here for {purpose} (`bench_encode()` measures anew).")
     elif len(candidates(encoder.device)) > 1 and measure():
         way = choose(load, sample(), encoder.device, purpose, progress).way
     if way is None or way == Way(encoder.backend, encoder.dtype):

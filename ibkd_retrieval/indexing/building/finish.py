@@ -119,8 +119,8 @@ def check_structure_fits(family: Family, count: int, dim: int, limit: int | None
     needed = count * family.bytes_per_vector(count, dim)
     if limit is not None and needed > limit and not isinstance(family, Flat | Wanted):
         raise UserError(
-            f"An index of type {family.name} of {count:,} vectors takes {needed / 1e6:,.0f} MB in memory and --memory "
-            f"allows {limit / 1e6:,.0f}: give more, or another --type, such as ivf-pq, with --resume where vectors "
+            f"An index of type {family.name} of {count:,} vectors takes {needed / 1e6:,.0f} MB in memory and `memory` "
+            f"allows {limit / 1e6:,.0f}: give more, or another `type`, such as ivf-pq, with `resume` where vectors "
             "are there already."
         )
 

@@ -34,7 +34,7 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     size = int(float(match["number"]) * _UNITS[match["unit"].upper()]) if match else 0
     if size <= 0:
-        raise UserError(f"--memory {text!r} is no size: give one such as 512MB or 2GB.")
+        raise UserError(f"`memory` is {text!r}, which is no size: give one such as 512MB or 2GB.")
     return size
 
 
@@ -140,9 +140,9 @@ def plan_memory(
     least = (_STAGES + 1 + workers) * _document_bytes(dim) * (shard_size or FEWEST_DOCUMENTS) * 4 // 3
     needed = processes * resident + batches * _batch_bytes(batch_tokens, width) + least
     raise UserError(
-        f"--memory {limit / 1e6:,.0f}MB is too little: the loaded model and libraries, a batch and the smallest shards "
+        f"`memory={limit / 1e6:.0f}MB` is too little: the loaded model and libraries, a batch and the smallest shards "
         f"take {needed / 1e6:,.0f}MB{' in all processes' if workers > 1 else ''}; give more, or a smaller "
-        f"{'--shard-size, ' if shard_size else ''}--batch-tokens or model."
+        f"{'`shard_size`, ' if shard_size else ''}`batch_tokens` or model."
     )
 
 

@@ -98,12 +98,12 @@ def _goes_on(folder: Path, resume: bool, overwrite: bool) -> bool:
         layout.clear(folder)
         return False
     if not layout.is_index(folder):
-        raise UserError(f"{folder} is not empty and holds no index: name a new or an empty folder with --output.")
+        raise UserError(f"{folder} is not empty and holds no index: name a new or an empty folder with `output`.")
     if resume:
         return True
     if (folder / layout.MANIFEST).exists():
-        raise UserError(f"{folder} already holds a finished index: replace it with --overwrite.")
-    raise UserError(f"{folder} holds an unfinished index: continue with --resume or replace with --overwrite.")
+        raise UserError(f"{folder} already holds a finished index: replace it with `overwrite`.")
+    raise UserError(f"{folder} holds an unfinished index: continue with `resume` or replace with `overwrite`.")
 
 
 def _resumed_plan(folder: Path, plan: BuildPlan, progress: Progress) -> BuildPlan:
@@ -113,17 +113,17 @@ def _resumed_plan(folder: Path, plan: BuildPlan, progress: Progress) -> BuildPla
     try:
         begun = decode(BuildPlan, parse(path.read_bytes()))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): index anew with --overwrite.") from error
+        raise UserError(f"{path} cannot be read ({error}): index anew with `overwrite`.") from error
     if not begun.encoder.makes_the_vectors_of(plan.encoder):
         raise UserError(
             f"The index in {folder} was begun with the model {begun.encoder.name} and {plan.encoder.name} would give "
             f"other vectors ({differing_fields(begun.encoder, plan.encoder)} differ): resume with the same "
-            "model, or use --overwrite."
+            "model, or use `overwrite`."
         )
     if begun.vector_format != plan.vector_format:
         raise UserError(
-            f"The index in {folder} was begun with vectors in {begun.vector_format}: resume with --vectors "
-            f"{begun.vector_format}, or use --overwrite."
+            f"The index in {folder} was begun with vectors in {begun.vector_format}: resume with "
+            f"`vectors='{begun.vector_format}'`, or use `overwrite`."
         )
     if begun.shard_size != plan.shard_size:
         progress.say(f"Continuing with shards of {begun.shard_size:,} documents, as the build began.")
@@ -158,11 +158,11 @@ def refusals_named(folder: Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise WorkFailed(
                 f"{error.strerror} while writing to {folder}: what is finished is kept; make room and go on with "
-                "--resume."
+                "`resume`."
             ) from error
         if error.errno not in _REFUSALS or error.filename is None:
             raise
         path = Path(error.filename)
         if path != folder and folder not in path.parents and path not in folder.parents:
             raise  # A file of the corpus or the model.
-        raise UserError(f"{path} cannot be written ({error.strerror}): name another folder with --output.") from error
+        raise UserError(f"{path} cannot be written ({error.strerror}): name another folder with `output`.") from error

@@ -178,13 +178,13 @@ class ShardStage:
         if len(unfit):
             raise UserError(
                 f"The model {self.encoder.name} gave a vector that is not finite (NaN or infinity) for the document "
-                f"{documents[unfit[0]].doc_id!r}: try --dtype float32, or another model."
+                f"{documents[unfit[0]].doc_id!r}: try `dtype='float32'`, or another model."
             )
 
     def _changed(self, count: int) -> UserError:
-        what, mend = "index in", "index it anew with --overwrite"
+        what, mend = "index in", "index it anew with `overwrite`"
         if self.first:
-            what, mend = "append to", "drop that append with --append --overwrite"
+            what, mend = "append to", "drop that append with `append(overwrite=True)`"
         return UserError(
             f"The corpus {self.corpus.name} is not the one that the {what} {self.folder} was begun with (it differs "
             f"from document {count + 1:,} on, or soon after): {mend}."

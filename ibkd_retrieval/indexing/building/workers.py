@@ -200,7 +200,7 @@ class EncoderProcesses:
         where = f"while it encoded shard {shard.number}" if shard is not None else "while it loaded the model"
         return WorkFailed(
             f"Encoder process {number} of {self.count} {how} {where} (often for want of memory): what is finished is "
-            "kept; go on with --resume, and with fewer --workers if it happens again."
+            "kept; go on with `resume`, and with fewer `workers` if it happens again."
         )
 
 

@@ -83,7 +83,7 @@ def choose(
         smallest = min(sizes.values())
         raise UserError(
             f"No index of {vectors.count:,} vectors of {vectors.dim} dimensions fits {bytes_per_vector} bytes a "
-            f"vector: the smallest takes {math.ceil(smallest)}; allow as much with --memory-per-vector."
+            f"vector: the smallest takes {math.ceil(smallest)}; allow as much with `memory_per_vector`."
         )
     rows = sample_rows(vectors.count, SAMPLED_VECTORS, np.random.default_rng(_SEED))
     sample = ArrayVectors(vectors.gather(rows))
@@ -145,14 +145,14 @@ def _best(
         best = max(points, key=lambda point: point.recall_at_10)
         raise UserError(
             f"No index that fits finds {recall:g} of the exact ten nearest documents: the best, {best.structure}, "
-            f"finds {best.recall_at_10:.3f} of sampled ones; ask for a lower --recall or allow more with "
-            "--memory-per-vector."
+            f"finds {best.recall_at_10:.3f} of sampled ones; ask for a lower `recall` or allow more with "
+            "`memory_per_vector`."
         )
     if not fast:
         best = min((point for point, _ in enough), key=lambda point: point.milliseconds)
         raise UserError(
             f"No index that fits finds {recall:g} within {milliseconds:g} ms a query: the fastest, {best.structure}, "
-            f"takes {best.milliseconds:.3f} ms; allow as much with --latency or ask for a lower --recall."
+            f"takes {best.milliseconds:.3f} ms; allow as much with `latency` or ask for a lower `recall`."
         )
     point, family = min(
         fast,

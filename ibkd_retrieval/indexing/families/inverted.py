@@ -174,7 +174,7 @@ def train(
         except RuntimeError as error:
             raise UserError(
                 f"faiss cannot train {factory!r} on {len(training):,} vectors ({reason(error)}): "
-                "ask for fewer lists or smaller codes, or take --type flat."
+                "ask for fewer lists or smaller codes, or take `type='flat'`."
             ) from error
         task.advance(len(training))
 
@@ -201,4 +201,4 @@ def check_finite(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> None:
         UserError: there is one.
     """
     if not np.isfinite(vectors).all():
-        raise UserError("A vector to index is not finite (NaN or infinity): encode the corpus with --dtype float32.")
+        raise UserError("A vector to index is not finite (NaN or infinity): encode the corpus with `dtype='float32'`.")

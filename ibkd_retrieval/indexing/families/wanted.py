@@ -37,9 +37,9 @@ class Wanted:
             UserError: one is outside its range.
         """
         check_recall(self.recall)
-        for option, value in (("--memory-per-vector", self.memory_per_vector), ("--latency", self.milliseconds)):
+        for option, value in (("memory_per_vector", self.memory_per_vector), ("latency", self.milliseconds)):
             if value is not None and not value > 0:
-                raise UserError(f"{option} is {value:g}: give a number above 0.")
+                raise UserError(f"`{option}` is {value:g}: give a number above 0.")
 
     def suited_to(self, count: int, progress: Progress) -> Family:
         """A flat index where the documents are too few to train anything else."""

@@ -74,18 +74,18 @@ def damaged(folder: Path, manifest: IndexManifest, name: str, what: str) -> User
     said = f"The index is damaged in {folder / name}: {what}; "
     if not manifest.changes:
         return UserError(
-            f"{said}repair it with `ibkd index --resume`, which encodes only what is not intact, or make it anew with "
-            "`ibkd index --overwrite`."
+            f"{said}repair it with `build_index(resume=True)`, which encodes only what is not intact, or make it anew "
+            "with `build_index(overwrite=True)`."
         )
     done = ", ".join(sorted({change.kind for change in manifest.changes}))
     if name == manifest.structure:
         return UserError(
-            f"{said}make another of its vectors with `ibkd index --from {folder} --type {manifest.family} --output "
-            "OTHER`."
+            f"{said}make another of its vectors with `combine(from_='{folder}', type='{manifest.family}', "
+            "output=OTHER)`."
         )
     return UserError(
         f"{said}no one corpus can repair it, since it was changed ({done}): bring the file back from a copy, or make "
-        "the index anew with `ibkd index --overwrite`."
+        "the index anew with `build_index(overwrite=True)`."
     )
 
 

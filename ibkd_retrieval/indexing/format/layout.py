@@ -109,7 +109,7 @@ def clear(folder: Path) -> None:
     if not is_index(folder):
         raise UserError(
             f"{folder} is not empty and holds no index of ours, so nothing in it is overwritten: "
-            "name another folder with --output."
+            "name another folder with `output`."
         )
     for path in lexical_indexes(folder):
         shutil.rmtree(path)
@@ -139,7 +139,7 @@ def is_free(folder: Path) -> bool:
     if not folder.exists():
         return True
     if not folder.is_dir():
-        raise UserError(f"{folder} is a file where an index folder should be made: name another with --output.")
+        raise UserError(f"{folder} is a file where an index folder should be made: name another with `output`.")
     temporary = [_TEMPORARY.fullmatch(path.name) for path in folder.iterdir() if path.name != MARK]
     return all(match is not None and match["name"] == PLAN for match in temporary)
 

@@ -236,11 +236,11 @@ def read_manifest(folder: Path | str) -> IndexManifest:
     folder = Path(folder)
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise UserError(f"There is no index folder {folder}: make one with `ibkd index --output {folder}`.")
+        raise UserError(f"There is no index folder {folder}: make one with `build_index(output='{folder}')`.")
     if not path.exists():
         if is_index(folder):
-            raise UserError(f"The index in {folder} is unfinished: finish it with `ibkd index --resume`.")
-        raise UserError(f"{folder} is not an index folder (it has no {MANIFEST}): make one with `ibkd index`.")
+            raise UserError(f"The index in {folder} is unfinished: finish it with `build_index(resume=True)`.")
+        raise UserError(f"{folder} is not an index folder (it has no {MANIFEST}): make one with `build_index()`.")
     try:
         value = parse(path.read_bytes())
         if not isinstance(value, dict) or value.get("format") != FORMAT:
@@ -255,7 +255,8 @@ def read_manifest(folder: Path | str) -> IndexManifest:
         _check(manifest)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} is not a readable index manifest ({error}): make the index again with `ibkd index --overwrite`."
+            f"{path} is not a readable index manifest ({error}): make the index again with "
+            "`build_index(overwrite=True)`."
         ) from error
     return manifest
 
@@ -277,7 +278,7 @@ def newest_index(folder: Path | str) -> Path:
             except UserError:
                 continue  # Another program's file, or one a reader of that very folder will be told about.
     if not found:
-        raise UserError(f"There is no finished index below {folder}: make one with `ibkd index --corpus CORPUS`.")
+        raise UserError(f"There is no finished index below {folder}: make one with `build_index(corpus=CORPUS)`.")
     return max(found)[1]
 
 

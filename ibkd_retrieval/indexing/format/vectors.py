@@ -30,7 +30,7 @@ def check_format(name: str) -> str:
         UserError: there is no such format.
     """
     if name not in FORMATS:
-        raise UserError(f"There is no vector format {name!r}: choose one of {', '.join(FORMATS)} with --vectors.")
+        raise UserError(f"There is no vector format {name!r}: choose one of {', '.join(FORMATS)} with `vectors`.")
     return name
 
 
@@ -57,7 +57,7 @@ def pack(vectors: NDArray[np.float32], name: str) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             half = vectors.astype(np.float16)
         if not np.isfinite(half).all():
-            raise UserError("A vector has components beyond float16's 65,504: store them with --vectors float32.")
+            raise UserError("A vector has components beyond float16's 65,504: store them with `vectors='float32'`.")
         return half
     if name == "int8":
         kind, _ = row_type(name, vectors.shape[1])

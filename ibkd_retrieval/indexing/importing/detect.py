@@ -12,7 +12,7 @@ from ibkd_retrieval.indexing.importing.pyserini import is_pyserini, open_pyserin
 from ibkd_retrieval.indexing.importing.tevatron import open_tevatron, tevatron_files
 
 _FORMS = (
-    "a .npy file with --ids, a folder of vectors.npy and ids.txt, a .parquet file or a folder of them, a Pyserini "
+    "a .npy file with `ids`, a folder of vectors.npy and ids.txt, a .parquet file or a folder of them, a Pyserini "
     "folder (index, docid), or a .pkl file of Tevatron or a folder of them"
 )
 
@@ -37,10 +37,10 @@ def open_vectors(path: Path | str, *, ids: Path | None = None, allow_pickle: boo
         beside = path / "ids.txt"
         ids = ids or (beside if beside.is_file() else None)
         if ids is None:
-            raise UserError(f"{array} holds vectors without ids: name the file that lists them with --ids.")
+            raise UserError(f"{array} holds vectors without ids: name the file that lists them with `ids`.")
         return open_array(array, ids)
     if ids is not None:
-        raise UserError(f"{path} brings its own ids: leave out --ids, which belongs to a .npy file.")
+        raise UserError(f"{path} brings its own ids: leave out `ids`, which belongs to a .npy file.")
     if is_pyserini(path):
         return open_pyserini(path)
     tables = [path] if path.suffix == ".parquet" and path.is_file() else sorted(path.glob("*.parquet"))

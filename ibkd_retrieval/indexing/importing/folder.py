@@ -163,7 +163,7 @@ def _check(reading: _Reading, encoder: TextEncoder | None, progress: Progress) -
                 due = f"{encoder.name} makes {dim}" if encoder else f"the first has {dim}"
                 raise UserError(
                     f"{path} holds a vector of {vectors.shape[1]} dimensions and {due}: give vectors of one model, and "
-                    "that one with --model."
+                    "that one with `model`."
                 )
             lengths = _checked_lengths(vectors, path, count, encoder.name if encoder is not None and unit else None)
             guard.admit([document.doc_id for document in documents], partial(_first_ids, reading.source, count))
@@ -177,7 +177,7 @@ def _check(reading: _Reading, encoder: TextEncoder | None, progress: Progress) -
     if encoder is None and (shortest < 1 - UNIT_TOLERANCE or longest > 1 + UNIT_TOLERANCE):
         progress.say(
             f"The vectors have lengths from {shortest:.4g} to {longest:.4g}, and the search ranks by inner product: "
-            "where cosine is meant, give --normalise."
+            "where cosine is meant, give `normalise`."
         )
     return dim
 
@@ -198,7 +198,7 @@ def _checked_lengths(
     if unit_model is not None and len(off):
         raise UserError(
             f"Vector {before + int(off[0]) + 1:,} in {path} has length {lengths[off[0]]:.4f}, where {unit_model} gives "
-            "vectors of length 1: scale them with --normalise, or name the model that made them."
+            "vectors of length 1: scale them with `normalise`, or name the model that made them."
         )
     return lengths
 
@@ -252,7 +252,7 @@ def _write_shards(reading: _Reading, folder: Path, plan: BuildPlan, progress: Pr
             counts.append(len(documents))
             task.advance(len(documents))
     if begun and max(begun) >= len(counts):
-        raise UserError(f"{folder} was begun with more vectors than {reading.source.path} holds: use --overwrite.")
+        raise UserError(f"{folder} was begun with more vectors than {reading.source.path} holds: use `overwrite`.")
     return counts
 
 
@@ -306,4 +306,4 @@ class _Imported:
     def encode(
         self, texts: Sequence[str], kind: Kind = "document", progress: Task | None = None
     ) -> NDArray[np.float32]:
-        raise WorkFailed("A shard was damaged while it was imported: run the same command with --resume.")
+        raise WorkFailed("A shard was damaged while it was imported: run the same command with `resume`.")

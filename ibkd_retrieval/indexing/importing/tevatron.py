@@ -51,7 +51,7 @@ def open_tevatron(path: Path, files: list[Path], *, allow_pickle: bool) -> Forei
     if not allow_pickle:
         raise UserError(
             f"{files[0]} is a pickle file, and {WHY_UNSAFE}: if you made it yourself or trust whoever did, say so "
-            "with --allow-pickle."
+            "with `allow_pickle`."
         )
 
     def blocks() -> Iterator[VectorBlock]:

@@ -36,7 +36,7 @@ class TextsById:
             if row is None:
                 raise UserError(
                     f"There is a vector for the document {doc_id!r}, which {self._corpus} does not hold: name the "
-                    "corpus that was encoded, or leave out --corpus."
+                    "corpus that was encoded, or leave out `corpus`."
                 )
             title, text, fields = json.loads(row[0])
             found.append(Document(doc_id, text, title, fields) if fields else Document(doc_id, text, title))

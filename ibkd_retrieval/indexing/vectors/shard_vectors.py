@@ -118,7 +118,9 @@ def _place(opened: Any, name: str, dim: int, number: int) -> tuple[Path, int]:
     vectors = opened(number)
     path = Path(vectors.filename)
     if format_of(vectors, dim) != name:
-        raise UserError(f"{path} holds {vectors.dtype} among shards of {name}: repair it with `ibkd index --resume`.")
+        raise UserError(
+            f"{path} holds {vectors.dtype} among shards of {name}: repair it with `build_index(resume=True)`."
+        )
     return path, int(vectors.offset)
 
 
@@ -131,10 +133,12 @@ def _open_vectors(
     try:
         vectors: np.memmap[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read ({error}): repair the index with `ibkd index --resume`.") from error
+        raise UserError(
+            f"{path} cannot be read ({error}): repair the index with `build_index(resume=True)`."
+        ) from error
     if vectors.shape[:1] != (counts[number],) or format_of(vectors, dim) is None:
         raise UserError(
             f"{path} holds {vectors.dtype} {vectors.shape} where {counts[number]} vectors of {dim} dimensions are due: "
-            "repair the index with `ibkd index --resume`."
+            "repair the index with `build_index(resume=True)`."
         )
     return vectors
