@@ -122,7 +122,7 @@ Hybrid = Annotated[
 ]
 Weight = Annotated[
     list[float] | None,
-    typer.Option(help="For --hybrid: first of dense, then of words; give both.", show_default="equal"),
+    typer.Option("--weight", help="For --hybrid: first of dense, then of words; give both.", show_default="equal"),
 ]
 Tune = Annotated[
     str | None,
@@ -140,6 +140,7 @@ RerankMaxLength = Annotated[
 Filter = Annotated[
     list[str] | None,
     typer.Option(
+        "--filter",
         metavar="CONDITION",
         help="Find only documents with year>=1990, source=arxiv, title!=x (=, !=, <, <=, >, >=), or those whose ids "
         "a @FILE lists, one a line; repeat: all must hold.",

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 def ranking_options(arguments: Mapping[str, Any]) -> RankerOptions:
     """The options of ranking among the arguments of a command, which has them all by their names."""
-    repeatable = {"weights": "weight", "filters": "filter"}
     names = [field.name for field in fields(RankerOptions) if field.name != "search_params"]
-    chosen = {name: arguments[repeatable.get(name, name)] for name in names}
+    chosen = {name: arguments[name] for name in names}
+    chosen |= {name: tuple(chosen[name] or ()) for name in ("weights", "filters")}
     params = SearchParams(**{field.name: arguments[field.name] for field in fields(SearchParams)})
-    return RankerOptions(search_params=params, **chosen | {name: tuple(chosen[name] or ()) for name in repeatable})
+    return RankerOptions(search_params=params, **chosen)
 
 
 def open_tuned(given: Sequence[Sequence[Path] | None], options: RankerOptions, progress: Progress) -> list[Index]:

@@ -99,7 +99,7 @@ class Tuned(NamedTuple):
 def with_tuned_weights(
     folders: Sequence[Path], options: RankerOptions, known: dict[str, Encoder], progress: Progress
 ) -> Tuned:
-    """The options with the weights that do best on the queries of `--tune`; as they are where it was not given.
+    """The options with the weights that do best on the queries of `options.tune`; as they are where it was not given.
 
     Args:
         folders: the index.
@@ -108,7 +108,7 @@ def with_tuned_weights(
         progress: told of the weights.
 
     Raises:
-        UserError: --tune goes with other options, or its queries have no judgements.
+        UserError: `tune` goes with other options, or its queries have no judgements.
     """
     from ibkd_retrieval.indexing.gpu import device_there
 
@@ -116,7 +116,9 @@ def with_tuned_weights(
     if options.tune is None:
         return Tuned(options)
     if options.hybrid != "sum" or options.weights or len(folders) != 1:
-        raise UserError('`tune` finds the weights of `hybrid="sum"` on one index: give it with that, without `weight`.')
+        raise UserError(
+            '`tune` finds the weights of `hybrid="sum"` on one index: give it with that, without `weights`.'
+        )
     from ibkd_retrieval.corpora.catalog.registry import main_metric
     from ibkd_retrieval.corpora.spec import open_queries
     from ibkd_retrieval.search.hybrid import HybridSearcher

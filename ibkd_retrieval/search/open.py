@@ -33,7 +33,7 @@ def index_folder(given: Path | None, progress: Progress) -> Path:
     if given is not None:
         return given
     folder = newest_index(INDEXES)
-    progress.say(f"index {folder} (the newest in {INDEXES}/; name another with --index)")
+    progress.say(f"index {folder} (the newest in {INDEXES}/; name another with `index`)")
     return folder
 
 

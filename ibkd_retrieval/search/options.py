@@ -13,8 +13,13 @@ class RankerOptions:
     """How to rank the documents of an index.
 
     Attributes:
-        weights: of --hybrid, dense first; none for equal ones.
-        tune: judged queries to find the weights of --hybrid sum on.
+        engine: "dense" (vectors), or "bm25" or "lucene" (words).
+        hybrid: fuse both, by "rrf" (ranks) or "sum" (scores).
+        weights: of the fusion, dense first; none for equal ones.
+        tune: judged queries to find the weights of `hybrid="sum"` on.
+        rerank: a cross-encoder that orders the best results anew.
+        rerank_depth: results a query that it reads.
+        rerank_max_length: tokens it reads of query and text; its own limit if None.
         model: another place of the encoder that made the index.
         query_model: a student in that encoder's vector space.
         recall: share of the exact ten nearest documents to find; instead of `search_params`.
@@ -65,20 +70,20 @@ def check_ranking(options: RankerOptions, indexes: int = 1) -> None:
         from ibkd_retrieval.search.runs.fusion import checked_weights
 
         if options.hybrid not in METHODS:
-            raise UserError(f"Unknown fusion `{options.hybrid}`: use --hybrid {' or '.join(METHODS)}.")
+            raise UserError(f"Unknown fusion `{options.hybrid}`: give `hybrid` as {' or '.join(METHODS)}.")
         if options.weights:
             checked_weights(options.weights, 2)
     elif options.weights:
-        raise UserError("--weight says how --hybrid mixes its two rankings: give --hybrid rrf or --hybrid sum too.")
+        raise UserError('`weights` can only be used with a fusion: give `hybrid="rrf"` or `hybrid="sum"` too.')
     if indexes > 1 and (options.hybrid is not None or options.engine != "dense"):
         raise UserError(
-            "Several indexes can be searched together by their vectors only: leave out --engine and --hybrid."
+            "Several indexes can be searched together by their vectors only: leave out `engine` and `hybrid`."
         )
     params = options.search_params
     if options.recall is not None and params != SearchParams():
-        raise UserError("--recall chooses --nprobe, --refine and --ef-search: give it or them, not both.")
+        raise UserError("`recall` chooses `nprobe`, `refine` and `ef_search`: give it or them, not both.")
     if options.rerank is None and (options.rerank_depth, options.rerank_max_length) != (100, None):
-        raise UserError("--rerank-depth and --rerank-max-length are for --rerank MODEL: give that too, or neither.")
+        raise UserError("`rerank_depth` and `rerank_max_length` are for `rerank=MODEL`: give that too, or neither.")
     if options.rerank is not None:
         from ibkd_retrieval.search.rerank import check_depth
 
@@ -86,8 +91,8 @@ def check_ranking(options: RankerOptions, indexes: int = 1) -> None:
     of_vectors = (options.query_model, options.recall, *params.to_json().values())
     if options.engine != "dense" and options.hybrid is None and any(value is not None for value in of_vectors):
         raise UserError(
-            f"--engine {options.engine} searches words alone: leave out --query-model, --recall, --nprobe, --refine "
-            "and --ef-search, or give --hybrid."
+            f"`engine={options.engine}` searches words alone: leave out `query_model`, `recall`, `nprobe`, `refine` "
+            "and `ef_search`, or give `hybrid`."
         )
     if options.model is not None and options.query_model is not None:
-        raise UserError("Give --model (the index's own encoder) or --query-model (a student of it), not both.")
+        raise UserError("Give `model` (the index's own encoder) or `query_model` (a student of it), not both.")

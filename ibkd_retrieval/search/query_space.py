@@ -34,9 +34,7 @@ def check_query_model(folder: Path, encoder: TextEncoder, manifest: IndexManifes
     made_by = manifest.encoder
     if encoder.weight_hash == made_by.weight_hash:
         return
-    advice = (
-        f"distil a student of {made_by.name} with `ibkd distill --output-space teacher`, or leave --query-model out"
-    )
+    advice = f'distil a student of {made_by.name} with `distill(output_space="teacher")`, or leave out `query_model`'
     if encoder.dim != manifest.dim:
         raise UserError(
             f"{folder} makes vectors of {encoder.dim} dimensions and the index holds {manifest.dim}: {advice}."

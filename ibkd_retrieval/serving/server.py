@@ -79,7 +79,7 @@ def listen(host: str, port: int) -> socket.socket:
         return listener
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
-        raise UserError(f"Cannot listen on port {port} of {host} ({why}): give another --port or --host.") from error
+        raise UserError(f"Cannot listen on port {port} of {host} ({why}): give another `port` or `host`.") from error
 
 
 def configuration(app: Any, limits: Limits) -> uvicorn.Config:

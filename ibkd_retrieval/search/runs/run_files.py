@@ -85,7 +85,7 @@ def _write_lines(run: Run, write: Callable[[bytes], object], kind: RunFormat) ->
 
 
 def read_run(path: Path | str) -> Run:
-    """Read a run in TREC (six columns) or MS MARCO (three columns) format, plain, `.gz` or `.zst`.
+    r"""Read a run in TREC (six columns) or MS MARCO (three columns) format, plain, `.gz` or `.zst`.
 
     As trec_eval does, the order comes from the scores, not from a TREC file's rank column. An MS MARCO rank
     becomes the score -rank. A query's lines need not stand together; blank lines are skipped.
@@ -97,7 +97,7 @@ def read_run(path: Path | str) -> Run:
     Example:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "run.trec"
-        >>> _ = file.write_text("q1 Q0 d3 1 0.9 mine\\nq1 Q0 d8 2 0.4 mine\\n")
+        >>> _ = file.write_text("q1 Q0 d3 1 0.9 mine\nq1 Q0 d8 2 0.4 mine\n")
         >>> read_run(file)["q1"]
         {'d3': 0.8999999761581421, 'd8': 0.4000000059604645}
     """
