@@ -11,7 +11,19 @@ import typer
 
 from ..display.comparison import print_comparison
 from ..display.console import print_json, reporter
-from ..options.common import Backend, Device, EncoderDtype, Json, Quiet, Seed
+from ..options.common import (
+    Backend,
+    Device,
+    EncoderDtype,
+    IdField,
+    Json,
+    QrelsThreshold,
+    Quiet,
+    Seed,
+    TextField,
+    qrels_source,
+    query_source,
+)
 
 
 def compare(
@@ -37,6 +49,9 @@ def compare(
         list[str] | None,
         typer.Option(metavar="QRELS", help="Judgements: TREC or BEIR file; one for each --queries."),
     ] = None,
+    id_field: IdField = None,
+    text_field: TextField = None,
+    qrels_threshold: QrelsThreshold = None,
     metrics: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,7 +91,7 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Compare indexes on the same queries: quality with significance, latency, throughput, size."""
-    from ibkd_retrieval.errors import WorkFailed
+    from ibkd_retrieval.errors import UserError, WorkFailed
     from ibkd_retrieval.evaluation.compare.compare import compare as compare_indexes
     from ibkd_retrieval.files import require_writable
     from ibkd_retrieval.indexing.gpu import device_there
@@ -85,11 +100,16 @@ def compare(
     device = device_there(device, progress)
     if output is not None:
         require_writable(output / "report.json")
+    if not qrels and qrels_threshold is not None:
+        raise UserError("--qrels-threshold is that of --qrels: give that too.")
+    if not queries and (id_field or text_field):
+        raise UserError("--id-field and --text-field are those of --queries: give that too.")
+    asked = [query_source(each, progress, id_field=id_field, text_field=text_field) for each in queries or ()]
     found = compare_indexes(
         index or [],
-        queries,
+        asked or None,
         metrics or (),
-        qrels=qrels,
+        qrels=[qrels_source(each, progress, qrels_threshold) for each in qrels or ()] or None,
         sweep=sweep or (),
         fail_under=fail_under or (),
         baseline=baseline,

@@ -20,9 +20,11 @@ from ..options.common import (
     ExcludeSelf,
     Filter,
     Hybrid,
+    IdField,
     Json,
     Nprobe,
     Pooling,
+    QrelsThreshold,
     Queries,
     QueryModel,
     Quiet,
@@ -32,9 +34,12 @@ from ..options.common import (
     RerankDepth,
     RerankMaxLength,
     Seed,
+    TextField,
     Tune,
     Weight,
     given_options,
+    qrels_source,
+    query_source,
 )
 from ..options.ranking import ranking_options
 
@@ -69,12 +74,15 @@ def evaluate(
         ),
     ] = None,
     queries: Queries = None,
+    id_field: IdField = None,
+    text_field: TextField = None,
     run: Annotated[
         list[Path] | None, typer.Option(metavar="RUN", help="Score this run instead of searching; repeatable.")
     ] = None,
     qrels: Annotated[
         str | None, typer.Option(metavar="QRELS", help="Judgements: TREC or BEIR file, or any QUERIES that have them.")
     ] = None,
+    qrels_threshold: QrelsThreshold = None,
     baseline: Annotated[
         list[Path] | None,
         typer.Option(metavar="RUN", help="Another run to test the differences against; repeatable."),
@@ -205,17 +213,23 @@ def evaluate(
         "seed": seed,
         "progress": progress,
     }
+    if qrels is None and qrels_threshold is not None:
+        raise UserError("--qrels-threshold is that of --qrels: give that too.")
+    judged = qrels_source(qrels, progress, qrels_threshold) if qrels is not None else None
     if run:
         if index:
             raise UserError("Give either --run or --index, not both: score them one after the other.")
-        _refuse("--run", given & {"k", "device", "dtype", "backend"})
+        _refuse("--run", given & {"k", "device", "dtype", "backend", "id_field", "text_field"})
         if options != RankerOptions():
             raise UserError("--run is scored as it is: leave out the options of searching, or give --index instead.")
-        against = qrels or queries
+        against = judged or queries
         names = metrics or (usual_metrics(queries or qrels or "") if against else USUAL_METRICS)
         scores = evaluate_runs(run, against, names, queries=queries, **shared)
     else:
-        scores = evaluate_index(index or [], options, queries, qrels=qrels, metrics=metrics or (), k=k, **shared)
+        if queries is None and given & {"id_field", "text_field"}:
+            raise UserError("--id-field and --text-field are those of --queries: give that too.")
+        asked = query_source(queries, progress, id_field=id_field, text_field=text_field) if queries else None
+        scores = evaluate_index(index or [], options, asked, qrels=judged, metrics=metrics or (), k=k, **shared)
     if per_query is not None:
         write_per_query(scores, per_query)
     show_scores(scores, form, output)
@@ -249,7 +263,7 @@ def _check_suite(given: frozenset[str]) -> None:
         raise UserError(
             "--suite brings its own queries: leave out --run, --index, --queries, --qrels, --baseline and --per-query."
         )
-    _refuse("--suite", given & {"resamples", "seed"})
+    _refuse("--suite", given & {"resamples", "seed", "id_field", "text_field", "qrels_threshold"})
     if "tune" in given:
         raise UserError("--tune finds weights for one data set, not for a suite: give --weight instead.")
 

@@ -9,7 +9,7 @@ import typer
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.corpora.records import Corpus, QuerySet
+    from ibkd_retrieval.corpora.records import Corpus, Judgement, QuerySet
     from ibkd_retrieval.progress import Progress
 from ibkd_retrieval.files import INDEXES as INDEXES
 from ibkd_retrieval.files import MODELS as MODELS
@@ -167,6 +167,15 @@ def query_source(source: str, progress: Progress, **fields: str | list[str] | No
 
     chosen: Any = {name: value for name, value in fields.items() if value}
     return open_queries(source, progress=progress, **chosen) if chosen else source
+
+
+def qrels_source(source: str, progress: Progress, qrels_threshold: float | None) -> str | tuple[Judgement, ...]:
+    """The judgements as they were named, read where a threshold turns their grades into relevant or not."""
+    from ibkd_retrieval.corpora.spec import open_qrels
+
+    if qrels_threshold is None:
+        return source
+    return open_qrels(source, qrels_threshold=qrels_threshold, progress=progress)
 
 
 def given_options(context: typer.Context) -> frozenset[str]:

@@ -217,7 +217,7 @@ def read_judgements(
     known = KNOWN_SETS.get(queries or "")
     level = known.relevance_level if known else relevance_level_of(queries or "")
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the judgements"
-    return open_qrels(source), level, name
+    return open_qrels(source, progress=progress), level, name
 
 
 def usual_metrics(data_set: str) -> tuple[str, ...]:

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.corpora.catalog.registry import find_known
-from ibkd_retrieval.corpora.records import QuerySet
+from ibkd_retrieval.corpora.records import Judgement, QuerySet
 from ibkd_retrieval.corpora.spec import Source, judged_by, open_queries, queries_for
+from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.evaluate import RunSource, read_judgements, read_runs, score_named_runs, usual_metrics
 from ibkd_retrieval.evaluation.fusion_weights import with_tuned_weights
 from ibkd_retrieval.evaluation.scores import Scores
 from ibkd_retrieval.indexing.format.manifest import read_manifest
+from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.progress import Progress, as_progress
 from ibkd_retrieval.search.open import index_folder, open_ranker
 from ibkd_retrieval.search.options import RankerOptions
+from ibkd_retrieval.search.runs.run import Run
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder
@@ -85,6 +88,7 @@ def evaluate_index(
     chosen = replace(tuned.options, exclude_self=options.exclude_self or leaves_out_own(asked, progress))
     ranker = open_ranker(folders, chosen, known=known, progress=progress)
     ranked = [(" + ".join(map(str, folders)), ranker.search_batch(asked.queries, k, progress))]
+    _refuse_other_documents(folders, ranked[0][1], judgements, source)
     return score_named_runs(
         ranked,
         baselines,
@@ -95,6 +99,23 @@ def evaluate_index(
         tuned_on,
         **drawn,
     )
+
+
+def _refuse_other_documents(folders: Sequence[Path], run: Run, judgements: Sequence[Judgement], source: str) -> None:
+    """Refuse judgements of documents that no index holds, which would score 0 without a word.
+
+    Raises:
+        UserError: no relevant document is in the indexes.
+    """
+    wanted = {judgement.doc_id for judgement in judgements if judgement.relevance > 0}
+    if not wanted or not wanted.isdisjoint(run.doc_ids.tolist()):
+        return
+    held = [doc_id for folder in folders for doc_id in open_index(folder).present_ids()]
+    if wanted.isdisjoint(held):
+        raise UserError(
+            f"None of the {len(wanted):,} relevant documents of {source} is in the index: the judgements are of"
+            f" {', '.join(sorted(wanted)[:3])}, the index holds {', '.join(held[:3])}; judge its documents."
+        )
 
 
 def leaves_out_own(asked: QuerySet, progress: Progress) -> bool:

@@ -1,5 +1,7 @@
 """From an export as it comes out of another program to an index and a run, without a conversion in between."""
 
+import json
+
 import pytest
 
 
@@ -15,6 +17,16 @@ def test_an_export_is_indexed_and_asked_by_its_own_names(shell, teacher):
     said = shell.must(*search, "--text-field", "frage").err
     assert "asked.tsv: id <- qid, text <- frage\n" in said
     assert [line.split()[0] for line in (shell.folder / "run").read_text().splitlines()] == ["q1", "q1"]
+    (shell.folder / "clicks.csv").write_text("query,clicked,weight\nRiver  boat,1,0.7\nriver boat,2,0.2\n")
+    score = ("eval", "--index", "i", "--queries", "asked.tsv", "--text-field", "frage", "--qrels", "clicks.csv")
+    assert "expected a whole number, or --qrels-threshold" in shell(*score).err
+    answer = shell.must(*score, "--qrels-threshold", 0.5, "--metric", "mrr@10", "--metric", "recall@2", "--json")
+    assert json.loads(answer.out)["recall@2"] == 1
+    assert "clicks.csv: query <- query, document <- clicked, relevance <- weight" in answer.err
+    (shell.folder / "clicks.csv").write_text("query,clicked\nriver boat,z9\n")
+    answer = shell(*score)
+    assert answer.code == 2
+    assert "the judgements are of z9, the index holds 1, 2" in answer.err
     (shell.folder / "more").mkdir()
     (shell.folder / "more" / "a.md").write_text("# Dish\n\ncup dish")
     said = shell.must("index", "--append", "--corpus", "more", "--output", "i").err
