@@ -31,7 +31,7 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="INDEX[,SETTING=VALUE...]",
-            help="Index folder; repeat, the first is what the others are held against. Settings: name, nprobe, refine, "
+            help="Index folder; repeat, the others are compared with the first. Settings: name, nprobe, refine, "
             "ef-search, query-model (a student that asks this index), sweep=no. Indexes of several corpora are "
             "compared corpus by corpus and averaged.",
         ),

@@ -126,7 +126,7 @@ def recall_against(run: Run, exact: Run, depth: int) -> float:
     Args:
         run: `depth` documents or more of each query.
         exact: likewise, the same queries in the same order; with fewer documents in all, those there are.
-        depth: documents looked at.
+        depth: how many documents of each ranking count.
     """
     _check_same_queries(run, exact)
     shares = [len(set(ours) & set(theirs)) / max(1, len(theirs)) for ours, theirs in _pairs(run, exact, depth)]

@@ -81,7 +81,7 @@ class Scores(Mapping[str, float]):
         contrasts: each run with each baseline from another source, by each metric.
         confidence: of all intervals.
         resamples: bootstrap samples behind each interval.
-        permutations: most sign patterns a randomisation test looked at.
+        permutations: most sign patterns that a randomisation test tried.
         seed: of resampling and randomisation.
         judgements: where the judgements came from.
         tuned_on: how many of the judged queries fusion weights were tuned on; None where none were tuned.

@@ -1,4 +1,4 @@
-"""Whether a difference between two systems on the same queries is more than chance.
+"""Whether a difference between two systems on the same queries is significant.
 
 Arguments are per-query values of one metric [n], aligned by query; differences are system minus baseline.
 """
@@ -34,8 +34,8 @@ class RandomisationTest(NamedTuple):
     Attributes:
         difference: of the means.
         p_value: two-sided.
-        permutations: sign patterns looked at.
-        exact: all patterns were looked at, none drawn at random.
+        permutations: sign patterns that were tried.
+        exact: whether all patterns were tried, and none drawn at random.
         seed: of the random patterns.
     """
 

@@ -60,7 +60,7 @@ def compared(world):
         latency_queries=4,
         batch=40,
         throughput_documents=4,
-        effort_queries=3,
+        curve_queries=3,
         memory_queries=0,
         resampling=Resampling(samples=200, permutations=99, seed=1),
     )

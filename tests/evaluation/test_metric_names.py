@@ -62,7 +62,7 @@ def test_rank_biased_precision_has_a_persistence(name):
         ("mrr@10-l0", "the relevance level must be from 1 to "),
         ("mrr@10-l99999999999999999999", "the relevance level must be from 1 to "),
         ("AP(rel=2)@10-l3", "gives the relevance level twice"),
-        ("bpref@10", "bpref looks at all results: leave out the number"),
+        ("bpref@10", "bpref counts all results: leave out the number"),
         ("rbp", "needs a persistence between 0 and 1"),
         ("rbp@1.5", "needs a persistence between 0 and 1"),
         ("rbp.0", "needs a persistence between 0 and 1"),

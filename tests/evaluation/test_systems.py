@@ -67,8 +67,8 @@ def test_agreement_is_with_the_first_system(results, world):
 
 def test_an_effort_curve_ends_in_all_lists_and_finds_more_on_the_way(results, compared):
     data, _ = compared
-    assert results["teacher"].effort_curve == ()
-    curve = results["teacher ivf-pq"].effort_curve
+    assert results["teacher"].tradeoff_curve == ()
+    curve = results["teacher ivf-pq"].tradeoff_curve
     lists = int(data.searchers["teacher ivf-pq"].index.manifest.factory.split(",")[0].removeprefix("IVF"))
     assert [point.nprobe for point in curve][-1] == lists
     assert [point.nprobe for point in curve][:3] == [1, 2, 4]
@@ -160,7 +160,7 @@ def test_an_index_that_is_scanned_is_compared_and_told_of_without_its_memory(wor
     scanned = Searcher(open_index(world.folder / "teacher-flat", memory_limit=0), world.encoders["teacher"])
     assert scanned.index.memory_bytes == 0
     measuring = Measuring(
-        rounds=2, latency_queries=2, batch=4, throughput_documents=0, effort_queries=2, memory_queries=0,
+        rounds=2, latency_queries=2, batch=4, throughput_documents=0, curve_queries=2, memory_queries=0,
         resampling=Resampling(samples=20, permutations=19),
     )  # fmt: skip
     data = ComparedData("pages", world.queries, {"teacher": scanned, "student": world.searcher("student-flat")})
@@ -200,7 +200,7 @@ def test_without_judgements_systems_are_compared_by_how_alike_their_answers_are(
     data, _ = compared
     unjudged = dataclasses.replace(data, queries=QuerySet("mine", data.queries.queries))
     measuring = Measuring(
-        rounds=1, latency_queries=2, batch=4, throughput_documents=0, effort_queries=2, memory_queries=0,
+        rounds=1, latency_queries=2, batch=4, throughput_documents=0, curve_queries=2, memory_queries=0,
         resampling=Resampling(samples=200, permutations=99),
     )  # fmt: skip
     report = compare_systems([unjudged], AGREEMENT, measuring)

@@ -28,9 +28,9 @@ from ibkd_retrieval.evaluation.compare.records import (
 from ibkd_retrieval.evaluation.compare.report import (
     ComparisonReport,
     DataSetReport,
-    EffortPoint,
     SystemRecord,
     SystemResult,
+    TradeoffPoint,
 )
 from ibkd_retrieval.evaluation.significance import bootstrap_means, percentiles, randomisation_test
 from ibkd_retrieval.indexing.config import SearchParams
@@ -208,7 +208,7 @@ def _result(row, first_row, columns, metrics, data_set, rng):
         efforts = (1, 2, 4, 8, 16, 32, 64, 128)
         recalls = 1 - np.exp(-0.75 * np.arange(1, 9) ** (0.8 if family == "ivf-pq" else 1.1))
         curve = tuple(
-            EffortPoint(
+            TradeoffPoint(
                 None if family == "hnsw" else effort, effort if family == "hnsw" else None, float(recall),
                 0.05 + effort * 0.01, float(recall) * scores[metrics[0]].mean,
             )
@@ -231,7 +231,7 @@ def _result(row, first_row, columns, metrics, data_set, rng):
             **({"index_memory_bytes": first_row[7] / memory} if memory and first_row[7] else {}),
         },
         gain_spread={"query_total_p50": (0.95 * base_p50 / p50, 1.05 * base_p50 / p50)},
-        effort_curve=curve,
+        tradeoff_curve=curve,
     )
 
 

@@ -65,7 +65,7 @@ def compare(
     find (`overlap@10`), and rank-biased overlap (`rbo`).
 
     Args:
-        index: two or more indexes, of which the first is what the others are held against: a dict from names to
+        index: two or more indexes, of which the others are compared with the first: a dict from names to
             folders, opened indexes or `ComparedIndex` records, or a list of these. Indexes of several corpora are
             compared corpus by corpus and averaged; those of one name belong together.
         queries: a data set's name, a path, or queries; a list of names for several corpora. Those of each corpus

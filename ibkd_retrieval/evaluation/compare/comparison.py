@@ -1,4 +1,4 @@
-"""What the scores of several systems say, on one data set or several; the others are held against the first system."""
+"""What the scores of several systems say, on one data set or several; the others are compared with the first."""
 
 from __future__ import annotations
 

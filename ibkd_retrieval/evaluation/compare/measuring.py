@@ -51,7 +51,7 @@ class Measuring:
         latency_queries: queries timed one by one in a round, drawn at random.
         batch: queries in a batch.
         throughput_documents: stored documents encoded for the throughput in a round; 0 to leave that out.
-        effort_queries: queries timed in a round for each effort of an approximate index.
+        curve_queries: queries timed in a round for each point of a tradeoff curve.
         memory_queries: queries that a fresh process answers while its memory is watched; 0 to leave that out.
         resampling: of queries.
     """
@@ -61,7 +61,7 @@ class Measuring:
     latency_queries: int = 64
     batch: int = 64
     throughput_documents: int = 64
-    effort_queries: int = 24
+    curve_queries: int = 24
     memory_queries: int = 20
     resampling: Resampling = field(default_factory=Resampling)
 

@@ -97,7 +97,7 @@ def measure_footprint(load: Load) -> Footprint:
 
 
 def take_up(load: Load) -> Footprint:
-    """Load, answer each query for ten results, and look at this process."""
+    """Load, answer each query for ten results, and measure this process."""
     from ibkd_retrieval.indexing.faiss_binding import load_faiss
 
     load_faiss()  # Before torch: whoever loads OpenMP first decides how its threads wait.

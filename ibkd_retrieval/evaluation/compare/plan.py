@@ -66,7 +66,7 @@ class PlannedSystem:
 
 @dataclass(frozen=True)
 class PlannedCorpus:
-    """One corpus and the systems on it, the first being what the others are held against."""
+    """One corpus and the systems on it; the others are compared with the first."""
 
     corpus: str
     fingerprint: str

@@ -35,7 +35,7 @@ class ComparedData:
     Attributes:
         name: short, for the report.
         queries: with judgements, where there are any.
-        searchers: by the system's name; the first is what the others are held against.
+        searchers: by the system's name; the others are compared with the first.
     """
 
     name: str

@@ -41,8 +41,8 @@ class MetricContrast:
         t_test_p: paired t-test, two-sided; None with a single query.
         randomisation_p: Fisher's paired randomisation test, two-sided.
         randomisation_p_holm: the same, corrected by Holm for all contrasts of the comparison, all data sets together.
-        permutations: sign patterns the randomisation test looked at.
-        exact: it looked at all of them.
+        permutations: sign patterns that the randomisation test tried.
+        exact: whether it tried all of them.
         wins: queries on which the system is better.
         ties: queries without a difference.
         losses: queries on which the first system is better.
@@ -137,7 +137,7 @@ class Bar:
     Attributes:
         metric: its name.
         at_least: the share.
-        system: held against it.
+        system: whose share it is.
         retention: the share kept; None where the first system scores 0.
         passed: whether that is at least as much.
         why: a sentence.

@@ -62,8 +62,8 @@ class SystemRecord:
 
 
 @dataclass(frozen=True)
-class EffortPoint:
-    """What one effort of searching an approximate index finds, and how long that takes.
+class TradeoffPoint:
+    """What an approximate index finds with one setting of its search parameters, and how long that takes.
 
     Attributes:
         nprobe: inverted lists visited, None for a graph.
@@ -100,7 +100,7 @@ class SystemResult:
         gains: by cost, how many times smaller or faster than the first system it is (above 1 is better, whatever the
             cost).
         gain_spread: of each gain that was timed, the least and the greatest over the rounds, each of which timed both.
-        effort_curve: by growing effort; empty where the search is exact.
+        tradeoff_curve: a point per setting of the search parameters; empty where the search is exact.
     """
 
     index: str
@@ -116,7 +116,7 @@ class SystemResult:
     sizes: Sizes
     gains: dict[str, float]
     gain_spread: dict[str, Interval]
-    effort_curve: tuple[EffortPoint, ...]
+    tradeoff_curve: tuple[TradeoffPoint, ...] = field(metadata={KEY: "effort_curve"})
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class DataSetReport:
 
 @dataclass(frozen=True, repr=False)
 class ComparisonReport:
-    """Systems side by side; the first is what the others are held against.
+    """Systems side by side; the others are compared with the first.
 
     Attributes:
         created: when, ISO 8601 in UTC.

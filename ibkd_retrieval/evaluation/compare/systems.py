@@ -26,7 +26,7 @@ from ibkd_retrieval.evaluation.compare.rankings import ComparedData, Ranking, ex
 from ibkd_retrieval.evaluation.compare.records import PeakMemory, PerQuery
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport, SystemRecord, SystemResult
 from ibkd_retrieval.evaluation.compare.timing import batch_rate_of, histogram_edges, latency_of, throughput_of
-from ibkd_retrieval.evaluation.compare.tradeoff_curves import effort_curves
+from ibkd_retrieval.evaluation.compare.tradeoff_curves import tradeoff_curves
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.searcher import Searcher
 
@@ -142,12 +142,12 @@ def _data_set(
     measuring: Measuring,
     progress: Progress,
 ) -> DataSetReport:
-    curves = effort_curves(
+    curves = tradeoff_curves(
         data,
         rankings,
         metrics[0],
         k=measuring.k,
-        queries=measuring.effort_queries,
+        queries=measuring.curve_queries,
         rounds=measuring.rounds,
         seed=measuring.seed,
         progress=progress,
@@ -174,7 +174,7 @@ def _data_set(
             sizes=costs.sizes,
             gains=size_gains(costs, measured[first]) | {cost: each.median for cost, each in faster.items()},
             gain_spread={cost: each.spread for cost, each in faster.items()},
-            effort_curve=curves[name],
+            tradeoff_curve=curves[name],
         )
     evaluations = {name: ranking.evaluation for name, ranking in rankings.items()}
     index = data.searchers[first].index

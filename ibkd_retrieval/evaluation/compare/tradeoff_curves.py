@@ -1,4 +1,4 @@
-"""What approximate indexes find, and how fast, when they are searched with more and with less effort."""
+"""Recall against search time of approximate indexes, over their search parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from ibkd_retrieval.evaluation.agreement import AGREEMENT, OVERLAP_DEPTH, recall_against
 from ibkd_retrieval.evaluation.compare.rankings import ComparedData, Ranking, evaluate_runs, metric_depth, run_of
-from ibkd_retrieval.evaluation.compare.report import EffortPoint
+from ibkd_retrieval.evaluation.compare.report import TradeoffPoint
 from ibkd_retrieval.evaluation.compare.timing import QueryPath, QueryTimings, time_queries
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.progress import SILENT, Progress
@@ -17,7 +17,7 @@ from ibkd_retrieval.search.runs.run import Run
 from ibkd_retrieval.search.searcher import Searcher
 
 
-def effort_curves(
+def tradeoff_curves(
     data: ComparedData,
     rankings: Mapping[str, Ranking],
     metric: str,
@@ -27,10 +27,10 @@ def effort_curves(
     rounds: int,
     seed: int,
     progress: Progress = SILENT,
-) -> dict[str, tuple[EffortPoint, ...]]:
-    """Recall, median search time and score of every approximate system, by growing effort.
+) -> dict[str, tuple[TradeoffPoint, ...]]:
+    """Recall, median search time and score of every approximate system, for growing search parameters.
 
-    Efforts and systems take turns while they are timed. What else a system was told, such as refinement, stays.
+    Settings and systems take turns while they are timed. Refinement stays as the system was told.
 
     Args:
         data: what is asked of whom.
@@ -44,10 +44,10 @@ def effort_curves(
     """
     nearest = {name: ranking.exact for name, ranking in rankings.items() if ranking.exact is not None}
     points = {
-        (name, place): _with_params(searcher, replace(effort, refine=searcher.search_params.refine))
+        (name, place): _with_params(searcher, replace(params, refine=searcher.search_params.refine))
         for name, searcher in data.searchers.items()
         if name in nearest
-        for place, effort in enumerate(searcher.index.efforts())
+        for place, params in enumerate(searcher.index.efforts())
     }
     if not points:
         return dict.fromkeys(data.searchers, ())
@@ -60,8 +60,8 @@ def effort_curves(
         warmup=2,
         seed=seed,
     )
-    curves: dict[str, list[EffortPoint]] = {name: [] for name in data.searchers}
-    with progress.task(f"Trying efforts on {data.name}", len(points), "efforts") as task:
+    curves: dict[str, list[TradeoffPoint]] = {name: [] for name in data.searchers}
+    with progress.task(f"Trying search parameters on {data.name}", len(points), "settings") as task:
         first = next(iter(rankings.values())).runs[OVERLAP_DEPTH]
         for (name, place), searcher in points.items():
             curves[name].append(
@@ -80,14 +80,14 @@ def _point(
     k: int,
     timings: QueryTimings,
     first: Run,
-) -> EffortPoint:
+) -> TradeoffPoint:
     depths = {OVERLAP_DEPTH, metric_depth(metric, k)}
     runs = {depth: run_of(searcher, data, ranking.vectors, depth) for depth in depths}
     if metric == AGREEMENT[0]:
         score = recall_against(runs[OVERLAP_DEPTH], first, OVERLAP_DEPTH)
     else:
         score = evaluate_runs(runs, data.queries, [metric], k, "The run").scores[metric]
-    return EffortPoint(
+    return TradeoffPoint(
         nprobe=searcher.search_params.nprobe,
         ef_search=searcher.search_params.ef_search,
         recall_at_10=recall_against(runs[OVERLAP_DEPTH], nearest, OVERLAP_DEPTH),

@@ -57,7 +57,7 @@ class Metric(NamedTuple):
     Attributes:
         name: as the user gave it, the key of its results.
         canonical: ranx's name of it, without cutoff: "mrr", "ndcg", "recall", "map", ...
-        cutoff: results looked at per query, None for all.
+        cutoff: results per query that count, None for all.
         level: lowest grade that counts as relevant, None where the name does not say.
         persistence: of rank-biased precision, between 0 and 1; None for other metrics.
     """
@@ -106,7 +106,7 @@ def parse_metric(name: str) -> Metric:
     if canonical == "rbp":
         return Metric(name, canonical, level=given_level, persistence=_persistence(name, number))
     if number is not None and canonical in _WITHOUT_CUTOFF:
-        raise UserError(f"Metric {name!r}: {canonical} looks at all results: leave out the number.")
+        raise UserError(f"Metric {name!r}: {canonical} counts all results: leave out the number.")
     if number is not None and ("." in number or not 1 <= int(number) <= _LARGEST):
         raise UserError(
             f"Metric {name!r}: the cutoff must be a whole number from 1 to {_LARGEST:,}, as in {known_metrics()[0]}."

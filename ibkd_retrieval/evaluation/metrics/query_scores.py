@@ -165,7 +165,7 @@ def _per_query(
 
 
 def _depth(metrics: Sequence[Metric]) -> int | None:
-    """How many results per query any of the metrics looks at, None for all."""
+    """The largest cutoff of the metrics, None where one of them has none."""
     cutoffs = [metric.cutoff for metric in metrics]
     return None if None in cutoffs else max(cutoff for cutoff in cutoffs if cutoff is not None)
 

@@ -22,9 +22,9 @@ class Curve(NamedTuple):
     points: Sequence[tuple[float, float]]
 
 
-def draw_recall(axes: Axes, curves: Sequence[Curve], effort_label: str) -> None:
-    """Draw recall against the effort of searching, or against the time that takes; x is above 0."""
-    dress(axes, effort_label, "Recall@10 of exact search")
+def draw_recall(axes: Axes, curves: Sequence[Curve], params_label: str) -> None:
+    """Draw recall against search parameters, or against search time; x is above 0."""
+    dress(axes, params_label, "Recall@10 of exact search")
     scale_x(axes, [x for curve in curves for x, _ in curve.points])
     lowest = min(y for curve in curves for _, y in curve.points)
     bottom = max(0.0, lowest - max(0.02, 0.1 * (1 - lowest)))

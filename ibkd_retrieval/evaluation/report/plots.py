@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport, EffortPoint, SystemRecord
+from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport, SystemRecord, TradeoffPoint
 from ibkd_retrieval.evaluation.report.canvas import Look, blank, drawing, looks
 from ibkd_retrieval.evaluation.report.curves import (
     Curve,
@@ -124,17 +124,17 @@ def _fronts(
 
 
 def _recall(name: str, data_set: DataSetReport, systems: Sequence[SystemRecord], drawn: dict[str, Look]) -> list[Plot]:
-    efforts: tuple[tuple[str, str, str, Callable[[EffortPoint], float | None]], ...] = (
+    axes: tuple[tuple[str, str, str, Callable[[TradeoffPoint], float | None]], ...] = (
         ("nprobe", "Recall and nprobe", "nprobe (inverted lists visited)", lambda point: point.nprobe),
         ("ef-search", "Recall and efSearch", "efSearch (graph nodes kept in view)", lambda point: point.ef_search),
         ("search-time", "Recall and search time", "time per search, p50 (ms)", lambda point: point.search_p50_ms),
     )
     plots = []
-    for which, title, label, effort in efforts:
+    for which, title, label, x_of in axes:
         curves = {}
         for system in systems:
-            pairs = [(effort(point), point.recall_at_10) for point in data_set.systems[system.name].effort_curve]
-            # By growing effort: its time may fall where the machine was busy with something else.
+            pairs = [(x_of(point), point.recall_at_10) for point in data_set.systems[system.name].tradeoff_curve]
+            # In the order of the search parameters: the time may fall where the machine was busy with something else.
             points = [(float(x), y) for x, y in pairs if x]
             if points:
                 curves[system.name] = Curve(drawn[system.name], points)
@@ -151,7 +151,7 @@ def _recall(name: str, data_set: DataSetReport, systems: Sequence[SystemRecord],
             f"{described}.",
             lambda axes, curves=curves, label=label: draw_recall(axes, list(curves.values()), label),  # type: ignore[misc]
         )
-        caption = "How much of what an exact search of the same vectors finds, by the effort of searching."
+        caption = "How much of what an exact search of the same vectors finds, by search parameters."
         plots.append(Plot(svg, title, caption, tuple(curves)))
     return plots
 

@@ -171,8 +171,8 @@ def index_table(comparison: ComparisonReport, data_set: DataSetReport) -> Table:
     rows = []
     for system in comparison.systems:
         result = data_set.systems[system.name]
-        sizes, effort = result.sizes, result.search
-        settings = {"nprobe": effort.nprobe, "refine": effort.refine, "efSearch": effort.ef_search}
+        sizes, params = result.sizes, result.search
+        settings = {"nprobe": params.nprobe, "refine": params.refine, "efSearch": params.ef_search}
         searched = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None) or "exact"
         rows.append(
             (
