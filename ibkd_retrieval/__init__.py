@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from ibkd_retrieval.evaluation.sts import evaluate_sts as evaluate_sts
     from ibkd_retrieval.evaluation.suite import evaluate_suite as evaluate_suite
     from ibkd_retrieval.indexing.api import append as append
-    from ibkd_retrieval.indexing.api import build_index as build_index
-    from ibkd_retrieval.indexing.api import combine as combine
     from ibkd_retrieval.indexing.api import delete as delete
     from ibkd_retrieval.indexing.api import export as export
-    from ibkd_retrieval.indexing.api import import_vectors as import_vectors
     from ibkd_retrieval.indexing.config import IndexConfig as IndexConfig
     from ibkd_retrieval.indexing.config import SearchParams as SearchParams
     from ibkd_retrieval.indexing.describe import describe as describe
     from ibkd_retrieval.search.api import Index as Index
+    from ibkd_retrieval.search.api import build_index as build_index
+    from ibkd_retrieval.search.api import combine as combine
+    from ibkd_retrieval.search.api import import_vectors as import_vectors
     from ibkd_retrieval.search.api import open_index as open_index
     from ibkd_retrieval.search.hits import Hits as Hits
     from ibkd_retrieval.search.runs.run import Hit as Hit
@@ -68,8 +68,8 @@ _PUBLIC = {
     "Student": "distill.api:Student",
     "UserError": "errors:UserError",
     "append": "indexing.api:append",
-    "build_index": "indexing.api:build_index",
-    "combine": "indexing.api:combine",
+    "build_index": "search.api:build_index",
+    "combine": "search.api:combine",
     "compare": "evaluation.compare.compare:compare",
     "datasets": "corpora.catalog.descriptions:datasets",
     "delete": "indexing.api:delete",
@@ -80,7 +80,7 @@ _PUBLIC = {
     "evaluate_sts": "evaluation.sts:evaluate_sts",
     "evaluate_suite": "evaluation.suite:evaluate_suite",
     "export": "indexing.api:export",
-    "import_vectors": "indexing.api:import_vectors",
+    "import_vectors": "search.api:import_vectors",
     "open_corpus": "corpora.spec:open_corpus",
     "open_index": "search.api:open_index",
     "open_qrels": "corpora.spec:open_qrels",

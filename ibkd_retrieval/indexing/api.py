@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import INDEXES
 from ibkd_retrieval.indexing.config import PROMPTS, EncodingConfig, IndexConfig
 from ibkd_retrieval.indexing.describe import IndexDescription, folder_of
-from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.progress import SILENT, Progress, as_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 
 def build_index(
     corpus: Any = "pydocs",
-    model: str | Path | TextEncoder | None = None,
+    model: str | os.PathLike[str] | TextEncoder | None = None,
     output: Path | str | None = None,
     *,
     config: IndexConfig | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress = SILENT,
+    progress: bool | Progress = False,
     **options: Any,
 ) -> IndexDescription:
     """Encode a corpus and make an index folder of it.
@@ -42,7 +43,7 @@ def build_index(
         config: every choice that is not given in `options`.
         resume: go on with an unfinished index, or repair a finished one.
         overwrite: replace the index that is in `output`. It stays whole until the new one stands.
-        progress: told of the work.
+        progress: True for bars, or an object that is told of the work.
         options: fields of `IndexConfig`, `StructureConfig` and `EncodingConfig` by name, such as `type="ivf-pq"`.
 
     Returns:
@@ -63,6 +64,7 @@ def build_index(
     from ibkd_retrieval.indexing.building.encoding import prepare_encoding
     from ibkd_retrieval.indexing.building.plan import begun_encoder
 
+    progress = as_progress(progress)
     config = _on_device(IndexConfig.of(config, "build_index", **options), progress)
     family = config.structure.family(Path(output) if resume and output is not None else None)
     model = _model(str(newest_student()) if model is None else model, config.encoding)
@@ -88,18 +90,18 @@ def build_index(
         device=encoding.device,
         progress=progress,
     )
-    return IndexDescription(folder, made)
+    return IndexDescription(folder, made, encoder)
 
 
 def append(
     index: Any,
     corpus: Any,
-    model: str | Path | TextEncoder | None = None,
+    model: str | os.PathLike[str] | TextEncoder | None = None,
     *,
     config: IndexConfig | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress = SILENT,
+    progress: bool | Progress = False,
     **options: Any,
 ) -> IndexDescription:
     """Encode the documents of a corpus and add them to a finished index.
@@ -111,7 +113,7 @@ def append(
         config: every choice that is not given in `options`.
         resume: go on with an append that was broken off.
         overwrite: forget an append that was broken off.
-        progress: told of the work.
+        progress: True for bars, or an object that is told of the work.
         options: fields of `EncodingConfig` by name.
 
     Raises:
@@ -126,6 +128,7 @@ def append(
     from ibkd_retrieval.indexing.building.encoding import prepare_encoding
     from ibkd_retrieval.indexing.format.manifest import read_manifest
 
+    progress = as_progress(progress)
     config = _on_device(IndexConfig.of(config, "append", **options), progress)
     folder = folder_of(index)
     begun = read_manifest(folder).encoder
@@ -180,7 +183,7 @@ def combine(
     config: IndexConfig | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress = SILENT,
+    progress: bool | Progress = False,
     **options: Any,
 ) -> IndexDescription:
     """Make an index of the documents of one or several others, without encoding anything.
@@ -191,7 +194,7 @@ def combine(
         config: every choice that is not given in `options`.
         resume: go on with an index that was broken off.
         overwrite: replace the index that is in `output`. It stays whole until the new one stands.
-        progress: told of the work.
+        progress: True for bars, or an object that is told of the work.
         options: fields of `StructureConfig` by name, `vectors`, and the `device` to train on.
 
     Raises:
@@ -202,6 +205,7 @@ def combine(
     """
     from ibkd_retrieval.indexing.combine import combine_indexes
 
+    progress = as_progress(progress)
     config = _on_device(IndexConfig.of(config, "combine", **options), progress)
     family = config.structure.family(Path(output) if resume and output is not None else None)
     several = isinstance(from_, list | tuple)
@@ -229,13 +233,13 @@ def import_vectors(
     *,
     ids: Path | str | Sequence[str] | None = None,
     corpus: Any = None,
-    model: str | Path | TextEncoder | None = None,
+    model: str | os.PathLike[str] | TextEncoder | None = None,
     normalise: bool = False,
     allow_pickle: bool = False,
     config: IndexConfig | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress = SILENT,
+    progress: bool | Progress = False,
     **options: Any,
 ) -> IndexDescription:
     """Make an index folder of vectors that were encoded elsewhere.
@@ -251,7 +255,7 @@ def import_vectors(
         config: every choice that is not given in `options`.
         resume: go on with an import that was broken off.
         overwrite: replace the index that is in `output`. It stays whole until the new one stands.
-        progress: told of the work.
+        progress: True for bars, or an object that is told of the work.
         options: fields of `StructureConfig` by name, `vectors`, `device`, and with a model `dtype`, `pooling` and
             `max_length`.
 
@@ -269,6 +273,7 @@ def import_vectors(
     from ibkd_retrieval.indexing.importing.detect import open_vectors
     from ibkd_retrieval.indexing.importing.folder import import_vectors as bring_in
 
+    progress = as_progress(progress)
     config = IndexConfig.of(config, "import_vectors", **options)
     if model is None:
         given = [
@@ -310,10 +315,10 @@ def import_vectors(
         device=config.encoding.device,
         progress=progress,
     )
-    return IndexDescription(Path(output), made)
+    return IndexDescription(Path(output), made, encoder)
 
 
-def export(index: Any, to: str, output: Path | str, *, exact: bool = False, progress: Progress = SILENT) -> Path:
+def export(index: Any, to: str, output: Path | str, *, exact: bool = False, progress: bool | Progress = False) -> Path:
     """Write an index in another tool's format, as a folder that appears whole or not at all.
 
     Args:
@@ -321,7 +326,7 @@ def export(index: Any, to: str, output: Path | str, *, exact: bool = False, prog
         to: "pyserini", "numpy" or "parquet".
         output: a new or an empty folder.
         exact: for "pyserini": write exact vectors, whatever the index's type.
-        progress: told of the work.
+        progress: True for bars, or an object that is told of the work.
 
     Returns:
         The folder.
@@ -338,7 +343,7 @@ def export(index: Any, to: str, output: Path | str, *, exact: bool = False, prog
     """
     from ibkd_retrieval.indexing.exporting import export_index
 
-    export_index(folder_of(index), output, to, exact=exact, progress=progress)
+    export_index(folder_of(index), output, to, exact=exact, progress=as_progress(progress))
     return Path(output)
 
 
@@ -357,14 +362,14 @@ def _on_device(config: IndexConfig, progress: Progress) -> IndexConfig:
     return IndexConfig.of(config, device=device_there(config.encoding.device, progress))
 
 
-def _model(model: str | Path | TextEncoder, config: EncodingConfig) -> str | TextEncoder:
+def _model(model: str | os.PathLike[str] | TextEncoder, config: EncodingConfig) -> str | TextEncoder:
     """The model by name, or the encoder, for which there is nothing left to choose.
 
     Raises:
         UserError: how to load an encoder is said, and it is loaded already.
     """
-    if isinstance(model, str | Path):
-        return str(model)
+    if isinstance(model, str | os.PathLike):
+        return os.fspath(model)
     usual = EncodingConfig()
     loading = ("dtype", "backend", "pooling", "max_length", "dim")
     given = [f"`{name}`" for name in loading if getattr(config, name) != getattr(usual, name)]

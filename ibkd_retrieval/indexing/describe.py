@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.indexing.format.integrity import verify_index
 from ibkd_retrieval.indexing.format.manifest import IndexManifest, read_manifest
 
@@ -22,10 +23,12 @@ class IndexDescription:
     Attributes:
         folder: the index folder.
         manifest: everything that the folder says of itself.
+        encoder: what encoded its documents, where that is loaded.
     """
 
     folder: Path
     manifest: IndexManifest
+    encoder: TextEncoder | None = field(default=None, compare=False)
 
     @property
     def bytes_per_document(self) -> float:

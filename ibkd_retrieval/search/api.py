@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing import api
 from ibkd_retrieval.progress import Progress, as_progress
 from ibkd_retrieval.search.open import Stored, aimed, index_folder, open_stored, query_encoder, ranker_over
 from ibkd_retrieval.search.options import RankerOptions
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.search.ranker import Ranker
     from ibkd_retrieval.search.runs.run import Run
 
+P = ParamSpec("P")
 PathLike = str | os.PathLike[str]
 
 
@@ -272,15 +274,13 @@ class Index:
 
         Args:
             corpus: a name, a path, or the documents (`open_corpus`). Their ids must not be in the index.
-            options: of `append`, such as `batch_size`.
+            options: of `append`, such as `batch_tokens`.
 
         Raises:
             UserError: several indexes are searched as one, or an id is taken.
         """
-        from ibkd_retrieval.indexing.api import append
-
         model = self.options.model if self._given is None else self._given
-        made = append(self._only(), corpus, model, **{"progress": self._progress, **options})
+        made = api.append(self._only(), corpus, model, **{"progress": self._progress, **options})
         self._open()
         return made
 
@@ -293,9 +293,7 @@ class Index:
         Raises:
             UserError: several indexes are searched as one, or the index does not hold an id.
         """
-        from ibkd_retrieval.indexing.api import delete
-
-        made = delete(self._only(), ids)
+        made = api.delete(self._only(), ids)
         self._open()
         return made
 
@@ -315,3 +313,19 @@ class Index:
 
     def _repr_html_(self) -> str:
         return self.describe()._repr_html_()
+
+
+def _opened(make: Callable[P, IndexDescription]) -> Callable[P, Index]:
+    """The function that makes an index as `make` does and opens it, with the encoder that is loaded already."""
+
+    @wraps(make)
+    def make_and_open(*args: P.args, **kwargs: P.kwargs) -> Index:
+        made = make(*args, **kwargs)
+        return open_index(made.folder, model=made.encoder)
+
+    return make_and_open
+
+
+build_index = _opened(api.build_index)
+combine = _opened(api.combine)
+import_vectors = _opened(api.import_vectors)

@@ -14,7 +14,9 @@ TEXTS = {f"d{i}": f"text {i}" for i in range(30)}
 
 
 def test_an_index_is_made_of_a_dict_and_an_encoder_grown_shrunk_combined_and_exported(tmp_path: Path):
-    made = ibkd.build_index(TEXTS, HashingEncoder(), tmp_path / "i", shard_size=8)
+    index = ibkd.build_index(TEXTS, HashingEncoder(), tmp_path / "i", shard_size=8)
+    assert index.search("text 4", k=1)[0].doc_id == "d4"
+    made = index.describe()
     assert (made.manifest.document_count, made.manifest.family, made.manifest.shard_size) == (30, "flat", 8)
     assert "30 documents" in repr(made)
     assert "<td>30</td>" in made._repr_html_()
@@ -24,7 +26,7 @@ def test_an_index_is_made_of_a_dict_and_an_encoder_grown_shrunk_combined_and_exp
     grown = ibkd.append(made, [{"_id": "new", "text": "one more"}], HashingEncoder())
     assert grown.manifest.document_count == 31
     assert ibkd.delete(grown, ["d3", "d4"]).manifest.deleted_count == 2
-    smaller = ibkd.combine(tmp_path / "i", tmp_path / "j", vectors="float16")
+    smaller = ibkd.combine(tmp_path / "i", tmp_path / "j", vectors="float16").describe()
     assert (smaller.manifest.document_count, smaller.manifest.vector_format) == (29, "float16")
     assert ibkd.describe(smaller, verify=True).manifest == smaller.manifest
 
