@@ -108,7 +108,7 @@ class _Terminal:
                     task = progress.tasks[0]
                     elapsed = task.elapsed or 0.0
                     rate = (task.completed + count - done) / elapsed if elapsed > 0.5 else 0.0
-                    shown = f"{rate:,.0f} {unit}/s" if rate else ""
+                    shown = _speed(rate, unit)
                     progress.update(identity, advance=count, rate=shown, note=note or task.fields["note"])
 
             yield Bar()
@@ -126,7 +126,7 @@ class _Terminal:
             rate = (count_now - done) / elapsed if elapsed > 0.1 else 0.0
             left = f", {(total - count_now) / rate:.0f} s left" if total and rate and count_now < total else ""
             of = f"/{total:,}" if total is not None else ""
-            speed = f", {rate:,.0f} {unit}/s" if rate else ""
+            speed = f", {_speed(rate, unit)}" if rate else ""
             note = f" · {note_now}" if note_now else ""
             console.print(f"{title}: {count_now:,}{of} {unit} in {elapsed:.0f} s{speed}{left}{note}", soft_wrap=True)
 
@@ -141,3 +141,10 @@ class _Terminal:
 
         yield Lines()
         line()
+
+
+def _speed(rate: float, unit: str) -> str:
+    """How fast a job goes, "" where that is not known; below one a second, how long one takes."""
+    if not rate:
+        return ""
+    return f"{rate:,.0f} {unit}/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit.removesuffix('s')}"

@@ -177,6 +177,8 @@ def distill_student(job: Job) -> StudentReport:
         job, models = _load_models(job)
         data = _read_data(job, models)
         _complete_student(job, models, data)
+        if job.stage != "finetune":
+            check_enough(data.texts, job.settings)
         if job.keep_undistilled is not None and ranks.is_first():
             save_plain(models.student, job.keep_undistilled)
         if job.overwrite and ranks.is_first():
@@ -280,8 +282,6 @@ def _read_data(job: Job, models: _Models) -> _Data:
     if watched is None:
         watched = neighbour_dev(texts.documents or texts.queries, models.teacher, size=_DEV_NEIGHBOURS, seed=seed)
         texts = texts.without(watched.texts)
-    if job.stage != "finetune":
-        check_enough(texts, job.settings)
     pairs = job.pairs
     if pairs is not None and job.finetuning is not None:
         pairs = usable_pairs(pairs, watched, job.finetuning)

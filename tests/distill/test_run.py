@@ -492,3 +492,14 @@ def test_a_student_reads_as_much_as_it_was_trained_on_and_before_too(bert, tmp_p
     run(bert, tmp_path, plan=plan, settings=settings(max_length=24), keep_undistilled=tmp_path / "undistilled")
     folders = (tmp_path / "student", tmp_path / "undistilled")
     assert [load_sentence_transformer(str(folder)).max_seq_length for folder in folders] == [24, 24]
+
+
+def test_a_student_whose_vectors_are_no_numbers_is_a_sentence(bert, tmp_path):
+    import torch
+
+    model = load_sentence_transformer(str(bert))
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    save_plain(model, tmp_path / "broken")
+    with pytest.raises(UserError, match=r"NaN|no numbers|not finite"):
+        run(bert, tmp_path, plan=StudentPlan(str(tmp_path / "broken")))

@@ -128,6 +128,26 @@ def test_a_damaged_file_is_named(tmp_path, teacher, pattern, keep):
         TeacherCache(tmp_path / "c", teacher)
 
 
+def test_a_flipped_bit_is_noticed_before_a_vector_is_used(tmp_path, teacher):
+    TeacherCache(tmp_path / "c", teacher).rows(TEXTS)
+    path = sorted((tmp_path / "c").glob("00001*.vectors.npy"))[0]
+    whole = path.read_bytes()
+    for place in np.random.default_rng(0).choice(len(whole), 40, replace=False).tolist():
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(UserError, match=r"(is damaged|does not fit its keys file): delete"):
+            TeacherCache(tmp_path / "c", teacher).rows(TEXTS)
+
+
+def test_a_cache_of_an_earlier_version_without_hashes_stays_usable(tmp_path, teacher):
+    TeacherCache(tmp_path / "c", teacher).rows(TEXTS)
+    for path in (tmp_path / "c").glob("*.vectors.npy"):
+        path.write_bytes(path.read_bytes()[:-16])
+    counting = Counting(teacher)
+    cache = TeacherCache(tmp_path / "c", counting)
+    np.testing.assert_allclose(cache.vectors(cache.rows(TEXTS)), teacher.encode(TEXTS), atol=1e-3)
+    assert counting.texts == 0
+
+
 def test_vectors_held_on_the_device_are_those_of_the_cache(tmp_path, teacher):
     cache = TeacherCache(tmp_path / "cache", teacher)
     rows = cache.rows(TEXTS)[::2]

@@ -2,18 +2,21 @@
 
 A folder per teacher and text length: `manifest.json` and, for each appended shard, `NNNNN.keys.npy`
 (128-bit hashes of prompt and text, as [n, 2] uint64) and `NNNNN-HHHHHHHHHHHHHHHH.vectors.npy` (unit vectors,
-float16 [n, D]; H is the hash of the keys). A shard exists when its keys file does, which is written after the
-vectors; what a killed run leaves besides is written over. Two runs that append at once may lose one's shard,
-which is encoded again when it is missed, but never join one's keys to the other's vectors.
+float16 [n, D]; H is the hash of the keys; behind the array stand 16 bytes, the hash of all before). A shard exists
+when its keys file does, which is written after the vectors; what a killed run leaves besides is written over. Two runs
+that append at once may lose one's shard, which is encoded again when it is missed, but never join one's keys to the
+other's vectors. A shard is compared with its hash before its vectors are used; those of earlier versions have none.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from tokenize import TokenError
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 SHARD_SIZE = 4096
+_DIGEST = 16
 TEACHERS = "teachers"
 """Folder of all caches, in the user's cache folder for this toolkit."""
 
@@ -131,6 +135,8 @@ class TeacherCache:
         self._index: KeyIndex | None = None
         self._shards: list[NDArray[np.float16]] = []
         self._starts: list[int] = [0]
+        self._paths: list[Path] = []
+        self._checked: set[int] = set()
         self._open_appended()
 
     def __len__(self) -> int:
@@ -161,6 +167,8 @@ class TeacherCache:
                     vectors = self.teacher.encode([texts[position] for position in part], kind, task)
                     self._append(keys[part], vectors)
             found = self._find(keys)
+        for shard in np.unique(np.searchsorted(self._starts, found, side="right") - 1).tolist():
+            self._check(shard)
         return found
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -172,6 +180,20 @@ class TeacherCache:
             out[chosen] = self._shards[shard][rows[chosen] - self._starts[shard]]
         out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         return out
+
+    def _check(self, shard: int) -> None:
+        """Compare a shard with its hash, once.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        if shard in self._checked:
+            return
+        content, vectors = self._paths[shard].read_bytes(), self._shards[shard]
+        behind = len(content) - cast(np.memmap[Any, Any], vectors).offset - vectors.nbytes
+        if behind and (behind != _DIGEST or content[-_DIGEST:] != _digest(content[:-_DIGEST])):
+            raise UserError(f"{self._paths[shard]} is damaged: delete {self.folder} and run again to rebuild it.")
+        self._checked.add(shard)
 
     def _find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         if self._index is None:
@@ -187,7 +209,9 @@ class TeacherCache:
             )
         number = len(self._shards)
         with atomic_write(self._vectors_path(number, keys)) as file:
-            np.save(file, unit.astype(np.float16))
+            written = io.BytesIO()
+            np.save(written, unit.astype(np.float16))
+            file.write(written.getvalue() + _digest(written.getvalue()))
         with atomic_write(self._keys_path(number)) as file:
             np.save(file, keys)
         self._open_shard(keys)
@@ -205,6 +229,7 @@ class TeacherCache:
         self._keys.append(keys)
         self._index = None
         self._shards.append(vectors)
+        self._paths.append(path)
         self._starts.append(start + len(keys))
 
     def _keys_path(self, number: int) -> Path:
@@ -216,5 +241,9 @@ class TeacherCache:
     def _read(self, path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
         try:
             return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)  # type: ignore[no-any-return]
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, TypeError, OverflowError, SyntaxError, TokenError) as error:
             raise UserError(f"{path} is damaged: delete {self.folder} and run again to rebuild it.") from error
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST).digest()
