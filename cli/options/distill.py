@@ -14,7 +14,7 @@ from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, PARAMETERS, Distill
 from ibkd_retrieval.distill.objectives.table import TEMPERATURES, USUAL_TEMPERATURE
 from ibkd_retrieval.distill.recipe import DistillSettings, FinetuneSettings, MiningSettings, ObjectiveSettings
 
-from .common import CORPUS_HELP, Device, Dtype, Json, Overwrite, Quiet, Resume, Seed
+from .common import CORPUS_HELP, Device, Dtype, IdField, Json, Overwrite, Quiet, Resume, Seed, TextField, TitleField
 
 _STUDENT, _TEXT, _DISTIL, _FINETUNE, _RUN = "Student", "Text", "Distilling (stage 1)", "Fine-tuning (stage 2)", "Run"
 
@@ -77,6 +77,9 @@ OPTIONS: dict[str, Any] = {
     "corpus": Annotated[
         str, _option(_TEXT, f"Documents to learn from, as unlabelled text: {CORPUS_HELP}", metavar="CORPUS")
     ],
+    "id_field": IdField,
+    "text_field": TextField,
+    "title_field": TitleField,
     "queries": Annotated[
         str | None,
         _option(_TEXT, "Queries to learn from, as unlabelled text.", "pydocs:train with pydocs", metavar="QUERIES"),

@@ -12,7 +12,7 @@ from typing import Any
 
 from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
-from ibkd_retrieval.distill.config import RECORD, DistillConfig
+from ibkd_retrieval.distill.config import RECORD, DataConfig, DistillConfig
 from ibkd_retrieval.distill.data.pairs import PairSet, judged_pairs, pairs_of, read_pairs
 from ibkd_retrieval.distill.defaults import Recipe, check_stage, recipe_of, text_sources, unread
 from ibkd_retrieval.distill.output.folder import prepare_output, settle_output
@@ -185,7 +185,7 @@ def distill(
     corpus, queries, dev = text_sources(config)
     _say(config, recipe, target, (corpus, queries), parameters, progress)
     with ranks.in_turn():  # Collections may have to be downloaded first, once.
-        opened = _open_sources(corpus, queries, dev, config.data.pairs, progress)
+        opened = _open_sources(corpus, queries, dev, config.data, progress)
     job = Job(
         teacher_name=teacher[0],
         further_teachers=teacher[1:],
@@ -241,7 +241,7 @@ def _shown(source: Any) -> str:
     return str(getattr(source, "name", None) or "given from Python")
 
 
-def _open_sources(corpus: Any, queries: Any, dev: Any, pairs: Any, progress: Progress) -> dict[str, Any]:
+def _open_sources(corpus: Any, queries: Any, dev: Any, data: DataConfig, progress: Progress) -> dict[str, Any]:
     """Corpus, queries, dev set and pairs as the pipeline takes them; what several share is opened once."""
     opened: dict[str, Corpus] = {}
 
@@ -252,16 +252,17 @@ def _open_sources(corpus: Any, queries: Any, dev: Any, pairs: Any, progress: Pro
             opened[source] = open_corpus(source, progress)
         return opened[source]
 
+    fields: Any = {name: getattr(data, name) for name in ("id_field", "text_field", "title_field")}
     found: dict[str, Any] = {
-        "corpus": documents(corpus),
+        "corpus": open_corpus(corpus, progress, **fields) if any(fields.values()) else documents(corpus),
         "queries": None if queries is None else open_queries(queries, progress=progress),
     }
     if dev is not None:
         # Judged queries from Python are judged on the documents to learn from.
         found["dev_corpus"] = documents(_corpus_of(dev)) if isinstance(dev, str | os.PathLike) else found["corpus"]
         found["dev_queries"] = open_queries(dev, need_judgements=True, progress=progress)
-    if pairs is not None:
-        found["pairs"], found["pair_corpus"] = _open_pairs(pairs, documents, progress)
+    if data.pairs is not None:
+        found["pairs"], found["pair_corpus"] = _open_pairs(data.pairs, documents, progress)
     return found
 
 

@@ -112,6 +112,9 @@ class DataConfig:
         dev: judged queries to watch. None watches the teacher's neighbours among held-out texts; with pydocs, its own.
         pairs: queries with their passages for fine-tuning: judged queries, or a JSONL file.
         max_documents: most documents to learn from, drawn at random; None takes all.
+        id_field: field of the corpus that holds the id; None finds it by the usual names.
+        text_field: fields that hold the text, joined; none finds it by the usual names.
+        title_field: field that holds the title; None finds it by the usual names.
     """
 
     corpus: Any = None
@@ -119,6 +122,9 @@ class DataConfig:
     dev: Any = None
     pairs: Any = None
     max_documents: int | None = None
+    id_field: str | None = None
+    text_field: tuple[str, ...] = ()
+    title_field: str | None = None
 
 
 @dataclass(frozen=True)
@@ -212,8 +218,10 @@ class DistillConfig:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values. Documents and queries that were given from Python go by their name, or a remark."""
-        found: dict[str, Any] = asdict(replace(self, data=DataConfig(max_documents=self.data.max_documents)))
-        found["data"] |= {name: _named(getattr(self.data, name)) for name in ("corpus", "queries", "dev", "pairs")}
+        sources = ("corpus", "queries", "dev", "pairs")
+        unnamed: dict[str, Any] = dict.fromkeys(sources)
+        found: dict[str, Any] = asdict(replace(self, data=replace(self.data, **unnamed)))
+        found["data"] |= {name: _named(getattr(self.data, name)) for name in sources}
         return found
 
     @classmethod
@@ -336,6 +344,10 @@ def _teachers(value: Any) -> tuple[str, ...]:
     return tuple(os.fspath(each) for each in found)
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
 def _model(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
@@ -381,6 +393,7 @@ def _bandwidth(value: Any) -> Any:
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
+    "text_field": _names,
     "teacher": _teachers,
     "student": _model,
     "soft_labels": _model,

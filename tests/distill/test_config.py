@@ -30,6 +30,19 @@ def test_a_configuration_survives_json(tmp_path):
     assert DistillConfig.load(tmp_path / "run.json") == config
 
 
+def test_fields_of_the_corpus_are_part_of_the_configuration(tmp_path):
+    from ibkd_retrieval.distill.api import _open_sources
+    from ibkd_retrieval.progress import SILENT
+
+    path = tmp_path / "docs.csv"
+    path.write_text("nr,headline,body\n1,T,x\n")
+    config = DistillConfig().with_parameters(corpus=str(path), id_field="nr", text_field="body")
+    again = DistillConfig.from_json(json.loads(json.dumps(config.to_json())))
+    assert again == config
+    (document,) = _open_sources(str(path), None, None, again.data, SILENT)["corpus"].documents()
+    assert (document.doc_id, document.text, document.title) == ("1", "x", "")
+
+
 @pytest.mark.parametrize(
     "given",
     [
