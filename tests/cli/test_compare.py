@@ -225,6 +225,11 @@ def test_judgements_may_come_from_a_file_and_without_any_the_answers_are_compare
     judged = json.loads(chain.shell.must(*command, *quick, "--qrels", beir / "qrels" / "test.tsv").out)
     plain = json.loads(chain.shell.must(*command, *quick[:-1], beir).out)
     assert judged["averages"] == plain["averages"]
+    weighed = ("--qrels", beir / "qrels" / "test.tsv", "--qrels-threshold", 0.5)
+    flattened = json.loads(chain.shell.must(*command, *quick, *weighed).out)["averages"]["teacher"]
+    for metric, same in (("recall@100", True), ("mrr@10", True), ("ndcg@10", False)):
+        # The threshold leaves relevant and not relevant, and takes the grades away.
+        assert (flattened[metric] == plain["averages"]["teacher"][metric]) == same
     answer = chain.shell.must(*command, *quick)
     assert "has no judgements: the systems are compared by how alike their answers are" in answer.err
     unjudged = json.loads(answer.out)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibkd_retrieval.corpora.records import QuerySet
+from ibkd_retrieval.corpora.records import Judgement, QuerySet
 from ibkd_retrieval.corpora.spec import Source
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import AGREEMENT
@@ -68,8 +68,9 @@ def compare(
         index: two or more indexes, of which the others are compared with the first: a dict from names to
             folders, opened indexes or `ComparedIndex` records, or a list of these. Indexes of several corpora are
             compared corpus by corpus and averaged; those of one name belong together.
-        queries: a data set's name, a path, or queries; a list of names for several corpora. Those of each corpus
-            unless given.
+        queries: a data set's name, a path, or queries as `open_queries` takes them; a list of names for several
+            corpora (put questions of your own into a dict, or through `open_queries`). Those of each corpus unless
+            given.
         metrics: one or more names; figures and sentences are of the first.
         qrels: judgements in place of those that come with the queries.
         sweep: "dims=384,256" and "type=flat,ivf-pq" add each index cut to these lengths and as these types.
@@ -145,11 +146,17 @@ def compare(
 
 
 def _listed(given: Any) -> list[Any]:
-    """What was given as a list: one source, or a list of names and paths."""
+    """What was given as a list: one source, or a list of names, paths, query sets and lists of judgements."""
     if given is None:
         return []
-    several = isinstance(given, list | tuple) and all(isinstance(each, str | os.PathLike | QuerySet) for each in given)
+    several = isinstance(given, list | tuple) and not isinstance(given, Judgement) and all(map(_is_source, given))
     return list(given) if several else [given]
+
+
+def _is_source(given: Any) -> bool:
+    if isinstance(given, list | tuple):
+        return bool(given) and isinstance(given[0], Judgement)
+    return isinstance(given, str | os.PathLike | QuerySet)
 
 
 def _indexes(given: Mapping[str, Any] | Sequence[Any]) -> list[ComparedIndex]:
