@@ -44,8 +44,8 @@ def open_index(
     """Open an index folder for search. Its encoder is loaded when the first text is asked.
 
     Args:
-        path: the folder, or several that one encoder made, which are searched as one. None is the newest in
-            `indexes/`.
+        path: the folder, or what `build_index` returned, or several of one encoder, which are searched as one. None
+            is the newest in `indexes/`.
         model: where the index's own encoder is now, or that encoder itself. None is where it was when indexing.
         config: every choice that is not given in `options`.
         known: encoders already loaded, by weight hash; filled. Indexes of one encoder share it.
@@ -82,6 +82,7 @@ def open_index(
     chosen = replace(config or RankerOptions(), **given)
     if model is not None and loaded is None:
         chosen = replace(chosen, model=str(model))
+    path = getattr(path, "folder", path)
     several = path is not None and not isinstance(path, str | os.PathLike)
     paths: Iterable[Any] = path if several else [index_folder(None if path is None else Path(path), shown)]  # type: ignore[assignment, arg-type]
     folders = [Path(getattr(each, "folder", each)) for each in paths]

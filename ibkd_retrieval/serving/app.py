@@ -18,6 +18,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from ibkd_retrieval import __version__
+from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.serving import payload
 from ibkd_retrieval.serving.answering import Answer, Question, ServedIndex, answer_all, can_share, thread_sharer
 from ibkd_retrieval.serving.batcher import Closed, MicroBatcher, QueueFull
@@ -78,6 +79,7 @@ def create_app(
         exception_handlers={
             RequestValidationError: _invalid,
             AnyHTTPException: _refused,
+            UserError: service.unfit,
             Exception: _failed,
         },
     )
@@ -97,6 +99,7 @@ class _Service:
 
     def __init__(self, indexes: Sequence[ServedIndex], limits: Limits) -> None:
         self.indexes, self.limits = tuple(indexes), limits
+        self.fault: str | None = None
         self.metrics = Metrics(indexes, lambda: self.batcher.waiting)
         self.batcher = MicroBatcher(
             self._work,
@@ -110,7 +113,13 @@ class _Service:
         answers = answer_all(self.indexes, questions)
         if questions[0] is not _WARM_UP:
             self.metrics.batch(self.indexes, answers)
+        self.fault = None
         return answers
+
+    async def unfit(self, request: Request, error: Exception) -> Response:
+        """Answer a search of an index whose folder was replaced or damaged. Nothing is logged."""
+        self.fault = str(error)
+        return _problem(503, self.fault)
 
     async def search(self, text: str, k: int, passages: bool) -> Response:
         if not text.strip():
@@ -134,8 +143,8 @@ class _Service:
 
     async def health(self) -> Response:
         alive = self.batcher.alive
-        state = payload.health(self.indexes, alive, self.limits.query, self.limits.k)
-        return JSONResponse(state, 200 if alive else 503)
+        state = payload.health(self.indexes, alive, self.limits.query, self.limits.k, self.fault)
+        return JSONResponse(state, 200 if alive and self.fault is None else 503)
 
     async def count(self) -> Response:
         return Response(self.metrics.text(), media_type=self.metrics.content_type)

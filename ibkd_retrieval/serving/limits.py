@@ -26,7 +26,8 @@ class Limits:
         batch: queries encoded and searched together.
         waiting: queries that wait for the batch before them to end; further ones are turned away.
         connections: open at a time, idle ones included.
-        seconds: to read a request's body, and to answer it.
+        per_client: connections of one address at a time; further ones are closed at once.
+        seconds: to read a request's head, to read its body, to answer it, and for the client to read the answer on.
     """
 
     query: int = 1000
@@ -34,6 +35,7 @@ class Limits:
     batch: int = 32
     waiting: int = 128
     connections: int = 512
+    per_client: int = 256
     seconds: float = 10.0
 
     def __post_init__(self) -> None:

@@ -97,12 +97,18 @@ class IndexHealth:
 
 @dataclass
 class Health:
-    """Whether queries are answered, `ok` or `stopping`, by which indexes, and within which limits."""
+    """Whether queries are answered, by which indexes, and within which limits.
+
+    Attributes:
+        status: `ok`, `failing` where the last search failed, or `stopping`.
+        fault: why the last search failed; null where it did not.
+    """
 
     status: str
     indexes: list[IndexHealth]
     longest_query: int
     largest_k: int
+    fault: str | None = None
 
 
 @dataclass
@@ -123,7 +129,9 @@ def search_answer(
     return {"query": question.text, "k": question.k, "indexes": shown}
 
 
-def health(indexes: Sequence[ServedIndex], alive: bool, longest_query: int, largest_k: int) -> dict[str, Any]:
+def health(
+    indexes: Sequence[ServedIndex], alive: bool, longest_query: int, largest_k: int, fault: str | None = None
+) -> dict[str, Any]:
     """A `Health` as JSON types."""
     described = [
         {
@@ -136,10 +144,11 @@ def health(indexes: Sequence[ServedIndex], alive: bool, longest_query: int, larg
         for index in indexes
     ]
     return {
-        "status": "ok" if alive else "stopping",
+        "status": "stopping" if not alive else "ok" if fault is None else "failing",
         "indexes": described,
         "longest_query": longest_query,
         "largest_k": largest_k,
+        "fault": fault,
     }
 
 

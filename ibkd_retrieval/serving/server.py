@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import math
 import signal
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.serving.answering import ServedIndex
@@ -20,6 +23,7 @@ from ibkd_retrieval.serving.limits import Limits
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 _BACKLOG = 1024
+_TOLD_BUSY = 64
 
 
 def is_loopback(host: str) -> bool:
@@ -82,6 +86,63 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"Cannot listen on port {port} of {host} ({why}): give another `port` or `host`.") from error
 
 
+def bounded_protocol(limits: Limits) -> type[H11Protocol]:
+    """Connections that end where a client sends no request or reads no answer in time, or opens too many of them.
+
+    uvicorn bounds neither. Connections that nobody uses would take every place and descriptor, and answers that
+    nobody reads would pile up in memory.
+    """
+    open_of: Counter[str] = Counter()
+    # Of connections beyond `limits.connections`, so many are told that the server is busy; others are closed.
+    most = limits.connections + _TOLD_BUSY
+
+    class Bounded(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._address = self.client[0] if self.client else ""
+            self._head_timer = self.loop.call_later(limits.seconds, transport.abort)
+            self._reading_timer: asyncio.TimerHandle | None = None
+            open_of[self._address] += 1
+            if open_of[self._address] > limits.per_client or len(self.connections) > most:
+                transport.abort()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            open_of[self._address] -= 1
+            if not open_of[self._address]:
+                del open_of[self._address]
+            self._head_timer.cancel()
+            self._read_on()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._head_timer.cancel()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.cycle is None or self.cycle.response_complete:
+                # For the head of the next request, of which a first byte stops uvicorn's own timer.
+                self._head_timer.cancel()
+                self._head_timer = self.loop.call_later(limits.seconds, self.transport.abort)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._read_on()
+            self._reading_timer = self.loop.call_later(limits.seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._read_on()
+
+        def _read_on(self) -> None:
+            if self._reading_timer is not None:
+                self._reading_timer.cancel()
+                self._reading_timer = None
+
+    return Bounded
+
+
 def configuration(app: Any, limits: Limits) -> uvicorn.Config:
     """How uvicorn runs an application within limits."""
     # Of requests that are no HTTP there is a warning each, which anyone could fill a disk with.
@@ -93,8 +154,8 @@ def configuration(app: Any, limits: Limits) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         ws="none",
-        # uvicorn would take httptools where that is installed, which has no bound on the headers of a request.
-        http="h11",
+        # h11, since httptools has no bound on the headers of a request.
+        http=bounded_protocol(limits),
         lifespan="on",
         limit_concurrency=limits.connections,
         h11_max_incomplete_event_size=limits.request_bytes,

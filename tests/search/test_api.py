@@ -58,6 +58,11 @@ def test_a_batch_takes_queries_of_every_form_and_gives_one_run(index):
     assert list(rankings(texts).values()) == list(expected.values())
 
 
+def test_what_was_built_is_opened(index):
+    assert ibkd.open_index(index.describe()).folder == index.folder
+    assert ibkd.open_index([index.describe()]).folder == index.folder
+
+
 def test_vectors_are_searched_without_an_encoder(folder):
     encoder = HashEncoder()
     vectors = encoder.encode(list(QUERIES.values()))
