@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +23,18 @@ AS_IT_IS: Any = {"markup": False, "emoji": False, "highlight": False}
 """Settings of a console that takes no part of a name or a text for an instruction."""
 
 
+# Controls but tabs and line ends, and changes of direction: a name or a text may hold what a terminal obeys.
+_OBEYED = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
+
+
+def harmless(text: str) -> str:
+    """A text with what a terminal would obey shown as the escape that Python writes for it."""
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def fail(sentence: str, code: int) -> NoReturn:
     """Print one sentence to standard error and leave."""
-    print(f"ibkd: {in_options(sentence)}", file=sys.stderr)  # noqa: T201
+    print(f"ibkd: {harmless(in_options(sentence))}", file=sys.stderr)  # noqa: T201
     raise SystemExit(code)
 
 
@@ -36,6 +46,9 @@ def stdout() -> Console:
         def on_broken_pipe(self) -> None:
             # rich would end with 1 for a reader that has seen enough; the entry point knows it for no failure.
             raise BrokenPipeError
+
+        def print(self, *objects: Any, **settings: Any) -> None:
+            super().print(*(harmless(each) if isinstance(each, str) else each for each in objects), **settings)
 
     return Output(**AS_IT_IS, soft_wrap=not sys.stdout.isatty())
 
@@ -80,7 +93,7 @@ class _Terminal:
         self._console = Console(stderr=True, **AS_IT_IS)
 
     def say(self, message: str) -> None:
-        self._console.print(in_options(message), style="dim", soft_wrap=True)
+        self._console.print(harmless(in_options(message)), style="dim", soft_wrap=True)
 
     @contextmanager
     def task(self, title: str, total: int | None, unit: str, done: int = 0) -> Iterator[Task]:

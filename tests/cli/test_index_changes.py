@@ -166,3 +166,14 @@ def test_an_index_of_cut_vectors_is_searched_with_its_model_at_another_place(she
     expected = found(shell, "river bank", "cut")
     hits = json.loads(shell.must("search", "river bank", "--index", "cut", "-k", 3, "--model", "moved", "--json").out)
     assert [hit.get("doc_id", hit.get("id")) for hit in hits["hits"]] == expected
+
+
+def test_names_in_an_index_do_not_reach_the_terminal_as_commands_to_it(shell, index):
+    record = json.loads((index / "index.json").read_text())
+    record["encoder"]["name"] = "model\x1b]0;owned\x07\x1b[2J\u202e\x9b31m"
+    record["corpus"]["name"] = "corpus\x1b[31m\rred"
+    (index / "index.json").write_text(json.dumps(record))
+    for answer in (shell.must("info", index), shell("search", "river", "--index", index)):
+        said = answer.out + answer.err
+        assert "model\\x1b]0;owned\\x07" in said
+        assert not set("\x1b\x07\r\x9b\u202e") & set(said)
