@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.distill.api import Student as Student
     from ibkd_retrieval.distill.api import distill as distill
     from ibkd_retrieval.distill.config import DistillConfig as DistillConfig
+    from ibkd_retrieval.encoders.encoder import Encoder as Encoder
     from ibkd_retrieval.errors import UserError as UserError
     from ibkd_retrieval.evaluation.compare.compare import compare as compare
     from ibkd_retrieval.evaluation.compare.plan import ComparedIndex as ComparedIndex
@@ -55,6 +56,7 @@ _PUBLIC = {
     "Corpus": "corpora.records:Corpus",
     "DistillConfig": "distill.config:DistillConfig",
     "Document": "corpora.records:Document",
+    "Encoder": "encoders.encoder:Encoder",
     "Hit": "search.runs.run:Hit",
     "Hits": "search.hits:Hits",
     "Index": "search.api:Index",

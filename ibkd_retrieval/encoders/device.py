@@ -31,7 +31,7 @@ def choose_device(requested: str) -> str:
     except RuntimeError as error:
         raise UserError(f"Unknown device `{requested}`: use auto, cpu, cuda or cuda:N.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"Device `{requested}` was asked for, but torch sees no GPU here: use --device cpu.")
+        raise UserError(f"Device `{requested}` was asked for, but torch sees no GPU here: use `device='cpu'`.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"Device `{requested}` was asked for, but torch sees {torch.cuda.device_count()} GPUs here.")
     return requested

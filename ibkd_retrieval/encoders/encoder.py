@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,7 @@ _WINDOW = 8192
 # A GPU is done with so many before a processor has tokenised the next.
 _GPU_WINDOW = 2048
 _TOKENIZED_AT_ONCE = 1024
+_KINDS: dict[str, Kind] = {"document": "document", "documents": "document", "query": "query", "queries": "query"}
 
 
 class Encoder:
@@ -68,7 +69,7 @@ class Encoder:
         former_hash: what version 0.1.0 called it, which left settings of the architecture out.
         width: of the token states that its transformer computes; `dim` for a static model.
         remembered_queries: how many of the last queries that were asked one at a time are not encoded again; 0 at
-            first, and set by `ibkd serve`, for people ask again.
+            first, and set by the server, since people ask again.
     """
 
     def __init__(
@@ -165,6 +166,14 @@ class Encoder:
             UserError: no such model or device, or a setting the model cannot honour.
             MissingPackage: the backend is not installed.
             WorkFailed: what is made for the backend cannot be kept.
+
+        Example:
+            >>> encoder = Encoder.load("all-MiniLM-L6-v2", device="cpu", dtype="float32")
+            >>> encoder.encode(["a boat on the river", "bread and cheese"]).shape
+            (2, 384)
+            >>> query = encoder.encode(["who bakes bread?"], kind="queries")
+            >>> (query @ encoder.encode(["bread and cheese"], kind="documents").T).shape
+            (1, 1)
         """
         if batch_tokens is not None and batch_tokens < 1:
             raise UserError(f"`batch_tokens` is {batch_tokens}: give at least 1.")
@@ -216,22 +225,34 @@ class Encoder:
             cut_to_length(other._model)
         return other
 
+    def __repr__(self) -> str:
+        """What it is and how it runs, in a line."""
+        return f"<encoder {self.name}: {self.dim} dimensions, {self.backend} {self.dtype} on {self.device}>"
+
     def encode(
-        self, texts: Sequence[str], kind: Kind = "document", progress: Task | None = None
+        self,
+        texts: Sequence[str],
+        kind: Kind | Literal["queries", "documents"] = "document",
+        progress: Task | None = None,
     ) -> NDArray[np.float32]:
         """Encode texts, each after the model's prompt for its kind.
 
         Args:
             texts: [n] strings; an empty one gives the vector of the model's special tokens.
-            kind: which prompt to put before them.
+            kind: "documents" or "queries" (or one of them in the singular): which prompt is put before them.
             progress: told of the texts done, batch by batch.
 
         Returns:
-            float32 [n, dim], row i for text i.
+            float32 [n, dim], row i for text i. Inner products order them as the model's own similarity does.
 
         Raises:
-            UserError: something in `texts` is no text.
+            UserError: something in `texts` is no text, or the kind is another one.
         """
+        if isinstance(texts, str):
+            raise UserError(f"`texts` is one text, {texts!r}: give a list of texts.")
+        if kind not in _KINDS:
+            raise UserError(f"Unknown kind `{kind}` of texts: use documents or queries.")
+        kind = _KINDS[kind]
         if self.remembered_queries and kind == "query" and len(texts) == 1 and isinstance(texts[0], str):
             return self._remembered(texts[0])
         return self._encoded(texts, kind, progress)

@@ -270,11 +270,11 @@ def _drop_unused(transformer: Any) -> None:
 
 def _set_max_length(model: Any, max_length: int, name: str) -> None:
     if not hasattr(model[0], "auto_model"):
-        raise UserError(f"`{name}` is a static model, which reads all of a text: leave --max-length out.")
+        raise UserError(f"`{name}` is a static model, which reads all of a text: leave `max_length` out.")
     limit = position_limit(model)
     if max_length < 2 or (limit is not None and max_length > limit):
         raise UserError(
-            f"`{name}` cannot read {max_length} tokens: give --max-length between 2 and {limit or 'its limit'}."
+            f"`{name}` cannot read {max_length} tokens: give `max_length` between 2 and {limit or 'its limit'}."
         )
     model.max_seq_length = max_length
 

@@ -27,7 +27,7 @@ def evenly_spaced_layers(total: int, keep: int) -> list[int]:
         UserError: fewer than one layer, or more than there are.
     """
     if not 1 <= keep <= total:
-        raise UserError(f"--layers {keep}: the teacher has {total} layers, give a number from 1 to {total}.")
+        raise UserError(f"`layers={keep}`: the teacher has {total} layers, give a number from 1 to {total}.")
     if keep == 1:
         return [total - 1]
     return [round(i * (total - 1) / (keep - 1)) for i in range(keep)]
@@ -48,11 +48,11 @@ def student_from_layers(teacher: SentenceTransformer, layers: int | Sequence[int
     student = copy.deepcopy(teacher)
     transformer: Any = student[0]
     if not hasattr(transformer, "auto_model"):
-        raise UserError("The teacher has no transformer layers to take: name a small model with --student instead.")
+        raise UserError("The teacher has no transformer layers to take: name a small model as `student` instead.")
     if any(type(module).__name__ == "WeightedLayerPooling" for module in student):
         raise UserError(
             "The teacher weighs the outputs of all its layers (WeightedLayerPooling), so that some of them do not make "
-            "a student: name a small model with --student instead."
+            "a student: name a small model as `student` instead."
         )
     config = transformer.auto_model.config
     total = config.num_hidden_layers
@@ -60,7 +60,7 @@ def student_from_layers(teacher: SentenceTransformer, layers: int | Sequence[int
     if any(not 0 <= position < total for position in positions) or not positions:
         raise UserError(f"The teacher has layers 0 to {total - 1}; {positions} names another.")
     if len(set(positions)) < len(positions):
-        raise UserError(f"--layers {positions} names a layer twice: name each once.")
+        raise UserError(f"`layers` {positions} names a layer twice: name each once.")
     for parent in transformer.auto_model.modules():
         for name, child in parent.named_children():
             if isinstance(child, torch.nn.ModuleList) and len(child) == total:
@@ -74,7 +74,7 @@ def student_from_layers(teacher: SentenceTransformer, layers: int | Sequence[int
                 return student
     raise UserError(
         f"Cannot take layers from a {config.model_type} teacher (no list of {total} layers in it): "
-        "name a small model with --student instead."
+        "name a small model as `student` instead."
     )
 
 
@@ -110,9 +110,9 @@ def reduce_dimension(model: SentenceTransformer, sample: NDArray[np.float32], di
     """
     width = sample.shape[1]
     if not 1 <= dim < width:
-        raise UserError(f"--dim {dim}: the student has {width} dimensions, give fewer.")
+        raise UserError(f"`dim={dim}`: the student has {width} dimensions, give fewer.")
     if len(sample) < dim:
-        raise UserError(f"--dim {dim} needs at least {dim} texts to start from; there are {len(sample)}.")
+        raise UserError(f"`dim={dim}` needs at least {dim} texts to start from; there are {len(sample)}.")
     _append_linear(model, principal_directions(sample, dim))
 
 
@@ -127,7 +127,7 @@ def keep_leading_dimensions(model: SentenceTransformer, dim: int, *, last: bool 
     """
     width = int(model.get_embedding_dimension() or 0)
     if not 1 <= dim <= width:
-        raise UserError(f"--dim {dim}: the model has {width} dimensions, give from 1 to {width}.")
+        raise UserError(f"`dim={dim}`: the model has {width} dimensions, give from 1 to {width}.")
     if dim < width:
         _append_linear(model, np.eye(dim, width, dtype=np.float32), last=last)
 
@@ -183,7 +183,7 @@ def static_student(teacher: str, dim: int | None, device: str) -> SentenceTransf
 
     for package in ("model2vec", "skeletoken"):
         if importlib.util.find_spec(package) is None:
-            raise MissingPackage(package, "--student static", "static")
+            raise MissingPackage(package, "`student='static'`", "static")
     try:
         with quiet_transformers():
             table = StaticEmbedding.from_distillation(
@@ -193,7 +193,7 @@ def static_student(teacher: str, dim: int | None, device: str) -> SentenceTransf
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise UserError(f"No static student can be made of `{teacher}`: {reason}.") from error
     if dim is not None and table.get_embedding_dimension() != dim:
-        raise UserError(f"--dim {dim}: the teacher's token vectors have {table.get_embedding_dimension()} dimensions.")
+        raise UserError(f"`dim={dim}`: the teacher's token vectors have {table.get_embedding_dimension()} dimensions.")
     # In full precision, as everything that is trained.
     table.embedding.float()
     return SentenceTransformer(modules=[table, Normalize()], device=device, similarity_fn_name="cosine").eval()

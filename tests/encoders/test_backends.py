@@ -102,7 +102,7 @@ def test_a_file_of_the_cache_that_does_not_open_is_named_with_what_to_do(tmp_pat
     (made,) = (tmp_path / "cache" / "ibkd" / other).iterdir()
     for path in made.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(WorkFailed, match=f"cannot be opened .*delete the folder {made}, .*--backend torch"):
+    with pytest.raises(WorkFailed, match=f"cannot be opened .*delete the folder {made}, .*`backend='torch'`"):
         load(folder, backend=other)
 
 
@@ -111,7 +111,7 @@ def test_what_a_runtime_cannot_open_is_a_sentence(tmp_path):
 
     path = tmp_path / "name-v1" / "model.onnx"
     sentence = (
-        r"model.onnx, made before for --backend onnx, cannot be opened \(no graph\): delete the folder .*name-v1,"
+        r"model.onnx, made before for `backend='onnx'`, cannot be opened \(no graph\): delete the folder .*name-v1,"
     )
     with pytest.raises(WorkFailed, match=sentence), opening("onnx", path):
         raise RuntimeError("no graph.\nand more")
@@ -147,7 +147,7 @@ def test_int8_without_a_backend_takes_one_that_can(bert, other, monkeypatch):
     pytest.importorskip("onnxruntime")
     assert load(bert, backend="auto", dtype="int8").backend == "onnx"
     monkeypatch.setattr("ibkd_retrieval.encoders.backends.create.installed", lambda: ("torch",))
-    with pytest.raises(MissingPackage, match="--dtype int8 needs onnxruntime"):
+    with pytest.raises(MissingPackage, match="`dtype='int8'` needs onnxruntime"):
         load(bert, backend="auto", dtype="int8")
 
 
@@ -155,9 +155,15 @@ def test_int8_without_a_backend_takes_one_that_can(bert, other, monkeypatch):
     ("options", "words"),
     [
         ({"backend": "tensorflow"}, "Unknown backend `tensorflow`: use one of auto, torch, onnx, openvino"),
-        ({"backend": "onnx", "dtype": "bfloat16"}, "onnx does not compute in bfloat16.*--backend torch or openvino"),
-        ({"backend": "openvino", "dtype": "float16"}, "openvino does not compute in float16"),
-        ({"backend": "torch", "dtype": "int8"}, "torch does not compute in int8.*--backend onnx or openvino"),
+        (
+            {"backend": "onnx", "dtype": "bfloat16"},
+            "onnx'` does not compute in bfloat16.*`backend='torch'` or `backend='openvino'`",
+        ),
+        ({"backend": "openvino", "dtype": "float16"}, "openvino'` does not compute in float16"),
+        (
+            {"backend": "torch", "dtype": "int8"},
+            "torch'` does not compute in int8.*`backend='onnx'` or `backend='openvino'`",
+        ),
     ],
 )
 def test_what_a_backend_cannot_do_is_said_before_anything_is_converted(bert, options, words):
@@ -174,7 +180,7 @@ def test_a_missing_package_is_named_with_the_line_to_type(bert, package, monkeyp
     backend = "onnx" if package == "onnxruntime" else "openvino"
     if backend == "onnx":
         pytest.importorskip("onnx")
-    with pytest.raises(MissingPackage, match=rf"--backend {backend} needs {package}: type `pip install"):
+    with pytest.raises(MissingPackage, match=rf"`backend='{backend}'` needs {package}: type `pip install"):
         load(bert, backend=backend)
 
 

@@ -163,7 +163,7 @@ def test_a_static_model_is_encoded_as_it_would_encode_itself(tmp_path):
     for options in ({"backend": "torch", "dtype": "float32"}, {"backend": "auto", "dtype": "auto"}):
         assert load(tmp_path / "static", **options).weight_hash == encoder.weight_hash
     for options in ({"backend": "openvino"}, {"dtype": "bfloat16"}, {"backend": "auto", "dtype": "int8"}):
-        with pytest.raises(UserError, match=r"is a static model, which .* leave --backend and --dtype out"):
+        with pytest.raises(UserError, match=r"is a static model, which .* leave `backend` and `dtype` out"):
             load(tmp_path / "static", **options)
 
 
@@ -282,3 +282,16 @@ def test_a_text_that_is_none_is_refused_by_its_position_when_tokenised_beside_en
     monkeypatch.setattr(encoder, "_window", 2)
     with pytest.raises(UserError, match="number 5"):
         encoder.encode(["a river"] * 5 + [None])
+
+
+def test_the_public_door_takes_folders_and_kinds_in_the_plural(prompted):
+    import ibkd_retrieval as ibkd
+
+    encoder = ibkd.Encoder.load(prompted, device="cpu", dtype="float32")
+    for plural, singular in (("queries", "query"), ("documents", "document")):
+        np.testing.assert_array_equal(encoder.encode(TEXTS, plural), encoder.encode(TEXTS, singular))
+    assert repr(encoder) == f"<encoder {prompted}: 32 dimensions, torch float32 on cpu>"
+    with pytest.raises(UserError, match="Unknown kind `passages`"):
+        encoder.encode(TEXTS, "passages")
+    with pytest.raises(UserError, match="is one text"):
+        encoder.encode("a boat")

@@ -106,7 +106,7 @@ def test_a_reduced_model_keeps_what_the_principal_directions_keep_and_reloads_wi
 @pytest.mark.parametrize(("dim", "texts"), [(32, 60), (0, 60), (31, 10)])
 def test_a_dimension_that_cannot_be_reached_is_refused(bert, dim, texts):
     model = load_sentence_transformer(str(bert))
-    with pytest.raises(UserError, match="--dim"):
+    with pytest.raises(UserError, match="`dim"):
         reduce_dimension(model, model.encode(TEXTS[:texts]), dim)
 
 

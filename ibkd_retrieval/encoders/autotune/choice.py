@@ -161,7 +161,7 @@ def why(error: Exception) -> str:
 
 
 def remember_choice(weight_hash: str, device: str, purpose: Purpose, way: Way) -> None:
-    """Have `--backend auto` take a way from now on, for this model on this machine."""
+    """Have `backend="auto"` take a way from now on, for this model on this machine."""
     remember("backend", _key(weight_hash, device, purpose), asdict(way))
 
 

@@ -51,8 +51,8 @@ def cached(backend: str, name: str, make: Callable[[Path], None]) -> Path:
         if folder.is_dir():
             return folder
         raise WorkFailed(
-            f"The model for --backend {backend} cannot be kept in {folder.parent} ({error.strerror or error}): "
-            "make room there, set XDG_CACHE_HOME to a folder that can be written, or give --backend torch."
+            f"The model for `backend='{backend}'` cannot be kept in {folder.parent} ({error.strerror or error}): "
+            "make room there, set XDG_CACHE_HOME to a folder that can be written, or give `backend='torch'`."
         ) from error
     return folder
 
@@ -76,8 +76,8 @@ def opening(backend: str, path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # Runtimes have classes of their own.
         raise WorkFailed(
-            f"{path}, made before for --backend {backend}, cannot be opened ({reason_of(error)}): delete the folder "
-            f"{path.parent}, and it is made anew, or give --backend torch."
+            f"{path}, made before for `backend='{backend}'`, cannot be opened ({reason_of(error)}): delete the folder "
+            f"{path.parent}, and it is made anew, or give `backend='torch'`."
         ) from error
 
 
@@ -99,7 +99,7 @@ def exportable(model: SentenceTransformer) -> Any:
     if not gives_token_states(model):
         raise UserError(
             "This model's pooling reads more of its transformer than the last layer's states, which only torch gives: "
-            "use --backend torch."
+            "use `backend='torch'`."
         )
     transformer: Any = model[0]
     return TracedTransformer(transformer.auto_model)
@@ -116,7 +116,9 @@ def export_onnx(model: SentenceTransformer, path: Path) -> None:
     transformer: Any = model[0]
     size = sum(p.numel() * p.element_size() for p in transformer.auto_model.parameters())
     if size > _MOST_BYTES:
-        raise UserError(f"The model has {size / 1e9:.1f} GB of weights, and an ONNX file holds 2: use --backend torch.")
+        raise UserError(
+            f"The model has {size / 1e9:.1f} GB of weights, and an ONNX file holds 2: use `backend='torch'`."
+        )
     with tracing():
         try:
             torch.onnx.export(
@@ -136,7 +138,7 @@ def export_onnx(model: SentenceTransformer, path: Path) -> None:
 def not_exportable(backend: str, error: Exception) -> UserError:
     """What to say of a model that a runtime's converter does not take."""
     return UserError(
-        f"The model cannot be converted for --backend {backend} ({reason_of(error)}): use --backend torch."
+        f"The model cannot be converted for `backend='{backend}'` ({reason_of(error)}): use `backend='torch'`."
     )
 
 

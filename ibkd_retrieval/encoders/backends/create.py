@@ -47,7 +47,7 @@ def open_backend(
     if run == "whole" and backend != "torch":
         raise UserError(
             "This model has settings that only sentence-transformers honours (a chat template, lengths by kind, token "
-            "types, or the like), and it runs in torch: use --backend torch, and another dtype than int8."
+            "types, or the like), and it runs in torch: use `backend='torch'`, and another `dtype` than int8."
         )
     if backend == "onnx":
         from ibkd_retrieval.encoders.backends.onnx_runtime import OnnxBackend
@@ -65,5 +65,5 @@ def open_backend(
 def _first_for_int8() -> str:
     able = [name for name in installed() if name != "torch"]
     if not able:
-        raise MissingPackage("onnxruntime", "--dtype int8", "onnx")
+        raise MissingPackage("onnxruntime", "`dtype='int8'`", "onnx")
     return able[0]

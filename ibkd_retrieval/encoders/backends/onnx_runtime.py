@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ibkd_retrieval.encoders.tokens import PaddedTokens
 
-_PURPOSE = "--backend onnx"
+_PURPOSE = "`backend='onnx'`"
 
 
 class OnnxBackend:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ibkd_retrieval.encoders.tokens import PaddedTokens
 
-_PURPOSE = "--backend openvino"
+_PURPOSE = "`backend='openvino'`"
 
 
 class OpenVinoBackend:
@@ -96,9 +96,9 @@ def openvino_file(model: SentenceTransformer, dtype: str, weight_hash: str, samp
     whole = cached("openvino", weight_hash[:32], convert) / "model.xml"
     if dtype != "int8":
         return whole
-    require("nncf", f"{_PURPOSE} --dtype int8", "openvino")
+    require("nncf", f"{_PURPOSE} with `dtype='int8'`", "openvino")
     if not sample:
-        raise UserError("--backend openvino --dtype int8 is calibrated on documents, and there are none here.")
+        raise UserError("`backend='openvino'` with `dtype='int8'` is calibrated on documents, and there are none here.")
 
     def quantise(folder: Path) -> None:
         import nncf

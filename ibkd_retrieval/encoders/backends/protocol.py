@@ -53,15 +53,15 @@ def check_choice(backend: str, dtype: str, device: str) -> None:
     if dtype not in DTYPES:
         raise UserError(f"Unknown dtype `{dtype}`: use one of {', '.join(DTYPES)}.")
     if backend in ("onnx", "openvino") and device != "cpu":
-        raise UserError(f"--backend {backend} runs on the processor only: give --device cpu, or --backend torch.")
+        raise UserError(f"`backend='{backend}'` runs on the processor only: give `device='cpu'`, or `backend='torch'`.")
     if backend != "auto" and dtype != "auto" and dtype not in _COMPUTES_IN[backend]:
-        able = [name for name, known in _COMPUTES_IN.items() if dtype in known]
+        able = [f"`backend='{name}'`" for name, known in _COMPUTES_IN.items() if dtype in known]
         raise UserError(
-            f"--backend {backend} does not compute in {dtype}: use {', '.join(_COMPUTES_IN[backend])}, or --backend "
+            f"`backend='{backend}'` does not compute in {dtype}: use {', '.join(_COMPUTES_IN[backend])}, or "
             f"{' or '.join(able)}."
         )
     if dtype == "int8" and device != "cpu":
-        raise UserError("--dtype int8 runs on the processor only: give --device cpu, or --dtype float16.")
+        raise UserError("`dtype='int8'` runs on the processor only: give `device='cpu'`, or `dtype='float16'`.")
 
 
 def check_static(name: str, backend: str, dtype: str) -> None:
@@ -73,7 +73,7 @@ def check_static(name: str, backend: str, dtype: str) -> None:
     if backend not in ("auto", "torch") or dtype not in ("auto", "float32"):
         raise UserError(
             f"`{name}` is a static model, which looks vectors up in float32 and has no transformer to run otherwise: "
-            "leave --backend and --dtype out."
+            "leave `backend` and `dtype` out."
         )
 
 
