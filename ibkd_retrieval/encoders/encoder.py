@@ -160,7 +160,7 @@ class Encoder:
             sample: documents such as will be encoded, for what int8 is calibrated on.
             query_prompt: text to put before every query; None keeps the model's own.
             document_prompt: text to put before every document; None keeps the model's own.
-            progress: told what the model lacks. None tells what it surely lacks as a Python warning.
+            progress: told of prompts that the model lacks. None tells them as a Python warning.
 
         Raises:
             UserError: no such model or device, or a setting the model cannot honour.
@@ -185,7 +185,7 @@ class Encoder:
             keep_leading_dimensions(model, dim)
         set_prompts(model, query_prompt, document_prompt)
         asked = query_prompt is None and document_prompt is None
-        word = word_on_prompts(name, model, known_only=progress is None) if asked else None
+        word = word_on_prompts(name, (model.prompts or {}).values(), known=True) if asked else None
         if word is not None and progress is not None:
             progress.say(word)
         elif word is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,35 +41,34 @@ def set_prompts(model: SentenceTransformer, query: str | None, document: str | N
                 model.prompts = {name: text for name, text in model.prompts.items() if name in ("query", "document")}
 
 
-def word_on_prompts(name: str, model: SentenceTransformer, *, known_only: bool) -> str | None:
+def word_on_prompts(name: str, prompts: Iterable[str | None], *, known: bool) -> str | None:
     """One line on a model that puts no prompt before any text, None where nothing suggests that it should.
 
     Args:
         name: the folder or hub name it was loaded from.
-        model: with the prompts that it will use.
-        known_only: speak only of families that are known to be trained with prompts.
+        prompts: that it puts before texts.
+        known: speak of families that are known to be trained with prompts; otherwise of those nothing is known of.
     """
-    if any((model.prompts or {}).values()) or not hasattr(model[0], "auto_model"):
-        return None
     folder = Path(name)
-    if (folder / "ibkd.json").is_file():
-        return None  # A student puts before texts what its teacher did.
+    # A student puts before texts what its teacher did.
+    if any(prompts) or (folder / "ibkd.json").is_file():
+        return None
     names = [short_model_name(name), short_model_name(_first_name(folder))]
     for pattern, query, document in _FAMILIES:
         if any(re.search(pattern, each.lower()) for each in names):
-            if not query and not document:
+            if not known or not (query or document):
                 return None
             given = [f"`query_prompt` {json.dumps(query, ensure_ascii=False)}"]
             given += [f"`document_prompt` {json.dumps(document, ensure_ascii=False)}"] if document else []
             return (
-                f"{short_model_name(name)} registers no prompts, and models of its family are trained with some: give "
+                f"{names[0]} registers no prompts, and models of its family are trained with some: give "
                 f"{' and '.join(given)}."
             )
-    if known_only:
+    if known:
         return None
     return (
-        f"{short_model_name(name)} registers no prompts, so none is put before queries and documents: if its model "
-        "card asks for some, give `query_prompt` and `document_prompt`."
+        f"{names[0]} registers no prompts, so none is put before queries and documents: if its model card asks for "
+        "some, give `query_prompt` and `document_prompt`."
     )
 
 

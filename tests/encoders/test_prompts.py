@@ -59,13 +59,21 @@ def test_a_model_that_registers_no_prompts_is_spoken_of_once(tmp_path, name, wor
     assert words in str(said[0].message)
 
 
-def test_an_unknown_model_without_prompts_is_spoken_of_where_it_is_loaded_for_a_job(plain):
+def test_an_unknown_model_without_prompts_is_spoken_of_where_an_index_is_made(plain, tmp_path):
+    from ibkd_retrieval.indexing.api import build_index
+    from ibkd_retrieval.progress import SILENT
+
     said = []
-    load(plain, progress=SimpleNamespace(say=said.append))
-    assert said == [
+    progress = SimpleNamespace(say=said.append, task=SILENT.task)
+    build_index(TEXTS, str(plain), tmp_path / "i", device="cpu", progress=progress)
+    word = (
         "m registers no prompts, so none is put before queries and documents: if its model card asks for some, give "
         "`query_prompt` and `document_prompt`."
-    ]
+    )
+    assert said.count(word) == 1
+    said.clear()
+    build_index(TEXTS, str(plain), tmp_path / "j", device="cpu", query_prompt="", progress=progress)
+    assert word not in said
 
 
 @pytest.mark.parametrize("name", ["gte-base", "bge-m3", "all-MiniLM-L6-v2", "multi-qa-mpnet-base-dot-v1"])

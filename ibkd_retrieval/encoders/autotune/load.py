@@ -27,6 +27,7 @@ def newest_student(folder: Path | str = MODELS) -> Path:
     """
     finished = sorted(Path(folder).glob(f"*/{STUDENT_RECORD}"), key=lambda path: path.stat().st_mtime)
     if not finished:
+        raise UserError(f"No finished student below {folder}: run `distill()` first, or name a model with `model`.")
     return finished[-1].parent
 
 

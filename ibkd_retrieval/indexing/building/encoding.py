@@ -50,6 +50,7 @@ def prepare_encoding(model: str | TextEncoder, config: EncodingConfig, corpus: C
     from ibkd_retrieval.encoders.autotune.load import load_encoder
     from ibkd_retrieval.encoders.batching import default_batch_tokens
     from ibkd_retrieval.encoders.device import choose_device
+    from ibkd_retrieval.encoders.prompts import word_on_prompts
     from ibkd_retrieval.indexing.building.workers import EncoderProcesses, LoadEncoder
 
     if config.workers < 1:
@@ -76,6 +77,10 @@ def prepare_encoding(model: str | TextEncoder, config: EncodingConfig, corpus: C
             batch_tokens=wanted,
             **settings,
         )
+        asked = config.query_prompt is None and config.document_prompt is None and encoder.max_length
+        word = word_on_prompts(model, encoder.prompts.values(), known=False) if asked else None
+        if word is not None:
+            progress.say(word)
     else:
         encoder = model
         settings |= {name: getattr(encoder, name) for name in ("device", "pooling")}
