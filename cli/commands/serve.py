@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-from ibkd_retrieval.search.open import index_folder, open_ranker
-from ibkd_retrieval.search.options import RankerOptions
 
 from ..display.console import reporter
 from ..options.common import (
@@ -34,12 +30,7 @@ from ..options.common import (
     Tune,
     Weight,
 )
-from ..options.ranking import ranking_options
-
-if TYPE_CHECKING:
-    from ibkd_retrieval.encoders.encoder import Encoder
-    from ibkd_retrieval.progress import Progress
-    from ibkd_retrieval.serving.answering import ServedIndex
+from ..options.ranking import open_tuned, ranking_options
 
 
 def serve(
@@ -90,12 +81,10 @@ def serve(
 
     limits = Limits(query=max_query, k=max_k, batch=max_batch, waiting=max_waiting, seconds=timeout)
     run, is_loopback = _server()
-    progress = reporter(quiet)
-    from ibkd_retrieval.indexing.gpu import device_there
+    from ibkd_retrieval.serving.answering import served
 
-    options = dataclasses.replace(options, device=device_there(device, progress))
-    folders = index or [index_folder(None, progress)]
-    indexes = _open(folders, options, remember, progress)
+    progress = reporter(quiet)
+    indexes = served(open_tuned([[each] for each in index or []] or [None], options, progress), remember)
     if not is_loopback(host):
         progress.say(
             f"{host} is no loopback address: whoever reaches this machine may search these indexes and read their "
@@ -114,35 +103,3 @@ def _server() -> tuple[Callable[..., None], Callable[[str], bool]]:
             raise
         raise MissingPackage(error.name or "fastapi", "`ibkd serve`", "serve") from error
     return serve, is_loopback
-
-
-def _open(folders: Sequence[Path], options: RankerOptions, remember: int, progress: Progress) -> list[ServedIndex]:
-    from ibkd_retrieval.indexing.format.manifest import read_manifest
-    from ibkd_retrieval.serving.answering import ServedIndex, suit_to_queries
-
-    known: dict[str, Encoder] = {}
-    from ibkd_retrieval.evaluation.fusion_weights import with_tuned_weights
-
-    options = with_tuned_weights(folders, options, known, progress).options
-    indexes = [
-        ServedIndex.of(name, open_ranker([folder], options, known=known, progress=progress), read_manifest(folder))
-        for name, folder in zip(_names(folders), folders, strict=True)
-    ]
-    for encoder in known.values():
-        suit_to_queries(encoder, remember)
-    return indexes
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, or as they were given where two are called alike.
-
-    Raises:
-        UserError: a folder was given twice.
-    """
-    from ibkd_retrieval.errors import UserError
-
-    for at, folder in enumerate(folders):
-        if folder.resolve() in [other.resolve() for other in folders[:at]]:
-            raise UserError(f"{folder} was given twice: name each index once.")
-    names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]

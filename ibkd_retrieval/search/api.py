@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.encoders.protocol import TextEncoder
     from ibkd_retrieval.indexing.describe import IndexDescription
+    from ibkd_retrieval.indexing.format.manifest import IndexManifest
     from ibkd_retrieval.search.hits import Hits
     from ibkd_retrieval.search.ranker import Ranker
     from ibkd_retrieval.search.runs.run import Run
@@ -157,6 +158,16 @@ class Index:
     def ranker(self) -> Ranker:
         """What ranks the documents; the models that it takes are loaded when first used."""
         return self._ranker(self.options.exclude_self)
+
+    @property
+    def encoders(self) -> tuple[Any, ...]:
+        """The encoders that are loaded."""
+        return tuple(self._known.values())
+
+    @property
+    def manifest(self) -> IndexManifest:
+        """Everything that the folder says of itself; the first of several."""
+        return self._stored[0].index.manifest
 
     def load(self) -> Index:
         """Load the models now, and not when the first text is asked."""
@@ -307,7 +318,7 @@ class Index:
         """What the index is made of; the first of several."""
         from ibkd_retrieval.indexing.describe import IndexDescription
 
-        return IndexDescription(self.folder, self._stored[0].index.manifest)
+        return IndexDescription(self.folder, self.manifest)
 
     def __repr__(self) -> str:
         return repr(self.describe())

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from ibkd_retrieval.corpora.records import Query
+from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.search.searcher import Searcher
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.indexing.format.manifest import IndexManifest
+    from ibkd_retrieval.search.api import Index
     from ibkd_retrieval.search.ranker import Ranker
     from ibkd_retrieval.search.runs.run import Hit
 
@@ -48,6 +50,29 @@ class ServedIndex:
         """Describe an index by its manifest."""
         encoder = PurePath(manifest.encoder.name).name
         return cls(name, ranker, manifest.document_count, encoder, manifest.dim, manifest.family)
+
+
+def served(indexes: Sequence[Index], remembered: int = 0) -> list[ServedIndex]:
+    """Opened indexes for a server, called by their folders' names, or by their paths where two are called alike.
+
+    Args:
+        indexes: opened indexes.
+        remembered: queries whose vectors each encoder keeps.
+
+    Raises:
+        UserError: a folder was given twice.
+    """
+    folders = [index.folder for index in indexes]
+    for at, folder in enumerate(folders):
+        if folder.resolve() in [other.resolve() for other in folders[:at]]:
+            raise UserError(f"{folder} was given twice: name each index once.")
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    found = [ServedIndex.of(name, index.ranker, index.manifest) for name, index in zip(names, indexes, strict=True)]
+    for encoder in {id(each): each for index in indexes for each in index.encoders}.values():
+        suit_to_queries(encoder, remembered)
+    return found
 
 
 def suit_to_queries(encoder: Encoder, remembered: int) -> None:
