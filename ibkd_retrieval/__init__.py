@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.distill.api import Student as Student
     from ibkd_retrieval.distill.api import distill as distill
     from ibkd_retrieval.distill.config import DistillConfig as DistillConfig
+    from ibkd_retrieval.encoders.autotune.benchmark import bench_encode as bench_encode
     from ibkd_retrieval.encoders.encoder import Encoder as Encoder
     from ibkd_retrieval.errors import UserError as UserError
     from ibkd_retrieval.evaluation.compare.compare import compare as compare
@@ -70,6 +71,7 @@ _PUBLIC = {
     "Student": "distill.api:Student",
     "UserError": "errors:UserError",
     "append": "indexing.api:append",
+    "bench_encode": "encoders.autotune.benchmark:bench_encode",
     "build_index": "search.api:build_index",
     "combine": "search.api:combine",
     "compare": "evaluation.compare.compare:compare",

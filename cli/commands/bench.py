@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..display.console import print_json, print_table, reporter, stdout
-from ..options.common import CORPUS_HELP, MODELS, Device, Json, MaxLength, Pooling, Quiet
+from ..options.common import CORPUS_HELP, Device, Json, MaxLength, Pooling, Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ibkd_retrieval.encoders.autotune.benchmark import Speed
-    from ibkd_retrieval.encoders.encoder import Encoder
 
 
 def bench_encode(
@@ -43,69 +42,26 @@ def bench_encode(
 
     `ibkd index`, `search`, `eval` and `compare` then take it by themselves (--backend auto).
     """
-    from itertools import islice
-
-    from ibkd_retrieval.corpora.spec import open_corpus
-    from ibkd_retrieval.encoders.autotune.benchmark import measure_speed, texts_for
-    from ibkd_retrieval.encoders.autotune.choice import PURPOSES, fastest, load_candidates, remember_choice
-    from ibkd_retrieval.encoders.autotune.cpu import machine_key
-    from ibkd_retrieval.encoders.autotune.load import newest_student
-    from ibkd_retrieval.encoders.device import choose_device
-    from ibkd_retrieval.encoders.encoder import Encoder
-    from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.progress import SILENT
-
-    if documents < 1 or rounds < 1:
-        raise UserError("There is nothing to measure: give --documents and --rounds of at least 1.")
-    progress = reporter(quiet)
+    from ibkd_retrieval.encoders.autotune.benchmark import bench_encode as measure
     from ibkd_retrieval.indexing.gpu import device_there
 
-    device = device_there(device, progress)
-    name = model or str(newest_student(MODELS))
-    read = [each.content for each in islice(open_corpus(corpus, progress).documents(), documents)]
-    if not read:
-        raise UserError(f"The corpus {corpus} holds no documents: there is nothing to encode.")
-
-    def load(backend: str, dtype: str) -> Encoder:
-        return Encoder.load(
-            name,
-            device=device,
-            pooling=pooling,
-            max_length=max_length,
-            backend=backend,
-            dtype=dtype,
-            sample=read if dtype == "int8" else (),
-            progress=SILENT,
-        )
-
-    encoders = load_candidates(load, choose_device(device), progress)
-    first = next(iter(encoders.values()))
-    if first.max_length == 0:
-        raise UserError(f"{name} is a static model, which has no transformer to run in one backend or another.")
-    texts = texts_for(first, read)
-    tokens = sum(first.token_counts(read)) / len(read)
-    progress.say(f"model {name} · {len(read)} documents of {corpus}, {tokens:.0f} tokens each · {first.device}")
-    found = measure_speed(encoders, texts, rounds, progress)
-    measured = [speed.as_measured() for speed in found]
-    choices = {purpose: fastest(measured, purpose) for purpose in PURPOSES}
-    for purpose, choice in choices.items():
-        remember_choice(first.weight_hash, first.device, purpose, choice.way)
+    progress = reporter(quiet)
+    found = measure(
+        model,
+        corpus,
+        documents=documents,
+        rounds=rounds,
+        max_length=max_length,
+        pooling=pooling,
+        device=device_there(device, progress),
+        progress=progress,
+    )
     if json:
-        shown = {
-            "model": name,
-            "corpus": corpus,
-            "documents": len(read),
-            "tokens_per_document": tokens,
-            "device": first.device,
-            "machine": machine_key(),
-            "ways": [speed.to_json() for speed in found],
-            "choices": {purpose: {"way": str(each.way), "reason": each.reason} for purpose, each in choices.items()},
-        }
-        print_json(shown)
+        print_json(found.to_json())
         return
-    print_table(_table(found))
+    print_table(_table(found.ways))
     stdout().print(_legend(), soft_wrap=True)
-    for choice in choices.values():
+    for choice in found.choices.values():
         stdout().print(choice.reason, soft_wrap=True)
     stdout().print(
         "--backend auto, the default, takes these from now on for this model on this machine.", soft_wrap=True

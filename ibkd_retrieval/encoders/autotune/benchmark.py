@@ -6,15 +6,31 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ibkd_retrieval.encoders.autotune.choice import Measured, Way, cosines_between, filling_lanes
-from ibkd_retrieval.encoders.autotune.cpu import bfloat16_is_fast, matrix_peak, seconds
-from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.encoders.autotune.choice import (
+    PURPOSES,
+    Choice,
+    Measured,
+    Purpose,
+    Way,
+    cosines_between,
+    fastest,
+    filling_lanes,
+    load_candidates,
+    remember_choice,
+)
+from ibkd_retrieval.encoders.autotune.cpu import bfloat16_is_fast, machine_key, matrix_peak, seconds
+from ibkd_retrieval.encoders.autotune.load import newest_student
+from ibkd_retrieval.encoders.device import choose_device
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.progress import SILENT, Progress, as_progress
 
 if TYPE_CHECKING:
+    from ibkd_retrieval.corpora.spec import Source
     from ibkd_retrieval.encoders.encoder import Encoder
 
 _PEAK_SIZE = 2048
@@ -76,6 +92,105 @@ class Speed:
         """What the choice between ways goes by."""
         shortest = self.queries[min(self.queries)]
         return Measured(self.way, self.long_per_second, shortest.p50 / 1000, self.mean_cosine, self.least_cosine)
+
+
+@dataclass(frozen=True)
+class EncodingBench:
+    """What a model reached here in each backend and number format, and which are taken from now on.
+
+    Attributes:
+        model: its name.
+        corpus: where the documents are from.
+        documents: how many were encoded in a run.
+        tokens_per_document: their mean length.
+        device: where they were encoded.
+        machine: the processor and what else decides the figures.
+        ways: the figures of each.
+        choices: the best for documents and for queries.
+    """
+
+    model: str
+    corpus: str
+    documents: int
+    tokens_per_document: float
+    device: str
+    machine: dict[str, Any]
+    ways: tuple[Speed, ...]
+    choices: dict[Purpose, Choice]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        choices = {purpose: {"way": str(each.way), "reason": each.reason} for purpose, each in self.choices.items()}
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**plain, "ways": [speed.to_json() for speed in self.ways], "choices": choices}
+
+
+def bench_encode(
+    model: str | None = None,
+    corpus: Source = "pydocs",
+    *,
+    documents: int = 64,
+    rounds: int = 5,
+    max_length: int | None = None,
+    pooling: str | None = None,
+    device: str = "auto",
+    progress: bool | Progress = False,
+) -> EncodingBench:
+    """Run a model in every installed backend and number format, and remember which is best here.
+
+    Args:
+        model: a folder or hub name. None is the newest student in `models/`.
+        corpus: a name, a path, or the documents to encode.
+        documents: how many of them to encode in each run.
+        rounds: runs of each backend, in turn. Medians are given.
+        max_length: tokens to read of a text. None is the model's own limit.
+        pooling: "mean" or "cls", for a plain transformers encoder.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        progress: True for bars, or an object that is told of the work.
+
+    Raises:
+        UserError: there is nothing to measure, or the model cannot be loaded.
+
+    Example:
+        >>> bench_encode("models/mine", ["a text"], documents=1, rounds=1).choices["queries"].way  # doctest: +SKIP
+        Way(backend='torch', dtype='float32')
+    """
+    from ibkd_retrieval.corpora.spec import open_corpus
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+    if documents < 1 or rounds < 1:
+        raise UserError("There is nothing to measure: give `documents` and `rounds` of at least 1.")
+    progress = as_progress(progress)
+    name = model or str(newest_student())
+    opened = open_corpus(corpus, progress)
+    read = [each.content for each in islice(opened.documents(), documents)]
+    if not read:
+        raise UserError(f"The corpus {opened.name} holds no documents: there is nothing to encode.")
+
+    def load(backend: str, dtype: str) -> Encoder:
+        return Encoder.load(
+            name,
+            device=device,
+            pooling=pooling,
+            max_length=max_length,
+            backend=backend,
+            dtype=dtype,
+            sample=read if dtype == "int8" else (),
+            progress=SILENT,
+        )
+
+    encoders = load_candidates(load, choose_device(device), progress)
+    first = next(iter(encoders.values()))
+    if first.max_length == 0:
+        raise UserError(f"{name} is a static model, which has no transformer to run in one backend or another.")
+    tokens = sum(first.token_counts(read)) / len(read)
+    progress.say(f"model {name} · {len(read)} documents of {opened.name}, {tokens:.0f} tokens each · {first.device}")
+    found = measure_speed(encoders, texts_for(first, read), rounds, progress)
+    measured = [speed.as_measured() for speed in found]
+    choices = {purpose: fastest(measured, purpose) for purpose in PURPOSES}
+    for purpose, choice in choices.items():
+        remember_choice(first.weight_hash, first.device, purpose, choice.way)
+    return EncodingBench(name, opened.name, len(read), tokens, first.device, machine_key(), tuple(found), choices)
 
 
 def texts_for(encoder: Encoder, documents: Sequence[str], queries: int = 16) -> Texts:
