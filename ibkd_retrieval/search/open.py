@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ibkd_retrieval.encoders.autotune.load import load_encoder
-from ibkd_retrieval.encoders.weights import recognise_former
 from ibkd_retrieval.files import INDEXES
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.progress import SILENT
@@ -249,6 +248,8 @@ def query_encoder(index: StoredIndex, options: RankerOptions, known: dict[str, E
         encoder = whole(dim=index.manifest.dim if options.model is None else None)
         if encoder.dim > index.manifest.dim:
             encoder = whole(dim=index.manifest.dim)
+        from ibkd_retrieval.encoders.weights import recognise_former  # brings numpy, which no help page needs
+
         recognise_former(encoder, made_by.weight_hash, index.sample, f"The index {index.folder}", progress.say)
     else:
         from ibkd_retrieval.search.query_space import check_query_model
