@@ -26,6 +26,8 @@ RunSource = Run | str | os.PathLike[str] | Mapping[str, Mapping[str, float]]
 
 NamedRun = tuple[str, Run]
 
+_UNJUDGED = "Judgements are needed to score a run: give `qrels`, or one `baseline` to compare the run with instead."
+
 
 def evaluate(
     run: RunSource | Sequence[RunSource] | Mapping[str, RunSource],
@@ -76,6 +78,8 @@ def evaluate(
         {'q1': 1.0, 'q2': 0.0}
     """
     progress = as_progress(progress)
+    if judgements is None and baseline is None:
+        raise UserError(_UNJUDGED)
     ranked = read_runs(run)
     baselines = [] if baseline is None else _other_names(read_runs(baseline), dict(ranked))
     drawn: dict[str, Any] = {
@@ -129,9 +133,7 @@ def score_named_runs(
 
 def _agreement(ranked: Sequence[NamedRun], baselines: Sequence[NamedRun], drawn: dict[str, Any]) -> Scores:
     if len(baselines) != 1:
-        raise UserError(
-            "Judgements are needed to score a run: give `qrels`, or one `baseline` to compare the run with instead."
-        )
+        raise UserError(_UNJUDGED)
     ((source, baseline),) = baselines
     others = [(name, run) for name, run in ranked if name != source]
     if not others:
