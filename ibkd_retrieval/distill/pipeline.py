@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -167,6 +169,7 @@ def distill_student(job: Job) -> StudentReport:
         MissingPackage: tensorboard is asked for and not installed.
     """
     check_stage(job.stage, job.settings, job.pairs, teachers=1 + len(job.further_teachers))
+    began = time.monotonic()
     with _held(job.output), full_disk_told(job.output):
         if ranks.is_first():
             settle_output(job.output)
@@ -187,7 +190,29 @@ def distill_student(job: Job) -> StudentReport:
         report = _report(job, models, data, trained)
         if ranks.is_first():
             save_student(trained.final.model, trained.final.to_teacher, report, job.output)
+    job.progress.say(_cost(report, time.monotonic() - began))
     return report
+
+
+def _cost(report: StudentReport, seconds: float) -> str:
+    """Where the time went, and the most memory that the process ever had."""
+    tuned = report.finetuning.seconds if report.finetuning else 0.0
+    stages = {"distilling": report.train_seconds if report.stage != "finetune" else 0.0, "fine-tuning": tuned}
+    parts = [f"{spent:.0f} s {name}" for name, spent in stages.items() if spent]
+    # Steps of earlier parts of a resumed run count among the seconds of its stages.
+    rest = max(0.0, seconds - sum(stages.values()))
+    parts.append(f"{rest:.0f} s reading, teacher vectors, evaluating and saving")
+    memory = f"; peak memory {peak / 1e9:.1f} GB" if (peak := _peak_memory()) else ""
+    return f"took {', '.join(parts)}{memory}"
+
+
+def _peak_memory() -> int:
+    """The most bytes that the process ever held, 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @contextmanager

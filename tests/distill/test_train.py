@@ -176,9 +176,9 @@ def test_the_other_objectives_train_too(bench, objective, bank_size):
 
 def test_a_student_of_several_lengths_resumes_to_the_weights_of_an_uninterrupted_one(bench, monkeypatch):
     def student():
-        born = bench.student()
-        add_output_layer(born)
-        return born
+        initial = bench.student()
+        add_output_layer(initial)
+        return initial
 
     whole, weights = bench.train("whole", student(), dims=(32, 8))
     with monkeypatch.context() as patch:
@@ -243,9 +243,9 @@ def test_a_student_of_several_lengths_that_keeps_its_cosines_starts_where_prefix
 @pytest.mark.parametrize("more", [{}, {"dims": (32, 8)}, {"patience": 3, "eval_every": 3}])
 def test_merging_gives_the_mean_of_the_weights_before_and_after(bench, teacher, monkeypatch, more):
     def student():
-        born = bench.student()
-        add_output_layer(born)
-        return born
+        initial = bench.student()
+        add_output_layer(initial)
+        return initial
 
     run = train.TrainingRun(
         student(), TeacherCache(bench.folder / "cache", teacher), bench.texts, settings(**more), train.SILENT

@@ -67,12 +67,20 @@ def work(folder: Path, model: str) -> Recorder:
     with ranks.in_turn():
         cache = TeacherCache(folder / "cache", teacher)
 
-    def born():
+    def initial():
         return student_from_layers(load_sentence_transformer(model), 1)
 
     def train(name, *, stop_after=None, resume=False, **changed):
         with recorder.during(name, stop_after):
-            arguments = (born(), cache, texts, dev, settings(**(RECIPE | changed)), folder / name.split(" ")[0], "born")
+            arguments = (
+                initial(),
+                cache,
+                texts,
+                dev,
+                settings(**(RECIPE | changed)),
+                folder / name.split(" ")[0],
+                "initial",
+            )
             return train_student(*arguments, resume=resume)
 
     for objective in OBJECTIVES:
@@ -85,7 +93,7 @@ def work(folder: Path, model: str) -> Recorder:
     pairs = PairSet("pairs", tuple(TrainingPair(" ".join(text.split()[:3]), (text,)) for text in rest[:60]))
     recipe = finetuning(steps=3, batch_size=7, soft_labels="teacher", eval_every=0, checkpoint_every=3)
     with recorder.during("finetuned"):
-        finetune_student(born(), cache, pairs, corpus(), dev, recipe, folder / "finetuned", "born")
+        finetune_student(initial(), cache, pairs, corpus(), dev, recipe, folder / "finetuned", "initial")
     return recorder
 
 

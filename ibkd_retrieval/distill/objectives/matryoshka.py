@@ -17,7 +17,7 @@ from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, OwnMaps
 from ibkd_retrieval.distill.objectives.projection import Projection
 
 
-class Nested(torch.nn.Module):
+class Matryoshka(torch.nn.Module):
     """The mean of an objective over prefixes of the student's vector, each prefix made unit.
 
     A prefix is compared through the first columns of the one W, which is held where they are orthonormal, at the

@@ -50,7 +50,7 @@ def build_objective(name: str, sizes: Sizes, settings: ObjectiveSettings, dims: 
     from ibkd_retrieval.distill.objectives.ibkd import IBKD
     from ibkd_retrieval.distill.objectives.infonce import InfoNCE
     from ibkd_retrieval.distill.objectives.kl import SimilarityKL
-    from ibkd_retrieval.distill.objectives.matryoshka import Nested
+    from ibkd_retrieval.distill.objectives.matryoshka import Matryoshka
     from ibkd_retrieval.distill.objectives.mse import MSE
 
     table = dict(zip(OBJECTIVES, (IBKD, InfoNCE, MSE, Cosine, CRD, HPD, SimilarityKL), strict=True))
@@ -58,7 +58,7 @@ def build_objective(name: str, sizes: Sizes, settings: ObjectiveSettings, dims: 
         raise UserError(f"Unknown objective `{name}`: use one of {', '.join(OBJECTIVES)}.")
     objective: torch.nn.Module = table[name](sizes, with_temperature(settings, name))
     check_dims(dims, sizes.student, sizes.teacher)
-    return Nested(objective, dims) if dims else objective
+    return Matryoshka(objective, dims) if dims else objective
 
 
 def check_dims(dims: Sequence[int], student: int, teacher: int) -> None:
