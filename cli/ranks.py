@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 
 
@@ -23,6 +24,8 @@ def across_ranks(command: Callable[..., None]) -> Callable[..., None]:
         except BaseException as error:
             if first_to_fail():
                 raise
+            # torchrun ends the others as soon as one has ended: the one that tells needs a moment to do so.
+            time.sleep(2)
             raise SystemExit(1) from error
 
     return run
