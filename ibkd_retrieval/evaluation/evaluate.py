@@ -78,7 +78,7 @@ def evaluate(
         {'q1': 1.0, 'q2': 0.0}
     """
     progress = as_progress(progress)
-    if judgements is None and baseline is None:
+    if judgements is None and (baseline is None or (isinstance(baseline, list | tuple) and not baseline)):
         raise UserError(_UNJUDGED)
     ranked = read_runs(run)
     baselines = [] if baseline is None else _other_names(read_runs(baseline), dict(ranked))
