@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ibkd_retrieval.distill.recipe import STATIC, DistillSettings, FinetuneSettings, StudentPlan
+from ibkd_retrieval.encoders.faithful import check_trainable
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit
 from ibkd_retrieval.encoders.students import is_static, static_student, student_from_layers
+from ibkd_retrieval.encoders.weights import prompt_of
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import Progress
 
@@ -39,7 +41,8 @@ def initial_student(
         student = load_sentence_transformer(plan.model, device=device, pooling=plan.pooling)
         if plan.layers is not None:
             student = student_from_layers(student, plan.layers)
-    if not any(isinstance(module, Normalize) for module in student):
+    check_trainable(student, {kind: prompt_of(student, kind) for kind in ("query", "document")})
+    if not isinstance(student[len(student) - 1], Normalize):
         # Objectives train directions only; the lengths of a student compared by inner product would mean nothing.
         student.append(Normalize())
     return student

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.loading import quiet_transformers
+from ibkd_retrieval.encoders.students import is_static
 from ibkd_retrieval.encoders.tokens import excluded_prompt_length, pad, tokenize
+from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -40,20 +42,44 @@ def faithful_run(model: SentenceTransformer, prompts: Mapping[str, str]) -> Run:
     from ibkd_retrieval.encoders.backends.torch_modules import gives_token_states
 
     transformer: Any = model[0]
-    with quiet_transformers(), torch.inference_mode():
-        kinds: list[Kind] = ["document", "query"]
-        if not all(_same_tokens(model, kind, prompts[kind]) for kind in kinds):
-            return "whole"
-        if prompts["query"] == prompts["document"]:
-            kinds = kinds[:1]
-        expected = {kind: _one_by_one(model, kind, prompts[kind]) for kind in kinds}
-        if not all(_close(_on_tokens(model, prompts[kind]), expected[kind]) for kind in kinds):
-            return "whole"
-        if gives_token_states(model) and is_lean(transformer.auto_model):
-            lean = LeanTransformer(transformer.auto_model)
-            if _close(_on_tokens(model, prompts["document"], lean), expected["document"]):
+    expected = _given_on_tokens(model, prompts)
+    if expected is None:
+        return "whole"
+    if gives_token_states(model) and is_lean(transformer.auto_model):
+        lean = LeanTransformer(transformer.auto_model)
+        with torch.inference_mode():
+            if _close(_on_tokens(model, prompts["document"], lean), expected):
                 return "lean"
     return "tokens"
+
+
+def check_trainable(model: SentenceTransformer, prompts: Mapping[str, str]) -> None:
+    """Refuse to train a student whose token ids alone do not give its vectors, for that is what it would be trained on.
+
+    Raises:
+        UserError: as said.
+    """
+    if not is_static(model) and _given_on_tokens(model, prompts) is None:
+        raise UserError(
+            "The student has settings that only sentence-transformers honours (a chat template, lengths by kind, token "
+            "types, or the like), and is trained on token ids alone: give another `student`."
+        )
+
+
+def _given_on_tokens(model: SentenceTransformer, prompts: Mapping[str, str]) -> NDArray[np.float32] | None:
+    """The vectors of the probe as documents, where our token ids give them as sentence-transformers does; else None."""
+    import torch
+
+    kinds: list[Kind] = ["query", "document"]
+    with quiet_transformers(), torch.inference_mode():
+        if not all(_same_tokens(model, kind, prompts[kind]) for kind in kinds):
+            return None
+        expected: dict[str, NDArray[np.float32]] = {}
+        for kind in kinds:
+            if prompts[kind] not in expected:
+                expected[prompts[kind]] = _one_by_one(model, kind, prompts[kind])
+        close = [_close(_on_tokens(model, prompt), vectors) for prompt, vectors in expected.items()]
+    return expected[prompts["document"]] if all(close) else None
 
 
 def _close(found: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:

@@ -97,7 +97,7 @@ def test_the_undistilled_student_is_kept_where_asked(finished):
 def test_the_newest_finished_student_is_found(finished, tmp_path):
     folder, _ = finished
     assert newest_student(folder.parent) == folder
-    with pytest.raises(UserError, match="run `ibkd distill` first"):
+    with pytest.raises(UserError, match=r"run `distill\(\)` first"):
         newest_student(tmp_path)
 
 

@@ -22,6 +22,7 @@ from sentence_transformers.sentence_transformer.modules import (
 
 from helpers.tiny_models import sentences, tokenizer
 from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.faithful import check_trainable
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit
 from ibkd_retrieval.encoders.students import student_from_layers
 from ibkd_retrieval.encoders.weights import weight_hash
@@ -219,6 +220,8 @@ def test_a_chat_template_is_filled_in_and_only_by_torch(plain, tmp_path):
     assert assert_equal(folder)._run == "whole"
     with pytest.raises(UserError, match="settings that only sentence-transformers honours"):
         Encoder.load(str(folder), device="cpu", backend="onnx")
+    with pytest.raises(UserError, match="is trained on token ids alone"):
+        check_trainable(load_sentence_transformer(str(folder)), {"query": "river", "document": ""})
 
 
 def test_what_sentence_transformers_encodes_as_a_whole_goes_by_the_same_rules(plain, tmp_path, monkeypatch):
