@@ -61,7 +61,7 @@ def evaluate_index(
         UserError: there are no judgements, or an index, a model or an option is wrong.
 
     Example:
-        >>> evaluate_index("indexes/mine", "scifact", ["ndcg@10"])["ndcg@10"]  # doctest: +SKIP
+        >>> evaluate_index([Path("indexes/mine")], queries="scifact", metrics=["ndcg@10"])["ndcg@10"]  # doctest: +SKIP
         0.6451
     """
     options, progress = options or RankerOptions(), as_progress(progress)
