@@ -1,5 +1,6 @@
 """What README and docs show exists: commands and their options, files that are linked to, names of the API."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import typer
 import yaml
 
+import ibkd_retrieval
 from ibkd_cli.app import app
 
 ROOT = Path(__file__).parent.parent
@@ -95,6 +97,18 @@ def test_the_pages_of_the_site_are_those_on_disk():
     entries = [part for entry in settings["nav"] for part in ([entry] if isinstance(entry, str) else entry.values())]
     pages = [page for entry in entries for page in ([entry] if isinstance(entry, str) else entry)]
     assert sorted(pages) == sorted(page.name for page in ROOT.glob("docs/*.md"))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text()], ids=name_of)
+def test_every_name_of_the_library_in_shown_python_is_public(page):
+    shown = "\n".join(code for language, code in FENCED.findall(page.read_text()) if language == "python")
+    used = {
+        node.attr
+        for node in ast.walk(ast.parse(shown))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ibkd"
+    }
+    assert used
+    assert not used - set(ibkd_retrieval.__all__)
 
 
 def test_the_readme_is_short():
