@@ -111,6 +111,13 @@ def test_every_name_of_the_library_in_shown_python_is_public(page):
     assert not used - set(ibkd_retrieval.__all__)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_module_named_is_there(page):
+    rooms = "corpora|encoders|indexing|search|evaluation|distill|serving"
+    named = re.findall(rf"`(?:ibkd_retrieval/)?((?:{rooms})/[a-z0-9_/]+\.py)`", page.read_text())
+    assert not [name for name in named if not (ROOT / "ibkd_retrieval" / name).is_file()]
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) < 200
 
