@@ -64,7 +64,8 @@ def bench_encode(
     for choice in found.choices.values():
         stdout().print(choice.reason, soft_wrap=True)
     stdout().print(
-        "--backend auto, the default, takes these from now on for this model on this machine.", soft_wrap=True
+        "`ibkd index --backend auto`, the default, takes these from now on for this model on this machine.",
+        soft_wrap=True,
     )
 
 

@@ -123,7 +123,7 @@ def index(
     max_length: MaxLength = None,
     dim: Annotated[
         int | None,
-        typer.Option(help="Cut vectors to this length; for students trained with --dims.", show_default="all"),
+        typer.Option(help="Cut vectors to this length; for students of `ibkd distill --dims`.", show_default="all"),
     ] = None,
     query_prompt: QueryPrompt = None,
     document_prompt: DocumentPrompt = None,

@@ -78,7 +78,7 @@ class ObjectiveSettings:
     def tau(self) -> float:
         """The temperature, once an objective has been chosen."""
         if self.temperature is None:
-            raise ValueError("no temperature yet: `with_temperature` gives the objective's own")
+            raise ValueError("no temperature yet: with_temperature() gives the objective's own")
         return self.temperature
 
 

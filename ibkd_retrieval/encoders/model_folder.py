@@ -42,7 +42,7 @@ def check_model_folder(folder: Path) -> None:
 def needs_own_code(name: str) -> str:
     """What to say of a model that is no part of the installed libraries."""
     return (
-        f"`{name}` needs code of its own (`auto_map` in config.json or a class in modules.json), which is never run: "
+        f"`{name}` needs code of its own (auto_map in config.json or a class in modules.json), which is never run: "
         "give a model whose architecture is part of transformers and sentence-transformers"
     )
 
