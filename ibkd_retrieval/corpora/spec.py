@@ -25,7 +25,7 @@ from ibkd_retrieval.corpora.records import Corpus, Judgement, QuerySet
 from ibkd_retrieval.corpora.tabular import documents_by, is_tabular, read_documents, read_queries, text_files
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import absolute
-from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.progress import Progress, as_progress
 
 Source = str | os.PathLike[str] | Corpus | QuerySet | Iterable[Any]
 """What names or holds documents, queries or judgements."""
@@ -33,7 +33,7 @@ Source = str | os.PathLike[str] | Corpus | QuerySet | Iterable[Any]
 
 def open_corpus(
     source: Source,
-    progress: Progress = SILENT,
+    progress: bool | Progress = False,
     *,
     id_field: str | None = None,
     text_field: str | Sequence[str] | None = None,
@@ -50,7 +50,7 @@ def open_corpus(
             `Document` records, of dicts with the keys of a JSON line, of (id, text) or (id, title, text), or of
             texts, whose ids are then 0, 1, ...; a dict from ids to texts or dicts; or a pandas table. A generator
             is put into a list, as documents are read more than once.
-        progress: told where documents are read from, and which fields are.
+        progress: True for bars, or an object that is told where documents are read from, and which fields are.
         id_field: the field that holds the id, in files, dicts and tables; else the usual names are tried.
         text_field: the field that holds the text; of several, the texts are joined by a space.
         title_field: the field that holds the title, which encoders read before the text.
@@ -68,6 +68,7 @@ def open_corpus(
         >>> corpus.count
         2
     """
+    progress = as_progress(progress)
     fields = Fields.of(id_field, text_field, title_field)
     if isinstance(source, Corpus):
         _refuse_fields(fields, source.name)
@@ -96,7 +97,7 @@ def open_corpus(
 def open_queries(
     source: Source,
     need_judgements: bool = False,
-    progress: Progress = SILENT,
+    progress: bool | Progress = False,
     *,
     qrels: Source | None = None,
     qrels_threshold: float | None = None,
@@ -109,7 +110,7 @@ def open_queries(
         source: as for `open_corpus`, with `Query` records; a BEIR folder without a split and a short name mean their
             evaluation queries.
         need_judgements: refuse queries without judgements, and leave out those that nobody judged.
-        progress: told which fields were read.
+        progress: True for remarks, or an object that is told which fields were read.
         qrels: judgements to take instead of those that come with the queries, as `open_qrels` takes them. They may
             name a query by its text.
         qrels_threshold: grade from which a document is relevant (1, else 0), for judgements with fractional weights.
@@ -129,6 +130,7 @@ def open_queries(
         >>> asked.judgements
         (Judgement(query_id='q1', doc_id='0', relevance=1),)
     """
+    progress = as_progress(progress)
     fields = Fields.of(id_field, text_field, None)
     if qrels is not None:
         asked = _read_queries(source, False, progress, fields)
@@ -170,7 +172,7 @@ def _read_queries(source: Source, need_judgements: bool, progress: Progress, fie
 
 
 def open_qrels(
-    source: Source, *, qrels_threshold: float | None = None, progress: Progress = SILENT
+    source: Source, *, qrels_threshold: float | None = None, progress: bool | Progress = False
 ) -> tuple[Judgement, ...]:
     """Read the judgements of a qrels file, those that come with the queries a spec names, or those given.
 
@@ -179,7 +181,7 @@ def open_qrels(
             `Judgement` records, tuples (query id, document id, grade) or dicts with `query_id`, `doc_id` and
             `relevance`.
         qrels_threshold: grade from which a document is relevant (1, else 0); needed where grades are fractions.
-        progress: told which columns were read.
+        progress: True for remarks, or an object that is told which columns were read.
 
     Raises:
         UserError: there are none, or a line is malformed.
@@ -188,6 +190,7 @@ def open_qrels(
         >>> open_qrels({"q1": {"d1": 2, "d2": 0}})
         (Judgement(query_id='q1', doc_id='d1', relevance=2), Judgement(query_id='q1', doc_id='d2', relevance=0))
     """
+    progress = as_progress(progress)
     if isinstance(source, QuerySet):
         return source.judgements
     spec = _spec(source)
