@@ -5,11 +5,12 @@ usage: python benchmarks/index_peers.py --vectors FOLDER [...] --work-dir DIR [-
 FOLDER holds .npy files of real unit vectors, which are replicated (replicated_vectors.py) to `--count`. Every index is
 built in a process of its own and kept in DIR, by `--count` and `--seed`, so that the script goes on where it was
 stopped; the memory of each is that of a fresh process after it was loaded and has answered. Then all are loaded into
-one process and asked in turn, query by query, system and effort in random order, in one thread: what else the machine
-does hits all alike.
+one process and asked in turn, query by query, system and parameter value in random order, in one thread: what else
+the machine does hits all alike.
 
 A system whose build takes longer than --limit seconds is named with that, and left out; with a higher limit it is tried
-again. How many candidates of ours are scored exactly is set by hand for each effort (peers.py), that of faiss once.
+again. How many candidates of ours are scored exactly is set by hand for each parameter value (peers.py), that of faiss
+once.
 
 Writes benchmarks/results/index_peers.json and .png (--output). Needs hnswlib, usearch, autofaiss and matplotlib
 (autofaiss asks for numpy 1, but works with 2: pip install --no-deps autofaiss embedding-reader fire). With a million
@@ -81,20 +82,20 @@ def measure_memory(given: argparse.Namespace, peer: Peer, real: RealVectors) -> 
     before = memory()
     loaded = peer.load(file_of(folder_of(given), peer))
     for query in real.queries:
-        loaded.search(query[None], K, peer.efforts[len(peer.efforts) // 2])
+        loaded.search(query[None], K, peer.values[len(peer.values) // 2])
     after = memory()
     print(json.dumps({name: after[name] - before[name] for name in after}))
 
 
 def ask(peers: list[Peer], loaded: list[Loaded], queries: NDArray[np.float32], passes: int, truth: Any) -> list[Any]:
-    """Speed and recall of every system at each of its efforts, interleaved."""
+    """Speed and recall of every system at each of its parameter values, interleaved."""
     load_faiss().omp_set_num_threads(1)
-    settings = [(number, effort) for number, peer in enumerate(peers) for effort in peer.efforts]
+    settings = [(number, value) for number, peer in enumerate(peers) for value in peer.values]
 
-    def find(number: int, effort: int, query: NDArray[np.float32]) -> NDArray[np.int64]:
-        return loaded[number].search(query, K, effort)
+    def find(number: int, value: int, query: NDArray[np.float32]) -> NDArray[np.int64]:
+        return loaded[number].search(query, K, value)
 
-    searches = {(number, effort): partial(find, number, effort) for number, effort in settings}
+    searches = {(number, value): partial(find, number, value) for number, value in settings}
     for search in searches.values():
         search(queries[:1])
     # Each has answered once, and all pages are in memory: no pass is left untimed.
@@ -102,12 +103,12 @@ def ask(peers: list[Peer], loaded: list[Loaded], queries: NDArray[np.float32], p
     return [
         [
             {
-                peer.effort: effort,
-                "recall@10": round(recall(found[number, effort], truth), 4),
-                "queries_per_second": round(1000 / float(np.median(milliseconds[number, effort])), 1),
-                **quantiles(milliseconds[number, effort]),
+                peer.parameter: value,
+                "recall@10": round(recall(found[number, value], truth), 4),
+                "queries_per_second": round(1000 / float(np.median(milliseconds[number, value])), 1),
+                **quantiles(milliseconds[number, value]),
             }
-            for effort in peer.efforts
+            for value in peer.values
         ]
         for number, peer in enumerate(peers)
     ]

@@ -1,4 +1,4 @@
-"""The systems that `index_peers.py` compares: how each is built, loaded and searched, and what sets its effort."""
+"""The systems that `index_peers.py` compares: how each is built, loaded and searched, and its search parameter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Rows = NDArray[np.int64]
 
 
 class Loaded(NamedTuple):
-    """A system ready to answer: `search(queries [q, d], k, effort)` gives rows [q, k], in one thread."""
+    """A system ready to answer: `search(queries [q, d], k, value)` gives rows [q, k], in one thread."""
 
     search: Callable[[Vectors, int, int], Rows]
 
@@ -31,15 +31,15 @@ class Peer(Protocol):
 
     Attributes:
         name: as the figure shows it.
-        effort: what the parameter is called.
-        efforts: its values, from fast to thorough.
+        parameter: what the parameter is called.
+        values: its values, from fast to thorough.
         recipe: the setting in the system's own words.
         package: whose version counts; None where the environment tells it.
     """
 
     name: str
-    effort: str
-    efforts: tuple[int, ...]
+    parameter: str
+    values: tuple[int, ...]
     recipe: str
     package: str | None
 
@@ -55,15 +55,15 @@ class Ours:
 
     package: str | None = None
 
-    def __init__(self, source: Path, family: str, effort: str, tries: Mapping[int, int], **options: Option) -> None:
+    def __init__(self, source: Path, family: str, parameter: str, tries: Mapping[int, int], **options: Option) -> None:
         self._source = source
         self._family = family_named(family, **options)
         self._refines = tries
         said = ", ".join(f"{name} {value}" for name, value in options.items())
         self.name = f"ibkd-retrieval {family}" + (f" ({said})" if said else "")
-        self.effort = effort
-        self.efforts = tuple(tries)
-        self.recipe = f"{family}({said}); candidates per result refined from disk, by {effort}: {dict(tries)}"
+        self.parameter = parameter
+        self.values = tuple(tries)
+        self.recipe = f"{family}({said}); candidates per result refined from disk, by {parameter}: {dict(tries)}"
 
     def build(self, blocks: Callable[[], Iterable[Vectors]], count: int, dim: int, path: Path, threads: int) -> None:
         """Make the structure of the vectors in the source's shards, to which the new folder links."""
@@ -74,10 +74,10 @@ class Ours:
         """Open the folder."""
         index = open_index(path)
 
-        def search(queries: Vectors, k: int, effort: int) -> Rows:
-            if self.effort == "nprobe":
-                return index.search(queries, k, SearchParams(nprobe=effort, refine=self._refines[effort]))[1]
-            return index.search(queries, k, SearchParams(ef_search=effort, refine=self._refines[effort]))[1]
+        def search(queries: Vectors, k: int, value: int) -> Rows:
+            if self.parameter == "nprobe":
+                return index.search(queries, k, SearchParams(nprobe=value, refine=self._refines[value]))[1]
+            return index.search(queries, k, SearchParams(ef_search=value, refine=self._refines[value]))[1]
 
         return Loaded(search)
 
@@ -93,11 +93,11 @@ class Faiss:
 
     package: str | None = None
 
-    def __init__(self, factory: str, name: str, efforts: tuple[int, ...], k_factor: int = 0) -> None:
+    def __init__(self, factory: str, name: str, values: tuple[int, ...], k_factor: int = 0) -> None:
         self.name = f"faiss {name}"
         self.recipe = factory + (f", k_factor {k_factor}" if k_factor else "")
-        self.effort = "efSearch" if "HNSW" in factory else "nprobe" if "IVF" in factory else "none"
-        self.efforts = efforts
+        self.parameter = "efSearch" if "HNSW" in factory else "nprobe" if "IVF" in factory else "none"
+        self.values = values
         self._factory = factory
         self._k_factor = k_factor
 
@@ -122,11 +122,11 @@ class Faiss:
         if self._k_factor:
             index.k_factor = self._k_factor
 
-        def search(queries: Vectors, k: int, effort: int) -> Rows:
-            if self.effort == "efSearch":
-                index.hnsw.efSearch = effort
-            elif self.effort == "nprobe":
-                faiss.extract_index_ivf(_below(index)).nprobe = effort
+        def search(queries: Vectors, k: int, value: int) -> Rows:
+            if self.parameter == "efSearch":
+                index.hnsw.efSearch = value
+            elif self.parameter == "nprobe":
+                faiss.extract_index_ivf(_below(index)).nprobe = value
             rows: Rows = index.search(queries, k)[1]
             return rows
 
@@ -140,15 +140,15 @@ def _below(index: Any) -> Any:
 
 
 class Autofaiss:
-    """autofaiss: the index that it chooses for the memory it may take, with the effort as the parameter."""
+    """autofaiss: the index that it chooses for the memory it may take, searched with its own parameter."""
 
     package: str | None = "autofaiss"
-    effort = "effort"
+    parameter = "effort"
 
-    def __init__(self, memory: str, efforts: tuple[int, ...]) -> None:
+    def __init__(self, memory: str, values: tuple[int, ...]) -> None:
         self.name = f"autofaiss {memory}"
         self.recipe = f'build_index(max_index_memory_usage="{memory}")'
-        self.efforts = efforts
+        self.values = values
         self._memory = memory
 
     def build(self, blocks: Callable[[], Iterable[Vectors]], count: int, dim: int, path: Path, threads: int) -> None:
@@ -173,8 +173,8 @@ class Autofaiss:
         space = faiss.ParameterSpace()
         name = "efSearch" if isinstance(index, faiss.IndexHNSW) else "nprobe"
 
-        def search(queries: Vectors, k: int, effort: int) -> Rows:
-            space.set_index_parameter(index, name, effort)
+        def search(queries: Vectors, k: int, value: int) -> Rows:
+            space.set_index_parameter(index, name, value)
             rows: Rows = index.search(queries, k)[1]
             return rows
 
@@ -185,8 +185,8 @@ class Hnswlib:
     """hnswlib: a graph over whole vectors in memory."""
 
     package: str | None = "hnswlib"
-    effort = "ef"
-    efforts = (16, 32, 64, 128, 256, 512)
+    parameter = "ef"
+    values = (16, 32, 64, 128, 256, 512)
 
     def __init__(self, links: int) -> None:
         self.name = f"hnswlib M {links}"
@@ -211,8 +211,8 @@ class Hnswlib:
         index = hnswlib.Index("ip", int(path.with_suffix(".dim").read_text("ascii")))
         index.load_index(str(path))
 
-        def search(queries: Vectors, k: int, effort: int) -> Rows:
-            index.set_ef(max(effort, k))
+        def search(queries: Vectors, k: int, value: int) -> Rows:
+            index.set_ef(max(value, k))
             return np.asarray(index.knn_query(queries, k, num_threads=1)[0], dtype=np.int64)
 
         return Loaded(search)
@@ -222,8 +222,8 @@ class Usearch:
     """usearch: a graph over vectors in memory, in the number format asked for."""
 
     package: str | None = "usearch"
-    effort = "expansion"
-    efforts = (16, 32, 64, 128, 256, 512)
+    parameter = "expansion"
+    values = (16, 32, 64, 128, 256, 512)
 
     def __init__(self, links: int, dtype: str) -> None:
         self.name = f"usearch M {links} {dtype}"
@@ -248,8 +248,8 @@ class Usearch:
 
         index: Any = Index.restore(str(path), view=False)
 
-        def search(queries: Vectors, k: int, effort: int) -> Rows:
-            index.expansion_search = effort
+        def search(queries: Vectors, k: int, value: int) -> Rows:
+            index.expansion_search = value
             found = index.search(queries, k, threads=1)
             keys = np.full((len(queries), k), -1, dtype=np.int64)
             given = np.atleast_2d(np.asarray(found.keys))

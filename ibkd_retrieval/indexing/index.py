@@ -19,10 +19,10 @@ from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss, read_structure_file
 from ibkd_retrieval.indexing.families.family import check_recall
 from ibkd_retrieval.indexing.families.search_params import (
-    effort_for,
     inner_index,
     is_graph,
     list_count,
+    params_for,
     search_structure,
     takes_selector,
 )
@@ -45,7 +45,7 @@ _FEW_ROWS = 64
 _HARDER = 4
 """How many times as many lists are visited when too little was found."""
 
-_GRAPH_EFFORTS = (10, 20, 40, 80, 160, 320, 640)
+_EF_SEARCH_STEPS = (10, 20, 40, 80, 160, 320, 640)
 
 
 class StoredIndex:
@@ -102,7 +102,7 @@ class StoredIndex:
             vectors: queries [q, dim].
             k: number of results.
             search_params: how hard to search. What it leaves open is taken from `defaults` and adapted to k
-                (`families.search_params.effort_for`); lists are added for a query that finds fewer than k.
+                (`families.search_params.params_for`); lists are added for a query that finds fewer than k.
             allowed: one bool a row [n]; only rows that hold True are found. Few of them (up to
                 `EXACT_ALLOWED_ROWS`) are compared exactly; of more, an approximate index visits as many times more
                 lists as rows are shut out.
@@ -153,21 +153,21 @@ class StoredIndex:
         exact._structure, exact.is_scanned = None, True
         return exact
 
-    def effort(self, k: int, given: SearchParams | None = None) -> SearchParams:
+    def search_params(self, k: int, given: SearchParams | None = None) -> SearchParams:
         """The settings that a search for `k` results follows where the caller gives `given`.
 
         Raises:
             UserError: the index has no such setting.
         """
         given = given or SearchParams()
-        self._check_effort(given)
+        self._check_search_params(given)
         if self.manifest.search.is_exact or self.is_scanned:
             return SearchParams()
         rows = self.manifest.rows
-        return effort_for(self._structure, self.defaults, given, min(k, rows), rows, max(1, len(self)))
+        return params_for(self._structure, self.defaults, given, min(k, rows), rows, max(1, len(self)))
 
-    def efforts(self) -> tuple[SearchParams, ...]:
-        """Settings from the least effort to the most, each twice the one before; none where there is nothing to set."""
+    def search_params_grid(self) -> tuple[SearchParams, ...]:
+        """Search parameters from fast to thorough, each twice the one before; empty if there are none to set."""
         if self.manifest.search.is_exact or self.is_scanned:
             return ()
         lists = list_count(self._structure)
@@ -175,7 +175,7 @@ class StoredIndex:
             steps = [2**power for power in range(lists.bit_length()) if 2**power < lists]
             return tuple(SearchParams(nprobe=nprobe) for nprobe in (*steps, lists))
         if is_graph(self._structure):
-            return tuple(SearchParams(ef_search=kept) for kept in _GRAPH_EFFORTS)
+            return tuple(SearchParams(ef_search=kept) for kept in _EF_SEARCH_STEPS)
         return ()
 
     def defaults_for(self, recall: float) -> SearchParams:
@@ -190,7 +190,7 @@ class StoredIndex:
         own = [point for point in self.manifest.operating_points if point.structure is None]
         good = [point for point in own if reaches(point, recall)]
         if good:
-            return min(good, key=lambda point: point.milliseconds).effort
+            return min(good, key=lambda point: point.milliseconds).search_params
         best = max((point.recall_at_10 for point in own), default=None)
         known = (
             "no setting of it was measured"
@@ -233,16 +233,16 @@ class StoredIndex:
         Where a filter goes with the topic, the lists or nodes near a query may hold few documents that pass, however
         many there are. Who says how hard to search gets what that finds, unless it is nothing.
         """
-        effort = effort_for(self._structure, self.defaults, given, k, self.manifest.rows, left)
+        params = params_for(self._structure, self.defaults, given, k, self.manifest.rows, left)
         selector = None if allowed is None else _selector(allowed)
-        scores, rows = search_structure(self._structure, queries, k, effort, self._vectors, selector)
+        scores, rows = search_structure(self._structure, queries, k, params, self._vectors, selector)
         own_choice = given.nprobe is None and given.ef_search is None
         lists = list_count(self._structure) or 0
         short = np.flatnonzero(rows[:, k - 1 if own_choice else 0] < 0)
-        while len(short) and own_choice and (effort.nprobe or lists) < lists:
-            effort = replace(effort, nprobe=min(lists, _HARDER * (effort.nprobe or 1)))
+        while len(short) and own_choice and (params.nprobe or lists) < lists:
+            params = replace(params, nprobe=min(lists, _HARDER * (params.nprobe or 1)))
             scores[short], rows[short] = search_structure(
-                self._structure, queries[short], k, effort, self._vectors, selector
+                self._structure, queries[short], k, params, self._vectors, selector
             )
             short = short[rows[short, k - 1] < 0]
         if len(short):
@@ -355,9 +355,9 @@ class StoredIndex:
             raise UserError("A query vector is not finite (NaN or infinity): the model that made it is damaged.")
         if k < 1:
             raise UserError(f"The number of results must be at least 1, not {k}.")
-        self._check_effort(given)
+        self._check_search_params(given)
 
-    def _check_effort(self, given: SearchParams) -> None:
+    def _check_search_params(self, given: SearchParams) -> None:
         if given == SearchParams():
             return
         if self.manifest.search.is_exact:

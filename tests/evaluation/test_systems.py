@@ -65,7 +65,7 @@ def test_agreement_is_with_the_first_system(results, world):
     assert results["student"].agreement.rbo < results["teacher ivf-pq"].agreement.rbo < 1
 
 
-def test_an_effort_curve_ends_in_all_lists_and_finds_more_on_the_way(results, compared):
+def test_a_tradeoff_curve_ends_in_all_lists_and_finds_more_on_the_way(results, compared):
     data, _ = compared
     assert results["teacher"].tradeoff_curve == ()
     curve = results["teacher ivf-pq"].tradeoff_curve

@@ -205,14 +205,14 @@ def _result(row, first_row, columns, metrics, data_set, rng):
     base_p50 = first_row[5] + first_row[6]
     curve = ()
     if family != "flat":
-        efforts = (1, 2, 4, 8, 16, 32, 64, 128)
+        steps = (1, 2, 4, 8, 16, 32, 64, 128)
         recalls = 1 - np.exp(-0.75 * np.arange(1, 9) ** (0.8 if family == "ivf-pq" else 1.1))
         curve = tuple(
             TradeoffPoint(
-                None if family == "hnsw" else effort, effort if family == "hnsw" else None, float(recall),
-                0.05 + effort * 0.01, float(recall) * scores[metrics[0]].mean,
+                None if family == "hnsw" else step, step if family == "hnsw" else None, float(recall),
+                0.05 + step * 0.01, float(recall) * scores[metrics[0]].mean,
             )
-            for effort, recall in zip(efforts, recalls, strict=True)
+            for step, recall in zip(steps, recalls, strict=True)
         )  # fmt: skip
     return SystemResult(
         index=f"{data_set}-{family}",

@@ -33,23 +33,23 @@ def test_any_index_can_be_searched_exactly(folder, family):
     assert rows.tolist() == np.argsort(-(QUERIES @ VECTORS.T), axis=1, kind="stable")[:, :10].tolist()
 
 
-def test_the_effort_in_force_is_the_one_given_or_the_indexs_own_and_grows_with_k(folder):
+def test_the_search_params_in_force_are_those_given_or_the_indexs_own_and_grow_with_k(folder):
     index = open_index(folder / "ivf-pq")
     own = index.manifest.search
-    assert index.effort(1, SearchParams(nprobe=3)) == SearchParams(3, own.refine)
-    assert index.effort(1) == own
-    assert index.effort(1000).nprobe == 12
-    assert open_index(folder / "flat").effort(10) == SearchParams()
-    assert open_index(folder / "hnsw").effort(10, SearchParams(ef_search=33)).ef_search == 33
+    assert index.search_params(1, SearchParams(nprobe=3)) == SearchParams(3, own.refine)
+    assert index.search_params(1) == own
+    assert index.search_params(1000).nprobe == 12
+    assert open_index(folder / "flat").search_params(10) == SearchParams()
+    assert open_index(folder / "hnsw").search_params(10, SearchParams(ef_search=33)).ef_search == 33
     with pytest.raises(UserError, match="no HNSW graph"):
-        index.effort(10, SearchParams(ef_search=4))
+        index.search_params(10, SearchParams(ef_search=4))
 
 
-def test_efforts_double_up_to_all_there_is(folder):
-    assert [each.nprobe for each in open_index(folder / "ivf-pq").efforts()] == [1, 2, 4, 8, 12]
-    kept = [each.ef_search for each in open_index(folder / "hnsw").efforts()]
+def test_the_search_params_grid_doubles_up_to_all_there_is(folder):
+    assert [each.nprobe for each in open_index(folder / "ivf-pq").search_params_grid()] == [1, 2, 4, 8, 12]
+    kept = [each.ef_search for each in open_index(folder / "hnsw").search_params_grid()]
     assert all(high == 2 * low for low, high in pairwise(kept))
-    assert open_index(folder / "flat").efforts() == ()
+    assert open_index(folder / "flat").search_params_grid() == ()
 
 
 def test_cut_vectors_are_of_unit_length_where_the_whole_ones_were():

@@ -163,10 +163,12 @@ def test_the_cheapest_measured_setting_that_reaches_a_recall_is_given(index: Sto
     best = max(point.recall_at_10 for point in points)
     promised = 2 * best - 1 - 1e-9
     chosen = index.defaults_for(promised)
-    (of_chosen,) = [point for point in points if point.effort == chosen]
+    (of_chosen,) = [point for point in points if point.search_params == chosen]
     assert of_chosen.recall_at_10 == best
     cheap = index.defaults_for(0.01)
-    assert cheap == min((p for p in points if p.recall_at_10 >= 0.505), key=lambda point: point.milliseconds).effort
+    assert (
+        cheap == min((p for p in points if p.recall_at_10 >= 0.505), key=lambda point: point.milliseconds).search_params
+    )
     if best < 1:
         with pytest.raises(UserError, match=f"the best measured finds {best:.4g}"):
             index.defaults_for(1.0)
@@ -186,7 +188,7 @@ def test_the_cheapest_measured_setting_that_reaches_a_recall_is_given(index: Sto
     k=st.integers(1, 1300),
     seed=st.integers(0, 99),
 )
-def test_any_vectors_searched_with_all_effort_give_the_exact_scores(name, count, dim, repeated, zeros, k, seed):
+def test_any_vectors_searched_exhaustively_give_the_exact_scores(name, count, dim, repeated, zeros, k, seed):
     generator = np.random.default_rng(seed)
     table = clustered(count, dim, seed)
     table[generator.random(count) < repeated] = table[0]
@@ -196,9 +198,9 @@ def test_any_vectors_searched_with_all_effort_give_the_exact_scores(name, count,
     with tempfile.TemporaryDirectory() as folder:
         build_index(table_corpus(count), TableEncoder(table), Path(folder) / "i", family=family, shard_size=400)
         index = open_index(Path(folder) / "i")
-        effort = {"ef_search": count} if name == "hnsw" else {"nprobe": count}
-        effort |= {} if name in ("hnsw", "ivf-flat") else {"refine": count}
-        scores, rows = index.search(queries, k, SearchParams(**effort))
+        params = {"ef_search": count} if name == "hnsw" else {"nprobe": count}
+        params |= {} if name in ("hnsw", "ivf-flat") else {"refine": count}
+        scores, rows = index.search(queries, k, SearchParams(**params))
     assert scores.shape == rows.shape == (3, k)
     for query in range(3):
         kept = rows[query] >= 0

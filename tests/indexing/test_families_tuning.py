@@ -25,7 +25,7 @@ def test_the_family_chosen_fits_the_memory_and_reaches_the_recall_on_queries_not
     assert all(point.bytes_per_vector <= 60 for point in choice.points)
     assert len(listener.said) == len(choice.points) + 1
     built = choice.family.build(vectors, SILENT)
-    (chosen,) = [point for point in built.operating_points if point.effort == built.search]
+    (chosen,) = [point for point in built.operating_points if point.search_params == built.search]
     assert reaches(chosen, 0.9)
 
 

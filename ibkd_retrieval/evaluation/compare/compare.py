@@ -224,7 +224,7 @@ def _searcher(system: PlannedSystem, known: dict[str, Encoder], computing: Compu
         progress=progress,
     )
     # Settings that the index does not have are refused here, and not by the first search.
-    searcher.index.effort(1, asked.search_params)
+    searcher.index.search_params(1, asked.search_params)
     return searcher
 
 

@@ -161,7 +161,7 @@ def _data_set(
         results[name] = SystemResult(
             index=searcher.index.folder.resolve().name,
             factory=searcher.index.manifest.factory,
-            search=searcher.index.effort(OVERLAP_DEPTH, searcher.search_params),
+            search=searcher.index.search_params(OVERLAP_DEPTH, searcher.search_params),
             missing_queries=ranking.evaluation.missing,
             scores=statistics.scores[data.name][name],
             contrasts=statistics.contrasts[data.name][name],

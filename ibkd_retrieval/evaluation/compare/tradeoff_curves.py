@@ -47,7 +47,7 @@ def tradeoff_curves(
         (name, place): _with_params(searcher, replace(params, refine=searcher.search_params.refine))
         for name, searcher in data.searchers.items()
         if name in nearest
-        for place, params in enumerate(searcher.index.efforts())
+        for place, params in enumerate(searcher.index.search_params_grid())
     }
     if not points:
         return dict.fromkeys(data.searchers, ())

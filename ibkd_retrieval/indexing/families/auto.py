@@ -20,7 +20,7 @@ from ibkd_retrieval.indexing.families.ivf_pq import IvfPq
 from ibkd_retrieval.indexing.families.rabitq import RaBitQ
 from ibkd_retrieval.indexing.families.search_params import is_graph, list_count
 from ibkd_retrieval.indexing.families.sq8 import Sq8
-from ibkd_retrieval.indexing.families.trial import Trial, describe, efforts_for, measured, reaches, trial_of
+from ibkd_retrieval.indexing.families.trial import Trial, describe, measured, params_to_try, reaches, trial_of
 from ibkd_retrieval.indexing.format.manifest import OperatingPoint
 from ibkd_retrieval.indexing.vectors.source import ArrayVectors, VectorSource, sample_rows
 from ibkd_retrieval.progress import SILENT, Progress
@@ -54,7 +54,7 @@ def choose(
     """Choose the family that finds enough within a budget.
 
     Families that would take more than `bytes_per_vector` are left out at once. The others are built on a random sample
-    of at most `SAMPLED_VECTORS`, and searched with growing effort until they find enough. Time is scaled to all
+    of at most `SAMPLED_VECTORS`, and searched ever more thoroughly until they find enough. Time is scaled to all
     vectors: with their number for a flat index, with its root for inverted lists, with its logarithm for a graph.
     Under a limit of memory alone, or none, the fastest wins; under one of time, the smallest that is fast enough.
 
@@ -116,7 +116,7 @@ def _candidates(dim: int) -> Iterator[Family]:
 def _points(
     family: Family, sample: ArrayVectors, trial: Trial, recall: float, growth: float
 ) -> Iterator[OperatingPoint]:
-    """Build `family` on a sample and measure it with growing effort until it finds enough."""
+    """Build `family` on a sample and measure it with ever more thorough search parameters until it finds enough."""
     if isinstance(family, Flat):
         point = measured(family.build(sample, SILENT).index, sample, trial, SearchParams())
         # Rounding of equal scores is no miss.
@@ -127,11 +127,11 @@ def _points(
     index = built.index
     scale = 1 + math.log(growth) / math.log(sample.count) if is_graph(index) else math.sqrt(growth)
     refinements = (0,) if isinstance(family, Hnsw | IvfFlat) else (0, 2) if isinstance(family, Sq8) else None
-    for group in efforts_for(index, SearchParams(), refinements):
-        for effort in group:
-            point = measured(index, sample, trial, effort)
+    for group in params_to_try(index, SearchParams(), refinements):
+        for params in group:
+            point = measured(index, sample, trial, params)
             yield replace(point, milliseconds=round(scale * point.milliseconds, 4), structure=built.factory)
-        if reaches(point, recall) or (effort.nprobe or 0) >= (list_count(index) or math.inf):
+        if reaches(point, recall) or (params.nprobe or 0) >= (list_count(index) or math.inf):
             return
 
 

@@ -18,7 +18,7 @@ from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range, check_recall
 from ibkd_retrieval.indexing.families.inverted import add, parsed, reason, train
 from ibkd_retrieval.indexing.families.search_params import inner_index, is_graph, list_count
-from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, efforts_for, trial_of, try_settings
+from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, params_to_try, trial_of, try_settings
 from ibkd_retrieval.indexing.vectors.source import VectorSource
 from ibkd_retrieval.progress import Progress
 
@@ -159,7 +159,7 @@ class Factory:
         sample = max(64 * (lists or 0), _TRAINING_VECTORS)
         train(index, self.factory, vectors, sample, self.seed, progress, device)
         add(index, vectors, progress)
-        efforts = efforts_for(index, SearchParams(self.nprobe, self.refine, self.ef_search), (0, 2, 4, 8, 16, 32))
+        grid = params_to_try(index, SearchParams(self.nprobe, self.refine, self.ef_search), (0, 2, 4, 8, 16, 32))
         trial = trial_of(vectors, None, self.seed)
-        search, points = try_settings(index, vectors, trial, efforts, self.recall, progress)
+        search, points = try_settings(index, vectors, trial, grid, self.recall, progress)
         return BuiltStructure(index, self.factory, search, points)

@@ -14,7 +14,7 @@ from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss
 from ibkd_retrieval.indexing.families.centroids import place_centroids
 from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS, BuiltStructure, Family, check_range, check_recall
 from ibkd_retrieval.indexing.families.flat import Flat
-from ibkd_retrieval.indexing.families.trial import efforts_for, trial_of, try_settings
+from ibkd_retrieval.indexing.families.trial import params_to_try, trial_of, try_settings
 from ibkd_retrieval.indexing.gpu import training_on
 from ibkd_retrieval.indexing.vectors.source import VectorSource, sample_rows
 from ibkd_retrieval.progress import Progress
@@ -123,9 +123,9 @@ def build_inverted(
     index = parsed(factory, vectors.dim)
     train(index, factory, vectors, max(64 * lists, training), options.seed, progress, device)
     add(index, vectors, progress)
-    efforts = efforts_for(index, SearchParams(options.nprobe, options.refine), refinements)
+    grid = params_to_try(index, SearchParams(options.nprobe, options.refine), refinements)
     trial = trial_of(vectors, None, options.seed)
-    search, points = try_settings(index, vectors, trial, efforts, options.recall, progress)
+    search, points = try_settings(index, vectors, trial, grid, options.recall, progress)
     return BuiltStructure(index, factory, search, points)
 
 

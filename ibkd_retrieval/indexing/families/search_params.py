@@ -64,7 +64,7 @@ def is_graph(index: Any) -> bool:
     return _kind(index).is_graph
 
 
-def effort_for(
+def params_for(
     index: Any, defaults: SearchParams, given: SearchParams, k: int, count: int, allowed: int
 ) -> SearchParams:
     """The settings of one search: those given, or the index's own, which were chosen for ten results, adapted to k.
@@ -101,15 +101,15 @@ def effort_for(
     return SearchParams(refine=refine)
 
 
-def set_defaults(index: Any, effort: SearchParams) -> None:
+def set_defaults(index: Any, params: SearchParams) -> None:
     """Write nprobe or ef_search into the structure itself, for programs that search it as it is."""
     inner = inner_index(index)
-    if effort.nprobe is not None and list_count(index) is not None:
-        inner.nprobe = effort.nprobe
+    if params.nprobe is not None and list_count(index) is not None:
+        inner.nprobe = params.nprobe
         if _kind(index).has_graph_over_lists:
-            load_faiss().downcast_index(inner.quantizer).hnsw.efSearch = _nodes_for(effort.nprobe)
-    if effort.ef_search is not None and is_graph(index):
-        inner.hnsw.efSearch = effort.ef_search
+            load_faiss().downcast_index(inner.quantizer).hnsw.efSearch = _nodes_for(params.nprobe)
+    if params.ef_search is not None and is_graph(index):
+        inner.hnsw.efSearch = params.ef_search
 
 
 def _nodes_for(nprobe: int) -> int:
@@ -134,7 +134,7 @@ def search_structure(
     index: Any,
     queries: NDArray[np.float32],
     k: int,
-    effort: SearchParams,
+    params: SearchParams,
     vectors: VectorSource,
     selector: Any = None,
 ) -> Found:
@@ -144,18 +144,18 @@ def search_structure(
         index: a faiss index.
         queries: [q, dim].
         k: number of results.
-        effort: what of it the structure does not know is ignored; refine 0 or None gives the structure's own scores.
+        params: what of it the structure does not know is ignored; refine 0 or None gives the structure's own scores.
         vectors: the exact vectors.
         selector: a faiss IDSelector of the rows that may be found, None for all.
 
     Returns:
         Scores [q, k], not increasing, and rows [q, k], padded with -1 (whose scores mean nothing without refinement).
     """
-    candidates = min(k * max(1, effort.refine or 1), vectors.count)
+    candidates = min(k * max(1, params.refine or 1), vectors.count)
     if is_on_gpu(inner_index(index)):
         candidates = max(k, min(candidates, MOST_RESULTS))
-    parameters = _parameters(index, effort, max(k, candidates), selector)
-    if not effort.refine:
+    parameters = _parameters(index, params, max(k, candidates), selector)
+    if not params.refine:
         scores, rows = index.search(queries, k, params=parameters)
         return scores, rows
     results = []
@@ -168,14 +168,14 @@ def search_structure(
     return np.concatenate([scores for scores, _ in results]), np.concatenate([rows for _, rows in results])
 
 
-def _parameters(index: Any, effort: SearchParams, candidates: int, selector: Any) -> Any:
+def _parameters(index: Any, params: SearchParams, candidates: int, selector: Any) -> Any:
     faiss = load_faiss()
     if list_count(index) is not None:
-        parameters = faiss.SearchParametersIVF(nprobe=effort.nprobe or 1, sel=selector)
+        parameters = faiss.SearchParametersIVF(nprobe=params.nprobe or 1, sel=selector)
         if _kind(index).has_graph_over_lists:
-            parameters.quantizer_params = faiss.SearchParametersHNSW(efSearch=_nodes_for(effort.nprobe or 1))
+            parameters.quantizer_params = faiss.SearchParametersHNSW(efSearch=_nodes_for(params.nprobe or 1))
     elif is_graph(index):
-        parameters = faiss.SearchParametersHNSW(efSearch=max(effort.ef_search or 1, candidates), sel=selector)
+        parameters = faiss.SearchParametersHNSW(efSearch=max(params.ef_search or 1, candidates), sel=selector)
     elif selector is not None:
         parameters = faiss.SearchParameters(sel=selector)
     else:

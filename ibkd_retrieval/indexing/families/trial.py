@@ -57,7 +57,7 @@ def try_settings(
     index: Any,
     vectors: VectorSource,
     trial: Trial,
-    efforts: Sequence[Sequence[SearchParams]],
+    grid: Sequence[Sequence[SearchParams]],
     recall: float,
     progress: Progress,
 ) -> tuple[SearchParams, tuple[OperatingPoint, ...]]:
@@ -67,7 +67,7 @@ def try_settings(
         index: the faiss index.
         vectors: the exact vectors.
         trial: what to search for.
-        efforts: settings in groups, from cheap to dear; the group in which the last one suffices is the last tried.
+        grid: settings in groups, from cheap to dear; the group in which the last one suffices is the last tried.
         recall: share of the exact ten nearest to find.
         progress: told of each setting and of a target that was missed.
 
@@ -76,9 +76,9 @@ def try_settings(
     """
     points: list[OperatingPoint] = []
     with progress.task("Trying search settings", None, "settings") as task:
-        for group in efforts:
-            for effort in group:
-                points.append(measured(index, vectors, trial, effort))
+        for group in grid:
+            for params in group:
+                points.append(measured(index, vectors, trial, params))
                 task.advance(1, f"{describe(points[-1])}: recall@10 {points[-1].recall_at_10:.3f}")
             if reaches(points[-1], recall):
                 break
@@ -90,7 +90,7 @@ def try_settings(
             f"This index finds {chosen.recall_at_10:.1%} of the exact ten nearest documents at {describe(chosen)}, "
             "the best of what was tried."
         )
-    return chosen.effort, tuple(points)
+    return chosen.search_params, tuple(points)
 
 
 def reaches(point: OperatingPoint, recall: float) -> bool:
@@ -102,21 +102,23 @@ def reaches(point: OperatingPoint, recall: float) -> bool:
     return point.recall_at_10 >= (1 + recall) / 2
 
 
-def measured(index: Any, vectors: VectorSource, trial: Trial, effort: SearchParams) -> OperatingPoint:
+def measured(index: Any, vectors: VectorSource, trial: Trial, params: SearchParams) -> OperatingPoint:
     """Search with one setting and compare with the exact answers."""
     start = time.perf_counter()
-    found = search_structure(index, trial.queries, min(NEIGHBOURS + 1, vectors.count), effort, vectors)[1]
+    found = search_structure(index, trial.queries, min(NEIGHBOURS + 1, vectors.count), params, vectors)[1]
     milliseconds = 1000 * (time.perf_counter() - start) / len(trial.queries)
     return OperatingPoint(
-        nprobe=effort.nprobe,
-        refine=effort.refine,
+        nprobe=params.nprobe,
+        refine=params.refine,
         recall_at_10=round(_recall(_neighbours(trial.own, found), trial.nearest), 4),
         milliseconds=round(milliseconds, 4),
-        ef_search=effort.ef_search,
+        ef_search=params.ef_search,
     )
 
 
-def efforts_for(index: Any, fixed: SearchParams, refinements: Sequence[int] | None = None) -> list[list[SearchParams]]:
+def params_to_try(
+    index: Any, fixed: SearchParams, refinements: Sequence[int] | None = None
+) -> list[list[SearchParams]]:
     """The settings worth trying, from cheap to dear, with those of `fixed` that are not None as they are.
 
     Args:

@@ -102,7 +102,7 @@ class OperatingPoint:
     bytes_per_vector: float | None = None
 
     @property
-    def effort(self) -> SearchParams:
+    def search_params(self) -> SearchParams:
         """The setting alone."""
         return SearchParams(self.nprobe, self.refine, self.ef_search)
 
