@@ -123,7 +123,7 @@ def systems(folder: Path, sample: list[str], threads: int) -> dict[str, Encode]:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from ibkd_retrieval.encoders.autotune.choice import Way, candidates
+    from ibkd_retrieval.encoders.autotune.choice import BackendConfig, candidates
     from ibkd_retrieval.encoders.autotune.cpu import bfloat16_is_fast
     from ibkd_retrieval.encoders.encoder import Encoder
 
@@ -134,17 +134,17 @@ def systems(folder: Path, sample: list[str], threads: int) -> dict[str, Encode]:
             found[f"sentence-transformers {name}"] = sentence_transformers_loop(peer)
             if dtype != torch.float32:
                 found[f"sorted loop {name}"] = sorted_loop(peer)
-    for way in candidates("cpu"):
-        if way.backend != "torch" and threads == 1:
+    for config in candidates("cpu"):
+        if config.backend != "torch" and threads == 1:
             continue
         # One file of weights for each model: int8 of openvino is calibrated on the first texts.
-        encoder = Encoder.load(str(folder), device="cpu", backend=way.backend, dtype=way.dtype, sample=sample)
-        if way.backend == "torch":
-            found[f"ibkd {way}"] = encoder.encode
+        encoder = Encoder.load(str(folder), device="cpu", backend=config.backend, dtype=config.dtype, sample=sample)
+        if config.backend == "torch":
+            found[f"ibkd {config}"] = encoder.encode
         else:
-            found[f"plain {way} loop"] = plain_loop(encoder)
-        if way == Way("openvino", "bfloat16"):
-            found[f"ibkd {way}"] = encoder.encode
+            found[f"plain {config} loop"] = plain_loop(encoder)
+        if config == BackendConfig("openvino", "bfloat16"):
+            found[f"ibkd {config}"] = encoder.encode
     return found
 
 

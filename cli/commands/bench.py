@@ -59,7 +59,7 @@ def bench_encode(
     if json:
         print_json(found.to_json())
         return
-    print_table(_table(found.ways))
+    print_table(_table(found.configs))
     stdout().print(_legend(), soft_wrap=True)
     for choice in found.choices.values():
         stdout().print(choice.reason, soft_wrap=True)
@@ -93,7 +93,7 @@ def _table(found: Sequence[Speed]) -> Table:
     for speed in found:
         share = speed.share_of_peak
         table.add_row(
-            str(speed.way),
+            str(speed.config),
             f"{speed.long_per_second:,.1f}",
             f"{speed.short_per_second:,.1f}",
             *(f"{speed.queries[n].p50:.2f} ms" for n in lengths),

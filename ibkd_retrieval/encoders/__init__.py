@@ -1,1 +1,1 @@
-"""Text to vectors: loading, batching, encoding, and how a student is born."""
+"""Text to vectors: models are loaded, texts are batched and encoded, and students are initialised."""

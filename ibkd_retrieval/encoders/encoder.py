@@ -24,7 +24,7 @@ from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_tra
 from ibkd_retrieval.encoders.prompts import set_prompts, word_on_prompts
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
 from ibkd_retrieval.encoders.students import is_static, keep_leading_dimensions
-from ibkd_retrieval.encoders.threads import lane_count, side_by_side
+from ibkd_retrieval.encoders.threads import side_by_side, thread_count
 from ibkd_retrieval.encoders.tokens import (
     check_ids,
     cut_to_length,
@@ -379,7 +379,7 @@ class Encoder:
         """How many batches are in memory together while many texts are encoded."""
         # The other backends share their threads out themselves.
         alone = self._static or self._run == "whole"
-        return lane_count() if self.backend == "torch" and self.device == "cpu" and not alone else 1
+        return thread_count() if self.backend == "torch" and self.device == "cpu" and not alone else 1
 
     def _encode_window(self, window: TokenWindow, out: NDArray[np.float32], progress: Task | None) -> None:
         backend = self._backend

@@ -1,7 +1,7 @@
-"""Batches computed side by side, each by a thread with its own part of the cores.
+"""Batches computed in parallel threads, each with an equal part of the cores.
 
-All cores on one batch wait for the slowest at the end of every operation, and share what is too small to be shared
-well, such as the attention of a few texts. With batches of their own they wait for nothing.
+When all cores compute one batch, they wait for the slowest after every operation. Small operations, such as the
+attention of a few texts, do not divide well. With a batch per thread, no thread waits for another.
 """
 
 from __future__ import annotations
@@ -16,47 +16,48 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Every lane holds a batch in memory.
+# Every thread holds a batch in memory.
 _MOST = 4
-# Items a lane that are computed or wait before the result of the first of them is taken.
+# Items per thread that are computed or queued before the first result is taken.
 _AHEAD = 2
 
 
-def lane_count(threads: int | None = None) -> int:
-    """How many batches are computed at once by `threads`; by this thread's share of the cores where None.
+def thread_count(cores: int | None = None) -> int:
+    """Return how many batches to compute at once on `cores`; None stands for the cores that torch uses here.
 
-    As many as leave fewest of the threads idle. Lanes have equal parts of them: with unequal ones, a vector's bits
-    would depend on which lane was free first. So 7 threads make 3 lanes of 2, and one idles, or tokenises meanwhile.
+    The count leaves the fewest cores idle. All threads have equally many cores: with unequal parts, the bits of a
+    vector would depend on which thread was free first. So 7 cores make 3 threads of 2 cores, and one core is idle or
+    tokenises.
     """
-    if threads is None:
+    if cores is None:
         import torch
 
-        threads = torch.get_num_threads()
-    several = range(2, min(threads, _MOST) + 1)
-    return max(several, key=lambda lanes: (threads // lanes * lanes, lanes), default=1)
+        cores = torch.get_num_threads()
+    several = range(2, min(cores, _MOST) + 1)
+    return max(several, key=lambda threads: (cores // threads * threads, threads), default=1)
 
 
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:
-    """`work` for every item, in their order: as many as fill all lanes equally side by side, the rest one by one.
+    """Compute `work` for every item and yield the results in order, in parallel threads where possible.
 
-    The last may be a small one, and never is among the first. Which item is computed by how many threads depends on
-    their number alone, so that equal calls give equal bits. Few are begun before they are asked for, and none after the
-    generator is closed.
+    Every thread computes equally many items. The rest is computed one by one on all cores. The last item is always in
+    the rest, because it may be a small batch. The number of items alone decides how many cores compute an item, so
+    equal calls give equal bits. Few items are started ahead, and none after the generator is closed.
     """
-    lanes = lane_count()
-    together = max(0, len(items) - 1) // lanes * lanes if lanes > 1 else 0
+    threads = thread_count()
+    together = max(0, len(items) - 1) // threads * threads if threads > 1 else 0
     if together:
-        yield from _in_lanes(work, items[:together], lanes)
+        yield from _in_threads(work, items[:together], threads)
     yield from map(work, items[together:])
 
 
-def _in_lanes(work: Callable[[Item], Result], items: Sequence[Item], lanes: int) -> Generator[Result, None, None]:
-    pool = _own_pool(lanes)
+def _in_threads(work: Callable[[Item], Result], items: Sequence[Item], threads: int) -> Generator[Result, None, None]:
+    pool = _own_pool(threads)
     under_way: deque[Future[Result]] = deque()
     try:
         for item in items:
             under_way.append(pool.submit(work, item))
-            if len(under_way) == _AHEAD * lanes:
+            if len(under_way) == _AHEAD * threads:
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
@@ -66,10 +67,10 @@ def _in_lanes(work: Callable[[Item], Result], items: Sequence[Item], lanes: int)
 
 
 class _Pools(threading.local):
-    """The lanes of each thread that encodes, by their number, its number of threads, and the process.
+    """The thread pools of the current thread, by number of threads, number of cores and process id.
 
-    Two threads that shared lanes would wait for each other's batches. A pool that nothing refers to ends its threads,
-    so those of a thread end with it. A forked process has its own: its parent's threads did not come along.
+    Two callers never share a pool, because each would wait for the batches of the other. A pool ends with the thread
+    that owns it. A forked process makes its own pools, because threads do not survive a fork.
     """
 
     def __init__(self) -> None:
@@ -79,31 +80,31 @@ class _Pools(threading.local):
 _POOLS = _Pools()
 
 
-def _own_pool(lanes: int) -> ThreadPoolExecutor:
+def _own_pool(threads: int) -> ThreadPoolExecutor:
     import torch
 
-    threads = torch.get_num_threads()
-    key = lanes, threads, os.getpid()
+    cores = torch.get_num_threads()
+    key = threads, cores, os.getpid()
     if key not in _POOLS.made:
-        _POOLS.made[key] = _new_pool(lanes, threads)
+        _POOLS.made[key] = _new_pool(threads, cores)
     return _POOLS.made[key]
 
 
-def _new_pool(lanes: int, threads: int) -> ThreadPoolExecutor:
-    """Threads that run torch's operations in an equal part of `threads` each."""
+def _new_pool(threads: int, cores: int) -> ThreadPoolExecutor:
+    """Start `threads` threads that run the operations of torch on an equal part of `cores`."""
     import torch
 
-    pool = ThreadPoolExecutor(lanes, thread_name_prefix="encoding")
-    started = threading.Barrier(lanes + 1)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="encoding")
+    started = threading.Barrier(threads + 1)
 
     def begin() -> None:
-        # A thread that is new to torch takes the number that any thread has set last, at its first use of it.
+        # At its first call, torch gives a new thread the number that any thread has set last.
         torch.get_num_threads()
-        torch.set_num_threads(threads // lanes)
+        torch.set_num_threads(cores // threads)
         started.wait()
 
-    for _ in range(lanes):
+    for _ in range(threads):
         pool.submit(begin)
     started.wait()
-    torch.set_num_threads(threads)  # For threads to come; all that are there keep their own.
+    torch.set_num_threads(cores)  # For later threads. Existing ones keep their number.
     return pool

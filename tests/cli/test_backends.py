@@ -71,11 +71,13 @@ def test_what_was_measured_best_is_taken_by_the_next_command(shell, teacher, bei
 
     monkeypatch.setattr("ibkd_retrieval.indexing.building.encoding._LARGE", 100)
     monkeypatch.setattr(
-        choice, "candidates", lambda device: [choice.Way("torch", "float32"), choice.Way("onnx", "float32")]
+        choice,
+        "candidates",
+        lambda device: [choice.BackendConfig("torch", "float32"), choice.BackendConfig("onnx", "float32")],
     )
     slow = choice.fastest
     monkeypatch.setattr(
-        choice, "fastest", lambda measured, purpose: choice.Choice(measured[1].way, slow(measured, purpose).reason)
+        choice, "fastest", lambda measured, purpose: choice.Choice(measured[1].config, slow(measured, purpose).reason)
     )
     first = shell.must("index", "--corpus", beir, "--model", teacher, "--output", "first")
     assert "documents/s" in first.err
@@ -138,29 +140,29 @@ def remembering(fresh, teacher, monkeypatch):
     """Have `--backend auto` take onnx for documents."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    from ibkd_retrieval.encoders.autotune.choice import Way, remember_choice
+    from ibkd_retrieval.encoders.autotune.choice import BackendConfig, remember_choice
     from ibkd_retrieval.encoders.encoder import Encoder
 
     def remember():
         encoder = Encoder.load(str(teacher))
         with monkeypatch.context() as patched:
             patched.setenv("XDG_CACHE_HOME", fresh.environment()["XDG_CACHE_HOME"])
-            remember_choice(encoder.weight_hash, encoder.device, "documents", Way("onnx", "float32"))
+            remember_choice(encoder.weight_hash, encoder.device, "documents", BackendConfig("onnx", "float32"))
 
     return remember
 
 
-def test_a_remembered_way_that_fails_is_told_of_and_torch_taken(teacher, tmp_path, monkeypatch):
+def test_a_remembered_configuration_that_fails_is_told_of_and_torch_taken(teacher, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from ibkd_retrieval.encoders.autotune.choice import Way, remember_choice
+    from ibkd_retrieval.encoders.autotune.choice import BackendConfig, remember_choice
     from ibkd_retrieval.encoders.autotune.load import load_encoder
     from ibkd_retrieval.encoders.encoder import Encoder
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     load = Encoder.load
     encoder = load(str(teacher), device="cpu")
-    remember_choice(encoder.weight_hash, encoder.device, "documents", Way("onnx", "float32"))
+    remember_choice(encoder.weight_hash, encoder.device, "documents", BackendConfig("onnx", "float32"))
 
     def loaded(name, *, backend, **settings):
         if backend == "onnx":

@@ -9,7 +9,7 @@ from ibkd_retrieval.encoders.autotune import choice
 
 
 @pytest.mark.slow
-def test_bench_encode_shows_every_way_and_what_to_choose(tmp_path_factory, teacher, beir):
+def test_bench_encode_shows_every_configuration_and_what_to_choose(tmp_path_factory, teacher, beir):
     # In a home of its own: what it chooses is taken by every later command of the same home.
     shell = Shell(tmp_path_factory.mktemp("bench"), tmp_path_factory.mktemp("home"))
     command = ("bench", "encode", "--model", teacher, "--corpus", beir, "--documents", 4, "--rounds", 1)

@@ -7,11 +7,11 @@ from helpers.tiny_models import sentences
 from ibkd_retrieval.encoders.autotune import cache as remembered
 from ibkd_retrieval.encoders.autotune import choice
 from ibkd_retrieval.encoders.autotune import cpu as machine
-from ibkd_retrieval.encoders.autotune.choice import Measured, Way, cosines_between, fastest, sample_texts
+from ibkd_retrieval.encoders.autotune.choice import BackendConfig, Measured, cosines_between, fastest, sample_texts
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.errors import WorkFailed
 
-EXACT = Measured(Way("torch", "float32"), 10.0, 0.010, 1.0, 1.0)
+EXACT = Measured(BackendConfig("torch", "float32"), 10.0, 0.010, 1.0, 1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -20,17 +20,17 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def test_the_fastest_that_keeps_the_vectors_is_taken_for_each_purpose():
-    near = Measured(Way("onnx", "float32"), 8.0, 0.005, 0.9999, 0.999)
-    half = Measured(Way("torch", "bfloat16"), 30.0, 0.011, 0.9995, 0.996)
-    assert fastest([EXACT, near, half], "documents").way == half.way
-    assert fastest([EXACT, near, half], "queries").way == near.way
+    near = Measured(BackendConfig("onnx", "float32"), 8.0, 0.005, 0.9999, 0.999)
+    half = Measured(BackendConfig("torch", "bfloat16"), 30.0, 0.011, 0.9995, 0.996)
+    assert fastest([EXACT, near, half], "documents").config == half.config
+    assert fastest([EXACT, near, half], "queries").config == near.config
 
 
 @pytest.mark.parametrize(("mean", "least"), [(0.9989, 0.998), (0.9995, 0.9949)])
 def test_a_faster_one_whose_vectors_differ_is_refused_by_name(mean, least):
-    rough = Measured(Way("onnx", "int8"), 40.0, 0.002, mean, least)
+    rough = Measured(BackendConfig("onnx", "int8"), 40.0, 0.002, mean, least)
     chosen = fastest([EXACT, rough], "documents")
-    assert chosen.way == EXACT.way
+    assert chosen.config == EXACT.config
     assert "onnx int8 would give 40 documents/s" in chosen.reason
     assert f"{least:.5f} at least" in chosen.reason
 
@@ -52,15 +52,17 @@ def test_cosines_are_those_of_the_formula():
 
 def test_measuring_tells_an_encoder_from_its_half_precision(bert):
     exact, half = (Encoder.load(str(bert), device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16"))
-    found = choice.measure({Way("torch", "float32"): exact, Way("torch", "bfloat16"): half}, sentences(20), rounds=1)
+    found = choice.measure(
+        {BackendConfig("torch", "float32"): exact, BackendConfig("torch", "bfloat16"): half}, sentences(20), rounds=1
+    )
     assert found[0].mean_cosine == pytest.approx(1.0)
     assert found[1].least_cosine < 0.999999
     assert all(one.documents_per_second > 0 and one.query_seconds > 0 for one in found)
 
 
 def test_what_cannot_run_is_left_out_whatever_it_raises(bert, monkeypatch):
-    ways = [Way("torch", "float32"), *(Way("onnx", str(number)) for number in range(4))]
-    monkeypatch.setattr(choice, "candidates", lambda device: ways)
+    configs = [BackendConfig("torch", "float32"), *(BackendConfig("onnx", str(number)) for number in range(4))]
+    monkeypatch.setattr(choice, "candidates", lambda device: configs)
 
     class RuntimeOfSomeone(Exception):
         pass
@@ -74,7 +76,7 @@ def test_what_cannot_run_is_left_out_whatever_it_raises(bert, monkeypatch):
 
     said = []
     progress = SimpleNamespace(say=said.append)
-    assert list(choice.load_candidates(load, "cpu", progress)) == ways[:1]
+    assert list(choice.load_candidates(load, "cpu", progress)) == configs[:1]
     assert said == [
         "onnx 0 is left out: The model cannot be kept.",
         "onnx 1 is left out: RuntimeOfSomeone (no)",
@@ -86,7 +88,9 @@ def test_what_cannot_run_is_left_out_whatever_it_raises(bert, monkeypatch):
 
 
 def test_a_choice_is_remembered_for_the_model_the_machine_and_the_purpose(bert, monkeypatch):
-    monkeypatch.setattr(choice, "candidates", lambda device: [Way("torch", "float32"), Way("torch", "bfloat16")])
+    monkeypatch.setattr(
+        choice, "candidates", lambda device: [BackendConfig("torch", "float32"), BackendConfig("torch", "bfloat16")]
+    )
     loaded = []
 
     def load(backend, dtype):
@@ -96,7 +100,7 @@ def test_a_choice_is_remembered_for_the_model_the_machine_and_the_purpose(bert, 
     chosen = choice.choose(load, sentences(8), "cpu")
     assert loaded == [("torch", "float32"), ("torch", "bfloat16")]
     hash_ = load("torch", "float32").weight_hash
-    assert choice.remembered_choice(hash_, "cpu", "documents") == chosen.way
+    assert choice.remembered_choice(hash_, "cpu", "documents") == chosen.config
     assert choice.remembered_choice(hash_, "cpu", "queries") is None
     assert choice.remembered_choice("another", "cpu", "documents") is None
     for name, other in (
@@ -107,7 +111,7 @@ def test_a_choice_is_remembered_for_the_model_the_machine_and_the_purpose(bert, 
         with monkeypatch.context() as patched:
             patched.setattr(choice, name, other)
             assert choice.remembered_choice(hash_, "cpu", "documents") is None
-    assert choice.remembered_choice(hash_, "cpu", "documents") == chosen.way
+    assert choice.remembered_choice(hash_, "cpu", "documents") == chosen.config
 
 
 def test_what_is_remembered_is_read_back_and_damage_is_taken_for_nothing(tmp_path):

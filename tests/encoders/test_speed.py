@@ -3,7 +3,7 @@ import pytest
 
 from helpers.tiny_models import sentences
 from ibkd_retrieval.encoders.autotune.benchmark import first_tokens, measure_speed, texts_for
-from ibkd_retrieval.encoders.autotune.choice import Way
+from ibkd_retrieval.encoders.autotune.choice import BackendConfig
 from ibkd_retrieval.encoders.autotune.cpu import processor_features
 from ibkd_retrieval.encoders.encoder import Encoder
 
@@ -42,40 +42,40 @@ def test_a_text_is_cut_to_the_tokens_asked_for(encoder):
 def test_few_texts_are_timed_over_and_over_until_most_are_computed_side_by_side(bert):
     from types import SimpleNamespace
 
-    from ibkd_retrieval.encoders.autotune.benchmark import filling_lanes
+    from ibkd_retrieval.encoders.autotune.benchmark import filling_threads
     from ibkd_retrieval.encoders.batching import token_budget_batches
 
     counting = Encoder.load(str(bert), device="cpu", dtype="float32")
     texts = sentences(64)
-    for lanes, budget in ((2, 4096), (4, 4096), (4, 300)):
-        several = SimpleNamespace(batches_at_once=lanes, batch_tokens=budget, token_counts=counting.token_counts)
-        many = filling_lanes(several, texts)
+    for threads, budget in ((2, 4096), (4, 4096), (4, 300)):
+        several = SimpleNamespace(batches_at_once=threads, batch_tokens=budget, token_counts=counting.token_counts)
+        many = filling_threads(several, texts)
         batches = len(list(token_budget_batches(counting.token_counts(many), budget)))
-        assert 4 * lanes <= batches <= 4 * lanes + 4
+        assert 4 * threads <= batches <= 4 * threads + 4
         assert set(many) == set(texts)
-    assert filling_lanes(several, sentences(2000)) == sentences(2000)
-    assert filling_lanes(several, []) == []
+    assert filling_threads(several, sentences(2000)) == sentences(2000)
+    assert filling_threads(several, []) == []
     alone = SimpleNamespace(batches_at_once=1, batch_tokens=4096, token_counts=counting.token_counts)
-    assert filling_lanes(alone, texts) == texts
+    assert filling_threads(alone, texts) == texts
 
 
-def test_what_is_timed_runs_in_lanes(bert, monkeypatch):
+def test_what_is_timed_runs_in_threads(bert, monkeypatch):
     import torch
 
-    from ibkd_retrieval.encoders import threads as lanes
+    from ibkd_retrieval.encoders import threads
     from ibkd_retrieval.encoders.autotune import choice
 
     ran = []
-    in_lanes = lanes._in_lanes
+    in_threads = threads._in_threads
     monkeypatch.setattr(
-        lanes, "_in_lanes", lambda work, items, *more: ran.append(items) or in_lanes(work, items, *more)
+        threads, "_in_threads", lambda work, items, *more: ran.append(items) or in_threads(work, items, *more)
     )
     torch.set_num_threads(2)
     try:
         two = Encoder.load(str(bert), device="cpu", dtype="float32", batch_tokens=512)
-        measured = choice.measure({Way("torch", "float32"): two}, sentences(8), rounds=2)
+        measured = choice.measure({BackendConfig("torch", "float32"): two}, sentences(8), rounds=2)
         assert list(map(len, ran)) == [8, 8]
-        measure_speed({Way("torch", "float32"): two}, texts_for(two, sentences(8), queries=1), rounds=1)
+        measure_speed({BackendConfig("torch", "float32"): two}, texts_for(two, sentences(8), queries=1), rounds=1)
         assert len(ran) == 4
         assert measured[0].mean_cosine == pytest.approx(1.0)
     finally:
@@ -85,7 +85,9 @@ def test_what_is_timed_runs_in_lanes(bert, monkeypatch):
 def test_speeds_are_of_what_was_asked_for(encoder, bert):
     half = Encoder.load(str(bert), device="cpu", dtype="bfloat16")
     texts = texts_for(encoder, sentences(12), queries=3)
-    exact, rounded = measure_speed({Way("torch", "float32"): encoder, Way("torch", "bfloat16"): half}, texts, rounds=1)
+    exact, rounded = measure_speed(
+        {BackendConfig("torch", "float32"): encoder, BackendConfig("torch", "bfloat16"): half}, texts, rounds=1
+    )
     assert exact.mean_cosine == pytest.approx(1.0)
     assert rounded.least_cosine < exact.least_cosine
     assert set(exact.queries) == {8, 32}

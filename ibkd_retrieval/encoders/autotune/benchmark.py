@@ -1,4 +1,4 @@
-"""How fast this machine runs a model in each backend and number format, beside what its processor could do."""
+"""Benchmark of a model in each backend configuration, compared with the peak of the processor."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 
 from ibkd_retrieval.encoders.autotune.choice import (
     PURPOSES,
+    BackendConfig,
     Choice,
     Measured,
     Purpose,
-    Way,
     cosines_between,
     fastest,
-    filling_lanes,
+    filling_threads,
     load_candidates,
     remember_choice,
 )
@@ -40,7 +40,13 @@ _QUERY_ROUNDS = 8
 
 
 class Texts(NamedTuple):
-    """What is encoded: documents as they are, their beginnings, and queries of two lengths, each alone."""
+    """The texts of a benchmark.
+
+    Attributes:
+        long: whole documents.
+        short: the beginnings of the documents.
+        queries: queries by length in tokens. Each is encoded alone.
+    """
 
     long: list[str]
     short: list[str]
@@ -48,7 +54,12 @@ class Texts(NamedTuple):
 
 
 class Latency(NamedTuple):
-    """Median and 95th percentile of the time for one query, in milliseconds."""
+    """The time for one query, in milliseconds.
+
+    Attributes:
+        p50: the median.
+        p95: the 95th percentile.
+    """
 
     p50: float
     p95: float
@@ -56,20 +67,21 @@ class Latency(NamedTuple):
 
 @dataclass(frozen=True)
 class Speed:
-    """What one way of running a model reached.
+    """The speed and the accuracy of one backend configuration.
 
     Attributes:
-        way: backend and number format.
-        long_per_second: documents as they are, all in one go, over and over where they are few; the median round.
-        short_per_second: their beginnings.
-        queries: by length in tokens, one at a time.
-        mean_cosine: to the first way, over long and short texts.
-        least_cosine: the lowest of them.
-        operations_per_second: multiplications and additions of the transformer on the long texts, without padding.
-        peak: the same in a large matrix product of the same format, None where there is none worth the name.
+        config: the backend and the number format.
+        long_per_second: whole documents encoded per second, the median of the rounds. Few documents are repeated.
+        short_per_second: beginnings of documents encoded per second.
+        queries: the latency by query length in tokens, one query at a time.
+        mean_cosine: the mean cosine to the vectors of the first configuration, over long and short texts.
+        least_cosine: the lowest of these cosines.
+        operations_per_second: multiplications and additions per second of the transformer on long texts, without
+            padding.
+        peak: operations per second of a large matrix product in the same format. None where it is not measured.
     """
 
-    way: Way
+    config: BackendConfig
     long_per_second: float
     short_per_second: float
     queries: Mapping[int, Latency]
@@ -80,33 +92,34 @@ class Speed:
 
     @property
     def share_of_peak(self) -> float | None:
-        """Of what the processor does in a large matrix product."""
+        """The share of the peak that the transformer reaches."""
         return self.operations_per_second / self.peak if self.peak else None
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types."""
         queries = {str(tokens): latency._asdict() for tokens, latency in self.queries.items()}
-        return {**asdict(self), "queries": queries, "share_of_peak": self.share_of_peak}
+        plain = asdict(self)
+        return {"way": plain.pop("config"), **plain, "queries": queries, "share_of_peak": self.share_of_peak}
 
     def as_measured(self) -> Measured:
-        """What the choice between ways goes by."""
+        """The figures that the choice between configurations uses."""
         shortest = self.queries[min(self.queries)]
-        return Measured(self.way, self.long_per_second, shortest.p50 / 1000, self.mean_cosine, self.least_cosine)
+        return Measured(self.config, self.long_per_second, shortest.p50 / 1000, self.mean_cosine, self.least_cosine)
 
 
 @dataclass(frozen=True)
 class EncodingBench:
-    """What a model reached here in each backend and number format, and which are taken from now on.
+    """The figures of a model in each backend configuration, and the configurations chosen.
 
     Attributes:
-        model: its name.
-        corpus: where the documents are from.
-        documents: how many were encoded in a run.
-        tokens_per_document: their mean length.
-        device: where they were encoded.
-        machine: the processor and what else decides the figures.
-        ways: the figures of each.
-        choices: the best for documents and for queries.
+        model: the name of the model.
+        corpus: the name of the corpus.
+        documents: the number of documents encoded in a run.
+        tokens_per_document: the mean length of a document.
+        device: the torch device.
+        machine: the processor, its features, the number of threads and the version of torch.
+        configs: the figures of each configuration.
+        choices: the best configuration for documents and for queries.
     """
 
     model: str
@@ -115,14 +128,14 @@ class EncodingBench:
     tokens_per_document: float
     device: str
     machine: dict[str, Any]
-    ways: tuple[Speed, ...]
+    configs: tuple[Speed, ...]
     choices: dict[Purpose, Choice]
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types."""
-        choices = {purpose: {"way": str(each.way), "reason": each.reason} for purpose, each in self.choices.items()}
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**plain, "ways": [speed.to_json() for speed in self.ways], "choices": choices}
+        choices = {purpose: {"way": str(each.config), "reason": each.reason} for purpose, each in self.choices.items()}
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("configs", "choices")}
+        return {**plain, "ways": [speed.to_json() for speed in self.configs], "choices": choices}
 
 
 def bench_encode(
@@ -152,8 +165,8 @@ def bench_encode(
         UserError: there is nothing to measure, or the model cannot be loaded.
 
     Example:
-        >>> bench_encode("models/mine", ["a text"], documents=1, rounds=1).choices["queries"].way  # doctest: +SKIP
-        Way(backend='torch', dtype='float32')
+        >>> bench_encode("models/mine", ["a text"], documents=1, rounds=1).choices["queries"].config  # doctest: +SKIP
+        BackendConfig(backend='torch', dtype='float32')
     """
     from ibkd_retrieval.corpora.spec import open_corpus
     from ibkd_retrieval.encoders.encoder import Encoder
@@ -189,12 +202,12 @@ def bench_encode(
     measured = [speed.as_measured() for speed in found]
     choices = {purpose: fastest(measured, purpose) for purpose in PURPOSES}
     for purpose, choice in choices.items():
-        remember_choice(first.weight_hash, first.device, purpose, choice.way)
+        remember_choice(first.weight_hash, first.device, purpose, choice.config)
     return EncodingBench(name, opened.name, len(read), tokens, first.device, machine_key(), tuple(found), choices)
 
 
 def texts_for(encoder: Encoder, documents: Sequence[str], queries: int = 16) -> Texts:
-    """Short texts and queries of set lengths, cut from documents at word boundaries."""
+    """Cut short texts and queries of set lengths from documents, at word boundaries."""
     return Texts(
         list(documents),
         [first_tokens(encoder, text, SHORT_TOKENS) for text in documents],
@@ -203,7 +216,7 @@ def texts_for(encoder: Encoder, documents: Sequence[str], queries: int = 16) -> 
 
 
 def first_tokens(encoder: Encoder, text: str, most: int) -> str:
-    """The longest run of first words of a text that has at most `most` tokens, special ones included; at least one."""
+    """Return the first words of a text that have at most `most` tokens with special tokens; at least one word."""
     words = text.split()[:most]
     while len(words) > 1 and encoder.token_counts([" ".join(words)])[0] > most:
         words.pop()
@@ -211,44 +224,46 @@ def first_tokens(encoder: Encoder, text: str, most: int) -> str:
 
 
 def measure_speed(
-    encoders: Mapping[Way, Encoder], texts: Texts, rounds: int = 5, progress: Progress = SILENT
+    encoders: Mapping[BackendConfig, Encoder], texts: Texts, rounds: int = 5, progress: Progress = SILENT
 ) -> list[Speed]:
-    """Time each encoder on the same texts, in turn, round by round; the first is what cosines are held against."""
+    """Time each encoder on the same texts, in turn in every round. Cosines are to the vectors of the first."""
     first = next(iter(encoders.values()))
-    work = {"long": filling_lanes(first, texts.long), "short": filling_lanes(first, texts.short)}
-    taken: dict[tuple[Way, str], list[float]] = {(way, name): [] for way in encoders for name in work}
-    alone: dict[tuple[Way, int], list[float]] = {(way, tokens): [] for way in encoders for tokens in texts.queries}
-    vectors = {
-        way: np.concatenate([encoder.encode(part) for part in (texts.long, texts.short)])
-        for way, encoder in encoders.items()
+    work = {"long": filling_threads(first, texts.long), "short": filling_threads(first, texts.short)}
+    taken: dict[tuple[BackendConfig, str], list[float]] = {(config, name): [] for config in encoders for name in work}
+    alone: dict[tuple[BackendConfig, int], list[float]] = {
+        (config, tokens): [] for config in encoders for tokens in texts.queries
     }
-    peaks = {dtype: _peak(dtype, encoders) for dtype in {way.dtype for way in encoders}}
+    vectors = {
+        config: np.concatenate([encoder.encode(part) for part in (texts.long, texts.short)])
+        for config, encoder in encoders.items()
+    }
+    peaks = {dtype: _peak(dtype, encoders) for dtype in {config.dtype for config in encoders}}
     with progress.task("Measuring", rounds * len(encoders), "runs") as task:
         for _ in range(rounds):
-            for way, encoder in encoders.items():
+            for config, encoder in encoders.items():
                 for name, part in work.items():
-                    taken[way, name] += seconds(partial(encoder.encode, part), 1, warm=True)
+                    taken[config, name] += seconds(partial(encoder.encode, part), 1, warm=True)
                 for tokens, queries in texts.queries.items():
                     encoder.encode(queries[:1], "query")
                     for query in queries * max(1, _QUERY_ROUNDS // len(queries)):
-                        alone[way, tokens] += seconds(partial(encoder.encode, [query], "query"), 1, warm=True)
-                task.advance(1, note=str(way))
+                        alone[config, tokens] += seconds(partial(encoder.encode, [query], "query"), 1, warm=True)
+                task.advance(1, note=str(config))
     exact = next(iter(vectors.values()))
     operations = first.operations(work["long"])
     found = []
-    for way in encoders:
-        cosines = cosines_between(vectors[way], exact)
-        long = statistics.median(taken[way, "long"])
+    for config in encoders:
+        cosines = cosines_between(vectors[config], exact)
+        long = statistics.median(taken[config, "long"])
         found.append(
             Speed(
-                way,
+                config,
                 len(work["long"]) / long,
-                len(work["short"]) / statistics.median(taken[way, "short"]),
-                {tokens: _latency(alone[way, tokens]) for tokens in texts.queries},
+                len(work["short"]) / statistics.median(taken[config, "short"]),
+                {tokens: _latency(alone[config, tokens]) for tokens in texts.queries},
                 float(cosines.mean()),
                 float(cosines.min()),
                 operations / long,
-                peaks[way.dtype],
+                peaks[config.dtype],
             )
         )
     return found
@@ -259,7 +274,7 @@ def _latency(found: Sequence[float]) -> Latency:
     return Latency(float(middle), float(high))
 
 
-def _peak(dtype: str, encoders: Mapping[Way, Encoder]) -> float | None:
+def _peak(dtype: str, encoders: Mapping[BackendConfig, Encoder]) -> float | None:
     import torch
 
     device = next(iter(encoders.values())).device

@@ -1,4 +1,4 @@
-"""Which backend and number format run a model fastest here without changing its answers, found out by running them."""
+"""The choice of the fastest backend configuration that keeps the vectors of a model, by measurement."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MEAN_COSINE, LEAST_COSINE = 0.999, 0.995
 SAMPLE = 96
 _SPREAD = 16
 _ROUNDS = 3
-# What runs a model: a new version may be faster, or not be.
+# A new version of these packages may be faster or slower.
 _PACKAGES = ("onnxruntime", "openvino", "nncf", "transformers")
 _QUERIES = 12
 # Two lengths, so that one of them is padded.
@@ -40,29 +40,35 @@ _TRIAL = ("a trial", "of two texts that differ in length")
 
 
 @dataclass(frozen=True)
-class Way:
-    """A backend and a number format."""
+class BackendConfig:
+    """A backend and a number format.
+
+    Attributes:
+        backend: "torch", "onnx" or "openvino".
+        dtype: "float32", "bfloat16", "float16" or "int8".
+    """
 
     backend: str
     dtype: str
 
     def __str__(self) -> str:
-        """As the user names it."""
+        """Return the backend and the number format, as in "torch float32"."""
         return f"{self.backend} {self.dtype}"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one way reached on a sample.
+    """The figures of one backend configuration on a sample.
 
     Attributes:
-        documents_per_second: of the sample, or of it over and over, in one go; the median round.
-        query_seconds: for a text of a query's length, alone; the median.
-        mean_cosine: to float32 torch, over the sample.
-        least_cosine: the lowest of them.
+        config: the backend and the number format.
+        documents_per_second: documents encoded per second, the median of the rounds. A small sample is repeated.
+        query_seconds: the median time for one text as long as a query.
+        mean_cosine: the mean cosine to the vectors of torch in float32, over the sample.
+        least_cosine: the lowest of these cosines.
     """
 
-    way: Way
+    config: BackendConfig
     documents_per_second: float
     query_seconds: float
     mean_cosine: float
@@ -70,124 +76,133 @@ class Measured:
 
     @property
     def is_faithful(self) -> bool:
-        """Whether its vectors may stand for those of float32."""
+        """Whether the vectors are close enough to those of float32."""
         return self.mean_cosine >= MEAN_COSINE and self.least_cosine >= LEAST_COSINE
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The way to take, and in a line why."""
+    """The chosen configuration.
 
-    way: Way
+    Attributes:
+        config: the backend and the number format.
+        reason: the figures that decided, in one line.
+    """
+
+    config: BackendConfig
     reason: str
 
 
 def sample_texts(texts: Iterable[str]) -> list[str]:
-    """A few of the first texts of a stream, spread so that they are not all neighbours; always the same ones."""
+    """Take a spread sample of the first texts of a stream. The same stream gives the same sample."""
     return list(islice(texts, 0, SAMPLE * _SPREAD, _SPREAD))
 
 
-def candidates(device: str) -> list[Way]:
-    """What could run a model here, the exact one first; formats that the processor only emulates are not among them."""
+def candidates(device: str) -> list[BackendConfig]:
+    """List the configurations that can run here, the exact one first. Emulated number formats are left out."""
     if device != "cpu":
-        return [Way("torch", "float32"), Way("torch", "float16"), Way("torch", "bfloat16")]
+        return [
+            BackendConfig("torch", "float32"),
+            BackendConfig("torch", "float16"),
+            BackendConfig("torch", "bfloat16"),
+        ]
     half = bfloat16_is_fast()
-    ways = [Way("torch", "float32")]
-    ways += [Way("torch", "bfloat16")] if half else []
+    configs = [BackendConfig("torch", "float32")]
+    configs += [BackendConfig("torch", "bfloat16")] if half else []
     if "onnx" in installed():
-        ways += [Way("onnx", "float32"), Way("onnx", "int8")]
+        configs += [BackendConfig("onnx", "float32"), BackendConfig("onnx", "int8")]
     if "openvino" in installed():
-        ways += [Way("openvino", "float32")] + ([Way("openvino", "bfloat16")] if half else [])
-        ways += [Way("openvino", "int8")] if _has("nncf") else []
-    return ways
+        configs += [BackendConfig("openvino", "float32")] + ([BackendConfig("openvino", "bfloat16")] if half else [])
+        configs += [BackendConfig("openvino", "int8")] if _has("nncf") else []
+    return configs
 
 
-def remembered_choice(weight_hash: str, device: str, purpose: Purpose) -> Way | None:
-    """What was chosen before for this model, on this machine with the same packages; None where nothing was."""
+def remembered_choice(weight_hash: str, device: str, purpose: Purpose) -> BackendConfig | None:
+    """Return the earlier choice for this model, this machine and these packages; None where there is none."""
     kept = recall("backend", _key(weight_hash, device, purpose))
-    return Way(**kept) if isinstance(kept, dict) and set(kept) == {"backend", "dtype"} else None
+    return BackendConfig(**kept) if isinstance(kept, dict) and set(kept) == {"backend", "dtype"} else None
 
 
 def choose(
     load: Load, texts: Sequence[str], device: str, purpose: Purpose = "documents", progress: Progress = SILENT
 ) -> Choice:
-    """Run what is installed on a sample, in turn, and take the fastest whose vectors are those of float32; remember it.
+    """Measure the configurations on a sample, and remember the fastest that keeps the vectors of float32.
 
     Args:
-        load: loads the model to run in a backend and a number format.
-        texts: such as will be encoded.
-        device: where.
-        purpose: many documents in one go, or one query at a time.
-        progress: told what was taken and why, and what could not be run.
+        load: the function that loads the model in a backend and a number format.
+        texts: a sample of the texts to encode.
+        device: the torch device.
+        purpose: "documents" (many at once) or "queries" (one at a time).
+        progress: the display. It shows the choice, its reason, and the configurations that cannot run.
 
     Raises:
         UserError: the model cannot be loaded at all.
     """
     encoders = load_candidates(load, device, progress)
     choice = fastest(measure(encoders, texts), purpose)
-    remember_choice(next(iter(encoders.values())).weight_hash, device, purpose, choice.way)
+    remember_choice(next(iter(encoders.values())).weight_hash, device, purpose, choice.config)
     progress.say(choice.reason)
     return choice
 
 
-def load_candidates(load: Load, device: str, progress: Progress = SILENT) -> dict[Way, Encoder]:
-    """An encoder for each way that runs a model here, the exact one first; those that do not are told of.
+def load_candidates(load: Load, device: str, progress: Progress = SILENT) -> dict[BackendConfig, Encoder]:
+    """Load an encoder for each configuration that runs here, the exact one first. Failures go to `progress`.
 
     Raises:
         UserError: the model cannot be loaded at all.
     """
-    encoders: dict[Way, Encoder] = {}
-    for way in candidates(device):
+    encoders: dict[BackendConfig, Encoder] = {}
+    for config in candidates(device):
         try:
-            encoder = load(way.backend, way.dtype)
-            if encoder.max_length == 0:  # Static models are run in one way.
-                return {way: encoder}
+            encoder = load(config.backend, config.dtype)
+            if encoder.max_length == 0:  # A static model has one configuration.
+                return {config: encoder}
             encoder.encode(_TRIAL)
-        except Exception as error:  # Runtimes and converters have classes of their own, and nobody asked for this one.
+        except Exception as error:  # Each runtime has its own error classes. This is optional.
             if not encoders:
                 raise
-            progress.say(f"{way} is left out: {why(error)}")
+            progress.say(f"{config} is left out: {why(error)}")
         else:
-            encoders[way] = encoder
+            encoders[config] = encoder
     return encoders
 
 
 def why(error: Exception) -> str:
-    """Why something failed: this toolkit's own sentence, or the first line of what a library says."""
+    """Describe an error: the message of this package, or the first line of a library's message."""
     if isinstance(error, UserError | WorkFailed):
         return str(error)
     said = first_line(error)
     return f"{type(error).__name__} ({said})" if said else type(error).__name__
 
 
-def remember_choice(weight_hash: str, device: str, purpose: Purpose, way: Way) -> None:
-    """Have `backend="auto"` take a way from now on, for this model on this machine."""
-    remember("backend", _key(weight_hash, device, purpose), asdict(way))
+def remember_choice(weight_hash: str, device: str, purpose: Purpose, config: BackendConfig) -> None:
+    """Store the configuration that `backend="auto"` uses for this model on this machine."""
+    remember("backend", _key(weight_hash, device, purpose), asdict(config))
 
 
-def measure(encoders: dict[Way, Encoder], texts: Sequence[str], rounds: int = _ROUNDS) -> list[Measured]:
-    """Time each encoder on the same texts, in turn, and hold its vectors against those of the first."""
-    many = filling_lanes(next(iter(encoders.values())), texts)
-    seconds: dict[Way, list[float]] = {way: [] for way in encoders}
-    alone: dict[Way, list[float]] = {way: [] for way in encoders}
-    vectors: dict[Way, NDArray[np.float32]] = {}
+def measure(encoders: dict[BackendConfig, Encoder], texts: Sequence[str], rounds: int = _ROUNDS) -> list[Measured]:
+    """Time each encoder on the same texts, in turn, and compare its vectors with those of the first."""
+    many = filling_threads(next(iter(encoders.values())), texts)
+    seconds: dict[BackendConfig, list[float]] = {config: [] for config in encoders}
+    alone: dict[BackendConfig, list[float]] = {config: [] for config in encoders}
+    vectors: dict[BackendConfig, NDArray[np.float32]] = {}
     query = " ".join(texts[0].split()[:_QUERIES]) if texts else ""
-    for way, encoder in encoders.items():  # To warm up, and for the vectors.
-        vectors[way] = encoder.encode(texts)
+    for config, encoder in encoders.items():  # To warm up, and for the vectors.
+        vectors[config] = encoder.encode(texts)
         encoder.encode([query], "query")
     for _ in range(rounds):
-        for way, encoder in encoders.items():
-            seconds[way].append(_seconds(encoder.encode, many))
-            alone[way] += [_seconds(encoder.encode, [query], "query") for _ in range(_QUERIES)]
+        for config, encoder in encoders.items():
+            seconds[config].append(_seconds(encoder.encode, many))
+            alone[config] += [_seconds(encoder.encode, [query], "query") for _ in range(_QUERIES)]
     exact = next(iter(vectors.values()))
     found = []
-    for way in encoders:
-        cosines = cosines_between(vectors[way], exact)
+    for config in encoders:
+        cosines = cosines_between(vectors[config], exact)
         found.append(
             Measured(
-                way,
-                len(many) / statistics.median(seconds[way]),
-                statistics.median(alone[way]),
+                config,
+                len(many) / statistics.median(seconds[config]),
+                statistics.median(alone[config]),
                 float(cosines.mean()),
                 float(cosines.min()),
             )
@@ -196,7 +211,7 @@ def measure(encoders: dict[Way, Encoder], texts: Sequence[str], rounds: int = _R
 
 
 def fastest(measured: Sequence[Measured], purpose: Purpose) -> Choice:
-    """The fastest of those whose vectors may stand for the first's, which is the exact one."""
+    """Choose the fastest configuration whose vectors are close enough to those of the first, the exact one."""
 
     def speed(one: Measured) -> float:
         return one.documents_per_second if purpose == "documents" else 1 / one.query_seconds
@@ -204,16 +219,16 @@ def fastest(measured: Sequence[Measured], purpose: Purpose) -> Choice:
     exact = measured[0]
     best = max((one for one in measured if one is exact or one.is_faithful), key=speed)
     refused = [one for one in measured if speed(one) > speed(best)]
-    reason = f"{best.way} for {purpose}: {_pace(best, purpose)}"
+    reason = f"{best.config} for {purpose}: {_pace(best, purpose)}"
     if best is not exact:
-        reason += f" against {_pace(exact, purpose)} with {exact.way}, cosine {_cosines(best)}"
+        reason += f" against {_pace(exact, purpose)} with {exact.config}, cosine {_cosines(best)}"
     for one in refused:
-        reason += f"; {one.way} would give {_pace(one, purpose)}, but its cosine to float32 is {_cosines(one)}"
-    return Choice(best.way, reason)
+        reason += f"; {one.config} would give {_pace(one, purpose)}, but its cosine to float32 is {_cosines(one)}"
+    return Choice(best.config, reason)
 
 
 def cosines_between(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosine of each row with the same row of the other, [n]; 1 where both are zero."""
+    """Return the cosine of each row with the same row of the other, [n]. It is 1 where both are zero."""
     norms = np.linalg.norm(left.astype(np.float64), axis=1) * np.linalg.norm(right.astype(np.float64), axis=1)
     products = np.einsum("ij,ij->i", left, right, dtype=np.float64)
     cosines: NDArray[np.float64] = np.where(
@@ -256,18 +271,18 @@ def _has(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-# With fewer, much of a run is its last batches, which are computed one by one.
-_BATCHES_A_LANE = 4
+# The last batches are computed one by one. With fewer batches they would take much of a run.
+_BATCHES_A_THREAD = 4
 
 
-def filling_lanes(encoder: Encoder, texts: Sequence[str]) -> list[str]:
-    """Texts over and over, until an encoder computes most of them side by side as it does those of a corpus.
+def filling_threads(encoder: Encoder, texts: Sequence[str]) -> list[str]:
+    """Repeat texts until an encoder computes most of them in parallel threads, as it does with a corpus.
 
-    Where it computes batch after batch, and where they are many already, each text is there once.
+    The texts are not repeated where the encoder uses one thread, or where there are enough of them.
     """
     if encoder.batches_at_once == 1 or not texts:
         return list(texts)
-    batches = _BATCHES_A_LANE * encoder.batches_at_once + 1
+    batches = _BATCHES_A_THREAD * encoder.batches_at_once + 1
     tokens_each = max(1.0, sum(encoder.token_counts(texts)) / len(texts))
     wanted = math.ceil(batches * encoder.batch_tokens / tokens_each)
     return list(islice(cycle(texts), max(len(texts), wanted)))

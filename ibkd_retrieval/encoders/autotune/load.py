@@ -1,4 +1,4 @@
-"""Loading an encoder in the backend and number format that are best here, and finding the newest student."""
+"""Load an encoder in the best backend configuration of this machine, and find the newest student."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from ibkd_retrieval.progress import Progress
 
 STUDENT_RECORD = "ibkd.json"
-"""The file that is written last into a student's folder: a folder that has it is finished."""
+"""The last file written to a student folder. A folder with this file is complete."""
 
 
 def newest_student(folder: Path | str = MODELS) -> Path:
-    """The finished student written last below a folder.
+    """Find the newest complete student in a folder.
 
     Raises:
         UserError: there is none.
@@ -42,22 +42,22 @@ def load_encoder(
     progress: Progress,
     **settings: Any,
 ) -> Encoder:
-    """Load a model in a backend and number format; "auto" takes what was measured to be best here for the purpose.
+    """Load a model in a backend and number format. "auto" takes the best measured configuration for the purpose.
 
     Args:
         name: the model: a folder or a hub name.
         backend: "auto", "torch", "onnx" or "openvino".
         dtype: "auto", "float32", "bfloat16", "float16" or "int8".
-        sample: reads texts such as will be encoded, for int8 and for measuring.
-        purpose: "documents" (many in one go) or "queries" (one at a time).
-        measure: whether to measure where nothing was measured before. If false, torch is taken then.
-        progress: told what was measured, and what will be slow.
+        sample: the function that reads a sample of the texts to encode, for int8 and for measuring.
+        purpose: "documents" (many at once) or "queries" (one at a time).
+        measure: whether to measure where there is no earlier choice. If false, torch is used.
+        progress: the display. It shows what was measured and warns of slow formats.
         settings: further arguments of `Encoder.load`.
 
     Raises:
         UserError: as `Encoder.load` does.
     """
-    from ibkd_retrieval.encoders.autotune.choice import Way, candidates, choose, remembered_choice, why
+    from ibkd_retrieval.encoders.autotune.choice import BackendConfig, candidates, choose, remembered_choice, why
     from ibkd_retrieval.encoders.autotune.cpu import is_emulated
     from ibkd_retrieval.encoders.encoder import Encoder
 
@@ -74,16 +74,16 @@ def load_encoder(
         )
     if (backend, dtype) != ("auto", "auto") or encoder.max_length == 0:
         return encoder
-    way = remembered_choice(encoder.weight_hash, encoder.device, purpose)
-    if way is not None:
-        progress.say(f"{way}: measured before as the best here for {purpose} (`bench_encode()` measures anew).")
+    config = remembered_choice(encoder.weight_hash, encoder.device, purpose)
+    if config is not None:
+        progress.say(f"{config}: measured before as the best here for {purpose} (`bench_encode()` measures anew).")
     elif len(candidates(encoder.device)) > 1 and measure():
-        way = choose(load, sample(), encoder.device, purpose, progress).way
-    if way is None or way == Way(encoder.backend, encoder.dtype):
+        config = choose(load, sample(), encoder.device, purpose, progress).config
+    if config is None or config == BackendConfig(encoder.backend, encoder.dtype):
         return encoder
     try:
-        return load(way.backend, way.dtype)
-    except Exception as error:  # Runtimes have classes of their own, and nobody asked for this one.
-        taken = Way(encoder.backend, encoder.dtype)
-        progress.say(f"{way} does not load here any more: {why(error).rstrip('.')}; {taken} is taken instead.")
+        return load(config.backend, config.dtype)
+    except Exception as error:  # Each runtime has its own error classes. This is optional.
+        taken = BackendConfig(encoder.backend, encoder.dtype)
+        progress.say(f"{config} does not load here any more: {why(error).rstrip('.')}; {taken} is taken instead.")
         return encoder

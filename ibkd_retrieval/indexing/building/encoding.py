@@ -112,13 +112,13 @@ def _sizes(encoder: Any, config: EncodingConfig, limit: int | None, batch_tokens
         UserError: it does not suffice.
     """
     from ibkd_retrieval.encoders.device import give_freed_memory_back
-    from ibkd_retrieval.encoders.threads import lane_count
+    from ibkd_retrieval.encoders.threads import thread_count
     from ibkd_retrieval.indexing.building.memory import plan_memory
     from ibkd_retrieval.indexing.building.workers import available_threads
 
     at_once = getattr(encoder, "batches_at_once", 1)
     if at_once > 1 and config.workers > 1:
-        at_once = lane_count(max(1, available_threads() // config.workers))
+        at_once = thread_count(max(1, available_threads() // config.workers))
     # Up to seven encoders were tried, whose memory is no part of what encoding takes.
     give_freed_memory_back()
     sizes = plan_memory(

@@ -1,4 +1,4 @@
-"""Batches side by side."""
+"""Batches in parallel threads."""
 
 import os
 import subprocess
@@ -13,18 +13,18 @@ import torch
 
 from helpers.tiny_models import sentences
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.threads import lane_count, side_by_side
+from ibkd_retrieval.encoders.threads import side_by_side, thread_count
 
 
 @pytest.fixture(params=[1, 2, 3, 6, 7, 8])
-def threads(request):
+def cores(request):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
 
 
-def test_results_come_in_order_whichever_is_done_first(threads):
+def test_results_come_in_order_whichever_is_done_first(cores):
     def work(item: int) -> int:
         time.sleep(0.002 * (item % 3))
         return item * item
@@ -33,39 +33,39 @@ def test_results_come_in_order_whichever_is_done_first(threads):
         assert list(side_by_side(work, range(count))) == [item * item for item in range(count)]
 
 
-def test_lanes_work_at_once_with_equal_parts_of_the_threads(threads):
-    lanes = lane_count()
-    assert lanes == {1: 1, 2: 2, 3: 3, 6: 3, 7: 3, 8: 4}[threads]
-    together = threading.Barrier(lanes)
+def test_threads_work_at_once_with_equal_parts_of_the_cores(cores):
+    threads = thread_count()
+    assert threads == {1: 1, 2: 2, 3: 3, 6: 3, 7: 3, 8: 4}[cores]
+    together = threading.Barrier(threads)
 
     def work(item: int) -> int:
-        if item < 2 * lanes:
+        if item < 2 * threads:
             together.wait(10)  # Breaks where one comes after the other.
         return torch.get_num_threads()
 
-    assert list(side_by_side(work, range(2 * lanes + 1))) == [threads // lanes] * 2 * lanes + [threads]
+    assert list(side_by_side(work, range(2 * threads + 1))) == [cores // threads] * 2 * threads + [cores]
 
 
-@pytest.mark.parametrize(("threads", "idle"), [(5, 1), (7, 1), (9, 0), (10, 0), (11, 1), (12, 0), (13, 1), (15, 0)])
-def test_lanes_leave_no_more_than_one_thread_idle(threads, idle):
-    lanes = lane_count(threads)
-    assert 1 < lanes <= 4
-    assert threads % lanes == idle
+@pytest.mark.parametrize(("cores", "idle"), [(5, 1), (7, 1), (9, 0), (10, 0), (11, 1), (12, 0), (13, 1), (15, 0)])
+def test_threads_leave_no_more_than_one_core_idle(cores, idle):
+    threads = thread_count(cores)
+    assert 1 < threads <= 4
+    assert cores % threads == idle
 
 
-def test_the_last_and_what_does_not_fill_all_lanes_is_given_all_threads(threads):
-    own = list(side_by_side(lambda _: (threading.get_ident(), torch.get_num_threads()), range(lane_count())))
-    assert own == [(threading.get_ident(), threads)] * lane_count()
+def test_the_last_and_what_does_not_fill_all_threads_is_given_all_cores(cores):
+    own = list(side_by_side(lambda _: (threading.get_ident(), torch.get_num_threads()), range(thread_count())))
+    assert own == [(threading.get_ident(), cores)] * thread_count()
 
 
-def test_other_threads_have_as_many_threads_as_before(threads):
-    list(side_by_side(lambda item: item, range(2 * threads + 1)))
-    assert torch.get_num_threads() == threads
+def test_other_threads_have_as_many_cores_as_before(cores):
+    list(side_by_side(lambda item: item, range(2 * cores + 1)))
+    assert torch.get_num_threads() == cores
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(torch.get_num_threads).result() == threads
+        assert pool.submit(torch.get_num_threads).result() == cores
 
 
-def test_an_error_in_a_lane_is_raised(threads):
+def test_an_error_in_a_thread_is_raised(cores):
     def work(item: int) -> int:
         if item == 5:
             raise ValueError("five")
@@ -75,15 +75,15 @@ def test_an_error_in_a_lane_is_raised(threads):
         list(side_by_side(work, range(16)))
 
 
-def lane_threads() -> list[threading.Thread]:
+def encoding_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("encoding")]
 
 
-def test_each_thread_has_lanes_of_its_own_which_end_with_it():
+def test_each_caller_has_threads_of_its_own_which_end_with_it():
     torch.set_num_threads(2)
     both = threading.Barrier(2)
     used = []
-    before = set(lane_threads())
+    before = set(encoding_threads())
 
     def caller() -> None:
         torch.set_num_threads(2)
@@ -98,14 +98,14 @@ def test_each_thread_has_lanes_of_its_own_which_end_with_it():
             each.join()
         assert not (used[0] - set(callers)) & (used[1] - set(callers))
         end = time.monotonic() + 10
-        while set(lane_threads()) - before and time.monotonic() < end:
+        while set(encoding_threads()) - before and time.monotonic() < end:
             time.sleep(0.01)
-        assert not set(lane_threads()) - before
+        assert not set(encoding_threads()) - before
     finally:
         torch.set_num_threads(1)
 
 
-def test_few_are_begun_ahead_and_none_once_what_they_were_for_has_failed(threads):
+def test_few_are_begun_ahead_and_none_once_what_they_were_for_has_failed(cores):
     begun = []
 
     def work(item: int) -> int:
@@ -118,9 +118,9 @@ def test_few_are_begun_ahead_and_none_once_what_they_were_for_has_failed(threads
         next(results)
     results.close()
     time.sleep(0.02)
-    assert len(begun) <= 3 + 2 * lane_count()
+    assert len(begun) <= 3 + 2 * thread_count()
     time.sleep(0.02)
-    assert len(begun) <= 3 + 2 * lane_count()
+    assert len(begun) <= 3 + 2 * thread_count()
 
 
 def test_encoding_stops_where_progress_fails(bert):
@@ -145,7 +145,7 @@ def test_encoding_stops_where_progress_fails(bert):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_vectors_are_those_of_one_batch_after_the_other(bert, threads, dtype):
+def test_vectors_are_those_of_one_batch_after_the_other(bert, cores, dtype):
     texts = sentences(101)
     encoder = Encoder.load(str(bert), device="cpu", dtype=dtype, batch_tokens=64)
     got = encoder.encode(texts)
@@ -156,7 +156,7 @@ def test_vectors_are_those_of_one_batch_after_the_other(bert, threads, dtype):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_process_has_lanes_of_its_own():
+def test_a_forked_process_has_threads_of_its_own():
     code = """
 import os, torch
 from ibkd_retrieval.encoders.threads import side_by_side
