@@ -1,6 +1,6 @@
-"""Distillation: a student learns a teacher's vectors from text, and is written as a model folder.
+"""Distillation: a student learns a teacher's vectors from text. The student is written as a model folder.
 
-The folder has the name of the public function, so it can be called like it: `ibkd_retrieval.distill(layers=3)`.
+The package shares its name with the public function. It is therefore callable: `ibkd_retrieval.distill(layers=3)`.
 """
 
 from __future__ import annotations
@@ -21,5 +21,5 @@ class _CallableModule(types.ModuleType):
         return distill(config, **parameters)
 
 
-# Python makes a folder that is imported an attribute of its parent, whatever the parent says of that name.
+# Importing a sub-package sets it as an attribute of its parent. This would hide a function of the same name.
 sys.modules[__name__].__class__ = _CallableModule

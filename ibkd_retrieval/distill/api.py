@@ -1,4 +1,4 @@
-"""`distill`, from names, paths or texts in Python to a `Student`: the public function behind `ibkd distill`."""
+"""`distill`: the public function that trains a student. `Student`: the finished model and its figures."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from ibkd_retrieval.files import absolute, cache_folder
 from ibkd_retrieval.progress import SILENT, Progress, as_progress
 
 MODELS = Path("models")
-"""Where students go that are given no place."""
+"""The default folder for students."""
 
 
 @dataclass(frozen=True, repr=False)
 class Student:
-    """A finished student: its folder and its figures. It stands wherever a model's name does.
+    """A finished student: its folder and its figures. It is accepted wherever a model name is.
 
     Attributes:
         path: the model folder.
@@ -50,7 +50,7 @@ class Student:
         """Open the folder of a finished student.
 
         Raises:
-            UserError: it holds none, or its record is damaged.
+            UserError: the folder holds no finished student, or its record is damaged.
         """
         path = Path(path)
         if not (path / RECORD).is_file():
@@ -65,7 +65,7 @@ class Student:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """The dev figure of the student, of its teacher and from before training, its share, length and speed."""
+        """The dev figures (student, teacher, untrained student), the retention, the dimensions and the speed-up."""
         teacher, student = self.record["teacher"], self.record["student"]
         return {
             "dev_metric": self.record["dev_metric"],
@@ -80,10 +80,10 @@ class Student:
 
     @property
     def config(self) -> DistillConfig:
-        """What repeats the run.
+        """The configuration that repeats the run.
 
         Raises:
-            UserError: an earlier version made the student and recorded none.
+            UserError: an earlier version made the student and recorded no configuration.
         """
         return DistillConfig.load(self.path)
 
@@ -136,30 +136,30 @@ def distill(
 ) -> Student:
     """Distil a teacher into a small student with IBKD, fine-tune it on pairs, or both.
 
-    Without anything it takes two layers of all-MiniLM-L6-v2 and learns from the documentation of the Python packages
-    that are installed, as `ibkd distill` does.
+    By default the student is two layers of all-MiniLM-L6-v2. It learns from the documentation of the installed Python
+    packages. `ibkd distill` has the same defaults.
 
     Args:
-        config: a configuration, a JSON file of one, or a finished student whose run is to be repeated.
-        output: the model folder to make; None is `models/` with a name made of teacher, student and objective.
-        cache: folder below which each teacher has its vectors kept; None is one in the user's cache folder.
+        config: a configuration, the path of its JSON file, or a finished student. A student repeats its run.
+        output: the model folder to write. None is a folder in `models/`, named after teacher, student and objective.
+        cache: folder for the teachers' cached vectors. None is a folder in the user's cache.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        resume: go on with an unfinished `output`.
-        overwrite: replace a finished or unfinished `output`; an old student stays until the new one is finished.
-        keep_undistilled: also save the student as it was initialised, in this folder.
+        resume: continue an unfinished `output`.
+        overwrite: replace a finished or unfinished `output`. An old student stays until the new one is finished.
+        keep_undistilled: folder in which the untrained student is saved too.
         tensorboard: also log to TensorBoard, in `output`/tensorboard.
-        progress: told of everything; True shows bars.
-        parameters: choices that go over those of `config`, by the names in `config.PARAMETERS`: `teacher`, `student`,
-            `layers`, `dim`, `dims`, `corpus`, `queries`, `dev`, `pairs`, `objective`, `steps`, `batch_size`,
+        progress: receives progress reports. True shows bars.
+        parameters: choices that override those of `config`. Their names are in `config.PARAMETERS`: `teacher`,
+            `student`, `layers`, `dim`, `dims`, `corpus`, `queries`, `dev`, `pairs`, `objective`, `steps`, `batch_size`,
             `learning_rate`, `stage`, `preset`, `finetune_steps`, ... `corpus`, `queries` and `dev` are names, paths, or
-            texts and records in Python; `pairs` also a list of (query, passage).
+            texts and records in Python. `pairs` may also be a list of (query, passage).
 
     Returns:
         The finished student.
 
     Raises:
-        UserError: an input that cannot work: one sentence that says what, where and what to do.
-        WorkFailed: training broke down, or the disk is full.
+        UserError: an input is invalid. The message says what, where and what to do.
+        WorkFailed: training failed, or the disk is full.
 
     Example:
         >>> import ibkd_retrieval as ibkd
@@ -210,7 +210,7 @@ def distill(
 
 
 def default_output(config: DistillConfig, recipe: Recipe) -> Path:
-    """Where a student goes that is given no place: `models/all-MiniLM-L6-v2-l2-d128-ibkd`."""
+    """The default folder of a student, such as `models/all-MiniLM-L6-v2-l2-d128-ibkd`."""
     objective = recipe.settings.objective
     suffix = {"finetune": "finetuned", "both": f"{objective}-finetuned"}.get(config.stage, objective)
     return MODELS / recipe.plan.name(config.teacher[0], suffix)
@@ -242,7 +242,7 @@ def _shown(source: Any) -> str:
 
 
 def _open_sources(corpus: Any, queries: Any, dev: Any, data: DataConfig, progress: Progress) -> dict[str, Any]:
-    """Corpus, queries, dev set and pairs as the pipeline takes them; what several share is opened once."""
+    """Open corpus, queries, dev set and pairs for the pipeline. A corpus that several share is opened once."""
     opened: dict[str, Corpus] = {}
 
     def documents(source: Any) -> Corpus:
@@ -258,7 +258,7 @@ def _open_sources(corpus: Any, queries: Any, dev: Any, data: DataConfig, progres
         "queries": None if queries is None else open_queries(queries, progress=progress),
     }
     if dev is not None:
-        # Judged queries from Python are judged on the documents to learn from.
+        # Judgements given from Python refer to the training corpus.
         found["dev_corpus"] = documents(_corpus_of(dev)) if isinstance(dev, str | os.PathLike) else found["corpus"]
         found["dev_queries"] = open_queries(dev, need_judgements=True, progress=progress)
     if data.pairs is not None:
@@ -267,7 +267,7 @@ def _open_sources(corpus: Any, queries: Any, dev: Any, data: DataConfig, progres
 
 
 def _open_pairs(source: Any, documents: Any, progress: Progress) -> tuple[PairSet, Corpus | None]:
-    """Pairs from a file, or judged queries with the passages of their own corpus, which negatives come from too."""
+    """Open pairs from a file, or from judged queries and their corpus. Hard negatives come from that corpus too."""
     if isinstance(source, PairSet):
         return source, None
     if not isinstance(source, str | os.PathLike):
@@ -279,7 +279,7 @@ def _open_pairs(source: Any, documents: Any, progress: Progress) -> tuple[PairSe
 
 
 def _corpus_of(queries: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """The corpus that a set of queries is judged on: the same name, without the split of a BEIR folder."""
+    """The corpus of a query set: the same name, without the split of a BEIR folder."""
     if not isinstance(queries, str):
         return queries
     folder, _, _ = queries.rpartition(":")

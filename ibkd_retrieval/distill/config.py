@@ -1,7 +1,7 @@
-"""`DistillConfig`: every choice of a distillation run, nested by what it is about, from and to JSON.
+"""`DistillConfig`: every choice of a distillation run, in sections. It is read from and written to JSON.
 
-None leaves a choice to `defaults`, which decides it by the kind of student and the preset.
-Each field is one parameter of `distill`; `PARAMETERS` says where it lives.
+None leaves a choice to `defaults`, which looks at the kind of student and the preset.
+Each field is one parameter of `distill`. `PARAMETERS` maps the parameter to its field.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import write_json
 
 RECORD = "ibkd.json"
-"""Beside a finished student's weights: how it was made, its configuration among the rest."""
+"""The file in a student's folder that records how it was made, with its configuration."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,15 @@ class StudentConfig:
     """The student.
 
     Attributes:
-        model: a small model by folder or hub name, or "static" for one vector a token out of the teacher; None takes
-            layers of the teacher.
-        layers: how many layers of the teacher (or of `model`), evenly spaced, or their positions; None is 2 for layers
+        model: a small model by folder or hub name. "static" makes a table of one vector per token from the teacher.
+            None takes layers of the teacher.
+        layers: number of layers of the teacher (or of `model`), evenly spaced, or their positions. None is 2 for layers
             of the teacher.
-        dim: dimensions of the vectors; None is 128 for layers of the teacher, and 0 or None else the model's own.
-        dims: Matryoshka dims: lengths to which vectors may be cut, the full one first.
+        dim: dimensions of the vectors. 0 is the model's own number. None is 128 for layers of the teacher, and
+            otherwise the model's own number.
+        dims: Matryoshka dims: the lengths to which vectors may be truncated, largest first.
         pooling: "mean" or "cls", for a plain transformers model.
-        freeze_embeddings: leave the token tables as they are; None does so for layers of the teacher.
+        freeze_embeddings: whether the token embeddings are frozen. None freezes them for layers of the teacher.
         output_space: "student" for compact vectors, "teacher" for vectors that search the teacher's index.
     """
 
@@ -55,9 +56,9 @@ class ObjectiveConfig:
     Attributes:
         name: one of `objectives.table.OBJECTIVES`.
         projection: map to the teacher's space: "trained", "isometry" or "auto".
-        temperature: tau of the contrast.
+        temperature: temperature tau of the contrastive loss.
         hsic_weight: lambda, the weight of the forgetting term.
-        hsic_bandwidth: gamma of its kernels, or "median"; for both stages.
+        hsic_bandwidth: gamma of the HSIC kernels, or "median"; for both stages.
         hsic_estimator: "biased", "unbiased" or "cka"; for both stages.
     """
 
@@ -71,21 +72,22 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Stage 1's steps, and what both stages share.
+    """The training settings of stage 1, and those that both stages share.
 
     Attributes:
         steps: optimiser steps.
-        batch_size: texts in a batch.
-        accumulate: batches a step, for both stages.
-        bank_size: further teacher vectors a batch, as negatives.
-        learning_rate: peak of the schedule.
-        merge: share of the weights from before training in the finished student.
-        max_length: tokens read of a training text, for both stages.
-        eval_every: steps between evaluations on the dev set; 0 evaluates at the end only.
-        patience: evaluations without a better figure after which training ends with the best weights; 0 is never.
+        batch_size: texts per batch.
+        accumulate: batches per optimiser step (gradient accumulation), for both stages.
+        bank_size: additional teacher vectors per batch, used as negatives.
+        learning_rate: peak learning rate.
+        merge: weight of the untrained student when both sets of weights are averaged at the end.
+        max_length: maximum number of tokens of a training text, for both stages.
+        eval_every: steps between evaluations on the dev set. 0 evaluates at the end only.
+        patience: number of evaluations without improvement after which training stops. The best weights are kept. 0
+            never stops early.
         checkpoint_every: steps between checkpoints.
         dtype: "auto", "float32" or "bfloat16".
-        seed: of every random choice.
+        seed: random seed.
     """
 
     steps: int | None = None
@@ -104,17 +106,18 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is learnt from, and what is watched.
+    """The training data and the dev set.
 
     Attributes:
-        corpus: documents, as `open_corpus` takes them; None is the embedded `pydocs:train`.
-        queries: queries to learn from as text, as `open_queries` takes them.
-        dev: judged queries to watch. None watches the teacher's neighbours among held-out texts; with pydocs, its own.
+        corpus: training documents, in any form that `open_corpus` accepts. None is the built-in `pydocs:train`.
+        queries: training queries, in any form that `open_queries` accepts. They are used as unlabelled text.
+        dev: judged queries of the dev set. None measures the overlap with the teacher's neighbours among held-out
+            texts; with pydocs, None is its own queries.
         pairs: queries with their passages for fine-tuning: judged queries, or a JSONL file.
-        max_documents: most documents to learn from, drawn at random; None takes all.
-        id_field: field of the corpus that holds the id; None finds it by the usual names.
-        text_field: fields that hold the text, joined; none finds it by the usual names.
-        title_field: field that holds the title; None finds it by the usual names.
+        max_documents: maximum number of training documents, drawn at random. None takes all.
+        id_field: field of the corpus that holds the id. None tries the usual names.
+        text_field: fields that hold the text; they are joined. Empty tries the usual names.
+        title_field: field that holds the title. None tries the usual names.
     """
 
     corpus: Any = None
@@ -129,19 +132,19 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Stage 2.
+    """The settings of stage 2, fine-tuning on pairs.
 
     Attributes:
         steps: optimiser steps.
-        batch_size: queries a step, each with one passage.
-        learning_rate: peak of the schedule.
-        temperature: tau of the contrast.
+        batch_size: queries per batch, each with one passage.
+        learning_rate: peak learning rate.
+        temperature: temperature tau of the contrastive loss.
         hsic_weight: lambda, the weight of the forgetting term.
-        negatives: hard negatives a query and step; 0 mines none.
-        negative_ranks: the first and the last of the teacher's ranks that negatives come from.
-        negative_margin: results that score above the best positive less this much are left out.
-        soft_labels: "teacher", or a cross-encoder, whose scores are further targets.
-        soft_weight: weight of the divergence from them.
+        negatives: hard negatives per query and step. 0 mines none.
+        negative_ranks: first and last rank in the teacher's results from which negatives are taken.
+        negative_margin: a result is left out if it scores above the best positive's score minus this margin.
+        soft_labels: source of soft labels: "teacher", or the name of a cross-encoder.
+        soft_weight: weight of the soft-label loss.
     """
 
     steps: int | None = None
@@ -161,14 +164,14 @@ class DistillConfig:
     """A distillation run.
 
     Attributes:
-        teacher: encoders to learn from, by folder or hub name; of several, the vectors stand side by side.
+        teacher: teacher encoders by folder or hub name. The vectors of several teachers are concatenated.
         stage: "distill" for stage 1, "finetune" for stage 2, or "both".
         preset: "thorough" or "paper" for other defaults; None for the usual ones.
         student: how the student is initialised.
         objective: the loss of stage 1.
         training: steps, batches and evaluations.
-        data: what is learnt from.
-        finetuning: stage 2.
+        data: training data and dev set.
+        finetuning: settings of stage 2.
 
     Example:
         >>> config = DistillConfig().with_parameters(layers=3, dim=384, finetune_steps=100)
@@ -195,7 +198,7 @@ class DistillConfig:
 
         Raises:
             TypeError: there is no such parameter.
-            UserError: a text cannot be read as what is wanted.
+            UserError: a text cannot be parsed, or a value has the wrong type.
         """
         changed: dict[str, dict[str, Any]] = {}
         for name, value in parameters.items():
@@ -209,7 +212,7 @@ class DistillConfig:
         return replace(self, **top, **{name: replace(getattr(self, name), **each) for name, each in changed.items()})
 
     def given(self) -> dict[str, Any]:
-        """The choices that are not left open, by the name of the parameter."""
+        """The choices that are set, by parameter name."""
         every = {
             name: getattr(getattr(self, section) if section else self, own_name)
             for name, (section, own_name) in PARAMETERS.items()
@@ -217,7 +220,7 @@ class DistillConfig:
         return {name: value for name, value in every.items() if value is not None and value != ()}
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values. Documents and queries that were given from Python go by their name, or a remark."""
+        """Convert to plain values. Data given from Python is recorded by its name or its type."""
         sources = ("corpus", "queries", "dev", "pairs")
         unnamed: dict[str, Any] = dict.fromkeys(sources)
         found: dict[str, Any] = asdict(replace(self, data=replace(self.data, **unnamed)))
@@ -226,10 +229,10 @@ class DistillConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DistillConfig:
-        """Read what `to_json` gave.
+        """Convert the output of `to_json` back.
 
         Raises:
-            UserError: a name or value in it is none of ours.
+            UserError: a name is unknown, or a value is invalid.
         """
         changed: dict[str, Any] = {}
         where = {place: name for name, place in PARAMETERS.items()}
@@ -243,7 +246,7 @@ class DistillConfig:
         return cls().with_parameters(**changed)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a JSON file."""
+        """Write the configuration to a JSON file."""
         write_json(Path(path), self.to_json())
 
     @classmethod
@@ -251,7 +254,7 @@ class DistillConfig:
         """Read a saved configuration, or that of a finished student: its folder, or the `ibkd.json` in it.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: the file does not exist or is damaged.
         """
         path = Path(path)
         path = path / RECORD if path.is_dir() else path
@@ -271,7 +274,7 @@ class DistillConfig:
 
 
 FINETUNE_PREFIXED = ("steps", "batch_size", "learning_rate", "temperature", "hsic_weight")
-"""Fields of `FinetuneConfig` that stage 1 has too, so that their parameters begin with `finetune_`."""
+"""Fields of `FinetuneConfig` that stage 1 has too. Their parameters begin with `finetune_`."""
 
 
 def _parameters() -> dict[str, tuple[str, str]]:
@@ -290,17 +293,17 @@ def _parameters() -> dict[str, tuple[str, str]]:
 
 
 PARAMETERS = _parameters()
-"""Section ("" for none) and field by the name of the parameter."""
+"""The section ("" for the top level) and the field of each parameter."""
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list"}
 
 
 def _check_kind(name: str, value: Any) -> None:
-    """Refuse a value of another kind than the field's.
+    """Check that a value has the type of its field.
 
     Raises:
-        UserError: it is one.
+        UserError: it has another type.
     """
     section, own_name = PARAMETERS[name]
     owner = _OWNERS[section]
@@ -331,7 +334,7 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _named(source: Any) -> Any:
-    """A source of text as JSON knows it: its name or path."""
+    """The name or path of a text source, for JSON."""
     if source is None or isinstance(source, str):
         return source
     if isinstance(source, os.PathLike):

@@ -1,6 +1,6 @@
-"""What a `DistillConfig` leaves open, decided in one place: by the kind of student, the preset, and what goes together.
+"""The defaults of a `DistillConfig` that depend on the kind of student or on the preset.
 
-Numbers that no kind of student changes are the defaults of the fields in `recipe`.
+Defaults that depend on neither are the field defaults in `recipe`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ STAGES = ("distill", "finetune", "both")
 
 
 def check_stage(stage: str, settings: DistillSettings, pairs: object | None, teachers: int = 1) -> None:
-    """Make sure that a stage has what it needs.
+    """Check that a stage has the inputs it needs.
 
     Args:
-        stage: as the user named it.
+        stage: name of the stage.
         settings: the recipe of stage 1.
-        pairs: what stage 2 learns from, if anything.
-        teachers: how many there are.
+        pairs: the training pairs of stage 2, or None.
+        teachers: number of teachers.
 
     Raises:
-        UserError: it is unknown, lacks pairs or has no use for them, or its students would live in a space that they
-            leave or that no index is in.
+        UserError: the stage is unknown, lacks pairs or does not use them, or cannot keep the student in the teacher's
+            space.
     """
     if stage not in STAGES:
         raise UserError(f"Unknown stage `{stage}`: use one of {', '.join(STAGES)}.")
@@ -57,38 +57,38 @@ def check_stage(stage: str, settings: DistillSettings, pairs: object | None, tea
 
 
 def usual_objective(plan: StudentPlan, output_space: str) -> str:
-    """What was best on dev sets, in short runs, for a kind of student: `kl` for a small model in a space of its own."""
+    """The default objective for a kind of student. It was the best on dev sets in short runs."""
     return "kl" if plan.trained_before and output_space == "student" else "ibkd"
 
 
 _NARROW = 384
-"""Width of the teachers that the rate for layers was measured with."""
+"""Hidden size of the teachers on which the learning rate for layers was tuned."""
 
 
 def usual_learning_rate(plan: StudentPlan, output_space: str, width: int | None = None) -> float:
-    """The peak for a kind of student: a good one forgets what it knows long before it learns at another's rate.
+    """The default peak learning rate for a kind of student. A pretrained encoder needs a low one, or it forgets.
 
-    For layers of a teacher it falls with the teacher's width: 2e-3 at 384 dimensions, 1e-3 at 768.
+    For layers of a teacher the rate falls with the teacher's hidden size: 2e-3 at 384, 1e-3 at 768.
     """
     if not plan.trained_before:
         return 2e-3 * min(1.0, _NARROW / (width or _NARROW)) if plan.model is None else 1e-2
-    if plan.pooling is not None:  # A plain encoder, which knows nothing of sentences yet.
+    if plan.pooling is not None:  # A plain encoder, not yet trained for sentence vectors.
         return 1e-3
     return 5e-5 if output_space == "student" else 3e-4
 
 
 def usual_merge(plan: StudentPlan, output_space: str) -> float:
-    """The share of its weights that a kind of student keeps: half where it could encode texts before, in its space."""
+    """The default `merge`: 0.5 for a pretrained text encoder that keeps its own vector space, otherwise 0."""
     return 0.5 if plan.could_encode and output_space == "student" else 0.0
 
 
 def with_preset(
     settings: DistillSettings, name: str | None, plan: StudentPlan, keep: Collection[str] = ()
 ) -> DistillSettings:
-    """`settings` with the preset of a name, None for none; what is in `keep` stays as it is.
+    """Apply a preset by name to `settings`. None changes nothing, and names in `keep` keep their values.
 
     Raises:
-        UserError: no preset of that name.
+        UserError: the preset is unknown.
     """
     if name is None:
         return settings
@@ -103,8 +103,8 @@ def paper_preset(settings: DistillSettings, keep: Collection[str] = ()) -> Disti
     """The published STS settings of stage 1 (arXiv 2311.05472): lambda 0.2, tau 1, gamma 1, batch 256, lr 1e-4.
 
     Args:
-        settings: what the publication does not say stays as it is.
-        keep: names of settings, the objective's among them, that stay as they are too.
+        settings: the recipe to change. Settings that the paper does not give stay unchanged.
+        keep: names of further settings, including the objective's, that stay unchanged.
     """
     published: dict[str, Any] = {
         "objective": "ibkd",
@@ -128,7 +128,7 @@ def paper_preset(settings: DistillSettings, keep: Collection[str] = ()) -> Disti
 def preset(
     settings: DistillSettings, values: dict[str, Any], terms: dict[str, Any], keep: Collection[str]
 ) -> DistillSettings:
-    """`settings` with other `values`, and with other `terms` of the objective, but where a name is in `keep`."""
+    """Replace `values` of the recipe and `terms` of the objective, except for names in `keep`."""
     return replace(
         settings,
         **{name: value for name, value in values.items() if name not in keep},
@@ -141,11 +141,11 @@ def preset(
 def paper_finetuning(settings: FinetuneSettings, keep: Collection[str] = ()) -> FinetuneSettings:
     """The published STS settings of stage 2 (arXiv 2311.05472): lambda 1, tau 0.05, gamma 1, batch 128, lr 1e-6.
 
-    It runs for 3 epochs there; steps are the caller's.
+    The paper trains for 3 epochs. The caller sets the steps.
 
     Args:
-        settings: what the publication does not say stays as it is.
-        keep: names of settings that stay as they are too.
+        settings: the recipe to change. Settings that the paper does not give stay unchanged.
+        keep: names of further settings that stay unchanged.
     """
     published: dict[str, Any] = {
         "batch_size": 128,
@@ -160,34 +160,35 @@ def paper_finetuning(settings: FinetuneSettings, keep: Collection[str] = ()) -> 
 
 
 def thorough_preset(settings: DistillSettings, plan: StudentPlan, keep: Collection[str] = ()) -> DistillSettings:
-    """For much text: long, with many negatives; and a student that was trained before may become another.
+    """A preset for large corpora: more steps, more negatives and longer texts.
 
-    Such a one learns by `ibkd`, at a high rate, with W trained and nothing merged, which took paraphrase-MiniLM-L3-v2
-    from 77.5 % to 89.6 % of all-mpnet-base-v2; the usual recipe takes it to 78.9 % (docs/reproduction.md).
+    A pretrained student may move far from its start: it learns by `ibkd`, at a high rate, with W trained and without
+    merging. This took paraphrase-MiniLM-L3-v2 from 77.5 % to 89.6 % of all-mpnet-base-v2. The usual recipe takes it to
+    78.9 % (docs/reproduction.md).
 
     Args:
-        settings: what is not part of it stays as it is.
+        settings: the recipe to change.
         plan: how the student is initialised.
-        keep: names of settings, the objective's among them, that stay as they are too.
+        keep: names of settings, including the objective's, that stay unchanged.
     """
     values: dict[str, Any] = {"steps": 3000, "bank_size": 16_384, "max_length": 256}
     if plan.could_encode and settings.output_space == "student":
         values |= {"objective": "ibkd", "learning_rate": 5e-4, "projection": "trained", "merge": 0.0}
-    # None is the objective's own.
+    # None is the objective's default temperature.
     return preset(settings, values, {"temperature": None}, keep)
 
 
 def projection_for(settings: DistillSettings, plan: StudentPlan, dim: int, teacher_dim: int) -> str:
-    """Which projection `auto` is for a student.
+    """Decide the projection where the settings say "auto".
 
     Args:
         settings: the recipe.
         plan: how the student is initialised.
-        dim: of the student's vectors.
-        teacher_dim: of the teacher's.
+        dim: dimensions of the student's vectors.
+        teacher_dim: dimensions of the teacher's vectors.
 
     Raises:
-        UserError: an isometry is asked for from more dimensions to fewer.
+        UserError: `projection` is "isometry" and the student has more dimensions than the teacher.
     """
     if settings.projection == "isometry" and dim > teacher_dim:
         raise UserError(
@@ -196,14 +197,14 @@ def projection_for(settings: DistillSettings, plan: StudentPlan, dim: int, teach
         )
     if settings.projection != "auto":
         return settings.projection
-    # A least-squares map would first make a student that was trained before forget: all-MiniLM-L6-v2 goes from 0.660
-    # to 0.609 nDCG@10 on SciFact's training queries by it alone. Layers cut out of a teacher have little to forget.
+    # A least-squares map alone makes a pretrained student worse: all-MiniLM-L6-v2 falls from 0.660 to 0.609 nDCG@10 on
+    # SciFact's training queries. Layers cut out of a teacher have little to lose.
     keeps = plan.trained_before and settings.output_space == "student" and dim <= teacher_dim
     return "isometry" if keeps else "trained"
 
 
 class Recipe(NamedTuple):
-    """A configuration with everything decided that the models need not be loaded for."""
+    """A configuration with every choice made that does not need the models."""
 
     plan: StudentPlan
     settings: DistillSettings
@@ -211,7 +212,7 @@ class Recipe(NamedTuple):
 
 
 def recipe_of(config: DistillConfig) -> Recipe:
-    """Decide what a configuration leaves open. The learning rate of layers waits for the teacher's width.
+    """Fill in the defaults of a configuration. The learning rate for layers is set later, from the teacher's width.
 
     Raises:
         UserError: a value is outside its range, or values contradict each other.
@@ -227,17 +228,17 @@ def recipe_of(config: DistillConfig) -> Recipe:
         "seed": config.training.seed,
         "dtype": config.training.dtype,
     }
-    asked = {name: value for name, value in given.items() if value != ()}
-    terms = ObjectiveSettings(**_of(ObjectiveSettings, asked))
+    explicit = {name: value for name, value in given.items() if value != ()}
+    terms = ObjectiveSettings(**_of(ObjectiveSettings, explicit))
     by_kind: dict[str, Any] = {"objective": usual_objective(plan, space), "merge": usual_merge(plan, space)}
-    settings = DistillSettings(**(by_kind | shared | _of(DistillSettings, asked)), objective_settings=terms)
+    settings = DistillSettings(**(by_kind | shared | _of(DistillSettings, explicit)), objective_settings=terms)
     settings = with_preset(settings, config.preset, plan, given)
-    tuning = {name.removeprefix("finetune_"): value for name, value in asked.items() if name in _STAGE_2}
-    both: dict[str, Any] = {name: asked[name] for name in _BOTH_STAGES if name in asked}
+    tuning = {name.removeprefix("finetune_"): value for name, value in explicit.items() if name in _STAGE_2}
+    both: dict[str, Any] = {name: explicit[name] for name in _BOTH_STAGES if name in explicit}
     follow: dict[str, Any] = {
         "max_length": settings.max_length,
         "hsic_bandwidth": settings.objective_settings.hsic_bandwidth,
-        "mining": _mining(asked),
+        "mining": _mining(explicit),
     }
     finetuning = FinetuneSettings(**(follow | shared | both | _of(FinetuneSettings, tuning)))
     if config.preset == "paper":
@@ -270,7 +271,7 @@ def _of(settings: type[Any], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plan(config: DistillConfig) -> StudentPlan:
-    """Two layers of the teacher and 128 dimensions, where nothing else is asked for."""
+    """The student's plan. The default is two layers of the teacher and 128 dimensions."""
     student = config.student
     layers, dim = student.layers, student.dim
     if student.model is None:
@@ -278,14 +279,14 @@ def _plan(config: DistillConfig) -> StudentPlan:
     return StudentPlan(student.model, layers, dim or None, student.pooling)
 
 
-def _mining(asked: dict[str, Any]) -> MiningSettings:
-    given = {"margin": asked["negative_margin"]} if "negative_margin" in asked else {}
-    first, last = asked.get("negative_ranks", (MiningSettings.first, MiningSettings.last))
+def _mining(explicit: dict[str, Any]) -> MiningSettings:
+    given = {"margin": explicit["negative_margin"]} if "negative_margin" in explicit else {}
+    first, last = explicit.get("negative_ranks", (MiningSettings.first, MiningSettings.last))
     return MiningSettings(first, last, **given)
 
 
 def _check_given(given: Collection[str], stage: str) -> None:
-    """Refuse parameters of a stage that is left out."""
+    """Refuse parameters of a stage that does not run."""
     both = '`stage="both"`'
     unused, purpose, instead = {
         "distill": (("pairs", *_STAGE_2), "fine-tuning", f'`stage="finetune"` or {both}'),
@@ -302,7 +303,7 @@ def _check_given(given: Collection[str], stage: str) -> None:
 
 
 def _check_effect(given: Collection[str], finetuning: FinetuneSettings) -> None:
-    """Refuse parameters of fine-tuning that change nothing beside the others."""
+    """Refuse fine-tuning parameters that have no effect with the other parameters."""
     idle = {"soft_weight": "without `soft_labels`"} if finetuning.soft_labels is None else {}
     if not finetuning.negatives:
         idle |= dict.fromkeys(("negative_ranks", "negative_margin"), "with `negatives=0`")
@@ -314,7 +315,7 @@ def _check_effect(given: Collection[str], finetuning: FinetuneSettings) -> None:
 def unread(given: Collection[str], stage: str, objective: str) -> tuple[str, ...]:
     """The parameters among `given` that the objective does not read.
 
-    They are no mistake: a comparison of objectives gives all of them the same.
+    They are not an error, because a comparison of objectives gives the same parameters to all.
     """
     if stage == "finetune":
         return ()
@@ -329,7 +330,7 @@ _USUAL_CORPUS = "pydocs:train"
 
 
 def text_sources(config: DistillConfig) -> tuple[Any, Any, Any]:
-    """Corpus, queries and dev queries; with the embedded corpus, its own queries unless others are given."""
+    """Corpus, queries and dev queries. The built-in corpus brings its own queries unless others are given."""
     data = config.data
     corpus = _USUAL_CORPUS if data.corpus is None else data.corpus
     own = _USUAL_CORPUS if isinstance(corpus, str) and corpus.split(":")[0] == "pydocs" else None
@@ -340,7 +341,7 @@ def text_sources(config: DistillConfig) -> tuple[Any, Any, Any]:
 def decided(
     config: DistillConfig, plan: StudentPlan, settings: DistillSettings, tuning: FinetuneSettings | None
 ) -> Any:
-    """The configuration that repeats a run whatever the defaults become: all that its stage reads is spelled out."""
+    """The configuration that repeats a run even if defaults change. It spells out every setting of its stage."""
     corpus, queries, dev = text_sources(config)
     terms, mining = settings.objective_settings, tuning.mining if tuning else None
     found: dict[str, Any] = {"corpus": corpus, "queries": queries, "dev": dev}

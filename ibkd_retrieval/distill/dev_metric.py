@@ -1,4 +1,4 @@
-"""What a student is watched by while it trains: judged queries, or the teacher's own neighbours."""
+"""Dev metrics during training: retrieval quality on judged queries, or overlap with the teacher's neighbours."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ DocumentEncoder = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 class Dev(Protocol):
-    """A held-out measure of an encoder, larger is better."""
+    """A held-out measure of an encoder. Larger is better."""
 
     @property
     def name(self) -> str:
-        """What it is measured on, for people."""
+        """A readable name of the dev set."""
 
     @property
     def metric(self) -> str:
-        """What is measured, for tables."""
+        """The name of the metric, for tables."""
 
     @property
     def texts(self) -> list[str]:
-        """What training must not see."""
+        """The texts that must not be in the training data."""
 
     def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
-        """The measure; `searched` encodes what is searched, where `encoder` does not."""
+        """Measure `encoder`. `searched` encodes the documents in its place, if given."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class JudgedDev:
 
     @property
     def name(self) -> str:
-        """The set the queries are of, and how many queries and documents there are."""
+        """The query set, and the numbers of queries and documents."""
         return f"{len(self.queries):,} queries of {self.source} among {len(self.documents):,} documents"
 
     @property
@@ -81,7 +81,7 @@ class JudgedDev:
 
 @dataclass(frozen=True)
 class NeighbourDev:
-    """Share of the teacher's ten nearest neighbours among held-out texts that the student finds too."""
+    """The overlap@10 of student and teacher: nearest neighbours among held-out texts that both find."""
 
     held_out: tuple[str, ...]
     neighbours: NDArray[np.int64]
@@ -89,7 +89,7 @@ class NeighbourDev:
 
     @property
     def name(self) -> str:
-        """How many texts there are."""
+        """The number of held-out texts."""
         return f"{len(self.held_out):,} held-out texts"
 
     @property
@@ -106,7 +106,7 @@ class NeighbourDev:
 
 
 class TeacherSpaceDev:
-    """Another dev set with what is searched encoded by the teacher, whose index the student is to search."""
+    """A dev set whose documents the teacher encodes, for a student that searches the teacher's index."""
 
     def __init__(self, inner: Dev, teacher: TextEncoder) -> None:
         self._inner, self._teacher = inner, teacher
@@ -114,49 +114,49 @@ class TeacherSpaceDev:
 
     @property
     def name(self) -> str:
-        """The other's, and who encodes what is searched."""
+        """The name of the inner dev set, with a note on the encoder."""
         return f"{self._inner.name}, encoded by the teacher"
 
     @property
     def metric(self) -> str:
-        """The other's."""
+        """The metric of the inner dev set."""
         return self._inner.metric
 
     @property
     def texts(self) -> list[str]:
-        """The other's."""
+        """The texts of the inner dev set."""
         return self._inner.texts
 
     def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
-        """The other's; 0 for a student, not yet trained, whose vectors are of another length than the teacher's."""
+        """Measure by the inner dev set. It is 0 for an untrained student with another dimension than the teacher's."""
         return self._inner.score(encoder, self._searched) if encoder.dim == self._teacher.dim else 0.0
 
     def _searched(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """The teacher's vectors of the texts that are searched, always the same, computed once."""
+        """The teacher's document vectors. The texts are always the same, so they are encoded once."""
         if self._vectors is None:
             self._vectors = self._teacher.encode(texts)
         return self._vectors
 
 
 def nearest(vectors: NDArray[np.float32], others: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """For each row of `vectors` the k nearest rows of `others`, but the one at its place, by inner product [n, k]."""
+    """The k rows of `others` nearest to each row of `vectors` by inner product, without the same row [n, k]."""
     scores = vectors @ others.T
     np.fill_diagonal(scores, -np.inf)
     return np.argpartition(-scores, k - 1, axis=1)[:, :k]
 
 
 def judged_dev(corpus: Corpus, queries: QuerySet, *, most_queries: int, most_documents: int, seed: int) -> JudgedDev:
-    """Draw a dev set: some judged queries and documents around them.
+    """Draw a dev set: a sample of judged queries and a small corpus.
 
-    Every document relevant to one of the queries is taken. What room is left goes to documents judged not to be, and
-    then to others, each drawn at random.
+    Every relevant document of a drawn query is taken. The rest of the corpus is documents judged not relevant, and then
+    other documents, each drawn at random.
 
     Args:
-        corpus: where the documents are.
-        queries: of which those with a relevant document may be drawn.
-        most_queries: most queries to take.
-        most_documents: most documents to take, where the relevant ones alone are not more.
-        seed: of the draw.
+        corpus: the documents.
+        queries: the judged queries. Queries without a relevant document are not drawn.
+        most_queries: maximum number of queries.
+        most_documents: maximum number of documents. The relevant ones are all taken, even if they are more.
+        seed: random seed of the draw.
 
     Raises:
         UserError: no query has a relevant document in the corpus.
@@ -202,16 +202,16 @@ class _Sample:
             self._kept[position] = document
 
     def draw(self, count: int) -> list[Document]:
-        """Up to `count` of those kept. Where one lies tells when it was seen, so that a slice would be no sample."""
+        """Draw up to `count` of the kept documents. A slice would be biased, since positions depend on the order."""
         order = self._generator.permutation(len(self._kept))[: max(0, count)]
         return [self._kept[place] for place in order]
 
 
 def neighbour_dev(texts: tuple[str, ...], teacher: TextEncoder, *, size: int, seed: int) -> NeighbourDev:
-    """Hold out texts and note the teacher's neighbours among them.
+    """Hold out texts and find the teacher's nearest neighbours among them.
 
     Raises:
-        UserError: too few texts to hold any out.
+        UserError: there are too few texts.
     """
     size = min(size, len(texts) // 5)
     if size < 20:

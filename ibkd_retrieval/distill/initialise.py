@@ -1,4 +1,4 @@
-"""How the student is initialised, and what its model allows."""
+"""Initialise the student, and check the settings against its model."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def initial_student(
     plan: StudentPlan, teacher: SentenceTransformer, teacher_name: str, device: str
 ) -> SentenceTransformer:
-    """Make the student that a plan describes, ending in Normalize.
+    """Make the student that a plan describes. Its last module is Normalize.
 
     Raises:
-        UserError: the plan cannot work with this teacher.
+        UserError: the plan does not fit this teacher.
     """
     from sentence_transformers.sentence_transformer.modules import Normalize
 
@@ -43,23 +43,23 @@ def initial_student(
             student = student_from_layers(student, plan.layers)
     check_trainable(student, {kind: prompt_of(student, kind) for kind in ("query", "document")})
     if not isinstance(student[len(student) - 1], Normalize):
-        # Objectives train directions only; the lengths of a student compared by inner product would mean nothing.
+        # Objectives train directions only. Without unit length, inner products would depend on untrained norms.
         student.append(Normalize())
     return student
 
 
 def transformer_width(model: SentenceTransformer) -> int | None:
-    """The size of a transformer's hidden states, None where it has none."""
+    """The hidden size of a transformer, or None if the model has none."""
     config = getattr(getattr(model[0], "auto_model", None), "config", None)
     width = getattr(config, "hidden_size", None)
     return width if isinstance(width, int) else None
 
 
 def check_length(student: SentenceTransformer, max_length: int) -> None:
-    """Refuse to train a student on more of a text than it can read.
+    """Check that the student can read `max_length` tokens.
 
     Raises:
-        UserError: it reads less.
+        UserError: it reads fewer.
     """
     limit = position_limit(student)
     if limit is not None and max_length > limit:
@@ -67,17 +67,17 @@ def check_length(student: SentenceTransformer, max_length: int) -> None:
 
 
 def check_freezing(student: SentenceTransformer, freeze_embeddings: bool) -> None:
-    """Refuse to freeze all that a student has.
+    """Check that freezing leaves something to train.
 
     Raises:
-        UserError: the student is static, and its token table is to be frozen.
+        UserError: the student is static, and its token table would be frozen.
     """
     if freeze_embeddings and is_static(student):
         raise UserError("`freeze_embeddings` leaves nothing of a static student to train: leave it out.")
 
 
 def read_as_much(student: SentenceTransformer, max_length: int) -> None:
-    """Let a student read as much of a text as it is trained on, where it read less before."""
+    """Raise the student's maximum length to the training length, if it is lower."""
     if not is_static(student):
         student.max_seq_length = max(max_length, int(student.max_seq_length or max_length))
 
@@ -85,7 +85,7 @@ def read_as_much(student: SentenceTransformer, max_length: int) -> None:
 def without_forgetting(
     stage: str, settings: DistillSettings, finetuning: FinetuneSettings | None, progress: Progress
 ) -> tuple[DistillSettings, FinetuneSettings | None]:
-    """Settings for a static student, with a weight of 0 for the term that it cannot have, which is said once."""
+    """Set the weight of the forgetting term to 0. A static student cannot have that term."""
     terms = settings.objective_settings
     weights = [terms.hsic_weight] if stage != "finetune" and settings.objective == "ibkd" else []
     weights += [finetuning.hsic_weight] if stage != "distill" and finetuning is not None else []

@@ -1,4 +1,4 @@
-"""From a teacher and text to a finished model folder, step by step."""
+"""The distillation pipeline: from a teacher and text to a finished model folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ibkd_retrieval.distill.output.folder import (
     CHECKPOINTS,
     FINETUNING,
     clear_unfinished,
-    full_disk_told,
+    full_disk_error,
     prepare_output,
     save_plain,
     settle_output,
@@ -70,31 +70,32 @@ _START_SAMPLE = 2048
 
 @dataclass(frozen=True)
 class Job:
-    """A distillation whose text is open and whose recipe is decided.
+    """A distillation job: its data is open and its recipe is decided.
 
     Attributes:
-        teacher_name: the encoder to learn from.
+        teacher_name: the teacher.
         plan: how the student is initialised.
-        corpus: documents to learn from, as unlabelled text.
-        queries: queries to learn from, likewise; None for documents only.
-        settings: the recipe of stage 1; its length, number format, seed and dims count for both.
-        output: the model folder to make; holds checkpoints until it is finished.
-        cache_root: folder below which each teacher has its cache of vectors.
-        further_teachers: more of them, whose vectors stand beside the first's.
+        corpus: training documents, used as unlabelled text.
+        queries: training queries, used as unlabelled text. None uses documents only.
+        settings: the recipe of stage 1. Its length, dtype, seed and dims apply to both stages.
+        output: the model folder to write. It holds checkpoints until it is finished.
+        cache_root: folder of the teachers' caches.
+        further_teachers: additional teachers, whose vectors are appended to the first's.
         stage: "distill" for stage 1, "finetune" for stage 2, "both".
-        finetuning: the recipe of stage 2, where that is asked for.
-        pairs: what stage 2 learns from.
-        pair_corpus: where hard negatives for them are mined; None mines in `corpus`.
-        dev_corpus: documents around the dev queries; with `dev_queries`.
-        dev_queries: judged queries to watch; None watches the teacher's neighbours among held-out texts.
-        max_documents: most documents to learn from, drawn at random.
-        device: where to compute.
-        resume: go on with an unfinished `output`.
+        finetuning: the recipe of stage 2, if it runs.
+        pairs: the training pairs of stage 2.
+        pair_corpus: the corpus in which hard negatives are mined. None mines in `corpus`.
+        dev_corpus: the corpus of `dev_queries`.
+        dev_queries: judged queries of the dev set. None measures overlap with the teacher's neighbours on held-out
+            texts.
+        max_documents: maximum number of training documents, drawn at random.
+        device: the device to train on.
+        resume: continue an unfinished `output`.
         overwrite: replace a finished or unfinished `output`.
-        keep_undistilled: also save the student as it was initialised, here.
+        keep_undistilled: folder in which the untrained student is saved too.
         tensorboard: also log to TensorBoard, in `output`/tensorboard.
-        config: what the recipe was made of, to be recorded.
-        progress: told of everything.
+        config: the configuration of the recipe, to be recorded.
+        progress: receives progress reports.
     """
 
     teacher_name: str
@@ -123,14 +124,14 @@ class Job:
 
 @dataclass(frozen=True)
 class _Models:
-    """What is trained, and what it learns from.
+    """The student, its teacher and the target vectors.
 
     Attributes:
-        student: as it was initialised, on its device.
-        teacher: at its own length, as it would be used.
-        cache: the vectors to learn, which come from no more of a text than the student is shown.
-        sizes: lengths of the finished student's vectors and of the teacher's.
-        origin: what the student was made of; a resumed run must say the same.
+        student: the untrained student, on its device.
+        teacher: the teacher with its own maximum length, for evaluation.
+        cache: the target vectors. The teacher reads no more tokens of a text than the student does.
+        sizes: dimensions of the finished student and of the teacher.
+        origin: how the student was made. A resumed run must have the same origin.
     """
 
     student: SentenceTransformer
@@ -142,7 +143,7 @@ class _Models:
 
 @dataclass(frozen=True)
 class _Data:
-    """What is learnt from, and what is watched."""
+    """The training data and the dev set."""
 
     texts: TrainingTexts
     dev: Dev
@@ -151,7 +152,7 @@ class _Data:
 
 @dataclass(frozen=True)
 class _Trained:
-    """The finished model, and what each stage that ran gave."""
+    """The finished model, and the result of each stage that ran."""
 
     final: FinishedModel
     distilled: LoopResult | None
@@ -161,22 +162,22 @@ class _Trained:
 def distill_student(job: Job) -> StudentReport:
     """Distil a teacher into a student, fine-tune it on pairs, or both, and write the student's folder.
 
-    Several processes that `ranks.join` connected call it alike and get the same report; the first alone writes.
+    Processes connected by `ranks.join` all call this function and get the same report. Only the first one writes.
 
     Raises:
-        UserError: an input that cannot work, or another process that writes to the output.
-        WorkFailed: training broke down, or the disk is full.
-        MissingPackage: tensorboard is asked for and not installed.
+        UserError: an input is invalid, or another process writes to the output.
+        WorkFailed: training failed, or the disk is full.
+        MissingPackage: `tensorboard` is set and the package is not installed.
     """
     check_stage(job.stage, job.settings, job.pairs, teachers=1 + len(job.further_teachers))
     began = time.monotonic()
-    with _held(job.output), full_disk_told(job.output):
+    with _held(job.output), full_disk_error(job.output):
         if ranks.is_first():
             settle_output(job.output)
             prepare_output(job.output, resume=job.resume, overwrite=job.overwrite)
         if job.tensorboard:
             require_tensorboard()
-        # What stops the run is told before the teacher encodes a corpus, and before an old student is replaced.
+        # Errors are raised before the teacher encodes a corpus, and before an old student is replaced.
         job, models = _load_models(job)
         data = _read_data(job, models)
         _complete_student(job, models, data)
@@ -195,11 +196,11 @@ def distill_student(job: Job) -> StudentReport:
 
 
 def _cost(report: StudentReport, seconds: float) -> str:
-    """Where the time went, and the most memory that the process ever had."""
+    """A sentence with the time of each stage and the peak memory of the process."""
     tuned = report.finetuning.seconds if report.finetuning else 0.0
     stages = {"distilling": report.train_seconds if report.stage != "finetune" else 0.0, "fine-tuning": tuned}
     parts = [f"{spent:.0f} s {name}" for name, spent in stages.items() if spent]
-    # Steps of earlier parts of a resumed run count among the seconds of its stages.
+    # The seconds of a stage include those before a resume.
     rest = max(0.0, seconds - sum(stages.values()))
     parts.append(f"{rest:.0f} s reading, teacher vectors, evaluating and saving")
     memory = f"; peak memory {peak / 1e9:.1f} GB" if (peak := _peak_memory()) else ""
@@ -207,7 +208,7 @@ def _cost(report: StudentReport, seconds: float) -> str:
 
 
 def _peak_memory() -> int:
-    """The most bytes that the process ever held, 0 where the system does not tell."""
+    """The peak memory of the process in bytes, or 0 if the system does not report it."""
     try:
         import resource
     except ImportError:
@@ -225,7 +226,7 @@ def _held(output: Path) -> Iterator[None]:
 
 
 def _load_models(job: Job) -> tuple[Job, _Models]:
-    """Load the teachers, initialise the student, and decide what of the recipe depends on them."""
+    """Load the teachers, initialise the student, and make the choices that depend on them."""
     plan, settings, finetuning = job.plan, job.settings, job.finetuning
     device = ranks.local_device(choose_device(job.device))
     teacher = load_sentence_transformer(job.teacher_name, device=device)
@@ -256,7 +257,7 @@ def _load_models(job: Job) -> tuple[Job, _Models]:
 
 
 def _teachers(job: Job, first: SentenceTransformer, device: str) -> tuple[Encoder | JointTeacher, TeacherVectors]:
-    """The teacher as it is measured, and the cache of the vectors to learn; of several, both side by side."""
+    """The teacher for evaluation, and the cache of target vectors. Several teachers are joined into one."""
     models = {job.teacher_name: first} | {
         name: load_sentence_transformer(name, device=device) for name in job.further_teachers
     }
@@ -269,27 +270,27 @@ def _teachers(job: Job, first: SentenceTransformer, device: str) -> tuple[Encode
 
 
 def open_cache(name: str, model: SentenceTransformer, settings: DistillSettings, root: Path) -> TeacherCache:
-    """The cache, below `root`, of a teacher that reads no more of a text than a student is shown.
+    """Open the cache of a teacher. The teacher reads no more tokens of a text than the student does.
 
     Args:
-        name: the teacher's.
-        model: the teacher, which is taken over.
-        settings: their length and number format count.
+        name: name of the teacher.
+        model: the teacher. Its maximum length is changed.
+        settings: the recipe, which gives the maximum length and the dtype.
         root: folder of all caches.
 
     Raises:
-        UserError: what is there is no cache of this teacher at this length.
+        UserError: the folder is not a cache of this teacher at this length.
     """
-    if not is_static(model):  # Which has no limit to set.
+    if not is_static(model):  # A static model has no length limit.
         model.max_seq_length = min(settings.max_length, model.max_seq_length or settings.max_length)
     reader = Encoder(model, name, dtype=settings.dtype)
     return TeacherCache(root / f"{short_model_name(name)}-{reader.weight_hash[:12]}-{reader.dtype}", reader)
 
 
 def _read_data(job: Job, models: _Models) -> _Data:
-    """Read the training texts and the dev set, which have nothing in common."""
+    """Read the training texts and the dev set. They share no text."""
     seed, dev = job.settings.seed, None
-    # Collections may have to be downloaded first, once.
+    # The first process may have to download a collection.
     with ranks.in_turn():
         if job.dev_queries is not None:
             dev = judged_dev(
@@ -316,7 +317,7 @@ def _read_data(job: Job, models: _Models) -> _Data:
 
 
 def _complete_student(job: Job, models: _Models, data: _Data) -> None:
-    """Give the student the dimensions and the output layer that the recipe asks for, in place."""
+    """Reduce the student's dimensions and add its output layer, as the recipe says, in place."""
     student = models.student
     if job.plan.dim is not None and job.plan.model != STATIC:
         encoder = Encoder(copy.deepcopy(student), "student", dtype=job.settings.dtype)
@@ -327,7 +328,7 @@ def _complete_student(job: Job, models: _Models, data: _Data) -> None:
 
 
 def _train(job: Job, models: _Models, data: _Data) -> _Trained:
-    """Run the stages that were asked for."""
+    """Run the stages of the job."""
     origin = models.origin
     events = job.output / "tensorboard" if job.tensorboard else None
     final, distilled, finetuned = FinishedModel(models.student, None), None, None
@@ -368,7 +369,7 @@ def _train(job: Job, models: _Models, data: _Data) -> _Trained:
 
 
 def _report(job: Job, models: _Models, data: _Data, trained: _Trained) -> StudentReport:
-    """Measure the finished student beside its teacher, and write down how it was made."""
+    """Measure the finished student and its teacher, and make the report."""
     settings, dev = job.settings, data.dev
     figures = final_figures(trained.final.model, str(job.output), models.teacher, dev, settings.dims, settings.dtype)
     loops = [trained.distilled] if trained.distilled else []

@@ -1,4 +1,4 @@
-"""The whole chain on this machine's own Python documentation, without a network: distil, index, search, compare."""
+"""The quickstart: distil, index, search and compare on the installed Python documentation, without a network."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _INDEXES = Path("indexes")
 
 @dataclass(frozen=True)
 class Quickstart:
-    """What a quickstart made.
+    """The result of a quickstart.
 
     Attributes:
         student: the finished student.
-        indexes: folders by the name of the system.
-        comparison: of all systems, on queries of packages that the student never saw.
+        indexes: index folders by system name.
+        comparison: the comparison of all systems, on queries of packages that are not in the training data.
         report: folder of the report.
-        seconds: the whole took.
+        seconds: total duration in seconds.
     """
 
     student: Student
@@ -49,16 +49,16 @@ class Quickstart:
 def quickstart(steps: int = 300, max_documents: int = 6000, progress: Progress | bool = SILENT) -> Quickstart:
     """Distil, index, search, evaluate and compare, on the documentation of the installed Python packages.
 
-    Everything goes below the present folder: `models/`, `indexes/` and `reports/`; what an earlier quickstart left is
-    replaced.
+    All files are written below the current folder, in `models/`, `indexes/` and `reports/`. Those of an earlier
+    quickstart are replaced.
 
     Args:
-        steps: optimiser steps; more gives a better student.
-        max_documents: documents the student learns from.
-        progress: told of everything; True shows bars.
+        steps: optimiser steps. More steps give a better student.
+        max_documents: maximum number of training documents.
+        progress: receives progress reports. True shows bars.
 
     Raises:
-        MissingPackage: the package that carries the teacher, or faiss, is not installed.
+        MissingPackage: faiss, or the package that holds the teacher, is not installed.
 
     Example:
         >>> quickstart(steps=50).student.figures  # doctest: +SKIP
@@ -98,7 +98,7 @@ def quickstart(steps: int = 300, max_documents: int = 6000, progress: Progress |
     comparison = compare_systems(
         [ComparedData("pydocs", queries, searchers)],
         ["mrr@10", "ndcg@10"],
-        # Fresh processes to watch the memory of would take as long as all else here.
+        # Measuring memory needs fresh processes, which would double the time of the quickstart.
         Measuring(rounds=5, memory_queries=0),
         command="ibkd quickstart",
         progress=progress,
@@ -110,7 +110,7 @@ def quickstart(steps: int = 300, max_documents: int = 6000, progress: Progress |
 
 
 def _index_all(models: dict[str, str | Path | Student], progress: Progress) -> dict[str, Path]:
-    """A flat index with each model and, of all but the undistilled student's, an ivf-pq index beside it."""
+    """Build a flat index with each model, and an ivf-pq index for all but the undistilled student."""
     corpus = open_corpus("pydocs:test", progress)
     folders: dict[str, Path] = {}
     for label, model in models.items():

@@ -1,6 +1,6 @@
-"""How one run trains: the student, the recipes of both stages, and the checks of their numbers.
+"""The student plan, the recipes of both stages, and the checks of their values.
 
-`defaults.recipe_of` makes these of a `DistillConfig`. They are recorded in `ibkd.json` and in every checkpoint.
+`defaults.recipe_of` makes them from a `DistillConfig`. They are recorded in `ibkd.json` and in every checkpoint.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class StudentPlan:
     """How the student is initialised.
 
     Attributes:
-        model: a small model by folder or hub name, or "static" for one vector a token out of the teacher; None takes
-            layers of the teacher.
-        layers: how many layers, evenly spaced, or their positions.
-        dim: output length, None for the model's own.
+        model: a small model by folder or hub name. "static" makes a table of one vector per token from the teacher.
+            None takes layers of the teacher.
+        layers: number of layers, evenly spaced, or their positions.
+        dim: output dimensions, or None for the model's own number.
         pooling: "mean" or "cls", for a plain transformers encoder.
     """
 
@@ -38,16 +38,16 @@ class StudentPlan:
 
     @property
     def trained_before(self) -> bool:
-        """Whether it is a small model that others trained, and not made out of the teacher."""
+        """Whether the student is a pretrained model, not one made from the teacher."""
         return self.model not in (None, STATIC)
 
     @property
     def could_encode(self) -> bool:
-        """Whether it is such a model as a whole, whose vectors were of use before."""
+        """Whether the student is a complete pretrained text encoder, whose vectors are useful before training."""
         return self.trained_before and self.pooling is None and self.layers is None
 
     def name(self, teacher: str, objective: str) -> str:
-        """A folder name that tells students apart: `all-MiniLM-L6-v2-l2-d128-ibkd`."""
+        """A folder name that identifies the student, such as `all-MiniLM-L6-v2-l2-d128-ibkd`."""
         parts = [
             f"{short_model_name(teacher)}-static" if self.model == STATIC else short_model_name(self.model or teacher)
         ]
@@ -63,10 +63,11 @@ class ObjectiveSettings:
     """Settings of a distillation loss.
 
     Attributes:
-        temperature: tau of the contrast; smaller looks harder at the nearest negatives. None is the objective's own.
+        temperature: temperature tau of the contrastive loss. A smaller value weights the nearest negatives more. None
+            is the objective's default.
         hsic_weight: lambda, the weight of the forgetting term.
-        hsic_bandwidth: gamma of its Gaussian kernels, or "median" to follow the batch.
-        hsic_estimator: "biased", "unbiased", or "cka" for the normalised one.
+        hsic_bandwidth: gamma of the Gaussian kernels, or "median" to set it from each batch.
+        hsic_estimator: "biased", "unbiased", or "cka" for the normalised estimator.
     """
 
     temperature: float | None = None
@@ -76,7 +77,7 @@ class ObjectiveSettings:
 
     @property
     def tau(self) -> float:
-        """The temperature, once an objective has been chosen."""
+        """The temperature. It is known once an objective has been chosen."""
         if self.temperature is None:
             raise ValueError("no temperature yet: with_temperature() gives the objective's own")
         return self.temperature
@@ -87,10 +88,10 @@ class MiningSettings:
     """Which of the teacher's results become hard negatives.
 
     Attributes:
-        first: best rank taken, counted from 1. The ranks before it hold answers that nobody judged.
+        first: best rank taken, counted from 1. Better ranks often hold answers without a judgement.
         last: worst rank taken.
-        margin: results that score above the best positive's score less this much are left out as likely answers.
-        most: negatives kept for a query, spread evenly over what is left of the ranks.
+        margin: a result is left out as a likely answer if it scores above the best positive's score minus this margin.
+        most: maximum number of negatives per query, evenly spaced over the remaining ranks.
     """
 
     first: int = 10
@@ -99,10 +100,10 @@ class MiningSettings:
     most: int = 16
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Check the values.
 
         Raises:
-            UserError: one is outside its range.
+            UserError: a value is outside its range.
         """
         if not 1 <= self.first <= self.last:
             raise UserError(f"`negative_ranks` {self.first}-{self.last}: give a range of ranks such as 10-100.")
@@ -112,15 +113,15 @@ class MiningSettings:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a run goes on and how often it is evaluated.
+    """The length of a run and the intervals of its evaluations and checkpoints.
 
     Attributes:
-        steps: optimiser steps in all.
-        texts_per_step: for the speed that is shown.
-        eval_every: steps between evaluations on the dev set, 0 for the end only.
+        steps: total number of optimiser steps.
+        texts_per_step: texts per optimiser step, to report the speed.
+        eval_every: steps between evaluations on the dev set. 0 evaluates at the end only.
         checkpoint_every: steps between checkpoints.
-        patience: evaluations without a better dev figure after which training ends with the best weights; 0 goes to
-            the end and keeps the last.
+        patience: number of evaluations without improvement after which training stops. The best weights are kept. 0
+            trains to the end and keeps the last weights.
     """
 
     steps: int
@@ -139,7 +140,7 @@ LEAST = {
     "checkpoint_every": 1,
     "patience": 0,
 }
-"""The least that settings of either stage may be."""
+"""The smallest valid value of settings that both stages have."""
 
 
 def check_numbers(
@@ -150,17 +151,17 @@ def check_numbers(
     from_0: Iterable[str] = (),
     prefixed: Iterable[str] = (),
 ) -> None:
-    """Refuse numbers outside their range.
+    """Check that numbers are inside their range.
 
     Args:
         settings: the object whose fields are checked.
-        least: the smallest value of each field named.
-        above_0: fields that are finite numbers above 0.
-        from_0: fields that are finite numbers from 0 up.
+        least: the smallest valid value by field.
+        above_0: fields that must be finite and above 0.
+        from_0: fields that must be finite and at least 0.
         prefixed: fields whose parameter is called `finetune_...`.
 
     Raises:
-        UserError: names the parameter.
+        UserError: a value is outside its range. The message names the parameter.
     """
 
     def refuse(name: str, wanted: str) -> UserError:
@@ -179,10 +180,10 @@ def check_numbers(
 
 
 def check_patience(patience: int, eval_every: int) -> None:
-    """Refuse patience without periodic evaluation.
+    """Check that `patience` has periodic evaluations to work with.
 
     Raises:
-        UserError: training is evaluated at its end only.
+        UserError: the student is evaluated at the end only.
     """
     if patience and not eval_every:
         raise UserError("`patience` needs periodic evaluation on the dev set: give `eval_every` too.")
@@ -198,34 +199,35 @@ class DistillSettings:
     """The recipe of stage 1: a student learns the teacher's vectors from unlabelled text.
 
     Attributes:
-        objective: name in the table of objectives.
-        steps: optimiser steps in all.
-        batch_size: texts in a batch.
-        accumulate: batches a step. Their losses are averaged, which is not one batch of all their texts: a text's
-            negatives are those of its own batch and of the bank, and HSIC compares within a batch. Only objectives
-            that look at one text at a time (mse, cosine, hpd) cannot tell.
-        bank_size: extra teacher vectors a step, as negatives only.
-        learning_rate: peak of the schedule (linear warm-up, then linear to zero). None is what suits the kind of
-            student and, for layers of a teacher, the teacher's width (`defaults.usual_learning_rate`).
-        projection_learning_rate: the same for the objective's own parameters.
-        freeze_embeddings: leave the token tables as they are. For layers of a teacher that is faster, and words the
-            training text lacks keep their place among those it has.
-        warmup: share of the steps spent warming up.
-        weight_decay: AdamW's, on matrices only.
-        max_length: tokens read of a training text.
-        seed: of initialisation, order and bank draws.
-        dtype: "auto", "float32" or "bfloat16": the arithmetic; weights stay in float32.
-        eval_every: steps between evaluations on the dev set, 0 for the end only.
+        objective: name of the objective, one of `objectives.table.OBJECTIVES`.
+        steps: total number of optimiser steps.
+        batch_size: texts per batch.
+        accumulate: batches per optimiser step (gradient accumulation). Their losses are averaged. This differs from one
+            large batch: negatives come from a text's own batch and the bank, and HSIC compares within a batch. It makes
+            no difference to objectives that compare one text at a time (mse, cosine, hpd).
+        bank_size: additional teacher vectors per batch, used as negatives only.
+        learning_rate: peak learning rate (linear warm-up, then linear decay to zero). None chooses it by the kind of
+            student and, for layers of a teacher, by the teacher's width (`defaults.usual_learning_rate`).
+        projection_learning_rate: peak learning rate of the objective's own parameters.
+        freeze_embeddings: whether the token embeddings are frozen. For layers of a teacher this is faster, and tokens
+            that the training text lacks stay consistent with the others.
+        warmup: fraction of the steps used for warm-up.
+        weight_decay: weight decay of AdamW, applied to matrices only.
+        max_length: maximum number of tokens of a training text.
+        seed: random seed of initialisation, order and bank.
+        dtype: "auto", "float32" or "bfloat16": the number format of the computation. Weights stay in float32.
+        eval_every: steps between evaluations on the dev set. 0 evaluates at the end only.
         checkpoint_every: steps between checkpoints.
-        patience: evaluations without a better dev figure after which training ends with the best weights, 0 for never.
+        patience: number of evaluations without improvement after which training stops. The best weights are kept. 0
+            never stops early.
         output_space: "student" leaves W out of the saved model; "teacher" keeps it as a Dense module.
-        projection: "trained" starts W as the least-squares map to the teacher's vectors and trains it; "isometry" holds
-            it at the nearest map that changes no cosine, so that training starts from what the student knows; "auto"
-            is an isometry for a small model trained before, and trained for others and in the teacher's space.
-        dims: Matryoshka dims: lengths to which the student's vectors may be cut, the full one first; () for the full
-            one alone.
-        merge: share of the weights from before training in the finished student, whose weights are the weighted mean
-            of both: it keeps more of what a small model trained before knew and the training text does not show.
+        projection: "trained" initialises W as the least-squares map to the teacher's vectors and trains it. "isometry"
+            fixes W at the nearest map that changes no cosine, so that training starts from the student's own vectors.
+            "auto" is "isometry" for a pretrained student, and "trained" for others and in the teacher's space.
+        dims: Matryoshka dims: the lengths to which the student's vectors may be truncated, largest first. () trains the
+            full length only.
+        merge: weight of the untrained student when both sets of weights are averaged at the end. It keeps more of what
+            a pretrained student knows and the training text does not show.
             Wortsman et al. 2022, Robust fine-tuning of zero-shot models, arXiv 2109.01903; for encoders Xiao et al.
             2023, LM-Cocktail, arXiv 2311.13534.
     """
@@ -253,12 +255,12 @@ class DistillSettings:
     objective_settings: ObjectiveSettings = field(default_factory=ObjectiveSettings)
 
     def __post_init__(self) -> None:
-        """Check the numbers, and give the objective its own temperature where none was given.
+        """Check the values, and set the objective's default temperature where none is given.
 
         Raises:
-            UserError: one is outside its range.
+            UserError: a value is outside its range.
         """
-        # So that what is recorded, and compared on resuming, is the number.
+        # The record, and the comparison on resuming, need the number and not None.
         object.__setattr__(self, "objective_settings", with_temperature(self.objective_settings, self.objective))
         rates = ("projection_learning_rate", *(["learning_rate"] if self.learning_rate is not None else []))
         check_numbers(self, LEAST | {"bank_size": 0}, above_0=rates)
@@ -302,7 +304,7 @@ class DistillSettings:
 
     @property
     def needs_output_layer(self) -> bool:
-        """Whether W is held fixed, so that the student must have a linear layer of its own behind the pooling."""
+        """Whether the student needs a linear layer after pooling, because W is fixed."""
         return self.objective == "hpd" or bool(self.dims)
 
     @property
@@ -312,7 +314,7 @@ class DistillSettings:
         return Pace(self.steps, texts, self.eval_every, self.checkpoint_every, self.patience)
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
+        """Convert to plain values for JSON."""
         return asdict(self) | {"dims": list(self.dims)}
 
 
@@ -321,28 +323,29 @@ class FinetuneSettings:
     """The recipe of stage 2: fine-tuning on pairs of query and passage.
 
     Attributes:
-        steps: optimiser steps in all.
-        batch_size: queries a step, each with one positive.
-        accumulate: batches a step, as for stage 1: a query's candidates are those of its own batch.
-        negatives: hard negatives a query and step; all passages of a step are candidates for all its queries.
-        learning_rate: peak of the schedule (linear warm-up, then linear to zero).
-        temperature: tau of the contrast and of the soft labels' student side.
+        steps: total number of optimiser steps.
+        batch_size: queries per batch, each with one positive.
+        accumulate: batches per optimiser step. A query's candidates come from its own batch.
+        negatives: hard negatives per query and step. All passages of a batch are candidates for all its queries.
+        learning_rate: peak learning rate (linear warm-up, then linear decay to zero).
+        temperature: temperature tau of the contrastive loss, and of the student's scores in the soft-label loss.
         hsic_weight: lambda, the weight of the forgetting term.
-        hsic_bandwidth: gamma of its kernels, or "median".
-        hsic_estimator: as for stage 1.
-        soft_labels: None, "teacher", or a cross-encoder by folder or hub name.
-        soft_weight: weight of the divergence from the soft labels.
-        mining: which hard negatives; None mines none.
-        freeze_embeddings: leave the token tables as they are.
-        warmup: share of the steps spent warming up.
-        weight_decay: AdamW's, on matrices only.
-        max_length: tokens read of a query or passage.
-        seed: of order and draws.
-        dtype: the arithmetic, as for stage 1.
+        hsic_bandwidth: gamma of the HSIC kernels, or "median".
+        hsic_estimator: estimator of HSIC, as for stage 1.
+        soft_labels: source of soft labels: None, "teacher", or a cross-encoder by folder or hub name.
+        soft_weight: weight of the soft-label loss.
+        mining: how hard negatives are mined. None mines none.
+        freeze_embeddings: whether the token embeddings are frozen.
+        warmup: fraction of the steps used for warm-up.
+        weight_decay: weight decay of AdamW, applied to matrices only.
+        max_length: maximum number of tokens of a query or passage.
+        seed: random seed of order and draws.
+        dtype: number format of the computation, as for stage 1.
         dims: Matryoshka dims, as for stage 1.
-        eval_every: steps between evaluations on the dev set, 0 for the end only.
+        eval_every: steps between evaluations on the dev set. 0 evaluates at the end only.
         checkpoint_every: steps between checkpoints.
-        patience: evaluations without a better dev figure after which training ends with the best weights, 0 for never.
+        patience: number of evaluations without improvement after which training stops. The best weights are kept. 0
+            never stops early.
     """
 
     steps: int = 500
@@ -369,10 +372,10 @@ class FinetuneSettings:
     patience: int = 0
 
     def __post_init__(self) -> None:
-        """Check the numbers that stage 1 does not share.
+        """Check the values.
 
         Raises:
-            UserError: one is outside its range.
+            UserError: a value is outside its range.
         """
         check_numbers(
             self,
@@ -395,7 +398,7 @@ class FinetuneSettings:
 
     @property
     def pace(self) -> Pace:
-        """Steps, evaluations and checkpoints; texts a step are queries, positives and negatives."""
+        """Steps, evaluations and checkpoints. The texts of a step are queries, positives and negatives."""
         texts = self.batch_size * (2 + self.negatives) * self.accumulate
         return Pace(self.steps, texts, self.eval_every, self.checkpoint_every, self.patience)
 

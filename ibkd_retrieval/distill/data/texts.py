@@ -94,7 +94,7 @@ def gather_texts(
                 # Reservoir sampling: every document read so far is kept with equal chance.
                 reservoir[position] = content
     texts = dict.fromkeys(query.text.strip() for query in queries.queries) if queries else {}
-    asked = tuple(text for text in texts if text and text not in left_out)
-    if not reservoir and not asked:
+    query_texts = tuple(text for text in texts if text and text not in left_out)
+    if not reservoir and not query_texts:
         raise UserError(f"No text to learn from in {corpus.name}: every document is empty or held out.")
-    return TrainingTexts(tuple(reservoir), asked)
+    return TrainingTexts(tuple(reservoir), query_texts)

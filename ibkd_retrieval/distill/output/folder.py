@@ -113,7 +113,7 @@ def _is_empty(folder: Path) -> bool:
 
 
 @contextmanager
-def full_disk_told(output: Path) -> Iterator[None]:
+def full_disk_error(output: Path) -> Iterator[None]:
     """Turn an error while files are written into a sentence that says how to go on."""
     from safetensors import SafetensorError
 
