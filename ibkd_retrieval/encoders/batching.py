@@ -1,4 +1,4 @@
-"""How texts of unequal length are put into batches with little padding."""
+"""Batches of texts of similar length, with little padding."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _GPU_BATCH_TOKENS = 65536
 
 
 def default_batch_tokens(device: str) -> int:
-    """Tokens in a batch: what keeps a processor's caches in use, or all of a GPU at work for some milliseconds.
+    """Return the default number of tokens in a batch: 4,096 on a CPU, where they fit the caches, and more on a GPU.
 
-    On a GPU a forward pass of a small model is some hundred launches of a few microseconds each, and 4,096 tokens are
-    computed in less.
+    On a GPU, a forward pass of a small model is hundreds of kernel launches of a few microseconds each. Small batches
+    would leave it idle.
     """
     return _GPU_BATCH_TOKENS if device.startswith("cuda") else DEFAULT_BATCH_TOKENS
 
@@ -23,15 +23,15 @@ def default_batch_tokens(device: str) -> int:
 def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[NDArray[np.int64]]:
     """Group positions by length so that no batch, padded to its longest text, exceeds `budget` tokens.
 
-    The longest texts come first, so that a run that is going to be short of memory is so at once.
-    A single text longer than the budget is a batch of its own.
+    The longest texts come first, so that a lack of memory shows at once. A text longer than the budget is its own
+    batch.
 
     Args:
-        lengths: tokens of each text, [n].
-        budget: most tokens in a batch, padding counted.
+        lengths: the number of tokens of each text, [n].
+        budget: the most tokens in a batch, with padding.
 
     Yields:
-        Positions into `lengths`; together every position exactly once.
+        Positions in `lengths`. Every position is in exactly one batch.
     """
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     start = 0

@@ -1,4 +1,4 @@
-"""A cross-encoder: one model that reads a query and a text together and gives one score."""
+"""Cross-encoders: models that read a query and a text together and return one score."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PairScorer:
-    """Scores pairs of query and text, longest first, in batches of a bounded number of tokens."""
+    """Scores pairs of query and text in batches of a bounded number of tokens, longest first."""
 
     def __init__(self, model: CrossEncoder, name: str, batch_tokens: int = DEFAULT_BATCH_TOKENS) -> None:
         self.name = name
@@ -33,7 +33,7 @@ class PairScorer:
 
     @functools.cached_property
     def weight_hash(self) -> str:
-        """SHA-256 over what decides a score: architecture, weights and length."""
+        """The SHA-256 of everything that decides a score: architecture, weights and length."""
         digest = hashlib.sha256(f"{type(self._model.model).__name__} {self._model.max_seq_length}".encode())
         for name, tensor in sorted(self._model.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -41,11 +41,13 @@ class PairScorer:
         return digest.hexdigest()
 
     def score(self, pairs: Sequence[tuple[str, str]], progress: Task | None = None) -> NDArray[np.float32]:
-        """The logit of each pair [n], higher is more relevant; before any sigmoid, which would make ties at its ends.
+        """Return the logit of each pair, [n]. Higher is more relevant.
+
+        There is no sigmoid, because it would make ties near 0 and 1.
 
         Args:
-            pairs: query and text.
-            progress: told of the pairs done, batch by batch.
+            pairs: pairs of query and text.
+            progress: the display. It advances by the pairs done.
         """
         import torch
 
@@ -74,7 +76,7 @@ class PairScorer:
 
 
 def check_cross_encoder(name: str) -> None:
-    """Make sure that a model, by folder or hub name, is a cross-encoder with one score, without loading its weights.
+    """Check that a model is a cross-encoder with one score, without loading its weights.
 
     Raises:
         UserError: there is no such model, or it is another kind.
@@ -106,11 +108,11 @@ def load_pair_scorer(
     """Load a cross-encoder by folder or hub name.
 
     Args:
-        name: a sequence classifier with one output.
-        max_length: tokens to read of query and text together; None keeps the model's own limit.
+        name: the folder or hub name of a sequence classifier with one output.
+        max_length: the most tokens of query and text together. None keeps the limit of the model.
         device: "auto", "cpu", "cuda", "cuda:1".
-        dtype: "auto" is float32 (a score with the 8 bits of bfloat16 ties too often to rank by).
-        batch_tokens: most tokens in one batch, padding counted.
+        dtype: "auto" is float32, because scores in bfloat16 have too many ties.
+        batch_tokens: the most tokens in one batch, with padding.
 
     Raises:
         UserError: no such model or device, a model that is no cross-encoder, or a length it cannot read.

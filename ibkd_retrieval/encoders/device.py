@@ -1,4 +1,4 @@
-"""Device, number format, and how the process keeps or returns freed memory."""
+"""Device, number format, and how the process keeps or releases freed memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def choose_device(requested: str) -> str:
-    """Resolve "auto" to the GPU where there is one.
+    """Resolve "auto" to the GPU where torch sees one, and to the CPU elsewhere.
 
     Raises:
         UserError: a GPU is asked for and torch sees none, or the name is unknown.
@@ -38,10 +38,10 @@ def choose_device(requested: str) -> str:
 
 
 def choose_dtype(requested: str, device: str) -> torch.dtype:
-    """Resolve "auto" to bfloat16 where the hardware multiplies it natively, float32 otherwise.
+    """Resolve "auto" to bfloat16 where the hardware multiplies it natively, and to float32 elsewhere.
 
-    On a CPU a short measurement decides, where there are instructions for it at all: elsewhere half precision is
-    emulated and slower than float32.
+    On a CPU with instructions for bfloat16, a short measurement decides. Without them, half precision is emulated and
+    slower than float32.
     """
     import torch
 
@@ -61,10 +61,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Have glibc reuse large blocks instead of returning each to the system; does nothing elsewhere.
+    """Make glibc reuse large blocks instead of returning them to the system. It does nothing elsewhere.
 
-    By default every block over 32 MB is mapped afresh and its pages are cleared by the kernel at first touch.
-    Encoding on a CPU spends a fifth of its time in that. Peak memory stays the same, freed memory is kept.
+    By default, every block over 32 MB is mapped again, and the kernel clears its pages. That takes a fifth of the time
+    of encoding on a CPU. Peak memory stays the same. Freed memory is kept.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -75,7 +75,7 @@ def keep_freed_memory() -> None:
 
 
 def give_freed_memory_back() -> None:
-    """Return to the system what is kept and in no use, before what this process takes is measured; glibc's only."""
+    """Return unused memory to the system before the memory of this process is measured. glibc only."""
     gc.collect()
     if sys.platform.startswith("linux"):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -1,4 +1,4 @@
-"""Text to vectors: one model, loaded once, that encodes any number of texts in bounded memory."""
+"""The encoder: a model that is loaded once and encodes any number of texts in bounded memory."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from ibkd_retrieval.encoders.tokens import PaddedTokens
     from ibkd_retrieval.progress import Progress, Task
 
-# Texts sorted together: enough to leave little padding, small enough to forget.
+# Texts that are sorted by length together: enough for little padding, few enough for little memory.
 _WINDOW = 8192
-# A GPU is done with so many before a processor has tokenised the next.
+# A smaller window for a GPU, which encodes faster than the processor tokenises.
 _GPU_WINDOW = 2048
 _TOKENIZED_AT_ONCE = 1024
 _KINDS: dict[str, Kind] = {"document": "document", "documents": "document", "query": "query", "queries": "query"}
@@ -59,17 +59,17 @@ _KINDS: dict[str, Kind] = {"document": "document", "documents": "document", "que
 class Encoder:
     """A sentence-transformers model behind one call, `encode`.
 
-    Satisfies `TextEncoder`. The transformer computes in `dtype`, run by `backend`; pooling and everything after it are
-    the same for all, in float32, where they cost nothing and rounding would show.
+    It satisfies `TextEncoder`. `backend` runs the transformer in `dtype`. Pooling and the modules after it run in
+    float32 for every backend, where they cost little and rounding would show.
 
     Attributes:
         backend: "torch", "onnx" or "openvino".
-        batch_tokens: most tokens in one batch, padding counted; may be changed between calls.
-        weight_hash: of all that decides its vectors.
-        former_hash: what version 0.1.0 called it, which left settings of the architecture out.
-        width: of the token states that its transformer computes; `dim` for a static model.
-        remembered_queries: how many of the last queries that were asked one at a time are not encoded again; 0 at
-            first, and set by the server, since people ask again.
+        batch_tokens: the most tokens in one batch, with padding. It may be changed between calls.
+        weight_hash: the hash of everything that decides the vectors.
+        former_hash: the weight hash of version 0.1.0, which leaves out settings of the architecture.
+        width: the length of the token states of the transformer. It is `dim` for a static model.
+        remembered_queries: the number of recent single queries whose vectors are cached. The default is 0. The server
+            raises it, because queries repeat.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Encoder:
         backend: str = "torch",
         sample: Sequence[str] = (),
     ) -> None:
-        """Take over a float32 `model`, already on its device; its transformer is converted in place."""
+        """Take over a float32 `model` on its device. Its transformer is converted in place."""
         from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
         self.name = name
@@ -157,15 +157,15 @@ class Encoder:
                 weight hash of its own.
             batch_tokens: most tokens in one batch, padding counted; None for what suits the device.
             backend: "torch", "onnx", "openvino"; "auto" is torch, and for int8 the first that is installed.
-            sample: documents such as will be encoded, for what int8 is calibrated on.
-            query_prompt: text to put before every query; None keeps the model's own.
-            document_prompt: text to put before every document; None keeps the model's own.
-            progress: told of prompts that the model lacks. None tells them as a Python warning.
+            sample: sample documents for the calibration of int8.
+            query_prompt: the text before every query. None keeps the prompt of the model.
+            document_prompt: the text before every document. None keeps the prompt of the model.
+            progress: the display of warnings about missing prompts. None gives a Python warning.
 
         Raises:
             UserError: no such model or device, or a setting the model cannot honour.
             MissingPackage: the backend is not installed.
-            WorkFailed: what is made for the backend cannot be kept.
+            WorkFailed: the files for the backend cannot be stored.
 
         Example:
             >>> encoder = Encoder.load("all-MiniLM-L6-v2", device="cpu", dtype="float32")
@@ -190,7 +190,7 @@ class Encoder:
             progress.say(word)
         elif word is not None:
             warnings.warn(word, stacklevel=2)
-        # A folder is remembered by its full path, so that an index finds its encoder from anywhere.
+        # An index stores the full path of a folder, so that it finds its encoder from anywhere.
         known_as = str(Path(name).resolve()) if Path(name).is_dir() else name
         return cls(
             model,
@@ -203,16 +203,16 @@ class Encoder:
         )
 
     def _excluded_lengths(self) -> dict[str, int]:
-        # Once and for all: transformers' call has the tokenizer, which threads share, cut nothing meanwhile.
+        # Computed once, because this call of transformers turns truncation off, and threads share the tokenizer.
         return {
             kind: 0 if self._static else excluded_prompt_length(self._model, prompt)
             for kind, prompt in self.prompts.items()
         }
 
     def for_sentences(self) -> Encoder:
-        """The same model for texts that are neither queries nor documents: without the prompts for those.
+        """Return the same model without the prompts for queries and documents, for other texts.
 
-        Only a default prompt, where the model's folder names one, is put before them.
+        A default prompt, where the model's folder names one, is kept.
         """
         if not any(self.prompts.values()):
             return self
@@ -226,7 +226,7 @@ class Encoder:
         return other
 
     def __repr__(self) -> str:
-        """What it is and how it runs, in a line."""
+        """Return the name, the number of dimensions and the backend configuration in one line."""
         return f"<encoder {self.name}: {self.dim} dimensions, {self.backend} {self.dtype} on {self.device}>"
 
     def encode(
@@ -235,18 +235,19 @@ class Encoder:
         kind: Kind | Literal["queries", "documents"] = "document",
         progress: Task | None = None,
     ) -> NDArray[np.float32]:
-        """Encode texts, each after the model's prompt for its kind.
+        """Encode texts with the model's prompt for their kind.
 
         Args:
-            texts: [n] strings; an empty one gives the vector of the model's special tokens.
-            kind: "documents" or "queries" (or one of them in the singular): which prompt is put before them.
-            progress: told of the texts done, batch by batch.
+            texts: [n] strings. An empty one gives the vector of the model's special tokens.
+            kind: "documents" or "queries", or the singular. It decides the prompt.
+            progress: the display. It advances by the texts done, batch by batch.
 
         Returns:
-            float32 [n, dim], row i for text i. Inner products order them as the model's own similarity does.
+            Vectors, float32 [n, dim]. Row i is for text i. Inner products order them as the model's own similarity
+            does.
 
         Raises:
-            UserError: something in `texts` is no text, or the kind is another one.
+            UserError: an item of `texts` is not a string, or the kind is unknown.
         """
         if isinstance(texts, str):
             raise UserError(f"`texts` is one text, {texts!r}: give a list of texts.")
@@ -264,7 +265,7 @@ class Encoder:
             found = self._encoded([query], "query", None)
         with self._recent_lock:
             self._recent.pop(query, None)
-            self._recent[query] = found  # Last, and so the last to go.
+            self._recent[query] = found  # The newest query is dropped last.
             while len(self._recent) > self.remembered_queries:
                 del self._recent[next(iter(self._recent))]
         return found.copy()
@@ -276,12 +277,12 @@ class Encoder:
         return out
 
     def _windows(self, texts: Sequence[str], kind: Kind) -> Iterator[TokenWindow]:
-        """Texts tokenised window by window, each but the first beside the encoding of those before it."""
+        """Yield windows of tokenised texts. The next window is tokenised while this one is encoded."""
         starts = range(0, len(texts), self._window)
         if len(starts) < 2:
             yield from (self._prepare_window(texts, start, kind) for start in starts)
             return
-        # The tokenizer itself uses all cores, what looks words up one.
+        # The tokenizer uses all cores, and the word lookup uses one.
         at_once = 1 if self._words is None else _threads()
         with ThreadPoolExecutor(at_once, thread_name_prefix="tokenising") as pool:
             under_way: deque[Future[TokenWindow]] = deque()
@@ -293,15 +294,15 @@ class Encoder:
                 yield under_way.popleft().result()
 
     def prepare(self, texts: Sequence[str], kind: Kind = "document") -> PreparedTexts:
-        """Tokenise texts for `encode_prepared`; another thread may do so while this encoder encodes.
+        """Tokenise texts for `encode_prepared`. Another thread may do so while this encoder encodes.
 
         Raises:
-            UserError: something in `texts` is no text.
+            UserError: an item of `texts` is not a string.
         """
         return PreparedTexts(len(texts), tuple(self._windows(texts, kind)))
 
     def encode_prepared(self, prepared: PreparedTexts, progress: Task | None = None) -> NDArray[np.float32]:
-        """The second half of `encode`: the same vectors, float32 [n, dim], to the bit."""
+        """Encode prepared texts into float32 [n, dim], with exactly the bits that `encode` gives."""
         out = np.empty((prepared.count, self.dim), dtype=np.float32)
         for window in prepared.windows:
             self._encode_window(window, out[window.start : window.start + len(window.lengths)], progress)
@@ -351,12 +352,12 @@ class Encoder:
                 continue
             found = tokenize(self._model, part, prompt, first=start + first)
             lengths += map(len, found)
-            # A list of Python integers takes nine times the memory.
+            # A list of Python integers uses nine times the memory.
             token_ids += [np.array(each, dtype=np.int32) for each in found]
         return TokenWindow(start, lengths, token_ids, self._excluded[kind])
 
     def _features(self, texts: Sequence[str], kind: Kind, first: int = 0) -> dict[str, Any]:
-        """What sentence-transformers makes of texts for the model; one thread at a time, for they share a tokenizer."""
+        """Preprocess texts with sentence-transformers, one thread at a time, because the tokenizer is shared."""
         with self._tokenizing, text_errors(texts, first), quiet_transformers():
             features = self._model.preprocess(list(texts), prompt=self.prompts[kind] or None, task=kind)
         check_ids(self._model, features["input_ids"].amax(dim=1).tolist(), first)
@@ -376,8 +377,8 @@ class Encoder:
 
     @property
     def batches_at_once(self) -> int:
-        """How many batches are in memory together while many texts are encoded."""
-        # The other backends share their threads out themselves.
+        """The number of batches in memory at once while many texts are encoded."""
+        # The other backends manage their own threads.
         alone = self._static or self._run == "whole"
         return thread_count() if self.backend == "torch" and self.device == "cpu" and not alone else 1
 
@@ -398,8 +399,8 @@ class Encoder:
         batches = list(token_budget_batches(window.lengths, self.batch_tokens))
         fetching = _Fetching(out)
         several = self.batches_at_once > 1
-        # Where the caller's progress fails, the traceback holds this frame, and with it what computes ahead: closed, it
-        # computes no further batches.
+        # If `progress` raises, the traceback keeps this frame alive, and the generator with it. It is closed, so that
+        # it computes no further batches.
         with closing(side_by_side(encode, batches) if several else (encode(rows) for rows in batches)) as vectors:
             for rows, found in zip(batches, vectors, strict=True):
                 fetching.take(rows, found)
@@ -454,14 +455,14 @@ def _threads() -> int:
 
 
 class _Fetching:
-    """Copies vectors into the result; those of a GPU while it computes the next."""
+    """Copies vectors into the result. Vectors of a GPU are copied while it computes the next batch."""
 
     def __init__(self, out: NDArray[np.float32]) -> None:
         self._out = out
         self._under_way: tuple[NDArray[np.int64], torch.Tensor, Any] | None = None
 
     def take(self, rows: NDArray[np.int64], vectors: torch.Tensor) -> None:
-        """Copy `vectors` into `rows`, at once or by the time of `finish`."""
+        """Copy `vectors` into `rows`, at once or before `finish` returns."""
         if vectors.device.type != "cuda":
             self._out[rows] = vectors.numpy()
             return
@@ -475,7 +476,7 @@ class _Fetching:
         self._under_way = rows, host, copied
 
     def finish(self) -> None:
-        """Wait for what is under way."""
+        """Wait for the pending copy."""
         if self._under_way is not None:
             rows, host, copied = self._under_way
             copied.synchronize()

@@ -1,4 +1,4 @@
-"""What measurements were made on, recorded beside them."""
+"""The machine and the software of a measurement, for the record."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Environment:
     """Machine and software.
 
     Attributes:
-        platform: operating system and architecture.
-        cpu: model name of the processor, "" where the system does not tell.
-        cores: logical processors of the machine.
-        threads: processors this process may use, or torch's threads where torch is loaded.
-        accelerator: name of the GPU that torch sees, None without one or where torch is not loaded.
-        python: version.
-        packages: version by name, of those installed.
+        platform: the operating system and the architecture.
+        cpu: the model name of the processor, "" where it is unknown.
+        cores: the number of logical processors of the machine.
+        threads: the number of threads of torch, or of usable processors where torch is not loaded.
+        accelerator: the name of the GPU that torch sees. None without one or where torch is not loaded.
+        python: the version of Python.
+        packages: the versions of the installed packages by name.
     """
 
     platform: str
@@ -46,12 +46,12 @@ class Environment:
     packages: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON types."""
+        """Return the fields as JSON types."""
         return asdict(self)
 
 
 def read_environment() -> Environment:
-    """Look at this machine and process; loads nothing that is not loaded."""
+    """Describe this machine and process. It imports no package."""
     # Only a torch that already runs decides anything about the measurements.
     torch: Any = sys.modules.get("torch")
     accelerator = str(torch.cuda.get_device_name()) if torch is not None and torch.cuda.is_available() else None

@@ -1,4 +1,4 @@
-"""Whether our own ways of running a model give sentence-transformers' vectors: proved on a probe whenever one loads."""
+"""Checks on a probe that the faster forms of a model give the vectors of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from ibkd_retrieval.encoders.protocol import Kind
 
 Run = Literal["lean", "tokens", "whole"]
-"""How a model may run: by our forward pass, by its own on our token ids, or by sentence-transformers as a whole."""
+"""The forms of a model: our forward pass, its own on our token ids, or sentence-transformers as a whole."""
 
 _PROBE = ("A river, and the boats on it; 3.14 of them.", "Milk", "cheese and bread")
-# Token ids are integers, and equal or not; of vectors of length 1, other settings change more than this.
+# Any other setting changes a vector of length 1 by more than this.
 _TOLERANCE = 1e-4
-# Beyond so many tokens a text that is cut would take long to make.
+# A longer limit would need too long a probe.
 _LONGEST = 100_000
 _KNOWN = {"input_ids", "attention_mask", "token_type_ids", "modality", "prompt_length"}
 
 
 def faithful_run(model: SentenceTransformer, prompts: Mapping[str, str]) -> Run:
-    """The fastest way to run a transformer's model in float32 that gives the vectors of sentence-transformers.
+    """Return the fastest form of a float32 transformer that gives the vectors of sentence-transformers.
 
     Args:
-        model: in float32, on its device, of which nothing is changed.
-        prompts: put before the texts of each kind.
+        model: the model in float32, on its device. It is not changed.
+        prompts: the prompts for each kind of text.
     """
     import torch
 
@@ -54,10 +54,10 @@ def faithful_run(model: SentenceTransformer, prompts: Mapping[str, str]) -> Run:
 
 
 def check_trainable(model: SentenceTransformer, prompts: Mapping[str, str]) -> None:
-    """Refuse to train a student whose token ids alone do not give its vectors, for that is what it would be trained on.
+    """Refuse a student whose vectors need more than token ids, because training uses only token ids.
 
     Raises:
-        UserError: as said.
+        UserError: the student needs more.
     """
     if not is_static(model) and _given_on_tokens(model, prompts) is None:
         raise UserError(
@@ -67,7 +67,7 @@ def check_trainable(model: SentenceTransformer, prompts: Mapping[str, str]) -> N
 
 
 def _given_on_tokens(model: SentenceTransformer, prompts: Mapping[str, str]) -> NDArray[np.float32] | None:
-    """The vectors of the probe as documents, where our token ids give them as sentence-transformers does; else None."""
+    """Return the document vectors of the probe, or None where our token ids give other vectors."""
     import torch
 
     kinds: list[Kind] = ["query", "document"]
@@ -103,12 +103,12 @@ def _same_tokens(model: SentenceTransformer, kind: Kind, prompt: str) -> bool:
 
 
 def _is_padding(features: dict[str, Any], ids: Sequence[int]) -> bool:
-    """Whether a text without tokens was given as padding alone."""
+    """Whether a text without tokens was given as padding only."""
     return not ids and not bool(features["attention_mask"].any())
 
 
 def _one_by_one(model: SentenceTransformer, kind: Kind, prompt: str) -> NDArray[np.float32]:
-    """sentence-transformers' vectors of the probe, each text by itself, so that no padding takes part."""
+    """Return sentence-transformers' vectors of the probe, each text alone, without padding."""
     vectors = []
     for text in _PROBE:
         features = model.preprocess([text], prompt=prompt or None, task=kind)
@@ -118,7 +118,7 @@ def _one_by_one(model: SentenceTransformer, kind: Kind, prompt: str) -> NDArray[
 
 
 def _on_tokens(model: SentenceTransformer, prompt: str, lean: Any = None) -> NDArray[np.float32]:
-    """The vectors of the probe as one padded batch of our token ids."""
+    """Return the vectors of the probe as one padded batch of our token ids."""
     transformer: Any = model[0]
     features = pad(model, tokenize(model, _PROBE, prompt))
     if lean is None:

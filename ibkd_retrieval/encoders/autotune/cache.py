@@ -1,4 +1,4 @@
-"""What was found out about this machine, kept in the user's cache folder so that it is measured once."""
+"""A cache of measurements of this machine, in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ibkd_retrieval.files import cache_folder, write_json
 
 
 def recall(what: str, key: dict[str, Any]) -> Any | None:
-    """The value kept for `what` under a key of JSON types, None where there is none or it cannot be read."""
+    """Return the value stored for `what` under a key of JSON types, None where there is no readable value."""
     try:
         kept = json.loads(_path(what, key).read_bytes())
     except (OSError, ValueError):
         return None
-    # The name of the file is a digest; what it stands for is compared in full.
+    # The file name is only a digest, so the full key is compared.
     return kept.get("value") if isinstance(kept, dict) and kept.get("key") == key else None
 
 
 def remember(what: str, key: dict[str, Any], value: Any) -> None:
-    """Keep a value of JSON types; where the cache cannot be written, it is measured again next time."""
+    """Store a value of JSON types. If the cache cannot be written, it is measured again next time."""
     try:
         write_json(_path(what, key), {"key": key, "value": value})
     except OSError:

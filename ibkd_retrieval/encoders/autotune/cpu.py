@@ -1,4 +1,4 @@
-"""What the processor multiplies fast: its features, and short matrix products that show what they are worth."""
+"""The number formats that the processor multiplies fast, by its features and by short measurements."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 _PRODUCT = 1024
 _ROUNDS = 5
-# Below this, half precision is not worth its rounding.
+# The speed-up from which half precision is worth its rounding.
 _WORTHWHILE = 1.2
 _BFLOAT16 = {"amx", "avx512_bf16"}
 
 
 @functools.cache
 def machine_key() -> dict[str, Any]:
-    """What tells machines apart whose measurements do not carry over: processor, its features, threads, torch."""
+    """Return what identifies a machine for measurements: processor, features, number of threads and torch."""
     import torch
 
     return {
@@ -36,7 +36,7 @@ def machine_key() -> dict[str, Any]:
 
 @functools.cache
 def processor_features() -> tuple[str, ...]:
-    """The features that decide which number formats are fast, of those torch knows: `avx2`, `amx`, ..."""
+    """Return the processor features that decide the speed of number formats: `avx2`, `amx`, ..."""
     import torch
 
     asked = {
@@ -55,16 +55,16 @@ def processor_features() -> tuple[str, ...]:
 
 
 def device_name(device: str) -> str:
-    """What a GPU is called, "" for the processor, whose name is in `machine_key`."""
+    """Return the name of a GPU, "" for the processor, whose name is in `machine_key`."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
 
 
 def is_emulated(dtype: str) -> bool:
-    """Whether torch computes in a half format on this processor by converting every number, for want of instructions.
+    """Whether torch emulates a half format on this processor, for lack of instructions.
 
-    Of processors other than x86 it knows nothing, and takes them for such.
+    Torch knows only the features of x86. Other processors count as emulating.
     """
     import torch
 
@@ -75,9 +75,9 @@ def is_emulated(dtype: str) -> bool:
 
 
 def bfloat16_is_fast() -> bool:
-    """Whether this processor multiplies bfloat16 clearly faster than float32: measured once, then remembered.
+    """Whether this processor multiplies bfloat16 clearly faster than float32. It is measured once and cached.
 
-    Without instructions for it, half precision is emulated, hundreds of times slower; that needs no measuring.
+    Without instructions for it, half precision is emulated and hundreds of times slower. That needs no measurement.
     """
     if is_emulated("bfloat16"):
         return False
@@ -91,7 +91,7 @@ def bfloat16_is_fast() -> bool:
 
 
 def matrix_peak(dtype: torch.dtype, size: int = _PRODUCT, device: str = "cpu") -> float:
-    """Operations a second in the fastest of a few square matrix products, two for each multiplication and addition."""
+    """Return the operations per second of the fastest of a few square matrix products."""
     import torch
 
     left = torch.ones(size, size, dtype=dtype, device=device)
@@ -107,7 +107,7 @@ def matrix_peak(dtype: torch.dtype, size: int = _PRODUCT, device: str = "cpu") -
 
 
 def seconds(work: Callable[[], object], rounds: int, warm: bool = False) -> list[float]:
-    """How long each of `rounds` runs took, after one to warm up where it is not `warm` already."""
+    """Return the time of each of `rounds` runs, after one run to warm up unless `warm`."""
     if not warm:
         work()
     found = []
@@ -119,10 +119,10 @@ def seconds(work: Callable[[], object], rounds: int, warm: bool = False) -> list
 
 
 def packs_weights(dtype: torch.dtype) -> bool:
-    """Whether weights are laid out for oneDNN: in bfloat16, where the processor multiplies it.
+    """Whether weights are stored in the layout of oneDNN: in bfloat16, where the processor multiplies it.
 
-    No clock decides: the bits of a vector must not depend on what else a machine did when the model was loaded. In
-    float32 packing gains nothing.
+    No measurement decides, because the bits of a vector must not depend on the load of the machine. In float32 the
+    layout gains nothing.
     """
     import torch
 
@@ -136,7 +136,7 @@ def packs_weights(dtype: torch.dtype) -> bool:
 
 
 def pack_linear(weight: torch.Tensor) -> torch.Tensor:
-    """A weight [out, in] in the layout that oneDNN multiplies from."""
+    """Convert a weight [out, in] to the layout of oneDNN."""
     import torch
 
     packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
@@ -144,7 +144,7 @@ def pack_linear(weight: torch.Tensor) -> torch.Tensor:
 
 
 def processor_name() -> str:
-    """Model name of the processor, "" where the system does not tell."""
+    """Return the model name of the processor, "" where it is unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,1 +1,1 @@
-"""What runs the transformer: torch, ONNX Runtime or OpenVINO. Tokens go in, their states come out; the rest is ours."""
+"""The backends that run a transformer: torch, ONNX Runtime and OpenVINO. They map tokens to token states."""

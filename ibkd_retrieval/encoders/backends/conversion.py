@@ -1,4 +1,4 @@
-"""A transformer as a file that other runtimes read, made once for each set of weights."""
+"""Export of a transformer to a file for other runtimes, once for each set of weights."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "token_states"
-# Part of every name: raised when what is exported changes.
+# Part of every file name. It is raised when the exported graph changes.
 _VERSION = 1
 _OPSET = 18
-# One protobuf message, which an ONNX file is, holds 2 GiB.
+# An ONNX file is one protobuf message, which holds at most 2 GiB.
 _MOST_BYTES = 2**31 - 2**24
 
 
 def cached(backend: str, name: str, make: Callable[[Path], None]) -> Path:
-    """The folder that `make` fills, made unless it is there; whole or not at all, whoever else makes it meanwhile.
+    """Return the cache folder that `make` fills. It is made where it is absent, and appears only when complete.
 
     Raises:
         WorkFailed: the user's cache folder cannot be written.
@@ -40,8 +40,8 @@ def cached(backend: str, name: str, make: Callable[[Path], None]) -> Path:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             make(temporary)
-            _sync_files(temporary)  # A name that outlasts a power cut before its file does would be taken for good.
-            # Another process may have been first, with the same content.
+            _sync_files(temporary)  # After a power cut, no name may exist without its content.
+            # Another process may have written the same content first.
             with contextlib.suppress(FileExistsError, OSError) if folder.is_dir() else contextlib.nullcontext():
                 os.replace(temporary, folder)
             sync_directory(folder.parent)
@@ -67,14 +67,14 @@ def _sync_files(folder: Path) -> None:
 
 @contextlib.contextmanager
 def opening(backend: str, path: Path) -> Iterator[None]:
-    """Turn what a runtime raises for a file in the cache that it cannot open into a sentence.
+    """Turn the error of a runtime that cannot open a cached file into a message.
 
     Raises:
-        WorkFailed: as said.
+        WorkFailed: the file cannot be opened.
     """
     try:
         yield
-    except Exception as error:  # Runtimes have classes of their own.
+    except Exception as error:  # Each runtime has its own error classes.
         raise WorkFailed(
             f"{path}, made before for `backend='{backend}'`, cannot be opened ({reason_of(error)}): delete the folder "
             f"{path.parent}, and it is made anew, or give `backend='torch'`."
@@ -82,13 +82,13 @@ def opening(backend: str, path: Path) -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of what a library says, without its full stop; the error's class where it says nothing."""
+    """Return the first line of a library's message without its full stop, or the class of the error."""
     said = first_line(error)
     return said.rstrip(".") if said else type(error).__name__
 
 
 def exportable(model: SentenceTransformer) -> Any:
-    """A module `input_ids, attention_mask -> token states` that tracers understand; it shares the model's parameters.
+    """Return a module `input_ids, attention_mask -> token states` for tracers. It shares the model's parameters.
 
     Raises:
         UserError: further modules of the model read more than token states.
@@ -106,7 +106,7 @@ def exportable(model: SentenceTransformer) -> Any:
 
 
 def export_onnx(model: SentenceTransformer, path: Path) -> None:
-    """Write the transformer of a float32 model on a CPU as an ONNX file with any number of texts of any length.
+    """Write the transformer of a float32 model on a CPU as an ONNX file. Batch size and length are dynamic.
 
     Raises:
         UserError: the model is too large for a file, or of an architecture that cannot be exported.
@@ -136,14 +136,14 @@ def export_onnx(model: SentenceTransformer, path: Path) -> None:
 
 
 def not_exportable(backend: str, error: Exception) -> UserError:
-    """What to say of a model that a runtime's converter does not take."""
+    """Return the error for a model that the converter of a runtime does not support."""
     return UserError(
         f"The model cannot be converted for `backend='{backend}'` ({reason_of(error)}): use `backend='torch'`."
     )
 
 
 def example_inputs() -> tuple[Any, Any]:
-    """Two texts, one of them padded: what a tracer follows through the model."""
+    """Return the example for tracers: two texts, one of them padded."""
     import torch
 
     ids = torch.full((2, 9), 5, dtype=torch.int64)
@@ -154,7 +154,7 @@ def example_inputs() -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def tracing() -> Iterator[None]:
-    """Trace without gradients and without what tracers say to developers."""
+    """Trace without gradients and without the warnings of tracers."""
     import torch
 
     with torch.no_grad(), warnings.catch_warnings():

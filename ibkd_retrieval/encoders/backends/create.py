@@ -1,4 +1,4 @@
-"""From a model and the names of a backend and a number format to what runs it."""
+"""Choice of the backend object by the names of a backend and a number format."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def open_backend(
     *,
     run: Run = "lean",
 ) -> Backend:
-    """Open what runs the transformer of a float32 model that is on its device.
+    """Open the backend for the transformer of a float32 model on its device.
 
     Args:
-        model: taken over; torch converts its transformer in place.
-        backend: "torch", "onnx" or "openvino"; "auto" is torch, and for int8 the first that is installed and can.
-        dtype: "auto" is what the backend computes in fastest without losing more than a half format does.
-        weight_hash: of the model; what is made of it is kept under this name.
-        sample: tokens of texts such as will be encoded, which int8 is calibrated on where the backend does so.
-        run: how the model may run in torch; the other backends run what may run lean or on token ids.
+        model: the model. Torch converts its transformer in place.
+        backend: "torch", "onnx" or "openvino". "auto" is torch, and for int8 the first installed one with int8.
+        dtype: the number format. "auto" is the fastest of the backend that is at least as exact as a half format.
+        weight_hash: the weight hash of the model, which names its cached files.
+        sample: tokens of sample texts, for the calibration of int8 where the backend needs one.
+        run: how the model may run in torch. The other backends need "lean" or "tokens".
 
     Raises:
-        UserError: an unknown name, or what the backend or the device cannot do.
+        UserError: the name is unknown, or the backend or the device does not support the choice.
         MissingPackage: the backend is not installed.
-        WorkFailed: what is made for the backend cannot be kept.
+        WorkFailed: the files for the backend cannot be stored.
     """
     device = str(model.device)
     check_choice(backend, dtype, device)

@@ -1,9 +1,9 @@
-"""The forward pass of BERT's family with nothing in it but the arithmetic.
+"""A faster forward pass for the BERT family.
 
-transformers runs the same layers through some hundred modules, masks built anew for each batch, and, for MPNet, an
-attention that writes out every score. Here queries, keys and values come from one matrix product, attention is torch's
-fused one for MPNet's relative positions too, and texts are laid end to end, so that nothing is computed for padding
-and nothing masked. The sums are the same, so results differ by rounding alone.
+transformers runs the same layers through about a hundred modules. It builds new masks for each batch, and for MPNet it
+computes every attention score. Here one matrix product gives queries, keys and values. Attention is the fused one
+of torch, for the relative positions of MPNet too. Texts are laid end to end, so there is no padding and no mask. The
+arithmetic is the same, so results differ only by rounding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from ibkd_retrieval.encoders.autotune.cpu import pack_linear
 from ibkd_retrieval.encoders.backends.packing import attend_in_runs, attend_varlen, has_varlen
 
-# What flash attention, called without the padding that torch's own attention does, takes of a head's width.
+# The head widths that flash attention accepts without padding.
 _VARLEN_STEP, _VARLEN_WIDEST = 8, 256
 _ROWS_STEP, _FEW_ROWS_STEP = 128, 16
 Attend = Callable[[Tensor], Tensor]
@@ -27,7 +27,7 @@ Attend = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class _Affine:
-    """A linear layer or a layer norm: weight and bias, and perhaps the weight as oneDNN multiplies from it."""
+    """A linear layer or a layer norm: weight, bias and optionally the weight in the layout of oneDNN."""
 
     weight: Tensor
     bias: Tensor
@@ -40,7 +40,7 @@ class _Affine:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer's parameters; `inputs` makes queries, keys and values at once."""
+    """The parameters of one layer. `inputs` computes queries, keys and values at once."""
 
     inputs: _Affine
     output: _Affine
@@ -51,7 +51,7 @@ class _Layer:
 
 
 def is_lean(model: Any) -> bool:
-    """Whether `LeanTransformer` computes what a transformers model does: BERT, RoBERTa, MPNet."""
+    """Whether `LeanTransformer` supports a transformers model: BERT, RoBERTa and MPNet."""
     config = model.config
     return (
         type(model).__name__ in ("BertModel", "RobertaModel", "XLMRobertaModel", "MPNetModel")
@@ -64,10 +64,10 @@ def is_lean(model: Any) -> bool:
 
 
 def _plain(model: Any) -> bool:
-    """Whether all that multiplies is a plain layer of the architecture: no adapter, no quantised weight.
+    """Whether every layer is a plain layer of the architecture, without adapters and quantised weights.
 
-    An adapter's module around a layer, peft's for one, holds no parameters but in layers within it, which are plain: it
-    is known by being neither torch's nor a part of transformers' models.
+    The module of an adapter, such as one of peft, has no parameters of its own, and its inner layers are plain. It is
+    recognised because it belongs neither to torch nor to the models of transformers.
     """
     kinds = (torch.nn.Linear, torch.nn.Embedding, torch.nn.LayerNorm)
     homes = ("torch.nn.modules.", "transformers.models.", "transformers.activations")
@@ -78,10 +78,10 @@ def _plain(model: Any) -> bool:
 
 
 class LeanTransformer(torch.nn.Module):
-    """`input_ids, attention_mask -> last_hidden_state`, of a model that `is_lean` accepts, in the model's own dtype.
+    """The map `input_ids, attention_mask -> last_hidden_state` of a model that `is_lean` accepts, in its dtype.
 
-    It shares the model's parameters but for queries', keys' and values', which it puts side by side and gives back to
-    the model as views, so that both together take no more memory than one.
+    It shares the parameters of the model. The weights of queries, keys and values are joined, and the model gets views
+    of the joined weights, so both use no more memory than one.
     """
 
     def __init__(self, model: Any) -> None:
@@ -92,7 +92,7 @@ class LeanTransformer(torch.nn.Module):
         self.width = int(config.hidden_size)
         self.epsilon = float(config.layer_norm_eps)
         self._mpnet = type(model).__name__ == "MPNetModel"
-        # RoBERTa and MPNet number positions from behind the padding id, and skip that id where it occurs.
+        # RoBERTa and MPNet count positions from the padding id on, and skip padding tokens.
         self._padding = None if type(model).__name__ == "BertModel" else int(model.embeddings.padding_idx)
         embeddings = model.embeddings
         self._words: Tensor = embeddings.word_embeddings.weight.detach()
@@ -108,7 +108,7 @@ class LeanTransformer(torch.nn.Module):
         self._longest_bias: Tensor | None = None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Token states of padded texts [n, longest, width]; without a mask, every token counts.
+        """Return the token states of padded texts, [n, longest, width].
 
         Args:
             input_ids: int64 [n, longest].
@@ -127,13 +127,14 @@ class LeanTransformer(torch.nn.Module):
         return self._run_layers(states, attend)
 
     def packed(self, ids: Tensor, positions: Tensor, lengths: Sequence[int], bounds: Tensor | None) -> Tensor:
-        """Token states of texts laid end to end, [tokens, width].
+        """Return the token states of texts laid end to end, [tokens, width].
 
         Args:
-            ids: int64 [tokens].
-            positions: int64 [tokens], of each token in its text, from 0.
-            lengths: tokens of each text; equal ones are best neighbours.
-            bounds: int32 [texts + 1] for one attention over all texts, where `can_vary`; None for one a length.
+            ids: int64 [tokens], the token ids.
+            positions: int64 [tokens], the position of each token in its text, from 0.
+            lengths: the number of tokens of each text. Texts of equal length are best adjacent.
+            bounds: int32 [texts + 1], the bounds of the texts for one attention over all, where `can_vary`. None runs
+                one attention per length.
         """
         states = F.embedding(ids, self._words)
         if self._kind is not None:
@@ -149,7 +150,7 @@ class LeanTransformer(torch.nn.Module):
         spare = -tokens % (_ROWS_STEP if tokens > _ROWS_STEP else _FEW_ROWS_STEP) if self.packs_weights else 0
         if not spare:
             return self._run_layers(states, lambda inputs: attend_in_runs(inputs, lengths, self.heads, bias))
-        # oneDNN keeps a program for each number of rows that it has multiplied: few numbers, little memory.
+        # oneDNN caches a kernel for each number of rows. Few different numbers keep the cache small.
         states = F.pad(states, (0, 0, 0, spare))
 
         def attend(inputs: Tensor) -> Tensor:
@@ -165,11 +166,11 @@ class LeanTransformer(torch.nn.Module):
 
     @property
     def packs_weights(self) -> bool:
-        """Whether it multiplies from copies of the weights that are laid out for oneDNN."""
+        """Whether it uses copies of the weights in the layout of oneDNN."""
         return bool(self._layers[0].inputs.packed)
 
     def pack_weights(self) -> None:
-        """Multiply from copies of the weights that are laid out for oneDNN, each with its bias and what follows it."""
+        """Copy the weights into the layout of oneDNN, for fused products."""
         for layer in self._layers:
             for affine in (layer.inputs, layer.output, layer.widen, layer.narrow):
                 affine.packed.append(pack_linear(affine.weight))
@@ -185,7 +186,7 @@ class LeanTransformer(torch.nn.Module):
         return states + F.embedding(numbers, self._positions)
 
     def _counted_positions(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Positions from behind the padding id, those tokens left out that are written like padding."""
+        """Return RoBERTa's positions: they start after the padding id and skip padding tokens."""
         assert self._padding is not None
         skipped = ids.eq(self._padding)
         numbers = positions + 1
@@ -196,9 +197,9 @@ class LeanTransformer(torch.nn.Module):
         return numbers + self._padding
 
     def _attention_bias(self, states: Tensor, attention_mask: Tensor | None) -> Tensor | None:
-        """What is added to scores before the softmax, [n or 1, heads or 1, longest, longest], expanded to n."""
+        """Return the term added to scores before the softmax, [n or 1, heads or 1, longest, longest]."""
         count, longest = states.shape[0], states.shape[1]
-        # The kernels of a GPU ask for rows that begin at certain addresses, which those of a corner may not.
+        # GPU kernels need aligned rows, and those of a slice may not be aligned.
         bias = self._relative_bias(states, longest).contiguous() if self._mpnet else None
         if attention_mask is not None:
             lowest = torch.finfo(states.dtype).min
@@ -207,8 +208,8 @@ class LeanTransformer(torch.nn.Module):
         return None if bias is None else bias.expand(count, -1, longest, longest)
 
     def _relative_bias(self, states: Tensor, longest: int) -> Tensor:
-        """What MPNet adds to scores by the distance of two tokens, [1, heads, longest, longest]."""
-        if torch._C._get_tracing_state() is not None:  # A remembered tensor would become a constant of one length.
+        """Return MPNet's bias by the distance of two tokens, [1, heads, longest, longest]."""
+        if torch._C._get_tracing_state() is not None:  # A cached tensor would become a constant.
             traced: Tensor = self._bias(states[:1])
             return traced
         # That of a shorter text is the corner of a longer one's, so that one alone is kept in memory. Another thread
@@ -232,13 +233,13 @@ class LeanTransformer(torch.nn.Module):
 def _linear(states: Tensor, affine: _Affine) -> Tensor:
     if not affine.packed:
         return F.linear(states, affine.weight, affine.bias)
-    # torch's own linear layer copies the bias into the result before it adds the product to it.
+    # The linear layer of torch copies the bias into the result first, which costs time.
     result: Tensor = torch.ops.mkldnn._linear_pointwise(states, affine.packed[0], affine.bias, "none", [], "none")
     return result
 
 
 def _linear_gelu(states: Tensor, affine: _Affine) -> Tensor:
-    """GELU (the exact one) of a linear layer."""
+    """Apply a linear layer and the exact GELU."""
     if not affine.packed:
         return F.gelu(F.linear(states, affine.weight, affine.bias))
     result: Tensor = torch.ops.mkldnn._linear_pointwise(states, affine.packed[0], affine.bias, "gelu", [], "none")
@@ -246,7 +247,7 @@ def _linear_gelu(states: Tensor, affine: _Affine) -> Tensor:
 
 
 def _linear_added(states: Tensor, affine: _Affine, others: Tensor) -> Tensor:
-    """A linear layer's output added to `others`."""
+    """Apply a linear layer and add the output to `others`."""
     if not affine.packed:
         return others + _linear(states, affine)
     result: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, others, affine.packed[0], affine.bias, "add")
@@ -278,7 +279,7 @@ def _mpnet_layer(layer: Any) -> _Layer:
 
 
 def _side_by_side(*parts: Any) -> _Affine:
-    """One linear layer of several with the same input; each of them becomes a view of it."""
+    """Join linear layers with the same input into one. Each of them becomes a view of it."""
     weight = torch.cat([part.weight.detach() for part in parts])
     bias = torch.cat([part.bias.detach() for part in parts])
     for part, its_weight, its_bias in zip(parts, weight.chunk(len(parts)), bias.chunk(len(parts)), strict=True):

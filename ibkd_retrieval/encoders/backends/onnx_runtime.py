@@ -1,4 +1,4 @@
-"""The transformer run by ONNX Runtime, on a CPU."""
+"""The ONNX Runtime backend, on a CPU."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _PURPOSE = "`backend='onnx'`"
 
 
 class OnnxBackend:
-    """Runs a model's transformer from an ONNX file in the user's cache folder.
+    """Runs the transformer of a model from an ONNX file in the user's cache folder.
 
-    In int8 the weights of matrix products are quantised by output channel, once; the range of what they are multiplied
-    with is taken anew for every batch, so nothing has to be calibrated and no corpus suits it better than another.
+    In int8, the weights of matrix products are quantised once per output channel. The range of the activations is
+    computed for every batch, so no calibration is needed and all corpora are treated alike.
     """
 
     name = "onnx"
 
     def __init__(self, model: SentenceTransformer, dtype: str, weight_hash: str) -> None:
-        """Export `model`, float32 and on a CPU, unless that was done before, and open it.
+        """Export `model`, in float32 and on a CPU, unless the file is cached, and open it.
 
         Raises:
             MissingPackage: onnx or onnxruntime is not installed.
@@ -44,7 +44,7 @@ class OnnxBackend:
         self._session = _session(onnx_file(model, dtype, weight_hash))
 
     def __call__(self, tokens: PaddedTokens) -> dict[str, Any]:
-        """Run the transformer; see `Backend`."""
+        """Run the transformer. See `Backend`."""
         import torch
 
         mask = tokens.full_mask
@@ -53,7 +53,7 @@ class OnnxBackend:
 
 
 def onnx_file(model: SentenceTransformer, dtype: str, weight_hash: str) -> Path:
-    """The ONNX file of a float32 model, in float32 or quantised, made where it is not there yet."""
+    """Return the ONNX file of a float32 model, in float32 or quantised. It is made where it is absent."""
 
     def export(folder: Path) -> None:
         export_onnx(model, folder / "model.onnx")
@@ -65,7 +65,7 @@ def onnx_file(model: SentenceTransformer, dtype: str, weight_hash: str) -> Path:
     def quantise(folder: Path) -> None:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        # Weights stand behind a transposition in the graph as exported; only as plain constants are they quantised.
+        # The exported graph transposes weights. Only plain constants are quantised.
         folded = folder / "folded.onnx"
         _session(whole, folded)
         with _quiet():
@@ -74,7 +74,7 @@ def onnx_file(model: SentenceTransformer, dtype: str, weight_hash: str) -> Path:
                 folder / "model.onnx",
                 op_types_to_quantize=["MatMul", "Gemm"],
                 per_channel=True,
-                # Without VNNI, products of 8 bits are added up in 16, which overflow unless weights have 7.
+                # Without VNNI, 8-bit products are summed in 16 bits, which overflow unless weights have 7 bits.
                 reduce_range=not _has_vnni(),
                 weight_type=QuantType.QInt8,
             )
@@ -90,14 +90,14 @@ def _has_vnni() -> bool:
 
 
 def _session(path: Path, folded: Path | None = None) -> Any:
-    """Open a model; where `folded` is named, write there what is left when constants are computed, for any machine."""
+    """Open a model. With `folded`, write the model after constant folding to that path, for any machine."""
     import onnxruntime
     import torch
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
-    # Threads that wait must not take the cores from the tokenizer's.
+    # Idle threads must not spin, because the tokenizer needs the cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     if folded is not None:
@@ -109,7 +109,7 @@ def _session(path: Path, folded: Path | None = None) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the quantiser's advice, which is for those who call it, off the user's terminal."""
+    """Keep the advice of the quantiser off the terminal."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""The transformer run by OpenVINO, on a CPU."""
+"""The OpenVINO backend, on a CPU."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _PURPOSE = "`backend='openvino'`"
 
 
 class OpenVinoBackend:
-    """Runs a model's transformer from a file of OpenVINO in the user's cache folder.
+    """Runs the transformer of a model from an OpenVINO file in the user's cache folder.
 
-    In int8 weights and what they are multiplied with are quantised by NNCF, to ranges seen on a sample of texts.
-    Several threads may call it.
+    In int8, NNCF quantises weights and activations. It calibrates their ranges on a sample of texts. Several threads
+    may call it.
     """
 
     name = "openvino"
@@ -43,7 +43,7 @@ class OpenVinoBackend:
     def __init__(
         self, model: SentenceTransformer, dtype: str, weight_hash: str, sample: Sequence[PaddedTokens]
     ) -> None:
-        """Convert `model`, float32 and on a CPU, unless that was done before, and compile it.
+        """Convert `model`, in float32 and on a CPU, unless the file is cached, and compile it.
 
         Raises:
             MissingPackage: openvino, or for int8 nncf, is not installed.
@@ -60,16 +60,16 @@ class OpenVinoBackend:
         self._own = threading.local()
 
     def __call__(self, tokens: PaddedTokens) -> dict[str, Any]:
-        """Run the transformer; see `Backend`."""
+        """Run the transformer. See `Backend`."""
         import torch
 
         mask = tokens.full_mask
         found = self._request().infer(dict(zip(INPUTS, (tokens.ids, mask), strict=True)), share_inputs=True)
-        # What the request owns is overwritten by its next run; the vectors are made of it before that.
+        # The next run overwrites this memory. The vectors are computed before.
         return {self._output: torch.from_numpy(found[OUTPUT]), "attention_mask": torch.from_numpy(mask)}
 
     def _request(self) -> Any:
-        """The calling thread's own: of two threads that share one, each may be given what belongs to the other."""
+        """Return the request of the calling thread. A shared one could give a thread the result of another."""
         request = getattr(self._own, "request", None)
         if request is None:
             request = self._own.request = self._compiled.create_infer_request()
@@ -77,7 +77,7 @@ class OpenVinoBackend:
 
 
 def openvino_file(model: SentenceTransformer, dtype: str, weight_hash: str, sample: Sequence[PaddedTokens]) -> Path:
-    """The OpenVINO file of a float32 model, as it is or quantised, made where it is not there yet."""
+    """Return the OpenVINO file of a float32 model, plain or quantised. It is made where it is absent."""
 
     def convert(folder: Path) -> None:
         import openvino
@@ -127,7 +127,7 @@ def _compiled(path: Path, dtype: str) -> Any:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "NUM_STREAMS": 1,
-        # Left to itself it takes bfloat16 wherever there is any.
+        # Its default is bfloat16 where the processor has it.
         "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bfloat16" else "f32",
     }
     with opening("openvino", path):
@@ -136,7 +136,7 @@ def _compiled(path: Path, dtype: str) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep converters' advice and bars off the user's terminal."""
+    """Keep the advice and the progress bars of converters off the terminal."""
     import io
 
     before = logging.root.manager.disable

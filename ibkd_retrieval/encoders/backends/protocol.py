@@ -1,4 +1,4 @@
-"""What all backends have in common, and the names they go by."""
+"""The interface of a backend, and the names of backends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 BACKENDS = ("auto", "torch", "onnx", "openvino")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
-# What each can compute in; what it does not have, or only emulates, it is not asked for.
+# The number formats of each backend, without those that it only emulates.
 _COMPUTES_IN = {
     "torch": ("float32", "bfloat16", "float16"),
     "onnx": ("float32", "int8"),
@@ -24,7 +24,7 @@ class Backend(Protocol):
 
     Attributes:
         name: "torch", "onnx" or "openvino".
-        dtype: number format of its arithmetic.
+        dtype: the number format of the arithmetic.
     """
 
     name: str
@@ -34,19 +34,19 @@ class Backend(Protocol):
         """Run the transformer.
 
         Args:
-            tokens: ids of n texts and their mask.
+            tokens: the ids of n texts and their mask.
 
         Returns:
-            The features that a model's further modules read: the token states as float32 tensor [n, longest, width]
-            under the name that the model's transformer gives them, and the attention mask.
+            The features that the further modules of the model read: the token states, float32 [n, longest, width],
+            under the key of the model's transformer, and the attention mask.
         """
 
 
 def check_choice(backend: str, dtype: str, device: str) -> None:
-    """Refuse names that are unknown, and what a backend cannot do.
+    """Refuse unknown names and unsupported combinations.
 
     Raises:
-        UserError: as said.
+        UserError: a name is unknown, or the backend does not support the number format or the device.
     """
     if backend not in BACKENDS:
         raise UserError(f"Unknown backend `{backend}`: use one of {', '.join(BACKENDS)}.")
@@ -65,10 +65,10 @@ def check_choice(backend: str, dtype: str, device: str) -> None:
 
 
 def check_static(name: str, backend: str, dtype: str) -> None:
-    """Refuse what has no bearing on a model without a transformer.
+    """Refuse a backend or a number format for a static model.
 
     Raises:
-        UserError: another backend or number format than the one there is for it.
+        UserError: it is another one than torch and float32.
     """
     if backend not in ("auto", "torch") or dtype not in ("auto", "float32"):
         raise UserError(
@@ -78,10 +78,10 @@ def check_static(name: str, backend: str, dtype: str) -> None:
 
 
 def require(package: str, purpose: str, extra: str) -> None:
-    """Raise unless a package is installed.
+    """Check that a package is installed.
 
     Raises:
-        MissingPackage: it is not.
+        MissingPackage: it is not installed.
     """
     import importlib.util
 
@@ -90,7 +90,7 @@ def require(package: str, purpose: str, extra: str) -> None:
 
 
 def installed() -> tuple[str, ...]:
-    """The backends whose packages are installed; torch always is."""
+    """Return the backends whose packages are installed. Torch always is."""
     import importlib.util
 
     packages = {"torch": ("torch",), "onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}

@@ -1,4 +1,4 @@
-"""The transformer run by torch, on a CPU or a GPU."""
+"""The torch backend, on a CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _QUERY_TOKENS = 128
 
 
 class TorchBackend:
-    """Runs a model's transformer in a number format: lean where its architecture allows."""
+    """Runs the transformer of a model in a number format, with `LeanTransformer` where the architecture allows."""
 
     name = "torch"
 
     def __init__(self, model: SentenceTransformer, dtype: torch.dtype, *, lean: bool = True) -> None:
-        """Take over `model`, on its device; its transformer is converted in place, and runs lean where it may."""
+        """Take over `model` on its device. Its transformer is converted in place."""
         self.dtype = str(dtype).removeprefix("torch.")
         self._transformer: Any = model[0]
         self._transformer.auto_model.to(dtype)
@@ -30,14 +30,14 @@ class TorchBackend:
         self._lean = lean_transformer(model, dtype) if lean else None
 
     def __call__(self, tokens: PaddedTokens) -> dict[str, Any]:
-        """Run the transformer; see `Backend`."""
+        """Run the transformer. See `Backend`."""
         mask = self._on_device(tokens.full_mask)
         if self._lean is None:
             features = self._transformer({"input_ids": self._on_device(tokens.ids), "attention_mask": mask})
             features[self._output] = features[self._output].float()
             return features  # type: ignore[no-any-return]
         padded = tokens.mask is not None and (self._device.type == "cpu" or self._lean.can_vary())
-        # Laid end to end, a batch is multiplied in one of few numbers of rows; a query gains nothing by it.
+        # Packed batches use few different numbers of rows, which helps oneDNN. A single query gains nothing.
         packed = padded or (self._lean.packs_weights and tokens.ids.size > _QUERY_TOKENS)
         states = self._packed(self._lean, tokens) if packed else self._padded(self._lean, tokens, mask)
         return {self._output: states, "attention_mask": mask}
@@ -47,7 +47,7 @@ class TorchBackend:
         return states.float()
 
     def _packed(self, lean: LeanTransformer, tokens: PaddedTokens) -> torch.Tensor:
-        """Run texts laid end to end, and give their states back side by side, zeros for padding."""
+        """Run texts laid end to end, and return their states as a padded batch with zeros for padding."""
         import numpy as np
         import torch
 
@@ -72,12 +72,12 @@ class TorchBackend:
         tensor = torch.from_numpy(array)
         if self._device.type == "cpu":
             return tensor
-        # From pinned memory the copy runs beside the computation that is under way.
+        # The copy from pinned memory runs in parallel with the computation.
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
 
 def lean_transformer(model: SentenceTransformer, dtype: torch.dtype) -> LeanTransformer | None:
-    """The model's transformer without what only costs time, None where its architecture has no such form here."""
+    """Return the fast form of the model's transformer, None where the architecture has none."""
     from ibkd_retrieval.encoders.autotune.cpu import packs_weights
     from ibkd_retrieval.encoders.backends.lean import LeanTransformer, is_lean
 
@@ -91,7 +91,7 @@ def lean_transformer(model: SentenceTransformer, dtype: torch.dtype) -> LeanTran
 
 
 def gives_token_states(model: SentenceTransformer) -> bool:
-    """Whether all that the model's further modules read of its transformer are the states of its last layer."""
+    """Whether the further modules of the model read only the states of the transformer's last layer."""
     transformer: Any = model[0]
     return transformer.module_output_name == "token_embeddings" and not getattr(
         transformer.auto_model.config, "output_hidden_states", False

@@ -1,4 +1,4 @@
-"""The transformer in the form that converters follow."""
+"""A form of the transformer that converters can trace."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ibkd_retrieval.encoders.backends.lean import LeanTransformer, is_lean
 
 
 class TracedTransformer(torch.nn.Module):
-    """`input_ids, attention_mask -> token states`: lean where the architecture allows."""
+    """The map `input_ids, attention_mask -> token states`, by `LeanTransformer` where the architecture allows."""
 
     def __init__(self, model: Any) -> None:
-        """Share the parameters of a transformers model, which is left in use."""
+        """Share the parameters of a transformers model, which stays usable."""
         super().__init__()
         self._lean = LeanTransformer(model) if is_lean(model) else None
-        # With the fused attention a converter would find its mask written in operations that it does not know.
+        # Converters do not know the mask operations of the fused attention.
         if self._lean is None:
             model.set_attn_implementation("eager")
             self._model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Token states, float32 [n, longest, width]."""
+        """Return the token states, float32 [n, longest, width]."""
         if self._lean is not None:
             states: Tensor = self._lean(input_ids, attention_mask)
         else:
