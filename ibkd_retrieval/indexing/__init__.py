@@ -1,1 +1,1 @@
-"""Vectors into an index folder, and back out: shards, faiss structures, the manifest, export."""
+"""Builds, changes, opens and exports index folders."""

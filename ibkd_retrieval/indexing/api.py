@@ -1,4 +1,4 @@
-"""Making, changing and exporting indexes: corpora and models by name, path or object, and every choice by name."""
+"""The public functions that build, change and export indexes."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def build_index(
         config: every choice that is not given in `options`.
         resume: go on with an unfinished index, or repair a finished one.
         overwrite: replace the index that is in `output`. It stays whole until the new one stands.
-        progress: True for bars, or an object that is told of the work.
+        progress: True for progress bars, or an object that receives the progress.
         options: fields of `IndexConfig`, `StructureConfig` and `EncodingConfig` by name, such as `type="ivf-pq"`.
 
     Returns:
-        What was made.
+        A description of the index.
 
     Raises:
         UserError: there is no such corpus, model or option, the folder is taken, or the corpus is unfit.
@@ -109,11 +109,11 @@ def append(
     Args:
         index: its folder, or the index opened.
         corpus: a name, a path, or the documents. Their ids must not be in the index.
-        model: where the index's own encoder is. None is where it was when the index was made.
+        model: the encoder of the index: a folder, a hub name or an encoder. None is the recorded one.
         config: every choice that is not given in `options`.
         resume: go on with an append that was broken off.
         overwrite: forget an append that was broken off.
-        progress: True for bars, or an object that is told of the work.
+        progress: True for progress bars, or an object that receives the progress.
         options: fields of `EncodingConfig` by name.
 
     Raises:
@@ -194,7 +194,7 @@ def combine(
         config: every choice that is not given in `options`.
         resume: go on with an index that was broken off.
         overwrite: replace the index that is in `output`. It stays whole until the new one stands.
-        progress: True for bars, or an object that is told of the work.
+        progress: True for progress bars, or an object that receives the progress.
         options: fields of `StructureConfig` by name, `vectors`, and the `device` to train on.
 
     Raises:
@@ -247,7 +247,7 @@ def import_vectors(
     Args:
         path: where the vectors are (`.npy`, parquet, a folder of Pyserini or Tevatron), or the vectors [n, dim].
         output: the folder to make.
-        ids: of vectors that bring none: n ids, or the path of a file that lists them.
+        ids: n ids, or the path of a file that lists them, for vectors that come without ids.
         corpus: the texts, found by id: a name, a path, or the documents.
         model: the encoder that made the vectors. None allows searches by vector only.
         normalise: scale every vector to length 1, so that the inner product is the cosine.
@@ -255,7 +255,7 @@ def import_vectors(
         config: every choice that is not given in `options`.
         resume: go on with an import that was broken off.
         overwrite: replace the index that is in `output`. It stays whole until the new one stands.
-        progress: True for bars, or an object that is told of the work.
+        progress: True for progress bars, or an object that receives the progress.
         options: fields of `StructureConfig` by name, `vectors`, `device`, and with a model `dtype`, `pooling` and
             `max_length`.
 
@@ -326,7 +326,7 @@ def export(index: Any, to: str, output: Path | str, *, exact: bool = False, prog
         to: "pyserini", "numpy" or "parquet".
         output: a new or an empty folder.
         exact: for "pyserini": write exact vectors, whatever the index's type.
-        progress: True for bars, or an object that is told of the work.
+        progress: True for progress bars, or an object that receives the progress.
 
     Returns:
         The folder.
@@ -363,10 +363,10 @@ def _on_device(config: IndexConfig, progress: Progress) -> IndexConfig:
 
 
 def _model(model: str | os.PathLike[str] | TextEncoder, config: EncodingConfig) -> str | TextEncoder:
-    """The model by name, or the encoder, for which there is nothing left to choose.
+    """The model's name, or the loaded encoder.
 
     Raises:
-        UserError: how to load an encoder is said, and it is loaded already.
+        UserError: the encoder is loaded already, and an option says how to load it.
     """
     if isinstance(model, str | os.PathLike):
         return os.fspath(model)
@@ -381,7 +381,7 @@ def _model(model: str | os.PathLike[str] | TextEncoder, config: EncodingConfig) 
 
 
 def _settled(family: Family, corpus: Corpus) -> Family:
-    """What the family becomes where the documents are too few for it, so that the folder's name tells the truth."""
+    """The family that is built for this number of documents. The folder is named after it."""
     from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS
 
     few = corpus.count
@@ -391,7 +391,7 @@ def _settled(family: Family, corpus: Corpus) -> Family:
 
 
 def _folder_beside(source: Path, family: Family) -> Path:
-    """A folder's name for another index of the vectors of `source`."""
+    """The default folder of another index of the vectors of `source`."""
     from ibkd_retrieval.indexing.format.manifest import read_manifest
 
     manifest = read_manifest(source)

@@ -1,4 +1,7 @@
-"""More documents into a finished index: only they are encoded, and the index serves as it was until they are in."""
+"""Appends documents to a finished index.
+
+Only the new documents are encoded. Searches see the old index until all of them are added.
+"""
 
 from __future__ import annotations
 
@@ -68,19 +71,19 @@ def append_documents(
 ) -> IndexManifest:
     """Encode the documents of a corpus and add them to a finished index.
 
-    They follow the rows that are there. The structure is not trained again: new vectors go into the lists and codes
-    that it has. New files lie beside the old ones until the manifest, replaced in one step, names them; killed before
-    that, the index is what it was.
+    The new rows follow the existing ones. The structure is not trained again: new vectors go into its existing lists
+    and codes. New files are written beside the old ones, and then the manifest is replaced in one step. If the process
+    is killed before that, the index is unchanged.
 
     Args:
         corpus: read once; ids must not be in the index, but may be those of deleted documents.
-        encoder: the one that made the index.
-        folder: of the finished index.
+        encoder: the encoder that made the index.
+        folder: the folder of the finished index.
         resume: go on with an append that was broken off.
         restart: forget an append that was broken off.
-        memory: sizes within a memory budget; where None, shards are of the index's size.
-        processes: encode in these and not in this one.
-        progress: told of the work.
+        memory: sizes within a memory budget. None uses the index's own shard size.
+        processes: processes that encode instead of this one.
+        progress: receives the progress.
 
     Raises:
         UserError: there is no sound index, the encoder is another one, an id is taken, the corpus is empty, another
@@ -242,7 +245,7 @@ def _add(
 
 
 def _trained_rows(manifest: IndexManifest) -> int:
-    """How many rows there were when the structure was trained."""
+    """The number of rows when the structure was trained."""
     if manifest.trained_rows is not None:
         return manifest.trained_rows
     return manifest.rows - sum(change.documents for change in manifest.changes if change.kind == "append")

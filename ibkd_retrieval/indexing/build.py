@@ -1,4 +1,4 @@
-"""Documents into a finished index folder, in bounded memory, resumable after any interruption."""
+"""Builds an index folder from documents, in bounded memory. An interrupted build can be resumed."""
 
 from __future__ import annotations
 
@@ -41,40 +41,40 @@ def build_index(
 ) -> IndexManifest:
     """Encode a corpus and make an index folder of it.
 
-    Documents are read in shards; while one is encoded, the next is read and tokenised and the one before is written.
-    Encoding a shard depends on nothing but its documents, so a build that was interrupted and resumed, or that several
-    processes shared, ends in the same vectors, byte for byte, as one that was not.
+    Documents are read in shards. While one shard is encoded, the next is read and tokenised, and the previous one is
+    written. A shard's vectors depend only on its documents. Interrupted builds and builds by several processes
+    therefore give the same vectors, byte for byte, as one uninterrupted process.
 
     Args:
         corpus: read once, from the start.
         encoder: encodes `Document.content` as documents.
-        folder: made if need be.
+        folder: the index folder, created if absent.
         family: how the vectors are arranged, by name or with options (`families.family_named`).
-        resume: continue an unfinished index, or repair a finished one: intact shards are kept, the rest is encoded.
-            With another family, the structure is made anew from the shards.
-        overwrite: replace the index that is in `folder`, which stays whole until the new one stands; files that are
-            not of an index stay.
-        shard_size: most documents a shard; a resumed build keeps the size it began with.
+        resume: continue an unfinished index, or repair a finished one. Intact shards are kept, the rest is encoded.
+            With another family, the structure is built again from the shards.
+        overwrite: replace the index in `folder`. It stays whole until the new one is finished. Files that do not
+            belong to an index are kept.
+        shard_size: maximum number of documents in a shard. A resumed build keeps its first size.
         vector_format: how vectors are stored: "float32", "float16" or "int8" (`vector_formats`).
-        memory: sizes that keep the build within a memory budget (`memory.plan_memory`), which go before `shard_size`.
-        processes: encode in these and not in this one; `encoder` says what they have to be like.
+        memory: sizes that keep the build within a memory budget (`memory.plan_memory`). They override `shard_size`.
+        processes: processes that encode instead of this one. `encoder` describes what they must compute.
         device: where the structure is trained: "cpu", "cuda", or "auto" for a GPU where faiss can use one.
-        progress: told of the work.
+        progress: receives the progress.
 
     Returns:
         The manifest, as written.
 
     Raises:
         UserError: the corpus is empty, changed since the build began, or has unfit or repeated ids; the folder is
-            taken or cannot be written; the encoder is another one than the build began with or gives vectors that are
-            not finite.
+            taken or cannot be written; the encoder differs from the one the build began with, or its vectors are not
+            finite.
         WorkFailed: an encoder process died.
         MissingPackage: faiss is not installed.
         OSError: the disk is full or fails.
     """
     folder = Path(folder)
     family = family_named(family) if isinstance(family, str) else family
-    load_faiss()  # Missing, it should be missed now and not after hours of encoding.
+    load_faiss()  # Fails now if faiss is missing, and not after hours of encoding.
     if shard_size < 1:
         raise UserError(f"A shard must hold at least one document, not {shard_size}.")
     plan = BuildPlan(
@@ -139,7 +139,7 @@ def refuse_changed(folder: Path) -> None:
 
 
 def _own_records(folder: Path) -> dict[int, ShardRecord]:
-    """The records of the build's shards, without those of an append to it that was broken off."""
+    """The records of the build's shards, without those of an interrupted append."""
     records = read_records(folder)
     try:
         first = int(parse((folder / layout.APPEND_PLAN).read_bytes())["first"])
@@ -149,7 +149,7 @@ def _own_records(folder: Path) -> dict[int, ShardRecord]:
 
 
 def _finished(folder: Path, records: list[ShardRecord], fingerprint: str, family: Family) -> IndexManifest | None:
-    """The manifest, if there is one and it describes just what this build would make."""
+    """The existing manifest, if it describes exactly what this build would make."""
     if not (folder / layout.MANIFEST).exists():
         return None
     manifest = read_manifest(folder)

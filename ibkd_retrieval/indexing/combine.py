@@ -1,4 +1,4 @@
-"""An index from the vectors and texts of others: another structure, another format, several into one."""
+"""Builds an index from other indexes: with another structure, another vector format, or merged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from ibkd_retrieval.json_io import decode, parse
 from ibkd_retrieval.progress import SILENT, Progress
 
 _UNIT_TOLERANCE = 0.02
-"""How far from 1 the length of a unit vector may be that was stored rounded."""
+"""Tolerance for the length of a unit vector that was stored rounded."""
 
 
 def combine_indexes(
@@ -57,21 +57,21 @@ def combine_indexes(
 ) -> IndexManifest:
     """Make an index of the documents of one or several others, without their corpora and without encoding.
 
-    Shards are hard links to those of the sources where the file system allows, copies elsewhere. The links are safe:
-    files of an index are replaced whole, never written into. A shard that holds deleted documents is written anew
-    without them, and so is every shard where another vector format or fewer dimensions are asked for.
+    Shards are hard links to those of the sources where the file system allows it, and copies elsewhere. The links are
+    safe, because files of an index are replaced whole and never modified. A shard is rewritten if it holds deleted
+    documents, or if the vector format or the number of dimensions changes.
 
     Args:
-        sources: folders of finished indexes by the same encoder; their documents follow one another.
-        folder: of the index to make.
+        sources: folders of finished indexes of one encoder. Their documents are concatenated in this order.
+        folder: the folder of the new index.
         family: how the vectors are arranged, by name or with options.
-        vector_format: how vectors are stored; as in the first source where None.
-        cut: the encoder of the sources when it keeps only leading dimensions (`Encoder.load` with `dim`); their vectors
-            are cut to its length, and brought to unit length again where they had it. None keeps all dimensions.
-        resume: go on where a run before was broken off.
-        overwrite: replace the index that is in `folder`, which stays whole until the new one stands.
+        vector_format: how vectors are stored. None keeps the format of the first source.
+        cut: the encoder of the sources with fewer Matryoshka dims (`Encoder.load` with `dim`). The vectors are cut to
+            its dimension, and unit vectors are normalised again. None keeps all dimensions.
+        resume: continue an interrupted run.
+        overwrite: replace the index in `folder`. It stays whole until the new one is finished.
         device: where the structure is trained: "cpu", "cuda", or "auto" for a GPU where faiss can use one.
-        progress: told of the work.
+        progress: receives the progress.
 
     Raises:
         UserError: a source is missing, damaged or by another encoder; two hold the same id; the folder is taken.
@@ -91,7 +91,7 @@ def combine_indexes(
     plan = dataclasses.replace(plan, vector_format=stored, **noted_family(family))
     if cut is not None:
         plan = dataclasses.replace(plan, encoder=_checked_cut(cut, indexes[0]))
-    family.bytes_per_vector(1, plan.encoder.dim)  # Refuses what does not suit the dimension, before any work.
+    family.bytes_per_vector(1, plan.encoder.dim)  # Refuses a dimension that does not suit the family, before any work.
     corpus, changes = _history(manifests)
     if len(indexes) > 1 and not plan.encoder.weight_hash:
         progress.say("No model was named for these vectors: whether all were made by one is not known.")
@@ -138,7 +138,7 @@ def _refuse_others(folder: Path, indexes: Sequence[StoredIndex], changes: tuple[
 def _finished(
     folder: Path, corpus: CorpusRecord, plan: BuildPlan, family: Family, indexes: Sequence[StoredIndex]
 ) -> IndexManifest | None:
-    """The manifest, if there is one and it describes just what would be made."""
+    """The existing manifest, if it describes exactly what would be made."""
     if not (folder / layout.MANIFEST).exists():
         return None
     done = read_manifest(folder)
@@ -166,7 +166,7 @@ def _same_vectors(done: IndexManifest, plan: BuildPlan, indexes: Sequence[Stored
 
 @dataclass(frozen=True)
 class _Shard:
-    """A shard of a source: its number there, and which of its documents are not deleted."""
+    """A shard of a source index, its number there, and the mask of its documents that are not deleted."""
 
     index: StoredIndex
     number: int
@@ -260,9 +260,9 @@ def _rewrite(shard: _Shard, folder: Path, number: int, plan: BuildPlan, begun: S
 
 
 def leading_dimensions(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
-    """The first `dim` numbers of vectors [n, d], of unit length again where the whole vectors were; d or fewer.
+    """The first `dim` dimensions of vectors [n, d], with unit vectors normalised again.
 
-    An encoder that normalises its vectors cuts them before it does, which leads to the same.
+    An encoder with `dim` cuts its vectors before it normalises them, which gives the same result.
     """
     if dim == vectors.shape[1]:
         return vectors
@@ -319,7 +319,7 @@ def _blocks(ids: Iterator[str], size: int = 8192) -> Iterator[list[str]]:
 
 
 def _plan(index: StoredIndex, shard_size: int) -> BuildPlan:
-    """What the first source was built by, so that an index of the same shards can be repaired as that one could."""
+    """The build plan of the first source, with which the new index can be repaired too."""
     manifest = index.manifest
     try:
         begun = decode(BuildPlan, parse((index.folder / layout.PLAN).read_bytes()))

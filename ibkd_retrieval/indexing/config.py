@@ -1,4 +1,4 @@
-"""Every choice there is for an index and for searching it, in frozen records that go to JSON and back."""
+"""The configuration of an index and of its search, as frozen records that convert to and from JSON."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchParams:
-    """How hard an index is searched; what is None is left to the index, and all is where its search is exact.
+    """Search parameters of an index. None takes the index's default; an exact index has no parameters.
 
     Attributes:
-        nprobe: inverted lists visited.
-        refine: candidates scored exactly, per result asked for; 0 takes the scores of the codes.
-        ef_search: nodes of an HNSW graph kept in view.
+        nprobe: number of inverted lists visited.
+        refine: candidates rescored exactly per result. 0 keeps the scores of the codes.
+        ef_search: size of the candidate list of an HNSW graph.
 
     Example:
         >>> SearchParams(nprobe=16).to_json()
@@ -38,7 +38,7 @@ class SearchParams:
 
     @property
     def is_exact(self) -> bool:
-        """Whether there is nothing to set."""
+        """Whether no parameter is set."""
         return self == SearchParams()
 
     def to_json(self) -> dict[str, int | None]:
@@ -71,11 +71,11 @@ class StructureConfig:
         memory_per_vector: most bytes that a vector may take in memory, for the choice by trial.
         latency: most milliseconds that a query may take, for the choice by trial.
         lists: number of inverted lists.
-        subquantisers: parts that a vector is coded in, for "ivf-pq".
-        bits: bits of a part, for "ivf-pq" (4 or 8) and "rabitq".
+        subquantisers: number of sub-quantisers, for "ivf-pq".
+        bits: bits of a code, for "ivf-pq" (4 or 8) and "rabitq".
         nprobe: inverted lists that a search visits by default.
-        refine: candidates per result that a search scores exactly by default.
-        ef_search: nodes of a graph that a search keeps in view by default, for "hnsw".
+        refine: candidates per result that a search rescores exactly by default.
+        ef_search: size of the candidate list of a graph search by default, for "hnsw".
     """
 
     type: str | None = None
@@ -94,7 +94,7 @@ class StructureConfig:
         """The index type with its options.
 
         Args:
-            resumed: the folder of a build that is resumed, whose own type it is where nothing else is asked for.
+            resumed: the folder of a resumed build. Its type is used if no type is given.
 
         Raises:
             UserError: there is no such type, it has no such option, or a bound is given without `recall`.
@@ -154,7 +154,7 @@ class EncodingConfig:
     shard_size: int | None = None
 
     def like(self, encoder: EncoderRecord) -> EncodingConfig:
-        """The same with the settings of the encoder of an index where none are given."""
+        """The same configuration, with options that are not given taken from an index's encoder."""
         return dataclasses.replace(
             self,
             dtype=encoder.dtype if self.dtype == "auto" else self.dtype,
@@ -167,7 +167,7 @@ class EncodingConfig:
         )
 
     def computing_as(self, encoder: EncoderRecord | None) -> EncodingConfig:
-        """The same, computing as a build that was begun where nothing else is asked for."""
+        """The same configuration, with options that are not given taken from a begun build."""
         if encoder is None or (self.backend, self.dtype) != ("auto", "auto"):
             return self
         return dataclasses.replace(self, backend=encoder.backend, dtype=encoder.dtype)
@@ -185,16 +185,16 @@ USES: dict[str, frozenset[str]] = {
     "import_vectors": STRUCTURE | {"vectors", "device", "dtype", "pooling", "max_length", *PROMPTS},
     "delete": frozenset(),
 }
-"""The options that each job has a use for; every other one is refused."""
+"""The options that each job accepts. All others are refused."""
 
 
 def refuse_unused(job: str, given: Iterable[str], used: Collection[str]) -> None:
-    """Refuse options that a job has no use for.
+    """Refuse options that a job does not accept.
 
     Args:
-        job: what the message calls it.
+        job: the job's name in the message.
         given: the options that were given.
-        used: those that it has a use for.
+        used: the options that the job accepts.
 
     Raises:
         UserError: names the others.
@@ -233,7 +233,7 @@ class IndexConfig:
         """A configuration from options by name, whichever of the records holds them.
 
         Args:
-            config: has the values of the options that are not given, the defaults if None.
+            config: the values of options that are not given. None is the defaults.
             job: a key of `USES`, what the options are for.
             options: fields of `StructureConfig`, `EncodingConfig` and of this record.
 

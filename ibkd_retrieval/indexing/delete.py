@@ -1,4 +1,4 @@
-"""Documents out of a finished index: their rows stay, marked, and no search finds them any more."""
+"""Deletes documents from a finished index. Their rows stay, but searches skip them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ibkd_retrieval.indexing.index import open_contents
 
 
 def delete_documents(folder: Path | str, ids: Collection[str]) -> IndexManifest:
-    """Delete documents by id. What they took on disk is freed when another index is made from this one.
+    """Delete documents by id. Their disk space is freed when another index is made from this one.
 
-    All are deleted or none: the list of deleted rows is a new file, and the manifest that names it replaces the old
-    one in a single step.
+    Either all are deleted or none. The list of deleted rows is a new file. The manifest that names it replaces the
+    old one in a single step.
 
     Args:
-        folder: of a finished index.
-        ids: of documents in it.
+        folder: the folder of a finished index.
+        ids: ids of documents in the index.
 
     Returns:
         The new manifest.

@@ -1,4 +1,4 @@
-"""What an index is made of, as a record."""
+"""Describes an index as a record."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class IndexDescription:
-    """What an index folder is made of.
+    """The description of an index folder.
 
     Attributes:
         folder: the index folder.
-        manifest: everything that the folder says of itself.
-        encoder: what encoded its documents, where that is loaded.
+        manifest: the manifest of the index.
+        encoder: the encoder of the documents, if it is loaded.
     """
 
     folder: Path
@@ -32,7 +32,7 @@ class IndexDescription:
 
     @property
     def bytes_per_document(self) -> float:
-        """What the search structure takes in memory, in bytes a document; 0 where the files are scanned."""
+        """Memory of the search structure, in bytes per document. 0 if the files are scanned."""
         structure = self.manifest.files.get(self.manifest.structure)
         return 0.0 if structure is None else structure.bytes / self.manifest.rows
 
@@ -56,14 +56,14 @@ class IndexDescription:
 
     @property
     def whole(self) -> dict[str, Any]:
-        """Everything that the folder says of itself, with files and shards counted instead of listed."""
+        """The manifest, with files and shards counted instead of listed."""
         return dataclasses.asdict(self.manifest) | {
             "files": f"{len(self.manifest.files)} files, {self.manifest.disk_bytes:,} bytes",
             "shards": len(self.manifest.shards),
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Everything that is known, as a JSON object."""
+        """The description as a JSON object."""
         known = dataclasses.asdict(self.manifest)
         return known | {"output": str(self.folder), "disk_bytes": self.manifest.disk_bytes}
 
@@ -88,7 +88,7 @@ class IndexDescription:
 
 
 def describe(index: Any, *, verify: bool = False) -> IndexDescription:
-    """Say what an index is made of.
+    """Describe an index.
 
     Args:
         index: its folder, or the index opened.

@@ -1,4 +1,4 @@
-"""Index folders for other tools: Pyserini, NumPy and parquet."""
+"""Exports index folders to the formats of Pyserini, NumPy and parquet."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _ROW_GROUP = 8192
 def export_index(
     folder: Path | str, destination: Path | str, to: str, *, exact: bool = False, progress: Progress = SILENT
 ) -> None:
-    """Write an index in another tool's format, as a folder that appears whole or not at all.
+    """Write an index in another tool's format. The folder appears whole or not at all.
 
     Args:
         folder: the index.
         destination: a folder that does not exist or is empty.
         to: a key of `FORMATS`.
         exact: for pyserini: write exact vectors whatever the index's type. The other formats always hold them.
-        progress: told of the work.
+        progress: receives the progress.
 
     Raises:
         UserError: there is no such format, `folder` holds no sound index, or `destination` is taken.
@@ -57,8 +57,8 @@ def export_pyserini(
 ) -> None:
     """Write the folder that Pyserini's FaissSearcher reads: `index` (faiss) and `docid` (one id a line).
 
-    Pyserini takes scores as faiss gives them. An approximate index therefore leaves with its default nprobe but
-    without refinement, which is said; `exact` writes a flat index of the exact vectors instead.
+    Pyserini uses the scores of faiss. An approximate index is therefore exported with its default nprobe but without
+    refinement, and a message says so. `exact` writes a flat index of the exact vectors instead.
 
     Raises:
         UserError: `folder` holds no sound index, or `destination` is not an empty or new folder.

@@ -1,9 +1,9 @@
-"""The one place where faiss is imported and its process-wide settings are made.
+"""Imports faiss and makes its process-wide settings. No other module does either.
 
-faiss and torch each start an OpenMP pool, and OpenMP reads its environment once, when the first of the two is
-loaded. With the default policy idle threads spin and take the cores from those that work (training product
-quantisers on busy cores: 28 s instead of 3 s), so `OMP_WAIT_POLICY=PASSIVE` is set here, and again by the command
-line before anything heavy. A program that imports torch before this module's `load_faiss` should set it itself.
+faiss and torch each start an OpenMP pool. OpenMP reads its environment once, when the first of the two is loaded.
+By default, idle threads spin and take the cores from threads that work: training product quantisers on busy cores
+took 28 s instead of 3 s. `OMP_WAIT_POLICY=PASSIVE` is therefore set here, and by the command line before any heavy
+import. A program that imports torch before it calls `load_faiss` should set the variable itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def load_faiss() -> Any:
     """
     loaded = sys.modules.get("faiss")
     if loaded is not None:
-        return loaded  # Every search comes by here several times.
+        return loaded  # Every search calls this several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return importlib.import_module("faiss")

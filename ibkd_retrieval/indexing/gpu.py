@@ -1,4 +1,4 @@
-"""What faiss does on a GPU: the k-means of training, and searches of a copy of the index."""
+"""Runs the k-means of training, and the search of a copy of an index, on a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.progress import SILENT, Progress
 
 MOST_RESULTS = 2048
-"""Results that faiss finds on a GPU at once; it refuses to look for more."""
+"""Maximum number of results of a faiss search on a GPU."""
 
 
 def gpu_count() -> int:
@@ -35,10 +35,10 @@ def is_on_gpu(index: Any) -> bool:
 
 @contextmanager
 def training_on(device: str, index: Any, progress: Progress) -> Iterator[bool]:
-    """While this lasts, the k-means of an index's training, for lists and product quantisers, runs on `device`.
+    """A context in which the k-means of an index's training, for lists and product quantisers, runs on `device`.
 
-    The index itself stays in main memory, so that every kind of it can be trained so. "auto" takes a GPU where faiss
-    can use one; "cuda" and "cuda:1" say so where there is none. Gives whether it does run on a GPU.
+    The index itself stays in main memory, so every kind of index can be trained this way. "auto" takes a GPU if faiss
+    can use one. "cuda" and "cuda:1" report it if there is none. The context gives whether a GPU is used.
     """
     faiss = load_faiss()
     asked = device.startswith("cuda")
@@ -65,7 +65,7 @@ def training_on(device: str, index: Any, progress: Progress) -> Iterator[bool]:
 
 
 def to_gpu(index: Any, device: str, progress: Progress) -> Any:
-    """A copy of an index for search on the GPU that `device` names; the index itself where there is none for it.
+    """A copy of an index on the GPU that `device` names. Without such a GPU, the index itself.
 
     Files are written from indexes in main memory (`faiss.index_gpu_to_cpu`).
     """

@@ -1,4 +1,4 @@
-"""A finished index, opened for search."""
+"""Opens a finished index and searches it."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
 from ibkd_retrieval.progress import SILENT, Progress
 
 EXACT_ALLOWED_ROWS = 20_000
-"""Rows up to which a filtered search compares all that are allowed, which no approximation could better."""
+"""Maximum number of allowed rows for which a filtered search is exact."""
 
 _FEW_ROWS = 64
 
 _HARDER = 4
-"""How many times as many lists are visited when too little was found."""
+"""Factor by which nprobe grows when a query has too few results."""
 
 _EF_SEARCH_STEPS = (10, 20, 40, 80, 160, 320, 640)
 
@@ -53,9 +53,9 @@ class StoredIndex:
 
     Attributes:
         folder: the index folder.
-        manifest: what the folder says of itself.
-        is_scanned: whether the vectors stay in their files and every search reads them all.
-        defaults: how hard it is searched where a search does not say; adapted to the number of results.
+        manifest: the manifest of the index.
+        is_scanned: whether every search reads all vectors from their files.
+        defaults: search parameters that a search leaves open. They are adapted to the number of results.
     """
 
     def __init__(self, folder: Path, manifest: IndexManifest, structure: Any) -> None:
@@ -72,12 +72,12 @@ class StoredIndex:
         self._texts = OpenFiles(self._open_texts)
 
     def __len__(self) -> int:
-        """Number of documents that can be found; deleted ones keep their rows and are not counted."""
+        """Number of documents that are not deleted. Deleted documents keep their rows."""
         return self.manifest.document_count
 
     @property
     def memory_bytes(self) -> int:
-        """What the faiss structure takes in memory, which is what it takes on disk; 0 where the files are scanned."""
+        """Memory of the faiss structure, equal to its size on disk. 0 if the files are scanned."""
         if self.is_scanned:
             return 0
         record = self.manifest.files.get(self.manifest.structure)
@@ -101,11 +101,10 @@ class StoredIndex:
         Args:
             vectors: queries [q, dim].
             k: number of results.
-            search_params: how hard to search. What it leaves open is taken from `defaults` and adapted to k
-                (`families.search_params.params_for`); lists are added for a query that finds fewer than k.
-            allowed: one bool a row [n]; only rows that hold True are found. Few of them (up to
-                `EXACT_ALLOWED_ROWS`) are compared exactly; of more, an approximate index visits as many times more
-                lists as rows are shut out.
+            search_params: the search parameters. `defaults` fill what they leave open, adapted to k
+                (`families.search_params.params_for`). A query that finds fewer than k results visits more lists.
+            allowed: bool [n], True for rows that may be found. Up to `EXACT_ALLOWED_ROWS` rows are compared exactly.
+                Beyond that, an approximate index visits more lists, in proportion to the rows filtered out.
 
         Returns:
             Scores float32 [q, k], not increasing, and rows int64 [q, k]. Where fewer than k are found, rows end in
@@ -113,14 +112,14 @@ class StoredIndex:
 
         Raises:
             UserError: the vectors have another dimension than the index or are not finite, k is not positive, or the
-                index has no such setting.
+                index has no such search parameter.
         """
         queries = np.ascontiguousarray(vectors, dtype=np.float32)
         allowed = self.findable(allowed)
         given = search_params or SearchParams()
         self._check(queries, k, given)
         blas_threshold(self.manifest.dim)
-        # faiss sets k places aside for each query; a k far beyond the documents must not cost their memory twice.
+        # faiss allocates k results for each query, so k is limited to the number of rows.
         left = self.manifest.rows if allowed is None else int(np.count_nonzero(allowed))
         found = min(k, left)
         if not left:
@@ -138,7 +137,7 @@ class StoredIndex:
             scores, rows = self._search_structure(queries, found, given, left, allowed)
         zero = ~queries.any(axis=1)
         if zero.any():
-            # All documents are equally near; 4-bit codes, whose tables of distances are then all equal, find none.
+            # All documents score the same for a zero query. Searches of 4-bit codes find none then.
             scores[zero] = 0
             rows[zero] = np.arange(found) if allowed is None else np.flatnonzero(allowed)[:found]
         scores[rows < 0] = -np.inf
@@ -148,16 +147,16 @@ class StoredIndex:
         return scores, rows
 
     def exactly(self) -> StoredIndex:
-        """The same index, whose every search reads all stored vectors and is exact."""
+        """The same index with exact search, which reads all stored vectors."""
         exact = copy(self)
         exact._structure, exact.is_scanned = None, True
         return exact
 
     def search_params(self, k: int, given: SearchParams | None = None) -> SearchParams:
-        """The settings that a search for `k` results follows where the caller gives `given`.
+        """The search parameters in force for `k` results, if the caller passes `given`.
 
         Raises:
-            UserError: the index has no such setting.
+            UserError: the index has no such search parameter.
         """
         given = given or SearchParams()
         self._check_search_params(given)
@@ -179,10 +178,10 @@ class StoredIndex:
         return ()
 
     def defaults_for(self, recall: float) -> SearchParams:
-        """The fastest setting known to find the share `recall` of the exact ten nearest documents, with a margin.
+        """The fastest measured search parameters that reach `recall`@10 against exact search, with a margin.
 
         Raises:
-            UserError: the share is not in (0, 1], or no setting that was tried finds as much.
+            UserError: `recall` is not in (0, 1], or no measured search parameters reach it.
         """
         check_recall(recall)
         if self.manifest.search.is_exact:
@@ -204,7 +203,7 @@ class StoredIndex:
         )
 
     def aimed_at(self, recall: float) -> StoredIndex:
-        """The same index, searched as `defaults_for` says where a search does not say.
+        """The same index, with `defaults_for(recall)` as its defaults.
 
         Raises:
             UserError: as `defaults_for` does.
@@ -214,10 +213,10 @@ class StoredIndex:
         return aimed
 
     def _must_scan(self, k: int, allowed: NDArray[np.bool_] | None) -> bool:
-        """Whether the structure cannot answer: there is none, or it cannot leave out rows or give that many."""
+        """Whether the structure cannot answer: it is absent, cannot filter rows, or cannot give that many results."""
         if self._structure is None or (allowed is not None and not takes_selector(self._structure)):
             return True
-        # An exact search on a GPU looks for one more, to see a tie at the last place.
+        # An exact search on a GPU asks for one more result, to detect a tie at the last place.
         return k >= MOST_RESULTS and is_on_gpu(inner_index(self._structure))
 
     def _search_structure(
@@ -228,10 +227,10 @@ class StoredIndex:
         left: int,
         allowed: NDArray[np.bool_] | None,
     ) -> Found:
-        """An approximate search, repeated harder for queries that it found too little for, and exact at last.
+        """Approximate search, repeated with more lists and at last exactly for queries with too few results.
 
-        Where a filter goes with the topic, the lists or nodes near a query may hold few documents that pass, however
-        many there are. Who says how hard to search gets what that finds, unless it is nothing.
+        If a filter correlates with the topic, the lists or nodes near a query may hold few documents that pass it.
+        Given search parameters are kept as they are, unless they find nothing.
         """
         params = params_for(self._structure, self.defaults, given, k, self.manifest.rows, left)
         selector = None if allowed is None else _selector(allowed)
@@ -256,7 +255,7 @@ class StoredIndex:
             scores, rows = self._structure.search(asked, number, params=parameters)
             return scores, rows
 
-        # A GPU gives no more results than that, and among those beyond leaves open which of equal scores come first.
+        # A GPU gives no more results than this. Ties beyond it stay in the order of faiss.
         most = min(left, MOST_RESULTS) if is_on_gpu(inner_index(self._structure)) else left
         return with_ties_by_row(nearest, most)(queries, k)
 
@@ -265,7 +264,7 @@ class StoredIndex:
         return self._ids[int(row)]
 
     def doc_ids(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
-        """The ids of the documents in `rows` (without padding); many are read fastest in ascending order."""
+        """The ids of the documents in `rows` (without padding). Ascending rows are read fastest."""
         if len(rows) < _FEW_ROWS:
             return [self._ids[int(row)] for row in rows]
         wanted = np.asarray(rows, dtype=np.int64)
@@ -278,12 +277,12 @@ class StoredIndex:
         return [ids[place] for place in places.tolist()]
 
     def documents(self) -> Iterator[Document]:
-        """The stored document of every row in order, as a stream; deleted ones are among them."""
+        """The stored document of every row in order, deleted ones included, as a stream."""
         for number in range(len(self.manifest.shards)):
             yield from map(document_from_json, self._open_texts(number))
 
     def fields(self) -> Iterator[dict[str, FieldValue]]:
-        """The fields of every row's document in order, as a stream; several times as fast as the documents."""
+        """The fields of every row's document in order, as a stream. Several times faster than `documents`."""
         for number in range(len(self.manifest.shards)):
             yield from map(fields_from_json, self._open_texts(number))
 
@@ -306,7 +305,7 @@ class StoredIndex:
         return LineStore(self.folder / texts)
 
     def vectors(self) -> Iterator[NDArray[np.float32]]:
-        """The stored vectors as float32, shard by shard [n, dim]; deleted documents' rows are among them."""
+        """The stored vectors as float32, shard by shard [n, dim], rows of deleted documents included."""
         return iter(self._vectors)
 
     def shard_vectors(self, number: int) -> NDArray[np.float32]:
@@ -333,11 +332,11 @@ class StoredIndex:
 
     @property
     def present(self) -> NDArray[np.bool_] | None:
-        """One bool a row, False for those of deleted documents; None where none was deleted."""
+        """Bool [n], False for rows of deleted documents. None if no document is deleted."""
         return self._present
 
     def findable(self, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.bool_] | None:
-        """The rows [n] that are allowed and whose documents were not deleted, one bool each; None for all."""
+        """Bool [n], True for rows that are allowed and not deleted. None for all rows."""
         if allowed is not None and allowed.shape != (self.manifest.rows,):
             raise ValueError(f"`allowed` has shape {allowed.shape}, the index {self.manifest.rows} rows")
         if self._present is None or allowed is None:
@@ -431,11 +430,11 @@ def open_index(
 
 
 def open_contents(folder: Path | str, structure: bool = False) -> StoredIndex:
-    """Open a finished index for its vectors and documents: nothing is loaded, and a search would read every vector.
+    """Open a finished index for its vectors and documents. The structure is not loaded.
 
     Args:
-        folder: of the index.
-        structure: the structure's file is to be used too, and so verified with the others.
+        folder: the index folder.
+        structure: verify the structure's file too.
 
     Raises:
         UserError: the folder holds no finished index, or a file of it that is to be used is missing or damaged.
@@ -450,10 +449,10 @@ def open_contents(folder: Path | str, structure: bool = False) -> StoredIndex:
 
 
 def read_structure(folder: Path, manifest: IndexManifest) -> Any:
-    """The faiss structure of an index, whose file was verified; made of the vectors where it has none.
+    """The faiss structure of a verified index. Without a structure file, it is built from the vectors.
 
     Raises:
-        UserError: it cannot be read, or is that of other vectors.
+        UserError: the structure cannot be read, or belongs to other vectors.
     """
     faiss = load_faiss()
     if manifest.structure not in manifest.files:
@@ -493,6 +492,6 @@ def _present_rows(folder: Path, manifest: IndexManifest) -> NDArray[np.bool_] | 
 
 
 def first_unlike(indexes: Sequence[StoredIndex]) -> StoredIndex | None:
-    """The first index whose vectors were made otherwise than those of `indexes[0]`; None where all are alike."""
+    """The first index whose encoder differs from that of `indexes[0]`. None if all agree."""
     ours = indexes[0].manifest.encoder
     return next((index for index in indexes[1:] if not index.manifest.encoder.makes_the_vectors_of(ours)), None)

@@ -1,4 +1,4 @@
-"""Loading the model that encodes a corpus, in the processes and the memory that there are for it."""
+"""Loads the model that encodes a corpus, for the given processes and memory."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _LARGE = 20_000
 
 
 class Encoding(NamedTuple):
-    """What encodes a corpus.
+    """The encoder of a corpus, with its memory plan and processes.
 
     Attributes:
-        encoder: describes the vectors, and encodes unless `processes` do.
-        memory: sizes that keep the work within the memory it may take.
-        processes: encode in place of `encoder`; None for one process.
+        encoder: the encoder. It encodes unless `processes` do.
+        memory: sizes that keep the work within its memory budget.
+        processes: processes that encode instead of `encoder`. None is this process.
     """
 
     encoder: TextEncoder
@@ -39,9 +39,9 @@ def prepare_encoding(model: str | TextEncoder, config: EncodingConfig, corpus: C
 
     Args:
         model: a folder or hub name, or an encoder that is loaded already.
-        config: how to encode.
-        corpus: what to encode.
-        progress: told what was measured and chosen.
+        config: the encoding options.
+        corpus: the corpus to encode.
+        progress: receives the measurements and choices.
 
     Raises:
         UserError: there is no such model, it cannot honour an option, or the memory does not suffice.

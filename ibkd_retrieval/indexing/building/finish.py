@@ -1,4 +1,4 @@
-"""The last stage of every build: shards that are all there into a structure, a list of ids and a manifest."""
+"""The last stage of a build: makes the structure, the list of ids and the manifest from the shards."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def finish_index(
     """Make the structure and the list of ids from the shards, and write the manifest last.
 
     Args:
-        folder: holds the shards 0 to n - 1, and no manifest.
-        records: of the shards, in order.
-        corpus: the manifest's entry.
-        plan: what the shards were made by.
-        family: suited to the number of documents.
-        progress: told of the work.
-        changes: the manifest's entry.
+        folder: the index folder, with the shards 0 to n - 1 and no manifest.
+        records: the records of the shards, in order.
+        corpus: the corpus entry of the manifest.
+        plan: the build plan of the shards.
+        family: the family to build, suited to the number of documents.
+        progress: receives the progress.
+        changes: the changes entry of the manifest.
         device: where the structure is trained (`faiss_binding.training_on`).
-        limit: most bytes that the structure may take in memory. A flat index that takes more has none, and every
-            search reads the shards.
+        limit: maximum bytes of memory of the structure. A larger flat index has no structure, and every search
+            reads the shards.
 
     Raises:
         UserError: another structure takes more.

@@ -1,4 +1,4 @@
-"""Which documents an index holds: fingerprints of their content, and no id twice."""
+"""Fingerprints of the documents of an index, and the check that ids are unique."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory a build may take, and the sizes that keep it within."""
+"""The memory budget of a build, and the sizes that keep within it."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ class MemoryPlan:
 
     Attributes:
         limit: the budget in bytes.
-        shard_size: most documents in a shard.
-        shard_text: characters at which a shard is closed even with fewer documents, so that long ones are bounded too.
-        depth: shards that may wait between two stages.
-        batch_tokens: most tokens in a batch.
-        asked: whether somebody named the budget, so that what goes beyond it is to be refused.
+        shard_size: maximum number of documents in a shard.
+        shard_text: maximum number of characters in a shard, which bounds shards of long documents.
+        depth: maximum number of shards that wait between two stages.
+        batch_tokens: maximum number of tokens in a batch.
+        asked: whether the user set the budget. Work beyond it is then refused.
     """
 
     limit: int

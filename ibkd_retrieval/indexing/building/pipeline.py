@@ -1,7 +1,7 @@
-"""Stages of a job that run beside each other, with a bounded number of items between them.
+"""Runs the stages of a job concurrently, with bounded queues between them.
 
-An error in any stage ends all of them, and is raised where the caller waits. What stood before it in the stream is
-finished first where it came from the reader, so that a job broken off by its input keeps all that was read until then.
+An error in any stage ends all stages and is raised in the caller. After an error of the reader, earlier items are
+finished first. A job that fails on its input therefore keeps everything read before the error.
 """
 
 from __future__ import annotations

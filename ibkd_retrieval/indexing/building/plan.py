@@ -1,4 +1,4 @@
-"""Whether a build may work in a folder, and what it has to agree with if it goes on with one begun before."""
+"""The plan of a build, and the check whether a build may start or resume in a folder."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """`build.json`, written first: what a resumed build has to agree with.
+    """`build.json`, which is written first. A resumed build must agree with it.
 
     Attributes:
-        shard_size: most documents in a shard.
-        shard_text: characters at which a shard is closed with fewer documents; None for no such limit.
-        vector_format: how vectors are stored (`vector_formats`).
-        family: the structure to be made, None where that is chosen by trial, or by builds that did not note it.
-        family_options: its options.
+        shard_size: maximum number of documents in a shard.
+        shard_text: maximum number of characters in a shard. None is no limit.
+        vector_format: format of the stored vectors.
+        family: the name of the family. None if it is chosen by trial, and in older plans.
+        family_options: the family's options.
     """
 
     corpus: str
@@ -63,7 +63,7 @@ def claim(folder: Path, plan: BuildPlan, resume: bool, overwrite: bool, progress
 
 
 def noted_family(family: Family) -> dict[str, Any]:
-    """A family as a plan notes it; one that is still to be chosen by trial is none."""
+    """The plan's fields for a family. A family still to be chosen by trial has none."""
     named = family.name in FAMILIES
     return {"family": family.name if named else None, "family_options": family_options(family) if named else {}}
 

@@ -1,8 +1,8 @@
-"""Replacing a finished index: the new one is built beside it, and the two change places when it is done.
+"""Replaces a finished index: the new one is built beside it, and then the two folders are swapped.
 
-While the new index is built in `.NAME.new`, that folder holds a mark that names the folder it is to replace. The mark
-goes along when the folders change places, so that a mark in the index folder itself says that the old index is still
-to be cleared away. Killed anywhere, a folder of that name is either the whole old index or the whole new one.
+The new index is built in `.NAME.new`. That folder holds a mark that names the folder to replace. The mark moves with
+the swap, so a mark in the index folder itself means that the old index must still be removed. If the process is killed
+at any point, the index folder is either the whole old index or the whole new one.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def working_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Path
     It is `folder` itself, unless a finished index there is to be replaced, or such a replacement is gone on with.
 
     Args:
-        folder: held by this process (`lock.only_writer`).
-        resume: go on with a replacement that was broken off.
-        overwrite: replace what is there.
+        folder: the index folder, locked by this process (`lock.only_writer`).
+        resume: continue an interrupted replacement.
+        overwrite: replace the existing index.
 
     Raises:
         UserError: resume and overwrite are both asked for, or something else has the name that is needed.

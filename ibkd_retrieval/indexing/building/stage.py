@@ -1,4 +1,4 @@
-"""A corpus into shards: documents are read and tokenised, encoded, and written at the same time."""
+"""Makes the shards of a corpus. Reading, tokenising, encoding and writing run concurrently."""
 
 from __future__ import annotations
 
@@ -30,22 +30,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShardStage:
-    """Makes the shards of a corpus in a folder, all but those that are there and intact.
+    """Makes the missing and damaged shards of a corpus in a folder.
 
-    What a shard holds depends on nothing but its documents, so it does not matter how many encoders there are, or
-    which shards were there before.
+    A shard depends only on its documents. The number of encoders and the existing shards do not change it.
 
     Attributes:
-        corpus: read once, from the start.
-        encoder: describes the vectors, and encodes unless `processes` do.
-        folder: of the index.
-        plan: how the documents are cut and how their vectors are stored.
-        begun: records of shards that are there, by number; those that are damaged are made again.
+        corpus: the corpus, read once from the start.
+        encoder: the encoder. It encodes unless `processes` do.
+        folder: the index folder.
+        plan: the build plan, with the shard size and the vector format.
+        begun: records of existing shards, by number. Damaged shards are made again.
         first: number of the first shard.
         taken: ids that the index holds already.
-        processes: encode in place of `encoder`.
-        depth: shards that may wait between two stages.
-        before_writing: called before each shard is written.
+        processes: processes that encode instead of `encoder`.
+        depth: maximum number of shards that wait between two stages.
+        before_writing: function called before each shard is written.
     """
 
     corpus: Corpus

@@ -1,4 +1,4 @@
-"""Encoding in several processes, each with a model and an equal part of the cores, or a GPU, of its own."""
+"""Encodes in several processes. Each has its own model, and an equal share of the cores or a GPU."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
 def take_share(number: int, count: int) -> None:
-    """Pin this process, number `number` of `count` from 0, to its part of the cores, with a thread for each of them.
+    """Pin process `number` of `count`, counted from 0, to its share of the cores, with one thread per core.
 
     A process left to the scheduler moves between cores and leaves its caches behind; where the system does not allow
     pinning, it has its number of threads alone. The libraries that start threads read it when they are first imported.
@@ -75,7 +75,7 @@ def _place(core: int) -> tuple[int, int, int]:
 
 
 class UnencodedShard(NamedTuple):
-    """Documents on their way to an encoder."""
+    """A shard of documents before encoding."""
 
     number: int
     documents: list[Document]
@@ -83,7 +83,7 @@ class UnencodedShard(NamedTuple):
     prepared: PreparedTexts | None = None
 
     def without_tokens(self) -> UnencodedShard:
-        """The same shard when it is encoded, its tokens let go of."""
+        """The same shard after encoding, without its tokens."""
         return self._replace(prepared=None)
 
 
@@ -249,7 +249,7 @@ class _Reporting:
 
 
 def _work(connection: Connection, load: EncoderLoader, number: int, count: int) -> None:
-    """A process's whole life: load, then encode what comes until nobody sends any more."""
+    """The main function of a process: load the model, then encode shards until the connection closes."""
     # An interrupt from the terminal reaches all processes; the one that commands this one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     take_share(number, count)

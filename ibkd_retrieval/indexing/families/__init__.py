@@ -1,4 +1,4 @@
-"""Index families: ways to arrange vectors for search. One file and one entry in `FAMILIES` each."""
+"""Index families: ways to arrange vectors for search. Each has one file and one entry in `FAMILIES`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FAMILIES: dict[str, Callable[..., Family]] = {
 
 
 def family_named(name: str, **options: Option) -> Family:
-    """The family called `name`, with `options` in place of what it would choose itself.
+    """The family called `name`, with `options` in place of its own choices.
 
     Raises:
         UserError: there is no such family, or it has no such option.

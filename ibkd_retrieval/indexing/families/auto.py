@@ -1,4 +1,4 @@
-"""Choosing a family, its code size and its search settings by trial, for a recall and a budget."""
+"""Chooses a family, its code size and its search parameters by trial, for a recall and a budget."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from ibkd_retrieval.indexing.vectors.source import ArrayVectors, VectorSource, s
 from ibkd_retrieval.progress import SILENT, Progress
 
 SAMPLED_VECTORS = 50_000
-"""Vectors that candidates are tried on, where there are more."""
+"""Maximum number of vectors that candidates are tried on."""
 
 _SEED = 0
 
 
 class Choice(NamedTuple):
-    """What the trial ended in.
+    """The result of the trial.
 
     Attributes:
-        family: to build.
-        points: every setting tried, with the structure and its bytes a vector, for the manifest.
+        family: the family to build.
+        points: all search parameters tried, with the structure and its bytes per vector, for the manifest.
     """
 
     family: Family
@@ -51,20 +51,20 @@ def choose(
     queries: NDArray[np.float32] | None = None,
     progress: Progress = SILENT,
 ) -> Choice:
-    """Choose the family that finds enough within a budget.
+    """Choose a family that reaches the recall within a budget.
 
-    Families that would take more than `bytes_per_vector` are left out at once. The others are built on a random sample
-    of at most `SAMPLED_VECTORS`, and searched ever more thoroughly until they find enough. Time is scaled to all
-    vectors: with their number for a flat index, with its root for inverted lists, with its logarithm for a graph.
-    Under a limit of memory alone, or none, the fastest wins; under one of time, the smallest that is fast enough.
+    Families that need more than `bytes_per_vector` are skipped. The others are built on a random sample of at most
+    `SAMPLED_VECTORS`, and searched ever more thoroughly until they reach the recall. Time is scaled to all n vectors:
+    by n for a flat index, by the square root of n for inverted lists, by log n for a graph. With a time limit, the
+    smallest family that is fast enough is chosen. Without one, the fastest is.
 
     Args:
-        vectors: of the corpus.
+        vectors: the vectors of the corpus.
         recall: share of the exact ten nearest documents to find, in (0, 1].
-        bytes_per_vector: most memory a vector may take, None for any.
-        milliseconds: most time that a query may take, searched in a batch on this machine, None for any.
-        queries: [q, dim] held-out queries; None for documents made as hard as questions.
-        progress: told of every setting tried.
+        bytes_per_vector: maximum memory per vector. None is no limit.
+        milliseconds: maximum time per query, searched in a batch on this machine. None is no limit.
+        queries: held-out queries [q, dim]. None takes documents, made as hard as questions.
+        progress: receives every measurement.
 
     Raises:
         UserError: a constraint is out of range, a query is not finite, or nothing reaches all constraints; the

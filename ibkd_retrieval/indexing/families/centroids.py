@@ -1,7 +1,7 @@
-"""The centroids of inverted lists, by k-means whose products torch makes.
+"""Trains the centroids of inverted lists by k-means, with matrix products by torch.
 
 faiss's own k-means spends nearly all its time on the products of vectors and centroids. torch's matrix product is
-several times as fast as the one that faiss is linked with, more so where the processor multiplies in bfloat16.
+several times as fast as that of faiss, and faster still on processors that multiply in bfloat16.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Any structure that faiss can make, by its factory string."""
+"""A family for any structure that faiss can make, given by its factory string."""
 
 from __future__ import annotations
 
@@ -82,18 +82,18 @@ def try_string(factory: str, dim: str) -> None:
 
 @dataclass(frozen=True)
 class Factory:
-    """What the expert writes, as in `OPQ48,IVF4096,PQ48x4fs`.
+    """A faiss structure by its factory string, such as `OPQ48,IVF4096,PQ48x4fs`.
 
     It is trained on 64 vectors for each inverted list and at least 65,536, as far as there are so many. nprobe (where
     the structure has inverted lists), ef_search (where it is a graph) and refine are chosen by trial.
 
     Attributes:
-        factory: a faiss factory string. Ids and refinement are ours already: it has no `IDMap` and no `RFlat`.
-        nprobe: lists visited by default; chosen by trial if None.
-        ef_search: nodes of a graph kept in view by default; chosen by trial if None.
-        refine: candidates scored exactly per result by default; chosen by trial if None.
-        recall: for the trial to reach.
-        seed: of the samples.
+        factory: a faiss factory string, without `IDMap` and `RFlat`: the index has ids and refinement already.
+        nprobe: inverted lists visited by default. None chooses by trial.
+        ef_search: size of the candidate list of a graph by default. None chooses by trial.
+        refine: candidates rescored exactly per result by default. None chooses by trial.
+        recall: target recall@10 of the trial.
+        seed: random seed for the samples.
     """
 
     name: ClassVar[str] = "factory"
@@ -124,7 +124,7 @@ class Factory:
         check_recall(self.recall)
 
     def suited_to(self, count: int, progress: Progress) -> Family:
-        """What was written is what is built."""
+        """The family itself, whatever the number of documents."""
         return self
 
     def bytes_per_vector(self, count: int, dim: int) -> float:
@@ -144,7 +144,7 @@ class Factory:
         return float(graph.storage.sa_code_size() + 4 * graph.hnsw.nb_neighbors(0))
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
-        """Train, add, choose the search settings by trial.
+        """Train, add, and choose the search parameters by trial.
 
         Raises:
             UserError: faiss does not understand the string, or cannot train it on these vectors.

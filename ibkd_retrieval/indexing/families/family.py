@@ -1,4 +1,4 @@
-"""What an index family has to be able to do."""
+"""The protocol of an index family."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ibkd_retrieval.progress import Progress
 Option = int | float | str | bool | None
 
 FEWEST_DOCUMENTS = 1000
-"""Documents below which quantisers cannot be trained and exact search costs nothing."""
+"""Minimum number of documents for an approximate index. Below it, quantisers cannot be trained."""
 
 
 class BuiltStructure(NamedTuple):
     """A filled faiss index.
 
     Attributes:
-        index: the faiss index, whose ids are the rows of the vectors; None where the vectors are searched as they
-            lie in their shards, so that no file of the structure is to be written.
-        factory: how it was made, as a faiss factory string.
-        search: how to search it by default.
-        operating_points: settings tried and what they gave.
+        index: the faiss index, whose ids are the rows of the vectors. None if the shards are searched directly, and
+            no structure file is written.
+        factory: the structure as a faiss factory string.
+        search: the default search parameters.
+        operating_points: the search parameters tried, with their recall and time.
     """
 
     index: Any
@@ -38,13 +38,13 @@ class Family(Protocol):
 
     @property
     def name(self) -> str:
-        """What the user calls it."""
+        """The name that the user gives."""
 
     def suited_to(self, count: int, progress: Progress) -> Family:
-        """This family, or the one to use instead for only `count` documents; the change is said."""
+        """This family, or the one to use instead for only `count` documents. A change is reported."""
 
     def bytes_per_vector(self, count: int, dim: int) -> float:
-        """What `count` vectors of length `dim` take in memory while searched, in bytes a vector."""
+        """Memory of `count` vectors of dimension `dim` during search, in bytes per vector."""
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
         """Train on and add all `vectors`, by inner product, reading them shard by shard.

@@ -13,18 +13,18 @@ from ibkd_retrieval.indexing.vectors.source import VectorSource
 from ibkd_retrieval.progress import Progress
 
 STORED_ONCE_BYTES = 1 << 30
-"""Size of the vectors from which a flat index does not store them a second time as a faiss structure."""
+"""Size in bytes of the vectors above which a flat index has no faiss structure."""
 
 
 @dataclass(frozen=True)
 class Flat:
     """`IndexFlatIP`: the vectors as they are, 4 x dim bytes each, in memory while built and searched.
 
-    Above `memory_bytes` no structure is made: the shards themselves are the index, searched block by block
-    (`exact.scan`), or loaded whole where the machine that opens it has the memory.
+    Above `memory_bytes`, no structure is built. The shards are then searched block by block (`exact.scan`), or loaded
+    whole if the machine that opens the index has the memory.
 
     Attributes:
-        memory_bytes: most bytes of vectors that are made a faiss structure; 1 GiB if None.
+        memory_bytes: maximum size in bytes of the vectors for a faiss structure. None is 1 GiB.
     """
 
     name: ClassVar[str] = "flat"
@@ -35,7 +35,7 @@ class Flat:
         """Check the options.
 
         Raises:
-            UserError: one is out of range.
+            UserError: an option is out of range.
         """
         check_range(self.name, 0, memory_bytes=self.memory_bytes)
 

@@ -1,4 +1,4 @@
-"""A navigable small-world graph over whole vectors."""
+"""The HNSW family: a hierarchical navigable small-world graph over whole vectors."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ibkd_retrieval.progress import Progress
 
 @dataclass(frozen=True)
 class Hnsw:
-    """`HNSW{links},Flat`: the fastest on a single query and the largest, the vectors and the links beside them.
+    """`HNSW{links},Flat`: the fastest family for single queries, and the largest: vectors and links.
 
     Malkov, Yashunin: Efficient and Robust Approximate Nearest Neighbor Search Using Hierarchical Navigable Small World
     Graphs. TPAMI 2020. https://arxiv.org/abs/1603.09320
 
     Attributes:
-        links: of a node on the upper levels, twice as many on the lowest.
-        ef_construction: candidates kept in view while a node is linked.
-        ef_search: candidates kept in view by default while searching; chosen by trial if None.
-        recall: for the trial to reach.
-        seed: of the documents tried as queries.
+        links: links per node on the upper levels (M). The lowest level has twice as many.
+        ef_construction: size of the candidate list while a node is linked.
+        ef_search: size of the candidate list of a search by default. None chooses by trial.
+        recall: target recall@10 of the trial.
+        seed: random seed for the documents used as queries.
     """
 
     name: ClassVar[str] = "hnsw"
@@ -40,7 +40,7 @@ class Hnsw:
         """Check the options.
 
         Raises:
-            UserError: one is out of range.
+            UserError: an option is out of range.
         """
         check_range(self.name, 2, links=self.links)
         check_range(self.name, 1, ef_construction=self.ef_construction, ef_search=self.ef_search)
@@ -56,7 +56,7 @@ class Hnsw:
         return 4 * dim + 8 * self.links + 4 * self.links / (self.links - 1) + 20
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
-        """Link all vectors, then choose ef_search by trial; a graph is built on the CPU whatever the device."""
+        """Link all vectors, then choose ef_search by trial. The graph is always built on the CPU."""
         factory = f"HNSW{self.links},Flat"
         index = parsed(factory, vectors.dim)
         index.hnsw.efConstruction = self.ef_construction

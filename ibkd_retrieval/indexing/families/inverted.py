@@ -1,4 +1,4 @@
-"""What the families with inverted lists share: how many lists, training, adding, choosing nprobe and refine."""
+"""The shared part of families with inverted lists: training, adding, and choosing nprobe and refine."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from ibkd_retrieval.indexing.vectors.source import VectorSource, sample_rows
 from ibkd_retrieval.progress import Progress
 
 POINTS_PER_LIST = 39
-"""Training vectors below which faiss calls a centroid poorly placed."""
+"""Minimum number of training vectors per centroid, below which faiss warns."""
 
 GRAPH_OVER_LISTS = 1_000_000
-"""Documents from which the nearest lists are found through an HNSW graph over their centroids."""
+"""Number of documents from which an HNSW graph over the centroids finds the nearest lists."""
 
 _ADDED_AT_ONCE = 1 << 16
 
 
 class InvertedOptions(Protocol):
-    """The options all these families have.
+    """The options that all these families share.
 
     Attributes:
-        lists: number of inverted lists; by default 4 sqrt(n), and no more than leave 39 documents to each.
-        nprobe: lists visited by default; chosen by trial if None.
-        refine: candidates scored exactly per result by default; chosen by trial if None.
-        recall: share of the exact ten nearest that the settings chosen by trial are to find.
-        seed: of the training sample and of the documents tried as queries.
+        lists: number of inverted lists. None is 4 sqrt(n), with at least 39 documents per list.
+        nprobe: inverted lists visited by default. None chooses by trial.
+        refine: candidates rescored exactly per result by default. None chooses by trial.
+        recall: target recall@10 of the trial, against exact search.
+        seed: random seed for the training sample and for the documents used as queries.
     """
 
     @property
@@ -54,10 +54,10 @@ class InvertedOptions(Protocol):
 
 
 def check_inverted(options: InvertedOptions) -> None:
-    """Check the options that all share.
+    """Check the shared options.
 
     Raises:
-        UserError: one is out of range.
+        UserError: an option is out of range.
     """
     check_range(options.name, 1, lists=options.lists, nprobe=options.nprobe)
     check_range(options.name, 0, refine=options.refine, seed=options.seed)
@@ -86,7 +86,7 @@ def bytes_of_blocks(code_bytes: float, lists: int | None, count: int) -> float:
 
 
 def bytes_of_lists(lists: int | None, count: int, dim: int) -> float:
-    """Bytes a vector that ids and centroids take beside the codes."""
+    """Bytes per vector for ids and centroids, beside the codes."""
     return 8 + 4 * dim * number_of_lists(lists, count) / max(1, count)
 
 
@@ -104,13 +104,13 @@ def build_inverted(
     """Train on a random sample of all shards, add, then choose nprobe and refine by trial.
 
     Args:
-        options: of the family.
+        options: the family's options.
         codes: what the lists hold, as the last part of a faiss factory string.
-        vectors: to index.
+        vectors: the vectors to index.
         progress: told of the work.
         device: "cuda" to train on a GPU.
-        refinements: candidates per result to try; None for the usual ones.
-        training: vectors the codes need; the lists' centroids take 64 each.
+        refinements: values of `refine` to try. None is the usual ones.
+        training: number of training vectors that the codes need. The centroids take 64 per list.
         before: a transformation before the lists, as the first part of a factory string.
     """
     lists = number_of_lists(options.lists, vectors.count)

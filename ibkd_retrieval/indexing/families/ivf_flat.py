@@ -1,4 +1,4 @@
-"""Inverted lists of whole vectors: the scores are exact, only lists that are not visited are missed."""
+"""The ivf-flat family: inverted lists of whole vectors. Scores are exact, and only unvisited lists are missed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ibkd_retrieval.progress import Progress
 
 @dataclass(frozen=True)
 class IvfFlat:
-    """`IVF{lists},Flat`: as large as a flat index and as much faster as lists are left out.
+    """`IVF{lists},Flat`: as large as a flat index, and faster by the share of lists that are skipped.
 
     Attributes:
-        lists: see `inverted.InvertedOptions`, as the others.
-        nprobe: lists visited by default.
-        recall: for the trial to reach.
-        seed: of the samples.
+        lists: number of inverted lists (`inverted.InvertedOptions` has the details of all options).
+        nprobe: inverted lists visited by default.
+        recall: target recall@10 of the trial.
+        seed: random seed for the samples.
     """
 
     name: ClassVar[str] = "ivf-flat"
@@ -35,7 +35,7 @@ class IvfFlat:
         """Check the options.
 
         Raises:
-            UserError: one is out of range.
+            UserError: an option is out of range.
         """
         check_inverted(self)
 
@@ -48,5 +48,5 @@ class IvfFlat:
         return 4 * dim + bytes_of_lists(self.lists, count, dim)
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
-        """Train the lists, add, choose nprobe by trial."""
+        """Train the lists, add, and choose nprobe by trial."""
         return build_inverted(self, "Flat", vectors, progress, device)

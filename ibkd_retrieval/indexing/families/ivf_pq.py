@@ -1,4 +1,4 @@
-"""Approximate search: inverted lists of product-quantised vectors, refined with the exact ones."""
+"""The ivf-pq family: inverted lists of product-quantised vectors, refined with the exact vectors."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class IvfPq:
     the coarse codes: twice the bytes (`PQ192x4fs`, `PQ96x8np`) gave 0.975.
 
     Attributes:
-        lists: see `inverted.InvertedOptions`, as the others.
-        subquantisers: codes per vector, a divisor of the dimension; by default one for four dimensions.
-        bits: of a code, 4 (fast scan) or 8.
-        nprobe: lists visited by default.
-        refine: candidates scored exactly per result by default.
-        recall: for the trial to reach.
-        seed: of the samples.
+        lists: number of inverted lists (`inverted.InvertedOptions` has the details of all options).
+        subquantisers: codes per vector, a divisor of the dimension. None is one per four dimensions.
+        bits: bits per code, 4 (fast scan) or 8.
+        nprobe: inverted lists visited by default.
+        refine: candidates rescored exactly per result by default.
+        recall: target recall@10 of the trial.
+        seed: random seed for the samples.
     """
 
     name: ClassVar[str] = "ivf-pq"
@@ -53,7 +53,7 @@ class IvfPq:
         """Check the options.
 
         Raises:
-            UserError: one is out of range.
+            UserError: an option is out of range.
         """
         if self.bits not in (4, 8):
             raise UserError(f"An ivf-pq index has codes of 4 or 8 bits, not {self.bits}.")
@@ -72,7 +72,7 @@ class IvfPq:
         return codes + bytes_of_lists(self.lists, count, dim)
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
-        """Train the lists and the codes, add, choose nprobe and refine by trial.
+        """Train the lists and the codes, add, and choose nprobe and refine by trial.
 
         Raises:
             UserError: the number of sub-quantisers does not divide the dimension.

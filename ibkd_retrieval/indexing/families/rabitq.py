@@ -1,4 +1,4 @@
-"""Inverted lists of vectors with one bit a dimension."""
+"""The rabitq family: inverted lists of vectors with one bit per dimension."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class RaBitQ:
     """`RR{dim},IVF{lists},RaBitQfs`: the sign of each dimension after a random rotation, and two corrections.
 
     Gao, Long: RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error Bound for Approximate Nearest
-    Neighbor Search. SIGMOD 2024. https://arxiv.org/abs/2405.12497. Nothing but the lists is trained.
+    Neighbor Search. SIGMOD 2024. https://arxiv.org/abs/2405.12497. Only the lists are trained.
 
     Attributes:
-        lists: see `inverted.InvertedOptions`, as the others.
-        bits: a dimension, 1 to 9.
-        nprobe: lists visited by default.
-        refine: candidates scored exactly per result by default.
-        recall: for the trial to reach.
-        seed: of the samples.
+        lists: number of inverted lists (`inverted.InvertedOptions` has the details of all options).
+        bits: bits per dimension, 1 to 9.
+        nprobe: inverted lists visited by default.
+        refine: candidates rescored exactly per result by default.
+        recall: target recall@10 of the trial.
+        seed: random seed for the samples.
     """
 
     name: ClassVar[str] = "rabitq"
@@ -48,7 +48,7 @@ class RaBitQ:
         """Check the options.
 
         Raises:
-            UserError: one is out of range.
+            UserError: an option is out of range.
         """
         if not 1 <= self.bits <= 9:
             raise UserError(f"A rabitq index has codes of 1 to 9 bits a dimension, not {self.bits}.")
@@ -65,6 +65,6 @@ class RaBitQ:
         return codes + bytes_of_lists(self.lists, count, dim) + 4 * dim * dim / max(1, count)
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
-        """Train the lists, add, choose nprobe and refine by trial."""
+        """Train the lists, add, and choose nprobe and refine by trial."""
         codes = "RaBitQfs" if self.bits == 1 else f"RaBitQfs{self.bits}"
         return build_inverted(self, codes, vectors, progress, device, before=f"RR{vectors.dim}")

@@ -1,4 +1,4 @@
-"""How hard a structure is searched: what its kind can be told, and what a k or a filter asks for."""
+"""Searches a faiss structure with the search parameters that suit its kind, k and a filter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _QUERY_BLOCK = 256
 
 
 class _Kind(NamedTuple):
-    """What a structure is: the index below its transformations, its inverted lists, what has a graph."""
+    """The kind of a structure: the index below its transformations, its inverted lists, its graphs."""
 
     inner: Any
     lists: int | None
@@ -29,7 +29,7 @@ class _Kind(NamedTuple):
 
 
 _kinds: WeakKeyDictionary[Any, _Kind] = WeakKeyDictionary()
-"""By index, whose kind does not change: every search asks several times."""
+"""Kinds by index. Every search needs the kind several times, and it does not change."""
 
 
 def _kind(index: Any) -> _Kind:
@@ -50,12 +50,12 @@ def _kind(index: Any) -> _Kind:
 
 
 def inner_index(index: Any) -> Any:
-    """The index below the rotations and projections (IndexPreTransform) that a query goes through first."""
+    """The index below the rotations and projections (IndexPreTransform) of a query."""
     return _kind(index).inner
 
 
 def list_count(index: Any) -> int | None:
-    """Number of inverted lists, None for a structure without."""
+    """Number of inverted lists. None if there are none."""
     return _kind(index).lists
 
 
@@ -67,21 +67,21 @@ def is_graph(index: Any) -> bool:
 def params_for(
     index: Any, defaults: SearchParams, given: SearchParams, k: int, count: int, allowed: int
 ) -> SearchParams:
-    """The settings of one search: those given, or the index's own, which were chosen for ten results, adapted to k.
+    """The search parameters of one search: those given, or else the index's defaults, adapted to k.
 
-    Enough lists are visited to hold about 16 k documents, since those visited bound what can be found: with 5,183
-    documents, nprobe 32 of 132 finds 71 % of the exact thousand nearest and this rule all of them. From k = 500 on no
-    more than 4 k candidates are refined, which takes half the time of 8 k and finds 97.6 % instead of 98.2 %
-    (41,200 documents, k = 1,000). A graph keeps at least 2 k nodes in view. Where only some rows may be found, as many
-    times more lists or nodes are visited as rows are shut out.
+    The defaults were chosen for ten results. The visited lists should hold about 16 k documents, because they bound
+    what can be found: of 5,183 documents, nprobe 32 of 132 finds 71 % of the exact thousand nearest, and this rule
+    finds all. From k = 500 on, at most 4 k candidates are refined. That takes half the time of 8 k, and finds 97.6 %
+    instead of 98.2 % (41,200 documents, k = 1,000). A graph search keeps at least 2 k candidates. With a filter, the
+    number of lists or candidates grows by count / allowed.
 
     Args:
         index: the faiss index.
-        defaults: of the index.
-        given: by the caller, None where it leaves the choice.
+        defaults: the index's default search parameters.
+        given: the caller's search parameters. None leaves a choice to the index.
         k: number of results.
         count: number of vectors in the index.
-        allowed: how many of them may be found, at least one.
+        allowed: number of vectors that may be found, at least one.
     """
     refine = given.refine
     if refine is None and defaults.refine is not None:
@@ -102,7 +102,7 @@ def params_for(
 
 
 def set_defaults(index: Any, params: SearchParams) -> None:
-    """Write nprobe or ef_search into the structure itself, for programs that search it as it is."""
+    """Write nprobe or ef_search into the structure, for programs that search it without this package."""
     inner = inner_index(index)
     if params.nprobe is not None and list_count(index) is not None:
         inner.nprobe = params.nprobe
@@ -113,16 +113,16 @@ def set_defaults(index: Any, params: SearchParams) -> None:
 
 
 def _nodes_for(nprobe: int) -> int:
-    """Nodes to keep in view of a graph over lists, of which the nearest `nprobe` are wanted.
+    """The ef_search of a graph over lists that finds the nearest `nprobe` lists: half as many again.
 
-    No more than are wanted leave out nine in a hundred of them, some of the nearest among them: of a million vectors
-    in 4,000 lists, nprobe 128 then found 0.958 of the nearest ten in 0.68 ms, and with half as many more 0.982 in 0.87.
+    With ef_search equal to nprobe, the graph misses 9 % of the wanted lists, some of the nearest among them. For a
+    million vectors in 4,000 lists and nprobe 128, recall@10 was 0.958 in 0.68 ms. This rule gave 0.982 in 0.87 ms.
     """
     return nprobe + (nprobe + 1) // 2
 
 
 def takes_selector(index: Any) -> bool:
-    """Whether faiss can leave rows out while searching the structure; the others raise."""
+    """Whether faiss can filter rows while it searches the structure. Other structures raise."""
     faiss = load_faiss()
     inner = inner_index(index)
     if is_on_gpu(inner):
@@ -144,12 +144,14 @@ def search_structure(
         index: a faiss index.
         queries: [q, dim].
         k: number of results.
-        params: what of it the structure does not know is ignored; refine 0 or None gives the structure's own scores.
+        params: the search parameters. Those that the structure lacks are ignored. refine 0 or None keeps the
+            structure's own scores.
         vectors: the exact vectors.
-        selector: a faiss IDSelector of the rows that may be found, None for all.
+        selector: a faiss IDSelector of the rows that may be found. None is all rows.
 
     Returns:
-        Scores [q, k], not increasing, and rows [q, k], padded with -1 (whose scores mean nothing without refinement).
+        Scores [q, k], not increasing, and rows [q, k], padded with -1. Without refinement, scores of padding are
+        undefined.
     """
     candidates = min(k * max(1, params.refine or 1), vectors.count)
     if is_on_gpu(inner_index(index)):
@@ -159,7 +161,7 @@ def search_structure(
         scores, rows = index.search(queries, k, params=parameters)
         return scores, rows
     results = []
-    # Blocks of queries bound the memory that candidates take, k times refine of them each.
+    # Blocks of queries bound the memory of the candidates: k x refine per query.
     for start in range(0, len(queries), _QUERY_BLOCK):
         block = queries[start : start + _QUERY_BLOCK]
         results.append(rescore(block, index.search(block, candidates, params=parameters)[1], vectors, k))

@@ -1,4 +1,4 @@
-"""Inverted lists of vectors with eight bits a dimension."""
+"""The sq8 family: inverted lists of vectors with eight bits per dimension."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Sq8:
     """`IVF{lists},SQ8`: a quarter of float32, each dimension rounded to one of 256 levels between its extremes.
 
     Attributes:
-        lists: see `inverted.InvertedOptions`, as the others.
-        nprobe: lists visited by default.
-        refine: candidates scored exactly per result by default.
-        recall: for the trial to reach.
-        seed: of the samples.
+        lists: number of inverted lists (`inverted.InvertedOptions` has the details of all options).
+        nprobe: inverted lists visited by default.
+        refine: candidates rescored exactly per result by default.
+        recall: target recall@10 of the trial.
+        seed: random seed for the samples.
     """
 
     name: ClassVar[str] = "sq8"
@@ -36,7 +36,7 @@ class Sq8:
         """Check the options.
 
         Raises:
-            UserError: one is out of range.
+            UserError: an option is out of range.
         """
         check_inverted(self)
 
@@ -49,6 +49,6 @@ class Sq8:
         return dim + bytes_of_lists(self.lists, count, dim)
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
-        """Train the lists and the levels, add, choose nprobe and refine by trial."""
-        # The codes lose so little that few candidates, or none, need their exact score.
+        """Train the lists and the levels, add, and choose nprobe and refine by trial."""
+        # The codes are so precise that few candidates, or none, need exact rescoring.
         return build_inverted(self, "SQ8", vectors, progress, device, refinements=(0, 2))

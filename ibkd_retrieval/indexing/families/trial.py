@@ -1,4 +1,4 @@
-"""Trying search settings on queries whose exact answers are known."""
+"""Measures search parameters on queries whose exact answers are known."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ibkd_retrieval.indexing.vectors.source import VectorSource, sample_rows
 from ibkd_retrieval.progress import Progress
 
 TARGET_RECALL = 0.98
-"""Share of the exact ten nearest documents that a family is to find by default."""
+"""Default target recall@10 of a family, against exact search."""
 
 NEIGHBOURS = 10
 
@@ -30,10 +30,9 @@ class Trial(NamedTuple):
     """Queries with their exact answers.
 
     Attributes:
-        queries: [q, dim].
-        own: the row [q] that each query was made from, which any search finds and which would flatter the recall; -1
-            for a query of its own.
-        nearest: the exact ten nearest rows of each, its own left out.
+        queries: query vectors [q, dim].
+        own: row [q] that each query was made from, or -1. It is not counted, because every search finds it.
+        nearest: the exact ten nearest rows of each query, without its own row.
     """
 
     queries: NDArray[np.float32]
@@ -42,7 +41,7 @@ class Trial(NamedTuple):
 
 
 def trial_of(vectors: VectorSource, queries: NDArray[np.float32] | None, seed: int) -> Trial:
-    """Find the exact answers to `queries` [q, dim], or where None, to documents drawn at random and made harder."""
+    """Find the exact answers to `queries` [q, dim]. None takes random documents, made harder."""
     if queries is None:
         generator = np.random.default_rng(seed + 1)
         own = sample_rows(vectors.count, _QUERIES, generator)
@@ -61,18 +60,19 @@ def try_settings(
     recall: float,
     progress: Progress,
 ) -> tuple[SearchParams, tuple[OperatingPoint, ...]]:
-    """Try settings from cheap to dear, until one finds the share `recall` of the exact neighbours.
+    """Try search parameters from fast to thorough, until some reach `recall`@10 against exact search.
 
     Args:
         index: the faiss index.
         vectors: the exact vectors.
-        trial: what to search for.
-        grid: settings in groups, from cheap to dear; the group in which the last one suffices is the last tried.
-        recall: share of the exact ten nearest to find.
-        progress: told of each setting and of a target that was missed.
+        trial: the queries and their exact answers.
+        grid: search parameters in groups, from fast to thorough. The trial stops after the first group whose last
+            member suffices.
+        recall: target recall@10.
+        progress: receives each measurement, and a message if the target is missed.
 
     Returns:
-        The first setting tried that suffices, or the first of those that find most, and all that were tried.
+        The first search parameters that suffice, or those of the highest recall, and all measurements.
     """
     points: list[OperatingPoint] = []
     with progress.task("Trying search settings", None, "settings") as task:
@@ -83,7 +83,7 @@ def try_settings(
             if reaches(points[-1], recall):
                 break
     good = [point for point in points if reaches(point, recall)]
-    # By order and not by the clock, so that the same vectors make the same index.
+    # Chosen by order and not by time, so that the same vectors give the same index.
     chosen = good[0] if good else max(points, key=lambda point: point.recall_at_10)
     if not good:
         progress.say(
@@ -94,16 +94,16 @@ def try_settings(
 
 
 def reaches(point: OperatingPoint, recall: float) -> bool:
-    """Whether a setting can be trusted to find the share `recall` for queries it was not tried on.
+    """Whether a measurement is good enough to expect `recall` for unseen queries.
 
-    Half of what may be missed is kept as a margin, for the error of a trial on 256 queries (0.003) and because they
-    stand in for questions: settings chosen to find 0.99 for them found 0.991 and 0.994 for titles and claims.
+    The margin is half of the allowed misses. It covers the error of a trial on 256 queries (0.003) and the difference
+    between its queries and real ones: search parameters chosen for 0.99 found 0.991 and 0.994 for titles and claims.
     """
     return point.recall_at_10 >= (1 + recall) / 2
 
 
 def measured(index: Any, vectors: VectorSource, trial: Trial, params: SearchParams) -> OperatingPoint:
-    """Search with one setting and compare with the exact answers."""
+    """Search with `params` and compare with the exact answers."""
     start = time.perf_counter()
     found = search_structure(index, trial.queries, min(NEIGHBOURS + 1, vectors.count), params, vectors)[1]
     milliseconds = 1000 * (time.perf_counter() - start) / len(trial.queries)
@@ -119,12 +119,12 @@ def measured(index: Any, vectors: VectorSource, trial: Trial, params: SearchPara
 def params_to_try(
     index: Any, fixed: SearchParams, refinements: Sequence[int] | None = None
 ) -> list[list[SearchParams]]:
-    """The settings worth trying, from cheap to dear, with those of `fixed` that are not None as they are.
+    """The search parameters worth trying, from fast to thorough. Values set in `fixed` are kept.
 
     Args:
         index: the faiss index.
-        fixed: what the user has set.
-        refinements: candidates per result; (0,) where the structure's scores are exact already.
+        fixed: the search parameters that the user has set.
+        refinements: values of `refine` to try. (0,) if the structure's scores are exact already.
     """
     tried = (refinements or _REFINEMENTS) if fixed.refine is None else (fixed.refine,)
     lists = list_count(index)
@@ -138,7 +138,7 @@ def params_to_try(
 
 
 def describe(point: OperatingPoint) -> str:
-    """The setting of a point in words."""
+    """The search parameters of a point in words."""
     said = {"nprobe": point.nprobe, "ef_search": point.ef_search, "refine": point.refine}
     return ", ".join(f"{name} {value}" for name, value in said.items() if value) or "no setting"
 
@@ -148,9 +148,9 @@ def _as_queries(
 ) -> NDArray[np.float32]:
     """Unit vectors that are as hard to answer as questions: each document mixed with another one.
 
-    A question lies further from the documents than they from each other, so that documents themselves flatter: with
-    57,968 abstracts, nprobe 64 and refine 8 find 0.985 of the neighbours of documents, 0.972 of those of titles and
-    0.969 of those of documents to which 0.75 of another was added.
+    A question is further from the documents than they are from each other, so documents as queries overstate recall.
+    With 57,968 abstracts, nprobe 64 and refine 8, recall@10 was 0.985 for documents, 0.972 for titles, and 0.969 for
+    documents to which 0.75 of another was added.
     """
     others = vectors.gather(generator.integers(0, vectors.count, len(documents)))
     mixed = documents + _SHARE_OF_ANOTHER * others
@@ -167,7 +167,7 @@ def _doubling(first: int, most: int) -> Iterator[int]:
 
 
 def _neighbours(own: NDArray[np.int64], found: NDArray[np.int64]) -> list[set[int]]:
-    """The first ten of each query's answers that are not the document it was made from."""
+    """The first ten answers of each query, without the document it was made from."""
     return [
         {int(row) for row in [row for row in rows if row not in (-1, me)][:NEIGHBOURS]}
         for me, rows in zip(own, found, strict=True)

@@ -1,4 +1,4 @@
-"""A family that is not named but chosen, when the vectors are there to try it on."""
+"""A family that is chosen by trial once the vectors exist."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ibkd_retrieval.progress import Progress
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an index is to reach; stands for a family until `choice` settles which.
+    """The targets of an index. It stands for a family until the trial chooses one.
 
     Attributes:
-        recall: share of the exact ten nearest documents to find.
-        memory_per_vector: most bytes a vector may take in memory, None for any.
-        milliseconds: most time a query may take, None for any.
+        recall: target recall@10, against exact search.
+        memory_per_vector: maximum bytes of memory per vector. None is no limit.
+        milliseconds: maximum time per query. None is no limit.
     """
 
     name: ClassVar[str] = "chosen"
@@ -31,7 +31,7 @@ class Wanted:
     milliseconds: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the numbers, long before there are vectors to try anything on.
+        """Check the numbers before any vectors are computed.
 
         Raises:
             UserError: one is outside its range.
@@ -53,10 +53,10 @@ class Wanted:
         """Try the families on a sample of the vectors.
 
         Raises:
-            UserError: none reaches all that is wanted; the sentence says what is reachable.
+            UserError: no family reaches all targets. The message says what is reachable.
         """
         return choose(vectors, self.recall, self.memory_per_vector, self.milliseconds, progress=progress)
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
-        """Choose, and build what was chosen."""
+        """Choose a family and build it."""
         return self.choice(vectors, progress).family.build(vectors, progress, device)

@@ -1,4 +1,4 @@
-"""Whether the files of a finished index are those that its manifest lists."""
+"""Checks the files of a finished index against its manifest."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def verify_files(folder: Path, manifest: IndexManifest, contents: bool = False, 
     These are the faiss file, the ids with their offsets and the list of deleted rows, where they are small.
 
     Args:
-        folder: of the index.
-        manifest: of the index.
+        folder: the index folder.
+        manifest: the manifest of the index.
         contents: compare all checksums.
-        structure: the faiss file is among the files that matter.
+        structure: check the faiss file too.
 
     Raises:
         UserError: a file is missing, not listed or damaged.
@@ -70,7 +70,7 @@ def verify_files(folder: Path, manifest: IndexManifest, contents: bool = False, 
 
 
 def damaged(folder: Path, manifest: IndexManifest, name: str, what: str) -> UserError:
-    """What is wrong with the file `name` of an index, and how to mend it."""
+    """An error that names the damaged file `name` of an index and says how to repair it."""
     said = f"The index is damaged in {folder / name}: {what}; "
     if not manifest.changes:
         return UserError(

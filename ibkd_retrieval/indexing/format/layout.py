@@ -1,4 +1,4 @@
-"""What lies where in an index folder, and which files there are ours."""
+"""The layout of an index folder, and which of its files belong to the index."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def documents_file(shard: int) -> str:
 
 
 def record_file(shard: int) -> str:
-    """Relative path of the record that says a shard is done."""
+    """Relative path of the record of a finished shard."""
     return f"shards/{shard:05d}.json"
 
 
@@ -94,7 +94,7 @@ def lexical_indexes(folder: Path) -> list[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed build left half-written."""
+    """Delete the partial files of a killed build."""
     for path in ours(folder):
         if _TEMPORARY.fullmatch(path.name):
             path.unlink()

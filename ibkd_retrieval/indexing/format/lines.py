@@ -1,4 +1,4 @@
-"""A file of lines that any one line can be read from without reading the others."""
+"""A file of lines with random access to each line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One writer at a time in an index folder."""
+"""Lets one writer at a time change an index folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifest of an index folder: what it holds, how it was made, and how to search it."""
+"""The manifest of an index folder: its contents, its encoder, its build and its search parameters."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class CorpusRecord:
 
 @dataclass(frozen=True)
 class EncoderRecord:
-    """What decided the vectors; the fields are those of `encoders.protocol.TextEncoder`.
+    """The encoder of the vectors. The fields are those of `encoders.protocol.TextEncoder`.
 
     Attributes:
-        backend: what ran the model; "torch" in indexes that are older than the choice.
+        backend: the backend that ran the model. "torch" in older indexes, which do not record it.
     """
 
     name: str
@@ -66,13 +66,13 @@ class EncoderRecord:
         )
 
     def makes_the_vectors_of(self, other: EncoderRecord) -> bool:
-        """Whether both give the same vectors; the name, which may be a folder that was moved, does not count."""
+        """Whether both give the same vectors. The name is ignored, because a model folder can be moved."""
         return dataclasses.replace(self, name="") == dataclasses.replace(other, name="")
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard: how many documents, and the files (keys of the manifest's `files`) that hold them."""
+    """One shard: its number of documents, and its files (keys of the manifest's `files`)."""
 
     documents: int
     vectors: str
@@ -81,16 +81,16 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """One setting that was tried, on documents taken as queries or on queries given.
+    """One measurement of search parameters, on given queries or on documents used as queries.
 
     Attributes:
-        nprobe: inverted lists visited, None where there are none.
-        refine: candidates scored exactly, per result asked for; 0 or None for the structure's own scores.
-        recall_at_10: share of the exact ten nearest other documents that was found.
-        milliseconds: a query, searched in one batch, on the machine that built the index.
-        ef_search: nodes of an HNSW graph kept in view, None for other structures.
-        structure: faiss factory string of the index tried, where it was another than the one that was built.
-        bytes_per_vector: in memory, of that other index.
+        nprobe: inverted lists visited. None for structures without lists.
+        refine: candidates rescored exactly per result. 0 or None keeps the structure's own scores.
+        recall_at_10: recall@10 against exact search.
+        milliseconds: time per query, searched in one batch on the machine that built the index.
+        ef_search: size of the candidate list of an HNSW graph. None for other structures.
+        structure: faiss factory string of the measured index, if it is not the index that was built.
+        bytes_per_vector: bytes of memory per vector of that measured index.
     """
 
     nprobe: int | None
@@ -103,19 +103,19 @@ class OperatingPoint:
 
     @property
     def search_params(self) -> SearchParams:
-        """The setting alone."""
+        """The search parameters of this measurement."""
         return SearchParams(self.nprobe, self.refine, self.ef_search)
 
 
 @dataclass(frozen=True)
 class Change:
-    """What was done to the documents of a finished index.
+    """One change to the documents of a finished index.
 
     Attributes:
         kind: "append", "delete" or "merge".
-        documents: how many came or went.
-        corpus: where they came from; "" for a deletion.
-        fingerprint: of those that came, or of the sorted ids of those that went.
+        documents: number of documents added or deleted.
+        corpus: name of the corpus they came from. "" for a deletion.
+        fingerprint: fingerprint of the added documents, or of the sorted ids of the deleted ones.
     """
 
     kind: str
@@ -126,12 +126,12 @@ class Change:
 
 @dataclass(frozen=True)
 class BuildRecord:
-    """What the build cost.
+    """The cost of the build.
 
     Attributes:
-        encode_seconds: while encoding, added over all runs of a resumed build; several processes count once.
-        structure_seconds: training, filling, trying and writing the faiss structure.
-        documents_per_second: while encoding.
+        encode_seconds: encoding time over all runs of a resumed build. Parallel processes count once.
+        structure_seconds: time to train, fill, measure and write the faiss structure.
+        documents_per_second: encoding speed.
         peak_memory_bytes: largest resident size of the process that finished the build.
     """
 
@@ -143,28 +143,28 @@ class BuildRecord:
 
 @dataclass(frozen=True)
 class IndexManifest:
-    """`index.json`, written last: a folder that has one is a finished index.
+    """`index.json`, which is written last. A folder with this file is a finished index.
 
     Attributes:
-        corpus: what the index was begun with; its fingerprint takes in every change since.
+        corpus: the corpus of the first build. Its fingerprint includes every change since.
         document_count: number of documents that can be found.
         metric: always "inner_product".
-        family: the structure built, by a name of `families.FAMILIES`.
-        family_options: the family's settings, None where it chose them itself.
+        family: the name of the family (`families.FAMILIES`).
+        family_options: the family's options. None where the family chose.
         factory: the structure as a faiss factory string.
-        shard_size: most documents in a shard.
-        files: by path relative to the folder, with "/".
-        versions: of Python and of the libraries that took part.
-        created: when the manifest was written, ISO 8601 in UTC.
+        shard_size: maximum number of documents in a shard.
+        files: size and checksum of each file, by path relative to the folder, with "/".
+        versions: versions of Python and of the libraries used.
+        created: time when the manifest was written, ISO 8601 in UTC.
         vector_format: how vectors are stored (`vector_formats`).
-        structure: the file of the faiss structure, absent from `files` where the vectors are searched as they lie in
-            their shards; another one after each append, so that the old one serves until the manifest names the new
-            one. So it is with `doc_ids` and `tombstones`.
+        structure: the file of the faiss structure. It is absent from `files` if the shards are searched directly.
+            Each append writes a new file, and the old one serves until the manifest names the new one. The same
+            holds for `doc_ids` and `tombstones`.
         doc_ids: the file of the ids, in row order.
-        tombstones: the file of the rows whose documents were deleted, int64 and sorted; None without any.
-        deleted_count: how many rows that are.
-        changes: what was done to the documents since the index was made, in order.
-        trained_rows: how many rows there were when the structure was trained; None in indexes that do not tell.
+        tombstones: the file of deleted rows, int64 and sorted. None if no document is deleted.
+        deleted_count: number of deleted rows.
+        changes: the changes to the documents since the first build, in order.
+        trained_rows: number of rows when the structure was trained. None in older indexes.
     """
 
     format_version: int
@@ -193,7 +193,7 @@ class IndexManifest:
 
     @property
     def rows(self) -> int:
-        """Number of vectors, those of deleted documents included; rows are numbered from 0."""
+        """Number of vectors, deleted documents included. Rows are numbered from 0."""
         return self.document_count + self.deleted_count
 
     @property

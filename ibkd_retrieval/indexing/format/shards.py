@@ -1,4 +1,4 @@
-"""Shards: a fixed number of documents with their vectors, the unit in which an index is encoded and resumed."""
+"""Shards: groups of documents with their vectors. An index is encoded and resumed shard by shard."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _FIELDS = ', "fields": {'
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What a finished shard holds.
+    """The record of a finished shard.
 
     Attributes:
-        documents: how many.
-        fingerprint: of its documents (`identity.fingerprint`).
-        weight_hash: of the encoder.
-        encode_seconds: spent in the encoder.
-        files: the shard's files by path relative to the index folder.
-        vector_format: how the vectors lie in their file (`vector_formats`).
+        documents: number of documents.
+        fingerprint: fingerprint of the documents (`identity.fingerprint`).
+        weight_hash: hash of the encoder's weights.
+        encode_seconds: encoding time in seconds.
+        files: size and checksum of the shard's files, by path relative to the index folder.
+        vector_format: format of the stored vectors.
     """
 
     documents: int
@@ -110,7 +110,7 @@ def write_record(folder: Path, number: int, record: ShardRecord) -> None:
 
 
 def read_records(folder: Path) -> dict[int, ShardRecord]:
-    """The records of the shards done so far; one that cannot be read counts as not done."""
+    """The records of the finished shards. A shard with an unreadable record is not finished."""
     records = {}
     for path in sorted((folder / "shards").glob("[0-9]*.json")):
         try:

@@ -1,4 +1,4 @@
-"""How vectors lie in a shard's file: as they were encoded, in half the bytes, or in a quarter of them.
+"""The formats in which a shard stores its vectors: float32, float16 or int8.
 
 | format  | bytes a vector | numpy type of a row                           | largest error of a component |
 |---------|----------------|-----------------------------------------------|------------------------------|

@@ -1,1 +1,1 @@
-"""Vectors that other tools made into an index folder: one file for each form they come in."""
+"""Imports vectors of other tools into an index folder. Each format has its own module."""

@@ -1,4 +1,4 @@
-"""Vectors in a NumPy file, their ids in another."""
+"""Reads vectors from a NumPy file or an array, and their ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which form the vectors have that the user named."""
+"""Detects the format of the vectors at a path."""
 
 from __future__ import annotations
 

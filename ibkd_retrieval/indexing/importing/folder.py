@@ -1,4 +1,4 @@
-"""Vectors made elsewhere into a finished index folder, checked before anything is written."""
+"""Imports vectors into an index folder, and checks them before anything is written."""
 
 from __future__ import annotations
 
@@ -64,17 +64,17 @@ def import_vectors(
 
     Args:
         source: the vectors and ids (`opening.open_vectors`).
-        folder: made if need be.
+        folder: the index folder, created if absent.
         encoder: the model that made the vectors. Without it, the index can be searched by vectors only.
         corpus: the texts; it may hold more documents than there are vectors, in any order.
         family: how the vectors are arranged, by name or with options.
         normalise: scale every vector to length 1, so that the inner product is the cosine.
         resume: continue an interrupted import, or with another family make that of the same vectors.
-        overwrite: replace the index that is in `folder`, which stays whole until the new one stands.
-        shard_size: vectors a shard.
-        vector_format: how the exact vectors are stored (`vector_formats`).
+        overwrite: replace the index in `folder`. It stays whole until the new one is finished.
+        shard_size: number of vectors per shard.
+        vector_format: format of the stored exact vectors.
         device: where the structure is trained, as for `build_index`.
-        progress: told of the work.
+        progress: receives the progress.
 
     Returns:
         The manifest, as written.

@@ -1,4 +1,4 @@
-"""Vectors that another tool made, with their ids, read block by block whatever file they come from."""
+"""The common form of imported vectors: ids and vectors, read block by block."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class VectorBlock(NamedTuple):
 
 @dataclass(frozen=True)
 class ForeignVectors:
-    """Vectors that can be read again from the start, never held together.
+    """Vectors that are read in blocks, as often as needed.
 
     Attributes:
-        path: the file or folder; a name made of their content where they are in memory.
-        count: number of vectors, None where only reading tells.
-        in_memory: whether there is no such file.
+        path: the file or folder. For vectors in memory, a name made from their content.
+        count: number of vectors. None if it is unknown before reading.
+        in_memory: whether the vectors come from memory and not from a file.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Document ids listed in a file: one a line, or a column."""
+"""Reads document ids from a file: one per line, or a column."""
 
 from __future__ import annotations
 

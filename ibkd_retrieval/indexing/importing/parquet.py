@@ -1,4 +1,4 @@
-"""Vectors in a list column of parquet files, beside ids and maybe titles and texts."""
+"""Reads vectors from a list column of parquet files, with ids and optional titles and texts."""
 
 from __future__ import annotations
 

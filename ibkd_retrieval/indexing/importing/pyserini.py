@@ -1,4 +1,4 @@
-"""Folders that Pyserini's FaissSearcher reads: `index`, a flat faiss index, and `docid`, one id a line."""
+"""Reads folders of Pyserini's FaissSearcher: `index`, a flat faiss index, and `docid`, one id per line."""
 
 from __future__ import annotations
 

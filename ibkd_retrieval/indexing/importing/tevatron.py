@@ -1,4 +1,4 @@
-"""Corpora that Tevatron encoded: pickle files, each a pair of an array of vectors and the list of their ids."""
+"""Reads corpora encoded by Tevatron: pickle files, each with an array of vectors and a list of ids."""
 
 from __future__ import annotations
 

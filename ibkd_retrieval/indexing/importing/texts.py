@@ -1,4 +1,4 @@
-"""The documents of a corpus by id, kept on disk while vectors in another order are imported."""
+"""Finds the documents of a corpus by id, through a temporary file, during an import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact search over an array or over files, and exact scores for the candidates of an approximate search."""
+"""Exact search over an array or files, and exact rescoring of an approximate search's candidates."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def scan(
     What it holds in memory is a block and the k best so far of each query, however many vectors there are.
 
     Args:
-        queries: [q, dim].
-        vectors: read in order.
-        k: number of results, not more than there are rows to find.
-        allowed: one bool a row; only rows that hold True are found.
+        queries: query vectors [q, dim].
+        vectors: the vectors to search.
+        k: number of results, at most the number of rows that may be found.
+        allowed: bool [n], True for rows that may be found.
 
     Returns:
         Scores [q, k], not increasing, and rows [q, k]; equal scores are ordered by row.

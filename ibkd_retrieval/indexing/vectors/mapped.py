@@ -1,9 +1,8 @@
-"""Single rows of many files as one array: what the candidates of a search are read through.
+"""Reads single rows of many files as one array, for the candidates of a search.
 
-A search wants a few hundred rows, each from another place of hundreds of files. Taken file by file, that costs a call
-or two each, several times what reading the rows costs. Here the files lie in the address space of the process, and one
-array spans all of it from the first file to the last, with an element wherever a row could begin; taking rows out of
-all files is then one indexing operation.
+A search reads a few hundred rows from hundreds of files. One or two calls per file cost several times as much as the
+reads. Here all files are mapped into memory, and one array spans the addresses from the first file to the last, with
+an element wherever a row could begin. Reading rows from all files is then one indexing operation.
 """
 
 from __future__ import annotations

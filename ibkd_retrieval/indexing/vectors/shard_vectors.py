@@ -1,4 +1,4 @@
-"""The vectors of an index, read from its shards: in order, or single rows out of all of them."""
+"""Reads the vectors of an index from its shards, in order or by row."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class ShardVectors:
     Shards stored in another format (`vector_formats`) are given as float32, which is then a copy.
 
     Args:
-        folder: of the index.
+        folder: the index folder.
         counts: documents in each shard.
         dim: length of a vector.
-        resident: about how many bytes of the files may stay mapped for single rows, None for all that were read.
-        check: told the name of a file before it is opened; raises where it is not to be.
+        resident: approximate limit in bytes of file pages that stay mapped for single rows. None is no limit.
+        check: called with the name of each file before it is opened. It raises to refuse the file.
 
     Attributes:
         count: number of vectors n.

@@ -1,4 +1,4 @@
-"""Where an index's vectors come from: the shards of a folder, or an array of a sample of them."""
+"""The protocol of a source of vectors, and a source of an array in memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class VectorSource(Protocol):
-    """Float32 vectors [count, dim] that are read block by block or row by row; `shard_vectors.ShardVectors` is one."""
+    """Float32 vectors [count, dim], read block by block or by row. `shard_vectors.ShardVectors` is one."""
 
     @property
     def count(self) -> int:
