@@ -40,9 +40,9 @@ def build_index(
         corpus: a name, a path, or the documents (`open_corpus`).
         model: a folder, a hub name or an encoder. None is the newest student in `models/`.
         output: the folder to make. None is `indexes/CORPUS-MODEL-TYPE`.
-        config: every choice that is not given in `options`.
-        resume: go on with an unfinished index, or repair a finished one.
-        overwrite: replace the index that is in `output`. It stays whole until the new one stands.
+        config: the configuration. `options` override it.
+        resume: continue an unfinished index, or repair a finished one.
+        overwrite: replace the index in `output`. It stays whole until the new one is finished.
         progress: True for progress bars, or an object that receives the progress.
         options: fields of `IndexConfig`, `StructureConfig` and `EncodingConfig` by name, such as `type="ivf-pq"`.
 
@@ -110,9 +110,9 @@ def append(
         index: its folder, or the index opened.
         corpus: a name, a path, or the documents. Their ids must not be in the index.
         model: the encoder of the index: a folder, a hub name or an encoder. None is the recorded one.
-        config: every choice that is not given in `options`.
-        resume: go on with an append that was broken off.
-        overwrite: forget an append that was broken off.
+        config: the configuration. `options` override it.
+        resume: continue an interrupted append.
+        overwrite: discard an interrupted append.
         progress: True for progress bars, or an object that receives the progress.
         options: fields of `EncodingConfig` by name.
 
@@ -191,9 +191,9 @@ def combine(
     Args:
         from_: an index, or a list of indexes of one model.
         output: the folder to make. None is a folder of `indexes/` named after the one source.
-        config: every choice that is not given in `options`.
-        resume: go on with an index that was broken off.
-        overwrite: replace the index that is in `output`. It stays whole until the new one stands.
+        config: the configuration. `options` override it.
+        resume: continue an interrupted run.
+        overwrite: replace the index in `output`. It stays whole until the new one is finished.
         progress: True for progress bars, or an object that receives the progress.
         options: fields of `StructureConfig` by name, `vectors`, and the `device` to train on.
 
@@ -252,9 +252,9 @@ def import_vectors(
         model: the encoder that made the vectors. None allows searches by vector only.
         normalise: scale every vector to length 1, so that the inner product is the cosine.
         allow_pickle: unpickle Tevatron's files, which can run any program.
-        config: every choice that is not given in `options`.
-        resume: go on with an import that was broken off.
-        overwrite: replace the index that is in `output`. It stays whole until the new one stands.
+        config: the configuration. `options` override it.
+        resume: continue an interrupted import.
+        overwrite: replace the index in `output`. It stays whole until the new one is finished.
         progress: True for progress bars, or an object that receives the progress.
         options: fields of `StructureConfig` by name, `vectors`, `device`, and with a model `dtype`, `pooling` and
             `max_length`.
@@ -358,7 +358,7 @@ def _on_device(config: IndexConfig, progress: Progress) -> IndexConfig:
     from ibkd_retrieval.indexing.faiss_binding import load_faiss
     from ibkd_retrieval.indexing.gpu import device_there
 
-    load_faiss()  # Before torch: whoever loads OpenMP first decides how its threads wait.
+    load_faiss()  # Before torch: the first to load OpenMP decides how its threads wait.
     return IndexConfig.of(config, device=device_there(config.encoding.device, progress))
 
 

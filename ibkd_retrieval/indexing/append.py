@@ -52,7 +52,7 @@ from ibkd_retrieval.progress import SILENT, Progress
 
 @dataclass(frozen=True)
 class AppendPlan:
-    """`append.json`: an append that was begun, and the number of its first shard."""
+    """`append.json`: the plan of an unfinished append, and the number of its first shard."""
 
     build: BuildPlan
     first: int
@@ -76,11 +76,11 @@ def append_documents(
     is killed before that, the index is unchanged.
 
     Args:
-        corpus: read once; ids must not be in the index, but may be those of deleted documents.
+        corpus: the new documents, read once. Their ids must not be in the index, except as deleted documents.
         encoder: the encoder that made the index.
         folder: the folder of the finished index.
-        resume: go on with an append that was broken off.
-        restart: forget an append that was broken off.
+        resume: continue an interrupted append.
+        restart: discard an interrupted append.
         memory: sizes within a memory budget. None uses the index's own shard size.
         processes: processes that encode instead of this one.
         progress: receives the progress.
@@ -144,14 +144,14 @@ def _append(
             records, fingerprint = stage.run()
         except UserError:
             if not any(number >= plan.first for number in read_records(folder)):
-                # Nothing was encoded that another run could go on with.
+                # No shard was encoded that another run could resume from.
                 (folder / layout.APPEND_PLAN).unlink(missing_ok=True)
             raise
         return _add(folder, before, records, corpus.name, fingerprint, progress)
 
 
 def _claim(folder: Path, plan: AppendPlan, resume: bool, restart: bool) -> AppendPlan:
-    """Note that an append has begun; return the plan to follow, that of the append gone on with if there is one."""
+    """Record that an append has begun. Return its plan, or that of the append to resume."""
     begun = _begun(folder, plan.first)
     if begun is not None and not restart:
         if not resume:
@@ -173,7 +173,7 @@ def _claim(folder: Path, plan: AppendPlan, resume: bool, restart: bool) -> Appen
 
 
 def _begun(folder: Path, first: int) -> AppendPlan | None:
-    """The append that was broken off; one that was finished but for its tidying up does not count."""
+    """The interrupted append. An append that lacks only its cleanup does not count."""
     path = folder / layout.APPEND_PLAN
     if not path.exists():
         return None

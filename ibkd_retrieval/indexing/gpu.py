@@ -28,7 +28,7 @@ def gpu_number(device: str) -> int:
 
 
 def is_on_gpu(index: Any) -> bool:
-    """Whether an index lies on a GPU, where it takes no selector and gives `MOST_RESULTS` at most."""
+    """Whether an index is on a GPU. It then takes no selector and gives at most `MOST_RESULTS` results."""
     kind = getattr(load_faiss(), "GpuIndex", None)
     return kind is not None and isinstance(index, kind)
 
@@ -144,7 +144,7 @@ def _no_gpu(done: str) -> str:
 
 
 def device_there(device: str, progress: Progress = SILENT) -> str:
-    """The device asked for; "cpu", which is said, where that is a GPU and neither torch nor faiss sees one.
+    """The given device, or "cpu" with a message if neither torch nor faiss sees a GPU.
 
     Raises:
         UserError: there is no such device.
@@ -153,7 +153,7 @@ def device_there(device: str, progress: Progress = SILENT) -> str:
         raise UserError(f"Unknown device `{device}`: use auto, cpu, cuda or cuda:N.")
     if not device.startswith("cuda"):
         return device
-    count = gpu_count()  # faiss before torch: whoever loads OpenMP first decides how its threads wait.
+    count = gpu_count()  # faiss before torch: the first to load OpenMP decides how its threads wait.
     import torch
 
     if torch.cuda.is_available() or count:

@@ -61,12 +61,12 @@ def finish_index(
             reads the shards.
 
     Raises:
-        UserError: another structure takes more.
+        UserError: another structure exceeds the limit.
         OSError: the disk is full or fails.
     """
     start = time.perf_counter()
     counts = [record.documents for record in records]
-    # Settings are tried on rows from everywhere, which would map all files into the build's memory.
+    # Trials read rows from all files, which would map all of them into the build's memory.
     vectors = ShardVectors(folder, counts, plan.encoder.dim, resident=_RESIDENT_BYTES)
     tried: tuple[OperatingPoint, ...] = ()
     if isinstance(family, Wanted):
@@ -111,10 +111,10 @@ def finish_index(
 
 
 def check_structure_fits(family: Family, count: int, dim: int, limit: int | None) -> None:
-    """Refuse a structure that would take more memory than it may; vectors that are there stay there.
+    """Refuse a structure that would exceed the memory limit. Encoded vectors are kept.
 
     Raises:
-        UserError: it would.
+        UserError: the structure would exceed the limit.
     """
     needed = count * family.bytes_per_vector(count, dim)
     if limit is not None and needed > limit and not isinstance(family, Flat | Wanted):
@@ -142,7 +142,7 @@ def shard_file_records(records: Sequence[ShardRecord]) -> dict[str, FileRecord]:
 
 
 def build_record(records: Sequence[ShardRecord], structure_seconds: float) -> BuildRecord:
-    """What it cost, given the records of all shards."""
+    """The cost of the build, from the records of all shards."""
     encode_seconds = sum(record.encode_seconds for record in records)
     count = sum(record.documents for record in records)
     return BuildRecord(
@@ -159,7 +159,7 @@ def now() -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that take part in a build."""
+    """Versions of Python and of the libraries that a build uses."""
     versions = {"python": platform.python_version()}
     for package in ("ibkd-retrieval", "faiss-cpu", "faiss-gpu", "numpy", "torch", "transformers"):
         try:

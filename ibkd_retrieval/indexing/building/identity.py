@@ -20,7 +20,7 @@ class Fingerprint:
         self._digest = hashlib.sha256()
 
     def add(self, documents: Iterable[Document]) -> None:
-        """Take in the next documents."""
+        """Add the next documents."""
         for document in documents:
             fields = json.dumps(dict(document.fields), sort_keys=True) if document.fields else None
             for text in (document.doc_id, document.content, *([fields] if fields else ())):
@@ -53,10 +53,10 @@ def hash_id(doc_id: str) -> int:
 
 
 class IdGuard:
-    """Refuses ids that are unfit or seen before, at eight bytes of memory a document.
+    """Refuses invalid and repeated ids, with eight bytes of memory per document.
 
-    Hashes of the ids seen are kept in sorted arrays, merged when the newer has grown to the older's length, so
-    that a document is moved a logarithmic number of times. Equal hashes alone accuse nobody: the stored ids decide.
+    Hashes of the ids are kept in sorted arrays. Arrays are merged when the newer one is as long as the older one, so
+    each hash moves a logarithmic number of times. If hashes are equal, the stored ids are compared.
     """
 
     def __init__(self, corpus: str, hash_id: Callable[[str], int] = hash_id) -> None:
@@ -112,7 +112,7 @@ class IdGuard:
 
 
 class TakenIds:
-    """Refuses ids that an index holds already, at eight bytes of memory an id."""
+    """Refuses ids that an index holds already, with eight bytes of memory per id."""
 
     def __init__(self, stored: Callable[[], Iterator[str]], refusal: Callable[[str], UserError]) -> None:
         """Take a way to read the ids held, and what to say of one that comes again."""

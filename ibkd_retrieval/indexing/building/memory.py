@@ -10,13 +10,13 @@ from ibkd_retrieval.errors import UserError
 
 DEFAULT_SHARD_SIZE = 8192
 FEWEST_DOCUMENTS = 64
-"""Smallest shard that a small budget leads to: below it, files cost more than what they hold."""
+"""Minimum shard size under a small budget. Below it, the cost of files dominates."""
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _SIZE = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]I?|)B?\s*", re.IGNORECASE)
 
 _TEXT_SHARE = 4
-"""A shard is closed when its text has taken this part (1 in 4) of what it may take in all."""
+"""A shard is closed when its text takes this share (1 in 4) of its memory."""
 
 _LEAST_TEXT, _MOST_TEXT = 1 << 16, 1 << 25
 """Bounds of the characters at which a shard is closed."""
@@ -29,7 +29,7 @@ def parse_size(text: str) -> int:
     """Bytes from "512MB", "2GB", "1.5GiB" or a plain number; K, M and G are powers of 1,000.
 
     Raises:
-        UserError: it is no size, or zero.
+        UserError: the text is not a size, or is zero.
     """
     match = _SIZE.fullmatch(text)
     size = int(float(match["number"]) * _UNITS[match["unit"].upper()]) if match else 0
@@ -39,7 +39,7 @@ def parse_size(text: str) -> int:
 
 
 def machine_memory() -> int:
-    """Bytes of memory this process may use: the machine's, or its control group's where that is less."""
+    """Bytes of memory that this process may use: the machine's, or its control group's if lower."""
     most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
@@ -51,7 +51,7 @@ def machine_memory() -> int:
 
 
 def resident_bytes() -> int:
-    """Memory this process takes now."""
+    """Memory that this process uses now."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -60,7 +60,7 @@ def resident_bytes() -> int:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has taken, or that of the one it was forked from if that was more."""
+    """Peak memory of this process, or of its parent before the fork if higher."""
     import resource
     import sys
 

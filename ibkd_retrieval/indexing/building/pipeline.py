@@ -15,11 +15,11 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _PATIENCE = 5.0
-"""Seconds to wait for a reader that is in the middle of reading when nobody wants its items any more."""
+"""Seconds to wait for a reader that is still reading when its items are no longer wanted."""
 
 
 class _Closed(Exception):
-    """Nothing more comes, or nothing more is wanted."""
+    """The queue is closed by its producer or its consumer."""
 
 
 class _Channel(Generic[T]):
@@ -49,13 +49,13 @@ class _Channel(Generic[T]):
             return item
 
     def end(self) -> None:
-        """Nothing more will be put; what is inside can still be had."""
+        """Close the queue for new items. Waiting items can still be taken."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nothing more is wanted; what is inside is dropped."""
+        """Close the queue and drop its items."""
         with self._changed:
             self._closed = True
             self._items.clear()
@@ -64,11 +64,11 @@ class _Channel(Generic[T]):
 
 @contextmanager
 def read_ahead(items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
-    """Make `items` in a thread of their own while the caller works on earlier ones.
+    """Make `items` in a separate thread while the caller works on earlier ones.
 
     Args:
-        items: made one by one; an error while making one is raised to the caller when it has had all before it.
-        depth: items that may wait; one more is in the making.
+        items: the items. An error while one is made is raised in the caller after all earlier items.
+        depth: maximum number of items that wait. One more is being made.
 
     Yields:
         The items in order.
@@ -102,7 +102,7 @@ class _Failure:
 
 
 def _put_quietly(channel: _Channel[T | _Failure], failure: _Failure) -> None:
-    # If closed, the caller has left for a reason of its own, which is the one to tell.
+    # If closed, the caller stopped because of its own error, which is the one to report.
     with suppress(_Closed):
         channel.put(failure)
 
@@ -120,10 +120,10 @@ def _received(channel: _Channel[T | _Failure]) -> Iterator[T]:
 
 
 class WriteBehind(Generic[T]):
-    """Handles items in a thread of its own, in the order they were put, while the caller makes the next.
+    """Handles items in order in a separate thread, while the caller makes the next ones.
 
-    A context manager: leaving it waits for everything put, after an error of the caller too, so that no work is lost.
-    An interrupt drops what waits, and finishes what is being handled.
+    A context manager. On exit, it waits for all items, even after an error of the caller, so that no work is lost.
+    An interrupt drops waiting items and finishes the current one.
     """
 
     def __init__(self, handle: Callable[[T], object], depth: int = 1) -> None:

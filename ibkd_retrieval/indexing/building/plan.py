@@ -47,7 +47,7 @@ class BuildPlan:
 
 
 def claim(folder: Path, plan: BuildPlan, resume: bool, overwrite: bool, progress: Progress) -> BuildPlan:
-    """Make `folder` ready and return the plan to follow: the one given, or that of the build that is resumed.
+    """Prepare `folder` and return the plan to follow: the given one, or that of the resumed build.
 
     Raises:
         UserError: the folder is taken, or holds a build by another encoder or of a newer format.
@@ -69,12 +69,12 @@ def noted_family(family: Family) -> dict[str, Any]:
 
 
 def begun_family(folder: Path) -> Family | None:
-    """What structure the index in `folder`, finished or not, has or was to have; None where nothing tells."""
+    """The family of the index in `folder`, finished or not. None if it is unknown."""
     try:
         manifest = read_manifest(folder)
         return family_named(manifest.family, **manifest.family_options)
     except UserError:
-        pass  # Unfinished, or none; who goes on with it is told what is wrong.
+        pass  # Unfinished or absent. A resumed build reports the error.
     try:
         plan = decode(BuildPlan, parse((folder / layout.PLAN).read_bytes()))
         return None if plan.family is None else family_named(plan.family, **plan.family_options)
@@ -83,7 +83,7 @@ def begun_family(folder: Path) -> Family | None:
 
 
 def begun_encoder(folder: Path) -> EncoderRecord | None:
-    """What encodes the build that was begun in `folder`, None where none was or its plan cannot be read."""
+    """The encoder of the build that was begun in `folder`. None without a readable plan."""
     try:
         return decode(BuildPlan, parse((folder / layout.PLAN).read_bytes())).encoder
     except (OSError, ValueError):
@@ -91,7 +91,7 @@ def begun_encoder(folder: Path) -> EncoderRecord | None:
 
 
 def _goes_on(folder: Path, resume: bool, overwrite: bool) -> bool:
-    """Whether `folder` holds an index to go on with; if not, it is free on return, cleared where that was asked for."""
+    """Whether `folder` holds an index to resume. If not, it is free on return, and cleared on request."""
     if layout.is_free(folder):
         return False
     if overwrite:
@@ -108,7 +108,7 @@ def _goes_on(folder: Path, resume: bool, overwrite: bool) -> bool:
 
 def _resumed_plan(folder: Path, plan: BuildPlan, progress: Progress) -> BuildPlan:
     if (folder / layout.MANIFEST).exists():
-        read_manifest(folder)  # One of a newer format must not be taken for ours to repair.
+        read_manifest(folder)  # An index of a newer format must not be repaired.
     path = folder / layout.PLAN
     try:
         begun = decode(BuildPlan, parse(path.read_bytes()))
@@ -134,7 +134,7 @@ def _resumed_plan(folder: Path, plan: BuildPlan, progress: Progress) -> BuildPla
 
 
 def write_plan(path: Path, plan: DataclassInstance) -> None:
-    """Note in an index folder what was begun there."""
+    """Write the plan of a build into its folder."""
     write_json(path, {"format": layout.FORMAT, "format_version": layout.FORMAT_VERSION, **dataclasses.asdict(plan)})
 
 
@@ -146,7 +146,7 @@ def differing_fields(one: EncoderRecord, other: EncoderRecord) -> str:
 
 @contextmanager
 def refusals_named(folder: Path) -> Iterator[None]:
-    """Turn the system's refusal to write in `folder` into an error that says what to do.
+    """A context that turns write errors in `folder` into errors that say what to do.
 
     Raises:
         UserError: the folder may not be written.

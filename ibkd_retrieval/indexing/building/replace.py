@@ -25,9 +25,9 @@ _CURRENT_FOLDER, _EXCHANGE = -100, 2
 
 @contextmanager
 def working_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Path]:
-    """The folder to build an index in, which is at `folder` when the block is left without an error.
+    """A context that gives the folder to build an index in. It becomes `folder` on success.
 
-    It is `folder` itself, unless a finished index there is to be replaced, or such a replacement is gone on with.
+    It is `folder` itself, unless a finished index there is replaced, or such a replacement is resumed.
 
     Args:
         folder: the index folder, locked by this process (`lock.only_writer`).
@@ -45,7 +45,7 @@ def working_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Path
     if overwrite and _is_marked(new, folder):
         _discard(new)
     finished = layout.is_index(folder) and (folder / layout.MANIFEST).exists()
-    # What is mounted cannot change places with a folder beside it.
+    # A mount point cannot be swapped with a folder beside it.
     begins = overwrite and finished and not os.path.ismount(folder)
     if not begins and not (resume and _is_marked(new, folder)):
         yield folder
@@ -63,7 +63,7 @@ def working_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Path
             yield new
         except BaseException:
             if not (new / layout.PLAN).exists():
-                _discard(new)  # Nothing was begun that could be gone on with.
+                _discard(new)  # There is nothing to resume.
             raise
         _change_places(new, folder)
         _settle(folder)
@@ -86,7 +86,7 @@ def _is_marked(at: Path, folder: Path) -> bool:
 
 
 def _discard(new: Path) -> None:
-    """Remove a half-made index; its mark goes last, so that it is known for one until then."""
+    """Remove a partial index. Its mark is removed last, so that it stays recognisable until then."""
     for path in list(new.iterdir()):
         if path.name != layout.MARK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -97,14 +97,14 @@ def _change_places(new: Path, folder: Path) -> None:
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     names = os.fsencode(new), os.fsencode(folder)
     if rename is None or rename(_CURRENT_FOLDER, names[0], _CURRENT_FOLDER, names[1], _EXCHANGE) != 0:
-        # In two steps where the system has no other way; `_settle` takes the second if this is where it ends.
+        # Two steps on systems without an atomic swap. `_settle` finishes the second after a kill.
         os.rename(folder, _old(folder))
         os.rename(new, folder)
     sync_directory(folder.parent)
 
 
 def _settle(folder: Path) -> None:
-    """Bring to its end what was killed while two indexes changed places."""
+    """Finish a swap of two indexes that was killed."""
     new, old = _new(folder), _old(folder)
     if old.is_dir() and _is_marked(new, folder) and layout.is_free(folder):
         os.replace(new, folder)
@@ -119,7 +119,7 @@ def _settle(folder: Path) -> None:
 
 
 def _carry_over(replaced: Path, folder: Path) -> None:
-    """Move what is not of an index from the folder of the old one to that of the new one."""
+    """Move files that are not part of an index from the old folder to the new one."""
     for path in (*layout.ours(replaced), *layout.lexical_indexes(replaced)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for entry in list(replaced.iterdir()):

@@ -60,7 +60,7 @@ class ShardStage:
     before_writing: Callable[[], None] = lambda: None
 
     def run(self) -> tuple[list[ShardRecord], str]:
-        """Make the shards; return the records of all, in order, and the corpus's fingerprint.
+        """Make the shards. Return all records in order, and the fingerprint of the corpus.
 
         Raises:
             UserError: the corpus changed since the build began or has unfit ids, or a vector is not finite.
@@ -109,7 +109,7 @@ class ShardStage:
         return kept
 
     def _unencoded(self, kept: dict[int, ShardRecord], whole: Fingerprint) -> Iterator[UnencodedShard]:
-        """Read the corpus to its end; yield the shards that are to be encoded. Runs beside the encoder."""
+        """Read the corpus to its end and yield the shards to encode. Runs concurrently with the encoder."""
         guard = IdGuard(self.corpus.name)
         number, count = self.first, 0
         for documents in cut(self.corpus.documents(), self.plan.shard_size, self.plan.shard_text):
@@ -131,7 +131,7 @@ class ShardStage:
             raise self._changed(count)
 
     def _refuse_unreadable(self, documents: list[Document], count: int) -> None:
-        """Name a document that no tokenizer takes; an encoder knows only its position among some texts."""
+        """Name a document that cannot be tokenised. The encoder knows only its position in a batch."""
         for position, document in enumerate(documents, start=count + 1):
             try:
                 document.content.encode("utf-8")
@@ -191,7 +191,7 @@ class ShardStage:
 
 
 class _Watched:
-    """A task that ends encoding as soon as nothing can be written any more."""
+    """A task that stops encoding as soon as writing fails."""
 
     def __init__(self, task: Task, writer: WriteBehind[EncodedShard]) -> None:
         self._task = task
@@ -203,7 +203,7 @@ class _Watched:
 
 
 def cut(documents: Iterator[Document], most: int, text: int | None) -> Iterator[list[Document]]:
-    """Cut a stream into shards of at most `most` documents, closed early when they hold `text` characters."""
+    """Split a stream into shards of at most `most` documents, closed early at `text` characters."""
     shard: list[Document] = []
     characters = 0
     for document in documents:

@@ -33,12 +33,12 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 def take_share(number: int, count: int) -> None:
     """Pin process `number` of `count`, counted from 0, to its share of the cores, with one thread per core.
 
-    A process left to the scheduler moves between cores and leaves its caches behind; where the system does not allow
-    pinning, it has its number of threads alone. The libraries that start threads read it when they are first imported.
+    An unpinned process moves between cores and loses its caches. If the system does not allow pinning, only the number
+    of threads is set. Libraries that start threads read it when they are first imported.
     """
     threads = max(1, min(len(_cores()) // count, available_threads()))
     if hasattr(os, "sched_setaffinity"):
-        # Where it is forbidden, things are slower, and no more than that.
+        # Without permission to pin, encoding is only slower.
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, share_of(_cores(), number, count))
     for variable in _THREADS:
@@ -46,20 +46,20 @@ def take_share(number: int, count: int) -> None:
 
 
 def share_of(cores: Sequence[int], number: int, count: int) -> Sequence[int]:
-    """The part of `cores` for process `number` of `count`: as many for each, at least one, and neighbours together."""
+    """The share of `cores` for process `number` of `count`: equal, at least one, and neighbouring."""
     each = max(1, len(cores) // count)
     start = number % (len(cores) // each) * each
     return cores[start : start + each]
 
 
 def available_threads() -> int:
-    """As many as this process has cores, or what the user asked OpenMP for where that is less."""
+    """The number of cores of this process, or the user's OpenMP limit if that is lower."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, min(len(_cores()), int(asked) if asked.isdecimal() else len(_cores())))
 
 
 def _cores() -> list[int]:
-    """The logical cores this process may use, those of one physical core and of one socket together."""
+    """The logical cores that this process may use, grouped by socket and physical core."""
     if not hasattr(os, "sched_getaffinity"):
         return list(range(os.cpu_count() or 1))
     return sorted(os.sched_getaffinity(0), key=_place)
@@ -88,7 +88,7 @@ class UnencodedShard(NamedTuple):
 
 
 class EncodedShard(NamedTuple):
-    """Documents with their vectors [n, dim], and the share of time that encoding them took."""
+    """A shard with its vectors [n, dim] and its encoding time in seconds."""
 
     shard: UnencodedShard
     vectors: NDArray[np.float32]
@@ -96,7 +96,7 @@ class EncodedShard(NamedTuple):
 
 
 class EncoderLoader(Protocol):
-    """Makes the encoder of a process; it is sent there, so it can be pickled."""
+    """Makes the encoder of a process. It is sent to the process, so it must be picklable."""
 
     def __call__(self, number: int, count: int) -> TextEncoder:
         """Load the encoder of process `number` of `count`, counted from 0."""
@@ -104,7 +104,7 @@ class EncoderLoader(Protocol):
 
 @dataclass(frozen=True)
 class LoadEncoder:
-    """Loads a model by name on its process's share of the machine: a GPU in turn, or the cores it is pinned to."""
+    """Loads a model by name on its process's share of the machine: a GPU, or the pinned cores."""
 
     name: str
     device: str = "auto"
@@ -145,7 +145,7 @@ class EncoderProcesses:
     load: EncoderLoader
 
     def encode(self, shards: Iterator[UnencodedShard], task: Task) -> Iterator[EncodedShard]:
-        """Encode shards as they come; they are given back in the order they are done in.
+        """Encode shards from a stream. Results come in the order in which they finish.
 
         Raises:
             UserError: a model cannot be loaded, or a text not read.
@@ -153,7 +153,7 @@ class EncoderProcesses:
         """
         context = multiprocessing.get_context("spawn")
         processes: dict[Connection, SpawnProcess] = {}
-        # What each process is at; None while it loads its model.
+        # The shard that each process encodes. None while it loads its model.
         busy: dict[Connection, UnencodedShard | None] = {}
         try:
             for number in range(self.count):
@@ -239,7 +239,7 @@ class _Failed(NamedTuple):
 
 
 class _Reporting:
-    """Passes progress on to the process that shows it."""
+    """Forwards progress to the process that shows it."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -265,7 +265,7 @@ def _work(connection: Connection, load: EncoderLoader, number: int, count: int) 
             reply = _Vectors(np.ascontiguousarray(vectors, dtype=np.float32), time.perf_counter() - start)
     except (EOFError, ConnectionError):
         return
-    except Exception as error:  # of any library; the other side turns it into a sentence
+    except Exception as error:  # Any library can raise here. The parent process turns it into a message.
         try:
             connection.send(_Failed.of(error))
         except ConnectionError:

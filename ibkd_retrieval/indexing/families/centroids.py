@@ -27,8 +27,8 @@ _SCORES_AT_ONCE = 4 << 20
 def place_centroids(index: Any, training: NDArray[np.float32], seed: int) -> None:
     """Train what comes before the inverted lists of an index, and place the centroids of these.
 
-    What is left for the index's own `train` are the codes. Nothing is done where there are no lists, so few that
-    faiss is as quick, or where what finds the lists has to be trained itself.
+    The index's own `train` then trains only the codes. Nothing is done if there are no lists, if they are so few that
+    faiss is as fast, or if the structure that finds the lists must be trained itself.
 
     Args:
         index: a faiss index by inner product, not trained.
@@ -78,7 +78,7 @@ def spherical_centroids(vectors: NDArray[np.float32], count: int, seed: int) -> 
 
 
 def _fill_empty(sums: Any, sizes: Any) -> None:
-    """Part the largest clusters by a little, so that the next iteration shares out their vectors."""
+    """Split the largest clusters slightly, so that the next iteration divides their vectors."""
     for empty in (sizes == 0).nonzero().ravel().tolist():
         largest = int(sizes.argmax())
         apart = 1 / 1024

@@ -32,7 +32,7 @@ _TRIAL_SECONDS = 120
 
 @functools.cache
 def check_string(factory: str, dim: int) -> None:
-    """Try a factory string on a handful of vectors, in a process of its own: some that faiss takes end the process.
+    """Try a factory string on a few vectors, in a separate process, because some strings crash faiss.
 
     Raises:
         UserError: faiss does not understand it, or cannot fill, search, write or read such an index.
@@ -62,14 +62,14 @@ def check_string(factory: str, dim: int) -> None:
 
 
 def try_string(factory: str, dim: str) -> None:
-    """Fill, search, write and read an index of a few vectors; ends the process with what faiss says where it cannot."""
+    """Fill, search, write and read an index of a few vectors. On failure, exit with the message of faiss."""
     faiss = load_faiss()
     vectors = np.random.default_rng(0).standard_normal((_TRIED_VECTORS, int(dim)), dtype=np.float32)
     index = parsed(factory, int(dim))
     try:
         index.train(vectors)
     except RuntimeError:
-        return  # Too few vectors, maybe; the build says what is wrong with them.
+        return  # There may be too few vectors. The build reports the error.
     try:
         index.add(vectors)
         index.search(vectors[:3], 5)
@@ -84,8 +84,8 @@ def try_string(factory: str, dim: str) -> None:
 class Factory:
     """A faiss structure by its factory string, such as `OPQ48,IVF4096,PQ48x4fs`.
 
-    It is trained on 64 vectors for each inverted list and at least 65,536, as far as there are so many. nprobe (where
-    the structure has inverted lists), ef_search (where it is a graph) and refine are chosen by trial.
+    It is trained on 64 vectors per inverted list and at least 65,536, or on all vectors if there are fewer. nprobe (for
+    inverted lists), ef_search (for graphs) and refine are chosen by trial.
 
     Attributes:
         factory: a faiss factory string, without `IDMap` and `RFlat`: the index has ids and refinement already.

@@ -48,7 +48,7 @@ class Flat:
         return 4 * dim
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
-        """Add all vectors, or make no structure where they are too large."""
+        """Add all vectors, or build no structure if they are too large."""
         limit = STORED_ONCE_BYTES if self.memory_bytes is None else self.memory_bytes
         if 4 * vectors.dim * vectors.count > limit:
             return BuiltStructure(None, "Flat")

@@ -107,7 +107,7 @@ def build_inverted(
         options: the family's options.
         codes: what the lists hold, as the last part of a faiss factory string.
         vectors: the vectors to index.
-        progress: told of the work.
+        progress: receives the progress.
         device: "cuda" to train on a GPU.
         refinements: values of `refine` to try. None is the usual ones.
         training: number of training vectors that the codes need. The centroids take 64 per list.

@@ -16,7 +16,7 @@ from ibkd_retrieval.indexing.format.shards import read_records, shard_files
 T = TypeVar("T")
 
 ALWAYS_VERIFIED_BYTES = 256 << 20
-"""Largest file whose checksum is tested at every opening (a fraction of a second), of those that decide the answers."""
+"""Maximum size of a file whose checksum is checked at every opening, which takes under a second."""
 
 
 def verify_index(folder: Path | str) -> IndexManifest:
@@ -39,7 +39,7 @@ def verify_index(folder: Path | str) -> IndexManifest:
 def verify_files(folder: Path, manifest: IndexManifest, contents: bool = False, structure: bool = True) -> None:
     """Compare the size of every file with the manifest, and the checksum of those that decide which ids are found.
 
-    These are the faiss file, the ids with their offsets and the list of deleted rows, where they are small.
+    These are the faiss file, the ids with their offsets, and the list of deleted rows. Large files are skipped.
 
     Args:
         folder: the index folder.
@@ -90,9 +90,9 @@ def damaged(folder: Path, manifest: IndexManifest, name: str, what: str) -> User
 
 
 def read_consistently(folder: Path, read: Callable[[IndexManifest], T]) -> T:
-    """What `read` makes of an index, read again where its manifest was replaced in the meantime.
+    """The result of `read`, which runs again if the manifest was replaced in the meantime.
 
-    Another process that appends or deletes removes files that the manifest it replaced has named.
+    A process that appends or deletes removes files of the manifest that it replaces.
 
     Raises:
         UserError: as `read` does of an index that did not change while it was read.
@@ -107,7 +107,7 @@ def read_consistently(folder: Path, read: Callable[[IndexManifest], T]) -> T:
 
 
 class Unchanged:
-    """Notices when files of an open index that were not read yet have been replaced by those of another."""
+    """Detects that unread files of an open index were replaced by files of another index."""
 
     def __init__(self, folder: Path, manifest: IndexManifest) -> None:
         self._folder = folder
@@ -115,7 +115,7 @@ class Unchanged:
         self._seen = self._mark()
 
     def check(self, name: str) -> None:
-        """Make sure that a file is still the one that the manifest tells of; what was appended or deleted is no matter.
+        """Check that a file is still the one in the manifest. Appends and deletions are allowed.
 
         Raises:
             UserError: it is not.

@@ -56,14 +56,14 @@ def doc_id_files(doc_ids: str = DOC_IDS) -> tuple[str, str]:
 
 
 def next_name(folder: Path, stem: str, suffix: str = "") -> str:
-    """A name of the form stem.Nsuffix that no file in `folder` has, N counted up from those there are."""
+    """A name of the form stem.Nsuffix, with N above that of all files in `folder`."""
     pattern = re.compile(rf"{re.escape(stem)}\.(\d+){re.escape(suffix)}")
     used = [int(match[1]) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
     return f"{stem}.{max(used, default=1) + 1}{suffix}"
 
 
 def remove_unlisted(folder: Path, listed: Collection[str], shards: int) -> None:
-    """Delete files of ours that a finished index of `shards` shards does not list, and that no plan stands for."""
+    """Delete index files that neither a finished index of `shards` shards nor a plan refers to."""
     kept = {*listed, MANIFEST, PLAN, *(record_file(number) for number in range(shards))}
     for path in ours(folder):
         if path.relative_to(folder).as_posix() not in kept:
@@ -71,7 +71,7 @@ def remove_unlisted(folder: Path, listed: Collection[str], shards: int) -> None:
 
 
 def ours(folder: Path) -> list[Path]:
-    """Every file in `folder` that has a name this format gives, temporary ones included."""
+    """Every file in `folder` with a name of this format, temporary files included."""
     found = []
     for inner in (folder, *(folder / name for name in _FOLDERS)):
         for path in sorted(inner.iterdir()) if inner.is_dir() else ():
@@ -101,7 +101,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Delete an index, finished or not, and nothing else that may lie in its folder.
+    """Delete an index, finished or not, and no other files in its folder.
 
     Raises:
         UserError: nothing in the folder says that it is an index.
@@ -113,7 +113,7 @@ def clear(folder: Path) -> None:
         )
     for path in lexical_indexes(folder):
         shutil.rmtree(path)
-    # The manifest goes first and the plan last: interrupted anywhere, the folder is an unfinished index, or empty.
+    # The manifest is deleted first and the plan last. An interrupted deletion leaves an unfinished index.
     files = sorted(ours(folder), key=lambda path: path.name != MANIFEST)
     for path in files:
         if path != folder / PLAN:
@@ -153,5 +153,5 @@ def _has_mark(path: Path) -> bool:
 
 
 def withdraw(folder: Path) -> None:
-    """Make the folder an unfinished one, before anything its manifest describes is replaced."""
+    """Mark the index as unfinished, before files of its manifest are replaced."""
     (folder / MANIFEST).unlink(missing_ok=True)

@@ -31,11 +31,11 @@ def save_array(file: IO[bytes], array: NDArray[Any]) -> None:
 
 _STRETCH = 1 << 14
 _DENSE = 8
-"""A stretch of lines is decoded whole from one wanted line in so many on."""
+"""A range of lines is decoded whole if at least one line in this many is wanted."""
 
 
 def offsets_path(path: Path) -> Path:
-    """Where the offsets of the line file `path` are kept."""
+    """Path of the offsets of the line file `path`."""
     return path.with_name(f"{path.name}.offsets.npy")
 
 
@@ -44,7 +44,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
 
     Args:
         path: the file of lines; the offsets go to `PATH.offsets.npy`.
-        lines: read once, never held together.
+        lines: the lines, read once as a stream.
 
     Returns:
         The number of lines.
@@ -64,7 +64,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
 
 
 class LineStore:
-    """The lines of a file made by `write_lines`, through memory maps: nothing is read before it is asked for."""
+    """The lines of a file made by `write_lines`, read on demand through memory maps."""
 
     def __init__(self, path: Path) -> None:
         """Open `path` and its offsets.
@@ -98,7 +98,7 @@ class LineStore:
         return self._bytes[first : last - 1].decode("utf-8")
 
     def lines(self, numbers: NDArray[np.int64]) -> list[str]:
-        """The lines of ascending `numbers` [m]; where many of a stretch are wanted, it is decoded in one piece."""
+        """The lines of ascending `numbers` [m]. Dense ranges are decoded in one piece."""
         found: list[str] = []
         if len(numbers) and not 0 <= numbers[0] <= numbers[-1] < len(self):
             raise IndexError(f"lines {numbers[0]} to {numbers[-1]} of {len(self)} in {self.path}")
@@ -114,5 +114,5 @@ class LineStore:
         return found
 
     def __iter__(self) -> Iterator[str]:
-        # Through the map and not by path, which may by now name the file of another index.
+        # Read through the map, because the path may name the file of another index by now.
         return map(self.__getitem__, range(len(self)))

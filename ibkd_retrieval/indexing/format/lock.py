@@ -13,33 +13,33 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import check_name, make_folder
 
 _held: dict[tuple[int, int], int] = {}
-"""Folders, by device and inode, that a thread of this process writes in, which may enter them again."""
+"""Folders locked by threads of this process, by device and inode. The same thread may lock one again."""
 
 
 @contextmanager
 def only_writer(folder: Path, make: bool = False, wait: Callable[[], object] | None = None) -> Iterator[None]:
-    """Hold `folder`, made if it is to be, against other processes and threads that would write in it.
+    """Lock `folder` against other processes and threads that would write in it.
 
-    The system gives it up with the process, however that ends. Where a file system has no locks, nothing is held.
+    The system releases the lock when the process ends. On file systems without locks, nothing is locked.
 
     Args:
-        folder: to be written in.
-        make: make it where it is not there.
-        wait: wait for whoever holds it, after telling so by this; None refuses at once.
+        folder: the folder to lock.
+        make: create the folder if it is absent.
+        wait: function called before waiting for another writer. None refuses at once.
 
     Raises:
-        UserError: another holds it.
+        UserError: another process or thread holds the folder.
     """
     check_name(folder)
     made = make_folder(folder) if make else []
     if not folder.is_dir():
-        yield  # Whoever would write here says what is wrong.
+        yield  # The writer reports the error.
         return
     try:
         with _held_by_us(folder, wait):
             yield
     finally:
-        with suppress(OSError):  # Where something was written, they stay.
+        with suppress(OSError):  # Folders with files stay.
             for each in made:
                 each.rmdir()
 
@@ -66,11 +66,11 @@ def _held_by_us(folder: Path, wait: Callable[[], object] | None) -> Iterator[Non
         finally:
             del _held[key]
     finally:
-        os.close(descriptor)  # With it goes the lock.
+        os.close(descriptor)  # This releases the lock.
 
 
 def _lock(descriptor: int, wait: bool = False) -> bool:
-    """Whether the folder is now ours, or cannot be anyone's; `wait` until it is."""
+    """Whether the folder is now locked, or cannot be locked at all. `wait` blocks until it is."""
     try:
         import fcntl
     except ImportError:

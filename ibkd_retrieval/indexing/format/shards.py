@@ -56,7 +56,7 @@ def file_record(folder: Path, name: str) -> FileRecord:
 
 
 def is_intact(folder: Path, files: dict[str, FileRecord]) -> bool:
-    """Whether all `files` are there with the size and checksum recorded."""
+    """Whether all `files` exist with the recorded size and checksum."""
     for name, record in files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != record.bytes or sha256_file(path) != record.sha256:
@@ -75,7 +75,7 @@ def write_shard(
     encode_seconds: float,
     vector_format: str = "float32",
 ) -> ShardRecord:
-    """Write the vectors [n, dim] and the documents of a shard, and last the record that says it is done.
+    """Write the vectors [n, dim] and the documents of a shard, and then its record.
 
     Raises:
         UserError: `vector_format` cannot hold the vectors.
@@ -99,13 +99,13 @@ def write_shard(
 
 
 def shard_files(number: int) -> tuple[str, str, str]:
-    """Relative paths of the files of a shard: its vectors, its documents, and where each of these starts."""
+    """Relative paths of the files of a shard: its vectors, its documents, and their offsets."""
     texts = documents_file(number)
     return vectors_file(number), texts, offsets_path(Path(texts)).as_posix()
 
 
 def write_record(folder: Path, number: int, record: ShardRecord) -> None:
-    """Say that a shard, whose files are there, is done."""
+    """Record a shard as finished, after its files are written."""
     write_json(folder / record_file(number), {"format": FORMAT, **dataclasses.asdict(record)})
 
 
@@ -158,7 +158,7 @@ def _to_json(document: Document) -> str:
 
 
 class OpenFiles(Generic[T]):
-    """Keeps the files used last open, within the number of files a process may have open.
+    """Keeps recently used files open, within the process's limit of open files.
 
     Every memory map holds a file descriptor, and a large index has thousands of shards.
     """

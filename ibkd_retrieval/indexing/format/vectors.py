@@ -92,7 +92,7 @@ _of_thread = threading.local()
 
 
 def _half_table(dim: int) -> Any:
-    """A faiss table of float16 vectors, this thread's own: making one costs more than multiplying a few rows."""
+    """A faiss table of float16 vectors for this thread. Creating one costs more than multiplying a few rows."""
     table = getattr(_of_thread, "table", None)
     if table is None or table.d != dim:
         faiss = load_faiss()
@@ -111,7 +111,7 @@ def unpack(rows: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def format_of(rows: NDArray[Any], dim: int) -> str | None:
-    """The format that an array read from a file is in, None where it is in none of vectors of length `dim`."""
+    """The format of an array read from a file. None if it holds no vectors of dimension `dim`."""
     for name in FORMATS:
         kind, shape = row_type(name, dim)
         if rows.dtype == kind and rows.shape[1:] == shape and rows.ndim == 1 + len(shape):

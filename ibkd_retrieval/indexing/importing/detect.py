@@ -24,7 +24,7 @@ def open_vectors(path: Path | str, *, ids: Path | None = None, allow_pickle: boo
         path: a `.npy` file; a folder of `vectors.npy` and `ids.txt`; a `.parquet` file or a folder of such; a folder
             of Pyserini's; a `.pkl` file of Tevatron's or a folder of such.
         ids: list of the ids of a `.npy` file (`ids.read_ids`).
-        allow_pickle: unpickle Tevatron's files, which only a user who trusts them should.
+        allow_pickle: unpickle Tevatron's files. Only for trusted files.
 
     Raises:
         UserError: there is nothing of these forms, ids are missing or given twice, or pickle is not allowed.

@@ -33,7 +33,7 @@ from ibkd_retrieval.indexing.importing.texts import TextsById, texts_by_id
 from ibkd_retrieval.progress import SILENT, Progress, Task
 
 UNNAMED_MODEL = "(not named)"
-"""Stands for the model in the manifest of an index whose vectors came without one."""
+"""The model name in the manifest of an index without a model."""
 
 UNIT_TOLERANCE = 1e-3
 """How far from 1 a length may lie: float16 vectors come within 3e-4."""
@@ -59,8 +59,8 @@ def import_vectors(
 ) -> IndexManifest:
     """Make an index folder of vectors that were encoded elsewhere, as `build_index` makes one of texts.
 
-    All vectors and ids are read once and checked before anything is written, then once more, shard by shard. Texts
-    come from `corpus`, found by id, or from the source itself where it has them; elsewhere they are empty.
+    All vectors and ids are read and checked before anything is written, and then read again shard by shard. Texts come
+    from `corpus` by id, or from the source if it has them. Otherwise they are empty.
 
     Args:
         source: the vectors and ids (`opening.open_vectors`).
@@ -151,7 +151,7 @@ class _Reading:
 
 
 def _check(reading: _Reading, encoder: TextEncoder | None, progress: Progress) -> int:
-    """Read everything once, refuse what cannot be searched, and return the dimension."""
+    """Read everything once, refuse unusable vectors and ids, and return the dimension."""
     path = reading.source.path
     unit = encoder is not None and _gives_unit_vectors(encoder)
     guard = IdGuard(str(path))
@@ -211,7 +211,7 @@ def _gives_unit_vectors(encoder: TextEncoder) -> bool:
 def _compare_texts(
     documents: Sequence[Document], vectors: NDArray[np.float32], encoder: TextEncoder, progress: Progress
 ) -> None:
-    """Say so where the model gives quite other vectors for the first texts than those that came with them."""
+    """Warn if the model's vectors of the first texts differ much from the imported ones."""
     rows = [row for row, document in enumerate(documents) if document.content.strip()][:_COMPARED_TEXTS]
     if not rows:
         return
@@ -231,7 +231,7 @@ def _first_ids(source: ForeignVectors, count: int) -> Iterator[str]:
 
 
 def _write_shards(reading: _Reading, folder: Path, plan: BuildPlan, progress: Progress) -> list[int]:
-    """Write the shards that are not there and as they should be; return how many vectors each holds."""
+    """Write missing and damaged shards. Return the number of vectors of each shard."""
     begun = read_records(folder)
     counts: list[int] = []
     with progress.task("Writing shards", reading.source.count, "vectors") as task:
@@ -270,7 +270,7 @@ def _stored_documents(folder: Path, shards: int) -> Iterator[Document]:
 
 @dataclasses.dataclass(frozen=True)
 class _Imported:
-    """An encoder to `build_index`, which finds every shard done and never asks it for a vector."""
+    """An encoder for `build_index` that encodes nothing, because every shard is finished."""
 
     record: EncoderRecord
     device: str = "cpu"

@@ -43,10 +43,10 @@ def open_tevatron(path: Path, files: list[Path], *, allow_pickle: bool) -> Forei
     Args:
         path: what the user named, a file or the folder of the files.
         files: to read in this order.
-        allow_pickle: the user trusts them.
+        allow_pickle: whether the user trusts the files.
 
     Raises:
-        UserError: the user did not say so.
+        UserError: `allow_pickle` is false.
     """
     if not allow_pickle:
         raise UserError(

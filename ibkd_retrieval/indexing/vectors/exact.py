@@ -18,8 +18,8 @@ _BLOCK_BYTES = 64 << 20
 def with_ties_by_row(search: Callable[[NDArray[np.float32], int], Found], most: int) -> Callable[..., Found]:
     """Make an exact search order equal scores by row and, at the last place, keep those of the smallest rows.
 
-    faiss leaves open which of several equal scores it keeps. One result more than asked for shows whether the last
-    score may go on beyond; where it does, more are fetched, twice as many each time, for those queries only.
+    faiss does not define which of several equal scores it keeps. One extra result shows whether the last score
+    continues beyond k. If it does, twice as many results are fetched each time, for those queries only.
 
     Args:
         search: takes queries [q, dim] and k, gives scores and rows [q, k].
@@ -70,7 +70,7 @@ def scan(
 ) -> Found:
     """The k rows of largest inner product for each query, reading all vectors once in blocks of 64 MiB.
 
-    What it holds in memory is a block and the k best so far of each query, however many vectors there are.
+    Memory holds one block and the k best results of each query, for any number of vectors.
 
     Args:
         queries: query vectors [q, dim].
@@ -105,7 +105,7 @@ def scan(
 
 
 _FEW = 512
-"""Scores that are sorted as fast as the largest among them are parted off."""
+"""Maximum number of scores for which a full sort is as fast as a partition."""
 
 
 def rescore(
