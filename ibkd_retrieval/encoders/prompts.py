@@ -1,4 +1,4 @@
-"""Prompts put before texts: those of the model's folder, those the user gives, and those a folder fails to register."""
+"""Prompts before texts: those of the model folder, of the user, and of known families whose folders lack them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ibkd_retrieval.encoders.loading import short_model_name
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-# Families trained with prompts that stand in their model cards, while their folders register none.
+# Families whose prompts are in their model cards but not in their folders.
 _FAMILIES: tuple[tuple[str, str, str], ...] = (
     (r"e5-mistral|e5.*instruct", "Instruct: Given a question, retrieve passages that answer it\nQuery: ", ""),
     (r"(^|[-_.])e5([-_.]|$)", "query: ", "passage: "),
@@ -23,34 +23,34 @@ _FAMILIES: tuple[tuple[str, str, str], ...] = (
     (r"nomic-embed", "search_query: ", "search_document: "),
     (r"gte-qwen", "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery: ", ""),
     (r"modernbert-embed", "search_query: ", "search_document: "),
-    # Trained without any.
+    # Trained without prompts.
     (r"(^|[-_.])gte([-_.]|$)", "", ""),
     (r"^(all|multi-qa|paraphrase|msmarco|gtr|sentence-t5|distiluse|stsb|nli)-", "", ""),
 )
 
 
 def set_prompts(model: SentenceTransformer, query: str | None, document: str | None) -> None:
-    """Have a model put other prompts before texts, in place; None keeps its own."""
+    """Set the prompts of a model, in place. None keeps its own."""
     from ibkd_retrieval.encoders.weights import prompt_of
 
     for kind, prompt in (("query", query), ("document", document)):
         if prompt is not None and prompt != prompt_of(model, kind):  # type: ignore[arg-type]
             model.prompts = {**(model.prompts or {}), kind: prompt}
             if not prompt and kind == "document":
-                # Other names that a document's prompt goes by.
+                # Other names of the document prompt.
                 model.prompts = {name: text for name, text in model.prompts.items() if name in ("query", "document")}
 
 
 def word_on_prompts(name: str, prompts: Iterable[str | None], *, known: bool) -> str | None:
-    """One line on a model that puts no prompt before any text, None where nothing suggests that it should.
+    """Return a warning about a model without prompts, None where it probably needs none.
 
     Args:
-        name: the folder or hub name it was loaded from.
-        prompts: that it puts before texts.
-        known: speak of families that are known to be trained with prompts; otherwise of those nothing is known of.
+        name: the folder or hub name of the model.
+        prompts: the prompts of the model.
+        known: whether the warning is for families that need prompts, or for unknown families.
     """
     folder = Path(name)
-    # A student puts before texts what its teacher did.
+    # A student has the prompts of its teacher.
     if any(prompts) or (folder / "ibkd.json").is_file():
         return None
     names = [short_model_name(name), short_model_name(_first_name(folder))]
@@ -73,7 +73,7 @@ def word_on_prompts(name: str, prompts: Iterable[str | None], *, known: bool) ->
 
 
 def _first_name(folder: Path) -> str:
-    """What a model was called before it was saved in a folder, where the folder tells."""
+    """Return the name of a model before it was saved in a folder, where the folder records it."""
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What the other rooms ask of an encoder."""
+"""The interface of an encoder for the other packages."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ Kind = Literal["query", "document"]
 
 @dataclass(frozen=True)
 class TokenWindow:
-    """Texts tokenised together, the first of which is number `start` of the caller's.
+    """Texts that are tokenised together.
 
     Attributes:
-        lengths: tokens of each text, [n].
-        token_ids: of each text; of a static model, which needs no padding, those of all texts in one array.
-        prompt_length: tokens of the prompt that pooling leaves out.
-        texts: the texts themselves, where sentence-transformers is to tokenise them as it encodes.
-        kind: of the texts.
+        start: the position of the first text in the caller's list.
+        lengths: the number of tokens of each text, [n].
+        token_ids: the token ids of each text. For a static model, one array with the ids of all texts.
+        prompt_length: the number of prompt tokens that pooling leaves out.
+        texts: the texts, where sentence-transformers tokenises them during encoding.
+        kind: "document" or "query".
     """
 
     start: int
@@ -37,7 +38,7 @@ class TokenWindow:
 
 @dataclass(frozen=True)
 class PreparedTexts:
-    """`count` texts as an encoder prepared them; only the encoder that did understands them."""
+    """`count` texts prepared by an encoder. Only the same encoder can read them."""
 
     count: int
     windows: tuple[TokenWindow, ...]
@@ -47,47 +48,47 @@ class TextEncoder(Protocol):
     """Turns texts into vectors.
 
     Attributes:
-        name: the hub name or folder it was loaded from.
-        weight_hash: hex digest of the weights and of what else decides the vectors (pooling, length, modules).
-        dim: length of a vector.
-        max_length: tokens read of a text, the rest is cut; 0 where all is read.
-        prompts: text put before a query and before a document ("" where the model asks for none).
-        pooling: "mean" or "cls" where the user chose it over what the model says, else None.
-        dtype: number format of the transformer's arithmetic ("float32", "bfloat16", ...).
+        name: the hub name or folder of the model.
+        weight_hash: the hash of everything that decides the vectors: weights, pooling, length and modules.
+        dim: the length of a vector.
+        max_length: the most tokens of a text. Longer texts are cut. 0 means no limit.
+        prompts: the text before a query and before a document, "" for none.
+        pooling: "mean" or "cls" where the user chose it, else None.
+        dtype: the number format of the transformer ("float32", "bfloat16", ...).
         device: "cpu", "cuda", ...
     """
 
     @property
     def name(self) -> str:
-        """The hub name or folder it was loaded from."""
+        """The hub name or folder of the model."""
 
     @property
     def weight_hash(self) -> str:
-        """Hex digest of all that decides a vector."""
+        """The hash of everything that decides a vector."""
 
     @property
     def dim(self) -> int:
-        """Length of a vector."""
+        """The length of a vector."""
 
     @property
     def max_length(self) -> int:
-        """Tokens read of a text."""
+        """The most tokens of a text."""
 
     @property
     def prompts(self) -> Mapping[str, str]:
-        """Text put before a query and before a document."""
+        """The text before a query and before a document."""
 
     @property
     def pooling(self) -> str | None:
-        """How token vectors become one, where the user chose it."""
+        """The pooling that the user chose, else None."""
 
     @property
     def dtype(self) -> str:
-        """Number format of the transformer's arithmetic."""
+        """The number format of the transformer."""
 
     @property
     def device(self) -> str:
-        """Where it computes."""
+        """The torch device."""
 
     def encode(
         self, texts: Sequence[str], kind: Kind = "document", progress: Task | None = None
@@ -97,10 +98,10 @@ class TextEncoder(Protocol):
 
 @runtime_checkable
 class PreparingEncoder(TextEncoder, Protocol):
-    """An encoder whose tokenising can run beside its encoding."""
+    """An encoder that can tokenise while it encodes."""
 
     def prepare(self, texts: Sequence[str], kind: Kind = "document") -> PreparedTexts:
-        """Tokenise `texts`; safe beside `encode_prepared`, not beside itself or `encode`."""
+        """Tokenise `texts`. It may run in parallel with `encode_prepared`, but not with itself or `encode`."""
 
     def encode_prepared(self, prepared: PreparedTexts, progress: Task | None = None) -> NDArray[np.float32]:
-        """Encode prepared texts [n] into the vectors [n, dim] that `encode` gives for them."""
+        """Encode prepared texts [n] into the same vectors [n, dim] as `encode`."""

@@ -1,4 +1,4 @@
-"""How a student is initialised: layers of its teacher, a small model, or one vector a token."""
+"""Initialisation of a student: layers of its teacher, a small model, or a table of token vectors."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def evenly_spaced_layers(total: int, keep: int) -> list[int]:
-    """Positions of `keep` of `total` layers, spread evenly, the last always among them.
+    """Return the positions of `keep` of `total` layers, evenly spaced, always with the last.
 
-    The last layer is the one whose output the teacher's pooling reads, so the student starts nearest to
-    the teacher when it keeps it; the first of the remaining ones are spread over the rest.
+    The pooling of the teacher reads the last layer, so a student with that layer starts closest to the teacher. The
+    other layers are spread over the rest, from the first on.
 
     Raises:
-        UserError: fewer than one layer, or more than there are.
+        UserError: `keep` is below 1 or above `total`.
     """
     if not 1 <= keep <= total:
         raise UserError(f"`layers={keep}`: the teacher has {total} layers, give a number from 1 to {total}.")
@@ -34,14 +34,14 @@ def evenly_spaced_layers(total: int, keep: int) -> list[int]:
 
 
 def student_from_layers(teacher: SentenceTransformer, layers: int | Sequence[int]) -> SentenceTransformer:
-    """Copy a teacher and keep some of its transformer layers.
+    """Copy a teacher with some of its transformer layers.
 
     Args:
-        teacher: any encoder whose transformer holds its layers in one list (BERT, MPNet, RoBERTa, ...).
-        layers: how many, evenly spaced, or their positions counted from 0.
+        teacher: an encoder whose transformer has one list of layers (BERT, MPNet, RoBERTa, ...).
+        layers: the number of evenly spaced layers, or the positions of layers from 0.
 
     Raises:
-        UserError: the architecture keeps its layers elsewhere, or a position does not exist.
+        UserError: the architecture has no such list, or a position does not exist.
     """
     import torch
 
@@ -66,7 +66,7 @@ def student_from_layers(teacher: SentenceTransformer, layers: int | Sequence[int
             if isinstance(child, torch.nn.ModuleList) and len(child) == total:
                 _check_alike(child, positions)
                 setattr(parent, name, torch.nn.ModuleList(child[position] for position in positions))
-                # Some architectures say layer by layer what each is like; reloading reads it again.
+                # Some configurations describe each layer. Loading reads the description again.
                 for setting, value in config.to_dict().items():
                     if isinstance(value, list) and len(value) == total:
                         setattr(config, setting, [value[position] for position in positions])
@@ -79,10 +79,10 @@ def student_from_layers(teacher: SentenceTransformer, layers: int | Sequence[int
 
 
 def _check_alike(layers: Any, positions: Sequence[int]) -> None:
-    """Refuse positions where a layer would stand in a place that has other parts, and be filled up with random ones.
+    """Refuse layers at positions whose layers have other parts. Missing parts would be random.
 
     Raises:
-        UserError: as said.
+        UserError: the parts of a layer differ from those at its new position.
     """
     parts = [{name for name, _ in layer.named_parameters()} for layer in layers]
     for place, position in enumerate(positions):
@@ -94,19 +94,19 @@ def _check_alike(layers: Any, positions: Sequence[int]) -> None:
 
 
 def reduce_dimension(model: SentenceTransformer, sample: NDArray[np.float32], dim: int) -> None:
-    """Add a linear layer that keeps `dim` directions of the pooled vector, in place.
+    """Add a linear layer that reduces the pooled vector to `dim` dimensions, in place.
 
-    It starts as the principal directions of `sample` (not centred: inner products are what search compares),
-    so that the smaller student begins as the best linear summary of itself. It stands before the
-    normalisation and is a standard Dense module.
+    The layer is initialised with the principal directions of `sample`. They are not centred, because search compares
+    inner products. The student therefore starts as the best linear summary of itself. The layer is a standard Dense
+    module before the normalisation.
 
     Args:
         model: an encoder that ends in Normalize.
-        sample: its vectors of some texts, [n, d].
+        sample: vectors of the model for some texts, [n, d].
         dim: the new length, below d.
 
     Raises:
-        UserError: `dim` is not below the model's own, or there are too few texts.
+        UserError: `dim` is not below the model's length, or there are too few texts.
     """
     width = sample.shape[1]
     if not 1 <= dim < width:
@@ -117,13 +117,13 @@ def reduce_dimension(model: SentenceTransformer, sample: NDArray[np.float32], di
 
 
 def keep_leading_dimensions(model: SentenceTransformer, dim: int, *, last: bool = False) -> None:
-    """Cut an encoder's vectors to their first `dim` numbers, in place; what it normalises is normalised after.
+    """Truncate the vectors of an encoder to their first `dim` dimensions, in place, before the normalisation.
 
-    For students trained at several lengths; of others, the first dimensions are as good as any. With `last`, what was
-    normalised is cut, and stays as it is.
+    It is meant for students with Matryoshka dims. In other models, the first dimensions are no better than others. With
+    `last`, the normalised vector is truncated and not normalised again.
 
     Raises:
-        UserError: the model has fewer.
+        UserError: the model has fewer dimensions.
     """
     width = int(model.get_embedding_dimension() or 0)
     if not 1 <= dim <= width:
@@ -133,7 +133,7 @@ def keep_leading_dimensions(model: SentenceTransformer, dim: int, *, last: bool 
 
 
 def add_output_layer(model: SentenceTransformer) -> None:
-    """Add a linear layer that changes nothing yet before the final normalisation, in place."""
+    """Add an identity linear layer before the final normalisation, in place."""
     _append_linear(model, np.eye(int(model.get_embedding_dimension() or 0), dtype=np.float32))
 
 
@@ -150,7 +150,7 @@ def _append_linear(model: SentenceTransformer, matrix: NDArray[np.float32], *, l
 
 
 def principal_directions(vectors: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Directions of largest second moment of the rows, [count, d], orthonormal, largest first."""
+    """Return the orthonormal directions of the largest second moment of the rows, [count, d], largest first."""
     moment = vectors.T.astype(np.float64) @ vectors.astype(np.float64)
     _, basis = np.linalg.eigh(moment)
     return np.ascontiguousarray(basis[:, ::-1][:, :count].T, dtype=np.float32)
@@ -160,19 +160,19 @@ DEFAULT_DIM = 256
 
 
 def is_static(model: SentenceTransformer) -> bool:
-    """Whether a model looks its token vectors up instead of computing them."""
+    """Whether a model looks up token vectors instead of computing them."""
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     return isinstance(model[0], StaticEmbedding)
 
 
 def static_student(teacher: str, dim: int | None, device: str) -> SentenceTransformer:
-    """A table of the teacher's outputs for each token alone, reduced to `dim` and weighted by rank, by model2vec.
+    """Make a table of token vectors from a teacher with model2vec, reduced to `dim` and weighted by rank.
 
     Args:
-        teacher: folder or hub name of a transformer.
-        dim: length of a vector; None for 256.
-        device: torch device to put it on.
+        teacher: the folder or hub name of a transformer.
+        dim: the length of a vector. None is 256.
+        device: the torch device.
 
     Raises:
         MissingPackage: model2vec is not installed.
@@ -194,6 +194,6 @@ def static_student(teacher: str, dim: int | None, device: str) -> SentenceTransf
         raise UserError(f"No static student can be made of `{teacher}`: {reason}.") from error
     if dim is not None and table.get_embedding_dimension() != dim:
         raise UserError(f"`dim={dim}`: the teacher's token vectors have {table.get_embedding_dimension()} dimensions.")
-    # In full precision, as everything that is trained.
+    # Training needs full precision.
     table.embedding.float()
     return SentenceTransformer(modules=[table, Normalize()], device=device, similarity_fn_name="cosine").eval()

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 
 def tokenize(model: SentenceTransformer, texts: Sequence[str], prompt: str = "", *, first: int = 0) -> list[list[int]]:
-    """Token ids of each text with special tokens, cut to the model's length, not padded.
+    """Return the token ids of each text with special tokens, truncated to the model's length, without padding.
 
-    Lower-casing, where the model asks for it, is part of its tokenizer since it was loaded.
+    The tokenizer lower-cases texts where the model needs it.
 
     Args:
-        model: whose tokenizer and length limit count.
-        texts: what to tokenise.
-        prompt: put before every text.
-        first: position of the first text in the caller's list, for error messages.
+        model: the model with the tokenizer and the length limit.
+        texts: the texts to tokenise.
+        prompt: the text before every text.
+        first: the position of the first text in the caller's list, for error messages.
 
     Raises:
-        UserError: a text is not a string or holds a lone surrogate, named by its position.
+        UserError: a text is not a string or has a lone surrogate. The message gives its position.
     """
     with text_errors(texts, first):
         whole = [prompt + text for text in texts]
@@ -42,11 +42,11 @@ def tokenize(model: SentenceTransformer, texts: Sequence[str], prompt: str = "",
 
 def _ids_of(model: SentenceTransformer, texts: Sequence[str]) -> list[list[int]]:
     if is_static(model):
-        # Special tokens have no meaning to a mean of token vectors.
+        # Special tokens mean nothing in a mean of token vectors.
         return [found.ids for found in model.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        # Half of the time that transformers' own call takes for short texts goes into what is not asked for here.
+        # The call of transformers takes twice as long for short texts, for outputs that are not needed here.
         _cut_at(backend, model.tokenizer)
         return [found.ids for found in backend.encode_batch_fast(texts)]
     encoded = model.tokenizer(
@@ -56,15 +56,15 @@ def _ids_of(model: SentenceTransformer, texts: Sequence[str]) -> list[list[int]]
 
 
 def check_ids(model: SentenceTransformer, highest: Sequence[int], first: int) -> None:
-    """Refuse a text with a token that the model has no vector for, as tokens added to a tokenizer alone have none.
+    """Refuse a text with a token without a vector. Tokens added only to a tokenizer have none.
 
     Args:
-        model: whose table of token vectors counts.
+        model: the model with the table of token vectors.
         highest: the highest token id of each text, [n].
-        first: position of the first text in the caller's list.
+        first: the position of the first text in the caller's list.
 
     Raises:
-        UserError: names the text by its position, and the token.
+        UserError: the message names the position of the text and the token.
     """
     module: Any = model[0]
     table = module.embedding if is_static(model) else module.auto_model.get_input_embeddings()
@@ -83,17 +83,17 @@ def check_ids(model: SentenceTransformer, highest: Sequence[int], first: int) ->
 def static_tokens(
     model: SentenceTransformer, texts: Sequence[str], prompt: str, words: WordTokens | None, *, first: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Token ids of texts for a static model, end to end, and how many each text has, [n].
+    """Return the token ids of texts for a static model, end to end, and the number of tokens of each text, [n].
 
     Args:
-        model: whose tokenizer counts; special tokens have no meaning to a mean of token vectors.
-        texts: what to tokenise.
-        prompt: put before every text.
-        words: its tokenizer word by word, where that is the same.
-        first: position of the first text in the caller's list, for error messages.
+        model: the static model with the tokenizer. Special tokens are left out, because they mean nothing in a mean.
+        texts: the texts to tokenise.
+        prompt: the text before every text.
+        words: the tokenizer by words, where it gives the same ids.
+        first: the position of the first text in the caller's list, for error messages.
 
     Raises:
-        UserError: as `tokenize` does.
+        UserError: a text is not a string or has a lone surrogate.
     """
     with text_errors(texts, first):
         whole = [prompt + text for text in texts]
@@ -103,17 +103,17 @@ def static_tokens(
 
 
 def cut_to_length(model: SentenceTransformer) -> None:
-    """Have the tokenizer of a transformer's model cut texts as `tokenize` will, before several threads call it."""
+    """Set the truncation of a model's tokenizer as `tokenize` needs it, before several threads call it."""
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is not None:
         _cut_at(backend, model.tokenizer)
 
 
 def _cut_at(backend: Any, tokenizer: Any) -> None:
-    """Have the tokenizer cut to the model's length without padding, as a call with `truncation=True` would."""
+    """Set the tokenizer to truncate without padding, as a call with `truncation=True` does."""
     limit, side = int(tokenizer.model_max_length), tokenizer.truncation_side
     wanted = {"max_length": limit, "stride": 0, "strategy": "longest_first", "direction": side}
-    # transformers takes a length beyond this for none.
+    # transformers uses a length above this for no limit.
     if limit > 10**20:
         backend.no_truncation()
     elif backend.truncation != wanted:
@@ -126,10 +126,10 @@ def _cut_at(backend: Any, tokenizer: Any) -> None:
 
 @contextlib.contextmanager
 def text_errors(texts: Sequence[str], first: int) -> Iterator[None]:
-    """Turn what a tokenizer raises for something that is no text into a sentence that names its position.
+    """Turn a tokenizer's error for an invalid text into a message with the position of the text.
 
     Raises:
-        UserError: one of `texts`, the first of which is number `first`, is not a string or holds a lone surrogate.
+        UserError: one of `texts` is not a string or has a lone surrogate. `first` is the position of the first.
     """
     try:
         yield
@@ -145,32 +145,37 @@ def text_errors(texts: Sequence[str], first: int) -> Iterator[None]:
 
 
 def excluded_prompt_length(model: SentenceTransformer, prompt: str) -> int:
-    """Tokens of the prompt that the model's pooling is to leave out, 0 where it includes them."""
+    """Return the number of prompt tokens that the pooling leaves out, 0 where it includes them."""
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     if not prompt or not any(isinstance(module, Pooling) and not module.include_prompt for module in model):
         return 0
     ids = model.tokenizer(prompt)["input_ids"]
-    # A closing special token belongs to the text that follows, not to the prompt.
+    # The closing special token is not part of the prompt.
     return len(ids) - (ids[-1] in model.tokenizer.all_special_ids)
 
 
 class PaddedTokens(NamedTuple):
-    """Token ids of n texts, int64 [n, longest], and their mask: 1 for tokens, 0 for padding, None without any."""
+    """Token ids of n texts in one padded batch.
+
+    Attributes:
+        ids: int64 [n, longest].
+        mask: int64 [n, longest], 1 for tokens and 0 for padding. None without padding.
+    """
 
     ids: NDArray[np.int64]
     mask: NDArray[np.int64] | None
 
     @property
     def full_mask(self) -> NDArray[np.int64]:
-        """The mask, of ones where there is no padding."""
+        """The mask. It is all ones without padding."""
         return np.ones_like(self.ids) if self.mask is None else self.mask
 
 
 def pad_ids(token_ids: Sequence[Sequence[int] | NDArray[np.int32]], padding: int) -> PaddedTokens:
-    """Put token ids of n texts side by side, the shorter ones padded on the right."""
+    """Put the token ids of n texts into one batch. Shorter texts are padded on the right."""
     lengths = [len(ids) for ids in token_ids]
-    # A tokenizer that adds no special tokens makes none of an empty text.
+    # Without special tokens, an empty text has no tokens.
     longest = max(1, *lengths)
     if min(lengths) == longest:
         return PaddedTokens(np.array(token_ids, dtype=np.int64), None)
@@ -181,7 +186,7 @@ def pad_ids(token_ids: Sequence[Sequence[int] | NDArray[np.int32]], padding: int
 
 
 def pad(model: SentenceTransformer, token_ids: Sequence[Sequence[int] | NDArray[np.int32]]) -> dict[str, Any]:
-    """Put token ids of n texts into tensors [n, longest] on the model's device, with their attention mask."""
+    """Put the token ids of n texts into tensors [n, longest] on the model's device, with the attention mask."""
     import torch
 
     padded = pad_ids(token_ids, model.tokenizer.pad_token_id or 0)

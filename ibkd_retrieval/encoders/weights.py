@@ -1,4 +1,4 @@
-"""What a model is: a digest of all that decides its vectors, and the number of its parameters."""
+"""The identity of a model: a hash of everything that decides its vectors, and its number of parameters."""
 
 from __future__ import annotations
 
@@ -22,16 +22,21 @@ if TYPE_CHECKING:
 
 
 class ParameterCount(dict[str, int]):
-    """Parameters by part: "embedding" (token tables), "transformer" (all else)."""
+    """The number of parameters by part.
+
+    Attributes:
+        embedding: the number of parameters of the token tables.
+        transformer: the number of all other parameters.
+    """
 
     @property
     def total(self) -> int:
-        """All parameters."""
+        """The number of all parameters."""
         return sum(self.values())
 
 
 def count_parameters(model: SentenceTransformer) -> ParameterCount:
-    """Count parameters, the token and position tables apart from the layers that compute."""
+    """Count parameters, the token and position tables apart from the layers."""
     import torch
 
     tables = {
@@ -46,18 +51,18 @@ def count_parameters(model: SentenceTransformer) -> ParameterCount:
 
 
 def weight_hash(model: SentenceTransformer) -> str:
-    """SHA-256 over what decides a vector: weights, modules and all their settings, tokens, prompts, length.
+    """Return the SHA-256 of everything that decides a vector: weights, modules, settings, tokens, prompts and length.
 
-    A setting counts where it differs from its architecture's default, so that a new default in a newer library, for
-    which a model has no value of its own, leaves the hash as it is; `_NO_VECTOR` lists those that never count.
+    A setting is included only where it differs from the default of its architecture. A new default in a newer library
+    therefore keeps the hash. `_NO_VECTOR` lists the settings that are never included.
     """
     return _digest(model, [[type(module).__name__, _settings(module)] for module in model])
 
 
 def former_weight_hash(model: SentenceTransformer, present: str) -> str:
-    """The hash that version 0.1.0 gave: of a transformer's settings it has the names of a few alone.
+    """Return the weight hash of version 0.1.0, which includes only a few settings of a transformer.
 
-    It equals `present`, the model's `weight_hash`, where all further settings are the architecture's defaults.
+    It equals `present`, the weight hash of the model, where all other settings are the defaults of the architecture.
     """
     settings = [[_settings(module), _settings(module, former=True)] for module in model]
     if all(now == former for now, former in settings):
@@ -70,19 +75,19 @@ def former_weight_hash(model: SentenceTransformer, present: str) -> str:
 def recognise_former(
     encoder: Any, recorded: str, sample: Callable[[], tuple[list[str], NDArray[np.float32]]], where: str, said: Said
 ) -> None:
-    """Have an encoder go by the hash that version 0.1.0 recorded of it, once it is seen to give the vectors stored.
+    """Give an encoder the hash that version 0.1.0 recorded, after its vectors are compared with stored ones.
 
-    Nothing happens where the hash is the present one, or of another model.
+    It does nothing where the recorded hash is the present one, or belongs to another model.
 
     Args:
-        encoder: perhaps recorded by its former hash.
-        recorded: the hash that is recorded.
-        sample: reads a few texts, and the vectors [n, dim] that are stored for them.
-        where: what records the hash, for messages.
-        said: told that it was so.
+        encoder: the encoder.
+        recorded: the recorded hash.
+        sample: the function that reads a few texts and their stored vectors [n, dim].
+        where: the place of the record, for messages.
+        said: the function that shows a message.
 
     Raises:
-        UserError: the texts have other vectors now, so a setting that the former hash left out was changed.
+        UserError: the vectors of the texts differ, so a setting outside the former hash was changed.
     """
     if recorded == encoder.weight_hash or recorded != getattr(encoder, "former_hash", None):
         return
@@ -104,7 +109,7 @@ def recognise_former(
     )
 
 
-# What rounding in a half format, or in stored 8 bits, leaves of a cosine of 1.
+# The lowest cosine that rounding to a half format or to stored 8 bits explains.
 _SAME = 0.97
 
 
@@ -122,8 +127,8 @@ def _digest(model: SentenceTransformer, modules: list[list[Any]]) -> str:
     return digest.hexdigest()
 
 
-# Settings of an architecture that decide no vector: names, training, outputs that are not asked for, tasks, and the
-# sizes that the weights' shapes show.
+# Settings of an architecture that decide no vector: names, training, unused outputs, tasks, and sizes that the shapes
+# of the weights show.
 _NO_VECTOR_NAMES = """
     _name_or_path _commit_hash transformers_version architectures auto_map dtype torch_dtype model_type tokenizer_class
     attn_implementation _attn_implementation _attn_implementation_internal experts_implementation
@@ -143,7 +148,7 @@ _NO_VECTOR = frozenset(_NO_VECTOR_NAMES.split())
 
 
 def _settings(module: Any, *, former: bool = False) -> Any:
-    """The module's own settings; a transformer's are those of its architecture and of how texts are given to it."""
+    """Return the settings of a module. A transformer has those of its architecture and of its input."""
     if not hasattr(module, "auto_model"):
         return module.get_config_dict() if hasattr(module, "get_config_dict") else None
     config = module.auto_model.config
@@ -154,10 +159,10 @@ def _settings(module: Any, *, former: bool = False) -> Any:
 
 
 def _architecture(config: Any) -> dict[str, Any]:
-    """The settings of an architecture that differ from its defaults, without those that decide no vector."""
+    """Return the settings of an architecture that differ from its defaults and may decide a vector."""
     try:
         defaults = type(config)().to_dict()
-    except Exception:  # Some need settings to be made at all, and then all of theirs count.
+    except Exception:  # Some have no defaults. Then all settings are included.
         defaults = {}
     unknown = object()
     return {
@@ -165,7 +170,7 @@ def _architecture(config: Any) -> dict[str, Any]:
         for name, value in sorted(config.to_dict().items())
         if name not in _NO_VECTOR
         and "drop" not in name
-        # What a library of an older version wrote for its only value.
+        # Older versions wrote this only possible value.
         and (name, value) != ("position_embedding_type", "absolute")
         and not (name == "max_position_embeddings" and "rope_parameters" not in defaults)
         and value != defaults.get(name, unknown)
@@ -173,7 +178,7 @@ def _architecture(config: Any) -> dict[str, Any]:
 
 
 def _reading(module: Any) -> dict[str, Any]:
-    """How a transformer's module is given its texts, where that is not the default."""
+    """Return the input settings of a transformer module that differ from the defaults."""
     tokenizer = module.tokenizer
     chat = "message" in getattr(module, "modality_config", {})
     found = {
@@ -187,22 +192,22 @@ def _reading(module: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-# Upper case, accents, compatibility forms, scripts without spaces, digits, white space: what tokenizers treat apart.
+# Tokenizers differ in upper case, accents, compatibility forms, scripts without spaces, digits and white space.
 _TOKENIZER_PROBE = "Straße naïve İstanbul ﬁne CamelCase snake_case 3.14 東京 [SEP] <s>\tdon't 🙂"
 
 
 def _tokens_digest(tokenizer: Any) -> str:
-    """A digest of the vocabulary and of how a probe is cut, which outlasts a change of the tokenizer's file format."""
+    """Return a digest of the vocabulary and of the tokens of a probe. It does not depend on the file format."""
     if tokenizer is None:
         return ""
-    with quiet_transformers():  # A model that reads fewer tokens than the probe has would warn.
+    with quiet_transformers():  # A model with a shorter limit than the probe would warn.
         found = tokenizer.encode(_TOKENIZER_PROBE)
     ids = getattr(found, "ids", found)
     return hashlib.sha256(json.dumps([sorted(tokenizer.get_vocab().items()), ids]).encode()).hexdigest()
 
 
 def prompt_of(model: SentenceTransformer, kind: Kind) -> str:
-    """The prompt a model puts before texts of a kind, "" where it asks for none."""
+    """Return the prompt of a model for a kind of text, "" for none."""
     prompts = model.prompts or {}
     names = ("query",) if kind == "query" else ("document", "passage", "corpus")
     return next((prompt for name in names if (prompt := prompts.get(name))), "")

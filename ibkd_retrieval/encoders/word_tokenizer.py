@@ -1,4 +1,4 @@
-"""Token ids of texts for tokenizers that read every word by itself: each word is tokenised once, and looked up then."""
+"""Tokenisation word by word, for tokenizers that treat each word alone. The tokens of each word are cached."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Distinct words remembered, and their characters and tokens; beyond either all are forgotten, so that odd corpora take
-# no more than some 250 MB.
+# The most cached words, and the most characters and tokens of them. Beyond either the cache is emptied, so that it uses
+# at most about 250 MB.
 _MOST_WORDS, _MOST_PIECES = 1 << 20, 1 << 24
-# Longer ones, such as sentences in scripts without spaces, are seldom seen again.
+# Longer words, such as sentences in scripts without spaces, seldom repeat.
 _LONGEST_KEPT = 64
 _PUNCTUATION = r"([!-/:-@\[-`{-~])"
-# New words tokenised as one text, which is three times as fast as each by itself.
+# New words are tokenised as one text, which is three times as fast as one by one.
 _JOINED = 64
 
 
 class _Known(NamedTuple):
-    """Words seen before: their numbers, and by number where in `ids` their tokens start and how many there are.
+    """The cached words.
 
     Attributes:
-        characters: of all words that have numbers.
+        numbers: the number of each word.
+        ids: the token ids of all words, end to end.
+        starts: the start in `ids` of each word, by number.
+        counts: the number of tokens of each word, by number.
+        characters: the number of characters of all words.
     """
 
     numbers: dict[str, int]
@@ -37,16 +41,16 @@ class _Known(NamedTuple):
 
     @classmethod
     def nothing(cls) -> _Known:
-        """No words."""
+        """Return an empty cache."""
         return cls({}, np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
 
     def has_room_for(self, words: Sequence[str]) -> bool:
-        """Whether as many words, if all were new, are few enough together with those that are known."""
+        """Whether the cache has room for `words`, if all of them are new."""
         pieces = self.characters + len(self.ids) + sum(map(len, words))
         return len(self.numbers) + len(words) <= _MOST_WORDS and pieces <= _MOST_PIECES
 
     def followed_by(self, ids: NDArray[np.int32], counts: NDArray[np.int64]) -> _Known:
-        """The same with the tokens of further words, which have the next numbers."""
+        """Return the cache with the tokens of further words, which get the next numbers."""
         return self._replace(
             ids=np.concatenate([self.ids, ids]),
             starts=np.concatenate([self.starts, len(self.ids) + np.cumsum(counts) - counts]),
@@ -55,10 +59,10 @@ class _Known(NamedTuple):
 
 
 class WordTokens:
-    """Tokenises texts word by word, the same ids as the tokenizer's own without special tokens.
+    """Tokenises texts word by word, with the same ids as the tokenizer without special tokens.
 
-    A text is a few operations on arrays, without Python for a word or a token; only words that were never seen before
-    reach the tokenizer. Several threads may call it.
+    The work is a few array operations per batch of texts. Only new words go to the tokenizer. Several threads may call
+    it.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -69,7 +73,7 @@ class WordTokens:
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_truncation()
         unknown = described["model"].get("unk_token")
-        # With punctuation in it, none of a word's own tokens is it.
+        # A mark with punctuation is never a token of a word.
         marks = (token for token in described["added_tokens"] if token["content"] != unknown)
         self._mark: tuple[str, int] | None = next(
             ((mark["content"], mark["id"]) for mark in marks if re.search(_PUNCTUATION, mark["content"])), None
@@ -81,22 +85,22 @@ class WordTokens:
         self._lock = threading.Lock()
 
     def __call__(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Give the token ids of all texts end to end, and how many each has, [n].
+        """Return the token ids of all texts end to end, and the number of tokens of each text, [n].
 
         Raises:
-            ValueError: a text holds a lone surrogate.
+            ValueError: a text has a lone surrogate.
         """
         import pyarrow as pa
         import pyarrow.compute as pc
 
         whole = pa.array(texts, pa.large_string())
-        # Capitals and punctuation apart, a third fewer words are new. Neither is touched where a text has a token that
-        # is found in it before it is normalised.
+        # Lower-casing and splitting at punctuation leave a third fewer new words. A text with an added token is left
+        # as it is, because such tokens are matched before normalisation.
         plain: Any = pc.ascii_lower(whole) if self._lowers else whole
         plain = pc.replace_substring_regex(plain, _PUNCTUATION, r" \1 ")
         if self._added:
             plain = pc.if_else(pc.match_substring_regex(whole, self._added), whole, plain)
-        # At spaces only: what else is white to whom, tokenizers and Arrow do not agree on.
+        # Split at spaces only, because tokenizers and Arrow disagree about other white space.
         words: Any = pc.split_pattern(plain, " ")
         coded: Any = words.flatten().dictionary_encode()
         known, numbers = self._look_up(coded.dictionary.to_pylist())
@@ -112,7 +116,7 @@ class WordTokens:
         return ids, lengths
 
     def _look_up(self, words: list[str]) -> tuple[_Known, NDArray[np.int64]]:
-        """What is known when all of `words` are, and their numbers; arrays are replaced and never written into."""
+        """Return the cache with all of `words`, and their numbers. Arrays are replaced, never changed."""
         short = [word for word in words if len(word) <= _LONGEST_KEPT]
         with self._lock:
             known = self._known if self._known.has_room_for(short) else _Known.nothing()
@@ -125,36 +129,36 @@ class WordTokens:
             if len(short) == len(words):
                 return known, np.fromiter(map(known.numbers.__getitem__, words), np.int64, len(words))
             numbers = np.fromiter((known.numbers.get(word, -1) for word in words), np.int64, len(words))
-        # Known to this call alone.
+        # These words are not cached.
         missing = np.flatnonzero(numbers < 0)
         numbers[missing] = len(known.counts) + np.arange(len(missing))
         return known.followed_by(*self._tokenize([words[at] for at in missing])), numbers
 
     def _tokenize(self, words: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The tokens of words end to end, and how many each has."""
+        """Return the tokens of words end to end, and the number of tokens of each."""
         if self._mark is not None:
             text, mark = self._mark
             joined = [text.join([*words[at : at + _JOINED], ""]) for at in range(0, len(words), _JOINED)]
             ids, _ = flat_ids(self._tokenizer, joined)
             ends = np.flatnonzero(ids == mark)
-            # More of them than words, where a word has the mark in it.
+            # There are more marks than words where a word contains the mark.
             if len(ends) == len(words):
                 return np.delete(ids, ends), np.diff(ends, prepend=-1) - 1
         return flat_ids(self._tokenizer, words)
 
 
 def flat_ids(tokenizer: Any, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """A tokenizer's ids of texts without special tokens, end to end, and how many each has."""
+    """Return the token ids of texts without special tokens, end to end, and the number of tokens of each."""
     found = [each.ids for each in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
     counts = np.fromiter(map(len, found), np.int64, len(found))
     return np.fromiter(chain.from_iterable(found), np.int32, counts.sum()), counts
 
 
 def reads_words_alone(tokenizer: Any) -> bool:
-    """Whether a tokenizer gives a text the tokens of its words, between spaces, one after the other.
+    """Whether the tokens of a text are the tokens of its space-separated words, one after the other.
 
-    BERT's does: it cleans and lowers character by character, and splits at white space and around punctuation before it
-    looks anything up.
+    This is true for BERT. It cleans and lower-cases character by character, and splits at white space and punctuation
+    before the lookup.
     """
     described = json.loads(tokenizer.to_str())
     normalizer, splitter = described["normalizer"] or {}, described["pre_tokenizer"] or {}
