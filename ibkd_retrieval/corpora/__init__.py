@@ -1,1 +1,1 @@
-"""Where text comes from: documents, queries and judgements."""
+"""Documents, queries and judgements, and the readers of their sources."""

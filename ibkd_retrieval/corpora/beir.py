@@ -17,23 +17,23 @@ DEFAULT_SPLIT = "test"
 
 
 def is_beir_folder(folder: Path) -> bool:
-    """Whether the folder holds a BEIR corpus."""
+    """Whether a folder holds a BEIR corpus."""
     return folder.is_dir() and _variant(folder, "corpus.jsonl") is not None
 
 
 def beir_splits(folder: Path) -> tuple[str, ...]:
-    """The splits the folder has judgements for, sorted."""
+    """Return the splits with judgements in a folder, sorted."""
     found = {path.name.split(".tsv")[0] for ending in _ENDINGS for path in (folder / "qrels").glob(f"*.tsv{ending}")}
     return tuple(sorted(found))
 
 
 def evaluation_split(folder: Path, preferred: str = DEFAULT_SPLIT) -> str:
-    """The split to evaluate a BEIR folder with: the preferred one, else test, else the only one beside train.
+    """Return the split for the evaluation of a BEIR folder: the preferred one, else test, else the only one but train.
 
-    A folder with nothing but train is evaluated with that.
+    A folder with only train is evaluated with train.
 
     Raises:
-        UserError: the folder has no queries.jsonl or no judgements, or several splits that it could be.
+        UserError: the folder has no queries.jsonl or no judgements, or several splits are possible.
     """
     _required(folder, "queries.jsonl")
     splits = beir_splits(folder)
@@ -52,7 +52,7 @@ def evaluation_split(folder: Path, preferred: str = DEFAULT_SPLIT) -> str:
 
 
 def open_beir_corpus(folder: Path, name: str, fields: Fields = AUTOMATIC, progress: Progress = SILENT) -> Corpus:
-    """The documents of a BEIR folder.
+    """Open the documents of a BEIR folder.
 
     Raises:
         UserError: the folder has no corpus.jsonl.
@@ -65,7 +65,7 @@ def open_beir_corpus(folder: Path, name: str, fields: Fields = AUTOMATIC, progre
 def read_beir_queries(
     folder: Path, split: str, name: str, fields: Fields = AUTOMATIC, progress: Progress = SILENT
 ) -> QuerySet:
-    """The queries that are judged in a split, in the order of queries.jsonl, with their judgements.
+    """Read the judged queries of a split in the order of queries.jsonl, with their judgements.
 
     Raises:
         UserError: the split or queries.jsonl is missing, a line is malformed, or a judged query has no text.
@@ -91,7 +91,7 @@ def read_beir_queries(
 
 
 def read_beir_qrels(folder: Path, split: str) -> tuple[Judgement, ...]:
-    """The judgements of a split.
+    """Read the judgements of a split.
 
     Raises:
         UserError: the folder has no such split (the sentence lists those it has), or a line is malformed.

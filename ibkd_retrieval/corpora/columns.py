@@ -1,4 +1,4 @@
-"""Which fields of a record are its id, its text and its title, by the usual names or by the user's choice."""
+"""Choice of the id, text and title fields of a record, by their usual names or by the user."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Row = tuple[str, str, str, Mapping[str, FieldValue]]
 """Id, title, text and further fields."""
 
 _MOST_NAMES = 8
-"""Names listed in a message; more are counted."""
+"""The most names listed in a message. The others are counted."""
 _MOST_KEY_SETS = 1000
-"""Different sets of keys whose columns are remembered."""
+"""The most sets of keys whose columns are cached."""
 _HEADER_WORDS = 3
-"""A cell of more words is no name of a column."""
+"""The most words of a column name."""
 
 
 class Fields(NamedTuple):
-    """The user's choice of fields. What is not chosen is found by the usual names.
+    """The fields that the user chose. The others are found by their usual names.
 
     Attributes:
-        id_field: name of the field with the id.
-        text_field: names of the fields with the text, joined by a space.
-        title_field: name of the field with the title.
+        id_field: the name of the id field.
+        text_field: the names of the text fields. Their texts are joined by a space.
+        title_field: the name of the title field.
     """
 
     id_field: str | None = None
@@ -38,13 +38,13 @@ class Fields(NamedTuple):
 
     @classmethod
     def of(cls, id_field: str | None, text_field: str | Sequence[str] | None, title_field: str | None) -> Fields:
-        """The choice as the parameters of the public functions give it."""
+        """Make the choice from the parameters of the public functions."""
         texts = (text_field,) if isinstance(text_field, str) else tuple(text_field or ())
         return cls(id_field, texts, title_field)
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """Every name that was chosen."""
+        """All names that the user chose."""
         return tuple(name for name in (self.id_field, *self.text_field, self.title_field) if name is not None)
 
 
@@ -53,14 +53,14 @@ AUTOMATIC = Fields()
 
 @dataclass(frozen=True)
 class Kind:
-    """The usual names of the fields of one kind of record, the preferred first.
+    """The usual field names of a kind of record, in order of preference.
 
     Attributes:
-        kind: what one record is called.
-        plural: what several are called.
-        ids: names of the id.
-        texts: names of the text.
-        titles: names of the title.
+        kind: the word for one record.
+        plural: the word for several records.
+        ids: the usual names of the id.
+        texts: the usual names of the text.
+        titles: the usual names of the title.
     """
 
     kind: str
@@ -101,13 +101,13 @@ _NAMES = frozenset(name for kind in (DOCUMENT, QUERY) for name in (*kind.ids, *k
 
 
 class Columns(NamedTuple):
-    """The fields that are read of records with the same keys.
+    """The fields to read from records with the same keys.
 
     Attributes:
-        id: name of the id's field.
-        texts: names of the text's fields.
-        title: name of the title's field, None for none.
-        passed_over: other fields that could have been the text.
+        id: the name of the id field.
+        texts: the names of the text fields.
+        title: the name of the title field, None for no title.
+        passed_over: the other fields that could be the text.
     """
 
     id: str
@@ -117,33 +117,33 @@ class Columns(NamedTuple):
 
     @property
     def used(self) -> tuple[str | None, ...]:
-        """Every field that is read as id, text or title."""
+        """All fields that are read as id, text or title."""
         return (self.id, *self.texts, self.title)
 
 
 def normalised(name: str) -> str:
-    """A field's name as the usual names are spelt: `Article No` becomes `article_no`."""
+    """Normalise a field name for the lookup of usual names: `Article No` becomes `article_no`."""
     return re.sub(r"[\s.\-]+", "_", name.strip().lower())
 
 
 def is_header(
     cells: Sequence[str], fields: Fields = AUTOMATIC, names: Iterable[str] = _NAMES, sure: Iterable[str] = ()
 ) -> bool:
-    """Whether the first line of a file of columns holds their names and no record.
+    """Whether the first line of a file of columns is a header.
 
-    It does where the user chose columns by name, where two cells or more are usual names of fields, and where one is a
-    name that no record would have for its id or its whole text.
+    It is one where the user chose columns by name, where two or more cells are usual field names, or where one cell is
+    a field name that is never an id or a whole text.
 
     Args:
-        cells: the line's.
-        fields: the user's choice.
-        names: the usual names of fields.
-        sure: further names of which one is enough.
+        cells: the cells of the line.
+        fields: the user's choice of fields.
+        names: the usual field names.
+        sure: further names, of which one is enough.
     """
     found = [normalised(cell) for cell in cells]
     if fields.chosen:
         return not all(name.isdecimal() for name in fields.chosen)
-    # The column of row numbers that pandas writes has no name.
+    # pandas writes a column of row numbers without a name.
     if not all(
         (not cell.strip() or any(map(str.isalpha, cell))) and len(cell.split()) <= _HEADER_WORDS for cell in cells
     ):
@@ -154,23 +154,23 @@ def is_header(
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a message: the first ones, and how many more there are."""
+    """Format names for a message: the first ones, and the number of the others."""
     shown = ", ".join(str(name).encode("utf-8", "replace").decode() for name in names[:_MOST_NAMES])
     return f"{shown} and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else shown
 
 
 def columns_of(keys: Sequence[str], kind: Kind, fields: Fields, where: str, *, lone: bool = False) -> Columns:
-    """The fields to read of records with these keys.
+    """Choose the fields to read from records with these keys.
 
     Args:
-        keys: the keys, in the record's order.
-        kind: whose usual names count.
-        fields: the user's choice.
-        where: file and line for the error.
-        lone: whether a field that alone is left over is the id or the text, whatever its name.
+        keys: the keys, in the order of the record.
+        kind: the kind of record, with its usual names.
+        fields: the user's choice of fields.
+        where: the file and line for the error.
+        lone: whether the only field left is the id or the text, whatever its name.
 
     Raises:
-        UserError: a chosen field is not there, or no field has a usual name; the sentence names those that are there.
+        UserError: a chosen field is missing, or no field has a usual name. The message lists the fields.
     """
     for parameter, chosen in (
         ("id_field", [fields.id_field]),
@@ -213,13 +213,13 @@ def _missing(what: str, parameter: str, names: Sequence[str], keys: Sequence[str
 
 
 class Reading:
-    """How the records of one source become rows. What is read is said once, however often the source is read.
+    """Turns the records of one source into rows. It reports the fields once, however often the source is read.
 
     Args:
-        kind: what the records are.
-        source: what the source is called in messages.
+        kind: the kind of the records.
+        source: the name of the source in messages.
         fields: the user's choice of fields.
-        progress: told what was read and how many records have no text.
+        progress: the display. It shows the fields and the number of records without text.
     """
 
     def __init__(self, kind: Kind, source: str, fields: Fields = AUTOMATIC, progress: Progress = SILENT) -> None:
@@ -231,7 +231,7 @@ class Reading:
         self._said: set[str] = set()
 
     def row(self, record: Mapping[str, Any], where: str, *, lone: bool = False) -> Row:
-        """The id, title, text and further fields of one record.
+        """Return the id, title, text and further fields of one record.
 
         Raises:
             UserError: it has no id or no text, or one of another type.
@@ -249,14 +249,14 @@ class Reading:
             raise UserError(f"{where}: the title is {type(title).__name__}; expected text.")
         text = self._text(record, columns, where)
         more = NO_FIELDS
-        # BEIR gives most documents an empty metadata object, which must not cost time.
+        # Most BEIR documents have an empty metadata object. It must not cost time.
         used = 1 + len(columns.texts) + (columns.title is not None)
         if self.kind is DOCUMENT and len(record) > used + (record.get(METADATA) == {}):
             more = fields_of(record, columns.used, where)
         return record_id, encodable(title or "", where), text, more
 
     def row_of_cells(self, cells: Sequence[Any], where: str) -> Row:
-        """The row of an id, maybe a title, and a text, in this order.
+        """Return the row of cells in the order id, optional title, text.
 
         Raises:
             UserError: the id or the text is of another type.
@@ -268,7 +268,7 @@ class Reading:
         return checked_id(cells[0], where), encodable(title, where), text, NO_FIELDS
 
     def rows(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The rows as they are; at their end, those without a title and a text are counted and said.
+        """Pass rows on. At the end, report the number of rows without title and text.
 
         Raises:
             UserError: there is no row.
@@ -284,7 +284,7 @@ class Reading:
             self._say("empty", f"{self.source}: {empty:,} of {count:,} {self.kind.plural} have no text")
 
     def say_columns(self, message: str) -> None:
-        """Say what is read of a source whose columns have no names."""
+        """Report the fields of a source whose columns have no names."""
         self._say("columns", f"{self.source}: {message}")
 
     def _say(self, what: str, message: str) -> None:
@@ -302,7 +302,7 @@ class Reading:
 
 
 def described(columns: Columns, keys: Sequence[str]) -> str:
-    """What is read of records, in one line: `id <- doc_id, text <- headline + body; not embedded: url, year`."""
+    """Describe the fields in one line: `id <- doc_id, text <- headline + body; not embedded: url, year`."""
     texts = " + ".join(filter(None, (columns.title, *columns.texts)))
     others = [key for key in keys if key not in columns.used]
     told = f"id <- {columns.id}, text <- {texts}"
@@ -315,10 +315,10 @@ def described(columns: Columns, keys: Sequence[str]) -> str:
 
 
 def checked_text(value: object, kind: Kind, where: str) -> str:
-    """The text of a record, checked.
+    """Check the text of a record.
 
     Raises:
-        UserError: it is no text, or it is an empty query.
+        UserError: it is not a string, or it is an empty query.
     """
     if not isinstance(value, str):
         raise UserError(f"{where}: the text is {type(value).__name__}; expected text.")

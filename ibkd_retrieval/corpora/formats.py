@@ -1,4 +1,4 @@
-"""Files as they are: records of JSON lines, JSON arrays and parquet, and cells of `.csv` and `.tsv` files."""
+"""Readers of file formats: JSON lines, JSON arrays, parquet, and `.csv` and `.tsv` files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ibkd_retrieval.corpora.records import METADATA
 from ibkd_retrieval.errors import UserError, first_line
 
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
-"""A cell as CSV writers quote it."""
+"""A quoted cell of CSV."""
 _BATCH_ROWS = 4096
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read the records of a file of JSON lines or of a parquet file, each with its place for errors.
+    """Read the records of a file of JSON lines or of a parquet file, each with its location for errors.
 
     Raises:
         UserError: the file cannot be read, or a line is no JSON object.
@@ -59,7 +59,7 @@ def _json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _json_array(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The records of a file that is one array, which is held whole."""
+    """Read the records of a file with one array. The whole file is in memory."""
     try:
         records = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
@@ -79,7 +79,7 @@ def _csv_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     bare = QUOTED.sub("", first[1])
     delimiter = max(",;\t|", key=bare.count)
     csv.field_size_limit(LONGEST_LINE)
-    # strict: a quote that is never closed must not swallow the rest of the file.
+    # strict: an unclosed quote must not take the rest of the file.
     reader = csv.reader((line for _, line in itertools.chain([first], lines)), delimiter=delimiter, strict=True)
     before = first[0] - 1
     read = 0
@@ -123,7 +123,7 @@ def _parquet_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _holds_fields(column: Any) -> bool:
-    """Whether a parquet column may hold values of fields; others (embeddings, lists) are not even read."""
+    """Whether a parquet column may hold field values. Others, such as embeddings and lists, are not read."""
     import pyarrow as pa
 
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
@@ -135,7 +135,7 @@ def _holds_fields(column: Any) -> bool:
 
 
 def _with_microseconds(batch: Any) -> Any:
-    """The batch with times in whole microseconds: Python has no finer ones."""
+    """Return the batch with times in microseconds, the finest unit of Python."""
     import pyarrow as pa
 
     for place, column in enumerate(batch.schema):

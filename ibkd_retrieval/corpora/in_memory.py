@@ -1,4 +1,4 @@
-"""Documents, queries and judgements that are already in Python: records, dicts, tuples, texts or a table."""
+"""Documents, queries and judgements from Python objects: records, dicts, tuples, texts or a table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 
 PREFIX = "in-memory-"
-"""Begins the names of corpora and queries that have no file to be read from again."""
+"""The prefix of the names of corpora and queries that have no file."""
 
 _JUDGEMENT_KEYS = (
     ("query_id", "query-id", "qid"),
@@ -25,15 +25,15 @@ _JUDGEMENT_KEYS = (
 
 
 def corpus_of(source: Iterable[Any], fields: Fields = AUTOMATIC, progress: Progress = SILENT) -> Corpus:
-    """A corpus of the documents in `source`. An iterator, which can be read only once, is put into a list first.
+    """Make a corpus of the documents in `source`. An iterator is put into a list, because it can be read only once.
 
     Args:
         source: the documents.
         fields: the user's choice of fields in dicts and tables.
-        progress: told which fields were read.
+        progress: the display. It shows the fields.
 
     Raises:
-        UserError: there is no document, or one has no id or text; the sentence has its position.
+        UserError: there is no document, or one has no id or text. The message gives its position.
     """
     kept = _readable_again(source)
     reading = Reading(DOCUMENT, "documents given", fields, progress)
@@ -47,10 +47,10 @@ def corpus_of(source: Iterable[Any], fields: Fields = AUTOMATIC, progress: Progr
 
 
 def queries_of(source: Iterable[Any], fields: Fields = AUTOMATIC, progress: Progress = SILENT) -> QuerySet:
-    """The queries in `source`; for the arguments see `corpus_of`.
+    """Return the queries in `source`. The arguments are those of `corpus_of`.
 
     Raises:
-        UserError: there is no query, or one has no id or text; the sentence has its position.
+        UserError: there is no query, or one has no id or text. The message gives its position.
     """
     queries = tuple(_queries(source, Reading(QUERY, "queries given", fields, progress)))
     if not queries:
@@ -59,10 +59,10 @@ def queries_of(source: Iterable[Any], fields: Fields = AUTOMATIC, progress: Prog
 
 
 def judgements_of(source: Iterable[Any], qrels_threshold: float | None = None) -> Iterator[Judgement]:
-    """The judgements in `source`: a dict of dicts `{query: {document: grade}}`, or records, dicts or tuples of three.
+    """Yield the judgements in `source`: a dict `{query: {document: grade}}`, or records, dicts or tuples of three.
 
     Raises:
-        UserError: one of them is something else; the sentence has its position.
+        UserError: an item has another form. The message gives its position.
     """
     if isinstance(source, Mapping):
         for query_id, grades in source.items():
@@ -126,14 +126,14 @@ def _row(item: Any, position: int, reading: Reading, where: str) -> Row:
 
 
 def _items(source: Any) -> Iterator[Any]:
-    """The items of what holds them. A dict has ids for keys; a pandas table gives a dict a row."""
+    """Yield the items of a collection. The keys of a dict are ids. A pandas table gives a dict per row."""
     if isinstance(source, Mapping):
         for key, value in source.items():
             yield {"_id": key, **value} if isinstance(value, Mapping) else (key, value)
     elif hasattr(source, "itertuples"):
         names = [str(column) for column in source.columns]
         for values in source.itertuples(index=False, name=None):
-            # What a table lacks is NaN, which is unequal to itself.
+            # Missing values of a table are NaN, which is unequal to itself.
             yield {name: value for name, value in zip(names, values, strict=True) if value == value}
     else:
         yield from source

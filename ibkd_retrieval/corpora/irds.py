@@ -1,4 +1,4 @@
-"""Data sets through ir_datasets, fetched on first use."""
+"""Data sets of ir_datasets, which are fetched at first use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ibkd_retrieval.corpora.records import (
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 
-_PRIVATE_USE = 0xE000  # where Unicode has characters that stand for nothing
+_PRIVATE_USE = 0xE000  # the private use area of Unicode
 # The id, the texts, and the raw form of a document.
 _NO_FIELD = frozenset(
     {"doc_id", "title", "text", "body", "html", "http_headers", "marked_up_doc", "marked_up_text", "source_xml"}
@@ -34,23 +34,23 @@ _NO_FIELD = frozenset(
 
 
 def dataset_ids() -> list[str]:
-    """Every id that ir_datasets knows, sorted."""
+    """Return every id of ir_datasets, sorted."""
     return sorted(str(name) for name in _ir_datasets(SILENT).registry)
 
 
 def has_dataset(dataset_id: str) -> bool:
-    """Whether ir_datasets knows the id; it fetches nothing."""
+    """Whether ir_datasets has the id. Nothing is fetched."""
     return _load(dataset_id, SILENT) is not None
 
 
 def has_judgements(dataset_id: str) -> bool:
-    """Whether the id comes with queries and judgements; it fetches nothing."""
+    """Whether the id has queries and judgements. Nothing is fetched."""
     dataset = _load(dataset_id, SILENT)
     return dataset is not None and bool(dataset.has_queries()) and bool(dataset.has_qrels())
 
 
 def open_irds_corpus(dataset_id: str, name: str, progress: Progress = SILENT) -> Corpus:
-    """The documents of an ir_datasets id; reading them fetches them if need be.
+    """Open the documents of an ir_datasets id. They are fetched when they are first read.
 
     Raises:
         UserError: the id is unknown or has no documents; while reading, that they cannot be fetched.
@@ -71,7 +71,7 @@ def open_irds_corpus(dataset_id: str, name: str, progress: Progress = SILENT) ->
 
 
 def read_irds_queries(dataset_id: str, name: str, judged_only: bool) -> QuerySet:
-    """The queries of an ir_datasets id, with its judgements where it has any.
+    """Read the queries of an ir_datasets id, and its judgements where it has any.
 
     Raises:
         UserError: the id is unknown, has no queries, or no judgements where they are needed; or they cannot be fetched.
@@ -97,7 +97,7 @@ def read_irds_queries(dataset_id: str, name: str, judged_only: bool) -> QuerySet
 
 
 def home() -> Path:
-    """Where ir_datasets keeps what it fetches."""
+    """Return the folder of ir_datasets for its downloads."""
     return Path(os.environ.get("IR_DATASETS_HOME") or Path.home() / ".ir_datasets")
 
 
@@ -114,7 +114,7 @@ def _document(doc: Any, dataset_id: str) -> Document:
             f"the documents of {dataset_id} are records that ir_datasets knows no text of: export them to JSON lines"
             " with a text of your choice, and give that file as `corpus`."
         )
-    return Document(doc_id, doc.default_text(), fields=fields)  # whose text holds the title too, where there is one
+    return Document(doc_id, doc.default_text(), fields=fields)  # the text includes the title
 
 
 def _fields(doc: Any) -> Mapping[str, FieldValue]:
@@ -168,7 +168,7 @@ def _load(dataset_id: str, progress: Progress) -> Any | None:
 def _ir_datasets(progress: Progress) -> Any:
     try:
         import ir_datasets
-    except OSError as error:  # importing makes folders
+    except OSError as error:  # the import makes folders
         raise UserError(
             f"ir_datasets cannot keep its files in {home()} ({error.strerror or error}): set IR_DATASETS_HOME to a"
             " folder that can be written."
@@ -178,7 +178,7 @@ def _ir_datasets(progress: Progress) -> Any:
 
 
 def _silence(ir_datasets: Any, progress: Progress) -> None:
-    """Keep ir_datasets' bars and log lines, both of which go through tqdm, from the user's terminal.
+    """Hide the progress bars and log lines of ir_datasets. Both use tqdm.
 
     Terms of use are the exception: they are passed on.
     """
@@ -198,7 +198,7 @@ def _silence(ir_datasets: Any, progress: Progress) -> None:
 
 @contextmanager
 def _fetching(dataset_id: str, parameter: str) -> Iterator[None]:
-    """Turn what goes wrong in fetching and unpacking into one sentence that says how to do without."""
+    """Turn an error of fetching or unpacking into one message with an alternative."""
     import tarfile
     import zipfile
 

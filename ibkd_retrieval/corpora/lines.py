@@ -1,4 +1,4 @@
-"""Lines of a text file with their numbers, and the checks every reader shares."""
+"""Lines of a text file with their numbers, and checks that all readers share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import open_bytes
 
 LONGEST_LINE = 32 << 20
-"""Bytes of the longest line that is read, which bounds the memory that a small compressed file can take."""
+"""The most bytes of a line. It bounds the memory that a small compressed file can use."""
 _COMPRESSIONS = frozenset({".gz", ".zst"})
 
 
 def format_suffix(path: Path) -> str:
-    """The suffix that tells a file's format, in lower case: `.tsv` for `collection.tsv.gz`."""
+    """Return the suffix of a file's format in lower case: `.tsv` for `collection.tsv.gz`."""
     stem = Path(path.stem) if path.suffix in _COMPRESSIONS else path
     return stem.suffix.lower()
 
@@ -96,11 +96,11 @@ def read_text(path: Path) -> str:
 
 
 def checked_id(value: object, where: str) -> str:
-    """Check a document's or query's id; a whole number stands for its digits.
+    """Check the id of a document or query. An integer becomes its digits.
 
     Args:
-        value: the id as read.
-        where: file and line for the error, as in `corpus.jsonl, line 3`.
+        value: the id as read from the source.
+        where: the file and line for the error, as in `corpus.jsonl, line 3`.
 
     Raises:
         UserError: it is no text, is empty or holds white space, which no TREC run could hold.
@@ -116,11 +116,11 @@ def checked_id(value: object, where: str) -> str:
 
 
 def encodable(text: str, where: str) -> str:
-    """Check that a text has UTF-8 bytes: JSON can spell half of a surrogate pair, which no file could be written with.
+    """Check that a text can be encoded in UTF-8. JSON can contain a lone surrogate, which cannot.
 
     Args:
-        text: the text as read.
-        where: file and line for the error.
+        text: the text as read from the source.
+        where: the file and line for the error.
 
     Raises:
         UserError: it holds half of a surrogate pair.

@@ -1,9 +1,9 @@
-"""Judgements in files, plain or compressed: TREC qrels, BEIR's TSV, click logs and graded labels.
+"""Judgements in files, plain or compressed: TREC qrels, the TSV of BEIR, click logs and graded labels.
 
-- `.csv`, `.tsv`: a query, a document and a grade, in columns that the first line may name in any order. Without a
-  column of grades, as in a click log, every pair is relevant. A query may be named by its text.
+- `.csv`, `.tsv`: columns for query, document and grade. A header may name them in any order. Without a grade, as in a
+  click log, every pair is relevant. A query may be named by its text.
 - `.jsonl`, `.parquet`: the same names as keys or columns.
-- Any other file is split at white space: TREC's `query 0 document relevance`, or BEIR's three columns.
+- Any other file is split at white space: `query 0 document relevance` of TREC, or the three columns of BEIR.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _GRADES = (
 )
 _SURE = ("query_id", "qid", "query", "query_text", "corpus_id", "doc_id", "docid", "document_id", "docno")
 _NAMES = (*_QUERIES, *_DOCUMENTS, *_GRADES)
-# As trec_eval reads them. Python's own int() takes other scripts' digits and underscores too.
+# The grades of trec_eval. int() would also accept underscores and digits of other scripts.
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
@@ -55,19 +55,18 @@ _Line = tuple[str, str, Any, str]  # query, document, grade, where
 
 
 def read_qrels(path: Path, qrels_threshold: float | None = None, progress: Progress = SILENT) -> tuple[Judgement, ...]:
-    """Read judgements, in the file's order.
-
-    A judgement that is repeated with the same grade counts once.
+    """Read judgements in the order of the file. Repeated equal judgements count once.
 
     Args:
         path: the file.
-        qrels_threshold: grade from which a document is relevant (1, else 0); needed where grades are fractions. Of
-            several grades of one pair, the highest then counts.
-        progress: told which columns were read.
+        qrels_threshold: the grade from which a document is relevant (1, else 0). It is needed for fractional grades. Of
+            several grades of one pair, the highest counts.
+        progress: the display. It shows the columns.
 
     Raises:
-        UserError: the file cannot be read or holds no judgement, a line has another number of columns, a grade is
-            not a whole number, or one document has two grades for one query; it names file and line.
+        UserError: the file is unreadable or empty, a line has another number of columns, a grade is not an integer, or
+        one
+            document has two grades for one query. The message names file and line.
     """
     suffix = format_suffix(path)
     if suffix in (".jsonl", ".ndjson", ".json", ".parquet"):
@@ -93,10 +92,10 @@ def read_qrels(path: Path, qrels_threshold: float | None = None, progress: Progr
 
 
 def grade_of(grade: object, qrels_threshold: float | None, where: str) -> int:
-    """The grade as a whole number: 1 from the threshold on and 0 below where there is one.
+    """Return the grade as an integer. With a threshold, it is 1 from the threshold on, else 0.
 
     Raises:
-        UserError: it is no number, or no whole one where there is no threshold.
+        UserError: the grade is not a number, or not an integer without a threshold.
     """
     if isinstance(grade, float) and grade.is_integer() and abs(grade) < 1e15:  # of JSON and of tables
         grade = int(grade)
@@ -132,7 +131,7 @@ def _from_columns(path: Path, progress: Progress) -> Iterator[_Line]:
     if first is None:
         return
     width = len(first[1])
-    if width == 1:  # a TREC file under another name
+    if width == 1:  # a TREC file with another suffix
         yield from _from_words(path)
         return
     header = [cell.strip().strip('"') for cell in first[1]]
@@ -174,7 +173,7 @@ def _line(query: object, document: object, grade: object, where: str) -> _Line:
 
 
 def _places(names: Sequence[str], source: str, progress: Progress) -> tuple[int, int, int | None]:
-    """Where query, document and grade stand among the columns: by their usual names, or the only one left."""
+    """Return the columns of query, document and grade: by their usual names, or the only one left."""
     found = [normalised(name) for name in names]
     query, document, grade = (
         next((found.index(name) for name in usual if name in found), None) for usual in (_QUERIES, _DOCUMENTS, _GRADES)

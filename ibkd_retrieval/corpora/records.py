@@ -18,7 +18,7 @@ NO_FIELDS: Mapping[str, FieldValue] = MappingProxyType({})
 
 
 class Document(NamedTuple):
-    """One retrievable unit. `doc_id` has no white space, so that it can stand in a TREC run.
+    """A document. `doc_id` has no white space, so that a TREC run can contain it.
 
     `fields` holds what else the corpus says of it (a year, a source): stored and searched by filters, never encoded.
     """
@@ -30,19 +30,19 @@ class Document(NamedTuple):
 
     @property
     def content(self) -> str:
-        """What an encoder reads: the title, a space and the text, as BEIR does."""
+        """The input of an encoder: the title, a space and the text, as in BEIR."""
         return f"{self.title} {self.text}".strip() if self.title else self.text
 
 
 class Query(NamedTuple):
-    """One information need."""
+    """A query."""
 
     query_id: str
     text: str
 
 
 class Judgement(NamedTuple):
-    """How relevant a document is to a query: 0 is judged and not relevant."""
+    """The relevance grade of a document for a query. 0 is judged and not relevant."""
 
     query_id: str
     doc_id: str
@@ -54,8 +54,8 @@ class Corpus:
     """A named, re-readable stream of documents.
 
     Attributes:
-        name: what the user named it by, resolvable again by `open_corpus`.
-        count: number of documents, None where only reading tells.
+        name: the name that `open_corpus` resolves to the same corpus.
+        count: the number of documents, None where it is unknown before reading.
     """
 
     name: str
@@ -63,19 +63,21 @@ class Corpus:
     _open: Callable[[], Iterable[Document]]
 
     def documents(self) -> Iterator[Document]:
-        """Read the documents from the start, in a fixed order, never holding them all."""
+        """Read the documents from the start in a fixed order, one at a time."""
         return iter(self._open())
 
 
 @dataclass(frozen=True)
 class QuerySet:
-    """Queries, with the judgements that belong to them where there are any.
+    """Queries and their judgements.
 
     Attributes:
-        name: what the user named it by, resolvable again by `open_queries`.
-        relevance_level: lowest grade that counts as relevant for binary metrics.
+        name: the name that `open_queries` resolves to the same queries.
+        queries: the queries.
+        judgements: the judgements. They are empty for queries without judgements.
+        relevance_level: the lowest grade that counts as relevant for binary metrics.
         queries_are_documents: whether each query is a document of the corpus under its own id, as in ArguAna and
-            Quora. Published figures leave a query's own document out of its results.
+            Quora. Published figures exclude the query's own document from its results.
     """
 
     name: str
@@ -86,19 +88,19 @@ class QuerySet:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all queries and judgements, whatever the set is called."""
+        """The SHA-256 of all queries and judgements, without the name."""
         asked = json.dumps([self.queries, self.judgements], ensure_ascii=True)
         return hashlib.sha256(asked.encode("ascii")).hexdigest()
 
 
 METADATA = "metadata"
-"""The key under which BEIR keeps further fields as an object."""
+"""The key of BEIR's object with further fields."""
 
 
 def field_value(value: object) -> FieldValue | None:
-    """The value as a field holds it; None for what no field can hold: nulls, nested values, infinite numbers and NaN.
+    """Convert a value to a field value. Nulls, nested values, infinite numbers and NaN become None.
 
-    A date or a time becomes its ISO 8601 text, which sorts as time does.
+    A date or a time becomes ISO 8601 text, which sorts by time.
     """
     if isinstance(value, str | int):
         return value
@@ -110,15 +112,15 @@ def field_value(value: object) -> FieldValue | None:
 
 
 def fields_of(record: Mapping[str, object], used: Collection[str | None], where: str) -> Mapping[str, FieldValue]:
-    """The fields of a record: its scalar entries, and those of its `metadata` object where it has no such entry itself.
+    """Return the fields of a record: its scalar entries, and those of `metadata` under other names.
 
     Args:
-        record: names and values as read.
-        used: names that were read as id, title or text.
-        where: file and line for the error.
+        record: the names and values as read from the source.
+        used: the names of the id, title and text.
+        where: the file and line for the error.
 
     Raises:
-        UserError: a name or a text holds half of a surrogate pair.
+        UserError: a name or a text has a lone surrogate.
     """
     found: dict[str, FieldValue] = {}
     metadata = record.get(METADATA)

@@ -1,8 +1,8 @@
-"""From what the user gave to documents, queries and judgements.
+"""Opening of the documents, queries and judgements that the user names or gives.
 
-A source is a spec, a path, or documents, queries and judgements themselves. A spec is one of `pydocs`, `pydocs:train`,
-`pydocs:test`; a BEIR folder, with `:split` behind it or without; a file; a short name from the registry; or an
-ir_datasets id. They are tried in that order, so a local copy is taken before a download of the same name.
+A source is a spec, a path, or Python objects. A spec is one of `pydocs`, `pydocs:train` and `pydocs:test`, a BEIR
+folder with or without `:split`, a file, a short name from the registry, or an ir_datasets id. They are tried in that
+order, so a local copy comes before a download of the same name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ibkd_retrieval.files import absolute
 from ibkd_retrieval.progress import Progress, as_progress
 
 Source = str | os.PathLike[str] | Corpus | QuerySet | Iterable[Any]
-"""What names or holds documents, queries or judgements."""
+"""A name or a collection of documents, queries or judgements."""
 
 
 def open_corpus(
@@ -39,21 +39,21 @@ def open_corpus(
     text_field: str | Sequence[str] | None = None,
     title_field: str | None = None,
 ) -> Corpus:
-    """Open the documents that a source names or holds. Nothing is fetched before they are read.
+    """Open the documents of a source. Nothing is fetched before they are read.
 
-    A corpus from a path is named by the absolute path, so that its queries are found from any folder later on. A BEIR
-    folder may carry a split: the documents are the same, the split tells which queries to evaluate with. A corpus
-    from Python is named by a hash of its documents.
+    The name of a corpus from a path is the absolute path, so that its queries are found from any folder. A BEIR folder
+    may have a split. It selects the evaluation queries, and the documents are the same. The name of a corpus from
+    Python is a hash of its documents.
 
     Args:
         source: a data set's name (`scifact`), a file or a folder, or the documents themselves: an iterable of
             `Document` records, of dicts with the keys of a JSON line, of (id, text) or (id, title, text), or of
             texts, whose ids are then 0, 1, ...; a dict from ids to texts or dicts; or a pandas table. A generator
             is put into a list, as documents are read more than once.
-        progress: True for bars, or an object that is told where documents are read from, and which fields are.
-        id_field: the field that holds the id, in files, dicts and tables; else the usual names are tried.
-        text_field: the field that holds the text; of several, the texts are joined by a space.
-        title_field: the field that holds the title, which encoders read before the text.
+        progress: True for bars, or an object that shows the source and the fields.
+        id_field: the id field in files, dicts and tables. The default is the usual names.
+        text_field: the text field. The texts of several fields are joined by a space.
+        title_field: the title field. Encoders read the title before the text.
 
     Returns:
         The corpus, whose `documents()` reads it from the start.
@@ -81,7 +81,7 @@ def open_corpus(
         return beir.open_beir_corpus(path, f"{path}:{split}" if split else str(path), fields, progress)
     if path is not None:
         if path.is_file() and not is_tabular(path):
-            next(read_documents(path))  # raises, naming the kinds there are
+            next(read_documents(path))  # raises an error that lists the suffixes
         reading = Reading(DOCUMENT, str(path), fields, progress)
         return Corpus(str(path), None, lambda: documents_by(reading, path))
     _refuse_fields(fields, spec)
@@ -104,18 +104,19 @@ def open_queries(
     id_field: str | None = None,
     text_field: str | Sequence[str] | None = None,
 ) -> QuerySet:
-    """Read the queries that a source names or holds, with the judgements that come with them.
+    """Read the queries of a source, with its judgements.
 
     Args:
         source: as for `open_corpus`, with `Query` records; a BEIR folder without a split and a short name mean their
             evaluation queries.
-        need_judgements: refuse queries without judgements, and leave out those that nobody judged.
-        progress: True for remarks, or an object that is told which fields were read.
-        qrels: judgements to take instead of those that come with the queries, as `open_qrels` takes them. They may
-            name a query by its text.
-        qrels_threshold: grade from which a document is relevant (1, else 0), for judgements with fractional weights.
-        id_field: the field that holds the id, in files, dicts and tables; else the usual names are tried.
-        text_field: the field that holds the text; of several, the texts are joined by a space.
+        need_judgements: whether to require judgements and to leave out queries without them.
+        progress: True for messages, or an object that shows the fields.
+        qrels: judgements that replace those of the source, in a form that `open_qrels` reads. They may name a query
+            by its text.
+        qrels_threshold: the grade from which a document is relevant (1, else 0), for judgements with fractional
+            weights.
+        id_field: the id field in files, dicts and tables. The default is the usual names.
+        text_field: the text field. The texts of several fields are joined by a space.
 
     Returns:
         The queries in the order of the source.
@@ -174,14 +175,14 @@ def _read_queries(source: Source, need_judgements: bool, progress: Progress, fie
 def open_qrels(
     source: Source, *, qrels_threshold: float | None = None, progress: bool | Progress = False
 ) -> tuple[Judgement, ...]:
-    """Read the judgements of a qrels file, those that come with the queries a spec names, or those given.
+    """Read judgements from a qrels file, from the queries of a spec, or from Python.
 
     Args:
         source: a file, a spec, a `QuerySet`, a dict of dicts `{query: {document: grade}}`, or an iterable of
             `Judgement` records, tuples (query id, document id, grade) or dicts with `query_id`, `doc_id` and
             `relevance`.
-        qrels_threshold: grade from which a document is relevant (1, else 0); needed where grades are fractions.
-        progress: True for remarks, or an object that is told which columns were read.
+        qrels_threshold: the grade from which a document is relevant (1, else 0). It is needed for fractional grades.
+        progress: True for messages, or an object that shows the columns.
 
     Raises:
         UserError: there are none, or a line is malformed.
@@ -207,22 +208,22 @@ def open_qrels(
 
 
 def _spec(source: Source) -> str | None:
-    """The text that names a source; None where the source holds what is wanted itself."""
+    """Return the text that names a source, None where the source holds the records itself."""
     if isinstance(source, os.PathLike):
-        return str(absolute(os.fspath(source)))  # not a data set of the same name
+        return str(absolute(os.fspath(source)))  # a path is not a data set name
     return source if isinstance(source, str) else None
 
 
 def judged_by(asked: QuerySet, judgements: Sequence[Judgement], judged_only: bool = False) -> QuerySet:
-    """The queries with these judgements, which may name a query by its text instead of its id, as click logs do.
+    """Return the queries with these judgements. They may name a query by its text, as click logs do.
 
     Args:
         asked: the queries.
-        judgements: what is relevant to them.
-        judged_only: leave out the queries that nobody judged.
+        judgements: the judgements.
+        judged_only: whether to leave out queries without judgements.
 
     Raises:
-        UserError: there are no judgements, or they are of none of these queries; the sentence has examples of both.
+        UserError: there are no judgements, or none is for these queries. The message has examples of both.
     """
     if not judgements:
         raise UserError(f"{asked.name} holds queries without judgements: give them as `qrels`.")
@@ -253,7 +254,7 @@ def _refuse_fields(fields: Fields, source: str) -> None:
 
 
 def queries_for(corpus_name: str) -> str:
-    """The spec of the evaluation queries that belong to a corpus, given its `Corpus.name`.
+    """Return the spec of the evaluation queries of a corpus, by its `Corpus.name`.
 
     Raises:
         UserError: none are known.
@@ -290,7 +291,7 @@ def _refuse_what_cannot_be_opened(known: KnownSet | None) -> None:
 
 
 def _queries_id(spec: str) -> str | None:
-    """The ir_datasets id of the queries a short name or id stands for; None where there is no such data set."""
+    """Return the ir_datasets id of the queries of a short name or id, None where there is no such data set."""
     if spec in KNOWN_SETS:
         return KNOWN_SETS[spec].queries or None
     if not irds.has_dataset(spec):
@@ -300,12 +301,12 @@ def _queries_id(spec: str) -> str | None:
 
 
 def _local(spec: str) -> tuple[Path | None, str]:
-    """The existing file or folder a spec names, absolute, and the split behind the colon, "" for none.
+    """Return the absolute path of the existing file or folder, and the split after the colon, "" for none.
 
-    A folder that holds no BEIR corpus does not hide a data set of the same name.
+    A folder without a BEIR corpus does not hide a data set of the same name.
 
     Raises:
-        UserError: the spec can only be a path, and there is none; or it puts a split behind a file.
+        UserError: the spec can only be a path and does not exist, or a file has a split.
     """
     if not spec.strip():
         raise UserError("the name of a corpus or of queries is empty: name a file, a folder, a data set or pydocs.")

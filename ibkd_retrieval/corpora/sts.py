@@ -1,4 +1,4 @@
-"""Sentence pairs with human similarity scores, in the forms semantic textual similarity sets are given out in.
+"""Sentence pairs with human similarity scores, in the file formats of semantic textual similarity sets.
 
 - `.tsv` or `.csv` with tabs and a header: STS-B and SICK-R under the names of GLUE (`score`, `sentence1`, `sentence2`)
   and of SICK's authors (`relatedness_score`, `sentence_A`, `sentence_B`), in any order, among any other columns.
@@ -25,7 +25,7 @@ _STSB_COLUMNS = (4, 5, 6)
 
 
 class SentencePair(NamedTuple):
-    """Two sentences and how similar people found them; larger is more alike, on the set's own scale."""
+    """Two sentences and their human similarity score. Larger is more similar, on the scale of the set."""
 
     first: str
     second: str
@@ -72,7 +72,7 @@ def _tabbed(path: Path) -> Iterator[SentencePair]:
                     f"{where}: no column of scores and two of sentences; expected a header with score, sentence1 and"
                     " sentence2 (or sentence_A, sentence_B, relatedness_score), or STS-B's seven columns."
                 )
-        # STS-B's own files end some lines with further columns that name the source.
+        # Some lines of STS-B have further columns with the source.
         if len(cells) <= max(columns):
             raise UserError(f"{where}: expected at least {max(columns) + 1} columns split by tabs, found {len(cells)}.")
         score, first, second = (cells[column] for column in columns)
@@ -113,13 +113,13 @@ def _senteval(folder: Path) -> Iterator[SentencePair]:
 
 
 def _all_lines(path: Path) -> list[str]:
-    """Every line, blank ones too: the two files of a SentEval set belong together line by line."""
+    """Read every line, also blank ones, because the two files of a SentEval set are parallel."""
     try:
         with open_bytes(path) as file:
             text = file.read().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): fetch the file again.") from None
-    # Not splitlines: what separates lines in Unicode, such as U+2028, may stand within a sentence.
+    # Not splitlines: a sentence may contain Unicode line separators, such as U+2028.
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 

@@ -1,21 +1,20 @@
-"""Documents and queries in one file or a folder of texts, whatever its fields are called.
+"""Documents and queries in one file or a folder of texts, with any field names.
 
-- `.jsonl`, `.ndjson`, `.json`: an object a line; a `.json` file may also be one array of objects.
-- `.parquet`: a record a row.
-- `.csv`: columns split by commas, semicolons, tabs or bars, with quoted cells as spreadsheets write them; `.tsv`:
-  columns split by tabs. The first line names the columns where it looks like a header. Without one, columns are `id,
-  text`, for documents also `id, title, text`.
-- `.txt`: one text a line, its id the line's number. Where the first line is `id<TAB>text`, as in MS MARCO's topics
-  files, the file is read as `.tsv`.
-- A folder: each `.txt` and `.md` file in it is a document, its id the file's path in the folder.
+- `.jsonl`, `.ndjson`, `.json`: an object per line. A `.json` file may also be one array of objects.
+- `.parquet`: a record per row.
+- `.csv`: columns split by commas, semicolons, tabs or bars, with quoted cells. `.tsv`: columns split by tabs. The first
+  line may be a header. Without a header, the columns are `id, text`, or `id, title, text` for documents.
+- `.txt`: one text per line. Its id is the line number. If the first line is `id<TAB>text`, as in the topics of MS
+MARCO,
+  the file is read as `.tsv`.
+- A folder: each `.txt` and `.md` file is a document. Its id is the path in the folder.
 
-Fields are found by their usual names (`columns.DOCUMENT`, `columns.QUERY`) or chosen by the user. All files but parquet
-may be compressed (`.gz`, `.zst`).
+Fields are found by their usual names (`columns.DOCUMENT`, `columns.QUERY`) or chosen by the user. All files except
+parquet may be compressed (`.gz`, `.zst`).
 
-What else a record says of a document is kept in `Document.fields`, for filters: every further key whose value is a
-text, a number or a boolean, and such entries of a `metadata` object, as BEIR has it (a key beside it goes before one of
-the same name within). Dates and times of parquet become ISO 8601 text. Nulls, numbers that are not finite, lists and
-other objects are left out.
+`Document.fields` holds the other keys of a record for filters: texts, numbers and booleans, also those in a `metadata`
+object as in BEIR. A key of the record comes before the same key of `metadata`. Dates and times of parquet become ISO
+8601 text. Nulls, non-finite numbers, lists and other objects are left out.
 """
 
 from __future__ import annotations
@@ -49,18 +48,18 @@ _ID_AND_TEXT = re.compile(r"\S+\t\s*\S")
 _NUMBER = re.compile(r"\s*[+-]?[\d.,]+(e[+-]?\d+)?\s*", re.IGNORECASE)
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?")
 _ROWS_TO_JUDGE_BY = 20
-"""First rows of a file of columns: a text column that holds nothing but numbers in all of them is no text."""
+"""The number of first rows to check. A column with only numbers in them is not the text."""
 
 
 def is_tabular(path: Path) -> bool:
-    """Whether the file's name ends in a suffix that `read_documents` knows."""
+    """Whether `read_documents` supports the suffix of a file."""
     return format_suffix(path) in SUFFIXES
 
 
 def text_files(folder: Path) -> list[Path]:
-    """The `.txt` and `.md` files of a folder and of those in it, sorted by path; hidden ones are left out.
+    """Return the `.txt` and `.md` files of a folder and its sub-folders, sorted by path, without hidden ones.
 
-    There are none where most files are others: the notes beside a model or a data set are no corpus.
+    The list is empty where most files have other suffixes. Notes next to a model or a data set are no corpus.
     """
     visible = [
         path
@@ -72,30 +71,31 @@ def text_files(folder: Path) -> list[Path]:
 
 
 def read_documents(path: Path, fields: Fields = AUTOMATIC, progress: Progress = SILENT) -> Iterator[Document]:
-    """Read the documents of one file, or of a folder of texts, in a fixed order, never holding them all.
+    """Read the documents of one file, or of a folder of texts, in a fixed order, one at a time.
 
     Args:
         path: the file or folder.
         fields: the user's choice of fields.
-        progress: told which fields were read.
+        progress: the display. It shows the fields.
 
     Raises:
-        UserError: the suffix is unknown, the file holds no document, or a line is malformed; it names file and line.
+        UserError: the suffix is unknown, the file has no document, or a line is malformed. The message names file and
+        line.
     """
     return documents_by(Reading(DOCUMENT, str(path), fields, progress), path)
 
 
 def documents_by(reading: Reading, path: Path) -> Iterator[Document]:
-    """Read the documents of one file by a reading that has maybe read it before."""
+    """Read the documents of one file with an existing `Reading`."""
     for doc_id, title, text, fields in _read(path, reading):
         yield Document(doc_id, text, title, fields)
 
 
 def read_queries(path: Path, fields: Fields = AUTOMATIC, progress: Progress = SILENT) -> Iterator[Query]:
-    """Read the queries of one file, in the file's order.
+    """Read the queries of one file in its order.
 
     Raises:
-        UserError: as for `read_documents`, and where a query is empty.
+        UserError: as for `read_documents`, or a query is empty.
     """
     for query_id, _, text, _ in _read(path, Reading(QUERY, str(path), fields, progress)):
         yield Query(query_id, text)
@@ -152,7 +152,7 @@ def _read_columns(path: Path, reading: Reading) -> Iterator[Row]:
 def _single_column(
     path: Path, first: tuple[int, list[str]], rows: Iterator[tuple[int, list[str]]], reading: Reading
 ) -> Iterator[Row]:
-    """Texts without ids: their numbers are their ids, as in a file of one text a line."""
+    """Read texts without ids. Their numbers are the ids, as in a file with one text per line."""
     name = normalised(first[1][0])
     headed = name in (*reading.kind.texts, *reading.kind.titles) or first[1][0] in reading.fields.chosen
     reading.say_columns(f"one column; id <- number of the text, text <- {first[1][0] if headed else 'column 1'}")
@@ -195,14 +195,14 @@ def _named_columns(
 
 
 def _typed(cell: str) -> str | int | float:
-    """A cell as a number where it is written as numbers are, so that filters compare it as one; 007 stays a text."""
+    """Convert a cell with a plain number to a number, so that filters compare it as one. 007 stays text."""
     if not _PLAIN_NUMBER.fullmatch(cell):
         return cell
     return float(cell) if "." in cell else int(cell)
 
 
 def _unquoted(cell: str) -> str:
-    """A cell of a TSV file as CSV writers quote it, without the quotes; any other as it is."""
+    """Remove CSV quotes from a cell of a TSV file."""
     return cell[1:-1].replace('""', '"') if QUOTED.fullmatch(cell) else cell
 
 

@@ -22,12 +22,7 @@ if TYPE_CHECKING:
 
 
 class ParameterCount(dict[str, int]):
-    """The number of parameters by part.
-
-    Attributes:
-        embedding: the number of parameters of the token tables.
-        transformer: the number of all other parameters.
-    """
+    """The number of parameters by part: "embedding" (token tables) and "transformer" (all others)."""
 
     @property
     def total(self) -> int:
