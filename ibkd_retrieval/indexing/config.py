@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchParams:
-    """Search parameters of an index. None takes the index's default; an exact index has no parameters.
+    """Search parameters of an index. None takes the index's default. An exact index has none.
 
     Attributes:
         nprobe: number of inverted lists visited.
@@ -47,10 +47,10 @@ class SearchParams:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> SearchParams:
-        """The record of a JSON object; what is left out is None.
+        """The record of a JSON object. Missing fields are None.
 
         Raises:
-            UserError: a field is unknown or no whole number.
+            UserError: a field is unknown or not an integer.
         """
         try:
             return decode(cls, value)
@@ -258,7 +258,7 @@ class IndexConfig:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> IndexConfig:
-        """The configuration of a JSON object; options that are left out have their defaults.
+        """The configuration of a JSON object. Missing options have their defaults.
 
         Raises:
             UserError: a value is of another type.

@@ -166,7 +166,7 @@ class StoredIndex:
         return params_for(self._structure, self.defaults, given, min(k, rows), rows, max(1, len(self)))
 
     def search_params_grid(self) -> tuple[SearchParams, ...]:
-        """Search parameters from fast to thorough, each twice the one before; empty if there are none to set."""
+        """Search parameters from fast to thorough, each twice the one before. Empty if there are none."""
         if self.manifest.search.is_exact or self.is_scanned:
             return ()
         lists = list_count(self._structure)
@@ -398,13 +398,13 @@ def open_index(
     file whenever it is small.
 
     Args:
-        folder: of the index.
+        folder: the index folder.
         verify: compare the checksums of all files.
         memory_limit: most bytes that the vectors of a flat index may take in memory, half of the machine's memory if
             None. A larger one is scanned in its files by every search, which gives the same answers. Other families
             are held in memory whatever they take.
         device: "cuda" to search on a GPU where faiss has one.
-        progress: told where the index is scanned or a GPU was asked for in vain.
+        progress: receives a message if the index is scanned, or if no GPU is found for `device`.
 
     Raises:
         UserError: the folder holds no finished index, or a file of it is missing or damaged.

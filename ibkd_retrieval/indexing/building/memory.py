@@ -22,7 +22,7 @@ _LEAST_TEXT, _MOST_TEXT = 1 << 16, 1 << 25
 """Bounds of the characters at which a shard is closed."""
 
 _STAGES = 3
-"""Shards at work at once: one is read, one encoded, one written; the queues between hold `depth` more each."""
+"""Shards in progress: one is read, one encoded, one written. Each queue between holds `depth` more."""
 
 
 def parse_size(text: str) -> int:
@@ -107,14 +107,14 @@ def plan_memory(
     for the ids seen, and what the index's family keeps in memory.
 
     Args:
-        limit: for this process and its encoder processes; a quarter of the machine's where None.
-        dim: length of a vector.
-        batch_tokens: wanted; made smaller where the limit asks for it.
-        shard_size: wanted by the user; where None, 8,192 or what the limit leaves room for.
-        resident: bytes taken already; measured where None.
+        limit: budget in bytes for this process and its encoder processes. None is a quarter of the machine's memory.
+        dim: dimension of the vectors.
+        batch_tokens: maximum number of tokens in a batch, reduced if the limit requires it.
+        shard_size: the user's shard size. None is 8,192, or less under a low limit.
+        resident: bytes in use already. None measures them.
         workers: encoder processes, each of which takes as much as this one again; 1 encodes in this process.
         batches: in memory at once in all these processes together, at least one in each.
-        width: of the token states while a batch is encoded, where the vectors are cut; `dim` if None.
+        width: dimension of the token states of the encoder, if the vectors are cut. None is `dim`.
 
     Raises:
         UserError: the limit leaves no room for the smallest shards.

@@ -134,7 +134,7 @@ class WriteBehind(Generic[T]):
         self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
 
     def put(self, item: T) -> None:
-        """Hand over an item; waits while as many wait as may.
+        """Put an item. Blocks while the queue is full.
 
         Raises:
             BaseException: what handling an earlier item raised.

@@ -33,7 +33,7 @@ def place_centroids(index: Any, training: NDArray[np.float32], seed: int) -> Non
     Args:
         index: a faiss index by inner product, not trained.
         training: vectors [n, dim].
-        seed: of the centroids to begin with.
+        seed: random seed for the initial centroids.
     """
     faiss = load_faiss()
     lists = faiss.try_extract_index_ivf(index)
@@ -94,7 +94,7 @@ def _fill_empty(sums: Any, sizes: Any) -> None:
 
 @contextmanager
 def _fast_products() -> Iterator[None]:
-    """While this lasts, torch may round what it multiplies to bfloat16; sums are float32. Not all processors can."""
+    """A context in which torch may round factors to bfloat16, on processors that support it. Sums are float32."""
     import torch
 
     before = torch.get_float32_matmul_precision()

@@ -106,7 +106,7 @@ class Factory:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the options; the string itself is parsed when the dimension is known.
+        """Check the options. The string is parsed when the dimension is known.
 
         Raises:
             UserError: one is out of range, or the string is empty or has a part that is not needed.

@@ -54,7 +54,7 @@ class Family(Protocol):
 
 
 def check_range(family: str, least: int, **options: int | None) -> None:
-    """Refuse an option below `least`; None, which leaves the choice to the family, passes.
+    """Refuse an option below `least`. None is allowed: the family then chooses.
 
     Raises:
         UserError: names the option.
@@ -68,7 +68,7 @@ def check_recall(recall: float) -> None:
     """Refuse a target outside (0, 1].
 
     Raises:
-        UserError: it is.
+        UserError: the target is outside the range.
     """
     if not 0 < recall <= 1:
         raise UserError(f"The recall to reach must be above 0 and at most 1, as in 0.95, not {recall}.")

@@ -208,7 +208,7 @@ class IndexManifest:
 
 
 def write_manifest(folder: Path | str, manifest: IndexManifest) -> IndexManifest:
-    """Write `index.json`, whole or not at all; return it as written.
+    """Write `index.json` whole or not at all, and return it as written.
 
     Its format version is the oldest whose readers understand it.
     """

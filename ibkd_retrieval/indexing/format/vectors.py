@@ -102,7 +102,7 @@ def _half_table(dim: int) -> Any:
 
 
 def unpack(rows: NDArray[Any]) -> NDArray[np.float32]:
-    """float32 vectors [n, dim] from rows of a file in any format; float32 rows are returned as they are."""
+    """float32 vectors [n, dim] from rows of a file in any format. float32 rows are not copied."""
     if rows.dtype.names:
         vectors: NDArray[np.float32] = rows["codes"].astype(np.float32)
         vectors *= rows["scale"][:, None]

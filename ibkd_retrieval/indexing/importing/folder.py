@@ -185,7 +185,7 @@ def _check(reading: _Reading, encoder: TextEncoder | None, progress: Progress) -
 def _checked_lengths(
     vectors: NDArray[np.float32], path: Path, before: int, unit_model: str | None
 ) -> NDArray[np.float64]:
-    """The lengths [n] of vectors that come after `before` others; `unit_model` names a model whose have length 1."""
+    """The lengths [n] of vectors after `before` others. `unit_model` names a model with unit vectors."""
     lengths: NDArray[np.float64] = np.linalg.norm(vectors.astype(np.float64), axis=1)
     # Not from the lengths: the square of a number near the end of the range is infinite.
     unfit = np.flatnonzero(~np.isfinite(vectors).all(axis=1))

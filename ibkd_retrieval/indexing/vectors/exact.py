@@ -48,7 +48,7 @@ def with_ties_by_row(search: Callable[[NDArray[np.float32], int], Found], most: 
 
 
 def search_array(queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int) -> Found:
-    """The k rows of `vectors` [n, dim] of largest inner product for each query; k must not exceed n.
+    """The k rows of `vectors` [n, dim] of largest inner product for each query. k is at most n.
 
     Returns:
         Scores [q, k], not increasing, and rows [q, k]; equal scores are ordered by row.
@@ -138,7 +138,7 @@ def rescore(
 
 
 def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """The places of the k largest, best first; equal ones in their order."""
+    """The positions of the k largest, best first. Ties keep their order."""
     if len(scores) <= max(k, _FEW):
         return np.argsort(-scores, kind="stable")[:k]
     least = np.partition(scores, len(scores) - k)[len(scores) - k]

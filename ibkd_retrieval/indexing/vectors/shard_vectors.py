@@ -53,7 +53,7 @@ class ShardVectors:
         self._resident = resident
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        """The shards in order, each read-only or a copy; those given before are let go of."""
+        """The shards in order, each read-only or a copy. Earlier shards are released."""
         return self.from_shard(0)
 
     def from_shard(self, first: int) -> Iterator[NDArray[np.float32]]:
