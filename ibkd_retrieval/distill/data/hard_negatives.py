@@ -1,4 +1,4 @@
-"""Passages that a teacher takes for answers though nobody judged them to be."""
+"""Hard negatives: passages that the teacher ranks high for a query but that are not judged relevant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queries with passages that answer them: what stage 2 learns from."""
+"""Training pairs of stage 2: queries with passages that answer them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class PairSet:
         return all(pair.negatives for pair in self.pairs)
 
     def without(self, texts: Collection[str]) -> PairSet:
-        """The pairs without those `texts`, because something is measured on them.
+        """Remove `texts` from the pairs, because they are part of the dev set.
 
         A pair whose query is among them goes, and so does one that has no other positive.
 

@@ -1,4 +1,4 @@
-"""Which texts and pairs each step sees: decided by the seed and the step alone, so that a resumed run sees the same."""
+"""The texts and pairs of each step. They depend on the seed and the step only, so a resumed run gets the same."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class BatchSchedule:
 
     Args:
         lengths: tokens of each text [n].
-        batch_size: texts a step; what is left over in an epoch, drawn anew in each, is left out.
-        seed: of every draw.
+        batch_size: texts per step. Each epoch leaves out a random remainder that does not fill a batch.
+        seed: random seed of all draws.
     """
 
     def __init__(self, lengths: NDArray[np.int64], batch_size: int, seed: int) -> None:
@@ -43,7 +43,7 @@ class BatchSchedule:
         return self._batches[position]
 
     def bank(self, step: int, size: int, rows: int) -> NDArray[np.int64]:
-        """`size` different positions below `rows`, all of them where there are no more, for a step."""
+        """Draw `size` different positions below `rows` for a step, or all positions if there are fewer."""
         if size >= rows:
             return np.arange(rows)
         return np.random.default_rng([self._seed, 1, step]).choice(rows, size=size, replace=False)

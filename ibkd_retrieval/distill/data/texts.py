@@ -15,7 +15,7 @@ from ibkd_retrieval.progress import SILENT, Progress
 
 @dataclass(frozen=True)
 class TrainingTexts:
-    """Texts of both kinds, each once.
+    """Distinct training texts of both kinds.
 
     Attributes:
         documents: contents of documents.
@@ -46,7 +46,7 @@ class TrainingTexts:
         return TrainingTexts(documents, queries)
 
     def spread(self, most: int) -> list[str]:
-        """At most so many texts, evenly spread over all."""
+        """A sample of at most `most` texts, evenly spaced."""
         every = [*self.documents, *self.queries]
         return every[:: max(1, len(every) // most)][:most]
 
@@ -63,12 +63,12 @@ def gather_texts(
     """Read the training texts of a corpus and a query set.
 
     Args:
-        corpus: its documents' contents are taken, empty ones left out.
-        queries: its queries' texts, where given.
-        exclude: texts that stay out, because something is measured on them.
-        limit: most documents to take, drawn at random from all of them; queries are all taken.
-        seed: of that draw.
-        progress: told of the documents read.
+        corpus: the documents. Empty ones are left out.
+        queries: the queries, or None.
+        exclude: texts to leave out, because they are part of the dev set.
+        limit: maximum number of documents, drawn at random. All queries are taken.
+        seed: random seed of the draw.
+        progress: receives the number of documents read.
 
     Raises:
         UserError: nothing is left to learn from.

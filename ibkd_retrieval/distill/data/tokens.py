@@ -63,10 +63,10 @@ def training_tokens(
     """Tokenise documents, then queries, each after the student's prompt for its kind.
 
     Args:
-        student: whose tokenizer, prompts and length limit count; left as it was.
-        texts: what to tokenise.
-        max_length: tokens to read of a text, where the student's own limit is not lower.
-        progress: told of the texts done.
+        student: the student, which gives tokenizer, prompts and length limit. It is not changed.
+        texts: the texts to tokenise.
+        max_length: maximum number of tokens of a text, if the student's own limit is not lower.
+        progress: receives the number of texts done.
 
     Raises:
         UserError: a text cannot be tokenised.

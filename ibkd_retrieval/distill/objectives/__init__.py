@@ -1,1 +1,1 @@
-"""What a student is trained to do, one objective a file."""
+"""The distillation objectives, one per file."""

@@ -18,8 +18,8 @@ class Sizes:
     """What an objective is built for.
 
     Attributes:
-        student: length of a student vector, d.
-        teacher: length of a teacher vector, D.
+        student: dimensions d of a student vector.
+        teacher: dimensions D of a teacher vector.
     """
 
     student: int
@@ -37,7 +37,7 @@ class Batch:
             whose output it would be.
         bank: further unit teacher vectors [m, D], or None.
         duplicate: bool [n, n + m]: candidate j (batch, then bank) holds the same text as row i, j != i.
-        times: told how long the forgetting term takes, None where nobody asks.
+        times: records the time of the forgetting term. None records nothing.
     """
 
     student: Tensor
@@ -55,7 +55,7 @@ class LossTerms:
     Attributes:
         total: scalar with gradient.
         terms: named scalars for the log, such as "keep" and "forget".
-        watch: those terms, with gradient, whose pull on the student's vectors is worth logging.
+        watch: the terms, with gradient, whose gradient norm is logged.
     """
 
     total: Tensor

@@ -1,4 +1,4 @@
-"""The forgetting term: what the student's vectors still say of their input."""
+"""The forgetting term: the dependence of the student's vectors on their input."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _ESTIMATORS = {"biased": hsic, "unbiased": unbiased_hsic, "cka": cka}
 
 
 def forgetting(student: torch.Tensor, inputs: torch.Tensor, settings: ObjectiveSettings) -> LossTerms:
-    """The term lambda * HSIC(X, S) of a batch; its kernels' off-diagonal means show whether it can see anything.
+    """The term lambda * HSIC(X, S) of a batch. The kernels' off-diagonal means show whether it is informative.
 
-    Both kernels are Gaussian; with a fixed bandwidth of 1 on vectors of norm ~6 they would be identity matrices and
-    HSIC a constant without gradient, hence unit vectors and the median bandwidth unless told otherwise.
+    Both kernels are Gaussian. On vectors of norm ~6 and with a bandwidth of 1 they would be identity matrices, and HSIC
+    a constant without gradient. So vectors are normalised, and the default bandwidth is the median.
 
     Args:
         student: unit student vectors [n, d], with gradient.
-        inputs: the student's input representation [n, e], without gradient; made unit here.
+        inputs: the student's input representation [n, e], without gradient. It is normalised here.
         settings: weight, bandwidth and estimator.
     """
     kernel_x = gaussian_kernel(torch.nn.functional.normalize(inputs, dim=-1), settings.hsic_bandwidth)

@@ -1,4 +1,4 @@
-"""IBKD, stage 1: keep what the teacher knows, forget what only the input has.
+"""IBKD, stage 1: keep the teacher's information, and forget the input's other information.
 
 Text Representation Distillation via Information Bottleneck Principle, arXiv 2311.05472.
 """

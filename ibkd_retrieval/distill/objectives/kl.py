@@ -1,4 +1,4 @@
-"""Agreement on how similar a text is to all others.
+"""Similarity distillation: match the teacher's distribution of similarities to other texts.
 
 Fang et al. 2021, SEED: Self-supervised Distillation for Visual Representation, arXiv 2101.04731.
 """
@@ -16,7 +16,7 @@ from ibkd_retrieval.distill.recipe import ObjectiveSettings
 class SimilarityKL(torch.nn.Module):
     """KL from the teacher's distribution of similarities over batch and bank to that of W s, at temperature tau.
 
-    The text itself, and its copies among the candidates, are left out: how near they are says nothing of the others.
+    The text itself and its copies among the candidates are left out. They would dominate the distribution.
     """
 
     def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:

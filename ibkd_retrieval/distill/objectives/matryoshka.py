@@ -1,4 +1,4 @@
-"""Any objective on several prefixes of the student's vector at once.
+"""Matryoshka training: any objective on several prefixes of the student's vector at once.
 
 Kusupati et al. 2022, Matryoshka Representation Learning, arXiv 2205.13147.
 """
@@ -20,11 +20,10 @@ from ibkd_retrieval.distill.objectives.projection import Projection
 class Matryoshka(torch.nn.Module):
     """The mean of an objective over prefixes of the student's vector, each prefix made unit.
 
-    A prefix is compared through the first columns of the one W, which is held where they are orthonormal, at the
-    teacher's principal directions or at an isometry, so that prefixes of the saved vectors have the very cosines that
-    training compared.
-    With a W of any other shape they would not: what W stretches would have to be made good at each length anew, and no
-    single linear layer can. Nothing is lost, since the student's own last layer is trained.
+    A prefix is mapped by the first columns of W. W is fixed, and its columns are orthonormal: the teacher's principal
+    directions, or an isometry. So prefixes of the saved vectors have the same cosines as in training.
+    Any other W would stretch each length differently, and no single linear layer could undo that for all lengths.
+    Fixing W loses nothing, because the student's own last layer is trained.
     """
 
     def __init__(self, objective: torch.nn.Module, dims: Sequence[int]) -> None:
@@ -41,11 +40,11 @@ class Matryoshka(torch.nn.Module):
         return found
 
     def start(self, student: NDArray[np.float32], teacher: NDArray[np.float32]) -> None:
-        """Start the maps of an objective that has its own, by whole vectors [n, d] and [n, D]."""
+        """Initialise the maps of an objective that has its own, from full vectors [n, d] and [n, D]."""
         cast(OwnMaps, self.objective).start(student, teacher)
 
     def forward(self, batch: Batch) -> LossTerms:
-        """The mean loss; its parts at full length, and the loss at each shorter one as `loss@m`."""
+        """The mean loss, with its terms at full length and the loss at each shorter length as `loss@m`."""
         each = [self.objective(replace(batch, student=_prefix(batch.student, dim))) for dim in self.dims]
         shorter = {f"loss@{dim}": terms.total.detach() for dim, terms in zip(self.dims[1:], each[1:], strict=True)}
         total = torch.stack([terms.total for terms in each]).mean()

@@ -30,7 +30,7 @@ class Projection(torch.nn.Linear):
             self.weight.copy_(torch.from_numpy(matrix))
 
     def hold(self, directions: NDArray[np.float32]) -> None:
-        """Set W' to orthonormal `directions` [d, D], to be trained no further.
+        """Set W' to orthonormal `directions` [d, D] and freeze it.
 
         Then cos(W s, W s') = cos(s, s'), for every prefix of s too.
         """

@@ -26,7 +26,7 @@ TEMPERATURES = {"kl": 0.02}
 
 
 def with_temperature(settings: ObjectiveSettings, objective: str) -> ObjectiveSettings:
-    """`settings` with the temperature that is the objective's own, where none was given."""
+    """Set the objective's default temperature in `settings`, if none is given."""
     if settings.temperature is not None:
         return settings
     return replace(settings, temperature=TEMPERATURES.get(objective, USUAL_TEMPERATURE))
@@ -39,10 +39,10 @@ def build_objective(name: str, sizes: Sizes, settings: ObjectiveSettings, dims: 
         name: one of `OBJECTIVES`.
         sizes: of the vectors and of the training text.
         settings: temperature, HSIC weight and bandwidth.
-        dims: lengths of prefixes to train at once, the full one first; () for the whole vector alone.
+        dims: Matryoshka dims to train at once, largest first. () trains the full length only.
 
     Raises:
-        UserError: no objective of that name, or one that cannot work with these sizes.
+        UserError: the objective is unknown or does not fit these sizes.
     """
     from ibkd_retrieval.distill.objectives.cosine import Cosine
     from ibkd_retrieval.distill.objectives.crd import CRD
@@ -62,15 +62,15 @@ def build_objective(name: str, sizes: Sizes, settings: ObjectiveSettings, dims: 
 
 
 def check_dims(dims: Sequence[int], student: int, teacher: int) -> None:
-    """Make sure that a student can be trained at several lengths.
+    """Check the Matryoshka dims of a student.
 
     Args:
-        dims: the lengths, the full one first; () is fine.
-        student: length of its whole vector.
-        teacher: length of a teacher vector.
+        dims: the dims, largest first. () is valid.
+        student: dimensions of the student's full vector.
+        teacher: dimensions of a teacher vector.
 
     Raises:
-        UserError: the first is not the whole vector's, or more than the teacher has.
+        UserError: the first dim is not the student's, or it is larger than the teacher's.
     """
     shown = ",".join(map(str, dims))
     if dims and dims[0] != student:

@@ -1,4 +1,4 @@
-"""The folder a student is made in: whether it may be written, and what is in it while it is unfinished."""
+"""The output folder of a run: checks before writing, contents while unfinished, and the final rename."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FINETUNING = "checkpoints/finetuning"
 
 
 def prepare_output(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make sure that `output` may be written; nothing is changed yet.
+    """Check that `output` may be written. Nothing is changed.
 
     Raises:
-        UserError: it is finished, unfinished, or not ours, and the parameters do not say what to do.
+        UserError: the folder holds other files, or a student whose handling `resume` and `overwrite` do not decide.
     """
     if resume and overwrite:
         raise UserError("`resume` goes on with a student and `overwrite` starts anew: give one of them.")
@@ -65,9 +65,9 @@ def staging_folder(output: Path) -> Path:
 
 
 def take_place(staging: Path, output: Path) -> None:
-    """Put the whole student in `staging` in the place of `output`, which holds the checkpoints and goes.
+    """Replace `output`, which holds the checkpoints, by the finished student in `staging`.
 
-    Killed between the two renames, `settle_output` does the second.
+    If the process is killed between the two renames, `settle_output` does the second.
     """
     for item in output.iterdir() if output.is_dir() else ():
         # What others put there, and events for TensorBoard, are kept. An old student's files are not.
@@ -86,10 +86,10 @@ def take_place(staging: Path, output: Path) -> None:
 
 
 def settle_output(output: Path) -> bool:
-    """Finish what an earlier process that was killed began; True where that made `output` a finished student.
+    """Finish the renames of a killed process. Returns True if this made `output` a finished student.
 
-    A run keeps two folders beside its output for the moment in which it finishes: the whole student, and what it takes
-    the place of.
+    For a moment at its end a run keeps two folders beside its output: the finished student, and the folder that it
+    replaces.
     """
     staging, old = _beside(output, "finished"), _beside(output, "removed")
     whole = (staging / RECORD).is_file() and old.exists() and (not output.exists() or _is_empty(output))
@@ -114,7 +114,7 @@ def _is_empty(folder: Path) -> bool:
 
 @contextmanager
 def full_disk_error(output: Path) -> Iterator[None]:
-    """Turn an error while files are written into a sentence that says how to go on."""
+    """Turn a write error into a message that says how to continue."""
     from safetensors import SafetensorError
 
     try:

@@ -1,4 +1,4 @@
-"""How a student was made and what it is worth beside its teacher: the contents of `ibkd.json` and of the card."""
+"""The report on a student: how it was made and how it compares with its teacher, for `ibkd.json` and the card."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class FinalFigures:
     Attributes:
         student: the student as an encoder.
         teacher_dev: the teacher's dev figure.
-        shorter_dev: the student's with its vectors cut, by their length.
-        teacher_speed: texts a second while encoding.
-        student_speed: the same of the student, on the same texts and in turn.
+        shorter_dev: the student's dev figure with truncated vectors, by length.
+        teacher_speed: texts per second that the teacher encodes.
+        student_speed: texts per second that the student encodes. Both encode the same texts in turn.
     """
 
     student: Encoder
@@ -53,12 +53,12 @@ def final_figures(
     """Measure a finished student and its teacher.
 
     Args:
-        model: the student as it will be saved; left as it is.
-        name: what to call it.
-        teacher: at its own length, as it would be used.
-        dev: what was watched.
-        dims: lengths that the student may be cut to, the full one first.
-        dtype: the arithmetic.
+        model: the student as it will be saved. It is not changed.
+        name: name of the student.
+        teacher: the teacher with its own maximum length.
+        dev: the dev set.
+        dims: Matryoshka dims, largest first.
+        dtype: number format of the computation.
     """
     from ibkd_retrieval.evaluation.compare.timing import measure_throughput
 
@@ -87,13 +87,13 @@ class EncoderFacts:
 
     Attributes:
         name: as the user named it.
-        weight_hash: of the weights that were measured.
+        weight_hash: hash of the measured weights.
         dev: the dev figure.
-        dim: length of a vector.
-        embedding_parameters: in token and position tables.
-        transformer_parameters: in all else.
-        texts_per_second: while encoding the dev texts; comparable within one card only.
-        dtype: the arithmetic it was trained or asked in, which "auto" became.
+        dim: dimensions of a vector.
+        embedding_parameters: number of parameters in token and position embeddings.
+        transformer_parameters: number of all other parameters.
+        texts_per_second: encoding speed on the dev texts, comparable within one card only.
+        dtype: number format of the computation, after "auto" is resolved.
     """
 
     name: str
@@ -123,16 +123,16 @@ class EncoderFacts:
 
 @dataclass(frozen=True)
 class FinetuneFacts:
-    """How stage 2 went.
+    """The record of stage 2.
 
     Attributes:
-        pairs: their name.
-        queries: how many were learnt from.
-        negatives_a_query: hard negatives each had to draw from, on average.
-        fingerprint: of the pairs with their negatives.
+        pairs: name of the training pairs.
+        queries: number of training queries.
+        negatives_a_query: average number of hard negatives available per query.
+        fingerprint: hash of the pairs with their negatives.
         settings: the recipe.
         history: the dev figure by step.
-        seconds: of training.
+        seconds: training time.
     """
 
     pairs: str

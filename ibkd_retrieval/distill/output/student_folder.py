@@ -32,15 +32,15 @@ def save_student(
     report: StudentReport,
     output: Path,
 ) -> None:
-    """Write the finished student, which appears whole by one rename and takes the place of the checkpoints.
+    """Write the finished student. It replaces the checkpoints by one rename.
 
-    Killed before that, the folder is as it was and the checkpoints are all there.
+    If the process is killed before the rename, the folder and its checkpoints are unchanged.
 
     Args:
-        model: what `finished_model` gave.
-        projection: the map [D, d] to the teacher's space that it gave, kept beside the model.
-        report: for the card and `ibkd.json`.
-        output: the folder.
+        model: the model from `finished_model`.
+        projection: the map [D, d] to the teacher's space from `finished_model`, saved beside the model.
+        report: the contents of the card and `ibkd.json`.
+        output: the folder to write.
     """
     import torch
     from safetensors.torch import save_file
@@ -60,10 +60,10 @@ def save_student(
 
 
 def read_student(folder: Path) -> dict[str, Any]:
-    """What the `ibkd.json` of a finished student says.
+    """Read the `ibkd.json` of a finished student.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     try:
         record: Any = json.loads((folder / RECORD).read_text("utf-8"))

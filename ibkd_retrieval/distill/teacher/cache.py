@@ -1,4 +1,4 @@
-"""The teacher's vectors, computed once and kept.
+"""The cache of teacher vectors: they are computed once.
 
 A folder per teacher and text length: `manifest.json` and, for each appended shard, `NNNNN.keys.npy`
 (128-bit hashes of prompt and text, as [n, 2] uint64) and `NNNNN-HHHHHHHHHHHHHHHH.vectors.npy` (unit vectors,
@@ -71,15 +71,15 @@ class KeyIndex:
 
 
 class TeacherVectors(Protocol):
-    """Unit vectors by text, of one teacher or of several."""
+    """Unit vectors by text, from one teacher or several."""
 
     @property
     def teacher(self) -> TextEncoder:
-        """Whose vectors they are."""
+        """The teacher."""
 
     @property
     def folder(self) -> Path:
-        """Where they live, and what else is made with this teacher."""
+        """The folder of the cache and of other results of this teacher."""
 
     @property
     def dim(self) -> int:
@@ -99,11 +99,11 @@ class TeacherCache:
         """Open or start the cache of a teacher.
 
         Args:
-            folder: where it lives; made when absent.
-            teacher: whose vectors they are.
+            folder: folder of the cache. It is created if absent.
+            teacher: the teacher.
 
         Raises:
-            UserError: the folder holds another teacher's vectors, or is no cache.
+            UserError: the folder holds another teacher's vectors, or is not a cache.
         """
         self.folder = folder
         self.teacher = teacher

@@ -1,4 +1,4 @@
-"""Several teachers as one: their unit vectors side by side."""
+"""Several teachers as one: their unit vectors are concatenated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def side_by_side(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Vectors [n, D_k] of each teacher as one of length 1: each made unit and scaled by 1 / sqrt(number)."""
+    """Concatenate the vectors [n, D_k] of all teachers to unit length: each is normalised and scaled."""
     units = [
         part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), np.finfo(np.float32).tiny) for part in parts
     ]
@@ -30,7 +30,7 @@ def side_by_side(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 class JointTeacher:
-    """Encoders that answer with one vector: an inner product is the mean of their cosines. Satisfies `TextEncoder`."""
+    """Encoders joined into one `TextEncoder`. An inner product of its vectors is the mean of their cosines."""
 
     def __init__(self, encoders: Sequence[Encoder]) -> None:
         first = encoders[0]

@@ -1,4 +1,4 @@
-"""Graded targets for the candidates of a query: a teacher's or a cross-encoder's scores."""
+"""Soft labels: the scores of a teacher or a cross-encoder for the candidates of a query."""
 
 from __future__ import annotations
 

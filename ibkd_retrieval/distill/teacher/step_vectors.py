@@ -1,4 +1,4 @@
-"""The teacher's vectors as a training step takes them: as tensors, on the device."""
+"""The teacher's vectors for a training step: tensors on the device."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class StepVectors:
         """Prepare to give the vectors at `rows` of `cache`.
 
         Args:
-            cache: where they are.
-            rows: positions that will be asked for.
-            device: where they are wanted.
-            held: whether the device holds all of them; None lets a GPU do so where a quarter of its free memory
-                is enough.
+            cache: the teacher cache.
+            rows: positions in the cache that training will use.
+            device: device of the tensors.
+            held: whether the device keeps all vectors. None keeps them on a GPU if a quarter of its free memory is
+                enough.
         """
         self._cache, self._device = cache, device
         self._known = np.unique(rows)

@@ -1,4 +1,4 @@
-"""Where a run stands, and its best weights so far: safetensors and JSON files that run no code when loaded."""
+"""Checkpoints: the state of a run and its best weights, as safetensors and JSON files. Loading runs no code."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def save_checkpoint(
     """Write `folder/step-NNNNNNN` whole, then drop all but the newest two.
 
     Args:
-        folder: where checkpoints live.
-        step: steps done.
-        modules: what is trained, by name.
+        folder: folder of all checkpoints.
+        step: number of steps done.
+        modules: the trained modules, by name.
         optimizer: AdamW over their parameters.
         state: plain values: settings, fingerprints, dev figures.
     """
@@ -110,7 +110,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(checkpoint: Path, modules: Mapping[str, Stateful], optimizer: torch.optim.Optimizer) -> None:
-    """Put modules and optimiser back where they stood.
+    """Restore modules and optimiser.
 
     Raises:
         UserError: a file is damaged or belongs to another model.
@@ -141,7 +141,7 @@ class BestWeights:
     """
 
     def __init__(self, modules: Mapping[str, torch.nn.Module], figures: Sequence[float] = ()) -> None:
-        """Start before the first evaluation, or after those that gave `figures`."""
+        """Start without an evaluation, or after evaluations with these `figures`."""
         self._modules = modules
         self._tensors: dict[str, torch.Tensor] = {}
         self.value = max(figures, default=-math.inf)

@@ -1,4 +1,4 @@
-"""Several processes that train one student, and what each of them does.
+"""Distributed training: several processes train one student.
 
 `torchrun` starts them and `torch.distributed` connects them; alone, every function here answers for one.
 Each encodes its share of a batch, all see all vectors and compute the same loss. So a step is the same however many
@@ -34,10 +34,10 @@ def launched() -> bool:
 
 
 def join() -> Callable[[], bool]:
-    """Meet the other processes.
+    """Join the process group.
 
     Returns:
-        What a process that fails calls: whether it is the first to fail, and so the one to say why.
+        A function that a failing process calls. It returns whether this process failed first and should report the error.
     """
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
@@ -66,7 +66,7 @@ def connect(store: Any, rank: int, size: int) -> None:
 
 
 def leave() -> None:
-    """Part from the other processes when all are done."""
+    """Leave the process group when all processes are done."""
     import torch.distributed as dist
 
     wait()
@@ -137,7 +137,7 @@ def in_turn() -> Iterator[None]:
 
 
 def from_first(compute: Callable[[], NDArray[Any]]) -> NDArray[np.float64]:
-    """Numbers that the first process computes, as float64 in all of them."""
+    """Compute numbers in the first process and send them to all, as float64."""
     import torch
     import torch.distributed as dist
 
@@ -157,16 +157,16 @@ def from_first(compute: Callable[[], NDArray[Any]]) -> NDArray[np.float64]:
 
 
 def text_from_first(compute: Callable[[], str]) -> str:
-    """Text that the first process finds, in all of them."""
+    """Compute a text in the first process and send it to all."""
     found = from_first(lambda: np.frombuffer(compute().encode("utf-8", "surrogateescape"), dtype=np.uint8))
     return found.astype(np.uint8).tobytes().decode("utf-8", "surrogateescape")
 
 
 def agree(what: str) -> None:
-    """Make sure that all processes stand at the same point of the same run, which `what` describes.
+    """Check that all processes are at the same point of the same run. `what` describes that point.
 
     Raises:
-        WorkFailed: one does not.
+        WorkFailed: a process is not.
     """
     import torch
 
@@ -213,9 +213,9 @@ def sum_gradients(student: Iterable[torch.nn.Parameter], objective: Iterable[tor
     """Give every process the whole gradient.
 
     Args:
-        student: what each process has the part of its own texts of; the parts are added.
-        objective: what each process has all of, since all computed the same loss; it is averaged, so that all go on
-            with the same bits.
+        student: parameters whose gradient covers only the process's own texts. The gradients are added.
+        objective: parameters with the whole gradient in each process, since all compute the same loss. The gradients
+            are averaged, so that all processes continue with the same bits.
     """
     if count() == 1:
         return
@@ -251,7 +251,7 @@ def _reduce(tensor: torch.Tensor) -> None:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Turn what torch says of a lost process into a sentence."""
+    """Turn torch's error about a lost process into a readable message."""
     try:
         yield
     except RuntimeError as error:

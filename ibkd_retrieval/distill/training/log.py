@@ -1,4 +1,4 @@
-"""The figures of a run, step by step, and where the time of a step goes."""
+"""The training log: the figures of each step, and the time of its parts."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class TrainingLog:
 
         Args:
             path: the file.
-            first: steps done before; what the log says of later ones is dropped, since it will be said again.
-            tensorboard: folder for the same figures as TensorBoard events, None for none.
+            first: number of steps done before. Lines on later steps are dropped, because these steps run again.
+            tensorboard: folder for the same figures as TensorBoard events. None writes no events.
 
         Raises:
-            MissingPackage: events are asked for and tensorboard is not installed.
+            MissingPackage: `tensorboard` is set and the package is not installed.
         """
         self._events = None if tensorboard is None else event_writer(tensorboard, first)
         self._path = path
@@ -99,7 +99,7 @@ class StepTimes:
     """
 
     def __init__(self, device: str, *, active: bool) -> None:
-        """Measure on `device` where `active`; a clock that is not costs nothing and says nothing."""
+        """Measure on `device` if `active`. An inactive clock costs nothing and records nothing."""
         self._device, self._active = device, active
         self._seconds: dict[str, float] = {}
 

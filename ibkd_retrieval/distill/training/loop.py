@@ -1,4 +1,4 @@
-"""The steps of a training run, whatever it trains: dev figures, checkpoints, log, early end."""
+"""The training loop of both stages: steps, evaluations, checkpoints, log and early stopping."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class DevPoint:
 
 @dataclass(frozen=True)
 class LoopResult:
-    """What the steps gave.
+    """The result of a training loop.
 
     Attributes:
         dev: the dev figure of the weights that are kept.
@@ -66,15 +66,15 @@ class Trainable(Protocol):
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
-        """What is trained, by name."""
+        """The trained modules, by name."""
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """What trains it."""
+        """The optimiser."""
 
     @property
     def rate_name(self) -> str:
-        """The parameter that sets the learning rate, for advice."""
+        """The parameter that sets the learning rate, for error messages."""
 
     def start(self) -> None:
         """Prepare for the first step; not called where a checkpoint is taken up."""
@@ -107,14 +107,14 @@ class TrainingLoop:
         """Take up the newest checkpoint in `folder`, or start anew; of several processes the first alone writes there.
 
         Args:
-            run: what is trained.
-            dev: what is watched.
-            pace: how long and how often.
-            folder: where checkpoints and the log go.
-            identity: what a checkpoint must agree in to be taken up, as JSON values.
-            resume: go on from the newest checkpoint, if there is one.
-            progress: told of everything.
-            tensorboard: folder for event files, None for none.
+            run: the run to train.
+            dev: the dev set.
+            pace: number of steps, and intervals of evaluations and checkpoints.
+            folder: folder of the checkpoints and the log.
+            identity: JSON values that a checkpoint must share to be resumed.
+            resume: continue from the newest checkpoint, if there is one.
+            progress: receives progress reports.
+            tensorboard: folder for event files. None writes none.
 
         Raises:
             UserError: the checkpoint is of another run.

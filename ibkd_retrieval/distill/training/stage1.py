@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _START_SAMPLE = 4_096
 _DIRECTIONS_SAMPLE = 32_768
 USUAL_RATE = 2e-3
-"""Where the settings leave the learning rate open, which `distill` never does."""
+"""The learning rate if the settings give none. `distill` always sets it."""
 
 
 def check_enough(texts: TrainingTexts, settings: DistillSettings) -> None:
@@ -112,13 +112,14 @@ class TrainingRun:
     rate_name = "learning_rate"
 
     def start(self) -> None:
-        """Start W where it serves the untrained student best; a random one would first pull it from what it knows.
+        """Initialise W to fit the untrained student. A random W would first make the student worse.
 
-        W is the least-squares map from the student's vectors to the teacher's, or the nearest isometry. Where an
-        objective holds W at the teacher's principal directions, the student's last linear layer is brought to them so.
-        A student of several lengths that keeps its cosines is turned to its own principal directions instead, of which
-        prefixes lose least: all-MiniLM-L6-v2 cut to 128 of 384 dimensions has 0.607 nDCG@10 on SciFact's training
-        queries so, 0.588 at the teacher's, and 0.597 as it is. An objective without W starts its own maps.
+        W is the least-squares map from the student's vectors to the teacher's, or the nearest isometry. If an objective
+        fixes W at the teacher's principal directions, the student's last linear layer gets that map instead.
+        A Matryoshka student that keeps its cosines is rotated to its own principal directions, because their prefixes
+        lose least: all-MiniLM-L6-v2 truncated to 128 of 384 dimensions has 0.607 nDCG@10 on SciFact's training queries
+        this way, 0.588 with the teacher's directions, and 0.597 without rotation. An objective without W initialises
+        its own maps.
         """
         self._start_maps()
         if self._before is not None:
@@ -198,11 +199,11 @@ class TrainingRun:
         return Batch(student, teacher, inputs, bank, duplicate, times)
 
     def close(self) -> None:
-        """Give the student back as it came."""
+        """Restore the student's original settings."""
         self.module.close()
 
     def projection(self) -> NDArray[np.float32] | None:
-        """W as it stands [D, d], None where the objective has none."""
+        """The current W [D, d], or None if the objective has no W."""
         return _weight(self._projection())
 
     def _projection(self) -> Projection | None:
@@ -224,7 +225,7 @@ class TrainingRun:
         return self.module.as_encoder(finished, self.settings.dtype)
 
     def finish(self) -> None:
-        """Merge what was trained with what it was before, where the settings say so."""
+        """Average the trained and the untrained weights, if the settings say so."""
         self._merge(self.modules)
 
     def _merge(self, modules: Mapping[str, torch.nn.Module]) -> None:
@@ -244,7 +245,7 @@ def _weight(projection: Projection | None) -> NDArray[np.float32] | None:
 
 @dataclass(frozen=True)
 class TrainingResult(LoopResult):
-    """What training gave, and W [D, d] in float32, None where the objective has none."""
+    """The result of training, with W [D, d] in float32, or None if the objective has no W."""
 
     projection: np.ndarray[Any, np.dtype[np.float32]] | None
 
@@ -266,15 +267,15 @@ def train_student(
 
     Args:
         student: float32 model on its device.
-        cache: vectors of the teacher; those of texts it lacks are computed first.
-        texts: what to learn from.
-        dev: what to watch.
+        cache: cache of teacher vectors. Missing vectors are computed first.
+        texts: the training texts.
+        dev: the dev set.
         settings: the recipe.
-        folder: where checkpoints and the log go.
-        origin: how the untrained student was made; a resumed run must say the same.
-        resume: go on from the newest checkpoint in `folder`, if there is one.
-        tensorboard: folder for event files, None for none.
-        progress: told of everything.
+        folder: folder of the checkpoints and the log.
+        origin: how the untrained student was made. A resumed run must have the same origin.
+        resume: continue from the newest checkpoint in `folder`, if there is one.
+        tensorboard: folder for event files. None writes none.
+        progress: receives progress reports.
 
     Raises:
         UserError: fewer texts than a batch, or a checkpoint of another run.
@@ -301,5 +302,5 @@ def train_student(
 
 
 def dev_identity(dev: Dev) -> str:
-    """What is watched, in a line."""
+    """The metric and the name of the dev set, in one line."""
     return f"{dev.metric} {TrainingTexts(tuple(dev.texts), ()).fingerprint}"

@@ -1,4 +1,4 @@
-"""Stage 2 of IBKD: a student learns from pairs of query and passage, and goes on forgetting."""
+"""Stage 2 of IBKD: fine-tuning on pairs of query and passage, with the forgetting term."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class FinetuneRun:
-    """Contrast of queries with passages, soft labels, and forgetting."""
+    """Student, optimiser and losses of stage 2: contrastive loss, soft labels and forgetting term."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class FinetuneRun:
     def _terms(
         self, vectors: torch.Tensor, inputs: torch.Tensor | None, batch: PairBatch, times: StepTimes
     ) -> LossTerms:
-        """The mean over the lengths that are to be usable; the parts of the full one."""
+        """The mean loss over the Matryoshka dims, with the terms at full length."""
         import torch
 
         dims = self.settings.dims or (vectors.shape[1],)
@@ -131,7 +131,7 @@ class FinetuneRun:
         return LossTerms(total, terms, watch)
 
     def close(self) -> None:
-        """Give the student back as it came."""
+        """Restore the student's original settings."""
         self.module.close()
 
     def untrained(self) -> Encoder:
@@ -145,14 +145,14 @@ class FinetuneRun:
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What stage 2 gave.
+    """The result of stage 2.
 
     Attributes:
         loop: dev figures and times.
-        pairs: queries learnt from.
-        fingerprint: of the pairs with their negatives.
-        negatives: file that lists the mined negatives, None where none were mined.
-        negatives_a_query: hard negatives a query has to draw from, on average.
+        pairs: number of training queries.
+        fingerprint: hash of the pairs with their negatives.
+        negatives: file with the mined negatives, or None if none were mined.
+        negatives_a_query: average number of hard negatives available per query.
     """
 
     loop: LoopResult
@@ -180,19 +180,20 @@ def finetune_student(
 
     Args:
         student: float32 model on its device, ending in Normalize.
-        cache: vectors of the teacher, whose ranking gives hard negatives and whose scores may be soft labels.
-        pairs: what to learn from; queries and passages of the dev set are left out.
-        corpus: where hard negatives are mined, among what is not of the dev set.
-        dev: what to watch.
+        cache: cache of teacher vectors. The teacher gives hard negatives and, if set, soft labels.
+        pairs: the training pairs. Queries and passages of the dev set are left out.
+        corpus: corpus in which hard negatives are mined, without the dev set.
+        dev: the dev set.
         settings: the recipe.
-        folder: where checkpoints and the log go.
-        origin: how the student was made; a resumed run must say the same.
-        resume: go on from the newest checkpoint in `folder`, if there is one.
-        tensorboard: folder for event files, None for none.
-        progress: told of everything.
+        folder: folder of the checkpoints and the log.
+        origin: how the student was made. A resumed run must have the same origin.
+        resume: continue from the newest checkpoint in `folder`, if there is one.
+        tensorboard: folder for event files. None writes none.
+        progress: receives progress reports.
 
     Raises:
-        UserError: fewer pairs than a batch, a checkpoint of another run, or a cross-encoder that is none.
+        UserError: there are fewer pairs than a batch, the checkpoint is of another run, or `soft_labels` is not a
+            cross-encoder.
         WorkFailed: the loss is no longer a number.
     """
     pairs = usable_pairs(pairs, dev, settings)
@@ -234,11 +235,11 @@ def finetune_student(
 
 
 def usable_pairs(pairs: PairSet, dev: Dev, settings: FinetuneSettings) -> PairSet:
-    """The pairs that may be learnt from; what would stop stage 2 is told here, before anything is trained or mined.
+    """Remove the dev set from the pairs, and check the inputs of stage 2 before training and mining.
 
     Args:
-        pairs: as they were given.
-        dev: what is watched; its queries and passages are left out.
+        pairs: the pairs as given.
+        dev: the dev set.
         settings: the recipe.
 
     Raises:

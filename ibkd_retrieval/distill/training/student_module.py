@@ -1,4 +1,4 @@
-"""The student as the trainer sees it: features in, unit vectors and input representation out."""
+"""The student as a training module: from features to unit vectors and the input representation."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ class StudentModule(torch.nn.Module):
             self.transformer.set_attn_implementation("eager")
 
     def close(self) -> None:
-        """Give the student back with the attention it came with and nothing frozen."""
+        """Restore the student's attention implementation and unfreeze all parameters."""
         for parameter in self._frozen:
             parameter.requires_grad_(True)
         if not self._static:
             self.transformer.set_attn_implementation(self._attention)
 
     def as_encoder(self, model: SentenceTransformer, dtype: str) -> Encoder:
-        """A copy of the student, or of what is made of it, as an encoder of its own."""
+        """A copy of the student, or of a model made from it, as an encoder."""
         model = copy.deepcopy(model)
         if not self._static:
             transformer: Any = model[0].auto_model
