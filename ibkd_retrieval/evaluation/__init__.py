@@ -1,1 +1,1 @@
-"""Runs and judgements into numbers: metrics, significance, efficiency, comparison."""
+"""Evaluation: metrics of runs, significance tests, efficiency, and comparisons of systems."""

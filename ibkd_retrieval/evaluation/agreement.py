@@ -1,4 +1,4 @@
-"""How alike two rankings of the same documents are.
+"""Agreement between two rankings of the same documents: overlap@k and rank-biased overlap.
 
 Rankings are total orders: a run breaks ties as trec_eval does, so documents of equal score stand in the same order in
 both rankings and cannot make them disagree.
@@ -86,14 +86,14 @@ def agreement(run: Run, baseline: Run, deep: Run, deep_baseline: Run) -> Agreeme
 
 
 def agreement_with(run: Run, baseline: Run, deep: Run, deep_baseline: Run, name: str = "The run") -> Evaluation:
-    """How alike a system is to another, query by query, in the place of metrics.
+    """The agreement of two systems for each query. It replaces metrics if there are no judgements.
 
     Args:
-        run: the first ten documents or more of each query.
-        baseline: likewise, of the other system. Its queries count; one that the run lacks agrees in nothing.
-        deep: the first `RBO_DEPTH` documents or more.
-        deep_baseline: likewise, of the other system.
-        name: what to call the run where it is refused.
+        run: at least the first ten documents of each query.
+        baseline: the same of the other system. Its queries count. A query that the run lacks has agreement 0.
+        deep: at least the first `RBO_DEPTH` documents of each query.
+        deep_baseline: the same of the other system.
+        name: name of the run in error messages.
 
     Raises:
         UserError: they have no query in common.
@@ -121,7 +121,7 @@ def agreement_with(run: Run, baseline: Run, deep: Run, deep_baseline: Run, name:
 
 
 def recall_against(run: Run, exact: Run, depth: int) -> float:
-    """Mean share of the first `depth` documents of an exact search that are among the first `depth` of a run.
+    """Recall against exact search: the mean share of its first `depth` documents among the first `depth` of a run.
 
     Args:
         run: `depth` documents or more of each query.

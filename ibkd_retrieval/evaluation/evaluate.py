@@ -1,4 +1,4 @@
-"""Runs against judgements, or against another run: the public `evaluate`."""
+"""`evaluate`: the public function that scores runs against judgements or another run."""
 
 from __future__ import annotations
 
@@ -45,29 +45,28 @@ def evaluate(
 ) -> Scores:
     """Score one run or several, and test them against baselines.
 
-    Without judgements, runs are compared with one baseline by what needs none: the share of its first ten documents
-    that a run has (`overlap@10`) and rank-biased overlap (`rbo`).
+    Without judgements, runs are compared with one baseline by `overlap@10` and rank-biased overlap (`rbo`).
 
     Args:
         run: a `Run`, a TREC or MS MARCO file, a dict of dicts `{query: {document: score}}`, a list of these, or a
             dict from names to them.
         judgements: a data set's name, a qrels file, a `QuerySet`, a dict of dicts `{query: {document: grade}}`, or
             None to compare with the baseline only.
-        metrics: one or more of the names that the documentation lists, such as "ndcg@10".
-        baseline: what `run` may be; the randomisation test is corrected for all comparisons.
-        queries: the data set that judgements from a file belong to, which decides the relevance level.
-        relevance_level: lowest grade that counts as relevant. The data set's unless given.
-        confidence: of the intervals.
-        resamples: bootstrap samples behind each interval.
-        permutations: of each randomisation test.
-        seed: of resampling and randomisation.
-        progress: told of what is read.
+        metrics: one or more metric names from the documentation, such as "ndcg@10".
+        baseline: one or more baselines, in any form of `run`. p values are corrected for all comparisons.
+        queries: the data set of judgements from a file. It sets the relevance level.
+        relevance_level: lowest grade that counts as relevant. None is the data set's own.
+        confidence: confidence level of the intervals.
+        resamples: bootstrap resamples per interval.
+        permutations: permutations of each randomisation test.
+        seed: random seed of resampling and randomisation.
+        progress: receives progress reports.
 
     Returns:
         The scores, by metric: `scores["ndcg@10"]` is that of the first run.
 
     Raises:
-        UserError: a file, a metric or a number is wrong, or a run and the judgements have no query in common.
+        UserError: a file, a metric or a number is invalid, or a run and the judgements share no query.
 
     Example:
         >>> run = {"q1": {"d1": 0.9, "d2": 0.5}, "q2": {"d3": 0.7, "d1": 0.1}}

@@ -1,4 +1,4 @@
-"""An index searched with judged queries, and what it finds scored."""
+"""Search an index with judged queries, and score the results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def evaluate_index(
     progress: bool | Progress = False,
     **drawn: Any,
 ) -> Scores:
-    """Search an index and score what is found.
+    """Search an index and score the results.
 
     A query that is a document of the corpus itself, as in ArguAna and Quora, is left out of its own results.
 
@@ -102,7 +102,7 @@ def evaluate_index(
 
 
 def _refuse_other_documents(folders: Sequence[Path], run: Run, judgements: Sequence[Judgement], source: str) -> None:
-    """Refuse judgements of documents that no index holds, which would score 0 without a word.
+    """Refuse judgements of documents that no index holds. Otherwise the score would silently be 0.
 
     Raises:
         UserError: no relevant document is in the indexes.
@@ -119,7 +119,7 @@ def _refuse_other_documents(folders: Sequence[Path], run: Run, judgements: Seque
 
 
 def leaves_out_own(asked: QuerySet, progress: Progress) -> bool:
-    """Whether queries are documents themselves, which is said: each is left out of its own results then."""
+    """Whether queries are documents of the corpus. Then each is left out of its own results, and a message says so."""
     if asked.queries_are_documents:
         progress.say(f"the queries of {asked.name} are documents of its corpus: each is left out of its own results")
     return asked.queries_are_documents
@@ -130,7 +130,7 @@ def _named(queries: Source, asked: QuerySet) -> str:
 
 
 def _tuned_here(shared: int, judged: int, queries: str) -> str:
-    """What to think of figures on queries that weights were tuned on, and what to tune on instead."""
+    """A warning that scores on tuning queries are optimistic, with other queries to tune on."""
     known = find_known(queries)
     other = (known.dev or known.train) if known is not None else ""
     advice = f'`tune="{other}"`' if other else "queries of another split as `tune`"

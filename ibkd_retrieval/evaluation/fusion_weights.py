@@ -1,4 +1,4 @@
-"""Weights for the fusion of runs by their scores, found on queries with judgements."""
+"""Tune the weights of score fusion on judged queries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class WeightPoint:
 
 @dataclass(frozen=True)
 class TunedWeights:
-    """What was tried and what was best.
+    """The settings that were tried, and the best one.
 
     Attributes:
         weights: those of the highest score; among equals, the nearest to equal shares, then the first tried.

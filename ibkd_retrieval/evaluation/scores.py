@@ -1,4 +1,4 @@
-"""Several runs scored on the same judgements, each with intervals and tested against baselines."""
+"""Scores of several runs on the same judgements, with intervals and tests against baselines."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class BaselineContrast(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scores(Mapping[str, float]):
-    """What runs scored, a mapping from the names of metrics to the scores of the first run.
+    """The scores of runs. As a mapping, it gives the first run's score of each metric.
 
     Attributes:
         runs: the runs that were scored.
@@ -79,10 +79,10 @@ class Scores(Mapping[str, float]):
         query_ids: the judged queries.
         intervals: percentile bootstrap intervals of the means, by name of the run or baseline and metric.
         contrasts: each run with each baseline from another source, by each metric.
-        confidence: of all intervals.
-        resamples: bootstrap samples behind each interval.
-        permutations: most sign patterns that a randomisation test tried.
-        seed: of resampling and randomisation.
+        confidence: confidence level of all intervals.
+        resamples: bootstrap resamples per interval.
+        permutations: maximum number of permutations of a randomisation test.
+        seed: random seed of resampling and randomisation.
         judgements: where the judgements came from.
         tuned_on: how many of the judged queries fusion weights were tuned on; None where none were tuned.
     """
@@ -176,7 +176,7 @@ class Scores(Mapping[str, float]):
 
     @property
     def is_judged(self) -> bool:
-        """Whether there were judgements. If not, the metrics say how alike the runs are to a baseline."""
+        """Whether there were judgements. If not, the metrics measure agreement with a baseline."""
         return self.metrics != AGREEMENT
 
     def _remark(self) -> str:
@@ -243,7 +243,7 @@ def score_runs(
     judgements: str = "the judgements",
     tuned_on: int | None = None,
 ) -> Scores:
-    """Put intervals around the scores of runs, and test every run against every baseline.
+    """Compute intervals of the scores, and test every run against every baseline.
 
     Args:
         runs: evaluated by the same metrics against the same judgements.

@@ -1,4 +1,4 @@
-"""Whether a difference between two systems on the same queries is significant.
+"""Significance tests and bootstrap intervals for two systems on the same queries.
 
 Arguments are per-query values of one metric [n], aligned by query; differences are system minus baseline.
 """
@@ -32,11 +32,11 @@ class RandomisationTest(NamedTuple):
     """A paired randomisation test.
 
     Attributes:
-        difference: of the means.
-        p_value: two-sided.
-        permutations: sign patterns that were tried.
-        exact: whether all patterns were tried, and none drawn at random.
-        seed: of the random patterns.
+        difference: difference of the means.
+        p_value: two-sided p value.
+        permutations: number of permutations tried.
+        exact: whether all permutations were tried. Otherwise they were drawn at random.
+        seed: random seed of the permutations.
     """
 
     difference: float
@@ -66,7 +66,7 @@ class WinTieLoss(NamedTuple):
 
 
 class PairedTests(NamedTuple):
-    """What a board or a comparison says of two systems on one metric.
+    """The tests of two systems on one metric.
 
     Attributes:
         interval: of the difference, by bootstrap.

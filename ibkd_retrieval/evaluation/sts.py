@@ -1,4 +1,4 @@
-"""Semantic textual similarity: do a model's cosines order sentence pairs as people do?"""
+"""Semantic textual similarity: the correlation of a model's cosines with human scores of sentence pairs."""
 
 from __future__ import annotations
 
@@ -143,18 +143,18 @@ def evaluate_sts(
     seed: int = 0,
     progress: bool | Progress = False,
 ) -> StsScores:
-    """Correlate a model's cosines with people's scores of sentence pairs.
+    """Correlate a model's cosines with human scores of sentence pairs.
 
     Args:
         model: a name, a folder or an encoder. None is the newest student.
         data: a file of scored pairs, a SentEval folder or a `PairSet`; or several of them.
-        device: where to encode.
+        device: the device to encode on.
         dtype: number format of the encoder.
-        backend: what runs the encoder.
+        backend: backend of the encoder.
         pooling: "mean" or "cls", for a plain transformers encoder.
-        resamples: of the pairs, behind each interval.
-        seed: of the resamples.
-        progress: told of the sentences encoded.
+        resamples: bootstrap resamples of the pairs per interval.
+        seed: random seed of the resamples.
+        progress: receives the number of sentences encoded.
 
     Raises:
         UserError: there are no pairs, they cannot be read, or there is no such model.

@@ -1,4 +1,4 @@
-"""Each data set of a suite indexed, searched and scored, and their average: the public `evaluate_suite`."""
+"""`evaluate_suite`: the public function that indexes, searches and scores every data set of a suite."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def evaluate_suite(
 ) -> SuiteResult:
     """Index, search and score every data set of a suite.
 
-    What is finished is not done again. What fails is reported at the end. Where queries are documents of the corpus,
-    as in ArguAna and Quora, each is left out of its own results.
+    Finished work is reused. Failures are reported at the end. If queries are documents of the corpus, as in ArguAna and
+    Quora, each is left out of its own results.
 
     Args:
         suite: "beir", "msmarco", or a folder of BEIR folders.
-        options: the model and how to rank. The newest student and an exact search unless given.
-        data_dir: where local copies of the data sets are.
-        metrics: names. Each data set's own and Recall@100 unless given.
-        type: of the indexes.
-        output: the folder of the indexes and of suite.json. `indexes/SUITE` unless given.
+        options: the model and the ranking options. None is the newest student and an exact search.
+        data_dir: folder with local copies of the data sets.
+        metrics: metric names. None is each data set's own metric and Recall@100.
+        type: index type.
+        output: the folder of the indexes and of suite.json. None is `indexes/SUITE`.
         k: results per query.
-        relevance_level: lowest grade that counts as relevant. Each data set's own unless given.
-        progress: True shows bars; or an object that is told of the work.
+        relevance_level: lowest grade that counts as relevant. None is each data set's own.
+        progress: receives progress reports. True shows bars.
 
     Raises:
         UserError: the suite, the model, a metric or an option is unknown.
@@ -112,7 +112,7 @@ def evaluate_suite(
 
 
 def _check(options: RankerOptions, type: str, k: int) -> None:
-    """Refuse, before days of indexing, what would fail the search of every member.
+    """Check the options before days of indexing, since a wrong one would fail every data set.
 
     Raises:
         UserError: the type, the number of results, a model or another option is unknown or out of range.
@@ -231,7 +231,7 @@ def _weights_of_reranker(options: RankerOptions) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class _SuiteRun:
-    """What all members of a suite are evaluated with."""
+    """The settings that all members of a suite share."""
 
     results: SuiteFile
     settings: dict[str, Any]

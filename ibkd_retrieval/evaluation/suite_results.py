@@ -1,4 +1,4 @@
-"""What a model scores on each data set of a suite, the average as BEIR reports it, and both as CSV and LaTeX."""
+"""The scores of a suite: each data set and the average as BEIR reports it, with CSV and LaTeX output."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ class SuiteResult:
         }
 
     def averages(self) -> dict[str, float]:
-        """Mean over complete groups of the mean over their parts, by metric; empty where no group is complete.
+        """The average of each metric over complete groups. It is empty if no group is complete.
 
-        So BEIR does: the twelve parts of CQADupStack are averaged to one figure first.
+        As in BEIR, the parts of a group are averaged first, such as the twelve parts of CQADupStack.
         """
         groups = self.complete_groups().values()
         return {

@@ -1,4 +1,4 @@
-"""Small tables as plain text, HTML, CSV and LaTeX; whatever a cell holds, it stays a cell."""
+"""Small tables as plain text, HTML, CSV and LaTeX. Special characters in cells are escaped."""
 
 from __future__ import annotations
 

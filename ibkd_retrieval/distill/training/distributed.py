@@ -37,7 +37,7 @@ def join() -> Callable[[], bool]:
     """Join the process group.
 
     Returns:
-        A function that a failing process calls. It returns whether this process failed first and should report the error.
+        A function that a failing process calls. It returns whether this process failed first and should report it.
     """
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous

@@ -1,4 +1,4 @@
-"""Bars that systems have to clear: a share of another system's score, measured beside them or recorded before."""
+"""Quality bars: a required share of a reference system's score, from this comparison or an earlier report."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ibkd_retrieval.evaluation.significance import Values
 
 
 class AskedBar(NamedTuple):
-    """A metric, by the name it is measured under, and the share of it that has to be kept."""
+    """A quality bar: the metric and the required retention."""
 
     metric: str
     at_least: float
 
 
 class JudgedData(NamedTuple):
-    """What decides whether scores of two comparisons may be compared: documents, judged queries, what is relevant."""
+    """The data behind scores: documents, judged queries and relevance level. Comparable scores share it."""
 
     name: str
     fingerprint: str
@@ -35,12 +35,12 @@ class JudgedData(NamedTuple):
 
 @dataclass(frozen=True)
 class Recorded:
-    """One system of an earlier comparison, to hold others against.
+    """One system of an earlier comparison, as a reference.
 
     Attributes:
-        path: of the report.
-        system: its name.
-        values: by fingerprint of the documents and judged queries, by metric as recorded, and by query id.
+        path: path of the report.
+        system: name of the system.
+        values: scores by fingerprint of the documents and judged queries, by metric as recorded, and by query id.
     """
 
     path: Path
@@ -49,14 +49,14 @@ class Recorded:
 
 
 def parse_bar(text: str, metrics: Sequence[str]) -> AskedBar:
-    """Understand `ndcg@10=0.97`.
+    """Parse a bar such as `ndcg@10=0.97`.
 
     Args:
         text: a metric and a share.
-        metrics: those that are measured.
+        metrics: the measured metrics.
 
     Raises:
-        UserError: the text is no bar, or its metric is unknown or not measured.
+        UserError: the text is not a bar, or its metric is unknown or not measured.
     """
     name, equals, share = text.partition("=")
     try:
@@ -74,10 +74,10 @@ def parse_bar(text: str, metrics: Sequence[str]) -> AskedBar:
 
 
 def same_metric(name: str, among: Iterable[str]) -> str | None:
-    """The first name that means the same metric, None where none does.
+    """The first name of the same metric, or None if there is none.
 
     Raises:
-        UserError: a name is no metric.
+        UserError: a name is not a metric.
     """
     wanted = parse_metric(name)[1:]
     return next((each for each in among if parse_metric(each)[1:] == wanted), None)
@@ -86,18 +86,18 @@ def same_metric(name: str, among: Iterable[str]) -> str | None:
 def read_recorded(
     path: Path, system: str | None, data_sets: Sequence[JudgedData], bars: Sequence[AskedBar], k: int
 ) -> Recorded:
-    """Take a system of an earlier comparison, and see that it can be compared with what is about to be measured.
+    """Read a system of an earlier comparison, and check that its scores are comparable with the new ones.
 
     Args:
-        path: of the report.
-        system: its name there; the first system where None.
-        data_sets: that are about to be measured.
-        bars: whose metrics have to be there.
-        k: results a query behind metrics without a cutoff.
+        path: path of the report.
+        system: name of the system. None is the first one.
+        data_sets: the data sets of the new comparison.
+        bars: the bars. The report must have their metrics.
+        k: results per query for metrics without a cutoff.
 
     Raises:
-        UserError: the report cannot be read, lacks the system, a data set or a metric, or a metric was measured over
-            another number of results or from another grade on.
+        UserError: the report cannot be read, or lacks the system, a data set or a metric. Or a metric was measured with
+            another number of results or another relevance level.
     """
     report = read_comparison(path)
     names = [each.name for each in report.systems]
@@ -140,13 +140,13 @@ def _check_level(path: Path, report: ComparisonReport, data: JudgedData, bars: S
 
 
 def hold(report: ComparisonReport, bars: Sequence[AskedBar], recorded: Recorded | None = None) -> tuple[Bar, ...]:
-    """Hold systems to every bar, averaged over the data sets.
+    """Check every system against every bar, averaged over the data sets.
 
     Args:
-        report: what was measured.
-        bars: to be cleared.
-        recorded: the system that the shares are of, which every system measured is held against, one of its own name
-            among them; where None, the first system measured, which all others are.
+        report: the comparison.
+        bars: the bars.
+        recorded: the reference system from an earlier report. Every system is checked against it, even one of the same
+            name. None takes the first system of this comparison, and checks all others.
     """
     against = report.baseline if recorded is None else recorded.system
     return tuple(

@@ -1,4 +1,4 @@
-"""Indexes compared on the same queries, from their names to a report: the public `compare`."""
+"""`compare`: the public function that compares indexes on the same queries and returns a report."""
 
 from __future__ import annotations
 
@@ -61,31 +61,30 @@ def compare(
 ) -> ComparisonReport:
     """Compare indexes on the same queries: quality with significance, latency, throughput, memory.
 
-    Queries without judgements compare by what needs none: how many of the first system's ten documents the others
-    find (`overlap@10`), and rank-biased overlap (`rbo`).
+    Without judgements, systems are compared by `overlap@10` with the first system and by rank-biased overlap (`rbo`).
 
     Args:
-        index: two or more indexes, of which the others are compared with the first: a dict from names to
-            folders, opened indexes or `ComparedIndex` records, or a list of these. Indexes of several corpora are
-            compared corpus by corpus and averaged; those of one name belong together.
-        queries: a data set's name, a path, or queries as `open_queries` takes them; a list of names for several
-            corpora (put questions of your own into a dict, or through `open_queries`). Those of each corpus unless
-            given.
-        metrics: one or more names; figures and sentences are of the first.
-        qrels: judgements in place of those that come with the queries.
-        sweep: "dims=384,256" and "type=flat,ivf-pq" add each index cut to these lengths and as these types.
-        fail_under: shares of the first system's scores to keep, as {"ndcg@10": 0.97}. The report says who does not.
+        index: two or more indexes. The first is the reference. Give a dict from names to folders, opened indexes or
+            `ComparedIndex` records, or a list of these. Several corpora are compared one by one and averaged. Indexes
+            with the same name form one system.
+        queries: a data set's name, a path, or queries in any form that `open_queries` accepts. For several corpora,
+            give a list of names. Put your own questions into a dict, or pass them through `open_queries`. None takes
+            the queries of each corpus.
+        metrics: one or more metric names. Figures and sentences use the first.
+        qrels: judgements that replace those of the queries.
+        sweep: "dims=384,256" and "type=flat,ivf-pq" add variants of each index with these dims and index types.
+        fail_under: required retention by metric, such as {"ndcg@10": 0.97}. The report names systems below it.
         baseline: an earlier report.json, for `fail_under`: "REPORT" or "REPORT,system=NAME".
-        rounds: how often every timing is taken.
-        peak_memory: load each system in a process of its own and measure the memory it takes.
+        rounds: number of timing rounds.
+        peak_memory: whether to measure memory. Each system is loaded in its own process.
         k: results per query for metrics without a cutoff.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        dtype: number format of encoders.
-        backend: what runs encoders.
-        resampling: how intervals and tests are made.
-        seed: of every random choice, unless `resampling` is given.
-        command: how the report says it was made.
-        progress: True shows bars; or an object that is told of the work.
+        dtype: number format of the encoders.
+        backend: backend of the encoders.
+        resampling: settings of intervals and tests.
+        seed: random seed, unless `resampling` is given.
+        command: the command line that the report shows.
+        progress: receives progress reports. True shows bars.
 
     Returns:
         The report. `report.save("folder")` writes it as a page, Markdown, a picture and JSON.

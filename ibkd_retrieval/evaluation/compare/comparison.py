@@ -1,4 +1,4 @@
-"""What the scores of several systems say, on one data set or several; the others are compared with the first."""
+"""Statistics of a comparison: intervals, tests against the first system, and averages over data sets."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Evaluations = Mapping[str, Mapping[str, Evaluation]]
 
 @dataclass(frozen=True)
 class Resampling:
-    """How intervals and tests are made.
+    """The settings of intervals and tests.
 
     Attributes:
-        confidence: of the intervals.
-        samples: resamples behind each interval.
-        permutations: of each randomisation test.
-        seed: of resampling and randomisation.
+        confidence: confidence level of the intervals.
+        samples: bootstrap resamples per interval.
+        permutations: permutations of each randomisation test.
+        seed: random seed of resampling and randomisation.
     """
 
     confidence: float = 0.95
@@ -49,7 +49,7 @@ class Statistics:
 
 
 def compare_scores(evaluations: Evaluations, resampling: Resampling | None = None) -> Statistics:
-    """Put intervals around scores, test every further system against the first, and average over data sets.
+    """Compute intervals, test every further system against the first, and average over data sets.
 
     Args:
         evaluations: of each data set's systems by the same metrics against the same judgements.

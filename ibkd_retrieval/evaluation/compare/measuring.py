@@ -1,4 +1,4 @@
-"""The time and the memory of all systems of a comparison, taken in turns."""
+"""Time and memory of all systems of a comparison. Systems take turns while they are timed."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ EncoderKey = tuple[str, int, str, str, str | None]
 
 @dataclass(frozen=True)
 class Measuring:
-    """How much is measured.
+    """The settings of the measurements.
 
     Attributes:
-        k: results per query behind metrics without a cutoff.
-        rounds: how often every timing is taken.
-        latency_queries: queries timed one by one in a round, drawn at random.
-        batch: queries in a batch.
-        throughput_documents: stored documents encoded for the throughput in a round; 0 to leave that out.
-        curve_queries: queries timed in a round for each point of a tradeoff curve.
-        memory_queries: queries that a fresh process answers while its memory is watched; 0 to leave that out.
-        resampling: of queries.
+        k: results per query for metrics without a cutoff.
+        rounds: number of timing rounds.
+        latency_queries: queries timed one by one per round, drawn at random.
+        batch: queries per batch.
+        throughput_documents: stored documents encoded per round to measure throughput. 0 skips it.
+        curve_queries: queries timed per round for each point of a tradeoff curve.
+        memory_queries: queries that a fresh process answers to measure its memory. 0 skips it.
+        resampling: settings of intervals and tests.
     """
 
     k: int = 1000
@@ -67,7 +67,7 @@ class Measuring:
 
     @property
     def seed(self) -> int:
-        """Of every random choice."""
+        """The random seed."""
         return self.resampling.seed
 
 

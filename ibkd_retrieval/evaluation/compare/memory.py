@@ -1,7 +1,7 @@
-"""The memory of a system: what a fresh process takes that loads its model and its index and answers queries.
+"""The memory of a system: a fresh process loads its model and its index, and answers queries.
 
-Run as a program it is that process: it reads a `Load` as JSON from standard input and writes its figures as the last
-line of standard output.
+This module is also the program of that process. It reads a `Load` as JSON from standard input, and writes its figures
+as the last line of standard output.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which systems are compared: the indexes named, corpus by corpus, and what a sweep makes of each."""
+"""The plan of a comparison: the given indexes by corpus, and the variants that a sweep adds."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class ComparedIndex:
     """An index to compare.
 
     Attributes:
-        folder: of the index.
-        name: of the system, in place of one made of model and type.
-        search_params: how hard to search. The index's own defaults unless given.
-        query_model: a student whose vectors of queries are searched for, in place of the index's own encoder.
-        sweep: whether a sweep varies this index too.
+        folder: the index folder.
+        name: name of the system. None makes one from model and index type.
+        search_params: search parameters. None is the index's own defaults.
+        query_model: a student that encodes the queries instead of the index's own encoder.
+        sweep: whether a sweep makes variants of this index.
     """
 
     folder: Path
@@ -40,11 +40,11 @@ class PlannedSystem:
     """A system on one corpus.
 
     Attributes:
-        name: for the report.
-        asked: the index it comes from.
-        manifest: of that index.
-        folder: where its own index is, or will be made.
-        variant: what is to be made of the index that was asked for, None for that index itself.
+        name: name of the system in the report.
+        asked: the given index that it comes from.
+        manifest: manifest of the given index.
+        folder: folder of its own index, which may not exist yet.
+        variant: the variant of the given index, or None for that index itself.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Which queries are asked on which corpus."""
+"""Match query sets with the corpora that they are judged on."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _ENOUGH = 0.5
 def open_asked(
     corpora: Sequence[PlannedCorpus], given: Sequence[Source], qrels: Sequence[Source], progress: Progress
 ) -> list[tuple[PlannedCorpus, QuerySet]]:
-    """Each corpus with a set of queries about it.
+    """Open the query set of each corpus.
 
     Args:
-        corpora: what is searched.
-        given: queries, of which either all are judged or none. Those that belong to each corpus unless given.
-        qrels: judgements in place of those that come with the queries, one for each set of queries.
-        progress: told which queries are taken.
+        corpora: the corpora.
+        given: query sets. Either all have judgements or none. None takes the queries of each corpus.
+        qrels: judgements that replace those of the queries, one for each query set.
+        progress: receives the names of the query sets.
 
     Raises:
-        UserError: there are none, some have no judgements, or it is not clear which corpus they are about.
+        UserError: there are no queries, some have no judgements, or their corpus is not clear.
     """
     sources: list[Source] = list(given)
     for corpus in corpora if not given else ():

@@ -1,7 +1,7 @@
-"""What the systems of a comparison find on one data set, to the depth each figure is taken from.
+"""The rankings of all systems of a comparison on one data set, at the depth that each figure needs.
 
-An approximate index looks further when it is asked for more results. So a metric at a cutoff is taken from a search for
-that many results, and not from the top of a longer one that would flatter it.
+An approximate index searches further when more results are requested. So a metric at a cutoff is measured on a search
+for exactly that many results. The top of a longer search would look better than it is.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class ComparedData:
     """One corpus and its queries, with the systems that index it.
 
     Attributes:
-        name: short, for the report.
-        queries: with judgements, where there are any.
-        searchers: by the system's name; the others are compared with the first.
+        name: short name for the report.
+        queries: the queries, with judgements if there are any.
+        searchers: searchers by system name. The first is the reference.
     """
 
     name: str
@@ -44,7 +44,7 @@ class ComparedData:
 
     @property
     def asked(self) -> tuple[Query, ...]:
-        """The queries that are judged; where none is, all of them."""
+        """The judged queries, or all queries if none is judged."""
         if not self.queries.judgements:
             return self.queries.queries
         judged = {judgement.query_id for judgement in self.queries.judgements}
@@ -53,14 +53,14 @@ class ComparedData:
 
 @dataclass(frozen=True)
 class Ranking:
-    """What one system found.
+    """The rankings of one system.
 
     Attributes:
-        vectors: of the queries asked [q, dim].
-        runs: by the number of results asked for.
-        evaluation: by all metrics.
-        recall: by depth, against an exact search of the same vectors.
-        exact: the exact run to the greatest depth of `DEPTHS`; None where the system is exact itself.
+        vectors: query vectors [q, dim].
+        runs: runs by number of results.
+        evaluation: scores by all metrics.
+        recall: recall by depth, against an exact search of the same vectors.
+        exact: the exact run at the greatest depth of `DEPTHS`. None if the system itself is exact.
     """
 
     vectors: NDArray[np.float32]
@@ -76,13 +76,13 @@ def rank_all(
     """Search and score with every system; queries are encoded once for systems that share an encoder.
 
     Args:
-        data: what is asked of whom.
-        metrics: names that `parse_metric` understands, or `AGREEMENT`, which needs no judgements.
-        k: results per query behind metrics without a cutoff.
-        progress: told of the work.
+        data: the queries and the systems.
+        metrics: names that `parse_metric` accepts, or `AGREEMENT`, which needs no judgements.
+        k: results per query for metrics without a cutoff.
+        progress: receives progress reports.
 
     Raises:
-        UserError: no query is judged, or what `evaluate_run` refuses.
+        UserError: no query is judged, or `evaluate_run` refuses the runs.
     """
     judged = tuple(metrics) != AGREEMENT
     if not data.asked or (judged and not data.queries.judgements):
@@ -235,7 +235,7 @@ def examples(data: ComparedData, rankings: Mapping[str, Ranking], metric: str) -
         for place in extreme_queries((ours - theirs).tolist()):
             query_id = baseline.query_ids[place]
             if query_id not in rows:
-                continue  # Judged, and asked of nobody.
+                continue  # Judged, but not in the query set.
             found.append(
                 Example(
                     system=system,

@@ -1,6 +1,6 @@
-"""What a comparison says, as records: scores, contrasts, agreement, examples, bars; encoders, times, sizes, memory.
+"""The records of a comparison: scores, contrasts, agreement, examples, bars, encoders, times, sizes and memory.
 
-They are stored in the report's JSON by the names of their fields, which docs/formats.md describes.
+The report's JSON stores them under the names of their fields. docs/formats.md describes the format.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class MetricContrast:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike a system's rankings are to the first system's, as means over all queries.
+    """Agreement of a system's rankings with the first system's, as means over all queries.
 
     Attributes:
         overlap_at_10: share of the first ten documents that both have.
@@ -94,16 +94,16 @@ class RankedDocument:
 
 @dataclass(frozen=True)
 class Example:
-    """A query that a system lost or won much on, against the first system.
+    """A query with a large loss or gain against the first system.
 
     Attributes:
-        system: its name.
-        query_id: of the query.
-        query: its text.
-        metric: the first one.
-        baseline_value: of the first system.
-        value: of the system.
-        rankings: the first five documents of the first system and of this one, by name.
+        system: name of the system.
+        query_id: id of the query.
+        query: text of the query.
+        metric: the first metric of the comparison.
+        baseline_value: value of the first system.
+        value: value of this system.
+        rankings: the first five documents of the first system and of this one, by system name.
     """
 
     system: str
@@ -120,9 +120,9 @@ class Average:
     """One metric of one system over all data sets, each counting the same.
 
     Attributes:
-        mean: of the data sets' means.
-        retention: mean / first system's mean; None where that is 0.
-        retention_interval: queries resampled within each data set.
+        mean: mean of the data sets' means.
+        retention: mean / first system's mean, or None if that is 0.
+        retention_interval: bootstrap interval of the retention. Queries are resampled within each data set.
     """
 
     mean: float
@@ -132,17 +132,17 @@ class Average:
 
 @dataclass(frozen=True)
 class Bar:
-    """A share of the first system's score that a system has to keep, averaged over the data sets, and whether it does.
+    """The result of a quality bar: the required and the measured retention, averaged over the data sets.
 
     Attributes:
-        metric: its name.
-        at_least: the share.
-        system: whose share it is.
-        retention: the share kept; None where the first system scores 0.
-        passed: whether that is at least as much.
-        why: a sentence.
-        against: the system that the share is of.
-        report: the file of an earlier comparison that holds that system's scores; None where it is of this one.
+        metric: name of the metric.
+        at_least: the required retention.
+        system: name of the system.
+        retention: the measured retention, or None if the reference system scores 0.
+        passed: whether the retention is high enough.
+        why: a sentence that explains the result.
+        against: the reference system.
+        report: the report file of an earlier comparison with the reference system, or None for this comparison.
     """
 
     metric: str
@@ -161,14 +161,14 @@ class EncoderFigures:
 
     Attributes:
         name: hub name or folder.
-        weight_hash: of all that decides a vector.
-        dims: length of a vector, after cutting.
-        embedding_parameters: in the token tables, which cost memory but hardly any time.
-        transformer_parameters: all others.
-        model_bytes: of the weights.
-        max_length: tokens read of a text, 0 where all is read.
-        dtype: of the transformer's arithmetic.
-        device: where it ran.
+        weight_hash: hash of everything that determines a vector.
+        dims: dimensions of a vector, after truncation.
+        embedding_parameters: number of token embedding parameters. They cost memory but hardly any time.
+        transformer_parameters: number of all other parameters.
+        model_bytes: size of the weights in bytes.
+        max_length: maximum number of tokens of a text. 0 has no limit.
+        dtype: number format of the transformer's computation.
+        device: the device it ran on.
     """
 
     name: str

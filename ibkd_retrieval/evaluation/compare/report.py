@@ -1,4 +1,4 @@
-"""What a comparison found: systems, their results on each data set, averages; as records and as JSON (version 2)."""
+"""The report of a comparison: systems, results on each data set and averages, as records and as JSON (version 2)."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True)
 class SystemRecord:
-    """One system: an encoder, cut to some length or not, a kind of index, and how that is searched.
+    """One system: an encoder, an index family and search parameters.
 
     Attributes:
-        name: short and unique.
-        encoder: of the queries.
-        family: of the index.
-        settings: of the search as the user gave them, None where each index follows its own.
-        throughput: of encoding documents; None where not measured.
-        peak_memory: None where not measured.
-        cost: None where the throughput was not measured.
+        name: short unique name.
+        encoder: the query encoder.
+        family: the index family.
+        settings: search parameters as given, or None if each index uses its own defaults.
+        throughput: document encoding rate, or None if not measured.
+        peak_memory: peak memory, or None if not measured.
+        cost: extrapolated costs, or None if the throughput was not measured.
     """
 
     name: str
@@ -63,7 +63,7 @@ class SystemRecord:
 
 @dataclass(frozen=True)
 class TradeoffPoint:
-    """What an approximate index finds with one setting of its search parameters, and how long that takes.
+    """Recall and search time of an approximate index with one setting of its search parameters.
 
     Attributes:
         nprobe: inverted lists visited, None for a graph.
@@ -153,19 +153,19 @@ class ComparisonReport:
     """Systems side by side; the others are compared with the first.
 
     Attributes:
-        created: when, ISO 8601 in UTC.
-        command: that made it.
-        seed: of every random choice.
-        confidence: of all intervals.
-        bootstrap_samples: behind each interval.
-        environment: what the costs were measured on.
+        created: time of creation, ISO 8601 in UTC.
+        command: the command that made the report.
+        seed: random seed.
+        confidence: confidence level of all intervals.
+        bootstrap_samples: bootstrap resamples per interval.
+        environment: hardware and software of the measurements.
         baseline: name of the first system.
-        metrics: names as given; figures and sentences use the first.
-        systems: in the order given.
-        data_sets: in the order given.
-        averages: by system and metric.
-        bars: what was asked of the systems.
-        k: results a query behind metrics without a cutoff; None in reports that do not say.
+        metrics: metric names as given. Figures and sentences use the first.
+        systems: the systems in the order given.
+        data_sets: the data sets in the order given.
+        averages: averages by system and metric.
+        bars: results of the quality bars.
+        k: results per query for metrics without a cutoff, or None if the report does not record it.
     """
 
     created: str
@@ -184,18 +184,18 @@ class ComparisonReport:
 
     @property
     def is_judged(self) -> bool:
-        """Whether there were judgements. If not, the metrics say how alike the answers are to the first system's."""
+        """Whether there were judgements. If not, the metrics measure agreement with the first system."""
         return self.metrics != AGREEMENT
 
     def save(self, folder: Path | str, progress: Progress = SILENT) -> list[Path]:
         """Write report.json, report.md, report.html and report.png, each whole or not at all.
 
-        Without the packages that draw, the page and the picture are left out, which is said: what was measured for an
-        hour is not lost for that.
+        Without the plotting packages, the page and the picture are left out, and a message says so. The measurements
+        are not lost.
 
         Args:
-            folder: made where there is none.
-            progress: told where the files are, and how to get what is missing.
+            folder: the folder of the report. It is created if absent.
+            progress: receives the paths of the files, and how to install missing packages.
 
         Returns:
             The files.
@@ -213,7 +213,7 @@ class ComparisonReport:
         return files
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row per data set, system and metric: score, interval, retention, tests, and what the system costs."""
+        """A table with a row per data set, system and metric: score, interval, retention, tests and costs."""
         import pandas as pd
 
         rows = []
@@ -264,7 +264,7 @@ def read_comparison(path: Path | str) -> ComparisonReport:
     """Read the JSON of a comparison.
 
     Raises:
-        UserError: the file is missing, no comparison, damaged, or of an older or newer format.
+        UserError: the file is missing, damaged, not a comparison, or of an older or newer format.
     """
     path = Path(path)
     try:

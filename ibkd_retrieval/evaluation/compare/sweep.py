@@ -1,4 +1,4 @@
-"""Many systems from one index: its vectors cut to several lengths and arranged in several ways, nothing encoded."""
+"""Sweeps: variants of one index with fewer dimensions or another index type. Nothing is encoded again."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ SWEPT = tuple(name for name in FAMILIES if name != "factory")
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is varied; empty leaves it as it is in each index.
+    """The dims and index types of a sweep. Empty keeps those of each index.
 
     Attributes:
-        dims: leading dimensions to keep.
+        dims: numbers of leading dimensions to keep.
         types: names of index families.
     """
 

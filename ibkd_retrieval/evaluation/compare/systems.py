@@ -1,4 +1,4 @@
-"""Whole systems, an index with the encoder of its queries, compared on the same queries."""
+"""Compare whole systems, each an index with its query encoder, on the same queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long systems take, measured so that they can be compared: all in one process, taking turns."""
+"""Timings that are comparable: all systems run in one process and take turns."""
 
 from __future__ import annotations
 

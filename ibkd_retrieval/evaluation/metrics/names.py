@@ -1,4 +1,4 @@
-"""The names metrics go by, and the one each stands for."""
+"""Metric names in all accepted spellings, and their canonical form."""
 
 from __future__ import annotations
 

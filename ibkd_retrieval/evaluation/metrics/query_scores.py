@@ -1,4 +1,4 @@
-"""A run and judgements into numbers, computed by ranx and equal to trec_eval's.
+"""The metrics of a run, computed by ranx and equal to trec_eval's.
 
 ranx's metric functions get plain arrays, query by query: documents as integer codes, in our order with strictly
 decreasing scores, so that neither ranx's unstable sort nor its dictionaries take part. What is ours, because ranx and
@@ -45,7 +45,7 @@ JUDGED_DEPTH = 10
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a run scored.
+    """The scores of a run.
 
     Attributes:
         scores: mean over all judged queries, by metric name as given.

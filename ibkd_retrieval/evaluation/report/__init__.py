@@ -1,4 +1,4 @@
-"""A comparison for people to read: a page, Markdown, a picture, and a sentence."""
+"""Reports of a comparison: an HTML page, Markdown, a picture and a summary sentence."""
 
 from ibkd_retrieval.evaluation.report.sentence import summary_sentence
 from ibkd_retrieval.evaluation.report.tables import main_table_html

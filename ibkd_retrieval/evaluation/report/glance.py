@@ -1,4 +1,4 @@
-"""What a report shows first of a system: its few main figures, and the queries it lost and won most on."""
+"""The main figures of each system in a report, and the queries with the largest losses and gains."""
 
 from __future__ import annotations
 

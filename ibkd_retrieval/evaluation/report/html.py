@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that refers to nothing outside itself."""
+"""A comparison as one self-contained HTML page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures as people read them; what is not known is a dash, never NaN."""
+"""Numbers as readable text. An unknown number is a dash, never NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of a comparison: which values go into which, and what is said beneath."""
+"""The figures of a comparison: their values and captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a comparison found, in a sentence: quality with its interval, cost, agreement, losses and significance."""
+"""The summary sentence of a comparison: quality with interval, cost, agreement, losses and significance."""
 
 from __future__ import annotations
 
