@@ -1,1 +1,1 @@
-"""Known data sets: their short names, sizes, places on disk, and suites."""
+"""Known data sets: short names, sizes, files on disk, and suites."""

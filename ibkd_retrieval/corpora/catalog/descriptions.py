@@ -1,4 +1,4 @@
-"""What is known of the data sets with a short name: sizes, terms of use, and what is on disk. Nothing is fetched."""
+"""Descriptions of the data sets with a short name: sizes, terms of use and files on disk. Nothing is fetched."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ibkd_retrieval.corpora.catalog.suites import named_suite
 
 @dataclasses.dataclass(frozen=True)
 class SetDescription:
-    """A known set with its sizes, of a set of parts those of all parts together.
+    """A known set with its sizes. The sizes of a set of parts are sums over its parts.
 
     Attributes:
-        known: its entry in the table.
-        documents: number of documents, None where nothing tells.
-        queries: number of evaluation queries, likewise.
-        judgements: number of judgements, likewise.
-        documents_on_disk: how many of its parts have their documents on disk; of a single set 0 or 1.
-        queries_on_disk: likewise for evaluation queries with their judgements.
+        known: the entry in the table.
+        documents: the number of documents, None where it is unknown.
+        queries: the number of evaluation queries, None where it is unknown.
+        judgements: the number of judgements, None where it is unknown.
+        documents_on_disk: the number of parts with documents on disk. It is 0 or 1 for a single set.
+        queries_on_disk: the number of parts with evaluation queries and judgements on disk.
     """
 
     known: KnownSet
@@ -34,24 +34,24 @@ class SetDescription:
     queries_on_disk: int
 
     def as_json(self) -> dict[str, object]:
-        """Everything above and the entry in the table, in one object."""
+        """Return the fields and the entry in the table as one object."""
         shown = dataclasses.asdict(self)
         return {**shown.pop("known"), **shown}
 
     @property
     def corpus_name(self) -> str:
-        """The short name under which the documents are indexed: other sets may have the same documents."""
+        """The short name of the indexed documents. Several sets may share documents."""
         return (find_known(self.known.corpus) or self.known).name
 
     @property
     def kept(self) -> str:
-        """What is on disk, as in `d q`, or in how many parts, as in `d 2/12`; "" where nothing is."""
+        """The data on disk, as in `d q`, or the number of parts, as in `d 2/12`. "" for nothing."""
         of = len(self.known.parts)
         kept = (("d", self.documents_on_disk), ("q", self.queries_on_disk))
         return " ".join(f"{letter} {count}/{of}" if of else letter for letter, count in kept if count)
 
     def facts(self) -> list[tuple[str, str]]:
-        """Each thing that is known, with what it is called."""
+        """Return the known facts, each with a label."""
         known = self.known
         counts = [counted(number) for number in (self.documents, self.queries, self.judgements)]
         told: list[tuple[str, str]] = []
@@ -87,7 +87,7 @@ class SetDescription:
 
 
 def datasets(suite: str | None = None) -> tuple[SetDescription, ...]:
-    """Describe the data sets that go by a short name, or those of a suite with the parts of its sets.
+    """Describe the data sets with a short name, or the sets of a suite with their parts.
 
     Raises:
         UserError: there is no suite of that name.
@@ -103,11 +103,11 @@ def datasets(suite: str | None = None) -> tuple[SetDescription, ...]:
 
 
 def describe(known: KnownSet | str, home: Path | None = None) -> SetDescription:
-    """Describe a set from ir_datasets' catalogue and from what is in its home folder.
+    """Describe a set from the catalogue of ir_datasets and from its files on disk.
 
     Args:
         known: the set, or its short name.
-        home: where ir_datasets keeps its files; by default its own place.
+        home: the home folder of ir_datasets. None is its default.
 
     Raises:
         UserError: there is no set of that name.
@@ -126,7 +126,7 @@ def describe(known: KnownSet | str, home: Path | None = None) -> SetDescription:
 
 
 def counted(number: int | None) -> str:
-    """A count for people; "?" where it is not known."""
+    """Format a count. "?" stands for an unknown one."""
     return "?" if number is None else f"{number:,}"
 
 

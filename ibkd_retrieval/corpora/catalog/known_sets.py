@@ -1,8 +1,8 @@
 """The table of data sets with a short name. Look sets up through `registry`.
 
-Licence notes are short reminders of what the makers say (for BEIR: appendix E of Thakur et al., arXiv 2104.08663); the
-terms themselves are on each set's own page. Instructions are those of Wang et al. (arXiv 2401.00368, appendix), which
-MTEB took over: what an encoder that follows instructions is told to do with the queries.
+Licence notes are short reminders of the makers' statements (for BEIR: appendix E of Thakur et al., arXiv 2104.08663).
+The terms are on the page of each set. Instructions are those of Wang et al. (arXiv 2401.00368, appendix), which MTEB
+uses too. They tell an instructed encoder its task for the queries.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ class KnownSet:
     """A data set with a short name.
 
     Attributes:
-        name: its short name.
-        corpus: ir_datasets id of the documents; "" where ir_datasets has none: a set of parts, or one to be obtained.
-        queries: ir_datasets id of the evaluation queries and their judgements; "" as for `corpus`.
-        metric: the metric its literature reports first.
-        relevance_level: lowest grade that counts as relevant for binary metrics.
-        split: the split that a BEIR folder of the set is evaluated with.
-        train: ir_datasets id of judged training queries over the same documents, "" for none.
-        dev: ir_datasets id of further judged queries over the same documents, to tune on; "" for none.
-        instruction: what instructed encoders put before the queries, "" where the literature has nothing.
+        name: the short name.
+        corpus: the ir_datasets id of the documents. "" for a set of parts or a set that ir_datasets lacks.
+        queries: the ir_datasets id of the evaluation queries and their judgements. "" as for `corpus`.
+        metric: the main metric of its literature.
+        relevance_level: the lowest grade that counts as relevant for binary metrics.
+        split: the evaluation split of a BEIR folder of the set.
+        train: the ir_datasets id of judged training queries for the same documents, "" for none.
+        dev: the ir_datasets id of judged queries for tuning on the same documents, "" for none.
+        instruction: the text of instructed encoders before the queries, "" where the literature has none.
         licence: a reminder of the terms of use.
-        parts: short names of the sets that are averaged to one figure.
-        obtain: where ir_datasets has nothing, how to get the set.
-        queries_are_documents: whether each query is a document of the corpus under its own id; published figures
-            leave that document out of the query's results.
+        parts: the short names of the sets whose average is the figure of this set.
+        obtain: how to get a set that ir_datasets lacks.
+        queries_are_documents: whether each query is a document of the corpus under its own id. Published
+            figures exclude that document from the query's results.
     """
 
     name: str
@@ -53,7 +53,7 @@ _WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer 
 _CLAIM = "Given a claim, retrieve documents that support or refute the claim"
 _FORUM = "detailed question descriptions from Stackexchange that are duplicates to the given question"
 
-# Name, splits in ir_datasets (none: the evaluation queries stand under the set's own id), licence, instruction.
+# Name, splits in ir_datasets (none: the set's own id has the evaluation queries), licence, instruction.
 _BEIR: tuple[tuple[str, str, str, str], ...] = (
     ("trec-covid", "", "CORD-19 terms", "Given a query on COVID-19, retrieve documents that answer the query"),
     (

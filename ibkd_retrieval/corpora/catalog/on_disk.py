@@ -1,4 +1,4 @@
-"""What ir_datasets has on disk, and what its bundled catalogue says, read without importing ir_datasets.
+"""The files of ir_datasets on disk and its bundled catalogue, read without importing ir_datasets.
 
 Importing the package makes folders and takes time.
 """
@@ -19,12 +19,12 @@ Entity = Literal["docs", "queries", "qrels"]
 
 
 def catalogued_ids() -> frozenset[str]:
-    """The ids of the bundled catalogue."""
+    """Return the ids of the bundled catalogue."""
     return frozenset(_bundled("metadata.json"))
 
 
 def entry_count(dataset_id: str, entity: Entity) -> int | None:
-    """How many documents, queries or judgements an ir_datasets id has; None where the catalogue does not say."""
+    """Return the number of documents, queries or judgements of an ir_datasets id, None where it is unknown."""
     catalogue = _bundled("metadata.json")
     entry = catalogue.get(dataset_id, {}).get(entity, {})
     while "_ref" in entry:
@@ -34,11 +34,11 @@ def entry_count(dataset_id: str, entity: Entity) -> int | None:
 
 
 def download_places(collection: str, source: str) -> tuple[str, ...]:
-    """Where ir_datasets looks for a file before it fetches it, relative to its home: its own place, and that of copies.
+    """Return the paths where ir_datasets looks for a file before it fetches it, relative to its home.
 
     Args:
         collection: the first part of an id, as in `beir`.
-        source: the name of the file among the collection's downloads, as in `scifact`.
+        source: the name of the file in the downloads of the collection, as in `scifact`.
     """
     entry = _bundled("downloads.json").get(collection, {}).get(source, {})
     places = []
@@ -59,7 +59,7 @@ def _bundled(name: str) -> dict[str, Any]:
 
 
 _Places = tuple[tuple[str, ...], ...]
-"""Alternatives, of which one suffices; each is the files it needs, relative to ir_datasets' home."""
+"""Alternative sets of files, relative to the home of ir_datasets. One complete set is enough."""
 
 _PASSAGES = "msmarco-passage"
 
@@ -77,13 +77,13 @@ def on_disk(known: KnownSet, home: Path) -> OnDisk:
 
 
 def kept_folder(known: KnownSet, home: Path) -> Path:
-    """The folder in which ir_datasets keeps the set's files, those of sets with the same documents included."""
+    """Return the folder of ir_datasets with the files of the set and of sets with the same documents."""
     collection = known.corpus.split("/")[0]
     return home / (known.corpus if collection in ("beir", "nano-beir") else collection)
 
 
 def folder_bytes(folder: Path) -> int:
-    """Size of all files below a folder; 0 where there is none."""
+    """Return the size of all files in a folder, 0 where it does not exist."""
     return sum(os.path.getsize(os.path.join(parent, name)) for parent, _, names in os.walk(folder) for name in names)
 
 
@@ -94,7 +94,7 @@ def _any_is_whole(places: _Places, home: Path) -> bool:
 def _document_places(known: KnownSet) -> _Places:
     collection = known.corpus.split("/")[0]
     if collection == _PASSAGES:
-        # Without its version file, ir_datasets takes a collection for an older one and deletes it.
+        # ir_datasets deletes a collection without a version file as outdated.
         return (f"{_PASSAGES}/collection.tsv", f"{_PASSAGES}/irds_version.txt"), *_archive("collectionandqueries")
     if collection == "lotte":
         return (f"lotte/lotte_extracted/{known.corpus}/collection.tsv",), *_archive("source", collection)

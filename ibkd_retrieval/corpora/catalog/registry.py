@@ -1,4 +1,4 @@
-"""The data sets this toolkit knows by a short name: where their text is and how they are scored."""
+"""Lookup of the data sets with a short name: their sources and their metrics."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ KNOWN_SETS: dict[str, KnownSet] = {known.name: known for known in TABLE}
 
 
 def find_known(spec: str) -> KnownSet | None:
-    """The data set with this short name or, failing that, the first whose documents have this ir_datasets id."""
+    """Return the set with this short name, else the first whose documents have this ir_datasets id."""
     return KNOWN_SETS.get(spec) or next((known for known in TABLE if spec and known.corpus == spec), None)
 
 
 def known_set(name: str) -> KnownSet:
-    """The set with this short name, or with documents of this ir_datasets id.
+    """Return the set with this short name, or with documents of this ir_datasets id.
 
     Raises:
         UserError: there is none; the sentence has names like it.
@@ -33,14 +33,14 @@ def known_set(name: str) -> KnownSet:
 
 
 def parts_of(known: KnownSet) -> tuple[KnownSet, ...]:
-    """The sets whose average stands for a known set; the set alone where it has no parts."""
+    """Return the parts of a known set, or the set itself where it has no parts."""
     return tuple(KNOWN_SETS[part] for part in known.parts) or (known,)
 
 
 def why_not_alone(known: KnownSet) -> str | None:
-    """Why a known set cannot be opened by its name, and what to do instead; None where it can.
+    """Return why a known set cannot be opened by its name, with an alternative. None where it can.
 
-    That is so for sets of several parts, each with documents of its own, and for those that ir_datasets lacks.
+    Sets of parts with their own documents cannot be opened, nor sets that ir_datasets lacks.
     """
     if known.parts:
         listed = ", ".join(known.parts)
@@ -54,14 +54,14 @@ def why_not_alone(known: KnownSet) -> str | None:
 
 
 def relevance_level_of(dataset_id: str) -> int:
-    """The lowest relevant grade for an ir_datasets id: 2 for TREC Deep Learning passages, else 1."""
+    """Return the lowest relevant grade for an ir_datasets id: 2 for TREC Deep Learning passages, else 1."""
     return 2 if dataset_id.startswith("msmarco-passage") and "/trec-dl-" in dataset_id else 1
 
 
 def queries_are_documents(name: str) -> bool:
     """Whether each query of a set is a document of its corpus: by a short name, an ir_datasets id or a folder's name.
 
-    It is so of ArguAna and Quora. Published figures leave the query's own document out of its results.
+    This is true for ArguAna and Quora. Published figures exclude the query's own document from its results.
     """
     known = KNOWN_SETS.get(name) or next(
         (known for known in TABLE if known.corpus and f"{name}/".startswith(f"{known.corpus}/")), None
@@ -70,7 +70,7 @@ def queries_are_documents(name: str) -> bool:
 
 
 def main_metric(spec: str) -> str:
-    """The metric to report first for a corpus or queries spec; nDCG@10 where nothing else is known."""
+    """Return the main metric for a corpus or queries spec. The default is nDCG@10."""
     known = find_known(spec) or next((known for known in TABLE if spec and known.queries == spec), None)
     if known is None and spec.startswith("msmarco-passage") and "/trec-dl-" not in spec:
         return "mrr@10"

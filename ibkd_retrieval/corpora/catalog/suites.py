@@ -1,4 +1,4 @@
-"""Suites: several data sets that are evaluated in one go, each by its own metric."""
+"""Suites of data sets for one evaluation, each with its own metric."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class SuiteMember:
     """One data set of a suite, ready for `open_corpus` and `open_queries`.
 
     Attributes:
-        name: its short name, or that of its folder.
-        corpus: spec of the documents.
-        queries: spec of the evaluation queries and their judgements.
-        metric: the metric its literature reports first.
-        relevance_level: lowest grade that counts as relevant for binary metrics.
+        name: the short name, or the name of the folder.
+        corpus: the spec of the documents.
+        queries: the spec of the evaluation queries and their judgements.
+        metric: the main metric of its literature.
+        relevance_level: the lowest grade that counts as relevant for binary metrics.
         group: the set that the member is a part of, whose parts are averaged before sets are, as BEIR reports
             CQADupStack; its own name where it stands for itself.
     """
@@ -47,7 +47,7 @@ def _members(set_names: tuple[str, ...]) -> tuple[SuiteMember, ...]:
 
 
 SUITES: dict[str, tuple[SuiteMember, ...]] = {suite: _members(names) for suite, names in SUITE_SETS.items()}
-"""The named suites, with every member read through ir_datasets."""
+"""The named suites. Every member is read through ir_datasets."""
 
 
 def open_suite(spec: str, data_dir: Path | None = None, progress: Progress = SILENT) -> tuple[SuiteMember, ...]:
@@ -59,7 +59,7 @@ def open_suite(spec: str, data_dir: Path | None = None, progress: Progress = SIL
             is both means the suite; write `./name` for the folder.
         data_dir: where local copies are: a member is read from the BEIR folder `data_dir/<member's name>` if there is
             one, and through ir_datasets if not.
-        progress: told where members are read from, and of every folder evaluated with another split than test.
+        progress: the display. It shows the sources of members and the folders whose split is not test.
 
     Returns:
         The members: of a named suite in its own order, of a folder in the order of their names.
@@ -92,7 +92,7 @@ def open_suite(spec: str, data_dir: Path | None = None, progress: Progress = SIL
 
 
 def named_suite(name: str) -> tuple[SuiteMember, ...]:
-    """The members of a named suite, read through ir_datasets.
+    """Return the members of a named suite, read through ir_datasets.
 
     Raises:
         UserError: there is no suite of that name; the sentence has a name like it, or all.

@@ -1,4 +1,4 @@
-"""Scans of source files kept between runs: parsing every package takes half a minute, reading them back two seconds."""
+"""A cache of parsed source files. Parsing all packages takes half a minute, and reading the cache two seconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ibkd_retrieval.progress import Progress
 
 
 def scan_installed(roots: Sequence[Path], progress: Progress) -> list[ModuleScan]:
-    """Scan every source file under `roots`; a file unchanged in size and time since the last run is not parsed again.
+    """Scan every source file in `roots`. A file with unchanged size and time is not parsed again.
 
     Scans are kept in `$XDG_CACHE_HOME/ibkd` (`~/.cache/ibkd`). A cache that is damaged, or written by other rules
     than today's, is written anew.
@@ -48,13 +48,13 @@ def scan_installed(roots: Sequence[Path], progress: Progress) -> list[ModuleScan
 def _stamp(path: Path) -> str:
     try:
         status = path.stat()
-    except OSError:  # a link to nowhere
+    except OSError:  # a broken link
         return ""
     return f"{status.st_mtime_ns}-{status.st_size}"
 
 
 def _rules() -> str:
-    """A digest of the code that reads docstrings: a cache written by other code is out of date."""
+    """Return a digest of the code that reads docstrings. A cache of other code is outdated."""
     return _digest(*(Path(module.__file__).read_bytes() for module in (docstrings, python_sources) if module.__file__))
 
 
@@ -79,7 +79,7 @@ def _read_cache(path: Path) -> dict[str, tuple[str, ModuleScan]]:
 def _write_cache(path: Path, records: Sequence[tuple[str, str, ModuleScan]]) -> None:
     with atomic_write(path) as file:
         for record in ({"rules": _rules()}, *records):
-            # ASCII, so that a docstring with half a surrogate pair does no harm.
+            # ASCII, because a docstring may have a lone surrogate.
             file.write(json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n")
 
 
@@ -96,7 +96,7 @@ def _scan_from_json(value: Any) -> ModuleScan:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Syntax trees and JSON hold no cycles: looking for some takes as long as building them."""
+    """Pause the garbage collector. Syntax trees and JSON have no cycles, and looking for some takes long."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

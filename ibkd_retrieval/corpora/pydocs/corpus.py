@@ -26,12 +26,12 @@ SPLITS = ("train", "test")
 TEST_SHARE = 0.25
 _SALT = b"ibkd pydocs 1:"
 
-# What this process read last: a corpus and its queries are usually asked for one after the other.
+# The last result of this process. A corpus and its queries are usually read one after the other.
 _entries_read: dict[tuple[Path, ...], tuple[Entry, ...]] = {}
 
 
 class Entry(NamedTuple):
-    """One documented thing; `summary` is empty where another document has the same one, so that it can be no query."""
+    """A documented definition. `summary` is empty where another document has the same, so it is no query."""
 
     doc_id: str
     summary: str
@@ -44,10 +44,10 @@ def is_pydocs(spec: str) -> bool:
 
 
 def open_pydocs(spec: str, progress: Progress = SILENT, roots: Sequence[Path] | None = None) -> Corpus:
-    """The documents of `pydocs`, `pydocs:train` or `pydocs:test`, sorted by id.
+    """Open the documents of `pydocs`, `pydocs:train` or `pydocs:test`, sorted by id.
 
     Args:
-        spec: which of the three.
+        spec: one of the three names.
         progress: where to report the reading of source files, which takes a while the first time.
         roots: folders of packages to read instead of this interpreter's.
 
@@ -59,7 +59,7 @@ def open_pydocs(spec: str, progress: Progress = SILENT, roots: Sequence[Path] | 
 
 
 def read_pydocs_queries(spec: str, progress: Progress = SILENT, roots: Sequence[Path] | None = None) -> QuerySet:
-    """The summaries of a split, each judged relevant to the one document it was taken from.
+    """Return the summaries of a split as queries. The relevant document of each is its source.
 
     `pydocs` means `pydocs:test`: the summaries of training packages are for training.
 
@@ -68,14 +68,14 @@ def read_pydocs_queries(spec: str, progress: Progress = SILENT, roots: Sequence[
     """
     name = "pydocs:test" if spec == "pydocs" else spec
     entries = [entry for entry in _entries_of(name, progress, roots) if entry.summary]
-    # The ids differ from the documents', since some tools drop a document that has its query's id.
+    # The ids differ from document ids, because some tools drop a document with the id of its query.
     queries = tuple(Query(f"q:{entry.doc_id}", entry.summary) for entry in entries)
     judgements = tuple(Judgement(f"q:{entry.doc_id}", entry.doc_id, 1) for entry in entries)
     return QuerySet(name, queries, judgements)
 
 
 def split_of(package: str) -> str:
-    """The split a top-level package belongs to: SHA-256 of its name, so nothing but the name decides."""
+    """Return the split of a top-level package, by the SHA-256 of its name alone."""
     number = int.from_bytes(hashlib.sha256(_SALT + package.encode()).digest()[:8], "big")
     return "test" if number < TEST_SHARE * 2**64 else "train"
 

@@ -1,4 +1,4 @@
-"""Under which name users know a definition: `numpy.linalg.svd`, not `numpy.linalg._linalg.svd`."""
+"""The public names of definitions: `numpy.linalg.svd`, not `numpy.linalg._linalg.svd`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _by_length(name: str) -> tuple[int, int, str]:
 
 
 def _bound_names(modules: dict[str, ModuleScan]) -> dict[str, _Names]:
-    """The names each module binds by definition or import: module -> name -> (defining module, name there).
+    """Return the names that each module binds by definition or import: module -> name -> (defining module, name there).
 
     Imports are followed in rounds until nothing new is bound, so circular ones need no special care.
     """

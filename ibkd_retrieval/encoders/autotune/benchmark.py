@@ -159,7 +159,7 @@ def bench_encode(
         max_length: tokens to read of a text. None is the model's own limit.
         pooling: "mean" or "cls", for a plain transformers encoder.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        progress: True for bars, or an object that is told of the work.
+        progress: True for bars, or a display object.
 
     Raises:
         UserError: there is nothing to measure, or the model cannot be loaded.
