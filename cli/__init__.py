@@ -1,1 +1,1 @@
-"""The command `ibkd`: one module a command, each a thin layer over the library."""
+"""The command `ibkd`. Each subcommand is one module, a thin layer over the library."""

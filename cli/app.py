@@ -1,4 +1,4 @@
-"""The entry point: gathers the commands and turns errors into sentences and exit codes."""
+"""The entry point: registers the commands, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .ranks import across_ranks
 
 
 def _options_of(command: str) -> dict[str, str]:
-    """The options of a command by the names of their parameters; a positional argument goes by its metavar."""
+    """The options of a command by parameter name. A positional argument is shown as its metavar."""
     found: Any = typer.main.get_command(app)
     for part in command.split():
         found = found.commands[part]

@@ -1,4 +1,4 @@
-"""Commands that several processes run together."""
+"""Run a command in several processes (torchrun)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ibkd bench`: what this machine reaches, and what to choose on it."""
+"""`ibkd bench`: encoding speed on this machine, and the best backend and number format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ibkd datasets`: the data sets that go by a short name, and what is on disk of them."""
+"""`ibkd datasets`: the data sets with a short name, and which of them are on disk."""
 
 from __future__ import annotations
 

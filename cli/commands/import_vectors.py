@@ -1,4 +1,4 @@
-"""`ibkd import`: vectors made elsewhere to an index folder."""
+"""`ibkd import`: build an index folder from existing vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ibkd index`: corpus to index folder, and what can be done to one later."""
+"""`ibkd index`: build an index folder from a corpus, and change it later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ibkd quickstart`: the whole chain on this machine's own Python documentation, without a network."""
+"""`ibkd quickstart`: distil, index, search and compare on the installed Python documentation, without a network."""
 
 from __future__ import annotations
 

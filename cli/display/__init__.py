@@ -1,1 +1,1 @@
-"""What the commands print: progress, answers, tables."""
+"""Output of the commands: progress, answers and tables."""

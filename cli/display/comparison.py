@@ -1,4 +1,4 @@
-"""A comparison on the screen: the sentence, quality and cost of each system with bars, and what was asked of them."""
+"""A comparison on the terminal: the summary sentence, quality and cost of each system, and the quality bars."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user sees: bars and remarks on standard error, results on standard output."""
+"""Terminal output: progress bars and messages on standard error, results on standard output."""
 
 from __future__ import annotations
 

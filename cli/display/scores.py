@@ -1,4 +1,4 @@
-"""Scores, suites and correlations on the screen, and as JSON, CSV or LaTeX."""
+"""Scores, suites and correlations on the terminal, and as JSON, CSV or LaTeX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The library's messages in the words of the command line: parameters become options, calls become commands.
+"""Translate the library's messages for the command line: parameters become options, calls become commands.
 
 The library names its parameters in backquotes, as `batch_size` or `pooling="cls"`, and calls of the public API as
 `distill(output_space="teacher")`. A name that the running command has no option for stays as it is, so no message

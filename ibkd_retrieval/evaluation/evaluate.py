@@ -15,7 +15,7 @@ from ibkd_retrieval.corpora.spec import Source, open_qrels, open_queries
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import agreement_with
 from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation, evaluate_run
-from ibkd_retrieval.evaluation.scores import ScoredRun, Scores, run_names, score_runs, told_apart
+from ibkd_retrieval.evaluation.scores import ScoredRun, Scores, run_names, score_runs, unique_names
 from ibkd_retrieval.progress import SILENT, Progress, as_progress
 from ibkd_retrieval.search.runs.run_files import Run, read_run
 
@@ -160,7 +160,7 @@ def read_runs(source: Any) -> list[NamedRun]:
     given = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
     read = [_run_of(each) for each in given]
     names = [name for name, _ in read]
-    return list(zip(told_apart(names, names), (run for _, run in read), strict=True))
+    return list(zip(unique_names(names, names), (run for _, run in read), strict=True))
 
 
 def _other_names(baselines: list[NamedRun], ranked: Mapping[str, Run]) -> list[NamedRun]:
@@ -208,7 +208,7 @@ def read_judgements(
     Args:
         source: what `open_qrels` reads.
         queries: the data set that judgements from a file belong to.
-        progress: told of what is read.
+        progress: receives progress reports.
     """
     if isinstance(source, QuerySet):
         return source.judgements, source.relevance_level, source.name

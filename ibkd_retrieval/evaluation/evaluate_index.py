@@ -54,7 +54,7 @@ def evaluate_index(
         k: results per query.
         baseline: runs to test the differences against.
         relevance_level: lowest grade that counts as relevant. The data set's unless given.
-        progress: told of the work.
+        progress: receives progress reports.
         drawn: of `score_runs`: confidence, resamples, permutations, seed.
 
     Raises:

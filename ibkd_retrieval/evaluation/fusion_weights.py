@@ -105,7 +105,7 @@ def with_tuned_weights(
         folders: the index.
         options: how to rank.
         known: encoders already loaded, by weight hash; filled.
-        progress: told of the weights.
+        progress: receives a message with the weights.
 
     Raises:
         UserError: `tune` goes with other options, or its queries have no judgements.

@@ -360,10 +360,10 @@ def _check_same_queries(run: ScoredRun, baseline: ScoredRun) -> None:
 
 def run_names(sources: Sequence[str]) -> list[str]:
     """Short names for run files, without folders and endings where that tells them apart; the same name never twice."""
-    return told_apart([_stem(source) for source in sources], sources)
+    return unique_names([_stem(source) for source in sources], sources)
 
 
-def told_apart(short: Sequence[str], long: Sequence[str]) -> list[str]:
+def unique_names(short: Sequence[str], long: Sequence[str]) -> list[str]:
     """The short names, the long ones of those that are equal, and a number behind what is equal still."""
     names = [name if short.count(name) == 1 else other for name, other in zip(short, long, strict=True)]
     return [

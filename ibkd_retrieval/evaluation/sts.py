@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.sts import PairSet, read_pairs
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.scores import told_apart
+from ibkd_retrieval.evaluation.scores import unique_names
 from ibkd_retrieval.evaluation.significance import Interval
 from ibkd_retrieval.evaluation.text_tables import csv_table, html_table, latex_escaped, latex_table, text_table
 from ibkd_retrieval.progress import SILENT, Progress, as_progress
@@ -171,7 +171,7 @@ def evaluate_sts(
     if not given:
         raise UserError("Sentence pairs are needed: name a file or a SentEval folder as `data`.")
     read = [each if isinstance(each, PairSet) else read_pairs(Path(each)) for each in given]
-    names = told_apart(
+    names = unique_names(
         [each.name for each in read], [each.name if isinstance(each, PairSet) else str(each) for each in given]
     )
     sets = [each._replace(name=called) for each, called in zip(read, names, strict=True)]
@@ -216,7 +216,7 @@ def similarity_of(
         samples: bootstrap resamples of pairs for the interval.
         confidence: of the interval.
         seed: of the resamples.
-        progress: told of the sentences encoded.
+        progress: receives the number of sentences encoded.
 
     Raises:
         UserError: the scores are all equal, so nothing correlates with them, or there are no resamples.

@@ -180,7 +180,7 @@ def _made_by(folder: Path) -> EncoderRecord | None:
     try:
         return read_manifest(folder).encoder
     except UserError:
-        # A damaged index is told of as the failure of its data set.
+        # A damaged index is reported as the failure of its data set.
         return None
 
 

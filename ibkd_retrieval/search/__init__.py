@@ -1,1 +1,1 @@
-"""Queries into ranked documents: exact and approximate search, runs in memory and on disk, snippets."""
+"""Search: exact and approximate vector search, lexical search, fusion, reranking, runs and snippets."""

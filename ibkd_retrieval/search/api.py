@@ -1,4 +1,4 @@
-"""Opening an index with its encoder, and searching it: the public `open_index`."""
+"""`open_index`: the public function that opens an index with its encoder. `Index`: the opened index."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def open_index(
     progress: bool | Progress = False,
     **options: Any,
 ) -> Index:
-    """Open an index folder for search. Its encoder is loaded when the first text is asked.
+    """Open an index folder for search. Its encoder is loaded at the first text query.
 
     Args:
-        path: the folder, or what `build_index` returned, or several of one encoder, which are searched as one. None
+        path: the folder, or the result of `build_index`. Several folders of one encoder are searched as one index. None
             is the newest in `indexes/`.
-        model: where the index's own encoder is now, or that encoder itself. None is where it was when indexing.
-        config: every choice that is not given in `options`.
-        known: encoders already loaded, by weight hash; filled. Indexes of one encoder share it.
-        progress: True for bars, or an object that is told of the work.
+        model: the index's own encoder, or its present folder. None is the folder recorded when indexing.
+        config: default options, which `options` override.
+        known: loaded encoders by weight hash. New ones are added, so that indexes of one encoder share it.
+        progress: receives progress reports. True shows bars.
         options: fields of `RankerOptions` by name, such as `query_model`, `search_params`, `hybrid="rrf"`,
             `filters=["year>=1990"]`, `rerank` or `device`.
 
@@ -58,7 +58,7 @@ def open_index(
         The index.
 
     Raises:
-        UserError: there is no sound index, or an option is unknown or does not go with another.
+        UserError: the index is missing or damaged, or an option is unknown or conflicts with another.
 
     Example:
         >>> import tempfile
@@ -99,8 +99,8 @@ class Index:
     """An index opened for search. Get one from `open_index`.
 
     Attributes:
-        folders: the index folder; several are searched as one.
-        options: how documents are ranked.
+        folders: the index folder, or several that are searched as one index.
+        options: the ranking options.
     """
 
     def __init__(
@@ -127,16 +127,16 @@ class Index:
 
     @property
     def folder(self) -> Path:
-        """The index folder, the first of several."""
+        """The index folder. It is the first one if there are several."""
         return self.folders[0]
 
     def __len__(self) -> int:
-        """Number of documents that can be found, those that filters shut out included."""
+        """The number of documents that are not deleted. Filters do not change it."""
         return sum(len(each.index) for each in self._stored)
 
     @cached_property
     def name(self) -> str:
-        """One word that says which index is searched, and how where it is not by vectors alone."""
+        """A short name of the index. It includes the ranking method unless that is vectors only."""
         options = self.options
         parts = ["+".join(folder.resolve().name for folder in self.folders)]
         if options.query_model is not None:
@@ -151,12 +151,12 @@ class Index:
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder of the queries, loaded when first used."""
+        """The query encoder. It is loaded at first use."""
         return query_encoder(self._stored[0].index, self.options, self._known, self._progress)
 
     @property
     def ranker(self) -> Ranker:
-        """What ranks the documents; the models that it takes are loaded when first used."""
+        """The ranker of the index. Its models are loaded at first use."""
         return self._ranker(self.options.exclude_self)
 
     @property
@@ -166,11 +166,11 @@ class Index:
 
     @property
     def manifest(self) -> IndexManifest:
-        """Everything that the folder says of itself; the first of several."""
+        """The manifest of the index folder. It is the first one if there are several."""
         return self._stored[0].index.manifest
 
     def load(self) -> Index:
-        """Load the models now, and not when the first text is asked."""
+        """Load the models now, and not at the first text query."""
         _ = self.ranker
         return self
 
@@ -214,11 +214,11 @@ class Index:
             queries: a data set's name, a file, `Query` records, dicts or texts (`open_queries`), or an array of query
                 vectors [n, dim].
             k: number of results.
-            ids: of the vectors [n]; "0", "1", ... if None.
-            exclude_self: whether a document with the id of the query is left out. None is what `options` say, and yes
-                where the queries of the data set are documents of it, as in ArguAna.
-            tag: name of the system in the run; `name` if None.
-            progress: of this search; that of the index if None.
+            ids: query ids of the vectors [n]. None is "0", "1", ...
+            exclude_self: whether to leave out the document that has the query's id. None follows `options`, and is True
+                for data sets whose queries are documents of the corpus, as in ArguAna.
+            tag: name of the system in the run. None is `name`.
+            progress: receives progress reports of this search. None is that of the index.
 
         Raises:
             UserError: there are no such queries, one is empty, an id appears twice, or k is below 1.
@@ -286,7 +286,7 @@ class Index:
 
         Args:
             corpus: a name, a path, or the documents (`open_corpus`). Their ids must not be in the index.
-            options: of `append`, such as `batch_tokens`.
+            options: options of `append`, such as `batch_tokens`.
 
         Raises:
             UserError: several indexes are searched as one, or an id is taken.
@@ -315,7 +315,7 @@ class Index:
         return self.folder
 
     def describe(self) -> IndexDescription:
-        """What the index is made of; the first of several."""
+        """A description of the index. It is of the first one if there are several."""
         from ibkd_retrieval.indexing.describe import IndexDescription
 
         return IndexDescription(self.folder, self.manifest)

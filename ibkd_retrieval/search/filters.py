@@ -1,4 +1,4 @@
-"""Conditions on documents, turned into the rows that a search may find."""
+"""Filters: conditions on documents, and the rows that satisfy them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def allowed_rows(
     Args:
         indexes: opened indexes.
         filters: conditions (`parse_condition`), or `@FILE` with document ids, one a line.
-        progress: told of the documents read.
+        progress: receives the number of documents read.
 
     Returns:
         One bool [n] for each index.

@@ -1,4 +1,4 @@
-"""The answers to one query: as a sequence, a table, JSON, and against those of another index."""
+"""The results of one query: as a sequence, a table or JSON, and compared with those of another index."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def hit_as_json(hit: Hit) -> dict[str, Any]:
 
 
 def overlap(first: Sequence[Hit], other: Sequence[Hit]) -> tuple[int, float]:
-    """The depth compared, ten or fewer, and the share of documents that both have among their first so many."""
+    """The overlap@k of two results, with its depth k of at most ten."""
     depth = max(1, min(OVERLAP, max(len(first), len(other))))
     ours, theirs = ({hit.doc_id for hit in hits[:depth]} for hits in (first, other))
     return depth, len(ours & theirs) / depth
@@ -48,11 +48,11 @@ class Hits(Sequence[Hit]):
     """The best documents for one query, best first.
 
     Attributes:
-        query: what was asked; "" for a vector.
+        query: the query text, or "" for a vector.
         hits: the documents found, with their texts.
-        name: the index that was asked.
-        documents: how many documents it holds.
-        milliseconds: that the answer took, encoding and reading the texts included.
+        name: name of the index.
+        documents: number of documents in the index.
+        milliseconds: total time, with encoding and reading of texts.
     """
 
     query: str

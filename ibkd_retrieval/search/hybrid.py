@@ -1,4 +1,4 @@
-"""Several ways to rank, fused into one."""
+"""Hybrid search: the results of several rankers are fused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METHODS = ("rrf", "sum")
 
 
 class HybridSearcher:
-    """A ranker that fuses what others find, such as vectors and words."""
+    """A ranker that fuses the results of others, such as dense and lexical search."""
 
     def __init__(
         self,
@@ -28,10 +28,10 @@ class HybridSearcher:
 
         Args:
             rankers: two or more.
-            method: "rrf" fuses ranks (`fusion.reciprocal_rank_fusion`), "sum" min-max normalised scores
-                (`fusion.weighted_sum`); the latter is better where weights were tuned.
-            weights: one a ranker; where None, 1 each for "rrf" and equal shares for "sum".
-            depth: results of each ranker that are fused, and at least as many as are asked for.
+            method: "rrf" fuses ranks (`fusion.reciprocal_rank_fusion`). "sum" fuses min-max normalised scores
+                (`fusion.weighted_sum`), which is better with tuned weights.
+            weights: one weight per ranker. None is 1 each for "rrf" and equal shares for "sum".
+            depth: results of each ranker that are fused, if k is not larger.
 
         Raises:
             UserError: there are fewer than two rankers, or a setting is out of range.

@@ -1,4 +1,4 @@
-"""Several indexes of one encoder searched as one."""
+"""Search several indexes of one encoder as one index."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ibkd_retrieval.search.searcher import Searcher
 
 
 class MergedSearcher:
-    """The best documents of all indexes by score; one that several hold keeps its best."""
+    """The best documents of all indexes by score. A document in several indexes keeps its best score."""
 
     def __init__(self, searchers: Sequence[Searcher]) -> None:
         """Join searchers, at least one.
@@ -28,7 +28,7 @@ class MergedSearcher:
 
     @property
     def name(self) -> str:
-        """What it is called in tables and messages."""
+        """The name in tables and messages."""
         return self._searchers[0].name
 
     def search(self, text: str, k: int = 10) -> list[Hit]:
@@ -59,7 +59,7 @@ class MergedSearcher:
 
 
 def merged(left: Run, right: Run, k: int) -> Run:
-    """The k best of two runs of the same queries in the same order; a document in both keeps its best score."""
+    """Merge two runs of the same queries in the same order. A document in both keeps its best score."""
     doc_ids, scores = [], []
     for (_, left_ids, left_scores), (_, right_ids, right_scores) in zip(left, right, strict=True):
         best = dict(zip(left_ids.tolist(), left_scores.tolist(), strict=True))

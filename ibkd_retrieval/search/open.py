@@ -1,4 +1,4 @@
-"""Index folders opened with what ranks them: encoders, word engines, fusion and rerankers."""
+"""Open index folders with their rankers: encoders, lexical engines, fusion and rerankers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def index_folder(given: Path | None, progress: Progress) -> Path:
-    """The index the user named, or the newest one, announced."""
+    """The given index, or the newest one, which a message names."""
     from ibkd_retrieval.indexing.format.manifest import newest_index
 
     if given is not None:
@@ -52,16 +52,16 @@ def open_searcher(
     """Open an index with the encoder it was built with, or with `model`.
 
     Args:
-        folder: the index.
-        model: another place of the same encoder.
-        device: where to encode queries.
-        dtype: number format of the encoder; "auto" is what the hardware multiplies fastest.
-        backend: what runs the encoder; "auto" is what was found best here for queries.
-        pooling: for a plain transformers encoder.
-        search_params: how hard to search; the index's own defaults if None.
-        query_model: a student in that encoder's vector space, to encode queries instead.
-        known: encoders already loaded, by weight hash; filled.
-        progress: told how the encoder runs, where that is not plain.
+        folder: the index folder.
+        model: another folder of the same encoder.
+        device: the device of the query encoder.
+        dtype: number format of the encoder. "auto" is the fastest on this hardware.
+        backend: backend of the encoder. "auto" is the best one measured on this machine for queries.
+        pooling: pooling of a plain transformers encoder.
+        search_params: search parameters. None is the index's own defaults.
+        query_model: a student in the encoder's vector space, which encodes the queries instead.
+        known: loaded encoders by weight hash. New ones are added.
+        progress: receives a message on the backend, unless it is the plain one.
     """
     options = RankerOptions(
         model=model,
@@ -77,7 +77,7 @@ def open_searcher(
 
 
 class Computing(NamedTuple):
-    """How encoders run, as the options of these names say."""
+    """How encoders run: the options of the same names."""
 
     device: str
     dtype: str
@@ -118,17 +118,17 @@ def open_ranker(
     known: dict[str, Encoder] | None = None,
     progress: Progress = SILENT,
 ) -> Ranker:
-    """Open indexes for ranking as the options say.
+    """Open indexes with the ranker that the options describe.
 
     Args:
-        folders: the index; several, made by one encoder, are searched together and merged by score.
-        options: how to rank.
-        known: encoders already loaded, by weight hash; filled.
-        progress: where filters and lexical indexes report.
+        folders: the index folders. Several indexes of one encoder are merged by score.
+        options: the ranking options.
+        known: loaded encoders by weight hash. New ones are added.
+        progress: receives progress reports of filters and lexical indexes.
 
     Raises:
-        UserError: an option that is unknown or does not go with another, a filter that leaves nothing, or an index or
-            model that cannot be opened or do not belong together.
+        UserError: an option is unknown or conflicts with another, no document passes the filters, an index or a model
+            cannot be opened, or they do not match.
     """
     opened = open_stored(folders, options, progress)
     return ranker_over(opened, options, {} if known is None else known, progress)
@@ -162,7 +162,7 @@ def open_stored(folders: Sequence[Path], options: RankerOptions, progress: Progr
 def ranker_over(
     opened: Sequence[Stored], options: RankerOptions, known: dict[str, Encoder], progress: Progress
 ) -> Ranker:
-    """What ranks the documents of opened indexes; loads the models that takes."""
+    """Make the ranker of opened indexes. Its models are loaded."""
     ranker = _first_stage(opened, options, known, progress)
     if options.rerank is None:
         return ranker
@@ -220,7 +220,7 @@ def _by_vectors(
 
 
 def query_encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encoder], progress: Progress) -> Encoder:
-    """The encoder of the queries of an index, loaded unless known; a student is checked to fit."""
+    """The query encoder of an index. It is loaded unless known, and a student is checked to fit the index."""
     made_by = index.manifest.encoder
     if options.query_model is None and options.model is None and made_by.weight_hash in known:
         return known[made_by.weight_hash]
@@ -274,5 +274,5 @@ def _searcher(opened: Stored, encoder: Encoder, options: RankerOptions) -> Searc
 
 
 def aimed(index: StoredIndex, options: RankerOptions) -> StoredIndex:
-    """The index, searched as its setting for the recall that is asked for, where one is."""
+    """The index with the search parameters for the requested recall, if any."""
     return index if options.recall is None else index.aimed_at(options.recall)

@@ -1,4 +1,4 @@
-"""How an index is ranked: the choices, and which of them go together."""
+"""The ranking options, and the checks of their combinations."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class RankerOptions:
 
     Attributes:
         engine: "dense" (vectors), or "bm25" or "lucene" (words).
-        hybrid: fuse both, by "rrf" (ranks) or "sum" (scores).
-        weights: of the fusion, dense first; none for equal ones.
-        tune: judged queries to find the weights of `hybrid="sum"` on.
-        rerank: a cross-encoder that orders the best results anew.
-        rerank_depth: results a query that it reads.
-        rerank_max_length: tokens it reads of query and text; its own limit if None.
-        model: another place of the encoder that made the index.
+        hybrid: fusion of dense and lexical search, by "rrf" (ranks) or "sum" (scores).
+        weights: fusion weights, dense first. Empty is equal weights.
+        tune: judged queries on which the weights of `hybrid="sum"` are tuned.
+        rerank: a cross-encoder that reranks the best results.
+        rerank_depth: results per query that are reranked.
+        rerank_max_length: maximum number of tokens of query and text. None is the cross-encoder's own limit.
+        model: another folder of the encoder that made the index.
         query_model: a student in that encoder's vector space.
-        recall: share of the exact ten nearest documents to find; instead of `search_params`.
-        filters: conditions on documents, all of which must hold.
+        recall: target recall of the exact ten nearest documents, instead of `search_params`.
+        filters: conditions on documents. All must hold.
     """
 
     engine: str = "dense"
@@ -46,19 +46,19 @@ class RankerOptions:
 
     @property
     def lexical_engine(self) -> str:
-        """What searches words where anything does: BM25 unless another is asked for."""
+        """The engine of lexical search. The default is BM25."""
         return "bm25" if self.engine == "dense" else self.engine
 
 
 def check_ranking(options: RankerOptions, indexes: int = 1) -> None:
-    """Refuse what no index of any kind can be ranked by, before any is opened or made.
+    """Check the ranking options before an index is opened or built.
 
     Args:
-        options: how to rank.
-        indexes: how many are searched together.
+        options: the ranking options.
+        indexes: number of indexes that are searched together.
 
     Raises:
-        UserError: an option is unknown or out of range, or does not go with another.
+        UserError: an option is unknown, out of range, or conflicts with another.
     """
     if options.engine != "dense":
         from ibkd_retrieval.search.lexical import ENGINES

@@ -1,4 +1,4 @@
-"""Whether a student may ask its teacher's index: both must live in one vector space."""
+"""Check that a student can search its teacher's index: both must share a vector space."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.indexing.format.manifest import IndexManifest
 
 STUDENT_FILE = "ibkd.json"
-"""Beside a distilled student's weights: how it was made (docs/formats.md)."""
+"""The file in a student's folder that records how it was made (docs/formats.md)."""
 
 
 def check_query_model(folder: Path, encoder: TextEncoder, manifest: IndexManifest) -> None:

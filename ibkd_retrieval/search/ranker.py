@@ -1,4 +1,4 @@
-"""What every ranker can do, which queries it refuses, and results without the query itself."""
+"""The interface of rankers, the checks of their queries, and results without the query itself."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Ranker(Protocol):
 
 
 def check_queries(queries: Sequence[Query], k: int, *, empty: bool = False) -> None:
-    """Refuse what a ranker cannot answer.
+    """Check the queries of a ranker.
 
     Args:
-        queries: what is asked.
-        k: how many documents are wanted of each.
-        empty: whether a query may be empty, as for words, of which it then has none that is known.
+        queries: the queries.
+        k: number of results per query.
+        empty: whether a query may be empty. Lexical search then finds nothing for it.
 
     Raises:
         UserError: a query is empty, a query id appears twice, or k is below 1.

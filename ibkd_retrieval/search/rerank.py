@@ -1,4 +1,4 @@
-"""The best documents of another ranker, re-ordered by a cross-encoder that reads query and text together."""
+"""Reranking: a cross-encoder reads query and text together and reorders the best results of another ranker."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Reranker:
 
 
 def check_depth(depth: int) -> None:
-    """Refuse to re-rank nothing.
+    """Check the reranking depth.
 
     Raises:
         UserError: the depth is below 1.

@@ -1,4 +1,4 @@
-"""Text in, ranked documents out: an index together with the encoder of its queries."""
+"""Dense search: an index together with its query encoder."""
 
 from __future__ import annotations
 

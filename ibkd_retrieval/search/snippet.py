@@ -1,4 +1,4 @@
-"""The passage of a document that answers a query best."""
+"""Snippets: the passage of a document that matches a query best."""
 
 from __future__ import annotations
 

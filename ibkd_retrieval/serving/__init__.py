@@ -1,1 +1,1 @@
-"""Indexes behind HTTP: concurrent queries in batches, a JSON API, and a page that shows answers side by side."""
+"""The HTTP server: micro-batched queries, a JSON API, and a page that shows answers side by side."""

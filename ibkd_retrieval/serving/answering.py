@@ -1,4 +1,4 @@
-"""A batch of questions, put to every served index."""
+"""Answer a batch of questions with every served index."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ QUERY_BATCH_TOKENS = 256
 
 @dataclass(frozen=True)
 class ServedIndex:
-    """An index and what ranks its documents.
+    """An index and its ranker.
 
     Attributes:
-        name: what it is called in answers; different for each index of a server.
-        encoder: name of the model that made its vectors, without the folders it lies in.
-        dims: of its vectors.
-        family: structure that is searched: flat, ivf-pq, ...
+        name: unique name in answers.
+        encoder: name of the encoder, without its parent folders.
+        dims: dimensions of the vectors.
+        family: index family: flat, ivf-pq, ...
     """
 
     name: str
@@ -99,7 +99,7 @@ def can_share(indexes: Sequence[ServedIndex]) -> bool:
 
 
 def thread_sharer() -> Callable[[int], None]:
-    """Gives a thread that begins to work its share of the processors, when told how many work.
+    """A function that sets a thread's share of the processors, given the number of working threads.
 
     Alone it takes all, which answers a single query soonest. Of several batches at once each takes a part: the parts
     of a query's arithmetic are too small to keep many processors at work, so that two batches side by side are done
@@ -125,7 +125,7 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What one index answers to one question.
+    """The answer of one index to one question.
 
     Attributes:
         encoding_ms: milliseconds to encode the batch of queries that the question was in; None where the index is not

@@ -52,7 +52,7 @@ def create_app(
 
     Args:
         indexes: at least one, with different names; others are compared with the first.
-        limits: what is taken at most.
+        limits: limits of requests and connections.
         hosts: names that the Host header of requests may hold. A page of another site that has its own name resolved
             to this machine (DNS rebinding) sends that name, so a server on a loopback address should take only names
             of that address.

@@ -1,4 +1,4 @@
-"""Micro-batching: what arrives while a batch is worked on makes up the next one."""
+"""Micro-batching: items that arrive while a batch is processed form the next batch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ R = TypeVar("R")
 
 
 class QueueFull(Exception):
-    """As many items wait as may."""
+    """The queue is full."""
 
 
 class Closed(Exception):
-    """No more items are taken."""
+    """The batcher is closed and accepts no more items."""
 
 
 class MicroBatcher(Generic[T, R]):
@@ -74,7 +74,7 @@ class MicroBatcher(Generic[T, R]):
         """Put an item into the queue. A future that is cancelled while its item waits is never worked on.
 
         Raises:
-            QueueFull: as many wait as may.
+            QueueFull: the queue is full.
             Closed: `close` was called.
         """
         future: Future[R] = Future()

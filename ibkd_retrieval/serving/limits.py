@@ -1,4 +1,4 @@
-"""What a server takes at most, and what every request passes: bounds, security headers, a count."""
+"""Limits of a server, and the guard of every request: size limits, security headers and request counts."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _REST_OF_REQUEST = 8192
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on single requests and on what is under way together.
+    """Limits on single requests and on concurrent work.
 
     Attributes:
-        query: characters of a query.
-        k: results a query.
-        batch: queries encoded and searched together.
-        waiting: queries that wait for the batch before them to end; further ones are turned away.
-        connections: open at a time, idle ones included.
-        per_client: connections of one address at a time; further ones are closed at once.
-        seconds: to read a request's head, to read its body, to answer it, and for the client to read the answer on.
+        query: maximum number of characters of a query.
+        k: maximum number of results per query.
+        batch: maximum number of queries that are encoded and searched together.
+        waiting: maximum number of queries that wait for a batch. Further ones are rejected.
+        connections: maximum number of open connections, idle ones included.
+        per_client: maximum number of connections from one address. Further ones are closed at once.
+        seconds: timeout of each phase: reading the head, reading the body, answering, and the client's reading.
     """
 
     query: int = 1000
@@ -39,10 +39,10 @@ class Limits:
     seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        """Refuse bounds that would refuse everything.
+        """Check the limits.
 
         Raises:
-            UserError: a bound is not above 0.
+            UserError: a limit is not above 0.
         """
         for field in fields(self):
             value = getattr(self, field.name)

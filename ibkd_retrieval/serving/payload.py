@@ -1,4 +1,4 @@
-"""The answers of the JSON API: their types, which the OpenAPI page shows, and how they are made."""
+"""The responses of the JSON API: their types, which the OpenAPI page shows, and their construction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running the application until the process is asked to end."""
+"""Run the HTTP server until the process receives a signal to stop."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def serve(
 
     Args:
         indexes: at least one, with different names.
-        limits: what is taken at most.
+        limits: limits of requests and connections.
         host: address to listen on. On a loopback address, requests must name a loopback host.
-        port: 0 takes a free one.
-        ready: told the address of the page once requests are answered.
+        port: port to listen on. 0 takes a free one.
+        ready: called with the address of the page once the server answers requests.
 
     Raises:
         UserError: the address cannot be listened on.

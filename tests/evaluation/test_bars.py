@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.compare.bars import AskedBar, JudgedData, hold, parse_bar, read_recorded
+from ibkd_retrieval.evaluation.compare.bars import JudgedData, QualityBar, hold, parse_bar, read_recorded
 from ibkd_retrieval.files import write_json
 
 
@@ -28,7 +28,7 @@ def judged(report):
 
 def test_a_bar_is_a_metric_that_is_measured_and_a_share():
     assert parse_bar("ndcg@10=0.97", ["mrr@10", "ndcg@10"]) == ("ndcg@10", 0.97)
-    assert parse_bar("nDCG_cut_10=1.02", ["ndcg@10"]) == AskedBar("ndcg@10", 1.02)
+    assert parse_bar("nDCG_cut_10=1.02", ["ndcg@10"]) == QualityBar("ndcg@10", 1.02)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_what_is_no_bar_is_refused(text, sentence):
 
 def test_each_further_system_is_held_against_the_first(report):
     kept = report.averages["student"]["mrr"].retention
-    bars = hold(report, [AskedBar("mrr", kept), AskedBar("mrr", kept + 1e-9)])
+    bars = hold(report, [QualityBar("mrr", kept), QualityBar("mrr", kept + 1e-9)])
     assert [(bar.system, bar.passed) for bar in bars if bar.system == "student"] == [
         ("student", True),
         ("student", False),
@@ -63,7 +63,7 @@ def test_each_further_system_is_held_against_the_first(report):
 
 
 def test_a_recorded_system_is_the_same_bar_as_one_measured_beside(report, recorded_file, judged):
-    asked = [AskedBar("ndcg@10", 0.5)]
+    asked = [QualityBar("ndcg@10", 0.5)]
     recorded = read_recorded(recorded_file, None, judged, asked, 1000)
     beside, before = hold(report, asked), hold(report, asked, recorded)
     assert [bar.system for bar in before] == ["teacher", *(bar.system for bar in beside)]
@@ -73,7 +73,7 @@ def test_a_recorded_system_is_the_same_bar_as_one_measured_beside(report, record
 
 
 def test_any_recorded_system_may_be_held_against_by_a_later_one_of_its_name_too(report, recorded_file, judged):
-    asked = [AskedBar("mrr", 0.5)]
+    asked = [QualityBar("mrr", 0.5)]
     bars = hold(report, asked, read_recorded(recorded_file, "student", judged, asked, 1000))
     assert [bar.system for bar in bars] == ["teacher", "teacher ivf-pq", "student"]
     assert bars[2].retention == pytest.approx(1)
@@ -96,7 +96,7 @@ def test_queries_are_paired_by_id_and_not_by_place(report, tmp_path, judged):
         ),
     )
     write_json(tmp_path / "report.json", dataclasses.replace(report, data_sets=(turned,)).to_json())
-    asked = [AskedBar("mrr", 0.5)]
+    asked = [QualityBar("mrr", 0.5)]
     recorded = read_recorded(tmp_path / "report.json", None, judged, asked, 1000)
     found = {bar.system: bar for bar in hold(report, asked, recorded)}
     low, high = report.averages["student"]["mrr"].retention_interval
@@ -111,7 +111,7 @@ def test_a_baseline_of_nothing_cannot_be_kept_a_share_of(report):
             for name, found in report.averages.items()
         },
     )
-    bar = hold(nothing, [AskedBar("ndcg@10", 0.5)])[0]
+    bar = hold(nothing, [QualityBar("ndcg@10", 0.5)])[0]
     assert (bar.passed, bar.retention) == (False, None)
     assert "scores 0" in bar.why
 
@@ -125,20 +125,20 @@ def test_a_report_of_other_things_is_refused(recorded_file, judged):
         ([data._replace(query_ids=frozenset("q"))], None, "mrr", "other judged queries of pages"),
     ):
         with pytest.raises(UserError, match=sentence):
-            read_recorded(recorded_file, system, data_sets, [AskedBar(metric, 0.9)], 1000)
+            read_recorded(recorded_file, system, data_sets, [QualityBar(metric, 0.9)], 1000)
 
 
 def test_a_metric_over_other_results_or_from_another_grade_on_is_refused(recorded_file, report, judged, tmp_path):
     (data,) = judged
     stricter = [data._replace(relevance_level=2)]
     with pytest.raises(UserError, match=r"has mrr over the first 1,000 results and not over 100: give `k=1000`"):
-        read_recorded(recorded_file, None, judged, [AskedBar("mrr", 0.9)], 100)
+        read_recorded(recorded_file, None, judged, [QualityBar("mrr", 0.9)], 100)
     with pytest.raises(UserError, match=r"has recall@20 of pages with grades from 1 on as relevant.* from 2 on"):
-        read_recorded(recorded_file, None, stricter, [AskedBar("recall@20", 0.9)], 1000)
-    read_recorded(recorded_file, None, judged, [AskedBar("recall@20", 0.9)], 100)
-    read_recorded(recorded_file, None, stricter, [AskedBar("ndcg@10", 0.9)], 1000)
+        read_recorded(recorded_file, None, stricter, [QualityBar("recall@20", 0.9)], 1000)
+    read_recorded(recorded_file, None, judged, [QualityBar("recall@20", 0.9)], 100)
+    read_recorded(recorded_file, None, stricter, [QualityBar("ndcg@10", 0.9)], 1000)
     # Reports of before do not say.
     old = report.to_json()
     del old["k"], old["data_sets"][0]["relevance_level"]
     write_json(tmp_path / "report.json", old)
-    read_recorded(tmp_path / "report.json", None, stricter, [AskedBar("mrr", 0.9)], 100)
+    read_recorded(tmp_path / "report.json", None, stricter, [QualityBar("mrr", 0.9)], 100)

@@ -57,7 +57,7 @@ def mine_negatives(
         teacher: whose ranking is taken.
         folder: where index and negatives are kept.
         settings: which ranks and scores.
-        progress: told of the work.
+        progress: receives progress reports.
         exclude: texts that are no negatives, because something is measured on them.
 
     Returns:

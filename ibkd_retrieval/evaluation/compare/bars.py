@@ -17,7 +17,7 @@ from ibkd_retrieval.evaluation.metrics.names import parse_metric
 from ibkd_retrieval.evaluation.significance import Values
 
 
-class AskedBar(NamedTuple):
+class QualityBar(NamedTuple):
     """A quality bar: the metric and the required retention."""
 
     metric: str
@@ -48,7 +48,7 @@ class Recorded:
     values: Mapping[tuple[str, frozenset[str]], Mapping[str, Mapping[str, float]]]
 
 
-def parse_bar(text: str, metrics: Sequence[str]) -> AskedBar:
+def parse_bar(text: str, metrics: Sequence[str]) -> QualityBar:
     """Parse a bar such as `ndcg@10=0.97`.
 
     Args:
@@ -70,7 +70,7 @@ def parse_bar(text: str, metrics: Sequence[str]) -> AskedBar:
         raise UserError(
             f"`fail_under` {text!r}: {name} is not measured ({', '.join(metrics)} are): add `metrics={name}`."
         )
-    return AskedBar(measured, at_least)
+    return QualityBar(measured, at_least)
 
 
 def same_metric(name: str, among: Iterable[str]) -> str | None:
@@ -84,7 +84,7 @@ def same_metric(name: str, among: Iterable[str]) -> str | None:
 
 
 def read_recorded(
-    path: Path, system: str | None, data_sets: Sequence[JudgedData], bars: Sequence[AskedBar], k: int
+    path: Path, system: str | None, data_sets: Sequence[JudgedData], bars: Sequence[QualityBar], k: int
 ) -> Recorded:
     """Read a system of an earlier comparison, and check that its scores are comparable with the new ones.
 
@@ -128,7 +128,7 @@ def read_recorded(
     return Recorded(path, name, values)
 
 
-def _check_level(path: Path, report: ComparisonReport, data: JudgedData, bars: Sequence[AskedBar]) -> None:
+def _check_level(path: Path, report: ComparisonReport, data: JudgedData, bars: Sequence[QualityBar]) -> None:
     before = next(each for each in report.data_sets if _key(each) == (data.fingerprint, data.query_ids))
     metrics = [parse_metric(bar.metric) for bar in bars]
     deciding = [metric.name for metric in metrics if metric.level is None and not metric.is_graded]
@@ -139,7 +139,7 @@ def _check_level(path: Path, report: ComparisonReport, data: JudgedData, bars: S
         )
 
 
-def hold(report: ComparisonReport, bars: Sequence[AskedBar], recorded: Recorded | None = None) -> tuple[Bar, ...]:
+def hold(report: ComparisonReport, bars: Sequence[QualityBar], recorded: Recorded | None = None) -> tuple[Bar, ...]:
     """Check every system against every bar, averaged over the data sets.
 
     Args:
@@ -156,7 +156,7 @@ def hold(report: ComparisonReport, bars: Sequence[AskedBar], recorded: Recorded 
     )
 
 
-def _held(report: ComparisonReport, system: str, bar: AskedBar, against: str, recorded: Recorded | None) -> Bar:
+def _held(report: ComparisonReport, system: str, bar: QualityBar, against: str, recorded: Recorded | None) -> Bar:
     kept = report.averages[system][bar.metric] if recorded is None else _against(report, system, bar.metric, recorded)
     passed = kept.retention is not None and kept.retention >= bar.at_least
     return Bar(
@@ -171,7 +171,9 @@ def _held(report: ComparisonReport, system: str, bar: AskedBar, against: str, re
     )
 
 
-def _why(kept: Average, bar: AskedBar, system: str, against: str, recorded: Recorded | None, confidence: float) -> str:
+def _why(
+    kept: Average, bar: QualityBar, system: str, against: str, recorded: Recorded | None, confidence: float
+) -> str:
     source = against if recorded is None else f"{against} in {recorded.path}"
     if kept.retention is None:
         return f"{source} scores 0 in {bar.metric}, so there is no share of it that {system} could keep."

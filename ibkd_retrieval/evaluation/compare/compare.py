@@ -12,7 +12,7 @@ from ibkd_retrieval.corpora.records import Judgement, QuerySet
 from ibkd_retrieval.corpora.spec import Source
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import AGREEMENT
-from ibkd_retrieval.evaluation.compare.bars import AskedBar, JudgedData, Recorded, hold, parse_bar, read_recorded
+from ibkd_retrieval.evaluation.compare.bars import JudgedData, QualityBar, Recorded, hold, parse_bar, read_recorded
 from ibkd_retrieval.evaluation.compare.comparison import Resampling
 from ibkd_retrieval.evaluation.compare.measuring import Measuring
 from ibkd_retrieval.evaluation.compare.plan import (
@@ -23,7 +23,7 @@ from ibkd_retrieval.evaluation.compare.plan import (
     parse_index,
     plan_systems,
 )
-from ibkd_retrieval.evaluation.compare.queries import data_set_names, judged_ids, open_asked
+from ibkd_retrieval.evaluation.compare.queries import data_set_names, judged_ids, open_query_sets
 from ibkd_retrieval.evaluation.compare.rankings import ComparedData
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport
 from ibkd_retrieval.evaluation.compare.sweep import Variant, make_variant, parse_sweeps
@@ -112,7 +112,7 @@ def compare(
     corpora = plan_systems(_indexes(index), parse_sweeps(sweep))
     if len(corpora[0].systems) < 2 and baseline is None:
         raise UserError(TOO_FEW)
-    pairs = open_asked(corpora, _listed(queries), _listed(qrels), progress)
+    pairs = open_query_sets(corpora, _listed(queries), _listed(qrels), progress)
     if not pairs[0][1].judgements:
         if metrics or bars:
             raise UserError(
@@ -174,7 +174,7 @@ def _recorded(
     baseline: str,
     names: Sequence[str],
     pairs: Sequence[tuple[PlannedCorpus, QuerySet]],
-    bars: Sequence[AskedBar],
+    bars: Sequence[QualityBar],
     k: int,
 ) -> Recorded:
     """The system of an earlier report that `baseline` names."""
@@ -211,7 +211,7 @@ def _open(
 
 
 def _searcher(system: PlannedSystem, known: dict[str, Encoder], computing: Computing, progress: Progress) -> Searcher:
-    asked = system.asked
+    asked = system.source
     searcher = open_searcher(
         system.folder,
         device=computing.device,
@@ -231,6 +231,6 @@ def _make(
     system: PlannedSystem, variant: Variant, known: dict[str, Encoder], computing: Computing, progress: Progress
 ) -> None:
     """Make the index of a swept system, unless it is there from a run before."""
-    progress.say(f"{system.asked.folder} · {system.name} → {system.folder}")
-    encoder = cut_encoder(system.asked.folder, variant.dim, known, computing)
-    make_variant(system.asked.folder, system.folder, variant, encoder, progress)
+    progress.say(f"{system.source.folder} · {system.name} → {system.folder}")
+    encoder = cut_encoder(system.source.folder, variant.dim, known, computing)
+    make_variant(system.source.folder, system.folder, variant, encoder, progress)

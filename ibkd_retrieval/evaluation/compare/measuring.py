@@ -141,7 +141,7 @@ def watch_memory(data: ComparedData, measuring: Measuring, progress: Progress = 
     """
     if not measuring.memory_queries:
         return {}
-    texts = [query.text for query in data.asked[: measuring.memory_queries]]
+    texts = [query.text for query in data.used_queries[: measuring.memory_queries]]
     found = {}
     with progress.task("Measuring memory", len(data.searchers), "systems") as task:
         for name, searcher in data.searchers.items():
@@ -159,7 +159,7 @@ def measure(
     progress: Progress = SILENT,
 ) -> dict[str, Measured]:
     """Time all systems of a data set, one query at a time and in batches, and put their costs together."""
-    texts = [query.text for query in data.asked]
+    texts = [query.text for query in data.used_queries]
     rng = np.random.default_rng(measuring.seed)
     drawn = rng.choice(len(texts), min(measuring.latency_queries, len(texts)), replace=False)
     batch = [texts[place % len(texts)] for place in range(measuring.batch)]
@@ -268,7 +268,7 @@ def cost_of(throughput: Throughput | None, sizes: Sizes, data_set: str, threads:
         sizes: of the index on the largest data set.
         data_set: its name.
         threads: processors that encoded.
-        device: where it was encoded; hours of a processor are told of processors only.
+        device: the device of the encoder; `passages_per_cpu_hour` is for processors only.
     """
     if throughput is None:
         return None

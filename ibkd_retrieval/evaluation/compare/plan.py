@@ -41,14 +41,14 @@ class PlannedSystem:
 
     Attributes:
         name: name of the system in the report.
-        asked: the given index that it comes from.
+        source: the given index that it comes from.
         manifest: manifest of the given index.
         folder: folder of its own index, which may not exist yet.
         variant: the variant of the given index, or None for that index itself.
     """
 
     name: str
-    asked: ComparedIndex
+    source: ComparedIndex
     manifest: IndexManifest
     folder: Path
     variant: Variant | None = None
@@ -140,7 +140,7 @@ def _swept(named: Sequence[PlannedSystem], sweep: Sweep, targets: set[Path]) -> 
     systems = []
     for system in named:
         systems.append(system)
-        asked, manifest = system.asked, system.manifest
+        asked, manifest = system.source, system.manifest
         if not asked.sweep:
             continue
         if asked.query_model is not None and sweep.dims:
@@ -165,7 +165,7 @@ def _swept(named: Sequence[PlannedSystem], sweep: Sweep, targets: set[Path]) -> 
 
 def _vectors(system: PlannedSystem) -> tuple[object, ...]:
     """What an index is made of, and who asks it."""
-    return system.manifest.encoder.weight_hash, system.dim, system.family, system.asked.query_model
+    return system.manifest.encoder.weight_hash, system.dim, system.family, system.source.query_model
 
 
 def _named(systems: Sequence[PlannedSystem], corpus: str, alone: bool) -> tuple[PlannedSystem, ...]:
@@ -177,7 +177,7 @@ def _named(systems: Sequence[PlannedSystem], corpus: str, alone: bool) -> tuple[
     names = [_name(system, widest[_label(system)]) for system in systems]
     if alone:
         names = [
-            name if system.asked.name or names.count(name) == 1 else f"{name} ({system.folder.resolve().name})"
+            name if system.source.name or names.count(name) == 1 else f"{name} ({system.folder.resolve().name})"
             for name, system in zip(names, systems, strict=True)
         ]
     for name in names:
@@ -190,20 +190,20 @@ def _named(systems: Sequence[PlannedSystem], corpus: str, alone: bool) -> tuple[
 
 def _label(system: PlannedSystem) -> str:
     """What the encoder is called."""
-    if system.asked.name is not None:
-        return system.asked.name
+    if system.source.name is not None:
+        return system.source.name
     model = short_model_name(system.manifest.encoder.name)
-    return model if system.asked.query_model is None else f"{short_model_name(system.asked.query_model)} on {model}"
+    return model if system.source.query_model is None else f"{short_model_name(system.source.query_model)} on {model}"
 
 
 def _name(system: PlannedSystem, widest: int) -> str:
-    if system.asked.name is not None and system.variant is None:
-        return system.asked.name
+    if system.source.name is not None and system.variant is None:
+        return system.source.name
     words = [_label(system)]
     if system.dim < widest:
         words.append(f"{system.dim}d")
     words.append(system.family)
-    for setting, value in system.asked.search_params.to_json().items():
+    for setting, value in system.source.search_params.to_json().items():
         if value is not None:
             words.append(f"{setting}={value}")
     return " ".join(words)
@@ -239,4 +239,4 @@ def _matched(corpora: Sequence[PlannedCorpus]) -> tuple[PlannedCorpus, ...]:
 
 
 def _identity(system: PlannedSystem) -> tuple[object, ...]:
-    return (*_vectors(system), system.asked.search_params)
+    return (*_vectors(system), system.source.search_params)

@@ -17,7 +17,7 @@ _ENOUGH = 0.5
 """Share of the relevant documents that a corpus has to hold for the queries to be about it."""
 
 
-def open_asked(
+def open_query_sets(
     corpora: Sequence[PlannedCorpus], given: Sequence[Source], qrels: Sequence[Source], progress: Progress
 ) -> list[tuple[PlannedCorpus, QuerySet]]:
     """Open the query set of each corpus.
@@ -112,7 +112,7 @@ def _refuse_unjudged(asked: QuerySet) -> None:
 
 def _share_held(corpus: PlannedCorpus, wanted: set[str]) -> float:
 
-    index = open_index(corpus.systems[0].asked.folder, memory_limit=0)
+    index = open_index(corpus.systems[0].source.folder, memory_limit=0)
     return sum(doc_id in wanted for doc_id in index.present_ids()) / len(wanted)
 
 

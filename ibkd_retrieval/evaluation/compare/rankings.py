@@ -43,7 +43,7 @@ class ComparedData:
     searchers: Mapping[str, Searcher]
 
     @property
-    def asked(self) -> tuple[Query, ...]:
+    def used_queries(self) -> tuple[Query, ...]:
         """The judged queries, or all queries if none is judged."""
         if not self.queries.judgements:
             return self.queries.queries
@@ -85,7 +85,7 @@ def rank_all(
         UserError: no query is judged, or `evaluate_run` refuses the runs.
     """
     judged = tuple(metrics) != AGREEMENT
-    if not data.asked or (judged and not data.queries.judgements):
+    if not data.used_queries or (judged and not data.queries.judgements):
         raise UserError(f"{data.queries.name} has no judgements: give others as `queries`, or judgements as `qrels`.")
     vectors: dict[str, NDArray[np.float32]] = {}
     exact: dict[tuple[str, str, str], Run] = {}
@@ -93,7 +93,7 @@ def rank_all(
     for name, searcher in data.searchers.items():
         encoder = searcher.encoder.weight_hash
         if encoder not in vectors:
-            vectors[encoder] = searcher.encode(data.asked, progress)
+            vectors[encoder] = searcher.encode(data.used_queries, progress)
         runs = _runs(
             searcher, data, vectors[encoder], {*DEPTHS, *(metric_depth(metric, k) for metric in metrics)}, name
         )
@@ -155,7 +155,7 @@ def evaluate_runs(runs: Mapping[int, Run], queries: QuerySet, metrics: Sequence[
 
 def run_of(searcher: Searcher, data: ComparedData, vectors: NDArray[np.float32], k: int, tag: str = "ibkd") -> Run:
     """The k best documents of each query asked; a query that is a document itself is no answer to itself."""
-    ids = [query.query_id for query in data.asked]
+    ids = [query.query_id for query in data.used_queries]
     if not data.queries.queries_are_documents:
         return searcher.run(ids, vectors, k, tag=tag)
     return without_own(searcher.run(ids, vectors, k + 1, tag=tag), k)
@@ -206,7 +206,7 @@ def examples(data: ComparedData, rankings: Mapping[str, Ranking], metric: str) -
     """The extreme queries of each further system against the first, by `metric`."""
     first, *others = data.searchers
     grades = {(each.query_id, each.doc_id): each.relevance for each in data.queries.judgements}
-    rows = {query.query_id: row for row, query in enumerate(data.asked)}
+    rows = {query.query_id: row for row, query in enumerate(data.used_queries)}
     baseline = rankings[first].evaluation
     shown: dict[tuple[str, str], tuple[RankedDocument, ...]] = {}
 
@@ -240,7 +240,7 @@ def examples(data: ComparedData, rankings: Mapping[str, Ranking], metric: str) -
                 Example(
                     system=system,
                     query_id=query_id,
-                    query=data.asked[rows[query_id]].text,
+                    query=data.used_queries[rows[query_id]].text,
                     metric=metric,
                     baseline_value=float(theirs[place]),
                     value=float(ours[place]),

@@ -141,7 +141,7 @@ def make_variant(
         target: where to make it.
         variant: of it.
         encoder: of the source, cut to the variant's dimensions.
-        progress: told of the work.
+        progress: receives progress reports.
 
     Raises:
         UserError: what `combine_indexes` refuses.

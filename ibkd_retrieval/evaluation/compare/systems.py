@@ -49,7 +49,7 @@ def compare_systems(
             without judgements, by how alike the systems' answers are to those of the first.
         measuring: how much to measure.
         command: for the report.
-        progress: told of the work.
+        progress: receives progress reports.
 
     Raises:
         UserError: no judgements, or what `evaluate_run` and `compare_scores` refuse.

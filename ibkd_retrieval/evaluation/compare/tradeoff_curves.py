@@ -40,7 +40,7 @@ def tradeoff_curves(
         queries: timed one by one, drawn at random.
         rounds: how often.
         seed: of the draw and the order.
-        progress: told of the work.
+        progress: receives progress reports.
     """
     nearest = {name: ranking.exact for name, ranking in rankings.items() if ranking.exact is not None}
     points = {
@@ -51,7 +51,7 @@ def tradeoff_curves(
     }
     if not points:
         return dict.fromkeys(data.searchers, ())
-    count = len(data.asked)
+    count = len(data.used_queries)
     drawn = np.random.default_rng(seed).choice(count, min(queries, count), replace=False)
     timings = time_queries(
         {f"{place} {name}": _path(searcher, rankings[name]) for (name, place), searcher in points.items()},

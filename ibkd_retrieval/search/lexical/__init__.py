@@ -1,4 +1,4 @@
-"""Search by words: BM25 over the documents that an index stores. One file and one entry in the table an engine."""
+"""Lexical search: BM25 over the stored documents of an index. Each engine has one file and one table entry."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ DEFAULT_K1, DEFAULT_B = 0.9, 0.4
 
 
 def check_engine(engine: str) -> None:
-    """Make sure that an engine runs here, before there is anything to search.
+    """Check that an engine is installed, before any work is done.
 
     Raises:
-        UserError: there is no such engine.
+        UserError: the engine is unknown.
         MissingPackage: its library is not installed.
     """
     _engine(engine, DEFAULT_K1, DEFAULT_B, SILENT)
@@ -50,17 +50,17 @@ def open_lexical(
     allowed: NDArray[np.bool_] | None = None,
     progress: Progress = SILENT,
 ) -> LexicalSearcher:
-    """Open the lexical index of an index's documents; it is made on first use and kept in the index folder.
+    """Open the lexical index of an index. It is built at first use and kept in the index folder.
 
     Robertson et al., Okapi at TREC-3; k1 and b as Anserini has them by default.
 
     Args:
         index: an opened index.
         engine: one of `ENGINES`.
-        k1: how slowly further occurrences of a word stop counting, 0 or more.
-        b: how much a document's length counts against it, from 0 to 1.
-        allowed: one bool a row [n]; only rows that hold True are found.
-        progress: hears of the indexing.
+        k1: term frequency saturation of BM25, 0 or more.
+        b: length normalisation of BM25, from 0 to 1.
+        allowed: one bool per row [n]. Only rows with True are found.
+        progress: receives progress reports of the indexing.
 
     Raises:
         UserError: there is no such engine, k1 or b is out of range, the index stores no text, or its folder

@@ -1,4 +1,4 @@
-"""BM25 in numpy, by bm25s: no Java, nothing to start.
+"""The engine `bm25`: BM25 in numpy by bm25s, without Java.
 
 Scores are Lucene's variant of BM25 (Kamphuis et al., ECIR 2020: exact document lengths, idf = ln(1 + (N - df + 0.5) /
 (df + 0.5))), computed when indexing, so that a query only adds up the columns of its words.

@@ -1,4 +1,4 @@
-"""What a lexical engine has to be able to do."""
+"""The interface of lexical engines."""
 
 from __future__ import annotations
 

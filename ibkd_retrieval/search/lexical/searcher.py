@@ -1,4 +1,4 @@
-"""Text in, documents ranked by their words out."""
+"""The ranker of lexical search."""
 
 from __future__ import annotations
 

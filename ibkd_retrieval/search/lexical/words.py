@@ -1,4 +1,4 @@
-"""What counts as a word: runs of letters and digits, and pieces of runs in scripts that put no spaces between words.
+"""Tokenisation for BM25: runs of letters and digits, and character pairs in scripts without spaces.
 
 Texts are compared in Unicode's form NFKC, so that a letter and its accent are one whether they are written as one
 character or as two, and so are wide and narrow forms. A word is a run of at least two letters or digits with their

@@ -1,4 +1,4 @@
-"""Several runs into one, by ranks or by scores.
+"""Fusion: several runs are fused into one, by ranks or by scores.
 
 Values are those of ranx's `fuse` (`rrf`, and `wsum` after its min-max normalisation), in a fraction of its time and
 memory: thousands of queries are matched, added up and sorted at once, as arrays of keys. As ever in a run, the

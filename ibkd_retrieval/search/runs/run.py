@@ -1,4 +1,4 @@
-"""Ranked answers in memory: one hit, and the run of many queries."""
+"""Ranked results in memory: a hit, and the run of many queries."""
 
 from __future__ import annotations
 

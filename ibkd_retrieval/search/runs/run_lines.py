@@ -1,4 +1,4 @@
-"""Lines of run files into columns: large tidy blocks at once, others and wrong ones line by line."""
+"""Parse run files into columns: large regular blocks at once, other lines one by one."""
 
 from __future__ import annotations
 

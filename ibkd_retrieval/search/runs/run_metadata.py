@@ -1,4 +1,4 @@
-"""What made a run, beside the run: ir_metadata (Breuer, Keller and Schaer, SIGIR 2022; https://www.ir-metadata.org)."""
+"""Run metadata in ir_metadata format (Breuer, Keller and Schaer, SIGIR 2022; https://www.ir-metadata.org)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class RunOrigin:
     """How a run was made.
 
     Attributes:
-        folders: the indexes searched.
-        options: how documents were ranked.
-        k: results asked for.
-        queries: what the queries are called.
-        seconds: the search took, without opening indexes and loading models.
+        folders: the index folders.
+        options: the ranking options.
+        k: number of results per query.
+        queries: name of the query set.
+        seconds: search time, without opening indexes and loading models.
     """
 
     folders: tuple[Path, ...]
