@@ -53,13 +53,13 @@ class SuiteResult:
     """One system on a suite.
 
     Attributes:
-        suite: as the user named it.
-        system: name of the model and of how it searched.
-        settings: what else decides the scores.
-        metrics: names as given.
-        groups: the group of every member, in the suite's order, by the member's name.
-        members: those that were scored, in the suite's order.
-        failures: why others were not, by name.
+        suite: name of the suite as given.
+        system: name of the model and its ranking method.
+        settings: other settings that affect the scores.
+        metrics: metric names as given.
+        groups: group of every member by member name, in the suite's order.
+        members: the scored members, in the suite's order.
+        failures: error messages of the other members, by name.
     """
 
     suite: str

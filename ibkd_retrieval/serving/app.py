@@ -51,12 +51,12 @@ def create_app(
     """Make the application that serves indexes. Its lifespan must run: it ends the threads that search.
 
     Args:
-        indexes: at least one, with different names; others are compared with the first.
+        indexes: one or more indexes with different names. The first is the reference of comparisons.
         limits: limits of requests and connections.
         hosts: names that the Host header of requests may hold. A page of another site that has its own name resolved
             to this machine (DNS rebinding) sends that name, so a server on a loopback address should take only names
             of that address.
-        ready: called once the first query has been answered, which loads what is loaded at first use.
+        ready: called after the first query is answered. That query loads everything that is loaded at first use.
     """
     service = _Service(indexes, limits)
 

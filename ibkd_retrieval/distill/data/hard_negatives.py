@@ -48,17 +48,17 @@ def mine_negatives(
 ) -> Path:
     """Find negatives for pairs in a corpus.
 
-    The corpus is indexed with the teacher once; what is mined is kept as JSONL, a query a line with its positives and
-    its negatives with rank and score, and used again by a later run with the same pairs, corpus and settings.
+    The corpus is indexed with the teacher once. The negatives are kept as JSONL: each line has a query, its positives,
+    and its negatives with rank and score. A later run with the same pairs, corpus and settings reuses the file.
 
     Args:
-        pairs: a positive is never taken for a negative, and neither is a copy of it.
-        corpus: where negatives come from.
-        teacher: whose ranking is taken.
-        folder: where index and negatives are kept.
-        settings: which ranks and scores.
+        pairs: the training pairs. A positive or a copy of it is never a negative.
+        corpus: the corpus in which negatives are mined.
+        teacher: the teacher, which ranks the corpus.
+        folder: folder of the index and the negatives.
+        settings: the ranks and scores of negatives.
         progress: receives progress reports.
-        exclude: texts that are no negatives, because something is measured on them.
+        exclude: texts that must not be negatives, because they are part of the dev set.
 
     Returns:
         The file that lists them (`with_negatives`).
@@ -85,8 +85,8 @@ def with_negatives(pairs: PairSet, path: Path) -> PairSet:
     """Add mined negatives to pairs, beside those they have.
 
     Args:
-        pairs: those that were mined for.
-        path: what `mine_negatives` gave.
+        pairs: the pairs that the negatives were mined for.
+        path: the file from `mine_negatives`.
     """
     mined = []
     # Many queries share a negative; its text is held once.

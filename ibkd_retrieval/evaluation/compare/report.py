@@ -87,7 +87,7 @@ class SystemResult:
     Attributes:
         index: name of the index folder.
         factory: faiss factory string.
-        search: the settings in force for ten results.
+        search: the search parameters for ten results.
         missing_queries: judged queries without results, counted as 0.
         scores: by metric.
         contrasts: by metric, against the first system; empty for that one.
@@ -124,15 +124,15 @@ class DataSetReport:
     """All systems on one corpus and one set of judged queries.
 
     Attributes:
-        name: short, unique in the comparison.
-        corpus: the name that opens it again.
-        fingerprint: of its documents.
-        documents: how many can be found.
-        queries: how many are judged.
-        query_source: the name that opens them again.
-        systems: by name.
-        per_query: the values behind the means.
-        examples: of each further system, those that lost most and then those that won most.
+        name: short name, unique in the comparison.
+        corpus: name of the corpus, which `open_corpus` accepts.
+        fingerprint: hash of the documents.
+        documents: number of documents that are not deleted.
+        queries: number of judged queries.
+        query_source: name of the queries, which `open_queries` accepts.
+        systems: results by system name.
+        per_query: the values of each query.
+        examples: for each further system, the largest losses and then the largest gains.
         relevance_level: lowest grade that counted as relevant for binary metrics; None in reports that do not say.
     """
 

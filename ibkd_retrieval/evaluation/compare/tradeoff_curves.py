@@ -30,10 +30,10 @@ def tradeoff_curves(
 ) -> dict[str, tuple[TradeoffPoint, ...]]:
     """Recall, median search time and score of every approximate system, for growing search parameters.
 
-    Settings and systems take turns while they are timed. Refinement stays as the system was told.
+    Settings and systems take turns while they are timed. Each system keeps its refinement setting.
 
     Args:
-        data: what is asked of whom.
+        data: the queries and the systems.
         rankings: by system.
         metric: for the score.
         k: its depth where it has no cutoff.
