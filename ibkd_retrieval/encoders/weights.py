@@ -76,7 +76,7 @@ def recognise_former(
 
     Args:
         encoder: the encoder.
-        recorded: the recorded hash.
+        recorded: the recorded hash of version 0.1.0, "" for a complete one.
         sample: the function that reads a few texts and their stored vectors [n, dim].
         where: the place of the record, for messages.
         said: the function that shows a message.

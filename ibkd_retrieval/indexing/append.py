@@ -106,7 +106,7 @@ def _append(
     progress: Progress,
 ) -> IndexManifest:
     manifest = read_manifest(folder)
-    recorded = manifest.encoder.weight_hash
+    recorded = manifest.encoder.former_hash
     recognise_former(encoder, recorded, lambda: open_contents(folder).sample(), f"The index {folder}", progress.say)
     given = EncoderRecord.of(encoder)
     if not manifest.encoder.makes_the_vectors_of(given):

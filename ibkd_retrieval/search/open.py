@@ -250,7 +250,7 @@ def query_encoder(index: StoredIndex, options: RankerOptions, known: dict[str, E
             encoder = whole(dim=index.manifest.dim)
         from ibkd_retrieval.encoders.weights import recognise_former  # brings numpy, which no help page needs
 
-        recognise_former(encoder, made_by.weight_hash, index.sample, f"The index {index.folder}", progress.say)
+        recognise_former(encoder, made_by.former_hash, index.sample, f"The index {index.folder}", progress.say)
     else:
         from ibkd_retrieval.search.query_space import check_query_model
 

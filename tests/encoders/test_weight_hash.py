@@ -120,6 +120,7 @@ def older_index(tmp_path):
     assert encoder.former_hash != encoder.weight_hash
     manifest = json.loads((tmp_path / "i" / "index.json").read_text())
     manifest["encoder"]["weight_hash"] = encoder.former_hash
+    del manifest["encoder"]["hash_version"]
     (tmp_path / "i" / "index.json").write_text(json.dumps(manifest))
     return tmp_path / "i", folder
 
@@ -150,6 +151,20 @@ def test_an_index_of_version_0_1_0_is_refused_where_a_setting_changed(older_inde
     change_config(folder, layer_norm_eps=5.0)
     with pytest.raises(UserError, match=r"whose settings have changed since: .* cosine of 0\.\d\d"):
         open_searcher(index, device="cpu", dtype="float32")
+
+
+def test_a_complete_hash_is_not_taken_for_one_of_version_0_1_0(tmp_path):
+    """The hash of a model with default settings is the same in both versions; a small change must be noticed still."""
+    from ibkd_retrieval.indexing.api import append, build_index
+    from ibkd_retrieval.search.open import open_searcher
+
+    folder, index = save_sentence_transformer(tmp_path / "m"), tmp_path / "i"
+    build_index(sentences(5), str(folder), index, device="cpu", dtype="float32")
+    change_config(folder, layer_norm_eps=1e-6)
+    with pytest.raises(UserError):
+        open_searcher(index, device="cpu", dtype="float32")
+    with pytest.raises(UserError, match="weight_hash"):
+        append(index, [{"_id": "new", "text": "one more"}], device="cpu", dtype="float32")
 
 
 class Told:

@@ -140,7 +140,7 @@ def write_plan(path: Path, plan: DataclassInstance) -> None:
 
 def differing_fields(one: EncoderRecord, other: EncoderRecord) -> str:
     """The fields in which two encoders differ, for a sentence."""
-    names = [field.name for field in dataclasses.fields(EncoderRecord)]
+    names = [field.name for field in dataclasses.fields(EncoderRecord) if field.compare]
     return ", ".join(name for name in names if getattr(one, name) != getattr(other, name))
 
 

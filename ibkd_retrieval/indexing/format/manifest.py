@@ -33,12 +33,17 @@ class CorpusRecord:
     fingerprint: str
 
 
+HASH_VERSION = 2
+"""The weight hash includes every setting that decides a vector. Version 1 included a few."""
+
+
 @dataclass(frozen=True)
 class EncoderRecord:
     """The encoder of the vectors. The fields are those of `encoders.protocol.TextEncoder`.
 
     Attributes:
         backend: the backend that ran the model. "torch" in older indexes, which do not record it.
+        hash_version: which settings the weight hash includes. 1 in older indexes, which do not record it.
     """
 
     name: str
@@ -49,6 +54,7 @@ class EncoderRecord:
     pooling: str | None
     dtype: str
     backend: str = "torch"
+    hash_version: int = dataclasses.field(default=1, compare=False)
 
     @classmethod
     def of(cls, encoder: TextEncoder) -> EncoderRecord:
@@ -63,7 +69,13 @@ class EncoderRecord:
             dtype=encoder.dtype,
             # What has but one way to run does not name it.
             backend=getattr(encoder, "backend", "torch"),
+            hash_version=HASH_VERSION,
         )
+
+    @property
+    def former_hash(self) -> str:
+        """The weight hash if it is the one of version 0.1.0, which leaves settings out. "" for a complete hash."""
+        return self.weight_hash if self.hash_version < HASH_VERSION else ""
 
     def makes_the_vectors_of(self, other: EncoderRecord) -> bool:
         """Whether both give the same vectors. The name is ignored, because a model folder can be moved."""
