@@ -69,7 +69,7 @@ class StoredIndex:
         self._vectors = ShardVectors(folder, counts, manifest.dim, check=self._unchanged.check)
         self._ids = LineStore(folder / manifest.doc_ids)
         self._present = _present_rows(folder, manifest)
-        self._texts = OpenFiles(self._open_texts)
+        self._texts: OpenFiles[LineStore] = OpenFiles()
 
     def __len__(self) -> int:
         """Number of documents that are not deleted. Deleted documents keep their rows."""
@@ -292,7 +292,7 @@ class StoredIndex:
             raise IndexError(f"row {row} of {self.manifest.rows}")
         number, position = self._vectors.place(int(row))
         try:
-            return document_from_json(self._texts[number][position])
+            return document_from_json(self._texts.get(number, self._open_texts)[position])
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(self.folder, self.manifest, documents_file(number), f"it is no JSON ({error})") from error
 

@@ -1,3 +1,4 @@
+import gc
 import importlib
 import os
 import resource
@@ -216,3 +217,21 @@ def test_a_missing_record_of_a_shard_is_found_on_verifying(folder: Path):
     (folder / "shards" / "00001.json").unlink()
     with pytest.raises(UserError, match=r"shards/00001.json: it is missing"):
         verify_index(folder)
+
+
+def test_an_index_nobody_holds_is_gone_at_once(tmp_path: Path):
+    """Its structure may take gigabytes, and its files descriptors: neither waits for a garbage collection."""
+    import weakref
+
+    from ibkd_retrieval.indexing.api import import_vectors
+
+    import_vectors([[1.0, 0.0], [0.0, 1.0]], tmp_path / "i", ids=["a", "b"])
+    index = open_index(tmp_path / "i")
+    assert index.document(0).doc_id == "a"
+    held = weakref.ref(index)
+    gc.disable()
+    try:
+        del index
+        assert held() is None
+    finally:
+        gc.enable()

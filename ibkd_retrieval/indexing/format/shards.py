@@ -163,18 +163,21 @@ class OpenFiles(Generic[T]):
     Every memory map holds a file descriptor, and a large index has thousands of shards.
     """
 
-    def __init__(self, open_number: Callable[[int], T]) -> None:
-        self._open_number = open_number
+    def __init__(self) -> None:
         soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._capacity = 1 << 16 if soft_limit == resource.RLIM_INFINITY else max(4, soft_limit // 8)
         self._opened: OrderedDict[int, T] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __getitem__(self, number: int) -> T:
+    def get(self, number: int, open_number: Callable[[int], T]) -> T:
+        """The file of a number, opened by `open_number` where it is not open.
+
+        The function is not kept: as a method of the index that owns the files it would keep the index alive.
+        """
         with self._lock:
             if number not in self._opened:
                 if len(self._opened) >= self._capacity:
                     self._opened.popitem(last=False)
-                self._opened[number] = self._open_number(number)
+                self._opened[number] = open_number(number)
             self._opened.move_to_end(number)
             return self._opened[number]
