@@ -1,12 +1,14 @@
 """Files of an index that were damaged, forged or replaced: noticed in a sentence, or harmless."""
 
-import threading
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from helpers.indexing_fakes import HashingEncoder, corpus_of, numbered_corpus
+from helpers.programs import environment
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.append import append_documents
@@ -16,7 +18,7 @@ from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.format.manifest import newest_index, read_manifest, write_manifest
 from ibkd_retrieval.indexing.format.shards import file_record
 from ibkd_retrieval.indexing.importing.detect import open_vectors
-from ibkd_retrieval.indexing.index import open_contents, open_index
+from ibkd_retrieval.indexing.index import open_index
 
 
 def flipped(path: Path, generator: np.random.Generator) -> bytes:
@@ -115,32 +117,46 @@ def test_inverted_lists_on_disk_in_the_folder_are_opened(tmp_path: Path):
     assert open_index(tmp_path / "i").search(HashingEncoder().encode(["text 3"]), 1)[1].shape == (1, 1)
 
 
+READER = """
+import sys
+from pathlib import Path
+from ibkd_retrieval.indexing.index import open_contents, open_index
+folder, stop, opened = Path(sys.argv[1]), Path(sys.argv[2]), 0
+while not stop.exists():
+    for opening in (open_index, open_contents):
+        index = opening(folder)
+        assert len(list(index.present_ids())) == len(index)
+        opened += 1
+        if opened == 1:
+            print("reading", flush=True)
+print(opened)
+"""
+
+
 def test_readers_beside_one_that_appends_and_deletes_are_never_told_of_damage(tmp_path: Path):
-    folder = tmp_path / "i"
+    folder, stop = tmp_path / "i", tmp_path / "stop"
     build_index(numbered_corpus(40), HashingEncoder(), folder, shard_size=10)
-    stop, wrong, opened = threading.Event(), [], [0]
-
-    def read() -> None:
-        while not stop.is_set():
-            try:
-                for opening in (open_index, open_contents):
-                    index = opening(folder)
-                    assert len(list(index.present_ids())) == len(index)
-                    opened[0] += 1
-            except Exception as error:
-                wrong.append(error)
-
-    readers = [threading.Thread(target=read) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    for number in range(25):
-        append_documents(corpus_of([Document(f"n{number}", f"new {number}")], "more"), HashingEncoder(), folder)
-        delete_documents(folder, [f"n{number}"])
-    stop.set()
-    for reader in readers:
-        reader.join()
-    assert not wrong
-    assert opened[0] > 10
+    # Processes and not threads: Python before 3.11.8 fails to parse headers of arrays in two threads at once.
+    readers = [
+        subprocess.Popen(
+            [sys.executable, "-c", READER, str(folder), str(stop)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    try:
+        assert all(reader.stdout is not None and reader.stdout.readline() == "reading\n" for reader in readers)
+        for number in range(25):
+            append_documents(corpus_of([Document(f"n{number}", f"new {number}")], "more"), HashingEncoder(), folder)
+            delete_documents(folder, [f"n{number}"])
+    finally:
+        stop.touch()
+        ended = [reader.communicate(timeout=60) for reader in readers]
+    assert [wrong for _, wrong in ended] == ["", ""]
+    assert all(int(opened) > 5 for opened, _ in ended)
 
 
 def test_json_that_is_nested_too_deeply_is_a_sentence_and_no_trouble_to_its_neighbours(tmp_path: Path):
