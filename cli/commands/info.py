@@ -23,7 +23,7 @@ def info(
 ) -> None:
     """Show what an index or a student is made of, or list those that are here."""
     from ibkd_retrieval.distill.config import RECORD
-    from ibkd_retrieval.distill.output.student_folder import read_student, verify_student
+    from ibkd_retrieval.distill.output.folder import read_student, verify_student
     from ibkd_retrieval.errors import UserError
     from ibkd_retrieval.indexing.describe import describe
 

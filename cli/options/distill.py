@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, PARAMETERS, DistillConfig
-from ibkd_retrieval.distill.objectives.table import TEMPERATURES, USUAL_TEMPERATURE
+from ibkd_retrieval.distill.objectives import TEMPERATURES, USUAL_TEMPERATURE
 from ibkd_retrieval.distill.recipe import DistillSettings, FinetuneSettings, MiningSettings, ObjectiveSettings
 
 from .common import CORPUS_HELP, Device, Dtype, IdField, Json, Overwrite, Quiet, Resume, Seed, TextField, TitleField

@@ -15,8 +15,7 @@ from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.distill.config import RECORD, DataConfig, DistillConfig
 from ibkd_retrieval.distill.data.pairs import PairSet, judged_pairs, pairs_of, read_pairs
 from ibkd_retrieval.distill.defaults import Recipe, check_stage, recipe_of, text_sources, unread
-from ibkd_retrieval.distill.output.folder import prepare_output, settle_output
-from ibkd_retrieval.distill.output.student_folder import read_student
+from ibkd_retrieval.distill.output.folder import prepare_output, read_student, settle_output
 from ibkd_retrieval.distill.pipeline import Job, distill_student
 from ibkd_retrieval.distill.teacher.cache import TEACHERS
 from ibkd_retrieval.distill.training import distributed as ranks

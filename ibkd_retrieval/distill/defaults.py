@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, DistillConfig
-from ibkd_retrieval.distill.objectives.table import TEXT_BY_TEXT, WITHOUT_PROJECTION
+from ibkd_retrieval.distill.objectives import TEXT_BY_TEXT, WITHOUT_PROJECTION
 from ibkd_retrieval.distill.recipe import (
     DistillSettings,
     FinetuneSettings,

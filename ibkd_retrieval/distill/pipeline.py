@@ -19,16 +19,8 @@ from ibkd_retrieval.distill.data.pairs import PairSet
 from ibkd_retrieval.distill.data.texts import TrainingTexts, gather_texts
 from ibkd_retrieval.distill.defaults import check_stage, decided, projection_for, usual_learning_rate
 from ibkd_retrieval.distill.dev_metric import Dev, TeacherSpaceDev, judged_dev, neighbour_dev
-from ibkd_retrieval.distill.initialise import (
-    check_freezing,
-    check_length,
-    initial_student,
-    read_as_much,
-    transformer_width,
-    without_forgetting,
-)
+from ibkd_retrieval.distill.objectives import build_objective, check_dims
 from ibkd_retrieval.distill.objectives.base import Sizes
-from ibkd_retrieval.distill.objectives.table import build_objective, check_dims
 from ibkd_retrieval.distill.output.folder import (
     CHECKPOINTS,
     FINETUNING,
@@ -36,12 +28,22 @@ from ibkd_retrieval.distill.output.folder import (
     full_disk_error,
     prepare_output,
     save_plain,
+    save_student,
     settle_output,
 )
 from ibkd_retrieval.distill.output.report import EncoderFacts, FinetuneFacts, StudentReport, final_figures
-from ibkd_retrieval.distill.output.space import FinishedModel, ends_in_linear, finished_model
-from ibkd_retrieval.distill.output.student_folder import save_student
 from ibkd_retrieval.distill.recipe import STATIC, DistillSettings, FinetuneSettings, StudentPlan
+from ibkd_retrieval.distill.student import (
+    FinishedModel,
+    check_freezing,
+    check_length,
+    ends_in_linear,
+    finished_model,
+    initial_student,
+    read_as_much,
+    transformer_width,
+    without_forgetting,
+)
 from ibkd_retrieval.distill.teacher.cache import TeacherCache, TeacherVectors
 from ibkd_retrieval.distill.teacher.joint import JointCache, JointTeacher
 from ibkd_retrieval.distill.training import distributed as ranks

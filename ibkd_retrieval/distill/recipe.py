@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from ibkd_retrieval.distill.objectives.table import OBJECTIVES, WITHOUT_PROJECTION, with_temperature
+from ibkd_retrieval.distill.objectives import OBJECTIVES, WITHOUT_PROJECTION, with_temperature
 from ibkd_retrieval.encoders.device import DTYPES
 from ibkd_retrieval.encoders.loading import short_model_name
 from ibkd_retrieval.errors import UserError

@@ -30,7 +30,7 @@ OPTION = re.compile(r"(?<![\w(-])--[a-z][a-z0-9-]*")
 # CSS variables, and options of the Java virtual machine and of torchrun.
 FOREIGN = re.compile(r"var\(--|^--(ink|muted|grid|paper|series-)|--sun-misc|--nproc-per-node")
 # The model card shows how to make the student again; it is a page for people who have the command line.
-WRITES_COMMANDS = {"ibkd_retrieval/distill/output/card.py"}
+WRITES_COMMANDS = {"ibkd_retrieval/distill/output/report.py"}
 OF_COMMAND = {
     "import_vectors.py": ("import",),
     "bench.py": ("bench encode",),

@@ -9,14 +9,18 @@ from safetensors.torch import load_file
 from helpers.tiny_models import sentences, tokenizer
 from helpers.tiny_runs import corpus, finetuning, run, settings
 from ibkd_retrieval.corpora.records import Corpus, Document
+from ibkd_retrieval.distill.data.batches import PairTexts
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
-from ibkd_retrieval.distill.data.schedule import PairTexts
 from ibkd_retrieval.distill.defaults import paper_finetuning
 from ibkd_retrieval.distill.dev_metric import neighbour_dev
 from ibkd_retrieval.distill.recipe import FinetuneSettings, MiningSettings
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
-from ibkd_retrieval.distill.teacher.cross_encoder_scores import CrossEncoderScores
-from ibkd_retrieval.distill.teacher.soft_labels import CrossEncoderLabels, TeacherLabels, soft_label_loss
+from ibkd_retrieval.distill.teacher.soft_labels import (
+    CrossEncoderLabels,
+    CrossEncoderScores,
+    TeacherLabels,
+    soft_label_loss,
+)
 from ibkd_retrieval.distill.training.stage2 import FinetuneRun, finetune_student
 from ibkd_retrieval.encoders.cross_encoder import PairScorer
 from ibkd_retrieval.encoders.encoder import Encoder

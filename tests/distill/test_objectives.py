@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from ibkd_retrieval.distill.defaults import paper_preset
+from ibkd_retrieval.distill.objectives import OBJECTIVES, WITHOUT_PROJECTION, build_objective
 from ibkd_retrieval.distill.objectives.base import Batch, Sizes
 from ibkd_retrieval.distill.objectives.functional import hsic, unbiased_hsic
-from ibkd_retrieval.distill.objectives.table import OBJECTIVES, WITHOUT_PROJECTION, build_objective
 from ibkd_retrieval.distill.recipe import DistillSettings, ObjectiveSettings
 from ibkd_retrieval.encoders.students import principal_directions
 from ibkd_retrieval.errors import UserError

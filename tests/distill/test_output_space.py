@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ibkd_retrieval.distill.output.space import finished_model
 from ibkd_retrieval.distill.recipe import DistillSettings
+from ibkd_retrieval.distill.student import finished_model
 from ibkd_retrieval.encoders.students import reduce_dimension
 from ibkd_retrieval.errors import UserError
 

@@ -16,8 +16,13 @@ from helpers.tiny_runs import corpus, finetuning, run, settings
 from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.dev_metric import judged_dev, neighbour_dev
-from ibkd_retrieval.distill.output.folder import clear_unfinished, prepare_output, save_plain, settle_output
-from ibkd_retrieval.distill.output.student_folder import save_student
+from ibkd_retrieval.distill.output.folder import (
+    clear_unfinished,
+    prepare_output,
+    save_plain,
+    save_student,
+    settle_output,
+)
 from ibkd_retrieval.distill.recipe import StudentPlan
 from ibkd_retrieval.distill.training import stage1 as train
 from ibkd_retrieval.encoders.autotune.load import newest_student

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ibkd_retrieval.distill.data.schedule import BatchSchedule
+from ibkd_retrieval.distill.data.batches import BatchSchedule
 
 cases = st.integers(2, 9).flatmap(
     lambda batch: st.tuples(

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.tiny_models import sentences
+from ibkd_retrieval.distill.data.texts import KeyIndex, text_keys
 from ibkd_retrieval.distill.teacher import cache as teacher_cache
-from ibkd_retrieval.distill.teacher.cache import KeyIndex, TeacherCache, text_keys
-from ibkd_retrieval.distill.teacher.step_vectors import StepVectors
+from ibkd_retrieval.distill.teacher.cache import StepVectors, TeacherCache
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.errors import UserError
 

@@ -6,14 +6,14 @@ import torch
 
 from helpers.tiny_models import save_sentence_transformer, sentences
 from helpers.tiny_runs import settings
+from ibkd_retrieval.distill.data.batches import training_tokens
 from ibkd_retrieval.distill.data.texts import TrainingTexts
-from ibkd_retrieval.distill.data.tokens import training_tokens
 from ibkd_retrieval.distill.dev_metric import neighbour_dev
+from ibkd_retrieval.distill.objectives import OBJECTIVES
 from ibkd_retrieval.distill.objectives.base import LossTerms
 from ibkd_retrieval.distill.objectives.projection import nearest_isometry
-from ibkd_retrieval.distill.objectives.table import OBJECTIVES
-from ibkd_retrieval.distill.output.space import finished_model
 from ibkd_retrieval.distill.recipe import ObjectiveSettings
+from ibkd_retrieval.distill.student import finished_model
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.training import stage1 as train
 from ibkd_retrieval.distill.training.checkpoint import list_checkpoints
@@ -426,7 +426,7 @@ def test_objectives_that_contrast_nothing_draw_no_bank(bench, teacher, objective
 
 
 def test_training_reads_the_tokens_that_encoding_reads(prompted, monkeypatch):
-    monkeypatch.setattr("ibkd_retrieval.distill.data.tokens._WINDOW", 7)
+    monkeypatch.setattr("ibkd_retrieval.distill.data.batches._WINDOW", 7)
     student = load_sentence_transformer(str(prompted))
     texts = TrainingTexts(tuple(TEXTS[:20]), tuple(TEXTS[20:30]))
     tokens = training_tokens(student, texts, 6)

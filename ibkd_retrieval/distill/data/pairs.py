@@ -11,7 +11,7 @@ from typing import Any
 
 from ibkd_retrieval.corpora.lines import read_lines
 from ibkd_retrieval.corpora.records import Corpus, QuerySet
-from ibkd_retrieval.distill.teacher.cache import text_keys
+from ibkd_retrieval.distill.data.texts import text_keys
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 

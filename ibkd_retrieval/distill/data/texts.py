@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Corpus, QuerySet
-from ibkd_retrieval.distill.teacher.cache import text_keys
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
+
+
+def text_keys(texts: Sequence[str], prompt: str = "") -> NDArray[np.uint64]:
+    """128-bit hashes of prompt + text, [n, 2]; equal texts have equal keys."""
+    out = np.empty((len(texts), 2), dtype=np.uint64)
+    for row, text in enumerate(texts):
+        digest = hashlib.blake2b((prompt + text).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        out[row] = np.frombuffer(digest, dtype=np.uint64)
+    return out
+
+
+class KeyIndex:
+    """Positions of 128-bit keys, in 24 bytes a key."""
+
+    def __init__(self, keys: NDArray[np.uint64]) -> None:
+        """Sort `keys` [n, 2]; of equal ones the last is found."""
+        order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
+        self._keys = keys[order]
+        self._rows = order
+
+    def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Positions [m] of `keys` [m, 2], -1 where one is not there."""
+        out = np.full(len(keys), -1, dtype=np.int64)
+        if not len(self._keys):
+            return out
+        places = np.searchsorted(self._keys[:, 0], keys[:, 0], side="right") - 1
+        shared = (places >= 0) & (self._keys[places, 0] == keys[:, 0])
+        found = shared & (self._keys[places, 1] == keys[:, 1])
+        out[found] = self._rows[places[found]]
+        # Different keys share their first half once in millions of corpora.
+        for row in np.flatnonzero(shared & ~found):
+            first, last = np.searchsorted(self._keys[:, 0], keys[row, 0]), places[row] + 1
+            equal = np.flatnonzero(self._keys[first:last, 1] == keys[row, 1])
+            out[row] = self._rows[first + equal[-1]] if len(equal) else -1
+        return out
 
 
 @dataclass(frozen=True)
@@ -31,8 +67,6 @@ class TrainingTexts:
     @property
     def fingerprint(self) -> str:
         """A hex digest of all texts in their order."""
-        import hashlib
-
         digest = hashlib.sha256(text_keys(self.documents).tobytes())
         digest.update(b"queries" + text_keys(self.queries).tobytes())
         return digest.hexdigest()

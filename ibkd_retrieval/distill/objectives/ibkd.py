@@ -10,9 +10,34 @@ from contextlib import nullcontext
 import torch
 
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
-from ibkd_retrieval.distill.objectives.forgetting import forgetting
-from ibkd_retrieval.distill.objectives.infonce import InfoNCE
+from ibkd_retrieval.distill.objectives.baselines import InfoNCE
+from ibkd_retrieval.distill.objectives.functional import cka, gaussian_kernel, hsic, off_diagonal_mean, unbiased_hsic
 from ibkd_retrieval.distill.recipe import ObjectiveSettings
+
+_ESTIMATORS = {"biased": hsic, "unbiased": unbiased_hsic, "cka": cka}
+
+
+def forgetting(student: torch.Tensor, inputs: torch.Tensor, settings: ObjectiveSettings) -> LossTerms:
+    """The term lambda * HSIC(X, S) of a batch. The kernels' off-diagonal means show whether it is informative.
+
+    Both kernels are Gaussian. On vectors of norm ~6 and with a bandwidth of 1 they would be identity matrices, and HSIC
+    a constant without gradient. So vectors are normalised, and the default bandwidth is the median.
+
+    Args:
+        student: unit student vectors [n, d], with gradient.
+        inputs: the student's input representation [n, e], without gradient. It is normalised here.
+        settings: weight, bandwidth and estimator.
+    """
+    kernel_x = gaussian_kernel(torch.nn.functional.normalize(inputs, dim=-1), settings.hsic_bandwidth)
+    kernel_s = gaussian_kernel(student, settings.hsic_bandwidth)
+    forget = _ESTIMATORS[settings.hsic_estimator](kernel_x, kernel_s)
+    terms = {
+        "hsic": forget.detach(),
+        "kernel_x": off_diagonal_mean(kernel_x).detach(),
+        "kernel_s": off_diagonal_mean(kernel_s).detach(),
+    }
+    weighted = settings.hsic_weight * forget
+    return LossTerms(weighted, terms, watch={"hsic": weighted})
 
 
 class IBKD(torch.nn.Module):

@@ -21,53 +21,22 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval.distill.data.texts import KeyIndex, text_keys
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, is_leftover, write_json
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    import torch
+
     from ibkd_retrieval.encoders.protocol import Kind, TextEncoder
+
 
 FORMAT_VERSION = 1
 SHARD_SIZE = 4096
 _DIGEST = 16
 TEACHERS = "teachers"
 """Folder of all caches, in the user's cache folder for this toolkit."""
-
-
-def text_keys(texts: Sequence[str], prompt: str = "") -> NDArray[np.uint64]:
-    """128-bit hashes of prompt + text, [n, 2]; equal texts have equal keys."""
-    out = np.empty((len(texts), 2), dtype=np.uint64)
-    for row, text in enumerate(texts):
-        digest = hashlib.blake2b((prompt + text).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        out[row] = np.frombuffer(digest, dtype=np.uint64)
-    return out
-
-
-class KeyIndex:
-    """Positions of 128-bit keys, in 24 bytes a key."""
-
-    def __init__(self, keys: NDArray[np.uint64]) -> None:
-        """Sort `keys` [n, 2]; of equal ones the last is found."""
-        order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
-        self._keys = keys[order]
-        self._rows = order
-
-    def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Positions [m] of `keys` [m, 2], -1 where one is not there."""
-        out = np.full(len(keys), -1, dtype=np.int64)
-        if not len(self._keys):
-            return out
-        places = np.searchsorted(self._keys[:, 0], keys[:, 0], side="right") - 1
-        shared = (places >= 0) & (self._keys[places, 0] == keys[:, 0])
-        found = shared & (self._keys[places, 1] == keys[:, 1])
-        out[found] = self._rows[places[found]]
-        # Different keys share their first half once in millions of corpora.
-        for row in np.flatnonzero(shared & ~found):
-            first, last = np.searchsorted(self._keys[:, 0], keys[row, 0]), places[row] + 1
-            equal = np.flatnonzero(self._keys[first:last, 1] == keys[row, 1])
-            out[row] = self._rows[first + equal[-1]] if len(equal) else -1
-        return out
 
 
 class TeacherVectors(Protocol):
@@ -247,3 +216,59 @@ class TeacherCache:
 
 def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=_DIGEST).digest()
+
+
+_BLOCK = 32_768
+_MOST_OF_FREE_MEMORY = 0.25
+
+
+class StepVectors:
+    """Unit teacher vectors by their position in the cache.
+
+    A GPU takes a step in less time than thousands of vectors need to be gathered on the CPU and sent to it. Where they
+    are few enough, it holds those of all training texts itself, as float16, which is what the cache has.
+    """
+
+    def __init__(
+        self, cache: TeacherVectors, rows: NDArray[np.int64], device: str, *, held: bool | None = None
+    ) -> None:
+        """Prepare to give the vectors at `rows` of `cache`.
+
+        Args:
+            cache: the teacher cache.
+            rows: positions in the cache that training will use.
+            device: device of the tensors.
+            held: whether the device keeps all vectors. None keeps them on a GPU if a quarter of its free memory is
+                enough.
+        """
+        self._cache, self._device = cache, device
+        self._known = np.unique(rows)
+        self._held: torch.Tensor | None = None
+        if held if held is not None else self._fit():
+            self._held = self._sent()
+
+    def at(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        """Unit vectors [n, D], float32, at positions [n]."""
+        import torch
+
+        if self._held is None:
+            return torch.from_numpy(self._cache.vectors(rows)).to(self._device)
+        places = torch.from_numpy(np.searchsorted(self._known, rows)).to(self._device)
+        return torch.nn.functional.normalize(self._held[places].float(), dim=-1)
+
+    def _fit(self) -> bool:
+        import torch
+
+        if not self._device.startswith("cuda"):
+            return False
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return 2 * len(self._known) * self._cache.dim <= _MOST_OF_FREE_MEMORY * free
+
+    def _sent(self) -> torch.Tensor:
+        import torch
+
+        out = torch.empty((len(self._known), self._cache.dim), dtype=torch.float16, device=self._device)
+        for start in range(0, len(self._known), _BLOCK):
+            block = self._cache.vectors(self._known[start : start + _BLOCK]).astype(np.float16)
+            out[start : start + len(block)] = torch.from_numpy(block).to(self._device)
+        return out

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.distill.data.schedule import BatchSchedule
-from ibkd_retrieval.distill.data.texts import TrainingTexts
-from ibkd_retrieval.distill.data.tokens import training_tokens
+from ibkd_retrieval.distill.data.batches import BatchSchedule, training_tokens
+from ibkd_retrieval.distill.data.texts import KeyIndex, TrainingTexts, text_keys
 from ibkd_retrieval.distill.dev_metric import Dev
+from ibkd_retrieval.distill.objectives import TEXT_BY_TEXT, build_objective
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, OwnMaps, Sizes
-from ibkd_retrieval.distill.objectives.table import TEXT_BY_TEXT, build_objective
-from ibkd_retrieval.distill.output.space import finished_model, stretch_output
 from ibkd_retrieval.distill.recipe import DistillSettings
-from ibkd_retrieval.distill.teacher.cache import KeyIndex, TeacherVectors, text_keys
-from ibkd_retrieval.distill.teacher.step_vectors import StepVectors
+from ibkd_retrieval.distill.student import finished_model, stretch_output
+from ibkd_retrieval.distill.teacher.cache import StepVectors, TeacherVectors
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.log import StepTimes
 from ibkd_retrieval.distill.training.loop import LoopResult, TrainingLoop

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ibkd_retrieval.corpora.records import Corpus
+from ibkd_retrieval.distill.data.batches import BatchSchedule, PairBatch, PairTexts, training_tokens
 from ibkd_retrieval.distill.data.hard_negatives import mine_negatives, with_negatives
 from ibkd_retrieval.distill.data.pairs import PairSet
-from ibkd_retrieval.distill.data.schedule import BatchSchedule, PairBatch, PairTexts
-from ibkd_retrieval.distill.data.tokens import training_tokens
 from ibkd_retrieval.distill.dev_metric import Dev
 from ibkd_retrieval.distill.objectives.base import LossTerms
 from ibkd_retrieval.distill.objectives.functional import infonce
@@ -110,7 +109,7 @@ class FinetuneRun:
     ) -> LossTerms:
         import torch
 
-        from ibkd_retrieval.distill.objectives.forgetting import forgetting
+        from ibkd_retrieval.distill.objectives.ibkd import forgetting
         from ibkd_retrieval.distill.teacher.soft_labels import soft_label_loss
 
         settings, n = self.settings, len(batch.queries)
@@ -264,12 +263,10 @@ def _labels(
     """The soft labels asked for, and the weight hash of what gives them."""
     if settings.soft_labels is None:
         return None, None
-    from ibkd_retrieval.distill.teacher.soft_labels import CrossEncoderLabels, TeacherLabels
+    from ibkd_retrieval.distill.teacher.soft_labels import CrossEncoderLabels, CrossEncoderScores, TeacherLabels
 
     if settings.soft_labels == "teacher":
         return TeacherLabels(cache, texts, settings.temperature, progress), cache.teacher.weight_hash
-    from ibkd_retrieval.distill.teacher.cross_encoder_scores import CrossEncoderScores
-
     scorer = CrossEncoderScores(
         settings.soft_labels,
         cache.folder.parent / "cross-encoders",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ibkd_retrieval.distill.initialise import check_freezing
+from ibkd_retrieval.distill.student import check_freezing
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.encoders.device import choose_dtype
 from ibkd_retrieval.encoders.encoder import Encoder
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from torch import Tensor
 
-    from ibkd_retrieval.distill.data.tokens import TokenIds
+    from ibkd_retrieval.distill.data.batches import TokenIds
 
 
 class StudentModule(torch.nn.Module):

@@ -1,0 +1,104 @@
+"""The baselines: regression on the teacher's vectors, and contrasts with the texts of a batch."""
+
+from __future__ import annotations
+
+import torch
+
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
+from ibkd_retrieval.distill.objectives.functional import infonce, similarity_kl
+from ibkd_retrieval.distill.objectives.projection import Projection
+from ibkd_retrieval.distill.recipe import ObjectiveSettings
+from ibkd_retrieval.errors import UserError
+
+
+class MSE(torch.nn.Module):
+    """Mean squared difference of W s and t, summed over dimensions. W s keeps its length: compare `Cosine`."""
+
+    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
+        super().__init__()
+        self.projection = Projection(sizes.student, sizes.teacher)
+
+    def forward(self, batch: Batch) -> LossTerms:
+        """The regression loss of a batch."""
+        loss = (self.projection.linear(batch.student) - batch.teacher).square().sum(1).mean()
+        return LossTerms(loss, {"mse": loss.detach()})
+
+
+class Cosine(torch.nn.Module):
+    """1 - cos(W s, t), which is half the squared difference of the two made unit."""
+
+    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
+        super().__init__()
+        self.projection = Projection(sizes.student, sizes.teacher)
+
+    def forward(self, batch: Batch) -> LossTerms:
+        """The mean over a batch."""
+        loss = 1 - (self.projection(batch.student) * batch.teacher).sum(1).mean()
+        return LossTerms(loss, {"cosine": loss.detach()})
+
+
+class HPD(torch.nn.Module):
+    """Regression on the teacher's vectors reduced to their d principal directions P and made unit: |s - P t|^2.
+
+    Homomorphic projective distillation: Zhao et al. 2022, Compressing Sentence Representation for Semantic Retrieval
+    via Homomorphic Projective Distillation, arXiv 2203.07687.
+    The directions are those of largest second moment, not centred, because search compares inner products. W is P',
+    held fixed, so that the saved student's space is the reduced one.
+    """
+
+    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
+        super().__init__()
+        if sizes.student > sizes.teacher:
+            raise UserError(
+                f"The objective hpd reduces the teacher's {sizes.teacher} dimensions to the student's "
+                f"{sizes.student}: give `dim={sizes.teacher}` or less."
+            )
+        self.projection = Projection(sizes.student, sizes.teacher)
+        self.projection.weight.requires_grad_(False)
+
+    def forward(self, batch: Batch) -> LossTerms:
+        """The regression loss of a batch."""
+        directions = self.projection.weight[:, : batch.student.shape[1]]
+        wanted = torch.nn.functional.normalize(batch.teacher @ directions, dim=-1)
+        loss = (batch.student - wanted).square().sum(1).mean()
+        return LossTerms(loss, {"mse": loss.detach()})
+
+
+class InfoNCE(torch.nn.Module):
+    """InfoNCE between W s and t over batch and bank, at temperature tau."""
+
+    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
+        super().__init__()
+        self.projection = Projection(sizes.student, sizes.teacher)
+        self.temperature = settings.tau
+
+    def forward(self, batch: Batch) -> LossTerms:
+        """The keep term of a batch, with its lower bound on I(S;T) in nats."""
+        contrast = infonce(
+            self.projection(batch.student), batch.teacher, self.temperature, bank=batch.bank, duplicate=batch.duplicate
+        )
+        return LossTerms(contrast.loss, {"keep": contrast.loss.detach(), "bound": contrast.bound})
+
+
+class SimilarityKL(torch.nn.Module):
+    """KL from the teacher's distribution of similarities over batch and bank to that of W s, at temperature tau.
+
+    Fang et al. 2021, SEED: Self-supervised Distillation for Visual Representation, arXiv 2101.04731.
+    The text itself and its copies among the candidates are left out. They would dominate the distribution.
+    """
+
+    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
+        super().__init__()
+        self.projection = Projection(sizes.student, sizes.teacher)
+        self.temperature = settings.tau
+
+    def forward(self, batch: Batch) -> LossTerms:
+        """The divergence of a batch, in nats."""
+        loss = similarity_kl(
+            self.projection(batch.student),
+            batch.teacher,
+            self.temperature,
+            bank=batch.bank,
+            duplicate=batch.duplicate,
+        )
+        return LossTerms(loss, {"kl": loss.detach()})
