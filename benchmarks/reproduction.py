@@ -10,7 +10,7 @@ whose training was killed goes on from its checkpoint. Teacher vectors are compu
 the cells that are there, which may have been run elsewhere.
 
 Without --final only the dev sets are looked at. With it the final sets are measured too, once: while a recipe is still
-being chosen, leave it out. Writes benchmarks/results/reproduction/NAME.json and docs/reproduction.md.
+being chosen, leave it out. Writes benchmarks/results/reproduction/NAME.json and the pages of docs/reproduction.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ibkd_retrieval.evaluation.significance import holm, paired_t_test, randomis
 from ibkd_retrieval.files import write_json
 from reproducing import RESULTS, Recipe, read_recipe
 from reproduction_cell import BEFORE, TEACHER, Cell, Places, cells, taught_mark
-from reproduction_page import write_page
+from reproduction_page import write_pages
 
 KINDS = ("dev", "final")
 Found = dict[str, dict[int | None, dict[str, Any]]]
@@ -227,7 +227,7 @@ def main() -> None:
         write_json(given.results / f"{recipe.name}.json", result)
         show(recipe, result)
     if given.results == RESULTS:
-        write_page()
+        write_pages()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make docs/reproduction.md of the recipes and the results there are.
+"""Make docs/reproduction.md and a page for each recipe, out of the recipes and their results.
 
 usage: python benchmarks/reproduction_page.py
 """
@@ -13,76 +13,119 @@ from ibkd_retrieval.files import atomic_write
 from reproducing import RECIPES, RESULTS, Expected, Recipe, read_recipes
 from reproduction_cell import BEFORE, TEACHER
 
-PAGE = Path(__file__).parent.parent / "docs" / "reproduction.md"
+DOCS = Path(__file__).parent.parent / "docs"
 _NONE = "not run yet"
 _HEAD = """# Reproduction
 
-Made by `python benchmarks/reproduction_page.py` from `benchmarks/reproduction/*.yaml` and the results beside them;
-a test holds that this page is what it makes. Each part is one recipe, run by
+Every figure of distillation comes from a recipe. A recipe names the teacher, the student, the training text, the
+settings, and the sets that are measured. Each recipe has a page with its results.
+
+The table shows each recipe's main row: its name, and the student's average on the final sets divided by the teacher's,
+before and after training. The pages have all rows.
+
+"""
+_READING = """
+## How to read the pages
+
+- Retrieval is nDCG@10 by exact search. Each model reads as much of a text as it can. Sentence similarity is Spearman's
+  correlation.
+- *average* is over the retrieval sets.
+- A figure is the mean over seeds, ± the standard deviation. The share of the teacher's figure is in brackets.
+- *student before* is the student before training.
+- Tests are paired randomisation tests over queries. Values are averaged over seeds first. Holm's correction is over all
+  tests of a table. \\* marks p < 0.05.
+- *expected* lists figures that are known, with a tolerance, or wanted. ✓ is reached. ✗ is not.
+- Recipes were chosen on the dev sets. The final sets were measured once.
+- Times and speeds were taken while other runs of the recipe shared the processors.
+- A source of the training text that ends in `:train` gives its queries, without their judgements.
+
+## Run a recipe
 
 ```
 python benchmarks/reproduction.py benchmarks/reproduction/NAME.yaml --final \\
     --data-dir DIR --models-dir DIR --work-dir DIR
 ```
 
-Retrieval is nDCG@10 by exact search, every model reading as much of a text as it can; sentence similarity is Spearman's
-correlation. Figures are means over seeds ± their standard deviation, with the share of the teacher's figure that is
-kept in brackets; *average* is over the retrieval sets.
-Tests are paired randomisation tests over queries, whose values are averaged over seeds first, with Holm's correction
-over all tests of a table. ✗ marks what lies outside the tolerance of the figure that is expected.
-Recipes are chosen on the dev sets; the final ones are measured once. Times and speeds were taken while other cells of
-the run shared the processors.
+[The page of the benchmarks](../benchmarks/README.md#reproduction) says which data and models it expects. Then
+`python benchmarks/reproduction_page.py` makes these pages from the recipes and the results. A test holds that they are
+what it makes.
 """
 
 
-def page(recipes: list[Recipe], results: Path) -> str:
-    """The page as text."""
-    parts = [_HEAD]
+def pages(recipes: list[Recipe], results: Path) -> dict[str, str]:
+    """The text of each page, by its name below docs/: the index, and a page for each recipe."""
+    found = {}
     for recipe in recipes:
         path = results / f"{recipe.name}.json"
-        parts.append(_part(recipe, json.loads(path.read_text("utf-8")) if path.is_file() else None))
-    return "\n".join(parts)
+        found[recipe.name] = json.loads(path.read_text("utf-8")) if path.is_file() else None
+    lines = ["| recipe | teacher | student | trained on | row | before | after |", "|---|---|---|---|---|---:|---:|"]
+    lines += [_row(recipe, found[recipe.name]) for recipe in recipes]
+    made = {"reproduction.md": f"{_HEAD}{chr(10).join(lines)}\n{_READING}"}
+    return made | {f"reproduction/{recipe.name}.md": _page(recipe, found[recipe.name]) for recipe in recipes}
 
 
-def write_page() -> None:
-    """Write docs/reproduction.md."""
-    with atomic_write(PAGE) as file:
-        file.write(page(read_recipes(RECIPES), RESULTS).encode("utf-8"))
+def write_pages() -> None:
+    """Write the pages, and remove those of recipes that are gone."""
+    made = pages(read_recipes(RECIPES), RESULTS)
+    (DOCS / "reproduction").mkdir(exist_ok=True)
+    for name, text in made.items():
+        with atomic_write(DOCS / name) as file:
+            file.write(text.encode("utf-8"))
+    for path in (DOCS / "reproduction").glob("*.md"):
+        if f"reproduction/{path.name}" not in made:
+            path.unlink()
 
 
-def _part(recipe: Recipe, result: dict[str, Any] | None) -> str:
-    lines = [f"## {recipe.title}", "", recipe.about.strip(), "", *_setting(recipe), ""]
+def _row(recipe: Recipe, result: dict[str, Any] | None) -> str:
+    """A recipe's line in the index."""
+    tested = recipe.tested or recipe.variants[0].name
+    kept: dict[str, float] = {}
+    for row in ((result and result["final"]) or {}).get("rows", ()):
+        if "average" in row["figures"]:
+            kept.setdefault(row["row"], row["figures"]["average"]["kept"])
+    before, after = (f"{kept[name]:.1%}" if name in kept else _NONE for name in (BEFORE, tested))
+    where = (result["environment"]["accelerator"] or "two cores") if result else ""
+    return (
+        f"| [{recipe.title}](reproduction/{recipe.name}.md) | {' + '.join(recipe.teachers)} | {_student(recipe)} | "
+        f"{where} | {tested} | {before} | {after} |"
+    )
+
+
+def _student(recipe: Recipe) -> str:
+    model = recipe.student.get("model")
+    if model is None:
+        return f"{recipe.student.get('layers')} layers of {recipe.teachers[0]}"
+    return "static" if model == "static" else str(model)
+
+
+def _page(recipe: Recipe, result: dict[str, Any] | None) -> str:
+    lines = [f"# {recipe.title}", "", recipe.about.strip(), "", *_setting(recipe), ""]
     for kind in ("dev", "final"):
         if not recipe.sets(kind):
             continue
         found = result and result[kind]
-        lines += [f"### {kind.capitalize()} sets", ""]
+        lines += [f"## {kind.capitalize()} sets", ""]
         lines += [*_figures(recipe, found, kind), ""]
         if found and found["tests"]:
             lines += [*_tests(found["tests"]), ""]
     if recipe.expected:
-        lines += [*_targets(recipe, result), ""]
+        lines += ["## Expected figures", "", *_targets(recipe, result), ""]
     if result and result["costs"]:
-        lines += [_costs(result), ""]
+        lines += ["## Cost", "", _costs(result), ""]
+    lines += [f"[How to read this page](../reproduction.md#how-to-read-the-pages). Recipe: `{recipe.name}.yaml`.", ""]
     return "\n".join(lines)
 
 
 def _setting(recipe: Recipe) -> list[str]:
-    student = recipe.student.get("model")
-    layers = recipe.student.get("layers")
-    if student is None:
-        student = f"{layers} layers of {recipe.teachers[0]}"
-    elif student == "static":
-        student = f"a table of token vectors out of {recipe.teachers[0]}"
     text = recipe.text
     most = ((text.max_documents, "documents"), (text.max_queries, "queries"))
     limit = "".join(f", at most {count:,} {what}" for count, what in most if count)
     settings = ", ".join(f"{name} {_shown(value)}" for name, value in recipe.settings.items())
     lines = [
         f"- teacher: {' + '.join(recipe.teachers)}",
-        f"- student: {student}",
+        f"- student: {_student(recipe)}",
         f"- text: {', '.join((*text.corpora, *text.pairs, *text.queries))}{limit}",
-        f"- watched while training: {recipe.watch or 'neighbours of the teacher among held-out texts'}",
+        f"- watched while training: {recipe.watch or 'overlap@10 with the teacher, on held-out texts'}",
         f"- settings: {settings}",
         f"- seeds: {', '.join(map(str, recipe.seeds))}",
     ]
@@ -179,13 +222,14 @@ def _costs(result: dict[str, Any]) -> str:
     teacher, student = costs["teacher"], costs["student"]
     where = machine["accelerator"] or f"{machine['cpu']}, {machine['threads']} threads"
     return (
-        f"Teacher {teacher['parameters'] / 1e6:.1f} M parameters, {teacher['dims']} dimensions; student "
-        f"{student['parameters'] / 1e6:.1f} M, {student['dims']}, {costs['times_as_fast']:.1f} × as fast while "
-        f"encoding. Learnt from {costs['texts']:,} texts (fingerprint `{costs['text_fingerprint'][:16]}`); a run "
-        f"trained for {costs['training_seconds']:,.0f} s at {costs['training_texts_per_second']:,.0f} texts/s on "
-        f"{where}. Taken on {result['date']}."
+        f"The teacher has {teacher['parameters'] / 1e6:.1f} M parameters and {teacher['dims']} dimensions. "
+        f"The student has {student['parameters'] / 1e6:.1f} M and {student['dims']}, and encodes "
+        f"{costs['times_as_fast']:.1f} times as fast. It learnt from {costs['texts']:,} texts (fingerprint "
+        f"`{costs['text_fingerprint'][:16]}`). A run trained for {costs['training_seconds']:,.0f} s, at "
+        f"{costs['training_texts_per_second']:,.0f} texts/s, on "
+        f"{where}. Measured on {result['date']}."
     )
 
 
 if __name__ == "__main__":
-    write_page()
+    write_pages()

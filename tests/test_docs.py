@@ -15,7 +15,7 @@ from ibkd_cli.app import app
 ROOT = Path(__file__).parent.parent
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
     ROOT / "indexes" / "README.md",
     ROOT / "benchmarks" / "README.md",
 ]

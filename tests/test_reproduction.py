@@ -17,13 +17,19 @@ from ibkd_retrieval.progress import SILENT
 from reproducing import RECIPES, RESULTS, Expected, read_recipe, read_recipes
 from reproduction import collect, contrasts, result_of, run_cells, summarise
 from reproduction_cell import BEFORE, TEACHER, Places, cells, run
-from reproduction_page import PAGE, page
+from reproduction_page import DOCS, pages
 
 SMOKE = RECIPES / "smoke.yaml"
 
 
-def test_the_committed_page_is_what_recipes_and_results_make():
-    assert PAGE.read_text("utf-8") == page(read_recipes(), RESULTS), "run python benchmarks/reproduction_page.py"
+def test_the_committed_pages_are_what_recipes_and_results_make():
+    committed = [DOCS / "reproduction.md", *(DOCS / "reproduction").glob("*.md")]
+    found = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in committed}
+    assert found == pages(read_recipes(), RESULTS), "run python benchmarks/reproduction_page.py"
+
+
+def page(recipe, results):
+    return pages([recipe], results)[f"reproduction/{recipe.name}.md"]
 
 
 def beir(folder, texts, queries, split):
@@ -132,14 +138,14 @@ def test_the_page_shows_what_was_run_marks_what_is_outside_and_says_what_was_not
     wanted = (Expected("mse", "CISI", value=found), Expected("infonce", "CISI", value=2.0))
     recipe = dataclasses.replace(done, expected=(*wanted, Expected(done.tested, "CISI", kept_at_least=9.0)))
     (tmp_path / "smoke.json").write_text(json.dumps(result))
-    shown = page([recipe], tmp_path)
+    shown = page(recipe, tmp_path)
     assert f"| mse, CISI | {found:.4f} ± 0.01 | {found:.4f} ✓ |" in shown
     (outside,) = [line for line in shown.splitlines() if "✗ expected" in line]
     assert outside.startswith("| infonce | 16 | 2 |")
     assert "kept >= 900.0%" in shown
     assert "not run yet" not in shown
     (tmp_path / "smoke.json").write_text(json.dumps(result | {"final": None}))
-    assert page([recipe], tmp_path).count("| not run yet |") == len(done.variants) + 2 + 3
+    assert page(recipe, tmp_path).count("| not run yet |") == len(done.variants) + 2 + 3
 
 
 @pytest.mark.parametrize(
