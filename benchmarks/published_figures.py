@@ -21,7 +21,7 @@ from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.index import open_index
-from ibkd_retrieval.search.runs.run import Run
+from ibkd_retrieval.search.runs import Run
 from ibkd_retrieval.search.runs.run_files import read_run, write_run
 from ibkd_retrieval.search.searcher import Searcher
 

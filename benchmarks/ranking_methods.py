@@ -33,8 +33,8 @@ from ibkd_retrieval.progress import SILENT
 from ibkd_retrieval.search.lexical import open_lexical
 from ibkd_retrieval.search.ranker import Ranker
 from ibkd_retrieval.search.rerank import Reranker
+from ibkd_retrieval.search.runs import Run
 from ibkd_retrieval.search.runs.fusion import reciprocal_rank_fusion, weighted_sum
-from ibkd_retrieval.search.runs.run import Run
 from ibkd_retrieval.search.runs.run_files import read_run, write_run
 from ibkd_retrieval.search.searcher import Searcher
 

@@ -31,7 +31,7 @@ from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
 from ibkd_retrieval.evaluation.sts import similarity_of
 from ibkd_retrieval.files import atomic_write, write_json
 from ibkd_retrieval.progress import Progress
-from ibkd_retrieval.search.runs.run import Run
+from ibkd_retrieval.search.runs import Run
 from reproducing import DataSet, Recipe, Text, Variant, digest, read_recipe
 
 METRIC = "ndcg@10"

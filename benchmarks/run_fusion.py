@@ -24,8 +24,8 @@ import numpy as np
 
 from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.files import write_json
+from ibkd_retrieval.search.runs import Run
 from ibkd_retrieval.search.runs.fusion import reciprocal_rank_fusion, weighted_sum
-from ibkd_retrieval.search.runs.run import Run
 
 WEIGHTS = [0.3, 0.7]
 METHODS = ("rrf", "sum")

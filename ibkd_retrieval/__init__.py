@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from ibkd_retrieval.search.api import import_vectors as import_vectors
     from ibkd_retrieval.search.api import open_index as open_index
     from ibkd_retrieval.search.hits import Hits as Hits
-    from ibkd_retrieval.search.runs.run import Hit as Hit
-    from ibkd_retrieval.search.runs.run import Run as Run
+    from ibkd_retrieval.search.runs import Hit as Hit
+    from ibkd_retrieval.search.runs import Run as Run
     from ibkd_retrieval.search.runs.run_files import read_run as read_run
     from ibkd_retrieval.search.runs.run_files import write_run as write_run
 
@@ -58,14 +58,14 @@ _PUBLIC = {
     "DistillConfig": "distill.config:DistillConfig",
     "Document": "corpora.records:Document",
     "Encoder": "encoders.encoder:Encoder",
-    "Hit": "search.runs.run:Hit",
+    "Hit": "search.runs:Hit",
     "Hits": "search.hits:Hits",
     "Index": "search.api:Index",
     "IndexConfig": "indexing.config:IndexConfig",
     "Judgement": "corpora.records:Judgement",
     "Query": "corpora.records:Query",
     "QuerySet": "corpora.records:QuerySet",
-    "Run": "search.runs.run:Run",
+    "Run": "search.runs:Run",
     "Scores": "evaluation.scores:Scores",
     "SearchParams": "indexing.config:SearchParams",
     "Student": "distill.api:Student",

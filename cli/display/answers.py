@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from ibkd_retrieval.search.hits import Hits
-    from ibkd_retrieval.search.runs.run import Hit
+    from ibkd_retrieval.search.runs import Hit
 
 
 def show_answers(answers: Sequence[Hits], json: bool = False) -> None:
@@ -38,7 +38,7 @@ def hit_lines(hit: Hit, question: str, width: int, mark: str = "") -> list[Text]
     """A hit as a line with rank, score, id and title, and a line of at most `width` with its best passage."""
     from rich.text import Text
 
-    from ibkd_retrieval.search.snippet import one_line, snippet
+    from ibkd_retrieval.search.hits import one_line, snippet
 
     head = Text(f"{hit.rank:>3}{mark}  {hit.score:.4f}  ")
     head.append(one_line(hit.doc_id), style="bold")

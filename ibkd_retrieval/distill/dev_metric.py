@@ -63,7 +63,7 @@ class JudgedDev:
     def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
         """The mean of the metric, by exact search."""
         from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
-        from ibkd_retrieval.search.runs.run import Run
+        from ibkd_retrieval.search.runs import Run
 
         texts = [document.content for document in self.documents]
         documents = searched(texts) if searched else encoder.encode(texts, "document")

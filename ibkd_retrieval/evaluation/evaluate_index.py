@@ -19,7 +19,7 @@ from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.progress import Progress, as_progress
 from ibkd_retrieval.search.open import index_folder, open_ranker
 from ibkd_retrieval.search.options import RankerOptions
-from ibkd_retrieval.search.runs.run import Run
+from ibkd_retrieval.search.runs import Run
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder

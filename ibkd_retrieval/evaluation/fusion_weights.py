@@ -12,8 +12,8 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
 from ibkd_retrieval.search.open import open_ranker
 from ibkd_retrieval.search.options import RankerOptions
+from ibkd_retrieval.search.runs import Run
 from ibkd_retrieval.search.runs.fusion import weighted_sum
-from ibkd_retrieval.search.runs.run import Run
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder
@@ -121,7 +121,7 @@ def with_tuned_weights(
         )
     from ibkd_retrieval.corpora.catalog.registry import main_metric
     from ibkd_retrieval.corpora.spec import open_queries
-    from ibkd_retrieval.search.hybrid import HybridSearcher
+    from ibkd_retrieval.search.ranker import HybridSearcher
 
     asked = open_queries(options.tune, need_judgements=True, progress=progress)
     first_stage = replace(options, rerank=None)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.indexing.format.manifest import IndexManifest
     from ibkd_retrieval.search.hits import Hits
     from ibkd_retrieval.search.ranker import Ranker
-    from ibkd_retrieval.search.runs.run import Run
+    from ibkd_retrieval.search.runs import Run
 
 P = ParamSpec("P")
 PathLike = str | os.PathLike[str]
@@ -257,9 +257,8 @@ class Index:
         progress: Progress,
     ) -> Run:
         from ibkd_retrieval.corpora.records import Query
-        from ibkd_retrieval.search.merged import check_one_encoder, merged
         from ibkd_retrieval.search.ranker import check_queries, without_own
-        from ibkd_retrieval.search.searcher import VectorSearcher
+        from ibkd_retrieval.search.searcher import VectorSearcher, check_one_encoder, merged
 
         options = self.options
         if options.engine != "dense" or options.hybrid is not None or options.rerank is not None:

@@ -1,17 +1,121 @@
-"""The results of one query: as a sequence, a table or JSON, and compared with those of another index."""
+"""The results of one query: as a sequence, a table or JSON, compared with others, and with snippets."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from ibkd_retrieval.search.runs.run import Hit
-from ibkd_retrieval.search.snippet import one_line, snippet
+from ibkd_retrieval.corpora.records import Document
+from ibkd_retrieval.search.runs import Hit
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_WORD = re.compile(r"\w+")
+_UNSHOWN = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
+_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+_CUT = "…"
+# Words so common that a passage which shares only these with the query says nothing about it.
+_COMMON_WORDS = (
+    "a an and are as at be by can do does for from how i in into is it its of on or that the this to was what when "
+    "where which who why will with you your"
+)
+_COMMON = frozenset(_COMMON_WORDS.split())
+
+
+class Snippet(NamedTuple):
+    """A passage on one line. `matches` are the (start, end) positions in `text` of words the query has too."""
+
+    text: str
+    matches: tuple[tuple[int, int], ...]
+
+
+class _Match(NamedTuple):
+    start: int
+    end: int
+    term: str
+
+
+def snippet(document: Document, query: str, width: int = 200) -> Snippet:
+    """Cut out the window of whole words that shares most distinct terms with the query.
+
+    Words match without regard to case and to a plural s. Of equally good windows the one with more matches wins,
+    then the one whose matches lie closer together, then the earlier. White space becomes single spaces; control
+    and direction-changing characters and terminal escapes are dropped, so that a document cannot disturb a
+    terminal. An ellipsis marks each end that was cut.
+
+    Args:
+        document: its text is read, or its title where there is no text.
+        query: what was asked.
+        width: longest text returned, in characters, at least 20.
+    """
+    width = max(width, 20)
+    text = one_line(document.text) or one_line(document.title)
+    terms = _terms(query)
+    matches = [_Match(*word.span(), _normal(word[0])) for word in _WORD.finditer(text) if _normal(word[0]) in terms]
+    if len(text) <= width:
+        return Snippet(text, tuple((match.start, match.end) for match in matches))
+    room = width - 2 * len(_CUT)
+    first, last = _best_span(matches, room)
+    start, end = _widen(text, first, last, room)
+    before, after = (_CUT if start > 0 else ""), (_CUT if end < len(text) else "")
+    shift = len(before) - start
+    inside = [(match.start + shift, match.end + shift) for match in matches if start <= match.start < match.end <= end]
+    return Snippet(before + text[start:end] + after, tuple(inside))
+
+
+def one_line(text: str) -> str:
+    """Text without line ends and without what could disturb a terminal: controls, escapes, changes of direction."""
+    return _UNSHOWN.sub(" ", _ESCAPE.sub(" ", text)).strip()
+
+
+def _normal(word: str) -> str:
+    word = word.casefold()
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def _terms(query: str) -> frozenset[str]:
+    words = {word.casefold() for word in _WORD.findall(query)}
+    return frozenset(_normal(word) for word in words - _COMMON or words)
+
+
+def _best_span(matches: list[_Match], room: int) -> tuple[int, int]:
+    """Start and end of the best run of matches that fits into `room` characters; (0, 0) where nothing matches."""
+    best, best_key = (0, 0), (0, 0, 0)
+    counts: Counter[str] = Counter()
+    left = 0
+    for right, match in enumerate(matches):
+        counts[match.term] += 1
+        while left < right and match.end - matches[left].start > room:
+            counts[matches[left].term] -= 1
+            left += 1
+        start = matches[left].start
+        key = (sum(count > 0 for count in counts.values()), right - left + 1, start - match.end)
+        if key > best_key or best_key == (0, 0, 0):
+            best, best_key = (start, match.end), key
+    return best
+
+
+def _widen(text: str, first: int, last: int, room: int) -> tuple[int, int]:
+    """Grow [first, last) to whole words with as much text as fits, a third of what is free before the matches."""
+    if last - first >= room:
+        return first, first + room
+    start = max(0, first - (room - (last - first)) // 3)
+    end = min(len(text), start + room)
+    start = max(0, end - room)
+    if start > 0 and text[start - 1] != " ":
+        space = text.find(" ", start, first)
+        start = space + 1 if space >= 0 else first
+    if end < len(text) and text[end] != " ":
+        space = text.rfind(" ", last, end)
+        end = space if space > 0 else last or end
+    return start, len(text[:end].rstrip())
+
 
 OVERLAP = 10
 """Results that are compared."""

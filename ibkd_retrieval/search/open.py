@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ibkd_retrieval.encoders.autotune.load import load_encoder
+from ibkd_retrieval.encoders.protocol import TextEncoder
+from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import INDEXES
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.progress import SILENT
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.indexing.format.manifest import IndexManifest
     from ibkd_retrieval.indexing.index import StoredIndex
     from ibkd_retrieval.progress import Progress
     from ibkd_retrieval.search.ranker import Ranker
@@ -185,7 +189,7 @@ def _first_stage(
 ) -> Ranker:
     """The ranker that reads every document: by vectors, by words, or both; without the query itself where so asked."""
     if options.hybrid is not None:
-        from ibkd_retrieval.search.hybrid import HybridSearcher
+        from ibkd_retrieval.search.ranker import HybridSearcher
 
         # Each leaves out the query itself: first by far, it would set the scale of the scores that are fused.
         rankers = [
@@ -211,7 +215,7 @@ def _by_vectors(
     opened: Sequence[Stored], options: RankerOptions, known: dict[str, Encoder], progress: Progress
 ) -> Ranker:
     """The ranker by vectors, over one index or several."""
-    from ibkd_retrieval.search.merged import MergedSearcher, check_one_encoder
+    from ibkd_retrieval.search.searcher import MergedSearcher, check_one_encoder
 
     check_one_encoder([each.index for each in opened])
     encoder = query_encoder(opened[0].index, options, known, progress)
@@ -252,8 +256,6 @@ def query_encoder(index: StoredIndex, options: RankerOptions, known: dict[str, E
 
         recognise_former(encoder, made_by.former_hash, index.sample, f"The index {index.folder}", progress.say)
     else:
-        from ibkd_retrieval.search.query_space import check_query_model
-
         # A student reads as many tokens as its own folder says, whatever the encoder of the index read.
         encoder = load(options.query_model, pooling=options.pooling)
         check_query_model(Path(options.query_model), encoder, index.manifest)
@@ -276,3 +278,60 @@ def _searcher(opened: Stored, encoder: Encoder, options: RankerOptions) -> Searc
 def aimed(index: StoredIndex, options: RankerOptions) -> StoredIndex:
     """The index with the search parameters for the requested recall, if any."""
     return index if options.recall is None else index.aimed_at(options.recall)
+
+
+STUDENT_FILE = "ibkd.json"
+"""The file in a student's folder that records how it was made (docs/formats.md)."""
+
+
+def check_query_model(folder: Path, encoder: TextEncoder, manifest: IndexManifest) -> None:
+    """Accept the encoder of an index, or a student that was distilled into that encoder's space.
+
+    A student says in its `ibkd.json` which teacher it learned from (name and weight hash) and whether its vectors are
+    in the teacher's space. The weight hash of a teacher covers the number of tokens it reads, so it has to have
+    indexed with the length it has by default.
+
+    Args:
+        folder: the model's folder, as the user named it.
+        encoder: the model, loaded.
+        manifest: of the index.
+
+    Raises:
+        UserError: the vectors have another length, or nothing says that they are in the space of the index.
+    """
+    made_by = manifest.encoder
+    if encoder.weight_hash == made_by.weight_hash:
+        return
+    advice = f'distil a student of {made_by.name} with `distill(output_space="teacher")`, or leave out `query_model`'
+    if encoder.dim != manifest.dim:
+        raise UserError(
+            f"{folder} makes vectors of {encoder.dim} dimensions and the index holds {manifest.dim}: {advice}."
+        )
+    made = _student_record(folder)
+    if made is None:
+        raise UserError(
+            f"{folder} has no {STUDENT_FILE} that says what it was distilled from, so nothing tells that its vectors "
+            f"compare with those of the index: {advice}."
+        )
+    teacher, settings = made.get("teacher"), made.get("settings")
+    teacher = teacher if isinstance(teacher, dict) else {}
+    space = settings.get("output_space") if isinstance(settings, dict) else None
+    if space != "teacher":
+        raise UserError(
+            f"The vectors of {folder} are in a space of its own ({encoder.dim} dimensions, output space {space}), not "
+            f"in its teacher's: {advice}."
+        )
+    if teacher.get("weight_hash") != made_by.weight_hash:
+        raise UserError(
+            f"{folder} was distilled into the space of {teacher.get('name')} (weights "
+            f"{str(teacher.get('weight_hash'))[:12]}), and the index was built with {made_by.name} (weights "
+            f"{made_by.weight_hash[:12]}): {advice}."
+        )
+
+
+def _student_record(folder: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((folder / STUDENT_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None

@@ -66,7 +66,7 @@ def check_ranking(options: RankerOptions, indexes: int = 1) -> None:
         if options.engine not in ENGINES:
             raise UserError(f"Unknown engine `{options.engine}`: use dense, {' or '.join(ENGINES)}.")
     if options.hybrid is not None:
-        from ibkd_retrieval.search.hybrid import METHODS
+        from ibkd_retrieval.search.ranker import METHODS
         from ibkd_retrieval.search.runs.fusion import checked_weights
 
         if options.hybrid not in METHODS:

@@ -13,7 +13,7 @@ from ibkd_retrieval.encoders.cross_encoder import PairScorer, load_pair_scorer
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.ranker import Ranker, check_queries
-from ibkd_retrieval.search.runs.run import Hit, Run
+from ibkd_retrieval.search.runs import Hit, Run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

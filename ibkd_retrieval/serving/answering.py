@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.indexing.format.manifest import IndexManifest
     from ibkd_retrieval.search.api import Index
     from ibkd_retrieval.search.ranker import Ranker
-    from ibkd_retrieval.search.runs.run import Hit
+    from ibkd_retrieval.search.runs import Hit
 
 
 QUERY_BATCH_TOKENS = 256

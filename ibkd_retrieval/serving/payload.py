@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ibkd_retrieval.search.hits import hit_as_json, moves, overlap
-from ibkd_retrieval.search.snippet import snippet
+from ibkd_retrieval.search.hits import hit_as_json, moves, overlap, snippet
 from ibkd_retrieval.serving.answering import Answer, Question, ServedIndex
 
 PASSAGE = 320

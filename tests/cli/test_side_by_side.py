@@ -4,7 +4,7 @@ from rich.console import Console
 from ibkd_cli.display.answers import in_columns, marks
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.search.hits import Hits
-from ibkd_retrieval.search.runs.run import Hit
+from ibkd_retrieval.search.runs import Hit
 
 
 def found(name, *doc_ids):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import agreement, overlap, rank_biased_overlap, recall_against
-from ibkd_retrieval.search.runs.run import Run
+from ibkd_retrieval.search.runs import Run
 
 RANKINGS = st.lists(st.sampled_from("abcdefghijkl"), unique=True, max_size=12)
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from helpers.searching import rankings, searcher
 from ibkd_retrieval.corpora.records import Document, Query
 from ibkd_retrieval.search.ranker import ExcludingSelf, without_own
-from ibkd_retrieval.search.runs.run import Run
+from ibkd_retrieval.search.runs import Run
 
 IDS = st.sampled_from("abcdef")
 RANKINGS = st.dictionaries(IDS, st.lists(IDS, unique=True), max_size=5)

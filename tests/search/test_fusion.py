@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.search.runs import fusion
+from ibkd_retrieval.search.runs import Run, fusion
 from ibkd_retrieval.search.runs.fusion import reciprocal_rank_fusion, weighted_sum
-from ibkd_retrieval.search.runs.run import Run
 
 DOCUMENTS = [f"d{number}" for number in range(9)] + ["ä", "文", "d1-2"]
 SCORES = st.sampled_from([0.0, 1.0, 1.0, -2.5, 3.25, 1e-12, 7.0]) | st.floats(-50, 50, width=32)
@@ -140,7 +139,7 @@ def test_blocks_and_hashes_do_not_show(monkeypatch):
 
 def test_ids_hash_differently_in_another_process_and_fuse_the_same():
     script = (
-        "from ibkd_retrieval.search.runs.fusion import *; from ibkd_retrieval.search.runs.run import Run\n"
+        "from ibkd_retrieval.search.runs.fusion import *; from ibkd_retrieval.search.runs import Run\n"
         "runs = [Run.from_lists(['q'], [[f'd{i * step % 97}' for i in range(60)]], [[-float(i) for i in range(60)]])"
         " for step in (1, 5, 7)]\n"
         "run = weighted_sum(runs, [0.1, 0.7, 0.2]); print(run.doc_ids.tolist(), run.scores.tolist())"

@@ -7,9 +7,9 @@ import pytest
 from ibkd_retrieval.corpora.records import Document, Query
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT
-from ibkd_retrieval.search.hybrid import HybridSearcher
+from ibkd_retrieval.search.ranker import HybridSearcher
+from ibkd_retrieval.search.runs import Hit, Run
 from ibkd_retrieval.search.runs.fusion import reciprocal_rank_fusion, weighted_sum
-from ibkd_retrieval.search.runs.run import Hit, Run
 
 QUERIES = [Query("q1", "one"), Query("q2", "two"), Query("q3", "three")]
 

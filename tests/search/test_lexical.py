@@ -18,7 +18,7 @@ from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.search.lexical import ENGINES, open_lexical
-from ibkd_retrieval.search.lexical.words import words_of_document, words_of_query
+from ibkd_retrieval.search.lexical.bm25 import words_of_document, words_of_query
 
 DOCUMENTS = [
     Document("d0", "Running wings and the wing of a plane", "Wings"),

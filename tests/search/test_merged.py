@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from helpers.searching import HashEncoder, rankings, searcher
 from ibkd_retrieval.corpora.records import Document, Query
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.search.merged import MergedSearcher, merged
-from ibkd_retrieval.search.runs.run import Run
+from ibkd_retrieval.search.runs import Run
+from ibkd_retrieval.search.searcher import MergedSearcher, merged
 
 DOCUMENTS = [Document(f"d{number}", f"text number {number}") for number in range(30)]
 QUERIES = [Query(f"q{number}", f"question {number}") for number in range(5)]

@@ -9,9 +9,8 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.search import rerank as rerank_module
-from ibkd_retrieval.search.merged import MergedSearcher
 from ibkd_retrieval.search.rerank import Reranker
-from ibkd_retrieval.search.searcher import Searcher
+from ibkd_retrieval.search.searcher import MergedSearcher, Searcher
 
 TEXTS = sentences(40)
 DOCUMENTS = [Document(f"d{number}", text, f"page {number}") for number, text in enumerate(TEXTS)]

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.search.runs import run_files as runs_module
-from ibkd_retrieval.search.runs import run_lines
-from ibkd_retrieval.search.runs.run import strictly_decreasing
+from ibkd_retrieval.search.runs import run_lines, strictly_decreasing
 from ibkd_retrieval.search.runs.run_files import Run, read_run, write_run
 
 SCORES = st.floats(width=32, allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, -0.0, 1.0, 1.0 + 1e-12])

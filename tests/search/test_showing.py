@@ -2,7 +2,7 @@ import pytest
 
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.search.hits import hit_as_json, moves, overlap
-from ibkd_retrieval.search.runs.run import Hit
+from ibkd_retrieval.search.runs import Hit
 
 
 def hits(doc_ids):

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ibkd_retrieval.corpora.records import Document
-from ibkd_retrieval.search.snippet import snippet
+from ibkd_retrieval.search.hits import snippet
 
 FILLER = " ".join(f"filler{number}" for number in range(200))
 WORDS = st.sampled_from(

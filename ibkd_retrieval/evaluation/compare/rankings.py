@@ -21,7 +21,7 @@ from ibkd_retrieval.evaluation.metrics.names import parse_metric
 from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation, evaluate_run
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.ranker import without_own
-from ibkd_retrieval.search.runs.run import Run
+from ibkd_retrieval.search.runs import Run
 from ibkd_retrieval.search.searcher import Searcher
 
 DEPTHS = (OVERLAP_DEPTH, RBO_DEPTH)

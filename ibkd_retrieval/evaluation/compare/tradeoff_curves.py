@@ -13,7 +13,7 @@ from ibkd_retrieval.evaluation.compare.report import TradeoffPoint
 from ibkd_retrieval.evaluation.compare.timing import QueryPath, QueryTimings, time_queries
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.progress import SILENT, Progress
-from ibkd_retrieval.search.runs.run import Run
+from ibkd_retrieval.search.runs import Run
 from ibkd_retrieval.search.searcher import Searcher
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.lexical.bm25 import Bm25
-from ibkd_retrieval.search.lexical.engine import Engine
-from ibkd_retrieval.search.lexical.folder import made_folder
+from ibkd_retrieval.search.lexical.engine import Engine, Found, Opened, made_folder
 from ibkd_retrieval.search.lexical.lucene import Lucene
-from ibkd_retrieval.search.lexical.searcher import LexicalSearcher
+from ibkd_retrieval.search.ranker import check_queries
+from ibkd_retrieval.search.runs import Hit, Run, Scores, in_rank_order
+from ibkd_retrieval.search.runs.doc_ids import Ids, as_ids
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from ibkd_retrieval.indexing.index import StoredIndex
 
 __all__ = ["ENGINES", "LexicalSearcher", "check_engine", "open_lexical"]
@@ -80,3 +83,73 @@ def _engine(name: str, k1: float, b: float, progress: Progress) -> Engine:
     if name not in _TABLE:
         raise UserError(f"There is no lexical engine {name!r}: choose one of {', '.join(ENGINES)}.")
     return _TABLE[name](float(k1), float(b), progress)
+
+
+QUERY_BLOCK = 256
+"""Queries searched at once; bounds the memory of a batch."""
+
+
+class LexicalSearcher:
+    """Ranks the stored documents of an index by a lexical engine. Get one from `open_lexical`.
+
+    Documents that share no word with the query are not found, so there may be fewer than k, or none. Ties are in
+    trec_eval's order, at the cut as well: the first of k results are those of a smaller k.
+    """
+
+    def __init__(self, index: StoredIndex, name: str, engine: Opened, allowed: NDArray[np.bool_] | None) -> None:
+        self.index = index
+        self._name = name
+        self._engine = engine
+        self._allowed = allowed
+
+    @property
+    def name(self) -> str:
+        """Name of the engine."""
+        return self._name
+
+    def search(self, text: str, k: int = 10) -> list[Hit]:
+        """The k best documents for one query, with their text, best first.
+
+        Raises:
+            UserError: the query is empty or k is below 1.
+        """
+        check_queries([Query("query", text)], k)
+        (found,) = self._engine.best([text], k, self._allowed)
+        ((doc_ids, scores),) = self._ranked([found], k)
+        row_of = dict(zip(self.index.doc_ids(found[0]), found[0].tolist(), strict=True))
+        return [
+            Hit(rank, float(score), doc_id, partial(self.index.document, row_of[doc_id]))
+            for rank, (doc_id, score) in enumerate(zip(doc_ids, scores, strict=True), 1)
+        ]
+
+    def search_batch(
+        self, queries: Sequence[Query], k: int = 1000, progress: Progress = SILENT, tag: str = "ibkd"
+    ) -> Run:
+        """The k best documents for each query, as a run whose queries stand in the order given.
+
+        A query without a known word has no documents in the run.
+
+        Raises:
+            UserError: a query id appears twice, or k is below 1.
+        """
+        check_queries(queries, k, empty=True)
+        ranked: list[tuple[Ids, Scores]] = []
+        with progress.task(f"Searching ({self.name})", len(queries), "queries") as task:
+            for start in range(0, len(queries), QUERY_BLOCK):
+                block = queries[start : start + QUERY_BLOCK]
+                ranked += self._ranked(self._engine.best([query.text for query in block], k, self._allowed), k)
+                task.advance(len(block))
+        return Run.from_lists(
+            [query.query_id for query in queries],
+            [doc_ids.tolist() for doc_ids, _ in ranked],
+            [scores for _, scores in ranked],
+            tag,
+        )
+
+    def _ranked(self, found: Sequence[Found], k: int) -> list[tuple[Ids, Scores]]:
+        # Answers to different queries overlap, and an id is read from disk: read each once.
+        unique, place = np.unique(np.concatenate([rows for rows, _ in found]), return_inverse=True)
+        known = as_ids(self.index.doc_ids(unique))
+        ids = np.split(known[place], np.cumsum([len(rows) for rows, _ in found])[:-1])
+        ordered = [in_rank_order(own, scores) for own, (_, scores) in zip(ids, found, strict=True)]
+        return [(doc_ids[:k], scores[:k]) for doc_ids, scores in ordered]

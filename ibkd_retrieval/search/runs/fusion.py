@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.search.runs import Run, Scores, as_float32
 from ibkd_retrieval.search.runs.doc_ids import Ids, Movable, empty_ids, hashes, movable
-from ibkd_retrieval.search.runs.run import Run, Scores, as_float32
 
 _CONSTANT = 60
 """The paper's, of reciprocal rank fusion: how little the first ranks stand out."""

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, open_bytes, require_writable
+from ibkd_retrieval.search.runs import Hit, Run, RunFormat, first_repeated, in_rank_order, strictly_decreasing
 from ibkd_retrieval.search.runs.doc_ids import Ids, any_repeated
-from ibkd_retrieval.search.runs.run import Hit, Run, RunFormat, first_repeated, in_rank_order, strictly_decreasing
 from ibkd_retrieval.search.runs.run_lines import lines_of, parse, shape
 
 __all__ = ["Hit", "Run", "RunFormat", "read_run", "write_run"]

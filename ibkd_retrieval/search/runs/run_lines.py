@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.search.runs import as_float32
 from ibkd_retrieval.search.runs.doc_ids import Ids, as_ids
-from ibkd_retrieval.search.runs.run import as_float32
 
 # (query, document, value) columns by number of columns: TREC `qid Q0 docid rank score tag`, MS MARCO `qid docid rank`.
 _COLUMNS = {6: (0, 2, 4), 3: (0, 1, 2)}

@@ -15,7 +15,7 @@ from ibkd_retrieval.search.options import RankerOptions
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.environment import Environment
     from ibkd_retrieval.indexing.format.manifest import IndexManifest
-    from ibkd_retrieval.search.runs.run import Run
+    from ibkd_retrieval.search.runs import Run
 
 
 @dataclass(frozen=True)
