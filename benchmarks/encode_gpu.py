@@ -43,7 +43,7 @@ def main(
     import torch
 
     from ibkd_retrieval.encoders.autotune.cpu import matrix_peak
-    from ibkd_retrieval.encoders.environment import read_environment
+    from ibkd_retrieval.encoders.device import read_environment
 
     read = [f"{each.get('title', '')} {each['text']}".strip() for each in islice(lines(texts), documents)]
     size = 1024 if device == "cpu" else 8192

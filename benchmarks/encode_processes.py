@@ -33,7 +33,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "encode_processes.json")
     given = options.parse_args()
-    from ibkd_retrieval.encoders.environment import read_environment
+    from ibkd_retrieval.encoders.device import read_environment
     from ibkd_retrieval.files import write_json
 
     cores = len(os.sched_getaffinity(0))

@@ -62,7 +62,7 @@ def main() -> None:
     import torch
 
     from ibkd_retrieval.encoders.autotune.cpu import processor_features
-    from ibkd_retrieval.encoders.environment import read_environment
+    from ibkd_retrieval.encoders.device import read_environment
     from ibkd_retrieval.files import write_json
 
     torch.set_num_threads(max(given.threads))
@@ -152,8 +152,7 @@ def sorted_loop(model: Any) -> Encode:
     """The model's own modules over texts sorted by length, as many at a time as 4,096 tokens allow."""
     import torch
 
-    from ibkd_retrieval.encoders.batching import token_budget_batches
-    from ibkd_retrieval.encoders.tokens import pad, tokenize
+    from ibkd_retrieval.encoders.tokens import pad, token_budget_batches, tokenize
 
     def encode(texts: list[str]) -> NDArray[np.float32]:
         out = np.empty((len(texts), model.get_embedding_dimension()), np.float32)

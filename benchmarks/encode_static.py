@@ -40,7 +40,7 @@ def main() -> None:
     given = options.parse_args()
     import torch
 
-    from ibkd_retrieval.encoders.environment import read_environment
+    from ibkd_retrieval.encoders.device import read_environment
     from ibkd_retrieval.files import write_json
 
     torch.set_num_threads(given.threads)

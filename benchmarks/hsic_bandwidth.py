@@ -19,7 +19,7 @@ import torch
 
 from ibkd_retrieval.corpora.spec import open_corpus
 from ibkd_retrieval.distill.objectives.functional import cka, gaussian_kernel, hsic, off_diagonal_mean, unbiased_hsic
-from ibkd_retrieval.encoders.environment import read_environment
+from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.tokens import pad, tokenize
 from ibkd_retrieval.files import write_json

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ibkd_retrieval.encoders.environment import read_environment
+from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.files import write_json
 
 TIMES = ("build", "created", "encode_seconds", "operating_points")

@@ -27,8 +27,8 @@ from typing import IO, Any
 
 from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.corpora.spec import open_corpus
+from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.building.memory import parse_size, plan_memory

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.encoders.environment import read_environment
+from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.files import atomic_write, write_json
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.config import SearchParams

@@ -19,8 +19,8 @@ import pytrec_eval
 
 from ibkd_retrieval.corpora.qrels import read_qrels
 from ibkd_retrieval.corpora.records import Judgement
-from ibkd_retrieval.encoders.environment import read_environment
-from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
+from ibkd_retrieval.encoders.device import read_environment
+from ibkd_retrieval.evaluation.metrics import evaluate_run
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.search.runs.run_files import Run, read_run
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytrec_eval
 
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
+from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.environment import read_environment
-from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
+from ibkd_retrieval.evaluation.metrics import evaluate_run
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.index import open_index

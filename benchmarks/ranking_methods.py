@@ -21,10 +21,10 @@ import numpy as np
 from ibkd_retrieval.corpora.records import QuerySet
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.encoders.cross_encoder import load_pair_scorer
+from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.environment import read_environment
-from ibkd_retrieval.evaluation.fusion_weights import tune_weights
-from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation, evaluate_run
+from ibkd_retrieval.evaluation.evaluate_index import tune_weights
+from ibkd_retrieval.evaluation.metrics import Evaluation, evaluate_run
 from ibkd_retrieval.evaluation.significance import bootstrap_mean, holm, paired_t_test, randomisation_test, win_tie_loss
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index

@@ -23,11 +23,10 @@ from ibkd_retrieval.distill.data.pairs import judged_pairs, read_pairs
 from ibkd_retrieval.distill.data.texts import gather_texts
 from ibkd_retrieval.distill.pipeline import Job, distill_student, open_cache
 from ibkd_retrieval.distill.teacher.joint import JointTeacher
-from ibkd_retrieval.encoders.device import choose_device
+from ibkd_retrieval.encoders.device import choose_device, read_environment
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
-from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
+from ibkd_retrieval.evaluation.metrics import evaluate_run
 from ibkd_retrieval.evaluation.sts import similarity_of
 from ibkd_retrieval.files import atomic_write, write_json
 from ibkd_retrieval.progress import Progress

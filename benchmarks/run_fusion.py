@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ibkd_retrieval.encoders.environment import read_environment
+from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.search.runs import Run
 from ibkd_retrieval.search.runs.fusion import reciprocal_rank_fusion, weighted_sum

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ibkd_retrieval.encoders.environment import read_environment
+from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.files import write_json
 
 METRICS = ("mrr@10", "ndcg@10", "recall@1000")
@@ -66,7 +66,7 @@ def dictionary(path: Path) -> dict[str, dict[str, float]]:
 def score_here(folder: Path, name: str, source: str) -> dict[str, Any]:
     """This toolkit."""
     from ibkd_retrieval.corpora.qrels import read_qrels
-    from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
+    from ibkd_retrieval.evaluation.metrics import evaluate_run
     from ibkd_retrieval.search.runs.run_files import read_run
 
     judgements = read_qrels(folder / f"{name}.qrels")

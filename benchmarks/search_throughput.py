@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from ibkd_retrieval.corpora.records import Corpus, Document, Query
+from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss

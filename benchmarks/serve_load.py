@@ -30,9 +30,9 @@ import numpy as np
 from hostile_requests import bombard
 from http_load import load
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
-from ibkd_retrieval.encoders.batching import DEFAULT_BATCH_TOKENS
+from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.environment import read_environment
+from ibkd_retrieval.encoders.tokens import DEFAULT_BATCH_TOKENS
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.format.layout import MANIFEST

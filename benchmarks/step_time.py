@@ -28,8 +28,7 @@ from ibkd_retrieval.distill.data.texts import TrainingTexts
 from ibkd_retrieval.distill.recipe import DistillSettings, ObjectiveSettings
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.training.stage1 import TrainingRun
-from ibkd_retrieval.encoders.device import choose_device
-from ibkd_retrieval.encoders.environment import read_environment
+from ibkd_retrieval.encoders.device import choose_device, read_environment
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.progress import SILENT

@@ -36,7 +36,6 @@ HEAVY = {
 TORCH_MODULES = {
     "ibkd_retrieval/encoders/backends/lean.py",
     "ibkd_retrieval/encoders/backends/packing.py",
-    "ibkd_retrieval/encoders/backends/traced.py",
     "ibkd_retrieval/distill/teacher/soft_labels.py",
     "ibkd_retrieval/distill/training/student_module.py",
     "ibkd_retrieval/distill/objectives/baselines.py",

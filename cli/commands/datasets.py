@@ -25,9 +25,8 @@ def datasets(
     json: Json = False,
 ) -> None:
     """List the data sets that go by a short name, or show one. Nothing is fetched."""
+    from ibkd_retrieval.corpora.catalog.descriptions import SUITES, describe
     from ibkd_retrieval.corpora.catalog.descriptions import datasets as described_sets
-    from ibkd_retrieval.corpora.catalog.descriptions import describe
-    from ibkd_retrieval.corpora.catalog.suites import SUITES
     from ibkd_retrieval.corpora.irds import home
     from ibkd_retrieval.errors import UserError
 

@@ -153,11 +153,10 @@ def evaluate(
     """Score an index, run files, or a suite of data sets, by metrics of your choice."""
     options = ranking_options(locals())  # First: the arguments are all the names there are.
     from ibkd_retrieval.errors import UserError, WorkFailed
-    from ibkd_retrieval.evaluation.evaluate import USUAL_METRICS, usual_metrics
+    from ibkd_retrieval.evaluation.evaluate import USUAL_METRICS, check_per_query_name, usual_metrics, write_per_query
     from ibkd_retrieval.evaluation.evaluate import evaluate as evaluate_runs
     from ibkd_retrieval.evaluation.evaluate_index import evaluate_index
-    from ibkd_retrieval.evaluation.metrics.names import parse_metric
-    from ibkd_retrieval.evaluation.score_files import check_per_query_name, write_per_query
+    from ibkd_retrieval.evaluation.metric_names import parse_metric
     from ibkd_retrieval.files import require_writable
     from ibkd_retrieval.indexing.gpu import device_there
 

@@ -78,7 +78,7 @@ def _that_fit(metrics: Sequence[str], width: int, wide: bool) -> list[list[str]]
 
 
 def _quality(comparison: ComparisonReport, metrics: Sequence[str], found: Sequence[Glance], wide: bool) -> Table:
-    from ibkd_retrieval.evaluation.report.numbers import metric_title, score, share
+    from ibkd_retrieval.evaluation.formatting import metric_title, score, share
 
     columns = []
     for metric in metrics:
@@ -110,7 +110,7 @@ def _quality(comparison: ComparisonReport, metrics: Sequence[str], found: Sequen
 
 
 def _cost(found: Sequence[Glance], wide: bool) -> Table:
-    from ibkd_retrieval.evaluation.report.numbers import count, factor, plain, share, size
+    from ibkd_retrieval.evaluation.formatting import count, factor, plain, share, size
 
     columns = [
         _Column("ms/query"),
@@ -143,8 +143,8 @@ def _cost(found: Sequence[Glance], wide: bool) -> Table:
 
 
 def _by_data_set(comparison: ComparisonReport, data_sets: Sequence[DataSetReport]) -> Table:
+    from ibkd_retrieval.evaluation.formatting import metric_title, score, share, shortened
     from ibkd_retrieval.evaluation.report.glance import significant
-    from ibkd_retrieval.evaluation.report.numbers import metric_title, score, share, shortened
 
     metric = comparison.metrics[0]
     rows = []
@@ -195,8 +195,8 @@ def _mark(comparison: ComparisonReport, system: str, metric: str) -> str:
 
 
 def _p(comparison: ComparisonReport, system: str, metric: str) -> str:
+    from ibkd_retrieval.evaluation.formatting import p_value
     from ibkd_retrieval.evaluation.report.glance import significant
-    from ibkd_retrieval.evaluation.report.numbers import p_value
 
     contrasts = [each.systems[system].contrasts[metric] for each in comparison.data_sets]
     if len(contrasts) == 1:

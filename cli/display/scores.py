@@ -39,7 +39,7 @@ def show_scores(scores: Scores, form: str, output: Path | None) -> None:
     elif form == "json":
         write_text(dumps(scores.to_json()) + "\n", output)
     else:
-        from ibkd_retrieval.evaluation.score_files import as_csv, as_latex
+        from ibkd_retrieval.evaluation.evaluate import as_csv, as_latex
 
         write_text(as_csv(scores) if form == "csv" else as_latex(scores), output)
 
@@ -149,7 +149,7 @@ def _contrasts(scores: Scores) -> Table:
 
 
 def _remarks(scores: Scores, run: ScoredRun) -> list[str]:
-    from ibkd_retrieval.evaluation.metrics.query_scores import JUDGED_DEPTH
+    from ibkd_retrieval.evaluation.metrics import JUDGED_DEPTH
 
     found = run.evaluation
     if not scores.is_judged:

@@ -26,7 +26,7 @@ def ranking_options(arguments: Mapping[str, Any]) -> RankerOptions:
 
 def open_tuned(given: Sequence[Sequence[Path] | None], options: RankerOptions, progress: Progress) -> list[Index]:
     """Open indexes with their models, weights tuned where that was asked for; None is the newest index."""
-    from ibkd_retrieval.evaluation.fusion_weights import with_tuned_weights
+    from ibkd_retrieval.evaluation.evaluate_index import with_tuned_weights
     from ibkd_retrieval.search.api import open_index
     from ibkd_retrieval.search.open import index_folder
 

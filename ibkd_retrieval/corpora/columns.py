@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ibkd_retrieval.corpora.lines import checked_id, encodable
-from ibkd_retrieval.corpora.records import METADATA, NO_FIELDS, FieldValue, fields_of
+from ibkd_retrieval.corpora.records import METADATA, NO_FIELDS, FieldValue, checked_id, encodable, fields_of
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 

@@ -1,4 +1,4 @@
-"""Readers of file formats: JSON lines, JSON arrays, parquet, and `.csv` and `.tsv` files."""
+"""Readers of file formats: lines of text, JSON lines, JSON arrays, parquet, and `.csv` and `.tsv` files."""
 
 from __future__ import annotations
 
@@ -6,13 +6,100 @@ import csv
 import itertools
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ibkd_retrieval.corpora.lines import LONGEST_LINE, format_suffix, read_lines, read_text, whole_lines
 from ibkd_retrieval.corpora.records import METADATA
 from ibkd_retrieval.errors import UserError, first_line
+from ibkd_retrieval.files import open_bytes
+
+LONGEST_LINE = 32 << 20
+"""The most bytes of a line. It bounds the memory that a small compressed file can use."""
+_COMPRESSIONS = frozenset({".gz", ".zst"})
+
+
+def format_suffix(path: Path) -> str:
+    """Return the suffix of a file's format in lower case: `.tsv` for `collection.tsv.gz`."""
+    stem = Path(path.stem) if path.suffix in _COMPRESSIONS else path
+    return stem.suffix.lower()
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Read the lines of a UTF-8 file, plain or compressed (`.gz`, `.zst`), with numbers from 1 and without line ends.
+
+    Lines that hold nothing but white space are skipped; their numbers are not given to others.
+
+    Raises:
+        UserError: as for `whole_lines`.
+    """
+    for number, line in whole_lines(path):
+        if not line.isspace():
+            yield number, line.rstrip("\r\n")
+
+
+def whole_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Read every line of a UTF-8 file, plain or compressed, with its number from 1 and its line end.
+
+    Raises:
+        UserError: the file cannot be opened, is not UTF-8, has a line longer than `LONGEST_LINE`, or is compressed and
+            damaged or cut off.
+    """
+    try:
+        file = open_bytes(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}): check the path and its permissions."
+        ) from None
+    number = 0
+    with file:
+        while True:
+            try:
+                line = file.readline(LONGEST_LINE + 1)
+            except (OSError, EOFError, zlib.error) as error:
+                raise UserError(
+                    f"{path} cannot be read past line {number} ({error}): the file is damaged or ends early, so"
+                    " fetch it again."
+                ) from None
+            if not line:
+                return
+            number += 1
+            if len(line) > LONGEST_LINE:
+                raise UserError(
+                    f"{path}, line {number}: longer than {LONGEST_LINE >> 20} MiB; split it into documents of a line"
+                    " each."
+                )
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}, line {number}: byte {error.start + 1} of the line is not UTF-8; convert the file."
+                ) from None
+            if text:
+                yield number, text
+
+
+def read_text(path: Path) -> str:
+    """Read a whole UTF-8 file that is one text.
+
+    Raises:
+        UserError: it cannot be read, is not UTF-8 or is longer than `LONGEST_LINE`.
+    """
+    try:
+        with open_bytes(path) as file:
+            content = file.read(LONGEST_LINE + 1)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}): check the path and its permissions."
+        ) from None
+    if len(content) > LONGEST_LINE:
+        raise UserError(f"{path}: longer than {LONGEST_LINE >> 20} MiB; split it into several files.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start + 1} is not UTF-8; convert the file.") from None
+
 
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 """A quoted cell of CSV."""

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ibkd_retrieval.corpora.columns import AUTOMATIC, DOCUMENT, QUERY, Fields, Reading, Row
-from ibkd_retrieval.corpora.lines import checked_id, encodable
 from ibkd_retrieval.corpora.qrels import grade_of
-from ibkd_retrieval.corpora.records import Corpus, Document, Judgement, Query, QuerySet
+from ibkd_retrieval.corpora.records import Corpus, Document, Judgement, Query, QuerySet, checked_id, encodable
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 

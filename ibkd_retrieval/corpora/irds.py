@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from ibkd_retrieval.corpora.catalog.registry import queries_are_documents, relevance_level_of
-from ibkd_retrieval.corpora.lines import checked_id
 from ibkd_retrieval.corpora.records import (
     NO_FIELDS,
     Corpus,
@@ -21,6 +20,7 @@ from ibkd_retrieval.corpora.records import (
     Judgement,
     Query,
     QuerySet,
+    checked_id,
     field_value,
 )
 from ibkd_retrieval.errors import UserError

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ibkd_retrieval.corpora.columns import is_header, listed, normalised
-from ibkd_retrieval.corpora.formats import read_cells, read_records
-from ibkd_retrieval.corpora.lines import checked_id, encodable, format_suffix, read_lines
-from ibkd_retrieval.corpora.records import Judgement
+from ibkd_retrieval.corpora.formats import format_suffix, read_cells, read_lines, read_records
+from ibkd_retrieval.corpora.records import Judgement, checked_id, encodable
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 

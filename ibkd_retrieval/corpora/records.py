@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ibkd_retrieval.corpora.lines import encodable
+from ibkd_retrieval.errors import UserError
 
 FieldValue = str | int | float | bool
 NO_FIELDS: Mapping[str, FieldValue] = MappingProxyType({})
@@ -137,3 +137,40 @@ def _take(found: dict[str, FieldValue], record: Mapping[str, object], used: Coll
         kept = field_value(value)
         if kept is not None:
             found[encodable(name, where)] = encodable(kept, where) if isinstance(kept, str) else kept
+
+
+def checked_id(value: object, where: str) -> str:
+    """Check the id of a document or query. An integer becomes its digits.
+
+    Args:
+        value: the id as read from the source.
+        where: the file and line for the error, as in `corpus.jsonl, line 3`.
+
+    Raises:
+        UserError: it is no text, is empty or holds white space, which no TREC run could hold.
+    """
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str):
+        raise UserError(f"{where}: the id is {value!r}; expected text or a whole number.")
+    if len(value.split()) != 1 or value.strip() != value:
+        problem = "is empty" if not value.strip() else f"{value!r} holds white space"
+        raise UserError(f"{where}: the id {problem}; give every line an id of one word.")
+    return value
+
+
+def encodable(text: str, where: str) -> str:
+    """Check that a text can be encoded in UTF-8. JSON can contain a lone surrogate, which cannot.
+
+    Args:
+        text: the text as read from the source.
+        where: the file and line for the error.
+
+    Raises:
+        UserError: it holds half of a surrogate pair.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: the text holds half of a surrogate pair (\\ud800 to \\udfff); remove it.") from None
+    return text

@@ -15,11 +15,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ibkd_retrieval.corpora import beir, in_memory, irds
+from ibkd_retrieval.corpora import beir, in_memory, irds, pydocs
 from ibkd_retrieval.corpora.catalog.known_sets import KnownSet
 from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS, find_known, queries_are_documents, why_not_alone
 from ibkd_retrieval.corpora.columns import DOCUMENT, Fields, Reading
-from ibkd_retrieval.corpora.pydocs import corpus as pydocs
 from ibkd_retrieval.corpora.qrels import read_qrels
 from ibkd_retrieval.corpora.records import Corpus, Judgement, QuerySet
 from ibkd_retrieval.corpora.tabular import documents_by, is_tabular, read_documents, read_queries, text_files

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ibkd_retrieval.corpora.lines import format_suffix, read_lines
+from ibkd_retrieval.corpora.formats import format_suffix, read_lines
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import open_bytes
 

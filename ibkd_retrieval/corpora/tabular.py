@@ -36,9 +36,8 @@ from ibkd_retrieval.corpora.columns import (
     listed,
     normalised,
 )
-from ibkd_retrieval.corpora.formats import QUOTED, read_cells, read_records
-from ibkd_retrieval.corpora.lines import checked_id, format_suffix, read_lines, read_text
-from ibkd_retrieval.corpora.records import NO_FIELDS, Document, Query
+from ibkd_retrieval.corpora.formats import QUOTED, format_suffix, read_cells, read_lines, read_records, read_text
+from ibkd_retrieval.corpora.records import NO_FIELDS, Document, Query, checked_id
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 

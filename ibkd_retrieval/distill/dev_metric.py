@@ -62,7 +62,7 @@ class JudgedDev:
 
     def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
         """The mean of the metric, by exact search."""
-        from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
+        from ibkd_retrieval.evaluation.metrics import evaluate_run
         from ibkd_retrieval.search.runs import Run
 
         texts = [document.content for document in self.documents]

@@ -51,9 +51,8 @@ from ibkd_retrieval.distill.training.log import require_tensorboard
 from ibkd_retrieval.distill.training.loop import LoopResult
 from ibkd_retrieval.distill.training.stage1 import check_enough, train_student
 from ibkd_retrieval.distill.training.stage2 import FinetuneResult, finetune_student, usable_pairs
-from ibkd_retrieval.encoders.device import choose_device
+from ibkd_retrieval.encoders.device import choose_device, read_environment
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, short_model_name
 from ibkd_retrieval.encoders.students import add_output_layer, is_static, reduce_dimension
 from ibkd_retrieval.encoders.weights import weight_hash

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.distill.recipe import STATIC, DistillSettings, FinetuneSettings, StudentPlan
-from ibkd_retrieval.encoders.faithful import check_trainable
+from ibkd_retrieval.encoders.backends.torch_modules import check_trainable
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit
 from ibkd_retrieval.encoders.students import is_static, static_student, student_from_layers
 from ibkd_retrieval.encoders.weights import prompt_of

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ibkd_retrieval.encoders.batching import DEFAULT_BATCH_TOKENS, token_budget_batches
 from ibkd_retrieval.encoders.device import choose_device, choose_dtype
 from ibkd_retrieval.encoders.loading import find_model, model_load_errors, quiet_transformers, short_model_name
 from ibkd_retrieval.encoders.model_folder import check_no_weight_lacks, lacking_weights
+from ibkd_retrieval.encoders.tokens import DEFAULT_BATCH_TOKENS, token_budget_batches
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:

@@ -15,26 +15,32 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.encoders.backends.create import open_backend
-from ibkd_retrieval.encoders.backends.protocol import check_choice, check_static
-from ibkd_retrieval.encoders.batching import default_batch_tokens, token_budget_batches
+from ibkd_retrieval.encoders.backends.backend import check_choice, check_static, open_backend
+from ibkd_retrieval.encoders.backends.torch_modules import faithful_run
 from ibkd_retrieval.encoders.device import choose_device, keep_freed_memory
-from ibkd_retrieval.encoders.faithful import faithful_run
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
-from ibkd_retrieval.encoders.prompts import set_prompts, word_on_prompts
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
 from ibkd_retrieval.encoders.students import is_static, keep_leading_dimensions
 from ibkd_retrieval.encoders.threads import side_by_side, thread_count
 from ibkd_retrieval.encoders.tokens import (
     check_ids,
     cut_to_length,
+    default_batch_tokens,
     excluded_prompt_length,
     pad_ids,
     static_tokens,
     text_errors,
+    token_budget_batches,
     tokenize,
 )
-from ibkd_retrieval.encoders.weights import count_parameters, former_weight_hash, prompt_of, weight_hash
+from ibkd_retrieval.encoders.weights import (
+    count_parameters,
+    former_weight_hash,
+    prompt_of,
+    set_prompts,
+    weight_hash,
+    word_on_prompts,
+)
 from ibkd_retrieval.encoders.word_tokenizer import WordTokens, reads_words_alone
 from ibkd_retrieval.errors import UserError
 
@@ -42,8 +48,8 @@ if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from ibkd_retrieval.encoders.backends.protocol import Backend
-    from ibkd_retrieval.encoders.faithful import Run
+    from ibkd_retrieval.encoders.backends.backend import Backend
+    from ibkd_retrieval.encoders.backends.torch_modules import Run
     from ibkd_retrieval.encoders.protocol import Kind
     from ibkd_retrieval.encoders.tokens import PaddedTokens
     from ibkd_retrieval.progress import Progress, Task

@@ -12,7 +12,7 @@ import numpy as np
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.compare.records import Agreement
-from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation
+from ibkd_retrieval.evaluation.metrics import Evaluation
 from ibkd_retrieval.search.runs import Run
 
 OVERLAP_DEPTH = 10

@@ -10,9 +10,9 @@ import numpy as np
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import AGREEMENT
-from ibkd_retrieval.evaluation.metrics.query_scores import JUDGED_DEPTH, Evaluation
+from ibkd_retrieval.evaluation.formatting import html_table, text_table
+from ibkd_retrieval.evaluation.metrics import JUDGED_DEPTH, Evaluation
 from ibkd_retrieval.evaluation.significance import Values, WinTieLoss, bootstrap_means, holm, paired_tests, percentiles
-from ibkd_retrieval.evaluation.text_tables import html_table, text_table
 
 if TYPE_CHECKING:
     import pandas as pd

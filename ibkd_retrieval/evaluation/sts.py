@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.sts import PairSet, read_pairs
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.evaluation.formatting import csv_table, html_table, latex_escaped, latex_table, text_table
 from ibkd_retrieval.evaluation.scores import unique_names
 from ibkd_retrieval.evaluation.significance import Interval
-from ibkd_retrieval.evaluation.text_tables import csv_table, html_table, latex_escaped, latex_table, text_table
 from ibkd_retrieval.progress import SILENT, Progress, as_progress
 
 if TYPE_CHECKING:

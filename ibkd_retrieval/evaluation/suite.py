@@ -8,14 +8,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibkd_retrieval.corpora.catalog.suites import SuiteMember, open_suite
+from ibkd_retrieval.corpora.catalog.descriptions import SuiteMember, open_suite
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.encoders.autotune.load import load_encoder, newest_student
 from ibkd_retrieval.encoders.loading import find_model, load_sentence_transformer, short_model_name
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.evaluation.evaluate_index import USUAL_K, leaves_out_own
-from ibkd_retrieval.evaluation.metrics.names import parse_metric
-from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
+from ibkd_retrieval.evaluation.metric_names import parse_metric
+from ibkd_retrieval.evaluation.metrics import evaluate_run
 from ibkd_retrieval.evaluation.suite_results import RESULTS, MemberScores, SuiteFile, SuiteResult
 from ibkd_retrieval.files import INDEXES, MODELS, sha256_file
 from ibkd_retrieval.indexing.format.layout import MANIFEST, is_index

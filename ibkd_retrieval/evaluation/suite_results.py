@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.text_tables import csv_table, html_table, latex_escaped, latex_table, text_table
+from ibkd_retrieval.evaluation.formatting import csv_table, html_table, latex_escaped, latex_table, text_table
 from ibkd_retrieval.files import write_json
 
 if TYPE_CHECKING:

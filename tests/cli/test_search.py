@@ -156,7 +156,7 @@ def test_weights_found_on_judged_queries_are_said_used_and_recorded(shell, chain
 
 def test_a_query_is_left_out_before_its_rankings_are_fused_and_tuned(dated):
     pytest.importorskip("bm25s")
-    from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
+    from ibkd_retrieval.evaluation.metrics import evaluate_run
     from ibkd_retrieval.search.runs.fusion import weighted_sum
     from ibkd_retrieval.search.runs.run_files import read_run
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibkd_retrieval.corpora.pydocs.docstrings import normalised, plain_text, split_docstring
+from ibkd_retrieval.corpora.pydocs_sources import normalised, plain_text, split_docstring
 
 BODY = "Words that follow the summary and are many enough to stand as a document of their own, with no repetition."
 

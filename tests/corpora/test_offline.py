@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ibkd_retrieval.corpora.catalog.on_disk import OnDisk, folder_bytes, kept_folder, on_disk
-from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS
+from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS, OnDisk, folder_bytes, kept_folder, on_disk
 from ibkd_retrieval.corpora.records import Document, Judgement, Query
 from ibkd_retrieval.corpora.spec import open_corpus, open_qrels, open_queries
 

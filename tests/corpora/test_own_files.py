@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ibkd_retrieval.corpora import lines
+from ibkd_retrieval.corpora import formats
 from ibkd_retrieval.corpora.records import Document, Judgement, Query
 from ibkd_retrieval.corpora.spec import open_corpus, open_qrels, open_queries
 from ibkd_retrieval.errors import UserError
@@ -199,7 +199,7 @@ def test_fields_of_a_known_set_cannot_be_chosen():
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
 def test_a_line_is_bounded_even_where_it_is_compressed(tmp_path, monkeypatch, ending):
-    monkeypatch.setattr(lines, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(formats, "LONGEST_LINE", 1 << 20)
     content = b'{"id": 1, "text": "' + b"x" * (1 << 20) + b'"}'
     (tmp_path / f"c.jsonl{ending}").write_bytes(gzip.compress(content) if ending else content)
     with pytest.raises(UserError, match="line 1: longer than 1 MiB"):

@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ibkd_retrieval.corpora.pydocs import cache as scan_cache
-from ibkd_retrieval.corpora.pydocs import corpus as pydocs
-from ibkd_retrieval.corpora.pydocs.corpus import open_pydocs, read_pydocs_queries, select_entries, split_of
-from ibkd_retrieval.corpora.pydocs.names import public_definitions
-from ibkd_retrieval.corpora.pydocs.sources import Definition, ModuleScan, SourceFile, find_sources, scan_source
+from ibkd_retrieval.corpora import pydocs
+from ibkd_retrieval.corpora.pydocs import open_pydocs, public_definitions, read_pydocs_queries, select_entries, split_of
+from ibkd_retrieval.corpora.pydocs_sources import Definition, ModuleScan, SourceFile, find_sources, scan_source
 from ibkd_retrieval.errors import UserError
 
 TRAIN, TEST = (
@@ -95,7 +93,7 @@ def test_the_cache_answers_as_parsing_does_and_notices_a_change(root, monkeypatc
     first = list(open_pydocs("pydocs", roots=[root]).documents())
     pydocs._entries_read.clear()
     parsed = []
-    monkeypatch.setattr(scan_cache, "scan_source", lambda source: parsed.append(source.module) or scan_source(source))
+    monkeypatch.setattr(pydocs, "scan_source", lambda source: parsed.append(source.module) or scan_source(source))
     assert list(open_pydocs("pydocs", roots=[root]).documents()) == first
     assert parsed == []
     pydocs._entries_read.clear()
@@ -108,7 +106,7 @@ def test_the_cache_answers_as_parsing_does_and_notices_a_change(root, monkeypatc
 @pytest.mark.parametrize("damage", [b"", b"{}\n", b"\xff\xfe", b"[1, 2]\n[3]\n"])
 def test_a_damaged_cache_is_written_anew(root, damage):
     first = list(open_pydocs("pydocs", roots=[root]).documents())
-    (cache,) = scan_cache.cache_folder().glob("pydocs-*.jsonl")
+    (cache,) = pydocs.cache_folder().glob("pydocs-*.jsonl")
     whole = cache.read_bytes()
     for content in (damage, whole.splitlines(keepends=True)[0] + damage, whole[:-30]):
         cache.write_bytes(content)

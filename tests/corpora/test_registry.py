@@ -3,8 +3,14 @@
 import pytest
 
 from ibkd_retrieval.corpora import irds
-from ibkd_retrieval.corpora.catalog.on_disk import catalogued_ids, entry_count
-from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS, main_metric, queries_are_documents, relevance_level_of
+from ibkd_retrieval.corpora.catalog.registry import (
+    KNOWN_SETS,
+    catalogued_ids,
+    entry_count,
+    main_metric,
+    queries_are_documents,
+    relevance_level_of,
+)
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.errors import UserError
 

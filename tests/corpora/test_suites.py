@@ -3,8 +3,8 @@
 import pytest
 
 from ibkd_retrieval.corpora import irds
+from ibkd_retrieval.corpora.catalog.descriptions import SUITES, SuiteMember, open_suite
 from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS
-from ibkd_retrieval.corpora.catalog.suites import SUITES, SuiteMember, open_suite
 from ibkd_retrieval.corpora.records import Judgement
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.errors import UserError

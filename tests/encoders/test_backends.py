@@ -49,7 +49,6 @@ def test_a_backend_gives_the_vectors_of_torch_whatever_the_batching(tmp_path, ot
 def test_an_architecture_that_has_no_lean_form_is_converted_from_transformers(tmp_path, other, monkeypatch):
     folder = save_sentence_transformer(tmp_path / "m", "bert", seed=7)
     expected = load(folder).encode(TEXTS)
-    monkeypatch.setattr("ibkd_retrieval.encoders.backends.traced.is_lean", lambda model: False)
     monkeypatch.setattr("ibkd_retrieval.encoders.backends.lean.is_lean", lambda model: False)
     np.testing.assert_allclose(load(folder).encode(TEXTS), expected, atol=1e-5)
     np.testing.assert_allclose(load(folder, backend=other).encode(TEXTS), expected, atol=1e-5)
@@ -82,7 +81,7 @@ def test_a_model_is_converted_once_for_its_weights(tmp_path, other, monkeypatch)
 
 
 def test_a_conversion_that_fails_leaves_nothing_behind(tmp_path, other, monkeypatch):
-    from ibkd_retrieval.encoders.backends import conversion as export
+    from ibkd_retrieval.encoders.backends import onnx_runtime as export
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -107,7 +106,7 @@ def test_a_file_of_the_cache_that_does_not_open_is_named_with_what_to_do(tmp_pat
 
 
 def test_what_a_runtime_cannot_open_is_a_sentence(tmp_path):
-    from ibkd_retrieval.encoders.backends.conversion import opening
+    from ibkd_retrieval.encoders.backends.onnx_runtime import opening
 
     path = tmp_path / "name-v1" / "model.onnx"
     sentence = (
@@ -120,7 +119,7 @@ def test_what_a_runtime_cannot_open_is_a_sentence(tmp_path):
 def test_what_is_kept_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
     import os
 
-    from ibkd_retrieval.encoders.backends import conversion as export
+    from ibkd_retrieval.encoders.backends import onnx_runtime as export
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     done, sync, replace = [], os.fsync, os.replace
@@ -143,10 +142,10 @@ def test_int8_points_where_float32_points(tmp_path, other):
 
 
 def test_int8_without_a_backend_takes_one_that_can(bert, other, monkeypatch):
-    monkeypatch.setattr("ibkd_retrieval.encoders.backends.create.installed", lambda: ("torch", "onnx"))
+    monkeypatch.setattr("ibkd_retrieval.encoders.backends.backend.installed", lambda: ("torch", "onnx"))
     pytest.importorskip("onnxruntime")
     assert load(bert, backend="auto", dtype="int8").backend == "onnx"
-    monkeypatch.setattr("ibkd_retrieval.encoders.backends.create.installed", lambda: ("torch",))
+    monkeypatch.setattr("ibkd_retrieval.encoders.backends.backend.installed", lambda: ("torch",))
     with pytest.raises(MissingPackage, match="`dtype='int8'` needs onnxruntime"):
         load(bert, backend="auto", dtype="int8")
 

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibkd_retrieval.encoders.batching import default_batch_tokens, token_budget_batches
+from ibkd_retrieval.encoders.tokens import default_batch_tokens, token_budget_batches
 
 lengths_and_budget = st.tuples(st.lists(st.integers(0, 60), max_size=80), st.integers(1, 300))
 

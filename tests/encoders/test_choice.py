@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from helpers.tiny_models import sentences
-from ibkd_retrieval.encoders.autotune import cache as remembered
 from ibkd_retrieval.encoders.autotune import choice
 from ibkd_retrieval.encoders.autotune import cpu as machine
+from ibkd_retrieval.encoders.autotune import cpu as remembered
 from ibkd_retrieval.encoders.autotune.choice import BackendConfig, Measured, cosines_between, fastest, sample_texts
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.errors import WorkFailed

@@ -21,8 +21,8 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 
 from helpers.tiny_models import sentences, tokenizer
+from ibkd_retrieval.encoders.backends.torch_modules import check_trainable
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.faithful import check_trainable
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit
 from ibkd_retrieval.encoders.students import student_from_layers
 from ibkd_retrieval.encoders.weights import weight_hash

@@ -43,7 +43,7 @@ def test_few_texts_are_timed_over_and_over_until_most_are_computed_side_by_side(
     from types import SimpleNamespace
 
     from ibkd_retrieval.encoders.autotune.benchmark import filling_threads
-    from ibkd_retrieval.encoders.batching import token_budget_batches
+    from ibkd_retrieval.encoders.tokens import token_budget_batches
 
     counting = Encoder.load(str(bert), device="cpu", dtype="float32")
     texts = sentences(64)

@@ -3,7 +3,7 @@ import pytest
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.compare.comparison import Resampling, average_retention, compare_scores
-from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation
+from ibkd_retrieval.evaluation.metrics import Evaluation
 from ibkd_retrieval.evaluation.significance import bootstrap_mean, holm, paired_t_test, randomisation_test, win_tie_loss
 
 RNG = np.random.default_rng(0)

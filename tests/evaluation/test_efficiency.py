@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from ibkd_retrieval.encoders.environment import read_environment
+from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.compare.records import BatchRate
 from ibkd_retrieval.evaluation.compare.timing import (

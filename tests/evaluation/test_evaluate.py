@@ -6,8 +6,8 @@ import pytest
 import ibkd_retrieval as ibkd
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import overlap, rank_biased_overlap
-from ibkd_retrieval.evaluation.score_files import as_csv, as_latex
-from ibkd_retrieval.evaluation.text_tables import csv_table, html_table, latex_escaped, one_line
+from ibkd_retrieval.evaluation.evaluate import as_csv, as_latex
+from ibkd_retrieval.evaluation.formatting import csv_table, html_table, latex_escaped, one_line
 
 RANKED = {f"q{n}": {f"d{(n + place) % 9}": 1 - place / 10 for place in range(6)} for n in range(12)}
 OTHER = {f"q{n}": {f"d{(n * 2 + place) % 9}": 1 - place / 10 for place in range(6)} for n in range(12)}

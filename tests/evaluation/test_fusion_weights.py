@@ -5,8 +5,8 @@ import pytest
 
 from ibkd_retrieval.corpora.records import Judgement
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.fusion_weights import tune_weights
-from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
+from ibkd_retrieval.evaluation.evaluate_index import tune_weights
+from ibkd_retrieval.evaluation.metrics import evaluate_run
 from ibkd_retrieval.search.runs import Run
 from ibkd_retrieval.search.runs.fusion import weighted_sum
 

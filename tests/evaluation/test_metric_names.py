@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.metrics.names import known_metrics, parse_metric
+from ibkd_retrieval.evaluation.metric_names import known_metrics, parse_metric
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ibkd_retrieval.corpora.records import Judgement
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
+from ibkd_retrieval.evaluation.metrics import evaluate_run
 from ibkd_retrieval.search.runs.run_files import Run, read_run, write_run
 
 # Ours and trec_eval's name of the same figure.

@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from ibkd_retrieval.evaluation.metrics.names import known_metrics, parse_metric
-from ibkd_retrieval.evaluation.metrics.ranx_metrics import ranx_metric
+from ibkd_retrieval.evaluation.metric_names import known_metrics, parse_metric
+from ibkd_retrieval.evaluation.metrics import ranx_metric
 
 
 @pytest.mark.parametrize("name", known_metrics())
@@ -24,7 +24,7 @@ def test_every_known_metric_gives_a_perfect_ranking_its_best_value(name):
 def test_loading_a_metric_loads_no_data_frames_and_leaves_ranx_whole():
     program = (
         "import sys\n"
-        "from ibkd_retrieval.evaluation.metrics.ranx_metrics import ranx_metric\n"
+        "from ibkd_retrieval.evaluation.metrics import ranx_metric\n"
         "ranx_metric('mrr')\n"
         "print(*({'pandas', 'seaborn', 'matplotlib', 'ranx', 'ranx.fusion'} & set(sys.modules)))\n"
         "import ranx\n"

@@ -8,9 +8,9 @@ from helpers.sample_reports import missed_bar, sample_comparison
 from ibkd_retrieval.errors import MissingPackage
 from ibkd_retrieval.evaluation.compare.rankings import shortened
 from ibkd_retrieval.evaluation.compare.report import read_comparison
+from ibkd_retrieval.evaluation.formatting import moment
 from ibkd_retrieval.evaluation.report import summary_sentence, write_report
-from ibkd_retrieval.evaluation.report.markdown import comparison_as_markdown
-from ibkd_retrieval.evaluation.report.numbers import moment
+from ibkd_retrieval.evaluation.report.write import comparison_as_markdown
 
 ATTACK = "<script>alert(1)</script> | `code` *bold* [link](http://example.org)\nsecond line"
 

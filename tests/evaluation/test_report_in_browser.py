@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from helpers.sample_reports import sample_comparison
-from ibkd_retrieval.evaluation.report.html import comparison_as_html
+from ibkd_retrieval.evaluation.report.write import comparison_as_html
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((found for name in BROWSERS if (found := shutil.which(name))), None)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from helpers.sample_reports import missed_bar, sample_comparison
-from ibkd_retrieval.evaluation.report.html import comparison_as_html
+from ibkd_retrieval.evaluation.report.write import comparison_as_html
 
 pytest.importorskip("matplotlib")
 

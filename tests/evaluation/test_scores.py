@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation
-from ibkd_retrieval.evaluation.score_files import as_csv, as_latex, write_per_query
+from ibkd_retrieval.evaluation.evaluate import as_csv, as_latex, write_per_query
+from ibkd_retrieval.evaluation.metrics import Evaluation
 from ibkd_retrieval.evaluation.scores import ScoredRun, run_names, score_runs
 from ibkd_retrieval.evaluation.significance import bootstrap_mean, holm, paired_t_test, randomisation_test, win_tie_loss
 

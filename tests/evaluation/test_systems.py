@@ -12,11 +12,10 @@ from ibkd_retrieval.evaluation.compare.comparison import Resampling
 from ibkd_retrieval.evaluation.compare.rankings import ComparedData, rank_all
 from ibkd_retrieval.evaluation.compare.report import read_comparison
 from ibkd_retrieval.evaluation.compare.systems import Measuring, compare_systems
-from ibkd_retrieval.evaluation.metrics.query_scores import evaluate_run
+from ibkd_retrieval.evaluation.metrics import evaluate_run
 from ibkd_retrieval.evaluation.report import summary_sentence
 from ibkd_retrieval.evaluation.report.glance import glances
-from ibkd_retrieval.evaluation.report.html import comparison_as_html
-from ibkd_retrieval.evaluation.report.markdown import comparison_as_markdown
+from ibkd_retrieval.evaluation.report.write import comparison_as_html, comparison_as_markdown
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.search.searcher import Searcher

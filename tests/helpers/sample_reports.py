@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ibkd_retrieval.encoders.environment import Environment
+from ibkd_retrieval.encoders.device import Environment
 from ibkd_retrieval.evaluation.compare.records import (
     Agreement,
     Average,

@@ -1,11 +1,19 @@
-"""Lookup of the data sets with a short name: their sources and their metrics."""
+"""Lookup of the data sets with a short name: their sources, their metrics, and their files on disk.
+
+The catalogue of ir_datasets is read without importing the package, which makes folders and takes time.
+"""
 
 from __future__ import annotations
 
 import difflib
+import functools
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from ibkd_retrieval.corpora.catalog.known_sets import TABLE, KnownSet
-from ibkd_retrieval.corpora.catalog.on_disk import catalogued_ids
 from ibkd_retrieval.errors import UserError
 
 KNOWN_SETS: dict[str, KnownSet] = {known.name: known for known in TABLE}
@@ -75,3 +83,121 @@ def main_metric(spec: str) -> str:
     if known is None and spec.startswith("msmarco-passage") and "/trec-dl-" not in spec:
         return "mrr@10"
     return known.metric if known else "ndcg@10"
+
+
+Entity = Literal["docs", "queries", "qrels"]
+
+
+def catalogued_ids() -> frozenset[str]:
+    """Return the ids of the bundled catalogue."""
+    return frozenset(_bundled("metadata.json"))
+
+
+def entry_count(dataset_id: str, entity: Entity) -> int | None:
+    """Return the number of documents, queries or judgements of an ir_datasets id, None where it is unknown."""
+    catalogue = _bundled("metadata.json")
+    entry = catalogue.get(dataset_id, {}).get(entity, {})
+    while "_ref" in entry:
+        entry = catalogue.get(entry["_ref"], {}).get(entity, {})
+    count = entry.get("count")
+    return count if isinstance(count, int) else None
+
+
+def download_places(collection: str, source: str) -> tuple[str, ...]:
+    """Return the paths where ir_datasets looks for a file before it fetches it, relative to its home.
+
+    Args:
+        collection: the first part of an id, as in `beir`.
+        source: the name of the file in the downloads of the collection, as in `scifact`.
+    """
+    entry = _bundled("downloads.json").get(collection, {}).get(source, {})
+    places = []
+    if "cache_path" in entry:
+        places.append(f"{collection}/{entry['cache_path']}")
+    if "expected_md5" in entry:
+        places.append(f"downloads/{entry['expected_md5']}")
+    return tuple(places)
+
+
+@functools.cache
+def _bundled(name: str) -> dict[str, Any]:
+    spec = importlib.util.find_spec("ir_datasets")
+    if spec is None or spec.origin is None:
+        raise UserError("ir_datasets is not installed: install this project again, which requires it.")
+    contents: dict[str, Any] = json.loads((Path(spec.origin).parent / "etc" / name).read_text("utf-8"))
+    return contents
+
+
+_Places = tuple[tuple[str, ...], ...]
+"""Alternative sets of files, relative to the home of ir_datasets. One complete set is enough."""
+
+_PASSAGES = "msmarco-passage"
+
+
+class OnDisk(NamedTuple):
+    """Whether a data set can be read without fetching anything."""
+
+    documents: bool
+    queries: bool
+
+
+def on_disk(known: KnownSet, home: Path) -> OnDisk:
+    """Whether the documents, and the evaluation queries with their judgements, are in ir_datasets' home folder."""
+    return OnDisk(_any_is_whole(_document_places(known), home), _any_is_whole(_query_places(known), home))
+
+
+def kept_folder(known: KnownSet, home: Path) -> Path:
+    """Return the folder of ir_datasets with the files of the set and of sets with the same documents."""
+    collection = known.corpus.split("/")[0]
+    return home / (known.corpus if collection in ("beir", "nano-beir") else collection)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size of all files in a folder, 0 where it does not exist."""
+    return sum(os.path.getsize(os.path.join(parent, name)) for parent, _, names in os.walk(folder) for name in names)
+
+
+def _any_is_whole(places: _Places, home: Path) -> bool:
+    return any(all((home / file).exists() for file in files) for files in places)
+
+
+def _document_places(known: KnownSet) -> _Places:
+    collection = known.corpus.split("/")[0]
+    if collection == _PASSAGES:
+        # ir_datasets deletes a collection without a version file as outdated.
+        return (f"{_PASSAGES}/collection.tsv", f"{_PASSAGES}/irds_version.txt"), *_archive("collectionandqueries")
+    if collection == "lotte":
+        return (f"lotte/lotte_extracted/{known.corpus}/collection.tsv",), *_archive("source", collection)
+    built = (f"{known.corpus}/docs.pklz4/bin.pos",)
+    if collection == "nano-beir":
+        return built, (f"{known.corpus}/corpus.parquet",)
+    return built, *_beir_archive(known)
+
+
+def _query_places(known: KnownSet) -> _Places:
+    collection = known.corpus.split("/")[0]
+    if collection == _PASSAGES:
+        return _passage_query_places(known)
+    if collection == "lotte":
+        kind = known.queries.rsplit("/", 1)[-1]
+        folder = f"lotte/lotte_extracted/{known.corpus}"
+        return (f"{folder}/questions.{kind}.tsv", f"{folder}/qas.{kind}.jsonl"), *_archive("source", collection)
+    if collection == "nano-beir":
+        return ((f"{known.corpus}/queries.parquet", f"{known.corpus}/qrels.parquet"),)
+    return (f"{known.corpus}/queries.json", f"{known.corpus}/{known.split}.qrels"), *_beir_archive(known)
+
+
+def _passage_query_places(known: KnownSet) -> _Places:
+    folder = known.queries.removesuffix("/judged")
+    queries = "queries.tsv.gz" if folder.endswith("trec-dl-2020") else "queries.tsv"
+    files = (f"{folder}/{queries}", f"{folder}/qrels")
+    return (files, *_archive("collectionandqueries")) if folder.endswith("dev/small") else (files,)
+
+
+def _archive(source: str, collection: str = _PASSAGES) -> _Places:
+    return tuple((place,) for place in download_places(collection, source))
+
+
+def _beir_archive(known: KnownSet) -> _Places:
+    name = known.corpus.removeprefix("beir/")
+    return _archive("cqadupstack" if name.startswith("cqadupstack/") else name, "beir")

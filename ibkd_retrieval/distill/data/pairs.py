@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ibkd_retrieval.corpora.lines import read_lines
+from ibkd_retrieval.corpora.formats import read_lines
 from ibkd_retrieval.corpora.records import Corpus, QuerySet
 from ibkd_retrieval.distill.data.texts import text_keys
 from ibkd_retrieval.errors import UserError

@@ -18,8 +18,8 @@ from ibkd_retrieval.distill.recipe import DistillSettings, FinetuneSettings
 from ibkd_retrieval.distill.teacher.joint import JointTeacher
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.loop import DevPoint
+from ibkd_retrieval.encoders.device import Environment
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.environment import Environment
 from ibkd_retrieval.encoders.students import keep_leading_dimensions
 
 if TYPE_CHECKING:

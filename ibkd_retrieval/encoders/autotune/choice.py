@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval import __version__
-from ibkd_retrieval.encoders.autotune.cache import recall, remember
-from ibkd_retrieval.encoders.autotune.cpu import bfloat16_is_fast, device_name, machine_key
-from ibkd_retrieval.encoders.backends.protocol import installed
+from ibkd_retrieval.encoders.autotune.cpu import bfloat16_is_fast, device_name, machine_key, recall, remember
+from ibkd_retrieval.encoders.backends.backend import installed
 from ibkd_retrieval.errors import UserError, WorkFailed, first_line
 from ibkd_retrieval.progress import SILENT, Progress
 

@@ -1,20 +1,170 @@
-"""The ONNX Runtime backend, on a CPU."""
+"""Export of a transformer to ONNX, once for each set of weights, and the ONNX Runtime backend, on a CPU."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibkd_retrieval.encoders.backends.conversion import INPUTS, cached, export_onnx, opening
-from ibkd_retrieval.encoders.backends.protocol import require
+from ibkd_retrieval.encoders.backends.backend import require
+from ibkd_retrieval.errors import UserError, WorkFailed, first_line
+from ibkd_retrieval.files import cache_folder, sync_directory
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from ibkd_retrieval.encoders.tokens import PaddedTokens
+
+INPUTS = ("input_ids", "attention_mask")
+OUTPUT = "token_states"
+# Part of every file name. It is raised when the exported graph changes.
+_VERSION = 1
+_OPSET = 18
+# An ONNX file is one protobuf message, which holds at most 2 GiB.
+_MOST_BYTES = 2**31 - 2**24
+
+
+def cached(backend: str, name: str, make: Callable[[Path], None]) -> Path:
+    """Return the cache folder that `make` fills. It is made where it is absent, and appears only when complete.
+
+    Raises:
+        WorkFailed: the user's cache folder cannot be written.
+    """
+    folder = cache_folder() / backend / f"{name}-v{_VERSION}"
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            make(temporary)
+            _sync_files(temporary)  # After a power cut, no name may exist without its content.
+            # Another process may have written the same content first.
+            with contextlib.suppress(FileExistsError, OSError) if folder.is_dir() else contextlib.nullcontext():
+                os.replace(temporary, folder)
+            sync_directory(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        if folder.is_dir():
+            return folder
+        raise WorkFailed(
+            f"The model for `backend='{backend}'` cannot be kept in {folder.parent} ({error.strerror or error}): "
+            "make room there, set XDG_CACHE_HOME to a folder that can be written, or give `backend='torch'`."
+        ) from error
+    return folder
+
+
+def _sync_files(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    sync_directory(folder)
+
+
+@contextlib.contextmanager
+def opening(backend: str, path: Path) -> Iterator[None]:
+    """Turn the error of a runtime that cannot open a cached file into a message.
+
+    Raises:
+        WorkFailed: the file cannot be opened.
+    """
+    try:
+        yield
+    except Exception as error:  # Each runtime has its own error classes.
+        raise WorkFailed(
+            f"{path}, made before for `backend='{backend}'`, cannot be opened ({reason_of(error)}): delete the folder "
+            f"{path.parent}, and it is made anew, or give `backend='torch'`."
+        ) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of a library's message without its full stop, or the class of the error."""
+    said = first_line(error)
+    return said.rstrip(".") if said else type(error).__name__
+
+
+def exportable(model: SentenceTransformer) -> Any:
+    """Return a module `input_ids, attention_mask -> token states` for tracers. It shares the model's parameters.
+
+    Raises:
+        UserError: further modules of the model read more than token states.
+    """
+    from ibkd_retrieval.encoders.backends.lean import TracedTransformer
+    from ibkd_retrieval.encoders.backends.torch_modules import gives_token_states
+
+    if not gives_token_states(model):
+        raise UserError(
+            "This model's pooling reads more of its transformer than the last layer's states, which only torch gives: "
+            "use `backend='torch'`."
+        )
+    transformer: Any = model[0]
+    return TracedTransformer(transformer.auto_model)
+
+
+def export_onnx(model: SentenceTransformer, path: Path) -> None:
+    """Write the transformer of a float32 model on a CPU as an ONNX file. Batch size and length are dynamic.
+
+    Raises:
+        UserError: the model is too large for a file, or of an architecture that cannot be exported.
+    """
+    import torch
+
+    transformer: Any = model[0]
+    size = sum(p.numel() * p.element_size() for p in transformer.auto_model.parameters())
+    if size > _MOST_BYTES:
+        raise UserError(
+            f"The model has {size / 1e9:.1f} GB of weights, and an ONNX file holds 2: use `backend='torch'`."
+        )
+    with tracing():
+        try:
+            torch.onnx.export(
+                exportable(model),
+                example_inputs(),
+                str(path),
+                input_names=list(INPUTS),
+                output_names=[OUTPUT],
+                dynamic_axes={name: {0: "texts", 1: "tokens"} for name in (*INPUTS, OUTPUT)},
+                opset_version=_OPSET,
+                dynamo=False,
+            )
+        except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+            raise not_exportable("onnx", error) from error
+
+
+def not_exportable(backend: str, error: Exception) -> UserError:
+    """Return the error for a model that the converter of a runtime does not support."""
+    return UserError(
+        f"The model cannot be converted for `backend='{backend}'` ({reason_of(error)}): use `backend='torch'`."
+    )
+
+
+def example_inputs() -> tuple[Any, Any]:
+    """Return the example for tracers: two texts, one of them padded."""
+    import torch
+
+    ids = torch.full((2, 9), 5, dtype=torch.int64)
+    mask = torch.ones(2, 9, dtype=torch.int64)
+    mask[1, 6:] = 0
+    return ids, mask
+
+
+@contextlib.contextmanager
+def tracing() -> Iterator[None]:
+    """Trace without gradients and without the warnings of tracers."""
+    import torch
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
 
 _PURPOSE = "`backend='onnx'`"
 

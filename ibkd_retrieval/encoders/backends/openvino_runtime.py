@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibkd_retrieval.encoders.backends.conversion import (
+from ibkd_retrieval.encoders.backends.backend import require
+from ibkd_retrieval.encoders.backends.onnx_runtime import (
     INPUTS,
     OUTPUT,
     cached,
@@ -20,7 +21,6 @@ from ibkd_retrieval.encoders.backends.conversion import (
     opening,
     tracing,
 )
-from ibkd_retrieval.encoders.backends.protocol import require
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.compare.comparison import Resampling, average_retention
 from ibkd_retrieval.evaluation.compare.records import Average, Bar
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport, read_comparison
-from ibkd_retrieval.evaluation.metrics.names import parse_metric
+from ibkd_retrieval.evaluation.metric_names import parse_metric
 from ibkd_retrieval.evaluation.significance import Values
 
 

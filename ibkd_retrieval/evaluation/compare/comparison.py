@@ -9,7 +9,7 @@ import numpy as np
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.compare.records import Average, MetricContrast, MetricScore
-from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation
+from ibkd_retrieval.evaluation.metrics import Evaluation
 from ibkd_retrieval.evaluation.significance import Values, bootstrap_means, holm, paired_tests, percentiles
 
 Evaluations = Mapping[str, Mapping[str, Evaluation]]

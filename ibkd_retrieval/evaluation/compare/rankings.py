@@ -17,8 +17,8 @@ from ibkd_retrieval.corpora.records import Query, QuerySet
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import AGREEMENT, OVERLAP_DEPTH, RBO_DEPTH, agreement_with, recall_against
 from ibkd_retrieval.evaluation.compare.records import Example, RankedDocument
-from ibkd_retrieval.evaluation.metrics.names import parse_metric
-from ibkd_retrieval.evaluation.metrics.query_scores import Evaluation, evaluate_run
+from ibkd_retrieval.evaluation.metric_names import parse_metric
+from ibkd_retrieval.evaluation.metrics import Evaluation, evaluate_run
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.ranker import without_own
 from ibkd_retrieval.search.runs import Run

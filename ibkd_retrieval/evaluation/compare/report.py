@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibkd_retrieval.encoders.environment import Environment
+from ibkd_retrieval.encoders.device import Environment
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import AGREEMENT
 from ibkd_retrieval.evaluation.compare.records import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ibkd_retrieval.evaluation.formatting import shortened, slashed
 from ibkd_retrieval.evaluation.report.canvas import INK, MUTED, PAPER, TEXT, Look, dress, scale_x, steps
-from ibkd_retrieval.evaluation.report.numbers import shortened, slashed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

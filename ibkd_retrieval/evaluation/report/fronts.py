@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from ibkd_retrieval.evaluation.formatting import shortened
 from ibkd_retrieval.evaluation.report.canvas import INK, MUTED, PAPER, TEXT, Look, dress, scale_x, steps, text_width
-from ibkd_retrieval.evaluation.report.numbers import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ibkd_retrieval.evaluation.compare.records import Example, Interval, MetricContrast, RankedDocument
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport, SystemResult
-from ibkd_retrieval.evaluation.report.numbers import counted, known
+from ibkd_retrieval.evaluation.formatting import counted, known
 from ibkd_retrieval.evaluation.scores import SIGNIFICANT
 
 SPEED, MEMORY = "query_total_p50", "index_memory_bytes"

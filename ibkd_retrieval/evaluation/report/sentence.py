@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport
-from ibkd_retrieval.evaluation.report.glance import Glance, glances, significant
-from ibkd_retrieval.evaluation.report.numbers import (
+from ibkd_retrieval.evaluation.formatting import (
     counted,
     exact_share,
     factor,
@@ -17,6 +16,7 @@ from ibkd_retrieval.evaluation.report.numbers import (
     share,
     shares,
 )
+from ibkd_retrieval.evaluation.report.glance import Glance, glances, significant
 
 _SAME = 1e-9
 """Scores that differ by less are the same: floating-point numbers, added in another order."""

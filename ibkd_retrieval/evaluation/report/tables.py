@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from ibkd_retrieval.evaluation.compare.records import Interval, Percentiles
 from ibkd_retrieval.evaluation.compare.report import ComparisonReport, DataSetReport
-from ibkd_retrieval.evaluation.report.glance import Glance, glances, significant
-from ibkd_retrieval.evaluation.report.numbers import (
+from ibkd_retrieval.evaluation.formatting import (
     UNKNOWN,
     count,
     factor,
+    html_table,
     interval,
     metric_title,
     p_value,
@@ -24,8 +24,8 @@ from ibkd_retrieval.evaluation.report.numbers import (
     size,
     slashed,
 )
+from ibkd_retrieval.evaluation.report.glance import Glance, glances, significant
 from ibkd_retrieval.evaluation.report.sentence import summary_sentence
-from ibkd_retrieval.evaluation.text_tables import html_table
 
 
 class Cell(NamedTuple):

@@ -48,9 +48,9 @@ def prepare_encoding(model: str | TextEncoder, config: EncodingConfig, corpus: C
     """
     from ibkd_retrieval.encoders.autotune.choice import sample_texts
     from ibkd_retrieval.encoders.autotune.load import load_encoder
-    from ibkd_retrieval.encoders.batching import default_batch_tokens
     from ibkd_retrieval.encoders.device import choose_device
-    from ibkd_retrieval.encoders.prompts import word_on_prompts
+    from ibkd_retrieval.encoders.tokens import default_batch_tokens
+    from ibkd_retrieval.encoders.weights import word_on_prompts
     from ibkd_retrieval.indexing.building.workers import EncoderProcesses, LoadEncoder
 
     if config.workers < 1:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.corpora.lines import checked_id
+from ibkd_retrieval.corpora.records import checked_id
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.importing.foreign import BLOCK_ROWS, ForeignVectors, VectorBlock, without_texts
 from ibkd_retrieval.indexing.importing.ids import read_ids, require_as_many

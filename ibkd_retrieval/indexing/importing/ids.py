@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ibkd_retrieval.corpora.lines import checked_id, format_suffix, read_lines
+from ibkd_retrieval.corpora.formats import format_suffix, read_lines
+from ibkd_retrieval.corpora.records import checked_id
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.importing.parquet import id_column, open_parquet
 

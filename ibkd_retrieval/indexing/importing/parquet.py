@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.corpora.lines import checked_id
-from ibkd_retrieval.corpora.records import Document
+from ibkd_retrieval.corpora.records import Document, checked_id
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.importing.foreign import ForeignVectors, VectorBlock
 

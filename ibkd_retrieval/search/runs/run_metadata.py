@@ -13,7 +13,7 @@ from ibkd_retrieval.files import atomic_write
 from ibkd_retrieval.search.options import RankerOptions
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.encoders.environment import Environment
+    from ibkd_retrieval.encoders.device import Environment
     from ibkd_retrieval.indexing.format.manifest import IndexManifest
     from ibkd_retrieval.search.runs import Run
 
@@ -42,7 +42,7 @@ def run_metadata(run: Run, origin: RunOrigin) -> dict[str, Any]:
 
     Who made the run and why is for the user to add.
     """
-    from ibkd_retrieval.encoders.environment import read_environment
+    from ibkd_retrieval.encoders.device import read_environment
     from ibkd_retrieval.indexing.building.memory import peak_memory_bytes
     from ibkd_retrieval.indexing.format.manifest import read_manifest
 

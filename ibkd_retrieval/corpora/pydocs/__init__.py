@@ -1,1 +1,0 @@
-"""The embedded corpus: the documentation of the Python packages on this machine."""

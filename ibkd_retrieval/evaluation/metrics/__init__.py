@@ -1,1 +1,0 @@
-"""Retrieval metrics of a run against judgements."""
