@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ibkd_retrieval.distill.api import Student as Student
     from ibkd_retrieval.distill.api import distill as distill
     from ibkd_retrieval.distill.config import DistillConfig as DistillConfig
+    from ibkd_retrieval.distill.inventory import describe_folder as describe_folder
+    from ibkd_retrieval.distill.inventory import inventory as inventory
     from ibkd_retrieval.encoders.autotune.benchmark import bench_encode as bench_encode
     from ibkd_retrieval.encoders.encoder import Encoder as Encoder
     from ibkd_retrieval.errors import UserError as UserError
@@ -78,6 +80,7 @@ _PUBLIC = {
     "datasets": "corpora.catalog.descriptions:datasets",
     "delete": "indexing.api:delete",
     "describe": "indexing.describe:describe",
+    "describe_folder": "distill.inventory:describe_folder",
     "distill": "distill",
     "evaluate": "evaluation.evaluate:evaluate",
     "evaluate_index": "evaluation.evaluate_index:evaluate_index",
@@ -85,6 +88,7 @@ _PUBLIC = {
     "evaluate_suite": "evaluation.suite:evaluate_suite",
     "export": "indexing.api:export",
     "import_vectors": "search.api:import_vectors",
+    "inventory": "distill.inventory:inventory",
     "open_corpus": "corpora.spec:open_corpus",
     "open_index": "search.api:open_index",
     "open_qrels": "corpora.spec:open_qrels",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from ..display.console import print_json, print_table, reporter, stdout
-from ..options.common import CORPUS_HELP, Device, Json, MaxLength, Pooling, Quiet
+from ..display.console import print_json, print_table, stdout
+from ..options.common import CORPUS_HELP, Device, MaxLength, Output, Pooling
+from ..options.declare import grouped, option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,46 +17,38 @@ if TYPE_CHECKING:
     from ibkd_retrieval.encoders.autotune.benchmark import Speed
 
 
-def bench_encode(
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is measured, and on which texts."""
+
     model: Annotated[
         str | None,
-        typer.Option(
-            metavar="MODEL", help="Encoder: folder or hub name.", show_default="the newest student in models/"
-        ),
-    ] = None,
-    corpus: Annotated[str, typer.Option(metavar="CORPUS", help=CORPUS_HELP)] = "pydocs",
+        option("Encoder: folder or hub name.", metavar="MODEL", default="the newest student in models/"),
+    ] = None
+    corpus: Annotated[str, option(CORPUS_HELP, metavar="CORPUS")] = "pydocs"
     documents: Annotated[
         int,
-        typer.Option(
-            help="Documents of the corpus to encode in each run; over and over until all cores have several batches."
-        ),
-    ] = 64,
-    rounds: Annotated[int, typer.Option(help="Runs of each, in turn; medians are shown.")] = 5,
-    max_length: MaxLength = None,
-    pooling: Pooling = None,
-    device: Device = "auto",
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+        option("Documents of the corpus to encode in each run; over and over until all cores have several batches."),
+    ] = 64
+    rounds: Annotated[int, option("Runs of each, in turn; medians are shown.")] = 5
+    max_length: MaxLength = None
+    pooling: Pooling = None
+    device: Device = "auto"
+
+
+@grouped
+def bench_encode(asked: BenchOptions, shown: Output) -> None:
     """Run a model in every installed backend and number format, and say which is best here; it is remembered.
 
     `ibkd index`, `search`, `eval` and `compare` then take it by themselves (--backend auto).
     """
-    from ibkd_retrieval.encoders.autotune.benchmark import bench_encode as measure
+    import ibkd_retrieval as ibkd
     from ibkd_retrieval.indexing.gpu import device_there
 
-    progress = reporter(quiet)
-    found = measure(
-        model,
-        corpus,
-        documents=documents,
-        rounds=rounds,
-        max_length=max_length,
-        pooling=pooling,
-        device=device_there(device, progress),
-        progress=progress,
-    )
-    if json:
+    progress = shown.progress
+    device = device_there(asked.device, progress)
+    found = ibkd.bench_encode(**{**vars(asked), "device": device}, progress=progress)
+    if shown.json:
         print_json(found.to_json())
         return
     print_table(_table(found.configs))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..display.console import print_json, print_table, stdout
-from ..options.common import Json
+from ..options.declare import flag, grouped, option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from ibkd_retrieval.corpora.catalog.descriptions import SetDescription
 
 
+@grouped
 def datasets(
     name: Annotated[
         str | None, typer.Argument(help="A data set's short name: show all that is known of it.", show_default="all")
     ] = None,
     suite: Annotated[
-        str | None, typer.Option(metavar="SUITE", help="List the sets of a suite: beir, nano-beir, lotte, msmarco, ...")
+        str | None, option("List the sets of a suite: beir, nano-beir, lotte, msmarco, ...", metavar="SUITE")
     ] = None,
-    json: Json = False,
+    json: Annotated[bool, flag("Print one JSON object.", "--json")] = False,
 ) -> None:
     """List the data sets that go by a short name, or show one. Nothing is fetched."""
     from ibkd_retrieval.corpora.catalog.descriptions import SUITES, describe

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import typer
+from typing import Annotated, Any
 
 from ..display.console import print_json, reporter, stdout
-from ..options.common import given_options
-from ..options.distill import chosen, with_options
+from ..options.declare import Given, grouped
+from ..options.distill import DISTILLING, chosen
 
 
-@with_options
-def distill(context: typer.Context, **options: Any) -> None:
+@grouped
+def distill(options: Annotated[dict[str, Any], DISTILLING], given: Given) -> None:
     """Distil a teacher into a small student with IBKD, fine-tune it on pairs, or both; writes a model folder."""
     import ibkd_retrieval as ibkd
     from ibkd_retrieval.distill.training import distributed as ranks
@@ -21,7 +19,7 @@ def distill(context: typer.Context, **options: Any) -> None:
     student = ibkd.distill(
         **{name: options[name] for name in run},
         progress=reporter(options["quiet"] or not ranks.is_first()),
-        **chosen(given_options(context), options),
+        **chosen(given, options),
     )
     if not ranks.is_first():
         return

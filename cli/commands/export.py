@@ -2,48 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ibkd_retrieval.search.open import index_folder
-
 from ..display.console import reporter, stdout
 from ..options.common import Quiet
+from ..options.declare import ADVANCED, flag, grouped, option
+
+HOW_TO_USE = {
+    "pyserini": "search it with FaissSearcher({!r}, ...)",
+    "numpy": 'read it with numpy.load("vectors.npy", mmap_mode="r"); ids.txt has an id for each row',
+    "parquet": "documents.parquet has the columns id, title, text and vector",
+}
 
 
-def export(
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is exported, and where it goes."""
+
     to: Annotated[
         str,
-        typer.Option(
-            help="pyserini (index, docid: what its FaissSearcher reads), numpy (vectors.npy, ids.txt) or parquet "
-            "(id, title, text, vector)."
+        option(
+            "Format: pyserini (index, docid: what its FaissSearcher reads), numpy (vectors.npy, ids.txt) or parquet "
+            "(id, title, text, vector).",
+            choices=tuple(HOW_TO_USE),
         ),
-    ],
-    output: Annotated[Path, typer.Option(help="New folder to write.")],
+    ]
+    output: Annotated[Path, option("New folder to write.", metavar="FOLDER")]
     folder: Annotated[
         Path | None, typer.Argument(metavar="INDEX", help="Index folder.", show_default="the newest in indexes/")
-    ] = None,
-    index: Annotated[
-        Path | None, typer.Option(metavar="INDEX", help="The same, as an option.", show_default=False)
-    ] = None,
+    ] = None
+    index: Annotated[Path | None, option("The same, as an option.", metavar="INDEX", default=False)] = None
+    quiet: Quiet = False
     exact: Annotated[
-        bool, typer.Option("--exact", help="For pyserini: write exact vectors, whatever the index's type.")
-    ] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Write an index in another tool's format."""
-    from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.indexing import api
+        bool,
+        flag("For pyserini: write exact vectors, whatever the index's type.", "--exact", panel=ADVANCED),
+    ] = False
 
-    if folder is not None and index is not None:
-        raise UserError(f"Two indexes were named, {folder} and {index}: name one.")
-    progress = reporter(quiet)
-    api.export(index_folder(folder or index, progress), to, output, exact=exact, progress=progress)
-    use = {
-        "pyserini": f"search it with FaissSearcher({str(output)!r}, ...)",
-        "numpy": 'read it with numpy.load("vectors.npy", mmap_mode="r"); ids.txt has an id for each row',
-        "parquet": "documents.parquet has the columns id, title, text and vector",
-    }
-    stdout().print(f"{output}: {use[to]}")
+
+@grouped
+def export(asked: ExportOptions) -> None:
+    """Write an index in another tool's format."""
+    import ibkd_retrieval as ibkd
+    from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.search.open import index_folder
+
+    if asked.folder is not None and asked.index is not None:
+        raise UserError(f"Two indexes were named, {asked.folder} and {asked.index}: name one.")
+    progress = reporter(asked.quiet)
+    found = index_folder(asked.folder or asked.index, progress)
+    ibkd.export(found, asked.to, asked.output, exact=asked.exact, progress=progress)
+    stdout().print(f"{asked.output}: {HOW_TO_USE[asked.to].format(str(asked.output))}")

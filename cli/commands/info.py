@@ -3,63 +3,86 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..display.console import print_json, stdout
-from ..options.common import INDEXES, MODELS, Json
+from ..display.console import print_json, print_table, stdout
+from ..options.declare import flag, grouped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.table import Table
+
+    from ibkd_retrieval.distill.inventory import Listed
 
 
+@grouped
 def info(
     path: Annotated[
         Path | None, typer.Argument(help="Index or model folder.", show_default="all in indexes/ and models/")
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Re-check the checksum of every file of an index, or the weights of a student."),
+        flag("Re-check the checksum of every file of an index, or the weights of a student.", "--verify"),
     ] = False,
-    json: Json = False,
+    json: Annotated[bool, flag("Print one JSON object.", "--json")] = False,
 ) -> None:
     """Show what an index or a student is made of, or list those that are here."""
-    from ibkd_retrieval.distill.config import RECORD
-    from ibkd_retrieval.distill.output.folder import read_student, verify_student
+    import ibkd_retrieval as ibkd
     from ibkd_retrieval.errors import UserError
-    from ibkd_retrieval.indexing.describe import describe
 
-    console = stdout()
-    if path is None:
-        found = sorted([*INDEXES.glob("*/index.json"), *MODELS.glob(f"*/{RECORD}")])
-        if not found:
-            raise UserError(f"Nothing in {INDEXES}/ or {MODELS}/ here: start with `ibkd quickstart`.")
-        folders = [str(each.parent) for each in found]
+    if path is not None:
+        found = ibkd.describe_folder(path, verify=verify)
         if json:
-            print_json({"folders": folders})
+            print_json(found.to_json())
             return
-        for each in folders:
-            console.print(each)
+        _print_facts(stdout().print, found.facts)
+        if found.verified:
+            stdout().print(found.verified)
         return
-    if (path / RECORD).is_file():
-        shown, verified = read_student(path), "weights, modules and tokens are as recorded"
-        if verify:
-            verify_student(path)
-    else:
-        verified = "every file is as recorded"
-        described = describe(path, verify=verify)
-        shown = described.to_json() if json else described.whole
+    listed = ibkd.inventory()
+    if not listed:
+        raise UserError("Nothing in indexes/ or models/ here: start with `ibkd quickstart`.")
     if json:
-        print_json(shown)
+        print_json({"folders": [each.folder for each in listed], "found": [each.to_json() for each in listed]})
         return
-    _print(console.print, shown)
-    if verify:
-        console.print(verified)
+    print_table(_table(listed))
 
 
-def _print(show, values: dict[str, object], indent: str = "") -> None:  # type: ignore[no-untyped-def]
+def _table(listed: Sequence[Listed]) -> Table:
+    from rich.table import Table
+
+    from ibkd_retrieval.evaluation.formatting import size
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("folder", overflow="fold")
+    table.add_column("documents", justify="right", no_wrap=True)
+    table.add_column("dim", justify="right", no_wrap=True)
+    table.add_column("type", no_wrap=True)
+    table.add_column("model", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("made", no_wrap=True)
+    for each in listed:
+        of = f"student of {each.model}" if each.kind == "student" and each.model else each.model or "vectors only"
+        table.add_row(
+            each.folder,
+            "" if each.documents is None else f"{each.documents:,}",
+            "" if each.dim is None else f"{each.dim:,}",
+            each.type,
+            of,
+            size(each.bytes).replace("\N{NO-BREAK SPACE}", " "),
+            each.created[:16].replace("T", " "),
+        )
+    return table
+
+
+def _print_facts(show: Callable[..., None], values: dict[str, object], indent: str = "") -> None:
     for key, value in values.items():
         if isinstance(value, dict):
             show(f"{indent}{key}:")
-            _print(show, value, indent + "  ")
+            _print_facts(show, value, indent + "  ")
         else:
             text = value if isinstance(value, str) else _plain(value)
             show(f"{indent}{key}: {text}", soft_wrap=True)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from ..display.comparison import print_comparison
 from ..display.console import reporter, stdout
 from ..options.common import Quiet
+from ..options.declare import grouped, option
 
 
+@grouped
 def quickstart(
-    steps: Annotated[int, typer.Option(help="Optimiser steps; more gives a better student.")] = 300,
-    max_documents: Annotated[int, typer.Option(help="Documents the student learns from.")] = 6000,
+    steps: Annotated[int, option("Optimiser steps; more gives a better student.")] = 300,
+    max_documents: Annotated[int, option("Documents the student learns from.")] = 6000,
     quiet: Quiet = False,
 ) -> None:
     """Distil, index, search, evaluate and compare, on the documentation of the installed Python packages."""

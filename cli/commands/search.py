@@ -3,141 +3,112 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.search.options import RankerOptions
+
 from ..display.answers import show_answers
-from ..display.console import print_json, reporter, stdout
-from ..options.common import (
-    Backend,
-    Device,
-    EfSearch,
-    EncoderDtype,
-    Engine,
-    ExcludeSelf,
-    Filter,
-    Hybrid,
-    IdField,
-    Json,
-    Model,
-    Nprobe,
-    Pooling,
-    Queries,
-    QueryModel,
-    Quiet,
-    Recall,
-    Refine,
-    Rerank,
-    RerankDepth,
-    RerankMaxLength,
-    TextField,
-    Tune,
-    Weight,
-)
-from ..options.ranking import open_tuned, ranking_options
+from ..display.console import print_json, stdout
+from ..options.common import Output, Queries, QueryFields
+from ..options.declare import at_least, grouped, option
+from ..options.ranking import Ranking, open_tuned
 
 if TYPE_CHECKING:
     from ibkd_retrieval.progress import Progress
     from ibkd_retrieval.search.api import Index
 
 
-def search(
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is asked, where, and what becomes of the answers."""
+
     question: Annotated[
-        str | None, typer.Argument(help="What to look for.", show_default="a prompt, on a terminal")
-    ] = None,
+        tuple[str, ...],
+        typer.Argument(help="What to look for; words are joined.", show_default="a prompt, on a terminal"),
+    ] = ()
     index: Annotated[
-        list[Path] | None,
-        typer.Option(
+        tuple[Path, ...],
+        option(
+            "Index folder; repeat to see two side by side, or with --queries to search them as one.",
             metavar="INDEX",
-            help="Index folder; repeat to see two side by side, or with --queries to search them as one.",
-            show_default="the newest in indexes/",
+            default="the newest in indexes/",
         ),
-    ] = None,
-    queries: Queries = None,
-    id_field: IdField = None,
-    text_field: TextField = None,
+    ] = ()
+    k: Annotated[
+        int | None,
+        option("Results a query.", "--k", "-k", default="10, for a run 1000", callback=at_least(1)),
+    ] = None
+    queries: Queries = None
     output: Annotated[
         Path | None,
-        typer.Option(
-            help="Run file to write for --queries, .gz is compressed; what made it goes to OUTPUT.metadata.yaml."
+        option(
+            "Run file to write for --queries, .gz is compressed; what made it goes to OUTPUT.metadata.yaml.",
+            metavar="RUN",
         ),
-    ] = None,
-    format: Annotated[str, typer.Option(help="Of the run file: trec or msmarco.")] = "trec",
-    k: Annotated[
-        int | None, typer.Option("--k", "-k", help="Results a query.", show_default="10, for a run 1000")
-    ] = None,
-    engine: Engine = "dense",
-    hybrid: Hybrid = None,
-    weights: Weight = None,
-    tune: Tune = None,
-    rerank: Rerank = None,
-    rerank_depth: RerankDepth = 100,
-    rerank_max_length: RerankMaxLength = None,
-    filters: Filter = None,
-    exclude_self: ExcludeSelf = False,
-    nprobe: Nprobe = None,
-    refine: Refine = None,
-    ef_search: EfSearch = None,
-    recall: Recall = None,
-    model: Model = None,
-    query_model: QueryModel = None,
-    pooling: Pooling = None,
-    device: Device = "auto",
-    dtype: EncoderDtype = "auto",
-    backend: Backend = "auto",
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+    ] = None
+    format: Annotated[str, option("Form of the run file.", choices=("trec", "msmarco"))] = "trec"
+
+
+@grouped
+def search(asked: SearchOptions, ranking: Ranking, fields: QueryFields, shown: Output) -> None:
     """Search an index: a question, a prompt on a terminal, or --queries with --output for a run."""
-    options = ranking_options(locals())  # First: the arguments are all the names there are.
-    from ibkd_retrieval.errors import UserError
-
-    if k is not None and k < 1:
-        raise UserError(f"The number of results must be at least 1, not {k}: give -k 1 or more.")
-    if (queries is None) != (output is None):
+    if (asked.queries is None) != (asked.output is None):
         raise UserError("A batch search needs both --queries QUERIES and --output RUN.")
-    if queries is not None and question is not None:
+    if asked.queries is None:
+        _answer(asked, ranking, fields, shown)
+    elif asked.question:
         raise UserError("Give either a question or --queries, not both.")
-    progress = reporter(quiet)
-    if queries is not None and output is not None:
-        from ibkd_retrieval.corpora.spec import open_queries
-        from ibkd_retrieval.search.runs.run_files import require_run_target
+    else:
+        _run(asked, ranking, fields, shown)
 
-        written = require_run_target(output, format)
-        asked = open_queries(queries, progress=progress, id_field=id_field, text_field=text_field)
-        (opened,) = open_tuned([index or None], options, progress)
-        run = opened.search_batch(asked, k or 1000)
-        run.save(output, written)
+
+def _run(asked: SearchOptions, ranking: RankerOptions, fields: QueryFields, shown: Output) -> None:
+    """Search for all queries, and write the run."""
+    from ibkd_retrieval.search.runs.run_files import require_run_target
+
+    assert asked.queries is not None
+    assert asked.output is not None
+    progress = shown.progress
+    written = require_run_target(asked.output, asked.format)
+    queries = fields.queries(asked.queries, progress)
+    (opened,) = open_tuned([asked.index or None], ranking, progress)
+    run = opened.search_batch(queries, asked.k or 1000)
+    run.save(asked.output, written)
+    if shown.json:
         seconds = run.origin.seconds if run.origin else 0.0
-        if json:
-            print_json({"run": str(output), "queries": len(run), "results": len(run.doc_ids), "seconds": seconds})
-        else:
-            stdout().print(f"{output}: {len(run):,} queries, {len(run.doc_ids):,} results")
-        return
-    if format != "trec":
+        results = {"queries": len(run), "results": len(run.doc_ids), "seconds": seconds}
+        print_json({"run": str(asked.output), **results})
+    else:
+        stdout().print(f"{asked.output}: {len(run):,} queries, {len(run.doc_ids):,} results")
+
+
+def _answer(asked: SearchOptions, ranking: RankerOptions, fields: QueryFields, shown: Output) -> None:
+    """Show the answers to the question given, to those piped in, or to those typed at a prompt."""
+    if asked.format != "trec":
         raise UserError("--format is that of the run file: give --queries and --output too.")
-    if id_field or text_field:
-        raise UserError("--id-field and --text-field are those of --queries: give that too.")
-    if exclude_self:
+    fields.refuse_without_queries(None)
+    if ranking.exclude_self:
         raise UserError("--exclude-self goes with --queries: a typed question has no id.")
-    at_prompt = question is None and sys.stdin.isatty()
-    questions = [] if at_prompt else _piped_questions() if question is None else [question]
+    progress, k = shown.progress, asked.k or 10
+    at_prompt = not asked.question and sys.stdin.isatty()
+    questions = [] if at_prompt else [" ".join(asked.question)] if asked.question else _piped_questions()
     if not at_prompt and not questions:
-        raise UserError('No question: type one after `ibkd search`, as in `ibkd search "split a list"`.')
-    indexes = open_tuned([[each] for each in index or []] or [None], options, progress)
+        raise UserError("No question: type one after the command, as in `ibkd search split a list`.")
+    indexes = open_tuned([[each] for each in asked.index] or [None], ranking, progress)
     for text in questions:
-        show_answers([each.search(text, k or 10) for each in indexes], json)
+        show_answers([each.search(text, k) for each in indexes], shown.json)
     if at_prompt:
         for each in indexes:
             progress.say(f"{len(each):,} documents in {each.folder}; an empty line ends")
-        _prompt(indexes, k or 10, json, progress)
+        _prompt(indexes, k, shown.json, progress)
 
 
 def _prompt(indexes: list[Index], k: int, json: bool, progress: Progress) -> None:
-    from ibkd_retrieval.errors import UserError
-
     from ..display.prompt import typed_questions
 
     for text in typed_questions(progress):
@@ -153,8 +124,6 @@ def _piped_questions() -> list[str]:
     Raises:
         UserError: a line is not in the encoding of standard input.
     """
-    from ibkd_retrieval.errors import UserError
-
     lines = []
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:

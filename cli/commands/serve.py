@@ -3,94 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from ..display.console import reporter
-from ..options.common import (
-    Backend,
-    Device,
-    EfSearch,
-    EncoderDtype,
-    Engine,
-    Filter,
-    Hybrid,
-    Model,
-    Nprobe,
-    Pooling,
-    QueryModel,
-    Quiet,
-    Recall,
-    Refine,
-    Rerank,
-    RerankDepth,
-    RerankMaxLength,
-    Tune,
-    Weight,
-)
-from ..options.ranking import open_tuned, ranking_options
+from ..options.common import Quiet
+from ..options.declare import ADVANCED, grouped, option
+from ..options.ranking import RankingTyped, open_tuned
+
+LIMITS = f"{ADVANCED}: limits"
 
 
-def serve(
+@dataclass(frozen=True)
+class ServeOptions:
+    """What is served, and where."""
+
     index: Annotated[
-        list[Path] | None,
-        typer.Option(
+        tuple[Path, ...],
+        option(
+            "Index folder; repeat to compare the others with the first.",
             metavar="INDEX",
-            help="Index folder; repeat to compare, the others with the first.",
-            show_default="the newest in indexes/",
+            default="the newest in indexes/",
         ),
-    ] = None,
+    ] = ()
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 for every machine that reaches this one.")
-    ] = ("127.0.0.1"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
-    max_k: Annotated[int, typer.Option(help="Most results a query.")] = 100,
-    max_query: Annotated[int, typer.Option(help="Most characters of a query.")] = 1000,
-    max_batch: Annotated[int, typer.Option(help="Most queries encoded and searched together.")] = 32,
-    max_waiting: Annotated[int, typer.Option(help="Most queries that wait; further ones are turned away (429).")] = 128,
-    timeout: Annotated[float, typer.Option(help="Most seconds for a query, waiting included.")] = 10.0,
+        str,
+        option("Address to listen on; 0.0.0.0 for every machine that reaches this one.", metavar="ADDRESS"),
+    ] = "127.0.0.1"
+    port: Annotated[int, option("Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8000
+    quiet: Quiet = False
+    max_k: Annotated[int, option("Most results a query.", panel=LIMITS)] = 100
+    max_query: Annotated[int, option("Most characters of a query.", panel=LIMITS)] = 1000
+    max_batch: Annotated[int, option("Most queries encoded and searched together.", panel=LIMITS)] = 32
+    max_waiting: Annotated[int, option("Most queries that wait; further ones are turned away (429).", panel=LIMITS)] = (
+        128
+    )
+    timeout: Annotated[
+        float, option("Most seconds for a query, waiting included.", panel=LIMITS, metavar="SECONDS")
+    ] = 10.0
     remember: Annotated[
-        int, typer.Option(min=0, help="Queries whose vectors are kept, a few kB each, for who asks again; 0 for none.")
-    ] = 1024,
-    engine: Engine = "dense",
-    hybrid: Hybrid = None,
-    weights: Weight = None,
-    tune: Tune = None,
-    rerank: Rerank = None,
-    rerank_depth: RerankDepth = 100,
-    rerank_max_length: RerankMaxLength = None,
-    filters: Filter = None,
-    nprobe: Nprobe = None,
-    refine: Refine = None,
-    ef_search: EfSearch = None,
-    recall: Recall = None,
-    model: Model = None,
-    query_model: QueryModel = None,
-    pooling: Pooling = None,
-    device: Device = "auto",
-    dtype: EncoderDtype = "auto",
-    backend: Backend = "auto",
-    quiet: Quiet = False,
-) -> None:
+        int,
+        option("Queries whose vectors are kept, a few kB each, for who asks again; 0 for none.", panel=LIMITS, min=0),
+    ] = 1024
+
+
+@grouped
+def serve(asked: ServeOptions, ranking: RankingTyped) -> None:
     """Serve indexes: a page with their answers side by side, and a JSON API (/search, /healthz, /metrics, /docs)."""
-    arguments = locals() | {"exclude_self": False}  # First: the arguments are all the names there are.
-    options = ranking_options(arguments)
     from ibkd_retrieval.serving.limits import Limits
 
-    limits = Limits(query=max_query, k=max_k, batch=max_batch, waiting=max_waiting, seconds=timeout)
+    limits = Limits(
+        query=asked.max_query,
+        k=asked.max_k,
+        batch=asked.max_batch,
+        waiting=asked.max_waiting,
+        seconds=asked.timeout,
+    )
     run, is_loopback = _server()
     from ibkd_retrieval.serving.answering import served
 
-    progress = reporter(quiet)
-    indexes = served(open_tuned([[each] for each in index or []] or [None], options, progress), remember)
-    if not is_loopback(host):
+    progress = reporter(asked.quiet)
+    indexes = served(open_tuned([[each] for each in asked.index] or [None], ranking, progress), asked.remember)
+    if not is_loopback(asked.host):
         progress.say(
-            f"{host} is no loopback address: whoever reaches this machine may search these indexes and read their "
-            "documents, unencrypted and without a password."
+            f"{asked.host} is no loopback address: whoever reaches this machine may search these indexes and read "
+            "their documents, unencrypted and without a password."
         )
-    run(indexes, limits, host, port, lambda url: print(f"{url} (Ctrl-C ends)", flush=True))  # noqa: T201
+    run(indexes, limits, asked.host, asked.port, lambda url: print(f"{url} (Ctrl-C ends)", flush=True))  # noqa: T201
 
 
 def _server() -> tuple[Callable[..., None], Callable[[str], bool]]:

@@ -19,6 +19,7 @@ COMMAND_OF_CALL = {
     "datasets": "datasets",
     "delete": "index --delete",
     "describe": "info",
+    "describe_folder": "info",
     "distill": "distill",
     "evaluate": "eval",
     "export": "export",

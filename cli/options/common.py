@@ -2,186 +2,173 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from ibkd_retrieval.errors import UserError
+
+from .declare import ADVANCED, at_least, flag, option
 
 if TYPE_CHECKING:
     from ibkd_retrieval.corpora.records import Corpus, Judgement, QuerySet
     from ibkd_retrieval.progress import Progress
-from ibkd_retrieval.files import INDEXES as INDEXES
-from ibkd_retrieval.files import MODELS as MODELS
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[
-    str, typer.Option(help="auto, float32, bfloat16 or float16; auto is what the hardware multiplies fastest.")
-]
-EncoderDtype = Annotated[
-    str,
-    typer.Option(
-        "--dtype", help="auto, float32, bfloat16, float16 or int8; auto is what the hardware multiplies fastest."
-    ),
-]
-Backend = Annotated[
-    str,
-    typer.Option(
-        help="What runs the model: auto, torch, onnx or openvino; auto is the fastest that was measured here "
-        "(`ibkd bench encode`, or the first large corpus) and keeps the vectors, else torch."
-    ),
-]
-MaxLength = Annotated[int | None, typer.Option(help="Tokens to read of a text.", show_default="the model's own limit")]
+FILES = f"{ADVANCED}: fields of your own files"
+COMPUTING = f"{ADVANCED}: how models run"
+
+CORPUS_HELP = (
+    "Documents: a data set by name (msmarco, scifact, ...), a BEIR folder, a JSONL, CSV, TSV or parquet file, a folder "
+    "of .txt and .md files, or pydocs."
+)
+QUERIES_HELP = "Queries: a data set by name, a BEIR folder (folder:split), a file, or pydocs."
+
+Queries = Annotated[str | None, option(QUERIES_HELP, metavar="QUERIES")]
+Device = Annotated[str, option("Where models run: auto, cpu, cuda or cuda:N.", panel=COMPUTING, metavar="DEVICE")]
 Pooling = Annotated[
-    str | None, typer.Option(help="mean or cls, for a plain transformers encoder.", show_default="mean")
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished output.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
-
-
-def _checked_seed(seed: int) -> int:
-    if seed < 0:
-        raise UserError(f"--seed must be at least 0, not {seed}.")
-    return seed
-
-
-Seed = Annotated[int, typer.Option(callback=_checked_seed, help="Of every random choice.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars, no remarks.")]
-Queries = Annotated[
     str | None,
-    typer.Option(
-        metavar="QUERIES",
-        help="ir_datasets id or short name, BEIR folder (folder:split), file, or pydocs.",
+    option(
+        "How a plain transformers encoder pools its tokens.",
+        panel=COMPUTING,
+        default="mean",
+        choices=("mean", "cls"),
     ),
 ]
-IdField = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME", help="Field or column of one's own file that holds the id.", show_default="the usual names"
-    ),
+MaxLength = Annotated[
+    int | None,
+    option("Tokens to read of a text.", panel=COMPUTING, default="the model's own limit"),
 ]
-TextField = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME",
-        help="Field or column that holds the text; repeat to join several.",
-        show_default="the usual names",
-    ),
-]
-TitleField = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Field or column of the title, read before the text.",
-        show_default="the usual names",
-    ),
-]
+Seed = Annotated[int, option("Seed of every random choice.", panel=ADVANCED, callback=at_least(0))]
+Quiet = Annotated[bool, flag("Show no progress and no remarks.", "--quiet", "-q")]
 QrelsThreshold = Annotated[
     float | None,
-    typer.Option(
-        metavar="GRADE", help="Grade of --qrels from which a document is relevant, where grades are fractions."
+    option(
+        "Grade of --qrels from which a document is relevant, where grades are fractions.",
+        panel=FILES,
+        metavar="GRADE",
     ),
 ]
-QueryPrompt = Annotated[
-    str | None,
-    typer.Option(metavar="TEXT", help="Text to put before every query.", show_default="the model's own"),
-]
-DocumentPrompt = Annotated[
-    str | None,
-    typer.Option(metavar="TEXT", help="Text to put before every document.", show_default="the model's own"),
-]
-Nprobe = Annotated[int | None, typer.Option(help="Inverted lists to visit.", show_default="the index's own")]
-Refine = Annotated[
-    int | None, typer.Option(help="Candidates per result scored exactly.", show_default="the index's own")
-]
-EfSearch = Annotated[
-    int | None, typer.Option(help="Nodes of an hnsw graph kept in view.", show_default="the index's own")
-]
-Recall = Annotated[
-    float | None,
-    typer.Option(
-        help="Search with the fastest measured setting that finds this share of the exact ten nearest.",
-        show_default="the index's own setting",
+
+COMPUTATION: dict[str, Any] = {
+    "device": option("Where models run: auto, cpu, cuda or cuda:N.", panel=COMPUTING, metavar="DEVICE"),
+    "dtype": option(
+        "Number format of the encoder; auto is what the hardware multiplies fastest.",
+        panel=COMPUTING,
+        choices=("auto", "float32", "bfloat16", "float16", "int8"),
     ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(metavar="MODEL", help="Where the index's own encoder is.", show_default="where it was when indexing"),
-]
-QueryModel = Annotated[
-    str | None,
-    typer.Option(
-        metavar="STUDENT", help="Encode queries by a student that was distilled into the vector space of the index."
+    "backend": option(
+        "What runs the encoder. auto is the fastest that was measured here and keeps the vectors, else torch; "
+        "`ibkd bench encode` measures.",
+        panel=COMPUTING,
+        choices=("auto", "torch", "onnx", "openvino"),
     ),
-]
-Engine = Annotated[str, typer.Option(help="dense (vectors), bm25 or lucene (words).")]
-Hybrid = Annotated[
-    str | None,
-    typer.Option(metavar="METHOD", help="Fuse dense with bm25 (or --engine lucene): rrf (ranks) or sum (scores)."),
-]
-Weight = Annotated[
-    list[float] | None,
-    typer.Option("--weight", help="For --hybrid: first of dense, then of words; give both.", show_default="equal"),
-]
-Tune = Annotated[
-    str | None,
-    typer.Option(
-        metavar="QUERIES", help="For --hybrid sum: find the weights on these judged queries; never those you report."
+    "pooling": option(
+        "How a plain transformers encoder pools its tokens.", panel=COMPUTING, default="mean", choices=("mean", "cls")
     ),
-]
-Rerank = Annotated[
-    str | None, typer.Option(metavar="MODEL", help="Cross-encoder that re-orders the best results by their text.")
-]
-RerankDepth = Annotated[int, typer.Option(help="Results a query that --rerank reads.")]
-RerankMaxLength = Annotated[
-    int | None, typer.Option(help="Tokens --rerank reads of query and text.", show_default="the model's own limit")
-]
-Filter = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--filter",
-        metavar="CONDITION",
-        help="Find only documents with year>=1990, source=arxiv, title!=x (=, !=, <, <=, >, >=), or those whose ids "
-        "a @FILE lists, one a line; repeat: all must hold.",
+    "max_length": option("Tokens to read of a text.", panel=COMPUTING, default="the model's own limit"),
+    "query_prompt": option(
+        "Text to put before every query.", panel=COMPUTING, default="the model's own", metavar="TEXT"
     ),
-]
-ExcludeSelf = Annotated[bool, typer.Option("--exclude-self", help="A query's own id is no answer (ArguAna, Quora).")]
-CORPUS_HELP = (
-    "ir_datasets id or short name (msmarco, scifact, ...), BEIR folder, JSONL/CSV/TSV/parquet file, "
-    "folder of .txt and .md files, or pydocs."
-)
+    "document_prompt": option(
+        "Text to put before every document.", panel=COMPUTING, default="the model's own", metavar="TEXT"
+    ),
+}
+"""How an encoder runs, by the fields of every record that says so."""
 
 
-def corpus_source(source: str, progress: Progress, **fields: str | list[str] | None) -> str | Corpus:
-    """The corpus as it was named, opened where `fields` says which of its fields to read."""
-    from ibkd_retrieval.corpora.spec import open_corpus
+@dataclass(frozen=True)
+class Computation:
+    """How encoders run, where nothing else is chosen of them."""
 
-    chosen: Any = {name: value for name, value in fields.items() if value}
-    return open_corpus(source, progress, **chosen) if chosen else source
-
-
-def query_source(source: str, progress: Progress, **fields: str | list[str] | None) -> str | QuerySet:
-    """The queries as they were named, opened where `fields` says which of their fields to read."""
-    from ibkd_retrieval.corpora.spec import open_queries
-
-    chosen: Any = {name: value for name, value in fields.items() if value}
-    return open_queries(source, progress=progress, **chosen) if chosen else source
+    device: Annotated[str, COMPUTATION["device"]] = "auto"
+    dtype: Annotated[str, COMPUTATION["dtype"]] = "auto"
+    backend: Annotated[str, COMPUTATION["backend"]] = "auto"
 
 
-def qrels_source(source: str, progress: Progress, qrels_threshold: float | None) -> str | tuple[Judgement, ...]:
+@dataclass(frozen=True)
+class Output:
+    """How a command shows what it did."""
+
+    json: Annotated[bool, flag("Print one JSON object.", "--json")] = False
+    quiet: Quiet = False
+
+    @property
+    def progress(self) -> Progress:
+        """Where jobs report to."""
+        from ..display.console import reporter
+
+        return reporter(self.quiet)
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What becomes of an output that is there already."""
+
+    resume: Annotated[bool, flag("Go on with an unfinished output.", "--resume")] = False
+    overwrite: Annotated[bool, flag("Replace an existing output.", "--overwrite")] = False
+
+
+@dataclass(frozen=True)
+class QueryFields:
+    """Which fields of one's own file of queries are read."""
+
+    id_field: Annotated[
+        str | None,
+        option("Field or column that holds the id.", panel=FILES, default="the usual names", metavar="NAME"),
+    ] = None
+    text_field: Annotated[
+        tuple[str, ...],
+        option(
+            "Field or column that holds the text; repeat to join several.",
+            panel=FILES,
+            default="the usual names",
+            metavar="NAME",
+        ),
+    ] = ()
+
+    def queries(self, source: str, progress: Progress) -> str | QuerySet:
+        """The queries as they were named, opened where their fields were named too."""
+        from ibkd_retrieval.corpora.spec import open_queries
+
+        chosen: Any = {name: value for name, value in vars(self).items() if value}
+        return open_queries(source, progress=progress, **chosen) if chosen else source
+
+    def refuse_without_queries(self, queries: object) -> None:
+        """Refuse fields where no queries are named."""
+        if not queries and any(vars(self).values()):
+            raise UserError("`id_field` and `text_field` are those of `queries`: give that too.")
+
+
+@dataclass(frozen=True)
+class CorpusFields(QueryFields):
+    """Which fields of one's own corpus are read."""
+
+    title_field: Annotated[
+        str | None,
+        option(
+            "Field or column of the title, read before the text.",
+            panel=FILES,
+            default="the usual names",
+            metavar="NAME",
+        ),
+    ] = None
+
+    def corpus(self, source: str, progress: Progress) -> str | Corpus:
+        """The corpus as it was named, opened where its fields were named too."""
+        from ibkd_retrieval.corpora.spec import open_corpus
+
+        chosen: Any = {name: value for name, value in vars(self).items() if value}
+        return open_corpus(source, progress, **chosen) if chosen else source
+
+
+def judgements(
+    sources: Sequence[str], qrels_threshold: float | None, progress: Progress
+) -> list[str | tuple[Judgement, ...]]:
     """The judgements as they were named, read where a threshold turns their grades into relevant or not."""
     from ibkd_retrieval.corpora.spec import open_qrels
 
     if qrels_threshold is None:
-        return source
-    return open_qrels(source, qrels_threshold=qrels_threshold, progress=progress)
-
-
-def given_options(context: typer.Context) -> frozenset[str]:
-    """The options of a command that the user gave, by the names of its arguments."""
-    return frozenset(
-        name
-        for name in context.params
-        if (source := context.get_parameter_source(name)) is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
-    )
+        return list(sources)
+    if not sources:
+        raise UserError("`qrels_threshold` is that of `qrels`: give that too.")
+    return [open_qrels(each, qrels_threshold=qrels_threshold, progress=progress) for each in sources]

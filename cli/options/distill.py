@@ -3,206 +3,251 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, PARAMETERS, DistillConfig
-from ibkd_retrieval.distill.objectives import TEMPERATURES, USUAL_TEMPERATURE
+from ibkd_retrieval.distill.objectives import OBJECTIVES, TEMPERATURES, USUAL_TEMPERATURE
 from ibkd_retrieval.distill.recipe import DistillSettings, FinetuneSettings, MiningSettings, ObjectiveSettings
 
-from .common import CORPUS_HELP, Device, Dtype, IdField, Json, Overwrite, Quiet, Resume, Seed, TextField, TitleField
+from .common import COMPUTATION, COMPUTING, CORPUS_HELP, CorpusFields, Output, Seed, Unfinished
+from .declare import ADVANCED, Given, Group, flag, group, option
 
-_STUDENT, _TEXT, _DISTIL, _FINETUNE, _RUN = "Student", "Text", "Distilling (stage 1)", "Fine-tuning (stage 2)", "Run"
+_STUDENT = f"{ADVANCED}: the student"
+_TEXT = f"{ADVANCED}: text"
+_DISTIL = f"{ADVANCED}: distilling (stage 1)"
+_FINETUNE = f"{ADVANCED}: fine-tuning (stage 2)"
+_RUN = f"{ADVANCED}: the run"
 
-
-def _option(panel: str, help: str, default: str | None = None, *names: str, metavar: str | None = None) -> Any:
-    shown: dict[str, Any] = {} if default is None else {"show_default": default}
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, **shown)
-
+_FIELDS, _UNFINISHED, _OUTPUT = (
+    {p.name: p.annotation for p in group(each).parameters} for each in (CorpusFields, Unfinished, Output)
+)
 
 OPTIONS: dict[str, Any] = {
+    "corpus": Annotated[str, option(CORPUS_HELP, metavar="CORPUS")],
+    "queries": Annotated[
+        str | None,
+        option("Queries to learn from, as unlabelled text.", default="pydocs:train with pydocs", metavar="QUERIES"),
+    ],
     "teacher": Annotated[
         list[str],
-        _option(
-            _STUDENT,
+        option(
             "Encoder to learn from: folder or hub name. Repeatable: their vectors side by side, the first's layers.",
             metavar="MODEL",
         ),
     ],
     "student": Annotated[
         str | None,
-        _option(
-            _STUDENT,
+        option(
             "A small model to train, or static: one vector a token out of the teacher.",
-            "layers of the teacher",
-            metavar="MODEL",
+            default="layers of the teacher",
+            metavar="MODEL|static",
         ),
     ],
     "layers": Annotated[
         str | None,
-        _option(
-            _STUDENT,
+        option(
             "How many layers of the teacher (or of --student), evenly spaced, or positions: 0,3,5.",
-            "2 without --student",
+            default="2 without --student",
+            metavar="COUNT|LIST",
         ),
     ],
     "dim": Annotated[
-        int | None, _option(_STUDENT, "Dimensions of the student's vectors.", "128 without --student, else its own")
+        int | None,
+        option("Dimensions of the student's vectors.", default="128 without --student, else its own"),
     ],
-    "dims": Annotated[
+    "steps": Annotated[int, option("Optimiser steps of stage 1.")],
+    "stage": Annotated[str, option("What to run: stage 1, stage 2 or both.", choices=("distill", "finetune", "both"))],
+    "pairs": Annotated[
         str | None,
-        _option(
-            _STUDENT,
-            "Lengths at which vectors are to be usable when cut, the full one first: 128,64,32.",
-            "the full one",
-        ),
-    ],
-    "pooling": Annotated[str | None, _option(_STUDENT, "mean or cls, for a plain transformers student.", "mean")],
-    "freeze_embeddings": Annotated[
-        bool | None,
-        _option(
-            _STUDENT,
-            "Leave the student's token tables as they are.",
-            "freeze, with --student train",
-            "--freeze-embeddings/--train-embeddings",
-        ),
-    ],
-    "output_space": Annotated[
-        str, _option(_STUDENT, "student: compact vectors; teacher: vectors that search the teacher's index.")
-    ],
-    "corpus": Annotated[
-        str, _option(_TEXT, f"Documents to learn from, as unlabelled text: {CORPUS_HELP}", metavar="CORPUS")
-    ],
-    "id_field": IdField,
-    "text_field": TextField,
-    "title_field": TitleField,
-    "queries": Annotated[
-        str | None,
-        _option(_TEXT, "Queries to learn from, as unlabelled text.", "pydocs:train with pydocs", metavar="QUERIES"),
-    ],
-    "dev": Annotated[
-        str | None,
-        _option(
-            _TEXT,
-            "Judged queries to watch (BEIR folder:split, ir_datasets id).",
-            "pydocs:train with pydocs, else neighbours of the teacher among held-out texts",
+        option(
+            "For stage 2: queries with their passages. Judged queries (BEIR folder:train, a data set by name), or a "
+            'JSONL file of {"query", "passage", "negatives"}.',
+            default="none",
             metavar="QUERIES",
         ),
     ],
-    "max_length": Annotated[int, _option(_TEXT, "Tokens read of a training text.")],
-    "max_documents": Annotated[int | None, _option(_TEXT, "Most documents to learn from, drawn at random.", "all")],
+    "preset": Annotated[
+        str | None,
+        option(
+            "thorough: 3,000 steps, with no care for what a small model knew, for much text and a GPU. paper: the "
+            "published settings of the method. Both give way to other options.",
+            default="none",
+            choices=("thorough", "paper"),
+        ),
+    ],
+    "output": Annotated[Path | None, option("Model folder to make.", default="models/<name>", metavar="FOLDER")],
+    **_UNFINISHED,
+    **_OUTPUT,
+    "dims": Annotated[
+        str | None,
+        option(
+            "Lengths at which vectors are to be usable when cut, the full one first: 128,64,32.",
+            panel=_STUDENT,
+            default="the full one",
+            metavar="LIST",
+        ),
+    ],
+    "pooling": Annotated[
+        str | None,
+        option(
+            "How a plain transformers student pools its tokens.",
+            panel=_STUDENT,
+            default="mean",
+            choices=("mean", "cls"),
+        ),
+    ],
+    "freeze_embeddings": Annotated[
+        bool | None,
+        option(
+            "Leave the student's token tables as they are.",
+            "--freeze-embeddings/--train-embeddings",
+            panel=_STUDENT,
+            default="freeze, with --student train",
+            metavar=" ",
+        ),
+    ],
+    "output_space": Annotated[
+        str,
+        option(
+            "student: compact vectors; teacher: vectors that search the teacher's index.",
+            panel=_STUDENT,
+            choices=("student", "teacher"),
+        ),
+    ],
+    "dev": Annotated[
+        str | None,
+        option(
+            "Judged queries to watch (BEIR folder:split, a data set by name).",
+            panel=_TEXT,
+            default="pydocs:train with pydocs, else neighbours of the teacher among held-out texts",
+            metavar="QUERIES",
+        ),
+    ],
+    "max_length": Annotated[int, option("Tokens read of a training text.", panel=_TEXT)],
+    "max_documents": Annotated[
+        int | None, option("Most documents to learn from, drawn at random.", panel=_TEXT, default="all")
+    ],
+    **_FIELDS,
     "objective": Annotated[
         str | None,
-        _option(
-            _DISTIL, "ibkd, infonce, mse, cosine, crd, hpd or kl.", "ibkd; kl for a --student in a space of its own"
+        option(
+            "The distillation loss.",
+            panel=_DISTIL,
+            default="ibkd; kl for a --student in a space of its own",
+            choices=OBJECTIVES,
         ),
     ],
     "projection": Annotated[
         str,
-        _option(
-            _DISTIL,
-            "Map to the teacher's space: trained, or isometry: held where it changes no cosine of the student.",
-            "isometry for a --student trained before, else trained",
+        option(
+            "Map to the teacher's space: trained, or isometry, held where it changes no cosine of the student.",
+            panel=_DISTIL,
+            default="isometry for a --student trained before, else trained",
+            choices=("auto", "trained", "isometry"),
         ),
     ],
-    "steps": Annotated[int, _option(_DISTIL, "Optimiser steps.")],
-    "batch_size": Annotated[int, _option(_DISTIL, "Texts in a batch.")],
+    "batch_size": Annotated[int, option("Texts in a batch.", panel=_DISTIL)],
     "accumulate": Annotated[
         int,
-        _option(
-            _DISTIL,
+        option(
             "Batches a step, their losses averaged; negatives stay those of one batch and the bank; for both stages.",
+            panel=_DISTIL,
         ),
     ],
-    "bank_size": Annotated[int, _option(_DISTIL, "Further teacher vectors a batch, as negatives.")],
+    "bank_size": Annotated[int, option("Further teacher vectors a batch, as negatives.", panel=_DISTIL)],
     "learning_rate": Annotated[
         float | None,
-        _option(
-            _DISTIL,
+        option(
             "Peak learning rate.",
-            "0.002 for a teacher of 384 dimensions, 0.001 for 768; "
+            panel=_DISTIL,
+            default="0.002 for a teacher of 384 dimensions, 0.001 for 768; "
             "with --student 0.00005, in the teacher's space 0.0003, with --pooling 0.001, static 0.01",
         ),
     ],
     "merge": Annotated[
         float | None,
-        _option(
-            _DISTIL,
+        option(
             "Share of the weights from before training in the finished student, the mean of both.",
-            "0.5 for a whole --student in a space of its own, 0 with --pooling, --layers and else",
+            panel=_DISTIL,
+            default="0.5 for a whole --student in a space of its own, 0 with --pooling, --layers and else",
+            metavar="SHARE",
         ),
     ],
     "temperature": Annotated[
         float | None,
-        _option(
-            _DISTIL,
-            "Of the contrast; smaller looks harder at near negatives.",
-            f"{USUAL_TEMPERATURE}; " + ", ".join(f"{name} {value}" for name, value in TEMPERATURES.items()),
+        option(
+            "Temperature of the contrast; a smaller one looks harder at near negatives.",
+            panel=_DISTIL,
+            default=f"{USUAL_TEMPERATURE}; " + ", ".join(f"{name} {value}" for name, value in TEMPERATURES.items()),
         ),
     ],
-    "hsic_weight": Annotated[float, _option(_DISTIL, "Weight of the forgetting term (lambda).")],
-    "hsic_bandwidth": Annotated[str, _option(_DISTIL, "median, or gamma as a number; for both stages.")],
+    "hsic_weight": Annotated[float, option("Weight of the forgetting term (lambda).", panel=_DISTIL)],
+    "hsic_bandwidth": Annotated[
+        str, option("median, or gamma as a number; for both stages.", panel=_DISTIL, metavar="median|NUMBER")
+    ],
     "hsic_estimator": Annotated[
-        str, _option(_DISTIL, "biased (as published), unbiased, or cka (normalised); for both stages.")
-    ],
-    "pairs": Annotated[
-        str | None,
-        _option(
-            _FINETUNE,
-            "Queries with their passages: judged queries (BEIR folder:train, ir_datasets id), or a JSONL file of "
-            '{"query", "passage", "negatives"}.',
-            "none",
-            metavar="QUERIES",
+        str,
+        option(
+            "As published (biased), unbiased, or normalised (cka); for both stages.",
+            panel=_DISTIL,
+            choices=("biased", "unbiased", "cka"),
         ),
     ],
-    "finetune_steps": Annotated[int, _option(_FINETUNE, "Optimiser steps.")],
-    "finetune_batch_size": Annotated[int, _option(_FINETUNE, "Queries a step, each with one passage.")],
-    "finetune_learning_rate": Annotated[float, _option(_FINETUNE, "Peak learning rate.")],
-    "finetune_temperature": Annotated[float, _option(_FINETUNE, "Of the contrast.")],
-    "finetune_hsic_weight": Annotated[float, _option(_FINETUNE, "Weight of the forgetting term (lambda).")],
-    "negatives": Annotated[int, _option(_FINETUNE, "Hard negatives a query and step; 0 mines none.")],
-    "negative_ranks": Annotated[str, _option(_FINETUNE, "The teacher's ranks that negatives come from.")],
+    "finetune_steps": Annotated[int, option("Optimiser steps.", panel=_FINETUNE)],
+    "finetune_batch_size": Annotated[int, option("Queries a step, each with one passage.", panel=_FINETUNE)],
+    "finetune_learning_rate": Annotated[float, option("Peak learning rate.", panel=_FINETUNE)],
+    "finetune_temperature": Annotated[float, option("Temperature of the contrast.", panel=_FINETUNE)],
+    "finetune_hsic_weight": Annotated[float, option("Weight of the forgetting term (lambda).", panel=_FINETUNE)],
+    "negatives": Annotated[int, option("Hard negatives a query and step; 0 mines none.", panel=_FINETUNE)],
+    "negative_ranks": Annotated[
+        str, option("The teacher's ranks that negatives come from.", panel=_FINETUNE, metavar="FIRST-LAST")
+    ],
     "negative_margin": Annotated[
-        float, _option(_FINETUNE, "Leave out what scores above the best positive less this much: likely an answer.")
+        float,
+        option("Leave out what scores above the best positive less this much: likely an answer.", panel=_FINETUNE),
     ],
     "soft_labels": Annotated[
         str | None,
-        _option(_FINETUNE, "teacher, or a cross-encoder: its scores of the candidates as further targets.", "none"),
-    ],
-    "soft_weight": Annotated[float, _option(_FINETUNE, "Weight of the divergence from the soft labels.")],
-    "stage": Annotated[str, _option(_RUN, "distill, finetune or both.")],
-    "preset": Annotated[
-        str | None,
-        _option(
-            _RUN,
-            "thorough: 3,000 steps, with no care for what a small model knew, for much text and a GPU; paper: the "
-            "published settings of the method. Both give way to other options.",
-            "none",
+        option(
+            "teacher, or a cross-encoder: its scores of the candidates as further targets.",
+            panel=_FINETUNE,
+            default="none",
+            metavar="teacher|MODEL",
         ),
     ],
-    "eval_every": Annotated[int, _option(_RUN, "Steps between evaluations on the dev set.")],
+    "soft_weight": Annotated[float, option("Weight of the divergence from the soft labels.", panel=_FINETUNE)],
+    "eval_every": Annotated[int, option("Steps between evaluations on the dev set.", panel=_RUN)],
     "patience": Annotated[
-        int, _option(_RUN, "End after so many evaluations without a better figure, with the best weights; 0: never.")
+        int,
+        option("End after so many evaluations without a better figure, with the best weights; 0: never.", panel=_RUN),
     ],
-    "checkpoint_every": Annotated[int, _option(_RUN, "Steps between checkpoints.")],
-    "tensorboard": Annotated[bool, _option(_RUN, "Also log to <output>/tensorboard.", None, "--tensorboard")],
-    "output": Annotated[Path | None, _option(_RUN, "Model folder to make.", "models/<name>")],
-    "cache": Annotated[Path | None, _option(_RUN, "Where teacher vectors are kept.", "~/.cache/ibkd/teachers")],
+    "checkpoint_every": Annotated[int, option("Steps between checkpoints.", panel=_RUN)],
+    "tensorboard": Annotated[bool, flag("Also log to <output>/tensorboard.", "--tensorboard", panel=_RUN)],
+    "cache": Annotated[
+        Path | None,
+        option("Where teacher vectors are kept.", panel=_RUN, default="~/.cache/ibkd/teachers", metavar="FOLDER"),
+    ],
     "config": Annotated[
         Path | None,
-        _option(_RUN, "Repeat the run of a finished student (its ibkd.json) or of a saved configuration.", "none"),
+        option(
+            "Repeat the run of a finished student (its ibkd.json) or of a saved configuration.",
+            panel=_RUN,
+            default="none",
+            metavar="FILE",
+        ),
     ],
-    "device": Device,
-    "dtype": Dtype,
+    "device": Annotated[str, COMPUTATION["device"]],
+    "dtype": Annotated[
+        str,
+        option(
+            "Number format of training; auto is what the hardware multiplies fastest.",
+            panel=COMPUTING,
+            choices=("auto", "float32", "bfloat16"),
+        ),
+    ],
     "seed": Seed,
-    "resume": Resume,
-    "overwrite": Overwrite,
-    "json": Json,
-    "quiet": Quiet,
 }
 
 
@@ -226,17 +271,16 @@ def _defaults() -> dict[str, Any]:
     return found
 
 
-def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command`, which takes a context and any options, the signature that typer makes the command line of."""
-    usual = _defaults()
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    rest = [inspect.Parameter(n, keyword, default=usual[n], annotation=kind) for n, kind in OPTIONS.items()]
-    command.__signature__ = inspect.Signature([first, *rest])  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in (first, *rest)}
-    return command
+DISTILLING = Group(
+    tuple(
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=usual, annotation=OPTIONS[name])
+        for name, usual in _defaults().items()
+    ),
+    lambda values: {name: values[name] for name in OPTIONS},
+)
+"""The options, which the command gets by the names of their parameters."""
 
 
-def chosen(given: frozenset[str], options: dict[str, Any]) -> dict[str, Any]:
+def chosen(given: Given, options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given and are choices of a configuration, by the name of the parameter."""
     return {name: options[name] for name in PARAMETERS if name in given}

@@ -1,15 +1,88 @@
-"""The jobs of `ibkd index`, and the options that each of them uses."""
+"""The options of `ibkd index` and `ibkd import`: the choices for an index, and the jobs that use them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, NamedTuple
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.config import USES, refuse_unused
+from ibkd_retrieval.indexing.config import USES, IndexConfig, refuse_unused
 
-CHOICES = USES["build_index"]
-"""The options that are choices for an index, by the names of their parameters."""
+from .common import COMPUTATION, COMPUTING
+from .declare import ADVANCED, Given, option
+
+STRUCTURED = f"{ADVANCED}: the index type"
+RESOURCES = f"{ADVANCED}: memory and processes"
+
+CHOICES: dict[str, Any] = {
+    "type": option(
+        "Index type: flat is exact, the others are smaller or faster and approximate.",
+        default="flat; resumed, what it was",
+        choices=("flat", "ivf-pq", "ivf-flat", "hnsw", "sq8", "rabitq", "factory"),
+    ),
+    "recall": option(
+        "Share of the exact ten nearest to find; without --type, the type is chosen by trial.",
+        panel=STRUCTURED,
+        metavar="SHARE",
+    ),
+    "memory_per_vector": option(
+        "Most memory a vector may take while searched, for --recall.", panel=STRUCTURED, metavar="BYTES"
+    ),
+    "latency": option("Most time a query may take, for --recall.", panel=STRUCTURED, metavar="MILLISECONDS"),
+    "factory": option("A faiss factory string, as in OPQ48,IVF4096,PQ48x4fs.", panel=STRUCTURED, metavar="STRING"),
+    "vectors": option(
+        "How exact vectors are stored: float16 is half the bytes and int8 a quarter; both round.",
+        panel=STRUCTURED,
+        default="float32",
+        choices=("float32", "float16", "int8"),
+    ),
+    "lists": option("Inverted lists.", panel=STRUCTURED, default="by the number of documents"),
+    "subquantisers": option("Parts a vector is coded in, for ivf-pq.", panel=STRUCTURED, default="dimensions / 4"),
+    "bits": option("Bits a part, for ivf-pq (4 or 8) and rabitq.", panel=STRUCTURED),
+    "nprobe": option("Inverted lists that a search visits by default.", panel=STRUCTURED, default="measured"),
+    "refine": option(
+        "Candidates per result that a search scores exactly by default.", panel=STRUCTURED, default="measured"
+    ),
+    "ef_search": option(
+        "Nodes of an hnsw graph that a search keeps in view by default.", panel=STRUCTURED, default="measured"
+    ),
+    "dim": option(
+        "Leading dimensions to keep of a vector, for students of `ibkd distill --dims`.",
+        panel=COMPUTING,
+        default="all",
+    ),
+    **COMPUTATION,
+    "batch_tokens": option(
+        "Most tokens in one batch, padding counted.",
+        panel=COMPUTING,
+        default="4096 (65536 on a GPU), less in little memory",
+    ),
+    "workers": option("Encoder processes: they share the cores, or take a GPU each in turn.", panel=RESOURCES),
+    "memory": option(
+        "Most memory to take, such as 2GB or 512MB; an index type that needs more is refused.",
+        panel=RESOURCES,
+        default="a quarter of the machine's",
+        metavar="SIZE",
+    ),
+    "shard_size": option(
+        "Documents a shard; a killed run loses the few in the making.",
+        panel=RESOURCES,
+        default="8192, less in little memory",
+    ),
+}
+"""The choices for an index, by the fields of `IndexConfig`."""
+
+
+Indexing = Annotated[IndexConfig, CHOICES]
+"""The choices for an index that is built."""
+_TYPES_TO_IMPORT = option(
+    "flat is exact, ivf-pq is compressed and refined with the exact vectors.",
+    default="flat; resumed, what it was",
+    choices=("flat", "ivf-pq"),
+)
+_IMPORTED = ("vectors", "pooling", "max_length", "query_prompt", "document_prompt", "device", "dtype")
+Importing = Annotated[IndexConfig, {"type": _TYPES_TO_IMPORT} | {name: CHOICES[name] for name in _IMPORTED}]
+"""The choices for an index of vectors that exist."""
 
 _ALWAYS = {"output", "json", "quiet"}
 
@@ -25,7 +98,7 @@ class Job(NamedTuple):
 
     does: str
     uses: Collection[str]
-    needs: dict[str, str]
+    needs: Mapping[str, str]
 
 
 _RUNS = {"resume", "overwrite"}
@@ -41,11 +114,8 @@ JOBS = {
 }
 
 
-def chosen_job(given: Sequence[str]) -> str | None:
+def chosen_job(given: Given) -> str | None:
     """The job that the options ask for; None for a build.
-
-    Args:
-        given: the options that were given.
 
     Raises:
         UserError: they contradict each other, or one that is needed is missing.

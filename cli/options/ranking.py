@@ -1,27 +1,81 @@
-"""The options of ranking, read from the arguments of a command, and indexes opened by them."""
+"""The options of ranking, and indexes opened by them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.search.options import RankerOptions
+
+from .common import COMPUTATION
+from .declare import ADVANCED, flag, option
 
 if TYPE_CHECKING:
     from ibkd_retrieval.progress import Progress
     from ibkd_retrieval.search.api import Index
 
+RANKED = f"{ADVANCED}: words, fusion and reranking"
+SEARCHED = f"{ADVANCED}: how the index is searched"
 
-def ranking_options(arguments: Mapping[str, Any]) -> RankerOptions:
-    """The options of ranking among the arguments of a command, which has them all by their names."""
-    names = [field.name for field in fields(RankerOptions) if field.name != "search_params"]
-    chosen = {name: arguments[name] for name in names}
-    chosen |= {name: tuple(chosen[name] or ()) for name in ("weights", "filters")}
-    params = SearchParams(**{field.name: arguments[field.name] for field in fields(SearchParams)})
-    return RankerOptions(search_params=params, **chosen)
+RANKING: dict[str, Any] = {
+    "engine": option("Search by vectors (dense) or by words.", panel=RANKED, choices=("dense", "bm25", "lucene")),
+    "hybrid": option(
+        "Fuse dense with bm25 (or --engine lucene) by ranks (rrf) or scores (sum).",
+        panel=RANKED,
+        choices=("rrf", "sum"),
+    ),
+    "weights": option(
+        "For --hybrid: weight of dense, then of words; give both.",
+        "--weight",
+        panel=RANKED,
+        default="equal",
+        metavar="NUMBER",
+    ),
+    "tune": option(
+        "For --hybrid sum: find the weights on these judged queries; never those you report.",
+        panel=RANKED,
+        metavar="QUERIES",
+    ),
+    "rerank": option("Cross-encoder that re-orders the best results by their text.", panel=RANKED, metavar="MODEL"),
+    "rerank_depth": option("Results a query that --rerank reads.", panel=RANKED),
+    "rerank_max_length": option(
+        "Tokens --rerank reads of query and text.", panel=RANKED, default="the model's own limit"
+    ),
+    "filters": option(
+        "Find only documents with year>=1990, source=arxiv, title!=x (=, !=, <, <=, >, >=), or those whose ids a @FILE "
+        "lists, one a line; repeat: all must hold.",
+        "--filter",
+        panel=SEARCHED,
+        metavar="CONDITION",
+    ),
+    "exclude_self": flag("A query's own id is no answer (ArguAna, Quora).", "--exclude-self", panel=SEARCHED),
+    "nprobe": option("Inverted lists to visit.", panel=SEARCHED, default="the index's own"),
+    "refine": option("Candidates per result scored exactly.", panel=SEARCHED, default="the index's own"),
+    "ef_search": option("Nodes of an hnsw graph kept in view.", panel=SEARCHED, default="the index's own"),
+    "recall": option(
+        "Search with the fastest measured setting that finds this share of the exact ten nearest.",
+        panel=SEARCHED,
+        default="the index's own setting",
+        metavar="SHARE",
+    ),
+    "model": option(
+        "Where the index's own encoder is now.",
+        panel=SEARCHED,
+        default="where it was when indexing",
+        metavar="MODEL",
+    ),
+    "query_model": option(
+        "Encode queries by a student that was distilled into the vector space of the index.",
+        panel=SEARCHED,
+        metavar="STUDENT",
+    ),
+    **{name: COMPUTATION[name] for name in ("pooling", "device", "dtype", "backend")},
+}
+
+Ranking = Annotated[RankerOptions, RANKING]
+RankingTyped = Annotated[RankerOptions, {name: each for name, each in RANKING.items() if name != "exclude_self"}]
+"""Of questions that are typed: they have no id."""
 
 
 def open_tuned(given: Sequence[Sequence[Path] | None], options: RankerOptions, progress: Progress) -> list[Index]:

@@ -165,8 +165,10 @@ def evaluate_sts(
     """
     from ibkd_retrieval.encoders.autotune.choice import sample_texts
     from ibkd_retrieval.encoders.autotune.load import load_encoder, newest_student
+    from ibkd_retrieval.indexing.gpu import device_there
 
     progress = as_progress(progress)
+    device = device_there(device, progress)
     given: list[Any] = [data] if isinstance(data, str | os.PathLike | PairSet) else list(data)
     if not given:
         raise UserError("Sentence pairs are needed: name a file or a SentEval folder as `data`.")

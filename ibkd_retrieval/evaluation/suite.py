@@ -69,8 +69,10 @@ def evaluate_suite(
         {'ndcg@10': 0.41, 'recall@100': 0.62}
     """
     from ibkd_retrieval.indexing.faiss_binding import load_faiss
+    from ibkd_retrieval.indexing.gpu import device_there
 
     options, progress = options or RankerOptions(), as_progress(progress)
+    options = dataclasses.replace(options, device=device_there(options.device, progress))
     for name in metrics:
         parse_metric(name)
     _check(options, type, k)

@@ -138,14 +138,18 @@ def test_a_comparison_as_json_has_the_metrics_as_given(compared, chain):
 
 
 def test_info_lists_and_describes_what_is_here(chain):
-    assert set(chain.shell.must("info").out.split()) == {
-        "models/teacher-l2-d8-ibkd",
-        f"indexes/{chain.student_index.name}",
-        f"indexes/{chain.teacher_index.name}",
+    head, *lines = (line.split() for line in chain.shell.must("info").out.splitlines())
+    assert head == ["folder", "documents", "dim", "type", "model", "size", "made"]
+    listed = {
+        "models/teacher-l2-d8-ibkd": ["8"],
+        f"indexes/{chain.student_index.name}": ["200", "8", "flat"],
+        f"indexes/{chain.teacher_index.name}": ["200", "32", "flat"],
     }
-    assert set(json.loads(chain.shell.must("info", "--json").out)["folders"]) == set(
-        chain.shell.must("info").out.split()
-    )
+    assert {folder: more[: len(listed[folder])] for folder, *more in lines} == listed
+    shown = json.loads(chain.shell.must("info", "--json").out)
+    assert set(shown["folders"]) == set(listed) == {each["folder"] for each in shown["found"]}
+    assert {each["documents"] for each in shown["found"]} == {200, None}
+    assert all(each["bytes"] > 0 and each["created"] and each["model"] for each in shown["found"])
     assert "document_count: 200" in chain.shell.must("info", chain.student_index).out
     assert json.loads(chain.shell.must("info", chain.student_index, "--json").out)["encoder"]["dim"] == 8
     assert json.loads(chain.shell.must("info", chain.student, "--json").out)

@@ -31,6 +31,7 @@ from ibkd_retrieval.evaluation.compare.systems import compare_systems
 from ibkd_retrieval.evaluation.evaluate import USUAL_METRICS
 from ibkd_retrieval.evaluation.evaluate_index import leaves_out_own
 from ibkd_retrieval.evaluation.metric_names import parse_metric
+from ibkd_retrieval.indexing.gpu import device_there
 from ibkd_retrieval.progress import Progress, as_progress
 from ibkd_retrieval.search.open import Computing, cut_encoder, open_searcher
 
@@ -109,6 +110,7 @@ def compare(
     if k < 1 or rounds < 1:
         raise UserError(f"`k` and `rounds` must be at least 1, not {min(k, rounds)}.")
     known: dict[str, Encoder] = {}
+    device = device_there(device, progress)
     corpora = plan_systems(_indexes(index), parse_sweeps(sweep))
     if len(corpora[0].systems) < 2 and baseline is None:
         raise UserError(TOO_FEW)
