@@ -57,6 +57,7 @@ class ObjectiveConfig:
         name: one of `objectives.table.OBJECTIVES`.
         projection: map to the teacher's space: "trained", "isometry" or "auto".
         temperature: temperature tau of the contrastive loss.
+        regression_weight: weight of the regression, 1 - mean cosine of W s and t, beside the contrastive loss.
         hsic_weight: lambda, the weight of the forgetting term.
         hsic_bandwidth: gamma of the HSIC kernels, or "median"; for both stages.
         hsic_estimator: "biased", "unbiased" or "cka"; for both stages.
@@ -65,6 +66,7 @@ class ObjectiveConfig:
     name: str | None = None
     projection: str | None = None
     temperature: float | None = None
+    regression_weight: float | None = None
     hsic_weight: float | None = None
     hsic_bandwidth: float | str | None = None
     hsic_estimator: str | None = None

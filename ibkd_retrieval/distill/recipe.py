@@ -68,12 +68,15 @@ class ObjectiveSettings:
         hsic_weight: lambda, the weight of the forgetting term.
         hsic_bandwidth: gamma of the Gaussian kernels, or "median" to set it from each batch.
         hsic_estimator: "biased", "unbiased", or "cka" for the normalised estimator.
+        regression_weight: weight of the regression, 1 - mean cosine of W s and t, beside a contrast or `kl`. 0 leaves
+            it out.
     """
 
     temperature: float | None = None
     hsic_weight: float = 0.2
     hsic_bandwidth: float | str = "median"
     hsic_estimator: str = "biased"
+    regression_weight: float = 0.0
 
     @property
     def tau(self) -> float:
@@ -264,7 +267,7 @@ class DistillSettings:
         object.__setattr__(self, "objective_settings", with_temperature(self.objective_settings, self.objective))
         rates = ("projection_learning_rate", *(["learning_rate"] if self.learning_rate is not None else []))
         check_numbers(self, LEAST | {"bank_size": 0}, above_0=rates)
-        check_numbers(self.objective_settings, {}, above_0=("temperature",), from_0=("hsic_weight",))
+        check_numbers(self.objective_settings, {}, above_0=("temperature",), from_0=("regression_weight", "hsic_weight"))
         check_patience(self.patience, self.eval_every)
         if self.objective not in OBJECTIVES:
             raise UserError(f"Unknown objective `{self.objective}`: use one of {', '.join(OBJECTIVES)}.")

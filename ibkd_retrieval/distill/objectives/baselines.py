@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
-from ibkd_retrieval.distill.objectives.functional import infonce, similarity_kl
+from ibkd_retrieval.distill.objectives.functional import infonce, regression, similarity_kl
 from ibkd_retrieval.distill.objectives.projection import Projection
 from ibkd_retrieval.distill.recipe import ObjectiveSettings
 from ibkd_retrieval.errors import UserError
@@ -33,7 +33,7 @@ class Cosine(torch.nn.Module):
 
     def forward(self, batch: Batch) -> LossTerms:
         """The mean over a batch."""
-        loss = 1 - (self.projection(batch.student) * batch.teacher).sum(1).mean()
+        loss = regression(self.projection(batch.student), batch.teacher)
         return LossTerms(loss, {"cosine": loss.detach()})
 
 
@@ -65,40 +65,50 @@ class HPD(torch.nn.Module):
 
 
 class InfoNCE(torch.nn.Module):
-    """InfoNCE between W s and t over batch and bank, at temperature tau."""
+    """InfoNCE between W s and t over batch and bank, at temperature tau, plus the weighted regression of W s on t.
 
-    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
-        super().__init__()
-        self.projection = Projection(sizes.student, sizes.teacher)
-        self.temperature = settings.tau
-
-    def forward(self, batch: Batch) -> LossTerms:
-        """The keep term of a batch, with its lower bound on I(S;T) in nats."""
-        contrast = infonce(
-            self.projection(batch.student), batch.teacher, self.temperature, bank=batch.bank, duplicate=batch.duplicate
-        )
-        return LossTerms(contrast.loss, {"keep": contrast.loss.detach(), "bound": contrast.bound})
-
-
-class SimilarityKL(torch.nn.Module):
-    """KL from the teacher's distribution of similarities over batch and bank to that of W s, at temperature tau.
-
-    Fang et al. 2021, SEED: Self-supervised Distillation for Visual Representation, arXiv 2101.04731.
-    The text itself and its copies among the candidates are left out. They would dominate the distribution.
+    Among easy negatives the contrast is solved early and then teaches little. The regression goes on teaching where the
+    teacher's vectors lie. With a weight of 0 there is the contrast alone.
     """
 
     def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
         super().__init__()
         self.projection = Projection(sizes.student, sizes.teacher)
         self.temperature = settings.tau
+        self.regression_weight = settings.regression_weight
 
     def forward(self, batch: Batch) -> LossTerms:
-        """The divergence of a batch, in nats."""
-        loss = similarity_kl(
-            self.projection(batch.student),
-            batch.teacher,
-            self.temperature,
-            bank=batch.bank,
-            duplicate=batch.duplicate,
-        )
-        return LossTerms(loss, {"kl": loss.detach()})
+        """The keep term of a batch, with the contrast's lower bound on I(S;T) in nats."""
+        projected = self.projection(batch.student)
+        contrast = infonce(projected, batch.teacher, self.temperature, bank=batch.bank, duplicate=batch.duplicate)
+        terms = {"keep": contrast.loss.detach(), "bound": contrast.bound}
+        return _with_regression(LossTerms(contrast.loss, terms), projected, batch.teacher, self.regression_weight)
+
+
+class SimilarityKL(torch.nn.Module):
+    """KL from the teacher's distribution of similarities over batch and bank to that of W s, at temperature tau.
+
+    Fang et al. 2021, SEED: Self-supervised Distillation for Visual Representation, arXiv 2101.04731.
+    The text itself and its copies among the candidates are left out. They would dominate the distribution. The weighted
+    regression of W s on t is added.
+    """
+
+    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
+        super().__init__()
+        self.projection = Projection(sizes.student, sizes.teacher)
+        self.temperature = settings.tau
+        self.regression_weight = settings.regression_weight
+
+    def forward(self, batch: Batch) -> LossTerms:
+        """The divergence of a batch, in nats, and the regression."""
+        projected = self.projection(batch.student)
+        loss = similarity_kl(projected, batch.teacher, self.temperature, bank=batch.bank, duplicate=batch.duplicate)
+        return _with_regression(LossTerms(loss, {"kl": loss.detach()}), projected, batch.teacher, self.regression_weight)
+
+
+def _with_regression(terms: LossTerms, projected: torch.Tensor, teacher: torch.Tensor, weight: float) -> LossTerms:
+    """Add the weighted regression of unit W s [n, D] on unit teacher vectors [n, D]. A weight of 0 adds nothing."""
+    if not weight:
+        return terms
+    regressed = regression(projected, teacher)
+    return LossTerms(terms.total + weight * regressed, terms.terms | {"regression": regressed.detach()}, terms.watch)

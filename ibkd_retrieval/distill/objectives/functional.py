@@ -140,6 +140,16 @@ def infonce(
     return Contrast(loss, math.log(candidates.shape[0]) - loss.detach())
 
 
+def regression(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 - 1/n sum_i cos(s_i, t_i), which is half the mean squared difference of unit vectors.
+
+    Args:
+        student: unit student vectors in the teacher's space [n, D].
+        teacher: unit teacher vectors [n, D]; row i belongs to student row i.
+    """
+    return 1 - (student * teacher).sum(1).mean()
+
+
 def nce(
     student: Tensor,
     teacher: Tensor,
