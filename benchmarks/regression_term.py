@@ -147,18 +147,34 @@ def main() -> None:
     parser.add_argument("--result", type=Path, default=RESULT)
     given = parser.parse_args()
     record = json.loads(given.result.read_text("utf-8")) if given.result.is_file() else {"teachers": [], "cells": []}
-    sets = {name: judged(given.data_dir / name.split(":")[0], name.split(":")[1]) for name in given.set or ["scifact:train"]}
+    sets = {
+        name: judged(given.data_dir / name.split(":")[0], name.split(":")[1]) for name in given.set or ["scifact:train"]
+    }
     for kind in given.kind or list(KINDS):
         taught = KINDS[kind]["teacher"]
         known = {each["set"] for each in record["teachers"] if each["teacher"] == taught}
         for name in sets.keys() - known:
             ranked = ranking(teacher_encoder(kind, given), sets[name])
             score = evaluate(ranked, sets[name].judgements)["ndcg@10"]
-            record["teachers"].append({"teacher": taught, "set": name, "ndcg@10": score, "passages": len(sets[name].passages), "queries": len(sets[name].queries)})
+            record["teachers"].append(
+                {
+                    "teacher": taught,
+                    "set": name,
+                    "ndcg@10": score,
+                    "passages": len(sets[name].passages),
+                    "queries": len(sets[name].queries),
+                }
+            )
             print(record["teachers"][-1], flush=True)
         for seed in given.seed or [0]:
             for weight in given.weight or [0.0, 1.0, 5.0, 20.0]:
-                cell = {"kind": kind, "weight": weight, "seed": seed, "steps": given.steps, "options": json.loads(given.options)}
+                cell = {
+                    "kind": kind,
+                    "weight": weight,
+                    "seed": seed,
+                    "steps": given.steps,
+                    "options": json.loads(given.options),
+                }
                 done = {each["set"] for each in record["cells"] if cell.items() <= each.items()}
                 if not sets.keys() - done:
                     continue
@@ -168,11 +184,18 @@ def main() -> None:
                     runs = given.work_dir / "runs"
                     runs.mkdir(exist_ok=True)
                     options = given.options if given.options != "{}" else ""
-                    path = runs / f"{kind} {weight:g} {seed} {given.steps} {name.replace('/', '-')} {options.replace('/', '-')}.json"
+                    path = (
+                        runs
+                        / f"{kind} {weight:g} {seed} {given.steps} {name.replace('/', '-')} {options.replace('/', '-')}.json"
+                    )
                     write_json(path, ranked)
                     score = evaluate(ranked, sets[name].judgements)["ndcg@10"]
-                    taught_score = next(e["ndcg@10"] for e in record["teachers"] if e["teacher"] == taught and e["set"] == name)
-                    record["cells"].append(cell | {"set": name, "ndcg@10": score, "retention": score / taught_score} | facts)
+                    taught_score = next(
+                        e["ndcg@10"] for e in record["teachers"] if e["teacher"] == taught and e["set"] == name
+                    )
+                    record["cells"].append(
+                        cell | {"set": name, "ndcg@10": score, "retention": score / taught_score} | facts
+                    )
                     print(record["cells"][-1], flush=True)
                 record |= {"date": datetime.date.today().isoformat(), "environment": read_environment().to_json()}
                 write_json(given.result, record)

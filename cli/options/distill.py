@@ -183,6 +183,14 @@ OPTIONS: dict[str, Any] = {
             default=f"{USUAL_TEMPERATURE}; " + ", ".join(f"{name} {value}" for name, value in TEMPERATURES.items()),
         ),
     ],
+    "regression_weight": Annotated[
+        float | None,
+        option(
+            "Weight of the regression (1 - mean cosine to the teacher) beside the contrast of ibkd and infonce, or kl.",
+            panel=_DISTIL,
+            default="5 for ibkd and layers of the teacher, otherwise 0",
+        ),
+    ],
     "hsic_weight": Annotated[float, option("Weight of the forgetting term (lambda).", panel=_DISTIL)],
     "hsic_bandwidth": Annotated[
         str, option("median, or gamma as a number; for both stages.", panel=_DISTIL, metavar="median|NUMBER")

@@ -57,7 +57,7 @@ class ObjectiveConfig:
         name: one of `objectives.table.OBJECTIVES`.
         projection: map to the teacher's space: "trained", "isometry" or "auto".
         temperature: temperature tau of the contrastive loss.
-        regression_weight: weight of the regression, 1 - mean cosine of W s and t, beside the contrastive loss.
+        regression_weight: weight of the regression, 1 - mean cosine of W s and t, beside the contrast or `kl`.
         hsic_weight: lambda, the weight of the forgetting term.
         hsic_bandwidth: gamma of the HSIC kernels, or "median"; for both stages.
         hsic_estimator: "biased", "unbiased" or "cka"; for both stages.
@@ -270,9 +270,20 @@ class DistillConfig:
             if "config" not in values:
                 raise UserError(f"{path} was written before students recorded their configuration: give the options.")
             values = values["config"]
+            _complete(values)
         if not isinstance(values, dict):
             raise UserError(f"The configuration {path} is no JSON object: write one with DistillConfig.save.")
         return cls.from_json(values)
+
+
+def _complete(values: Any) -> None:
+    """Spell out the regression weight in the record of a student made before there was one: it is 0, not the default.
+
+    The record of a fine-tuned student says nothing of stage 1.
+    """
+    objective = values.get("objective") if isinstance(values, dict) else None
+    if isinstance(objective, dict) and objective.get("name") is not None:
+        objective.setdefault("regression_weight", 0.0)
 
 
 FINETUNE_PREFIXED = ("steps", "batch_size", "learning_rate", "temperature", "hsic_weight")

@@ -61,6 +61,11 @@ def usual_objective(plan: StudentPlan, output_space: str) -> str:
     return "kl" if plan.trained_before and output_space == "student" else "ibkd"
 
 
+def usual_regression_weight(objective: str) -> float:
+    """The default weight of the regression. The other objectives are baselines, and stay as they are published."""
+    return 5.0 if objective == "ibkd" else 0.0
+
+
 _NARROW = 384
 """Hidden size of the teachers on which the learning rate for layers was tuned."""
 
@@ -118,6 +123,7 @@ def paper_preset(settings: DistillSettings, keep: Collection[str] = ()) -> Disti
     }
     terms: dict[str, Any] = {
         "temperature": 1.0,
+        "regression_weight": 0.0,
         "hsic_weight": 0.2,
         "hsic_bandwidth": 1.0,
         "hsic_estimator": "biased",
@@ -233,6 +239,9 @@ def recipe_of(config: DistillConfig) -> Recipe:
     by_kind: dict[str, Any] = {"objective": usual_objective(plan, space), "merge": usual_merge(plan, space)}
     settings = DistillSettings(**(by_kind | shared | _of(DistillSettings, explicit)), objective_settings=terms)
     settings = with_preset(settings, config.preset, plan, given)
+    if config.preset != "paper":
+        weight = usual_regression_weight(settings.objective)
+        settings = preset(settings, {}, {"regression_weight": weight}, given)
     tuning = {name.removeprefix("finetune_"): value for name, value in explicit.items() if name in _STAGE_2}
     both: dict[str, Any] = {name: explicit[name] for name in _BOTH_STAGES if name in explicit}
     follow: dict[str, Any] = {
@@ -253,7 +262,7 @@ _BOTH_STAGES = (
 )
 _STAGE_1 = (
     *("objective", "projection", "steps", "batch_size", "bank_size", "learning_rate", "merge"),
-    *("temperature", "hsic_weight"),
+    *("temperature", "regression_weight", "hsic_weight"),
 )
 _STAGE_2 = (
     *(f"finetune_{name}" for name in FINETUNE_PREFIXED),
@@ -321,6 +330,7 @@ def unread(given: Collection[str], stage: str, objective: str) -> tuple[str, ...
         return ()
     names = ["bank_size", "temperature"] if objective in TEXT_BY_TEXT else []
     names += ["projection"] if objective in WITHOUT_PROJECTION else []
+    names += ["regression_weight"] if objective in (*TEXT_BY_TEXT, *WITHOUT_PROJECTION) else []
     if objective != "ibkd":
         names += ["hsic_weight"] if stage == "both" else ["hsic_weight", "hsic_bandwidth", "hsic_estimator"]
     return tuple(name for name in names if name in given)
@@ -351,7 +361,7 @@ def decided(
         for name in (*_BOTH_STAGES, *_STAGE_1, "freeze_embeddings")
         if hasattr(settings, name)
     }
-    found |= {name: getattr(terms, name) for name in ("temperature", "hsic_weight", "hsic_bandwidth", "hsic_estimator")}
+    found |= {each.name: getattr(terms, each.name) for each in fields(terms)}
     if config.stage == "finetune":
         found = {name: value for name, value in found.items() if name not in _STAGE_1}
     if tuning is not None and config.stage != "distill":

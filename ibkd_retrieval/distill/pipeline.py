@@ -47,6 +47,7 @@ from ibkd_retrieval.distill.student import (
 from ibkd_retrieval.distill.teacher.cache import TeacherCache, TeacherVectors
 from ibkd_retrieval.distill.teacher.joint import JointCache, JointTeacher
 from ibkd_retrieval.distill.training import distributed as ranks
+from ibkd_retrieval.distill.training.checkpoint import list_checkpoints, read_state
 from ibkd_retrieval.distill.training.log import require_tensorboard
 from ibkd_retrieval.distill.training.loop import LoopResult
 from ibkd_retrieval.distill.training.stage1 import check_enough, train_student
@@ -176,6 +177,7 @@ def distill_student(job: Job) -> StudentReport:
         if ranks.is_first():
             settle_output(job.output)
             prepare_output(job.output, resume=job.resume, overwrite=job.overwrite)
+        job = _as_begun(job)
         if job.tensorboard:
             require_tensorboard()
         # Errors are raised before the teacher encodes a corpus, and before an old student is replaced.
@@ -194,6 +196,16 @@ def distill_student(job: Job) -> StudentReport:
             save_student(trained.final.model, trained.final.to_teacher, report, job.output)
     job.progress.say(_cost(report, time.monotonic() - began))
     return report
+
+
+def _as_begun(job: Job) -> Job:
+    """The job with the regression weight of the run that it resumes, unless one is given: 0.1.0 had another default."""
+    checkpoints = list_checkpoints(job.output / CHECKPOINTS) if job.resume and job.stage != "finetune" else []
+    if not checkpoints or job.config is None or job.config.objective.regression_weight is not None:
+        return job
+    begun = read_state(checkpoints[-1])["identity"]["settings"]["objective_settings"]["regression_weight"]
+    terms = replace(job.settings.objective_settings, regression_weight=begun)
+    return replace(job, settings=replace(job.settings, objective_settings=terms))
 
 
 def _cost(report: StudentReport, seconds: float) -> str:

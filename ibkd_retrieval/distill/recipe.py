@@ -267,7 +267,8 @@ class DistillSettings:
         object.__setattr__(self, "objective_settings", with_temperature(self.objective_settings, self.objective))
         rates = ("projection_learning_rate", *(["learning_rate"] if self.learning_rate is not None else []))
         check_numbers(self, LEAST | {"bank_size": 0}, above_0=rates)
-        check_numbers(self.objective_settings, {}, above_0=("temperature",), from_0=("regression_weight", "hsic_weight"))
+        weights = ("hsic_weight", "regression_weight")
+        check_numbers(self.objective_settings, {}, above_0=("temperature",), from_0=weights)
         check_patience(self.patience, self.eval_every)
         if self.objective not in OBJECTIVES:
             raise UserError(f"Unknown objective `{self.objective}`: use one of {', '.join(OBJECTIVES)}.")

@@ -97,6 +97,35 @@ def test_the_command_without_options_decides_as_the_function_without_arguments(m
     assert library["settings"].steps == DistillSettings.steps
 
 
+@pytest.mark.parametrize(
+    ("given", "weight"),
+    [
+        ({}, 5),
+        ({"student": "static"}, 5),
+        ({"regression_weight": 0}, 0),
+        ({"preset": "paper"}, 0),
+        ({"preset": "paper", "regression_weight": 2}, 2),
+        ({"objective": "infonce"}, 0),
+        ({"objective": "infonce", "regression_weight": 2}, 2),
+    ],
+)
+def test_the_weight_of_the_regression_follows_the_objective_and_the_preset(given, weight):
+    settings = recipe_of(DistillConfig().with_parameters(**given)).settings
+    assert settings.objective_settings.regression_weight == weight
+
+
+@pytest.mark.parametrize("given", [{"layers": 3}, {"stage": "finetune", "pairs": "p"}])
+def test_a_student_made_before_there_was_a_regression_repeats_without_it(tmp_path, given):
+    config = DistillConfig().with_parameters(**given)
+    recorded = decided(config, *recipe_of(config)).to_json()
+    recorded["objective"].pop("regression_weight")
+    (tmp_path / "ibkd.json").write_text(json.dumps({"version": 1, "student": {}, "origin": "", "config": recorded}))
+    again = recipe_of(DistillConfig.load(tmp_path))
+    assert again.plan == recipe_of(config).plan
+    if "layers" in given:
+        assert again.settings.objective_settings.regression_weight == 0
+
+
 def test_the_rate_for_layers_falls_with_the_teachers_width():
     layers = StudentPlan(layers=2)
     assert [usual_learning_rate(layers, "student", width) for width in (384, 768, 128)] == [2e-3, 1e-3, 2e-3]

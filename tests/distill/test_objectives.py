@@ -69,6 +69,23 @@ def test_ibkd_without_weight_on_forgetting_is_infonce():
     torch.testing.assert_close(ibkd(given).total, infonce(given).total, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("name", "dims"), [("ibkd", ()), ("infonce", ()), ("kl", ()), ("ibkd", (5, 2))])
+def test_the_regression_is_added_to_the_contrast_with_its_weight(name, dims):
+    given = batch()
+    plain, weighted = build(name, dims, temperature=0.1), build(name, dims, temperature=0.1, regression_weight=3.0)
+    without, terms = plain(given), weighted(given)
+    expected = []
+    for dim in dims or (5,):
+        w = weighted.projection.weight.detach().double().numpy()[:, :dim]
+        image = given.student.detach().double().numpy()[:, :dim] @ w.T
+        cosines = (image * given.teacher.double().numpy()).sum(1) / np.linalg.norm(image, axis=1)
+        expected.append(1 - cosines.mean())
+    assert float(terms.terms["regression"]) == pytest.approx(expected[0], rel=1e-5)
+    assert float((terms.total - without.total).detach()) == pytest.approx(3 * np.mean(expected), rel=1e-4)
+    assert "regression" not in without.terms
+    assert without.watch.keys() == terms.watch.keys()
+
+
 def test_the_watched_gradient_leaves_the_graph_of_the_loss_whole():
     given = batch()
     terms = build("ibkd")(given)
@@ -208,6 +225,8 @@ def test_dims_that_do_not_start_with_the_students_are_refused(dims):
         {"objective_settings": ObjectiveSettings(hsic_estimator="exact")},
         {"objective_settings": ObjectiveSettings(temperature=0)},
         {"objective_settings": ObjectiveSettings(hsic_weight=-1)},
+        {"objective_settings": ObjectiveSettings(regression_weight=-1)},
+        {"objective_settings": ObjectiveSettings(regression_weight=math.inf)},
         {"objective_settings": ObjectiveSettings(hsic_bandwidth="wide")},
     ],
 )

@@ -103,7 +103,8 @@ class SimilarityKL(torch.nn.Module):
         """The divergence of a batch, in nats, and the regression."""
         projected = self.projection(batch.student)
         loss = similarity_kl(projected, batch.teacher, self.temperature, bank=batch.bank, duplicate=batch.duplicate)
-        return _with_regression(LossTerms(loss, {"kl": loss.detach()}), projected, batch.teacher, self.regression_weight)
+        terms = {"kl": loss.detach()}
+        return _with_regression(LossTerms(loss, terms), projected, batch.teacher, self.regression_weight)
 
 
 def _with_regression(terms: LossTerms, projected: torch.Tensor, teacher: torch.Tensor, weight: float) -> LossTerms:

@@ -102,7 +102,10 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text("utf-8"))
         missing = [name for name in ("identity", "seconds", "history", "ended", "step") if name not in state]
-    except (ValueError, TypeError) as error:
+        # A run of 0.1.0 had no regression beside the contrast.
+        if "objective_settings" in (settings := state.get("identity", {}).get("settings", {})):
+            settings["objective_settings"].setdefault("regression_weight", 0.0)
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{checkpoint} is damaged: delete it to resume from the one before.") from error
     if missing:
         raise UserError(f"{checkpoint} is damaged (lacks {missing[0]}): delete it to resume from the one before.")

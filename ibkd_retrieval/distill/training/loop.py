@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder
 
 LOG_EVERY = 10
-_SHOWN = ("loss", "keep", "contrast", "soft", "hsic")
+_SHOWN = ("loss", "keep", "regression", "contrast", "soft", "hsic")
 
 
 @dataclass(frozen=True)
