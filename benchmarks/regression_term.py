@@ -1,14 +1,14 @@
 """What the regression beside the contrast teaches: students of one's own corpus, by kind and weight.
 
 usage: python benchmarks/regression_term.py --data-dir DIR --models-dir DIR --work-dir DIR [--kind NAME ...]
-       [--weight W ...] [--seed N ...] [--set NAME ...] [--steps N] [--final]
+       [--weight W ...] [--seed N ...] [--set FOLDER:SPLIT ...] [--steps N] [--options JSON]
 
 DIR/scifact and the like are BEIR folders; models are folders of their names below --models-dir. A student learns from
-SciFact's passages alone, with no query. Each cell is one student: a kind, a weight and a seed. What is not given is the
-default of `ibkd_retrieval.distill` for that kind. Figures are nDCG@10 over a part of a set's passages: all that its
-queries' judgements name first, then others in the set's order up to PASSAGES. All texts are cut to LENGTH tokens.
-Cells are added to benchmarks/results/regression_term.json as they finish, with the paired test against weight 0 of the
-same kind and seed; a cell that is there is not run again. --final measures SciFact's test queries and Cranfield.
+SciFact's passages alone, without any query. Each cell is one student: a kind, a weight of the regression and a seed.
+What is not given is the default of `ibkd_retrieval.distill` for that kind. Figures are nDCG@10 over a part of a set's
+passages: all that its judgements name, then others in the set's order up to PASSAGES. Students and teachers read LENGTH
+tokens of a text. Students learn and encode in bfloat16. A cell that the result holds is not run again. Each student is
+tested against that of weight 0, its kind and its seed, query by query. Writes benchmarks/results/regression_term.json.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ from ibkd_retrieval.files import write_json
 from ibkd_retrieval.progress import SILENT
 
 LENGTH = 64
+DTYPE = "bfloat16"
+WEIGHTS = (0.0, 1.0, 5.0, 20.0)
 BATCH = 64
 PASSAGES = 1500
 RESULT = Path(__file__).parent / "results" / "regression_term.json"
@@ -80,10 +82,9 @@ def judged(folder: Path, split: str) -> Judged:
     return Judged(queries, judgements, {doc: every[doc] for doc in kept})
 
 
-def ranking(encoder: Encoder, data: Judged, documents: Encoder | None = None) -> dict[str, dict[str, float]]:
-    """The ten best passages of each query, with their scores."""
+def ranking(encoder: Encoder, data: Judged, passages: np.ndarray) -> dict[str, dict[str, float]]:
+    """The ten best of a set's passages [n, d] for each query, with their scores."""
     ids = list(data.passages)
-    passages = (documents or encoder).encode(list(data.passages.values()))
     scores = encoder.encode(list(data.queries.values()), "query") @ passages.T
     best = np.argsort(-scores, axis=1, kind="stable")[:, :10]
     return {
@@ -98,7 +99,7 @@ def distilled(kind: str, weight: float, seed: int, steps: int, given: argparse.N
     for name in ("teacher", "student"):
         if name in chosen and chosen[name] != "static":
             chosen[name] = str(given.models_dir / chosen[name])
-    chosen |= {"max_length": LENGTH, "dtype": "bfloat16"} | json.loads(given.options)
+    chosen |= {"max_length": LENGTH, "dtype": DTYPE} | json.loads(given.options)
     recipe = recipe_of(DistillConfig().with_parameters(**chosen))
     plan, settings = recipe.plan, recipe.settings
     teacher = load_sentence_transformer(chosen["teacher"], device="cpu")
@@ -109,7 +110,7 @@ def distilled(kind: str, weight: float, seed: int, steps: int, given: argparse.N
     cache = open_cache(chosen["teacher"], copy.deepcopy(teacher), settings, given.work_dir)
     texts = gather_texts(open_corpus(str(given.data_dir / "scifact")), None)
     if plan.dim is not None and plan.model != "static":
-        sample = Encoder(copy.deepcopy(student), "student", dtype="bfloat16").encode(texts.spread(1024))
+        sample = Encoder(copy.deepcopy(student), "student", dtype=DTYPE).encode(texts.spread(1024))
         reduce_dimension(student, sample.astype(np.float32), plan.dim)
     dim = int(student.get_embedding_dimension() or 0)
     chosen_map = projection_for(settings, plan, dim, cache.dim)
@@ -127,10 +128,88 @@ def distilled(kind: str, weight: float, seed: int, steps: int, given: argparse.N
     return encoder, facts | {"seconds": seconds, "last_step": terms}
 
 
-def teacher_encoder(kind: str, given: argparse.Namespace) -> Encoder:
-    """The teacher of a kind, reading as much as the student."""
-    name = str(given.models_dir / KINDS[kind]["teacher"])
-    return Encoder(load_sentence_transformer(name, device="cpu", max_length=LENGTH), name, dtype="bfloat16")
+class Bench:
+    """The judged sets, and the result so far."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        """Read both."""
+        self.given, self.steps, self.options = given, given.steps, json.loads(given.options)
+        splits = {name: name.split(":") for name in given.set or ["scifact:train", "nfcorpus:dev"]}
+        self.sets = {name: judged(given.data_dir / folder, split) for name, (folder, split) in splits.items()}
+        empty: dict[str, Any] = {"teachers": [], "cells": [], "tests": []}
+        self.record = empty | (json.loads(given.result.read_text("utf-8")) if given.result.is_file() else {})
+
+    def teach(self, name: str) -> None:
+        """Measure a teacher on the sets it was not yet measured on, reading as much of a text as the students do."""
+        done = {each["set"] for each in self.record["teachers"] if each["teacher"] == name}
+        for missing in sorted(self.sets):
+            if missing in done and self.taught(name, missing).is_file():
+                continue
+            data, folder = self.sets[missing], str(self.given.models_dir / name)
+            model = load_sentence_transformer(folder, device="cpu", max_length=LENGTH)
+            encoder = Encoder(model, name, dtype=DTYPE)
+            passages = encoder.encode(list(data.passages.values()))
+            np.save(self.taught(name, missing), passages)
+            score = self.score(missing, ranking(encoder, data, passages))
+            sizes = {"queries": len(data.queries), "passages": len(data.passages)}
+            if missing not in done:
+                self.record["teachers"].append({"teacher": name, "set": missing, "ndcg@10": score} | sizes)
+
+    def score(self, name: str, ranked: dict[str, dict[str, float]]) -> float:
+        """nDCG@10 of the answers to a set's queries."""
+        return evaluate(ranked, self.sets[name].judgements)["ndcg@10"]
+
+    def cell(self, kind: str, weight: float, seed: int) -> None:
+        """Make one student, and measure it on the sets it was not yet measured on."""
+        cell = {"kind": kind, "weight": weight, "seed": seed, "steps": self.steps, "options": self.options}
+        missing = self.sets.keys() - {each["set"] for each in self.record["cells"] if cell.items() <= each.items()}
+        if not missing:
+            return
+        self.teach(KINDS[kind]["teacher"])
+        student, facts = distilled(kind, weight, seed, self.steps, self.given)
+        for name in sorted(missing):
+            data, teacher = self.sets[name], KINDS[kind]["teacher"]
+            asks_teacher = KINDS[kind].get("output_space") == "teacher"
+            stored = self.taught(teacher, name) if asks_teacher else None
+            passages = np.load(stored) if stored else student.encode(list(data.passages.values()))
+            ranked = ranking(student, data, passages)
+            write_json(self.answers(kind, weight, seed, name), ranked)
+            taught = {(each["teacher"], each["set"]): each["ndcg@10"] for each in self.record["teachers"]}
+            score = self.score(name, ranked)
+            found = {"set": name, "ndcg@10": score, "retention": score / taught[KINDS[kind]["teacher"], name]}
+            self.record["cells"].append(cell | found | facts)
+            print(cell | found, flush=True)
+
+    def test(self, kind: str, weight: float, seed: int) -> None:
+        """Test a student against that of the same seed without the regression, query by query."""
+        for name, data in self.sets.items():
+            paths = [self.answers(kind, each, seed, name) for each in (weight, 0.0)]
+            which = {"kind": kind, "weight": weight, "seed": seed, "steps": self.steps, "options": self.options}
+            which["set"] = name
+            tested = any(which.items() <= each.items() for each in self.record["tests"])
+            if tested or not weight or not all(path.is_file() for path in paths):
+                continue
+            with_it, without = (json.loads(path.read_text("utf-8")) for path in paths)
+            scores = evaluate({"with": with_it}, data.judgements, baseline={"without": without})
+            (contrast,) = scores.contrasts
+            self.record["tests"].append(which | contrast.to_json())
+
+    def taught(self, teacher: str, name: str) -> Path:
+        """The file of a teacher's vectors of a set's passages."""
+        return self.given.work_dir / f"{teacher} {name}.npy"
+
+    def answers(self, kind: str, weight: float, seed: int, name: str) -> Path:
+        """The file of a student's answers."""
+        options = "" if self.given.options == "{}" else self.given.options.replace("/", "-")
+        folder = self.given.work_dir / "runs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{kind} {weight:g} {seed} {self.steps} {name} {options}.json"
+
+    def write(self) -> None:
+        """Write the result."""
+        today = {"date": datetime.date.today().isoformat(), "environment": read_environment().to_json()}
+        setting = {"tokens": LENGTH, "batch": BATCH, "passages": PASSAGES, "corpus": "BEIR SciFact's passages"}
+        write_json(self.given.result, setting | self.record | today)
 
 
 def main() -> None:
@@ -146,59 +225,15 @@ def main() -> None:
     parser.add_argument("--options", default="{}", help="further parameters of distill(), as JSON")
     parser.add_argument("--result", type=Path, default=RESULT)
     given = parser.parse_args()
-    record = json.loads(given.result.read_text("utf-8")) if given.result.is_file() else {"teachers": [], "cells": []}
-    sets = {
-        name: judged(given.data_dir / name.split(":")[0], name.split(":")[1]) for name in given.set or ["scifact:train"]
-    }
+    bench = Bench(given)
     for kind in given.kind or list(KINDS):
-        taught = KINDS[kind]["teacher"]
-        known = {each["set"] for each in record["teachers"] if each["teacher"] == taught}
-        for name in sets.keys() - known:
-            ranked = ranking(teacher_encoder(kind, given), sets[name])
-            score = evaluate(ranked, sets[name].judgements)["ndcg@10"]
-            record["teachers"].append(
-                {
-                    "teacher": taught,
-                    "set": name,
-                    "ndcg@10": score,
-                    "passages": len(sets[name].passages),
-                    "queries": len(sets[name].queries),
-                }
-            )
-            print(record["teachers"][-1], flush=True)
         for seed in given.seed or [0]:
-            for weight in given.weight or [0.0, 1.0, 5.0, 20.0]:
-                cell = {
-                    "kind": kind,
-                    "weight": weight,
-                    "seed": seed,
-                    "steps": given.steps,
-                    "options": json.loads(given.options),
-                }
-                done = {each["set"] for each in record["cells"] if cell.items() <= each.items()}
-                if not sets.keys() - done:
-                    continue
-                student, facts = distilled(kind, weight, seed, given.steps, given)
-                for name in sets.keys() - done:
-                    ranked = ranking(student, sets[name])
-                    runs = given.work_dir / "runs"
-                    runs.mkdir(exist_ok=True)
-                    options = given.options if given.options != "{}" else ""
-                    path = (
-                        runs
-                        / f"{kind} {weight:g} {seed} {given.steps} {name.replace('/', '-')} {options.replace('/', '-')}.json"
-                    )
-                    write_json(path, ranked)
-                    score = evaluate(ranked, sets[name].judgements)["ndcg@10"]
-                    taught_score = next(
-                        e["ndcg@10"] for e in record["teachers"] if e["teacher"] == taught and e["set"] == name
-                    )
-                    record["cells"].append(
-                        cell | {"set": name, "ndcg@10": score, "retention": score / taught_score} | facts
-                    )
-                    print(record["cells"][-1], flush=True)
-                record |= {"date": datetime.date.today().isoformat(), "environment": read_environment().to_json()}
-                write_json(given.result, record)
+            for weight in given.weight or WEIGHTS:
+                bench.cell(kind, weight, seed)
+                bench.write()
+            for weight in given.weight or WEIGHTS:
+                bench.test(kind, weight, seed)
+            bench.write()
 
 
 if __name__ == "__main__":
