@@ -61,9 +61,12 @@ def usual_objective(plan: StudentPlan, output_space: str) -> str:
     return "kl" if plan.trained_before and output_space == "student" else "ibkd"
 
 
-def usual_regression_weight(objective: str) -> float:
-    """The default weight of the regression. The other objectives are baselines, and stay as they are published."""
-    return 5.0 if objective == "ibkd" else 0.0
+def usual_regression_weight(plan: StudentPlan, objective: str) -> float:
+    """The default weight of the regression: 5 for layers of a teacher (benchmarks/regression_term.py).
+
+    The objectives other than `ibkd` are baselines, and stay as they are published.
+    """
+    return 5.0 if objective == "ibkd" and plan.model is None else 0.0
 
 
 _NARROW = 384
@@ -240,7 +243,7 @@ def recipe_of(config: DistillConfig) -> Recipe:
     settings = DistillSettings(**(by_kind | shared | _of(DistillSettings, explicit)), objective_settings=terms)
     settings = with_preset(settings, config.preset, plan, given)
     if config.preset != "paper":
-        weight = usual_regression_weight(settings.objective)
+        weight = usual_regression_weight(plan, settings.objective)
         settings = preset(settings, {}, {"regression_weight": weight}, given)
     tuning = {name.removeprefix("finetune_"): value for name, value in explicit.items() if name in _STAGE_2}
     both: dict[str, Any] = {name: explicit[name] for name in _BOTH_STAGES if name in explicit}

@@ -101,7 +101,7 @@ def test_the_command_without_options_decides_as_the_function_without_arguments(m
     ("given", "weight"),
     [
         ({}, 5),
-        ({"student": "static"}, 5),
+        ({"student": "static"}, 0),
         ({"regression_weight": 0}, 0),
         ({"preset": "paper"}, 0),
         ({"preset": "paper", "regression_weight": 2}, 2),
@@ -109,7 +109,7 @@ def test_the_command_without_options_decides_as_the_function_without_arguments(m
         ({"objective": "infonce", "regression_weight": 2}, 2),
     ],
 )
-def test_the_weight_of_the_regression_follows_the_objective_and_the_preset(given, weight):
+def test_the_weight_of_the_regression_follows_the_objective_the_student_and_the_preset(given, weight):
     settings = recipe_of(DistillConfig().with_parameters(**given)).settings
     assert settings.objective_settings.regression_weight == weight
 
