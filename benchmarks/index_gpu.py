@@ -27,9 +27,8 @@ from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.combine import combine_indexes
-from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.faiss_binding import gpu_count, load_faiss
 from ibkd_retrieval.indexing.families import Family, family_named
-from ibkd_retrieval.indexing.gpu import gpu_count
 from ibkd_retrieval.indexing.index import StoredIndex, open_index
 from measuring import Watch, exact_neighbours, recall
 from replicated_vectors import QUERIES, Replicas, numbered, read_real

@@ -43,7 +43,7 @@ def bench_encode(asked: BenchOptions, shown: Output) -> None:
     `ibkd index`, `search`, `eval` and `compare` then take it by themselves (--backend auto).
     """
     import ibkd_retrieval as ibkd
-    from ibkd_retrieval.indexing.gpu import device_there
+    from ibkd_retrieval.indexing.faiss_binding import device_there
 
     progress = shown.progress
     device = device_there(asked.device, progress)

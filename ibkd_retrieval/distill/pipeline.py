@@ -58,7 +58,7 @@ from ibkd_retrieval.encoders.loading import load_sentence_transformer, short_mod
 from ibkd_retrieval.encoders.students import add_output_layer, is_static, reduce_dimension
 from ibkd_retrieval.encoders.weights import weight_hash
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.format.lock import only_writer
+from ibkd_retrieval.indexing.format.writing import only_writer
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:

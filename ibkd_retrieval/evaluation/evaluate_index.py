@@ -117,7 +117,7 @@ def with_tuned_weights(
     Raises:
         UserError: `tune` goes with other options, or its queries have no judgements.
     """
-    from ibkd_retrieval.indexing.gpu import device_there
+    from ibkd_retrieval.indexing.faiss_binding import device_there
 
     options = replace(options, device=device_there(options.device, progress))
     if options.tune is None:

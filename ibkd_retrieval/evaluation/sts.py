@@ -165,7 +165,7 @@ def evaluate_sts(
     """
     from ibkd_retrieval.encoders.autotune.choice import sample_texts
     from ibkd_retrieval.encoders.autotune.load import load_encoder, newest_student
-    from ibkd_retrieval.indexing.gpu import device_there
+    from ibkd_retrieval.indexing.faiss_binding import device_there
 
     progress = as_progress(progress)
     device = device_there(device, progress)

@@ -68,8 +68,7 @@ def evaluate_suite(
         >>> evaluate_suite("beir", RankerOptions(model="models/mine")).averages()  # doctest: +SKIP
         {'ndcg@10': 0.41, 'recall@100': 0.62}
     """
-    from ibkd_retrieval.indexing.faiss_binding import load_faiss
-    from ibkd_retrieval.indexing.gpu import device_there
+    from ibkd_retrieval.indexing.faiss_binding import device_there, load_faiss
 
     options, progress = options or RankerOptions(), as_progress(progress)
     options = dataclasses.replace(options, device=device_there(options.device, progress))

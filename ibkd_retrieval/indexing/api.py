@@ -167,7 +167,7 @@ def delete(index: Any, ids: Iterable[str] | Path) -> IndexDescription:
         1
     """
     from ibkd_retrieval.indexing.delete import delete_documents
-    from ibkd_retrieval.indexing.importing.ids import read_ids
+    from ibkd_retrieval.indexing.importing.documents import read_ids
 
     if isinstance(ids, str):
         raise UserError(f"`ids` is the text {ids!r}: give a list of ids, or the path of a file as a `pathlib.Path`.")
@@ -269,9 +269,8 @@ def import_vectors(
         (1, 2)
     """
     from ibkd_retrieval.corpora.spec import open_corpus
-    from ibkd_retrieval.indexing.importing.arrays import vectors_in_memory
-    from ibkd_retrieval.indexing.importing.detect import open_vectors
     from ibkd_retrieval.indexing.importing.folder import import_vectors as bring_in
+    from ibkd_retrieval.indexing.importing.formats import open_vectors, vectors_in_memory
 
     progress = as_progress(progress)
     config = IndexConfig.of(config, "import_vectors", **options)
@@ -355,8 +354,7 @@ def corpus_slug(corpus: str) -> str:
 
 
 def _on_device(config: IndexConfig, progress: Progress) -> IndexConfig:
-    from ibkd_retrieval.indexing.faiss_binding import load_faiss
-    from ibkd_retrieval.indexing.gpu import device_there
+    from ibkd_retrieval.indexing.faiss_binding import device_there, load_faiss
 
     load_faiss()  # Before torch: the first to load OpenMP decides how its threads wait.
     return IndexConfig.of(config, device=device_there(config.encoding.device, progress))

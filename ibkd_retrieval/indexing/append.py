@@ -26,15 +26,21 @@ from ibkd_retrieval.indexing.building.finish import (
     shard_entries,
     shard_file_records,
 )
-from ibkd_retrieval.indexing.building.identity import TakenIds, chained_fingerprint
 from ibkd_retrieval.indexing.building.memory import MemoryPlan
-from ibkd_retrieval.indexing.building.plan import BuildPlan, differing_fields, refusals_named, write_plan
+from ibkd_retrieval.indexing.building.plan import (
+    BuildPlan,
+    TakenIds,
+    chained_fingerprint,
+    differing_fields,
+    refusals_named,
+    write_plan,
+)
 from ibkd_retrieval.indexing.building.stage import ShardStage
 from ibkd_retrieval.indexing.building.workers import EncoderProcesses
+from ibkd_retrieval.indexing.contents import IndexContents, open_contents
 from ibkd_retrieval.indexing.faiss_binding import write_structure
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import write_lines
-from ibkd_retrieval.indexing.format.lock import only_writer
 from ibkd_retrieval.indexing.format.manifest import (
     Change,
     CorpusRecord,
@@ -44,7 +50,8 @@ from ibkd_retrieval.indexing.format.manifest import (
     write_manifest,
 )
 from ibkd_retrieval.indexing.format.shards import ShardRecord, file_record, read_records, stored_ids
-from ibkd_retrieval.indexing.index import StoredIndex, open_contents, read_structure
+from ibkd_retrieval.indexing.format.writing import only_writer
+from ibkd_retrieval.indexing.index import read_structure
 from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
 from ibkd_retrieval.json_io import decode, parse
 from ibkd_retrieval.progress import SILENT, Progress
@@ -186,7 +193,7 @@ def _begun(folder: Path, first: int) -> AppendPlan | None:
 
 def _add(
     folder: Path,
-    before: StoredIndex,
+    before: IndexContents,
     records: Sequence[ShardRecord],
     corpus: str,
     fingerprint: str,

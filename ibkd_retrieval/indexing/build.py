@@ -10,16 +10,15 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.finish import check_structure_fits, finish_index, shard_entries
 from ibkd_retrieval.indexing.building.memory import DEFAULT_SHARD_SIZE, MemoryPlan
 from ibkd_retrieval.indexing.building.plan import BuildPlan, claim, noted_family, refusals_named
-from ibkd_retrieval.indexing.building.replace import working_folder
 from ibkd_retrieval.indexing.building.stage import ShardStage
 from ibkd_retrieval.indexing.building.workers import EncoderProcesses
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Family, family_named, family_options
 from ibkd_retrieval.indexing.format import layout
-from ibkd_retrieval.indexing.format.lock import only_writer
 from ibkd_retrieval.indexing.format.manifest import CorpusRecord, EncoderRecord, IndexManifest, read_manifest
 from ibkd_retrieval.indexing.format.shards import ShardRecord, is_intact, read_records
 from ibkd_retrieval.indexing.format.vectors import check_format
+from ibkd_retrieval.indexing.format.writing import only_writer, working_folder
 from ibkd_retrieval.json_io import parse
 from ibkd_retrieval.progress import SILENT, Progress
 

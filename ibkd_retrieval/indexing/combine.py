@@ -17,13 +17,20 @@ from numpy.typing import NDArray
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, sync_directory
 from ibkd_retrieval.indexing.building.finish import finish_index
-from ibkd_retrieval.indexing.building.identity import TakenIds, chained_fingerprint, fingerprint
-from ibkd_retrieval.indexing.building.plan import BuildPlan, claim, differing_fields, noted_family, refusals_named
-from ibkd_retrieval.indexing.building.replace import working_folder
+from ibkd_retrieval.indexing.building.plan import (
+    BuildPlan,
+    TakenIds,
+    chained_fingerprint,
+    claim,
+    differing_fields,
+    fingerprint,
+    noted_family,
+    refusals_named,
+)
+from ibkd_retrieval.indexing.contents import IndexContents, first_unlike, open_contents
 from ibkd_retrieval.indexing.families import Family, family_named, family_options
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import LineStore
-from ibkd_retrieval.indexing.format.lock import only_writer
 from ibkd_retrieval.indexing.format.manifest import Change, CorpusRecord, EncoderRecord, IndexManifest, read_manifest
 from ibkd_retrieval.indexing.format.shards import (
     ShardRecord,
@@ -35,7 +42,7 @@ from ibkd_retrieval.indexing.format.shards import (
     write_shard,
 )
 from ibkd_retrieval.indexing.format.vectors import check_format
-from ibkd_retrieval.indexing.index import StoredIndex, first_unlike, open_contents
+from ibkd_retrieval.indexing.format.writing import only_writer, working_folder
 from ibkd_retrieval.json_io import decode, parse
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -115,7 +122,7 @@ def combine_indexes(
         return manifest
 
 
-def _refuse_others(folder: Path, indexes: Sequence[StoredIndex], changes: tuple[Change, ...]) -> None:
+def _refuse_others(folder: Path, indexes: Sequence[IndexContents], changes: tuple[Change, ...]) -> None:
     """Refuse to go on in a folder whose shards are not those of the sources, or which was changed itself."""
     if (folder / layout.MANIFEST).exists():
         own = read_manifest(folder).changes
@@ -136,7 +143,7 @@ def _refuse_others(folder: Path, indexes: Sequence[StoredIndex], changes: tuple[
 
 
 def _finished(
-    folder: Path, corpus: CorpusRecord, plan: BuildPlan, family: Family, indexes: Sequence[StoredIndex]
+    folder: Path, corpus: CorpusRecord, plan: BuildPlan, family: Family, indexes: Sequence[IndexContents]
 ) -> IndexManifest | None:
     """The existing manifest, if it describes exactly what would be made."""
     if not (folder / layout.MANIFEST).exists():
@@ -151,7 +158,7 @@ def _finished(
     return done if same and is_intact(folder, done.files) else None
 
 
-def _same_vectors(done: IndexManifest, plan: BuildPlan, indexes: Sequence[StoredIndex]) -> bool:
+def _same_vectors(done: IndexManifest, plan: BuildPlan, indexes: Sequence[IndexContents]) -> bool:
     """Whether the vectors of a finished index, whose documents are those of the sources, are theirs too."""
     if any(
         index.present is not None
@@ -168,14 +175,14 @@ def _same_vectors(done: IndexManifest, plan: BuildPlan, indexes: Sequence[Stored
 class _Shard:
     """A shard of a source index, its number there, and the mask of its documents that are not deleted."""
 
-    index: StoredIndex
+    index: IndexContents
     number: int
     record: ShardRecord
     present: np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
 def _take_shards(
-    indexes: Sequence[StoredIndex], folder: Path, plan: BuildPlan, progress: Progress
+    indexes: Sequence[IndexContents], folder: Path, plan: BuildPlan, progress: Progress
 ) -> list[ShardRecord]:
     begun = read_records(folder)
     records: list[ShardRecord] = []
@@ -200,7 +207,7 @@ def _take_shards(
     return records
 
 
-def _shards(indexes: Sequence[StoredIndex]) -> Iterator[_Shard]:
+def _shards(indexes: Sequence[IndexContents]) -> Iterator[_Shard]:
     for index in indexes:
         records, start = read_records(index.folder), 0
         for number, entry in enumerate(index.manifest.shards):
@@ -273,7 +280,7 @@ def leading_dimensions(vectors: NDArray[np.float32], dim: int) -> NDArray[np.flo
     return np.asarray(kept / lengths[:, None], dtype=np.float32)
 
 
-def _checked_cut(cut: EncoderRecord, source: StoredIndex) -> EncoderRecord:
+def _checked_cut(cut: EncoderRecord, source: IndexContents) -> EncoderRecord:
     whole = source.manifest.encoder
     if not 1 <= cut.dim <= whole.dim:
         raise UserError(f"The vectors in {source.folder} have {whole.dim} dimensions and cannot be cut to {cut.dim}.")
@@ -282,7 +289,7 @@ def _checked_cut(cut: EncoderRecord, source: StoredIndex) -> EncoderRecord:
     return cut
 
 
-def _check_encoders(indexes: Sequence[StoredIndex]) -> None:
+def _check_encoders(indexes: Sequence[IndexContents]) -> None:
     first, other = indexes[0], first_unlike(indexes)
     if other is None:
         return
@@ -293,7 +300,7 @@ def _check_encoders(indexes: Sequence[StoredIndex]) -> None:
     )
 
 
-def _check_ids(indexes: Sequence[StoredIndex]) -> None:
+def _check_ids(indexes: Sequence[IndexContents]) -> None:
     for place, first in enumerate(indexes[:-1]):
         for other in indexes[place + 1 :]:
             taken = TakenIds(first.present_ids, partial(_twice, first.folder, other.folder))
@@ -318,7 +325,7 @@ def _blocks(ids: Iterator[str], size: int = 8192) -> Iterator[list[str]]:
         yield block
 
 
-def _plan(index: StoredIndex, shard_size: int) -> BuildPlan:
+def _plan(index: IndexContents, shard_size: int) -> BuildPlan:
     """The build plan of the first source, with which the new index can be repaired too."""
     manifest = index.manifest
     try:

@@ -101,7 +101,7 @@ class StructureConfig:
         """
         from ibkd_retrieval.indexing.building.plan import begun_family
         from ibkd_retrieval.indexing.families import family_named
-        from ibkd_retrieval.indexing.families.wanted import Wanted
+        from ibkd_retrieval.indexing.families.auto import Wanted
 
         bounds = {name: getattr(self, name) for name in ("memory_per_vector", "latency")}
         options = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}

@@ -11,14 +11,13 @@ import numpy as np
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write
-from ibkd_retrieval.indexing.building.identity import chained_fingerprint
-from ibkd_retrieval.indexing.building.plan import refusals_named
+from ibkd_retrieval.indexing.building.plan import chained_fingerprint, refusals_named
+from ibkd_retrieval.indexing.contents import open_contents
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import save_array
-from ibkd_retrieval.indexing.format.lock import only_writer
 from ibkd_retrieval.indexing.format.manifest import Change, CorpusRecord, IndexManifest, write_manifest
 from ibkd_retrieval.indexing.format.shards import file_record
-from ibkd_retrieval.indexing.index import open_contents
+from ibkd_retrieval.indexing.format.writing import only_writer
 
 
 def delete_documents(folder: Path | str, ids: Collection[str]) -> IndexManifest:

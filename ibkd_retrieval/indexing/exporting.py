@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import check_name, own_folder, sync_directory
+from ibkd_retrieval.indexing.contents import IndexContents, open_contents
 from ibkd_retrieval.indexing.faiss_binding import load_faiss, read_structure_file, write_structure
 from ibkd_retrieval.indexing.families.search_params import set_defaults
 from ibkd_retrieval.indexing.format.lines import LineStore
 from ibkd_retrieval.indexing.format.shards import document_from_json
-from ibkd_retrieval.indexing.index import StoredIndex, open_contents
 from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -163,13 +163,13 @@ FORMATS: dict[str, Callable[..., None]] = {
 """The tools that an index can be written for."""
 
 
-def _rows(index: StoredIndex) -> Iterator[int]:
+def _rows(index: IndexContents) -> Iterator[int]:
     """The rows whose documents were not deleted."""
     rows = range(index.manifest.rows)
     return iter(rows) if index.present is None else compress(rows, index.present)
 
 
-def _shards(index: StoredIndex) -> Iterator[tuple[NDArray[np.float32], Iterator[Document]]]:
+def _shards(index: IndexContents) -> Iterator[tuple[NDArray[np.float32], Iterator[Document]]]:
     """Shard by shard, the vectors and the documents that were not deleted."""
     row = 0
     for shard, vectors in zip(index.manifest.shards, index.vectors(), strict=True):

@@ -89,7 +89,7 @@ def open_index(
     folders = [Path(getattr(each, "folder", each)) for each in paths]
     if not folders:
         raise UserError("`path` is an empty list: name at least one index folder.")
-    from ibkd_retrieval.indexing.gpu import device_there
+    from ibkd_retrieval.indexing.faiss_binding import device_there
 
     chosen = replace(chosen, device=device_there(chosen.device, shown))
     return Index(folders, chosen, encoder=loaded, known=known, progress=shown)

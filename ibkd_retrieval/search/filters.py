@@ -13,7 +13,7 @@ import numpy as np
 
 from ibkd_retrieval.corpora.records import FieldValue
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.importing.ids import read_ids
+from ibkd_retrieval.indexing.importing.documents import read_ids
 from ibkd_retrieval.progress import SILENT, Progress, Task
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.config import SearchParams
-from ibkd_retrieval.indexing.index import StoredIndex, first_unlike
+from ibkd_retrieval.indexing.contents import first_unlike
+from ibkd_retrieval.indexing.index import StoredIndex
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.ranker import check_queries
 from ibkd_retrieval.search.runs import Hit, Run

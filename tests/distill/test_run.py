@@ -29,7 +29,7 @@ from ibkd_retrieval.encoders.autotune.load import newest_student
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.format.lock import only_writer
+from ibkd_retrieval.indexing.format.writing import only_writer
 from ibkd_retrieval.progress import SILENT
 
 TEXTS = sentences(20, seed=5)

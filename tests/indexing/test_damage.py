@@ -17,7 +17,7 @@ from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.format.manifest import newest_index, read_manifest, write_manifest
 from ibkd_retrieval.indexing.format.shards import file_record
-from ibkd_retrieval.indexing.importing.detect import open_vectors
+from ibkd_retrieval.indexing.importing.formats import open_vectors
 from ibkd_retrieval.indexing.index import open_index
 
 
@@ -120,7 +120,8 @@ def test_inverted_lists_on_disk_in_the_folder_are_opened(tmp_path: Path):
 READER = """
 import sys
 from pathlib import Path
-from ibkd_retrieval.indexing.index import open_contents, open_index
+from ibkd_retrieval.indexing.contents import open_contents
+from ibkd_retrieval.indexing.index import open_index
 folder, stop, opened = Path(sys.argv[1]), Path(sys.argv[2]), 0
 while not stop.exists():
     for opening in (open_index, open_contents):

@@ -17,7 +17,7 @@ from ibkd_retrieval.indexing.families import FAMILIES, Family, family_named
 from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS
 from ibkd_retrieval.indexing.format.manifest import read_manifest
 from ibkd_retrieval.indexing.index import StoredIndex, open_index
-from ibkd_retrieval.indexing.vectors.source import ArrayVectors
+from ibkd_retrieval.indexing.vectors import ArrayVectors
 from ibkd_retrieval.progress import SILENT
 
 COUNT, DIM, ASKED = 3000, 32, 100

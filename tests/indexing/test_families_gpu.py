@@ -6,23 +6,22 @@ import numpy as np
 import pytest
 
 from helpers.indexing_fakes import Listener, TableEncoder, clustered, table_corpus
-from ibkd_retrieval.indexing import gpu
+from ibkd_retrieval.indexing import faiss_binding
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.faiss_binding import gpu_count, load_faiss, to_gpu, with_plain_codes
 from ibkd_retrieval.indexing.families import family_named
-from ibkd_retrieval.indexing.gpu import gpu_count, to_gpu, with_plain_codes
 from ibkd_retrieval.indexing.index import open_index
-from ibkd_retrieval.indexing.vectors.source import ArrayVectors
+from ibkd_retrieval.indexing.vectors import ArrayVectors
 from ibkd_retrieval.progress import SILENT
 
 
 def test_a_faiss_without_gpu_functions_counts_none(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(gpu, "load_faiss", lambda: SimpleNamespace())
+    monkeypatch.setattr(faiss_binding, "load_faiss", lambda: SimpleNamespace())
     assert gpu_count() == 0
 
 
 def test_without_a_gpu_it_is_trained_and_searched_on_the_cpu_and_said(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(gpu, "gpu_count", lambda: 0)
+    monkeypatch.setattr(faiss_binding, "gpu_count", lambda: 0)
     table = clustered(1000, 16)
     listener = Listener()
     built = family_named("ivf-pq").build(ArrayVectors(table), listener, device="cuda")
@@ -44,8 +43,8 @@ def test_k_means_runs_on_the_indexes_that_are_moved_to_the_gpu(name: str, monkey
         moved.append(index)
         return index
 
-    monkeypatch.setattr(gpu, "gpu_count", lambda: 1)
-    monkeypatch.setattr(gpu, "_on_gpu", stand_in)
+    monkeypatch.setattr(faiss_binding, "gpu_count", lambda: 1)
+    monkeypatch.setattr(faiss_binding, "_on_gpu", stand_in)
     table = clustered(1500, 16)
     built = family_named(name, nprobe=1).build(ArrayVectors(table), SILENT, device="cuda")
     assert built.index.ntotal == 1500
@@ -59,8 +58,8 @@ def test_a_kind_of_index_that_no_gpu_has_stays_on_the_cpu_and_is_said(monkeypatc
     def refuse(index, number):
         raise RuntimeError("This type of index is not implemented")
 
-    monkeypatch.setattr(gpu, "gpu_count", lambda: 1)
-    monkeypatch.setattr(gpu, "_on_gpu", refuse)
+    monkeypatch.setattr(faiss_binding, "gpu_count", lambda: 1)
+    monkeypatch.setattr(faiss_binding, "_on_gpu", refuse)
     index = load_faiss().index_factory(16, "HNSW16", load_faiss().METRIC_INNER_PRODUCT)
     listener = Listener()
     assert to_gpu(index, "cuda", listener) is index

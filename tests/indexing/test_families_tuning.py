@@ -6,7 +6,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.families.auto import choose
 from ibkd_retrieval.indexing.families.trial import reaches
 from ibkd_retrieval.indexing.format.manifest import OperatingPoint
-from ibkd_retrieval.indexing.vectors.source import ArrayVectors
+from ibkd_retrieval.indexing.vectors import ArrayVectors
 from ibkd_retrieval.progress import SILENT
 
 COUNT, DIM = 3000, 32

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.building.identity import Fingerprint, IdGuard, fingerprint
+from ibkd_retrieval.indexing.building.plan import Fingerprint, IdGuard, fingerprint
 
 IDS = st.lists(st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=6), max_size=12)
 

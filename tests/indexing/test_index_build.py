@@ -25,8 +25,8 @@ from helpers.programs import environment
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.building.identity import fingerprint
 from ibkd_retrieval.indexing.building.memory import MemoryPlan
+from ibkd_retrieval.indexing.building.plan import fingerprint
 from ibkd_retrieval.indexing.families import family_named
 from ibkd_retrieval.indexing.format.integrity import verify_index
 from ibkd_retrieval.indexing.format.manifest import read_manifest

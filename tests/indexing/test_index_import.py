@@ -30,9 +30,9 @@ from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.exporting import export_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.format.integrity import verify_index
-from ibkd_retrieval.indexing.importing.detect import open_vectors
+from ibkd_retrieval.indexing.importing import ForeignVectors, VectorBlock
 from ibkd_retrieval.indexing.importing.folder import import_vectors
-from ibkd_retrieval.indexing.importing.foreign import ForeignVectors, VectorBlock
+from ibkd_retrieval.indexing.importing.formats import open_vectors
 from ibkd_retrieval.indexing.index import open_index
 
 
@@ -426,7 +426,7 @@ def test_vectors_are_never_all_in_memory(tmp_path: Path, form: str):
     script = (
         "import sys, threading, time\n"
         "from ibkd_retrieval.indexing.faiss_binding import load_faiss\n"
-        "from ibkd_retrieval.indexing.importing.detect import open_vectors\n"
+        "from ibkd_retrieval.indexing.importing.formats import open_vectors\n"
         "import numpy as np\n"
         "load_faiss()\n"
         "def own():\n"

@@ -11,9 +11,9 @@ from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import IvfPq, family_named
 from ibkd_retrieval.indexing.families.search_params import search_structure, set_defaults
 from ibkd_retrieval.indexing.index import StoredIndex, open_index
+from ibkd_retrieval.indexing.vectors import ArrayVectors, sample_rows
 from ibkd_retrieval.indexing.vectors.exact import scan
 from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
-from ibkd_retrieval.indexing.vectors.source import ArrayVectors, sample_rows
 
 COUNT, DIM = 6000, 64
 

@@ -15,8 +15,8 @@ from ibkd_retrieval.indexing.append import append_documents
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.combine import combine_indexes
 from ibkd_retrieval.indexing.delete import delete_documents
-from ibkd_retrieval.indexing.format.lock import only_writer
 from ibkd_retrieval.indexing.format.manifest import read_manifest
+from ibkd_retrieval.indexing.format.writing import only_writer
 
 
 class Waiting(HashingEncoder):
@@ -56,7 +56,7 @@ def test_what_is_deleted_beside_an_append_is_refused_and_not_undone(tmp_path: Pa
 
 
 def test_a_process_that_ends_gives_its_folder_up_and_one_that_lives_does_not(tmp_path: Path):
-    code = "import sys\nfrom pathlib import Path\nfrom ibkd_retrieval.indexing.format.lock import only_writer\n" + (
+    code = "import sys\nfrom pathlib import Path\nfrom ibkd_retrieval.indexing.format.writing import only_writer\n" + (
         "with only_writer(Path(sys.argv[1]), make=True):\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "i")]

@@ -21,7 +21,7 @@ import os, shutil, sys
 sys.path[:0] = {path!r}
 from helpers.indexing_fakes import HashingEncoder, numbered_corpus
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.building import replace
+from ibkd_retrieval.indexing.format import writing
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 load_faiss()
 {setup}
@@ -69,7 +69,7 @@ def state(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("setup", ["", "replace._EXCHANGE = 1 << 20"], ids=["exchange", "two renames"])
+@pytest.mark.parametrize("setup", ["", "writing._EXCHANGE = 1 << 20"], ids=["exchange", "two renames"])
 def test_killed_at_each_file_operation_a_whole_index_stands_and_the_same_command_replaces_it(tmp_path: Path, setup):
     build_index(numbered_corpus(25), HashingEncoder(), tmp_path / "old", shard_size=10)
     (tmp_path / "old" / "notes.txt").write_text("mine")

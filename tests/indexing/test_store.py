@@ -13,7 +13,7 @@ from helpers.indexing_fakes import HashingEncoder, TableEncoder, clustered, corp
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import MissingPackage, UserError
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.building.identity import fingerprint
+from ibkd_retrieval.indexing.building.plan import fingerprint
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.faiss_binding import load_faiss

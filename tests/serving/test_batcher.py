@@ -3,7 +3,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from ibkd_retrieval.serving.batcher import Closed, MicroBatcher, QueueFull
+from ibkd_retrieval.serving.answering import Closed, MicroBatcher, QueueFull
 
 
 class Work:

@@ -20,7 +20,7 @@ from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.format.lock import only_writer
+from ibkd_retrieval.indexing.format.writing import only_writer
 from ibkd_retrieval.indexing.index import StoredIndex, open_index
 from ibkd_retrieval.progress import SILENT, Progress
 

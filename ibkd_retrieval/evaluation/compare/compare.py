@@ -31,7 +31,7 @@ from ibkd_retrieval.evaluation.compare.systems import compare_systems
 from ibkd_retrieval.evaluation.evaluate import USUAL_METRICS
 from ibkd_retrieval.evaluation.evaluate_index import leaves_out_own
 from ibkd_retrieval.evaluation.metric_names import parse_metric
-from ibkd_retrieval.indexing.gpu import device_there
+from ibkd_retrieval.indexing.faiss_binding import device_there
 from ibkd_retrieval.progress import Progress, as_progress
 from ibkd_retrieval.search.open import Computing, cut_encoder, open_searcher
 

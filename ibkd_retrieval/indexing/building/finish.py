@@ -14,8 +14,8 @@ from ibkd_retrieval.indexing.building.memory import peak_memory_bytes
 from ibkd_retrieval.indexing.building.plan import BuildPlan
 from ibkd_retrieval.indexing.faiss_binding import write_structure
 from ibkd_retrieval.indexing.families import Family, Flat, family_options
-from ibkd_retrieval.indexing.families.flat import STORED_ONCE_BYTES
-from ibkd_retrieval.indexing.families.wanted import Wanted
+from ibkd_retrieval.indexing.families.auto import Wanted
+from ibkd_retrieval.indexing.families.family import STORED_ONCE_BYTES
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import write_lines
 from ibkd_retrieval.indexing.format.manifest import (

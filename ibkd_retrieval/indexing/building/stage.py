@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.encoders.protocol import PreparingEncoder, TextEncoder
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.building.identity import Fingerprint, IdGuard, TakenIds, fingerprint
 from ibkd_retrieval.indexing.building.pipeline import WriteBehind, read_ahead
-from ibkd_retrieval.indexing.building.plan import BuildPlan
+from ibkd_retrieval.indexing.building.plan import BuildPlan, Fingerprint, IdGuard, TakenIds, fingerprint
 from ibkd_retrieval.indexing.building.workers import EncodedShard, EncoderProcesses, UnencodedShard
 from ibkd_retrieval.indexing.format.shards import ShardRecord, is_intact, write_shard
 from ibkd_retrieval.progress import Progress, Task

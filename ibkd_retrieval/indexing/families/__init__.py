@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.families.factory import Factory
-from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, Option
-from ibkd_retrieval.indexing.families.flat import Flat
+from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, Flat, Option
 from ibkd_retrieval.indexing.families.hnsw import Hnsw
-from ibkd_retrieval.indexing.families.ivf_flat import IvfFlat
-from ibkd_retrieval.indexing.families.ivf_pq import IvfPq
-from ibkd_retrieval.indexing.families.rabitq import RaBitQ
-from ibkd_retrieval.indexing.families.sq8 import Sq8
+from ibkd_retrieval.indexing.families.inverted import IvfFlat
+from ibkd_retrieval.indexing.families.quantised import IvfPq, RaBitQ, Sq8
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,28 +1,25 @@
-"""Chooses a family, its code size and its search parameters by trial, for a recall and a budget."""
+"""Chooses a family by trial, given a target recall and a budget."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.config import SearchParams
-from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS, Family, check_recall
-from ibkd_retrieval.indexing.families.flat import Flat
+from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS, BuiltStructure, Family, Flat, check_recall
 from ibkd_retrieval.indexing.families.hnsw import Hnsw
-from ibkd_retrieval.indexing.families.ivf_flat import IvfFlat
-from ibkd_retrieval.indexing.families.ivf_pq import IvfPq
-from ibkd_retrieval.indexing.families.rabitq import RaBitQ
+from ibkd_retrieval.indexing.families.inverted import IvfFlat
+from ibkd_retrieval.indexing.families.quantised import IvfPq, RaBitQ, Sq8
 from ibkd_retrieval.indexing.families.search_params import is_graph, list_count
-from ibkd_retrieval.indexing.families.sq8 import Sq8
 from ibkd_retrieval.indexing.families.trial import Trial, describe, measured, params_to_try, reaches, trial_of
 from ibkd_retrieval.indexing.format.manifest import OperatingPoint
-from ibkd_retrieval.indexing.vectors.source import ArrayVectors, VectorSource, sample_rows
+from ibkd_retrieval.indexing.vectors import ArrayVectors, VectorSource, sample_rows
 from ibkd_retrieval.progress import SILENT, Progress
 
 SAMPLED_VECTORS = 50_000
@@ -167,3 +164,51 @@ def _check_queries(queries: NDArray[np.float32], dim: int) -> None:
         raise UserError(f"The queries to tune with have shape {queries.shape} and the index {dim} dimensions.")
     if not np.isfinite(queries).all():
         raise UserError("A query vector to tune with is not finite (NaN or infinity).")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The targets of an index. It stands for a family until the trial chooses one.
+
+    Attributes:
+        recall: target recall@10, against exact search.
+        memory_per_vector: maximum bytes of memory per vector. None is no limit.
+        milliseconds: maximum time per query. None is no limit.
+    """
+
+    name: ClassVar[str] = "chosen"
+
+    recall: float
+    memory_per_vector: int | None = None
+    milliseconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers before any vectors are computed.
+
+        Raises:
+            UserError: one is outside its range.
+        """
+        check_recall(self.recall)
+        for option, value in (("memory_per_vector", self.memory_per_vector), ("latency", self.milliseconds)):
+            if value is not None and not value > 0:
+                raise UserError(f"`{option}` is {value:g}: give a number above 0.")
+
+    def suited_to(self, count: int, progress: Progress) -> Family:
+        """A flat index where the documents are too few to train anything else."""
+        return self if count >= FEWEST_DOCUMENTS else Flat()
+
+    def bytes_per_vector(self, count: int, dim: int) -> float:
+        """What is allowed, or a flat index's."""
+        return 4 * dim if self.memory_per_vector is None else self.memory_per_vector
+
+    def choice(self, vectors: VectorSource, progress: Progress) -> Choice:
+        """Try the families on a sample of the vectors.
+
+        Raises:
+            UserError: no family reaches all targets. The message says what is reachable.
+        """
+        return choose(vectors, self.recall, self.memory_per_vector, self.milliseconds, progress=progress)
+
+    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+        """Choose a family and build it."""
+        return self.choice(vectors, progress).family.build(vectors, progress, device)

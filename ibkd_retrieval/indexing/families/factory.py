@@ -19,7 +19,7 @@ from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, chec
 from ibkd_retrieval.indexing.families.inverted import add, parsed, reason, train
 from ibkd_retrieval.indexing.families.search_params import inner_index, is_graph, list_count
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, params_to_try, trial_of, try_settings
-from ibkd_retrieval.indexing.vectors.source import VectorSource
+from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.progress import Progress
 
 _IDS_OR_REFINEMENT = re.compile(r"(^|,)\s*(IDMap2?|RFlat|Refine\b.*)", re.IGNORECASE)

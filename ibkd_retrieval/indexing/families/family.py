@@ -1,13 +1,17 @@
-"""The protocol of an index family."""
+"""The protocol of an index family, and exact search, which every family falls back to."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.config import SearchParams
+from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.format.manifest import OperatingPoint
-from ibkd_retrieval.indexing.vectors.source import VectorSource
+from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.progress import Progress
 
 Option = int | float | str | bool | None
@@ -72,3 +76,51 @@ def check_recall(recall: float) -> None:
     """
     if not 0 < recall <= 1:
         raise UserError(f"The recall to reach must be above 0 and at most 1, as in 0.95, not {recall}.")
+
+
+STORED_ONCE_BYTES = 1 << 30
+"""Size in bytes of the vectors above which a flat index has no faiss structure."""
+
+
+@dataclass(frozen=True)
+class Flat:
+    """`IndexFlatIP`: the vectors as they are, 4 x dim bytes each, in memory while built and searched.
+
+    Above `memory_bytes`, no structure is built. The shards are then searched block by block (`exact.scan`), or loaded
+    whole if the machine that opens the index has the memory.
+
+    Attributes:
+        memory_bytes: maximum size in bytes of the vectors for a faiss structure. None is 1 GiB.
+    """
+
+    name: ClassVar[str] = "flat"
+
+    memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            UserError: an option is out of range.
+        """
+        check_range(self.name, 0, memory_bytes=self.memory_bytes)
+
+    def suited_to(self, count: int, progress: Progress) -> Family:
+        """Any number of documents suits."""
+        return self
+
+    def bytes_per_vector(self, count: int, dim: int) -> float:
+        """Four a dimension."""
+        return 4 * dim
+
+    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+        """Add all vectors, or build no structure if they are too large."""
+        limit = STORED_ONCE_BYTES if self.memory_bytes is None else self.memory_bytes
+        if 4 * vectors.dim * vectors.count > limit:
+            return BuiltStructure(None, "Flat")
+        index = load_faiss().IndexFlatIP(vectors.dim)
+        with progress.task("Adding vectors", vectors.count, "vectors") as task:
+            for shard in vectors:
+                index.add(np.ascontiguousarray(shard))
+                task.advance(len(shard))
+        return BuiltStructure(index, "Flat")

@@ -9,7 +9,7 @@ from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range, check_recall
 from ibkd_retrieval.indexing.families.inverted import add, flat_if_few, parsed
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, params_to_try, trial_of, try_settings
-from ibkd_retrieval.indexing.vectors.source import VectorSource
+from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.progress import Progress
 
 

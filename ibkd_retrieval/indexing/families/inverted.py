@@ -1,22 +1,28 @@
-"""The shared part of families with inverted lists: training, adding, and choosing nprobe and refine."""
+"""Inverted lists: training, adding and choosing search parameters, and the family that keeps whole vectors in them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.config import SearchParams
-from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss
+from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss, training_on
 from ibkd_retrieval.indexing.families.centroids import place_centroids
-from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS, BuiltStructure, Family, check_range, check_recall
-from ibkd_retrieval.indexing.families.flat import Flat
-from ibkd_retrieval.indexing.families.trial import params_to_try, trial_of, try_settings
-from ibkd_retrieval.indexing.gpu import training_on
-from ibkd_retrieval.indexing.vectors.source import VectorSource, sample_rows
+from ibkd_retrieval.indexing.families.family import (
+    FEWEST_DOCUMENTS,
+    BuiltStructure,
+    Family,
+    Flat,
+    check_range,
+    check_recall,
+)
+from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, params_to_try, trial_of, try_settings
+from ibkd_retrieval.indexing.vectors import VectorSource, sample_rows
 from ibkd_retrieval.progress import Progress
 
 POINTS_PER_LIST = 39
@@ -202,3 +208,43 @@ def check_finite(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> None:
     """
     if not np.isfinite(vectors).all():
         raise UserError("A vector to index is not finite (NaN or infinity): encode the corpus with `dtype='float32'`.")
+
+
+@dataclass(frozen=True)
+class IvfFlat:
+    """`IVF{lists},Flat`: as large as a flat index, and faster by the share of lists that are skipped.
+
+    Attributes:
+        lists: number of inverted lists (`inverted.InvertedOptions` has the details of all options).
+        nprobe: inverted lists visited by default.
+        recall: target recall@10 of the trial.
+        seed: random seed for the samples.
+    """
+
+    name: ClassVar[str] = "ivf-flat"
+    refine: ClassVar[int] = 0
+
+    lists: int | None = None
+    nprobe: int | None = None
+    recall: float = TARGET_RECALL
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            UserError: an option is out of range.
+        """
+        check_inverted(self)
+
+    def suited_to(self, count: int, progress: Progress) -> Family:
+        """A flat index below 1,000 documents."""
+        return flat_if_few(self, count, progress)
+
+    def bytes_per_vector(self, count: int, dim: int) -> float:
+        """Four a dimension, the id and a share of the centroids."""
+        return 4 * dim + bytes_of_lists(self.lists, count, dim)
+
+    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+        """Train the lists, add, and choose nprobe by trial."""
+        return build_inverted(self, "Flat", vectors, progress, device)

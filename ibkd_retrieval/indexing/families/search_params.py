@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.indexing.config import SearchParams
-from ibkd_retrieval.indexing.faiss_binding import load_faiss
-from ibkd_retrieval.indexing.gpu import MOST_RESULTS, is_on_gpu
+from ibkd_retrieval.indexing.faiss_binding import MOST_RESULTS, is_on_gpu, load_faiss
+from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.indexing.vectors.exact import Found, rescore
-from ibkd_retrieval.indexing.vectors.source import VectorSource
 
 _QUERY_BLOCK = 256
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.families.search_params import is_graph, list_count, search_structure
 from ibkd_retrieval.indexing.format.manifest import OperatingPoint
+from ibkd_retrieval.indexing.vectors import VectorSource, sample_rows
 from ibkd_retrieval.indexing.vectors.exact import scan
-from ibkd_retrieval.indexing.vectors.source import VectorSource, sample_rows
 from ibkd_retrieval.progress import Progress
 
 TARGET_RECALL = 0.98

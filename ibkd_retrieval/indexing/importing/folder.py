@@ -17,19 +17,17 @@ from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.encoders.protocol import Kind, TextEncoder
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index, refuse_changed
-from ibkd_retrieval.indexing.building.identity import IdGuard, fingerprint
-from ibkd_retrieval.indexing.building.plan import BuildPlan, claim, refusals_named
-from ibkd_retrieval.indexing.building.replace import working_folder
+from ibkd_retrieval.indexing.building.plan import BuildPlan, IdGuard, claim, fingerprint, refusals_named
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Family, family_named
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import LineStore
-from ibkd_retrieval.indexing.format.lock import only_writer
 from ibkd_retrieval.indexing.format.manifest import EncoderRecord, IndexManifest, write_manifest
 from ibkd_retrieval.indexing.format.shards import ShardRecord, document_from_json, is_intact, read_records, write_shard
 from ibkd_retrieval.indexing.format.vectors import check_format, pack
-from ibkd_retrieval.indexing.importing.foreign import BLOCK_ROWS, ForeignVectors, VectorBlock
-from ibkd_retrieval.indexing.importing.texts import TextsById, texts_by_id
+from ibkd_retrieval.indexing.format.writing import only_writer, working_folder
+from ibkd_retrieval.indexing.importing import BLOCK_ROWS, ForeignVectors, VectorBlock
+from ibkd_retrieval.indexing.importing.documents import TextsById, texts_by_id
 from ibkd_retrieval.progress import SILENT, Progress, Task
 
 UNNAMED_MODEL = "(not named)"

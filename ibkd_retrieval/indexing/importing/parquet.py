@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Document, checked_id
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.importing.foreign import ForeignVectors, VectorBlock
+from ibkd_retrieval.indexing.importing import ForeignVectors, VectorBlock
 
 ID_COLUMNS = ("_id", "id", "docid", "doc_id")
 TEXT_COLUMNS = ("text", "contents", "body")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
-from ibkd_retrieval.indexing.vectors.source import VectorSource
+from ibkd_retrieval.indexing.vectors import VectorSource
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 
