@@ -1,0 +1,197 @@
+"""Every command that writes, killed at its file operations and run again; and run on a disk that fails.
+
+usage: python benchmarks/faults/kills.py [--work-dir DIR] [--kills 60] [--faults 9] [--only WORDS] [--every]
+
+A command runs once to count what it changes below its folder: files opened for writing, writes, renames, links,
+removals, folders made and removed, syncs, truncations. Then it is killed by SIGKILL before each of these operations, or
+before an even sample of `--kills` of them (a write is cut in half first), and run again. Then a call fails: ENOSPC, from
+there on for all that need room; EIO, once; EACCES, once, where a name is opened, made, renamed or removed.
+
+After each trial what stood under the command's output is there whole, or what the command makes is. The second run ends
+in the files of an undisturbed one, with none beside them. A failed call is one sentence and exit code 1 or 2, or the
+result is whole in spite of it. Power cuts are not tried: what the kernel was given counts as written.
+Writes benchmarks/results/faults.json and prints its table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import errno
+import json
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[2] / "tests")]
+
+from commands import Writing, commands, make_world, state
+from trials import COUNT, FAIL, FAIL_ON, KILL, Ended, Warm, contents, fresh
+
+from ibkd_retrieval.encoders.environment import read_environment
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import write_json
+
+ERRORS = {"ENOSPC": (FAIL_ON, errno.ENOSPC), "EIO": (FAIL, errno.EIO), "EACCES": (FAIL, errno.EACCES)}
+NAMING = ("open", "mkdir", "rename", "unlink", "link", "rmdir")
+
+
+class Trials:
+    """The trials of one command."""
+
+    def __init__(self, warm: Warm, command: Writing) -> None:
+        self.warm, self.command = warm, command
+        self.template = warm.work / "template"
+        shutil.rmtree(self.template, ignore_errors=True)
+        (self.template / "home").mkdir(parents=True)
+        command.prepare(self.template)
+        self.before = self.states(self.template)
+        fresh(warm.root, self.template)
+        warm.learn_modules(command.words)
+        fresh(warm.root, self.template)
+        ended = warm.run(command.words, COUNT)
+        if ended.code:
+            raise SystemExit(f"{command.name}: {ended.err}")
+        self.operations = warm.operations()
+        self.due, self.files = self.states(warm.root), contents(warm.root, command.ignored)
+        self.wrong: list[dict[str, object]] = []
+
+    def states(self, folder: Path) -> dict[str, str | None]:
+        """What is found under the targets."""
+        return {name: state(folder / name, self.command.ignored) for name in self.command.targets}
+
+    def disturb(self, what: str, how: int, moment: int, error: int = 0) -> None:
+        """Run the command disturbed, look at what it left, and run it again."""
+        fresh(self.warm.root, self.template)
+        ended = self.warm.run(self.command.words, how, moment, error)
+        faults = self.left(ended)
+        if how != KILL:
+            faults += self.said(ended)
+        elif ended.code not in (-9, 0):
+            faults.append(f"exit code {ended.code}: {ended.sentence}")
+        done = self.done()
+        second = self.warm.run((*self.command.words, *self.command.again))
+        # What was whole before the end came is not done twice: an id is deleted once, a finished folder is kept.
+        if second.code and not (done and second.code == 2 and not second.traceback and not self.differing()):
+            faults.append(f"the second run ends with {second.code}: {second.sentence}")
+        elif differing := self.differing():
+            faults.append(f"after the second run these differ: {', '.join(differing[:6])}")
+        if faults:
+            operation = self.operations[moment - 1].replace(str(self.warm.root), "")
+            found = {"trial": what, "moment": moment, "operation": operation, "faults": faults}
+            self.wrong.append(found)
+            print(f"{self.command.name}: {found}", flush=True)
+
+    def done(self) -> bool:
+        """Whether what the command makes is there."""
+        try:
+            return self.states(self.warm.root) == self.due
+        except (UserError, OSError, ValueError):
+            return False
+
+    def left(self, ended: Ended) -> list[str]:
+        """What is wrong with what a disturbed run left."""
+        try:
+            states = self.states(self.warm.root)
+        except (UserError, OSError, ValueError) as fault:
+            return [f"damaged: {fault}"]
+        return [
+            f"{name} is {'gone' if found is None else 'neither the old nor the new one'}"
+            for name, found in states.items()
+            if found not in (self.before[name], self.due[name])
+        ]
+
+    def said(self, ended: Ended) -> list[str]:
+        """What is wrong with how a failed call was answered."""
+        if ended.traceback:
+            return ["traceback: " + ended.sentence]
+        if ended.code in (1, 2):
+            lines = [line for line in ended.err.splitlines() if line.startswith("ibkd: ")]
+            return [] if len(lines) == 1 else [f"{len(lines)} sentences: {ended.sentence}"]
+        if ended.code == 0:
+            differing = self.differing()
+            return [f"done, and these differ: {', '.join(differing[:6])}"] if differing else []
+        return [f"exit code {ended.code}: {ended.sentence}"]
+
+    def differing(self) -> list[str]:
+        """Names of files that are not those of an undisturbed run."""
+        found = contents(self.warm.root, self.command.ignored)
+        return sorted(name for name in found.keys() | self.files.keys() if found.get(name) != self.files.get(name))
+
+
+def sample(count: int, most: int) -> list[int]:
+    """Up to `most` moments of `count`, evenly, the first and the last among them."""
+    if count <= most:
+        return list(range(1, count + 1))
+    return sorted({1 + round(place * (count - 1) / (most - 1)) for place in range(most)})
+
+
+def try_command(warm: Warm, command: Writing, kills: int, faults: int) -> dict[str, object]:
+    """All trials of a command."""
+    trials = Trials(warm, command)
+    count = len(trials.operations)
+    killed = sample(count, kills)
+    for moment in killed:
+        trials.disturb("SIGKILL", KILL, moment)
+    failed: Counter[str] = Counter()
+    for name, (how, number) in ERRORS.items():
+        places = range(1, count + 1)
+        if name == "EACCES":
+            places = [at for at in places if trials.operations[at - 1].split()[0] in NAMING]
+        for place in sample(len(places), faults):
+            trials.disturb(name, how, places[place - 1], number)
+            failed[name] += 1
+    kinds = Counter(operation.split()[0] for operation in trials.operations)
+    return {
+        "command": command.name,
+        "operations": count,
+        "kinds": dict(kinds.most_common()),
+        "kills": len(killed),
+        "faults": dict(failed),
+        "wrong": trials.wrong,
+    }
+
+
+def main() -> None:
+    """Try every command, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work-dir", type=Path, default=Path(tempfile.gettempdir()) / "ibkd-faults")
+    parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--faults", type=int, default=9)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--every", action="store_true", help="kill at every operation, whatever --kills says")
+    given = parser.parse_args()
+    warm = Warm(given.work_dir.resolve())
+    started = time.monotonic()
+    world = make_world(warm)
+    results = []
+    for command in commands(world):
+        if not command.name.startswith(given.only):
+            continue
+        result = try_command(warm, command, 10**9 if given.every else given.kills, given.faults)
+        results.append(result)
+        print(json.dumps({k: len(v) if k == "wrong" else v for k, v in result.items() if k != "kinds"}), flush=True)
+    children, own = resource.getrusage(resource.RUSAGE_CHILDREN), resource.getrusage(resource.RUSAGE_SELF)
+    result = {
+        "what": "every command that writes, killed at its file operations or with one of them failing, and run again",
+        "kills": sum(each["kills"] for each in results),
+        "faults": sum(sum(each["faults"].values()) for each in results),
+        "wrong": sum(len(each["wrong"]) for each in results),
+        "commands": results,
+        "seconds": round(time.monotonic() - started),
+        "cpu_seconds": round(sum(each.ru_utime + each.ru_stime for each in (children, own))),
+        "date": datetime.date.today().isoformat(),
+        "environment": read_environment().to_json(),
+    }
+    if not given.only:
+        write_json(Path(__file__).parents[1] / "results" / "faults.json", result)
+    print(json.dumps({key: result[key] for key in ("kills", "faults", "wrong", "seconds", "cpu_seconds")}))
+    raise SystemExit(1 if result["wrong"] else 0)
+
+
+if __name__ == "__main__":
+    main()
