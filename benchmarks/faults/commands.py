@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from trials import Warm, contents, digest
 
 DOCUMENTS, QUERIES = 100, 6
+MEASURED = ("measured/*.json",)
+"""What the toolkit remembers of this machine's speed."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,15 @@ class Writing:
     Attributes:
         name: what the table calls it.
         words: of the command.
-        targets: what it makes or changes, by name in the trial's folder.
+        target: what it makes or changes, by name in the trial's folder.
         prepare: lays down what is there before, in an empty folder.
         again: what is added to run it a second time.
         ignored: patterns of files whose bytes differ from run to run.
-        share: of the moments that are tried.
     """
 
     name: str
     words: tuple[str, ...]
-    targets: tuple[str, ...]
+    target: str
     prepare: Callable[[Path], None] = lambda folder: None
     again: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
@@ -123,46 +123,69 @@ def commands(world: World) -> list[Writing]:
     def copied(source: str, name: str) -> Callable[[Path], None]:
         return lambda folder: shutil.copytree(world.folder / source, folder / name) and None
 
-    def with_file(name: str, text: str) -> Callable[[Path], None]:
+    def holding(name: str, text: str) -> Callable[[Path], None]:
         return lambda folder: (folder / name).write_text(text) and None
 
-    both = ("--stage", "both", "--pairs", f"{world.corpus}:test", "--finetune-steps", "4", "--finetune-batch-size", "4")
+    def index(*more: str) -> tuple[str, ...]:
+        return ("index", *more, "--output", "i", "--quiet")
+
+    def distil(*more: str) -> tuple[str, ...]:
+        return (*distill_words(world), "--output", "s", *more)
+
+    made, other, corpus = str(world.index), str(world.other), str(world.corpus)
+    pairs = ("--stage", "both", "--pairs", f"{corpus}:test", "--finetune-steps", "4", "--finetune-batch-size", "4")
     mining = ("--negatives", "1", "--negative-ranks", "2-20", "--negative-margin", "0")
-    resume, student = ("--resume",), ("README.md", "measured/*.json")
-    times = ("measured/*.json", "*.html", "*.md", "*.svg", "*.png", "report.json", "*.metadata.yaml")
-    index, imported = str(world.index), ("import", str(world.vectors), "--output", "i", "--quiet")
-    distill = (*distill_words(world), "--output", "s")
-    compare = ("compare", "--index", f"{index},name=a", "--index", f"{index},name=b", "--queries", str(world.corpus))
-    suite = ("eval", "--suite", str(world.suite), "--model", str(world.teacher), "--output", "suite", "--dtype", "float32")
-    run = ("search", "--index", index, "--queries", str(world.corpus), "--output", "r.trec", "--dtype", "float32", "-q")
-    scores = ("eval", "--index", index, "--queries", str(world.corpus), "--dtype", "float32", "--quiet")
-    listed: list[Writing] = [
-        Writing("index", index_words(world, "corpus", "i"), ("i",), again=resume),
-        Writing("index --type ivf-flat", index_words(world, "corpus", "i", "--type", "ivf-flat", "--lists", "4"), ("i",), again=resume),
-        Writing("index --overwrite", index_words(world, "more", "i", "--overwrite"), ("i",), copied("index", "i")),
-        Writing("index --append", index_words(world, "more", "i", "--append"), ("i",), copied("index", "i"), again=resume),
-        Writing("index --delete", ("index", "--delete", str(world.delete), "--output", "i", "--quiet"), ("i",), copied("index", "i")),
-        Writing("index --from", ("index", "--from", index, "--type", "sq8", "--output", "i", "--quiet"), ("i",), again=resume),
-        Writing("index --from --overwrite", ("index", "--from", str(world.other), "--output", "i", "--overwrite", "--quiet"), ("i",), copied("index", "i")),
-        Writing("index --merge", ("index", "--merge", index, "--merge", str(world.other), "--output", "i", "--quiet"), ("i",), again=resume),
-        Writing("import", imported, ("i",), again=resume),
-        Writing("import --overwrite", (*imported, "--overwrite"), ("i",), copied("other", "i")),
-        Writing("import of parquet", ("import", str(world.parquet), "--output", "i", "--vectors", "float16", "--quiet"), ("i",), again=resume),
-        *(
-            Writing(f"export --to {to}", ("export", index, "--to", to, "--output", "out", "--quiet"), ("out",))
-            for to in ("numpy", "parquet", "pyserini")
+    static = ("distill", "--teacher", str(world.teacher), "--student", "static", "--corpus", corpus, "--dim", "8")
+    few = ("--steps", "2", "--batch-size", "8", "--bank-size", "16", "--device", "cpu", "--dtype", "float32", "--quiet")
+    searched = ("--index", made, "--queries", corpus, "--dtype", "float32", "--quiet")
+    two = ("--index", f"{made},name=a", "--index", f"{made},name=b", "--queries", corpus, "--dtype", "float32")
+    suite = ("--suite", str(world.suite), "--model", str(world.teacher), "--dtype", "float32", "--output", "suite")
+    imported = ("import", str(world.vectors), "--output", "i", "--quiet")
+    from_parquet = ("import", str(world.parquet), "--output", "i", "--vectors", "float16", "--quiet")
+    lists = ("--type", "ivf-flat", "--lists", "4")
+    resume, old = ("--resume",), copied("index", "i")
+    card, times = ("README.md", *MEASURED), ("*.html", "*.md", "*.svg", "*.png", "report.json", *MEASURED)
+    return [
+        Writing("index", index_words(world, "corpus", "i"), "i", again=resume),
+        Writing("index --type ivf-flat", index_words(world, "corpus", "i", *lists), "i", again=resume),
+        Writing("index --overwrite", index_words(world, "more", "i", "--overwrite"), "i", old),
+        Writing("index --append", index_words(world, "more", "i", "--append"), "i", old, again=resume),
+        Writing("index --delete", index("--delete", str(world.delete)), "i", old),
+        Writing("index --from", index("--from", made, "--type", "sq8"), "i", again=resume),
+        Writing("index --from --overwrite", index("--from", other, "--overwrite"), "i", old),
+        Writing("index --merge", index("--merge", made, "--merge", other), "i", again=resume),
+        Writing("import", imported, "i", again=resume),
+        Writing("import --overwrite", (*imported, "--overwrite"), "i", copied("other", "i")),
+        Writing("import of parquet", from_parquet, "i", again=resume),
+        Writing("export --to numpy", ("export", made, "--to", "numpy", "--output", "out", "--quiet"), "out"),
+        Writing("export --to parquet", ("export", made, "--to", "parquet", "--output", "out", "--quiet"), "out"),
+        Writing("export --to pyserini", ("export", made, "--to", "pyserini", "--output", "out", "--quiet"), "out"),
+        Writing("search --engine bm25", ("search", "river", "--index", "i", "--engine", "bm25", "-q"), "i", old),
+        Writing(
+            "search --queries --output",
+            ("search", *searched, "--output", "r.trec"),
+            "r.trec",
+            holding("r.trec", "q1 Q0 d1 1 2.5 old\n"),
+            ignored=("*.metadata.yaml", *MEASURED),
         ),
-        Writing("search --engine bm25", ("search", "river bank", "--index", "i", "--engine", "bm25", "-q"), ("i",), copied("index", "i"), ignored=("lexical.json",)),
-        Writing("search --queries --output", run, ("r.trec",), with_file("r.trec", "q1 Q0 d1 1 2.5 old\n"), ignored=times),
-        Writing("eval --output --per-query", (*scores, "--format", "csv", "--output", "e.csv", "--per-query", "v.tsv"), ("e.csv", "v.tsv"), with_file("e.csv", "old\n")),
-        Writing("eval --suite", suite, ("suite",), ignored=("suite.json",)),
-        Writing("compare --output", (*compare, "--rounds", "1", "--no-peak-memory", "--output", "c", "--quiet"), ("c",), ignored=times),
-        Writing("distill", distill, ("s",), again=resume, ignored=student),
-        Writing("distill --overwrite", (*distill, "--overwrite", "--seed", "1"), ("s",), copied("student", "s"), ignored=student),
-        Writing("distill --stage both", (*distill, *both, *mining), ("s",), again=resume, ignored=student),
-        Writing("distill --student static", ("distill", "--teacher", str(world.teacher), "--student", "static", "--corpus", str(world.corpus), "--dim", "8", "--steps", "2", "--batch-size", "8", "--bank-size", "16", "--output", "s", "--quiet", "--device", "cpu"), ("s",), again=resume, ignored=student),
-    ]  # fmt: skip
-    return listed
+        Writing(
+            "eval --output --per-query",
+            ("eval", *searched, "--format", "csv", "--output", "e.csv", "--per-query", "v.tsv"),
+            "e.csv",
+            holding("e.csv", "old\n"),
+        ),
+        Writing("eval --suite", ("eval", *suite), "suite", ignored=("suite.json", *MEASURED)),
+        Writing(
+            "compare --output",
+            ("compare", *two, "--rounds", "1", "--no-peak-memory", "--output", "c", "--quiet"),
+            "c",
+            ignored=times,
+        ),
+        Writing("distill", distil(), "s", again=resume, ignored=card),
+        Writing("distill --overwrite", distil("--overwrite", "--seed", "1"), "s", copied("student", "s"), ignored=card),
+        Writing("distill --stage both", distil(*pairs, *mining), "s", again=resume, ignored=card),
+        Writing("distill --student static", (*static, *few, "--output", "s"), "s", again=resume, ignored=card),
+    ]
 
 
 def state(target: Path, ignored: tuple[str, ...]) -> str | None:
@@ -183,7 +206,8 @@ def state(target: Path, ignored: tuple[str, ...]) -> str | None:
         return json.dumps([manifest.document_count, files], sort_keys=True)
     if (target / "modules.json").exists() or (target / "ibkd.json").exists():
         return json.dumps(
-            {n: d for n, d in contents(target, ignored).items() if not n.startswith(("checkpoints", "."))}, sort_keys=True
+            {n: d for n, d in contents(target, ignored).items() if not n.startswith(("checkpoints", "."))},
+            sort_keys=True,
         )
     if (target / "vectors.npy").exists() or (target / "index").exists() or list(target.glob("*.parquet")):
         return json.dumps(contents(target, ignored), sort_keys=True)
@@ -193,6 +217,3 @@ def state(target: Path, ignored: tuple[str, ...]) -> str | None:
         if (target / name).exists():
             json.loads((target / name).read_bytes())
     return None
-
-
-__all__ = ["Writing", "World", "commands", "make_world", "np", "state"]

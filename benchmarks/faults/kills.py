@@ -3,8 +3,8 @@
 usage: python benchmarks/faults/kills.py [--work-dir DIR] [--kills 60] [--faults 9] [--only WORDS] [--every]
 
 A command runs once to count what it changes below its folder: files opened for writing, writes, renames, links,
-removals, folders made and removed, syncs, truncations. Then it is killed by SIGKILL before each of these operations, or
-before an even sample of `--kills` of them (a write is cut in half first), and run again. Then a call fails: ENOSPC, from
+removals, folders made and removed, syncs, truncations. Then it is killed by SIGKILL before each of these operations or
+before an even sample of `--kills` (a write is cut in half first), and run again. Then a call fails: ENOSPC, from
 there on for all that need room; EIO, once; EACCES, once, where a name is opened, made, renamed or removed.
 
 After each trial what stood under the command's output is there whole, or what the command makes is. The second run ends
@@ -21,13 +21,10 @@ import errno
 import json
 import resource
 import shutil
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parents[2] / "tests")]
 
 from commands import Writing, commands, make_world, state
 from trials import COUNT, FAIL, FAIL_ON, KILL, Ended, Warm, contents, fresh
@@ -49,7 +46,7 @@ class Trials:
         shutil.rmtree(self.template, ignore_errors=True)
         (self.template / "home").mkdir(parents=True)
         command.prepare(self.template)
-        self.before = self.states(self.template)
+        self.before = self.state(self.template)
         fresh(warm.root, self.template)
         warm.learn_modules(command.words)
         fresh(warm.root, self.template)
@@ -57,12 +54,12 @@ class Trials:
         if ended.code:
             raise SystemExit(f"{command.name}: {ended.err}")
         self.operations = warm.operations()
-        self.due, self.files = self.states(warm.root), contents(warm.root, command.ignored)
+        self.due, self.files = self.state(warm.root), contents(warm.root, command.ignored)
         self.wrong: list[dict[str, object]] = []
 
-    def states(self, folder: Path) -> dict[str, str | None]:
-        """What is found under the targets."""
-        return {name: state(folder / name, self.command.ignored) for name in self.command.targets}
+    def state(self, folder: Path) -> str | None:
+        """What is found under the target."""
+        return state(folder / self.command.target, self.command.ignored)
 
     def disturb(self, what: str, how: int, moment: int, error: int = 0) -> None:
         """Run the command disturbed, look at what it left, and run it again."""
@@ -89,21 +86,19 @@ class Trials:
     def done(self) -> bool:
         """Whether what the command makes is there."""
         try:
-            return self.states(self.warm.root) == self.due
+            return self.state(self.warm.root) == self.due
         except (UserError, OSError, ValueError):
             return False
 
     def left(self, ended: Ended) -> list[str]:
         """What is wrong with what a disturbed run left."""
         try:
-            states = self.states(self.warm.root)
+            found = self.state(self.warm.root)
         except (UserError, OSError, ValueError) as fault:
             return [f"damaged: {fault}"]
-        return [
-            f"{name} is {'gone' if found is None else 'neither the old nor the new one'}"
-            for name, found in states.items()
-            if found not in (self.before[name], self.due[name])
-        ]
+        if found in (self.before, self.due):
+            return []
+        return [f"{self.command.target} is {'gone' if found is None else 'neither the old nor the new one'}"]
 
     def said(self, ended: Ended) -> list[str]:
         """What is wrong with how a failed call was answered."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import hashlib
 import importlib
 import json
@@ -12,12 +13,13 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-TESTS = HERE.parents[1] / "tests"
+sys.path.append(str(HERE.parents[1] / "tests"))
 COUNT, KILL, FAIL, FAIL_ON = 1, 2, 3, 4
 """What happens at an operation: it is counted, ends the process, fails, or fails with all that need room after it."""
 
@@ -78,30 +80,35 @@ class Warm:
 
         torch.set_num_threads(1)
 
-    def run(self, words: tuple[str, ...], how: int = 0, at: int = 0, error: int = 0, folder: Path | None = None) -> Ended:
+    def run(
+        self, words: tuple[str, ...], how: int = 0, at: int = 0, error: int = 0, folder: Path | None = None
+    ) -> Ended:
         """Run `ibkd` with these words in the trial's folder, and disturb it."""
-        return self.call(lambda: _command(words), how, at, error, folder)
+        return self.call(lambda: command(words), how, at, error, folder)
 
     def call(self, action: Any, how: int = 0, at: int = 0, error: int = 0, folder: Path | None = None) -> Ended:
         """Run a function in a child, in the trial's folder, and disturb it."""
+        # A child that collects garbage would copy the memory of all that is loaded.
+        gc.collect()
+        gc.freeze()
         child = os.fork()
         if child == 0:
-            self._in_child(action, how, at, error, folder or self.root)
+            self._in_child(action, how, at, error)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         return Ended(code, *((self.said / name).read_text("utf-8", "replace") for name in ("out", "err")))
 
-    def _in_child(self, action: Any, how: int, at: int, error: int, folder: Path) -> None:
-        code = 70
+    def _in_child(self, action: Callable[[], int | None], how: int, at: int, error: int) -> None:
+        code: int | None = 70
         try:
             for number, name in ((1, "out"), (2, "err")):
                 file = os.open(self.said / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
                 os.dup2(file, number)
             log = os.open(self.said / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-            os.chdir(folder)
-            os.environ["HOME"] = str(folder / "home")
-            os.environ["XDG_CACHE_HOME"] = str(folder / "home" / ".cache")
+            os.chdir(self.root)
+            os.environ["HOME"] = str(self.root / "home")
+            os.environ["XDG_CACHE_HOME"] = str(self.root / "home" / ".cache")
             if how:
-                self.shim.fault_arm(how, at, error, os.fsencode(folder), log)
+                self.shim.fault_arm(how, at, error, os.fsencode(self.root), log)
             code = action()
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
@@ -123,7 +130,7 @@ class Warm:
 
         def action() -> int:
             try:
-                return _command(words)
+                return command(words)
             except SystemExit as leaving:
                 return int(leaving.code or 0)
             finally:
@@ -136,11 +143,12 @@ class Warm:
             if name not in sys.modules and not name.startswith("__"):
                 try:
                     importlib.import_module(name)
-                except Exception:  # noqa: BLE001, S112 - a child loads it then
+                except Exception:
                     continue
 
 
-def _command(words: tuple[str, ...]) -> int:
+def command(words: tuple[str, ...]) -> int:
+    """Run `ibkd` with these words in this process."""
     from ibkd_cli.app import main
 
     sys.argv = ["ibkd", *words]

@@ -171,7 +171,7 @@ def _claim(folder: Path, plan: AppendPlan, resume: bool, restart: bool) -> Appen
                 f"An append of {begun.build.corpus} to {folder} is unfinished, not one of {plan.build.corpus}: finish "
                 "that with `append(resume=True)`, or drop it with `append(overwrite=True)`."
             )
-        layout.remove_leftovers(folder)
+        layout.remove_leftovers(folder, read_manifest(folder).files)
         return begun
     manifest = read_manifest(folder)
     layout.remove_unlisted(folder, manifest.files, len(manifest.shards))

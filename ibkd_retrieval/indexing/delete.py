@@ -63,6 +63,7 @@ def _delete(folder: Path, ids: Collection[str]) -> IndexManifest:
         gone = np.union1d(gone, np.load(folder / manifest.tombstones, allow_pickle=False))
     digest = hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest()
     with refusals_named(folder):
+        layout.remove_leftovers(folder, manifest.files)
         tombstones = layout.next_name(folder, layout.TOMBSTONES, ".npy")
         with atomic_write(folder / tombstones) as file:
             save_array(file, gone)

@@ -95,6 +95,25 @@ def test_a_deletion_broken_off_before_any_rename_deletes_nothing(tmp_path: Path,
     assert len(open_index(tmp_path / "i", verify=True)) == 8
 
 
+def test_what_killed_changes_left_is_cleared_by_the_next_change_and_the_files_are_those_of_an_undisturbed_one(
+    tmp_path: Path,
+):
+    for name in ("whole", "left"):
+        build_index(numbered_corpus(25), HashingEncoder(), tmp_path / name)
+        delete_documents(tmp_path / name, ["d3"])
+    for left in ("deleted.3.npy", ".deleted.3.npy.61.tmp", ".index.json.62.tmp", "index.2.faiss", "docids.2"):
+        (tmp_path / "left" / left).write_bytes(b"half")
+    (tmp_path / "left" / "deleted.txt").write_text("mine")
+    (tmp_path / "whole" / "deleted.txt").write_text("mine")
+    for name in ("whole", "left"):
+        delete_documents(tmp_path / name, ["d5"])
+        verify_index(tmp_path / name)
+    files = {name: sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("whole", "left")}
+    assert files["left"] == files["whole"]
+    assert "deleted.3.npy" in files["left"]
+    assert not {"deleted.2.npy", "index.2.faiss"} & set(files["left"])
+
+
 def test_a_damaged_list_of_deleted_rows_is_noticed(tmp_path: Path):
     build_index(numbered_corpus(10), HashingEncoder(), tmp_path / "i")
     manifest = delete_documents(tmp_path / "i", ["d1"])

@@ -32,6 +32,8 @@ _OURS = re.compile(
     r"|vectors/\d{5,}\.npy|documents/\d{5,}\.jsonl(\.offsets\.npy)?|shards/\d{5,}\.json)"
 )
 _LEXICAL_INDEX = re.compile(r"[a-z0-9]+-[0-9a-f]{12}")
+_NUMBERED = re.compile(r"index\.\d+\.faiss|docids\.\d+(\.offsets\.npy)?|deleted\.\d+\.npy")
+"""Names of files that an append or a deletion makes beside those of the same kind that it replaces."""
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
 
 
@@ -93,10 +95,16 @@ def lexical_indexes(folder: Path) -> list[Path]:
     return found
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the partial files of a killed build."""
+def remove_leftovers(folder: Path, listed: Collection[str] | None = None) -> None:
+    """Delete the partial files of a killed process, and where `listed` is given numbered files that it does not name.
+
+    Args:
+        folder: the index folder.
+        listed: the files of a finished index. None keeps all numbered ones.
+    """
     for path in ours(folder):
-        if _TEMPORARY.fullmatch(path.name):
+        unlisted = listed is not None and _NUMBERED.fullmatch(path.name) and path.name not in listed
+        if _TEMPORARY.fullmatch(path.name) or unlisted:
             path.unlink()
 
 
