@@ -16,12 +16,14 @@ from __future__ import annotations
 import argparse
 import copy
 import datetime
+import functools
 import json
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from sentence_transformers import SentenceTransformer
 
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.distill.config import DistillConfig
@@ -29,6 +31,7 @@ from ibkd_retrieval.distill.data.texts import gather_texts
 from ibkd_retrieval.distill.defaults import projection_for, recipe_of, usual_learning_rate
 from ibkd_retrieval.distill.initialise import initial_student, transformer_width
 from ibkd_retrieval.distill.pipeline import open_cache
+from ibkd_retrieval.distill.recipe import StudentPlan
 from ibkd_retrieval.distill.training.stage1 import TrainingRun
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.environment import read_environment
@@ -93,6 +96,16 @@ def ranking(encoder: Encoder, data: Judged, passages: np.ndarray) -> dict[str, d
     }
 
 
+@functools.cache
+def models(plan: StudentPlan, name: str) -> tuple[SentenceTransformer, SentenceTransformer]:
+    """A teacher, and the untrained student of a plan."""
+    teacher = load_sentence_transformer(name, device="cpu")
+    student = initial_student(plan, teacher, name, "cpu")
+    if not is_static(student):
+        student.max_seq_length = LENGTH
+    return teacher, student
+
+
 def distilled(kind: str, weight: float, seed: int, steps: int, given: argparse.Namespace) -> tuple[Encoder, dict]:
     """A student of this kind, and what it took."""
     chosen = dict(KINDS[kind]) | {"regression_weight": weight, "seed": seed, "steps": steps, "batch_size": BATCH}
@@ -102,10 +115,8 @@ def distilled(kind: str, weight: float, seed: int, steps: int, given: argparse.N
     chosen |= {"max_length": LENGTH, "dtype": DTYPE} | json.loads(given.options)
     recipe = recipe_of(DistillConfig().with_parameters(**chosen))
     plan, settings = recipe.plan, recipe.settings
-    teacher = load_sentence_transformer(chosen["teacher"], device="cpu")
-    student = initial_student(plan, teacher, chosen["teacher"], "cpu")
-    if not is_static(student):
-        student.max_seq_length = LENGTH
+    teacher, untrained = models(plan, chosen["teacher"])
+    student = copy.deepcopy(untrained)
     rate = settings.learning_rate or usual_learning_rate(plan, settings.output_space, transformer_width(teacher))
     cache = open_cache(chosen["teacher"], copy.deepcopy(teacher), settings, given.work_dir)
     texts = gather_texts(open_corpus(str(given.data_dir / "scifact")), None)

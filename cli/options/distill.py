@@ -129,6 +129,14 @@ OPTIONS: dict[str, Any] = {
     "max_documents": Annotated[
         int | None, option("Most documents to learn from, drawn at random.", panel=_TEXT, default="all")
     ],
+    "synthetic_queries": Annotated[
+        int | None,
+        option(
+            "Queries made of each document, as further text: titles, sentences, spans and keywords.",
+            panel=_TEXT,
+            default="0",
+        ),
+    ],
     **_FIELDS,
     "objective": Annotated[
         str | None,

@@ -193,6 +193,7 @@ def distill(
         finetuning=recipe.finetuning if config.stage != "distill" else None,
         stage=config.stage,
         max_documents=config.data.max_documents,
+        synthetic_queries=config.data.synthetic_queries or 0,
         output=target,
         cache_root=Path(cache) if cache is not None else cache_folder() / TEACHERS,
         device=device,

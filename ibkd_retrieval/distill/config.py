@@ -117,6 +117,7 @@ class DataConfig:
             texts; with pydocs, None is its own queries.
         pairs: queries with their passages for fine-tuning: judged queries, or a JSONL file.
         max_documents: maximum number of training documents, drawn at random. None takes all.
+        synthetic_queries: queries made of each training document, as further unlabelled text. None and 0 make none.
         id_field: field of the corpus that holds the id. None tries the usual names.
         text_field: fields that hold the text; they are joined. Empty tries the usual names.
         title_field: field that holds the title. None tries the usual names.
@@ -127,6 +128,7 @@ class DataConfig:
     dev: Any = None
     pairs: Any = None
     max_documents: int | None = None
+    synthetic_queries: int | None = None
     id_field: str | None = None
     text_field: tuple[str, ...] = ()
     title_field: str | None = None

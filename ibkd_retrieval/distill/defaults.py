@@ -228,6 +228,8 @@ def recipe_of(config: DistillConfig) -> Recipe:
     """
     given = config.given()
     _check_given(given, config.stage)
+    if (config.data.synthetic_queries or 0) < 0:
+        raise UserError(f"`synthetic_queries` is {config.data.synthetic_queries}: give a number from 0 up.")
     plan = _plan(config)
     space = config.student.output_space
     frozen = config.student.freeze_embeddings
@@ -265,7 +267,7 @@ _BOTH_STAGES = (
 )
 _STAGE_1 = (
     *("objective", "projection", "steps", "batch_size", "bank_size", "learning_rate", "merge"),
-    *("temperature", "regression_weight", "hsic_weight"),
+    *("temperature", "regression_weight", "hsic_weight", "synthetic_queries"),
 )
 _STAGE_2 = (
     *(f"finetune_{name}" for name in FINETUNE_PREFIXED),
@@ -358,6 +360,7 @@ def decided(
     corpus, queries, dev = text_sources(config)
     terms, mining = settings.objective_settings, tuning.mining if tuning else None
     found: dict[str, Any] = {"corpus": corpus, "queries": queries, "dev": dev}
+    found["synthetic_queries"] = config.data.synthetic_queries or 0
     found |= {"student": plan.model, "layers": plan.layers, "dim": plan.dim or 0, "pooling": plan.pooling}
     found |= {
         name: getattr(settings, name)

@@ -16,6 +16,7 @@ import numpy as np
 from ibkd_retrieval.corpora.records import Corpus, QuerySet
 from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.data.pairs import PairSet
+from ibkd_retrieval.distill.data.synthetic import SYNTHETIC, synthetic_queries, write_queries
 from ibkd_retrieval.distill.data.texts import TrainingTexts, gather_texts
 from ibkd_retrieval.distill.defaults import check_stage, decided, projection_for, usual_learning_rate
 from ibkd_retrieval.distill.dev_metric import Dev, TeacherSpaceDev, judged_dev, neighbour_dev
@@ -91,6 +92,7 @@ class Job:
         dev_queries: judged queries of the dev set. None measures overlap with the teacher's neighbours on held-out
             texts.
         max_documents: maximum number of training documents, drawn at random.
+        synthetic_queries: queries made of each training document.
         device: the device to train on.
         resume: continue an unfinished `output`.
         overwrite: replace a finished or unfinished `output`.
@@ -115,6 +117,7 @@ class Job:
     dev_corpus: Corpus | None = None
     dev_queries: QuerySet | None = None
     max_documents: int | None = None
+    synthetic_queries: int = 0
     device: str = "auto"
     resume: bool = False
     overwrite: bool = False
@@ -321,12 +324,26 @@ def _read_data(job: Job, models: _Models) -> _Data:
     if watched is None:
         watched = neighbour_dev(texts.documents or texts.queries, models.teacher, size=_DEV_NEIGHBOURS, seed=seed)
         texts = texts.without(watched.texts)
+    if job.synthetic_queries:
+        texts = _with_synthetic(job, texts, watched)
     pairs = job.pairs
     if pairs is not None and job.finetuning is not None:
         pairs = usable_pairs(pairs, watched, job.finetuning)
     if job.settings.output_space == "teacher":
         watched = TeacherSpaceDev(watched, models.teacher)
     return _Data(texts, watched, pairs)
+
+
+def _with_synthetic(job: Job, texts: TrainingTexts, dev: Dev) -> TrainingTexts:
+    """The texts and queries made of their documents, which the first process writes beside the checkpoints."""
+    held_out = {*dev.texts, *texts.queries}
+    with ranks.in_turn():
+        made = synthetic_queries(job.corpus, texts.documents, job.synthetic_queries, job.settings.seed)
+    made = [query for query in made if query.text not in held_out]
+    if ranks.is_first():
+        write_queries(made, job.output / CHECKPOINTS / SYNTHETIC)
+        job.progress.say(f"{len(made)} synthetic queries of {len(texts.documents)} documents")
+    return TrainingTexts(texts.documents, (*texts.queries, *(query.text for query in made)))
 
 
 def _complete_student(job: Job, models: _Models, data: _Data) -> None:

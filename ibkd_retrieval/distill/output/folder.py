@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ibkd_retrieval.distill.config import RECORD
+from ibkd_retrieval.distill.data.synthetic import SYNTHETIC
 from ibkd_retrieval.distill.output.report import StudentReport, model_card
 from ibkd_retrieval.distill.training.checkpoint import sync_files
 from ibkd_retrieval.distill.training.log import LOG_FILE
@@ -41,7 +42,8 @@ def prepare_output(output: Path, *, resume: bool, overwrite: bool) -> None:
         return
     # The name `checkpoints` alone is too common to tell our folders by.
     finished = (output / RECORD).is_file()
-    started = any((output / folder / LOG_FILE).is_file() for folder in (CHECKPOINTS, FINETUNING))
+    begun = (f"{CHECKPOINTS}/{LOG_FILE}", f"{FINETUNING}/{LOG_FILE}", f"{CHECKPOINTS}/{SYNTHETIC}")
+    started = any((output / name).is_file() for name in begun)
     if not output.is_dir() or not (finished or started):
         raise UserError(f"{output} exists and is no student of this toolkit: give another `output`.")
     # One that is both was being replaced: the new one is trained beside the old.
@@ -185,9 +187,13 @@ def save_student(
         model.save(str(staging), create_model_card=False)
     if projection is not None:
         save_file({"weight": torch.from_numpy(np.ascontiguousarray(projection))}, staging / PROJECTION)
-    for folder, name in ((CHECKPOINTS, LOG_FILE), (FINETUNING, FINETUNING_LOG)):
-        if (output / folder / LOG_FILE).is_file():
-            shutil.copy(output / folder / LOG_FILE, staging / name)
+    for source, name in (
+        (f"{CHECKPOINTS}/{LOG_FILE}", LOG_FILE),
+        (f"{FINETUNING}/{LOG_FILE}", FINETUNING_LOG),
+        (f"{CHECKPOINTS}/{SYNTHETIC}", SYNTHETIC),
+    ):
+        if (output / source).is_file():
+            shutil.copy(output / source, staging / name)
     with atomic_write(staging / "README.md") as file:
         file.write(model_card(report, output.name).encode("utf-8"))
     write_json(staging / RECORD, report.as_dict())
