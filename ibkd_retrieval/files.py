@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import glob
+import functools
 import hashlib
 import io
+import itertools
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
 import stat
 import tempfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,7 +32,7 @@ def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
 
     A reader sees the old file or the whole new one. On an exception the temporary file is removed
     and `path` is left as it was. Of a symbolic link, the file that it points to is written. A file that is replaced
-    keeps its permissions.
+    keeps its permissions. What a killed process left of writing `path` is removed.
 
     Raises:
         UserError: `path` is there and is no regular file.
@@ -37,6 +40,7 @@ def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
     path = _target(path)
     temporary = temporary_name(path)
     make_folder(path.parent)
+    _remove_abandoned(path)
     try:
         # Exclusively: whatever was planted under that name is not written through.
         with open(temporary, "xb") as file:
@@ -75,18 +79,45 @@ def beside(path: Path, suffix: str) -> Path:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name that nobody can foresee for what will be `path`."""
-    return beside(path, f".{secrets.randbits(62)}.tmp")
+    """A name that nobody can foresee for what will be `path`. It says which process made it."""
+    return beside(path, f".{secrets.randbelow(10**12):012d}{_machine()}{os.getpid():07d}.tmp")
+
+
+@functools.cache
+def _machine() -> str:
+    """Four digits that tell this machine, or container, from others that see the same files."""
+    processes = Path("/proc/self/ns/pid")
+    number = processes.stat().st_ino if processes.exists() else 0
+    return f"{zlib.crc32(f'{platform.node()} {number}'.encode()) % 10_000:04d}"
+
+
+_MOST_NEIGHBOURS = 1000
+"""Entries of a folder among which abandoned files are looked for. A folder of shards has many more."""
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes of this machine that are gone left of making `path`."""
+    mine = temporary_name(path).name
+    start = mine[: mine.rindex(".", 0, -len(".tmp")) + 1]
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in itertools.islice(entries, _MOST_NEIGHBOURS):
+            made = _MADE_BY.fullmatch(entry.name.removeprefix(start)) if entry.name.startswith(start) else None
+            if made is None or made["machine"] != _machine() or _is_running(int(made["process"])):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
+
+
+_MADE_BY = re.compile(r"\d{12}(?P<machine>\d{4})(?P<process>\d{7})\.tmp")
 
 
 def own_folder(path: Path) -> Path:
     """Make a hidden folder for what will be the folder `path`; those of processes that are gone are removed."""
-    for each in path.parent.glob(f".{glob.escape(path.name)}.*.tmp") if path.parent.is_dir() else ():
-        owner = each.name.split(".")[-2]
-        if owner.isdigit() and not _is_running(int(owner)):
-            shutil.rmtree(each, ignore_errors=True)
-    made = beside(path, f".{os.getpid()}.tmp")
     make_folder(path.parent)
+    _remove_abandoned(path)
+    made = temporary_name(path)
     made.mkdir()
     return made
 

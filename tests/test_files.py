@@ -1,7 +1,11 @@
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from helpers.programs import environment
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, is_leftover, make_folder, require_writable, temporary_name
 
@@ -76,6 +80,21 @@ def test_names_of_temporary_files_are_not_foreseen_and_what_lies_there_is_not_wr
     with pytest.raises(FileExistsError):
         write(path)
     assert secret.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["run.trec", "x" * 255])
+def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_the_file_and_nothing_else_is(tmp_path, name):
+    path = tmp_path / name
+    script = "import sys; from ibkd_retrieval.files import *; print(temporary_name(Path(sys.argv[1])))"
+    program = [sys.executable, "-c", script, str(path)]
+    gone = subprocess.run(program, env=environment(), stdout=subprocess.PIPE, check=True, text=True)
+    left, living = Path(gone.stdout.strip()), temporary_name(path)
+    elsewhere = left.with_name(f"{left.name[:-15]}{(int(left.name[-15:-11]) + 1) % 10_000:04d}{left.name[-11:]}")
+    others = tmp_path / ".other.trec.7.tmp"
+    for each in (left, living, elsewhere, others):
+        each.write_bytes(b"half")
+    write(path)
+    assert set(tmp_path.iterdir()) == {path, living, elsewhere, others}
 
 
 @pytest.mark.parametrize("name", ["x" * 250, "é" * 125, "x" * 255])

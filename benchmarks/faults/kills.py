@@ -29,7 +29,7 @@ from pathlib import Path
 from commands import Writing, commands, make_world, state
 from trials import COUNT, FAIL, FAIL_ON, KILL, Ended, Warm, contents, fresh
 
-from ibkd_retrieval.encoders.environment import read_environment
+from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import write_json
 
