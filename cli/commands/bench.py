@@ -38,9 +38,9 @@ class BenchOptions:
 
 @grouped
 def bench_encode(asked: BenchOptions, shown: Output) -> None:
-    """Run a model in every installed backend and number format, and say which is best here; it is remembered.
+    """Measure a model in every installed backend and number format.
 
-    `ibkd index`, `search`, `eval` and `compare` then take it by themselves (--backend auto).
+    The best is remembered: `ibkd index`, `search`, `eval` and `compare` take it by themselves (--backend auto).
     """
     import ibkd_retrieval as ibkd
     from ibkd_retrieval.indexing.faiss_binding import device_there

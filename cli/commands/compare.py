@@ -10,7 +10,7 @@ from typing import Annotated
 
 from ..display.comparison import print_comparison
 from ..display.console import print_json
-from ..options.common import QUERIES_HELP, Computation, Output, QrelsThreshold, QueryFields, Seed, judgements
+from ..options.common import QUERIES_HELP, Computation, Output, QrelsThreshold, QueryFields, judgements, seed_option
 from ..options.declare import ADVANCED, grouped, option
 
 
@@ -78,13 +78,16 @@ class CompareOptions:
         ),
     ] = True
     k: Annotated[int, option("Results a query, for metrics without a cutoff.", "--k", "-k", panel=ADVANCED)] = 1000
-    seed: Seed = 0
+    seed: Annotated[int, seed_option(ADVANCED)] = 0
     qrels_threshold: QrelsThreshold = None
 
 
 @grouped
 def compare(asked: CompareOptions, fields: QueryFields, computing: Computation, shown: Output) -> None:
-    """Compare indexes on the same queries: quality with significance, latency, throughput, size."""
+    """Compare indexes on the same queries: quality, speed and memory.
+
+    The first index is the reference: the report says what each other one keeps of its quality, and what it saves.
+    """
     from ibkd_retrieval.errors import WorkFailed
     from ibkd_retrieval.evaluation.compare.compare import compare as compare_indexes
     from ibkd_retrieval.files import require_writable

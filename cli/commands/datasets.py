@@ -18,14 +18,20 @@ if TYPE_CHECKING:
 @grouped
 def datasets(
     name: Annotated[
-        str | None, typer.Argument(help="A data set's short name: show all that is known of it.", show_default="all")
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Short name of a data set; all are listed unless given.", show_default=False
+        ),
     ] = None,
     suite: Annotated[
         str | None, option("List the sets of a suite: beir, nano-beir, lotte, msmarco, ...", metavar="SUITE")
     ] = None,
     json: Annotated[bool, flag("Print one JSON object.", "--json")] = False,
 ) -> None:
-    """List the data sets that go by a short name, or show one. Nothing is fetched."""
+    """List the data sets that have a short name, or show one.
+
+    Nothing is fetched.
+    """
     from ibkd_retrieval.corpora.catalog.descriptions import SUITES, describe
     from ibkd_retrieval.corpora.catalog.descriptions import datasets as described_sets
     from ibkd_retrieval.corpora.irds import home

@@ -7,11 +7,17 @@ from typing import Annotated, Any
 from ..display.console import print_json, reporter, stdout
 from ..options.declare import Given, grouped
 from ..options.distill import DISTILLING, chosen
+from ..ranks import across_ranks
 
 
+@across_ranks
 @grouped
 def distill(options: Annotated[dict[str, Any], DISTILLING], given: Given) -> None:
-    """Distil a teacher into a small student with IBKD, fine-tune it on pairs, or both; writes a model folder."""
+    """Distil a teacher into a small student, fine-tune it on pairs, or both.
+
+    The student learns from the texts of a corpus; no labels are needed. It is written to a model folder, which every
+    other command and sentence-transformers read. A killed run goes on with --resume.
+    """
     import ibkd_retrieval as ibkd
     from ibkd_retrieval.distill.training import distributed as ranks
 

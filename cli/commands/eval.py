@@ -14,7 +14,11 @@ from ..options.eval import EvalOptions, Ranking, chosen_task, form_of
 
 @grouped
 def evaluate(asked: EvalOptions, ranking: Ranking, fields: QueryFields, shown: Output, given: Given) -> None:
-    """Score an index, run files, or a suite of data sets, by metrics of your choice."""
+    """Score an index, run files, or a suite of data sets.
+
+    Scores have confidence intervals, and differences from a baseline are tested. Without judgements, a run is compared
+    with one --baseline by how alike their answers are.
+    """
     task = chosen_task(asked, given)
     form = form_of(asked, shown.json)
     from ibkd_retrieval.evaluation.evaluate import check_per_query_name, write_per_query

@@ -33,7 +33,8 @@ class ExportOptions:
     ]
     output: Annotated[Path, option("New folder to write.", metavar="FOLDER")]
     folder: Annotated[
-        Path | None, typer.Argument(metavar="INDEX", help="Index folder.", show_default="the newest in indexes/")
+        Path | None,
+        typer.Argument(metavar="INDEX", help="Index folder; the newest in indexes/ unless given.", show_default=False),
     ] = None
     index: Annotated[Path | None, option("The same, as an option.", metavar="INDEX", default=False)] = None
     quiet: Quiet = False

@@ -59,7 +59,10 @@ class ImportOptions:
 
 @grouped
 def import_vectors(asked: ImportOptions, config: Importing, begun: Unfinished, shown: Output) -> None:
-    """Make an index of vectors that were encoded elsewhere; a killed run goes on with --resume."""
+    """Make an index of vectors that were encoded elsewhere.
+
+    A killed run goes on with --resume.
+    """
     from ibkd_retrieval.indexing import api
 
     made = api.import_vectors(**vars(asked), **vars(begun), config=config, progress=shown.progress)

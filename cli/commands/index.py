@@ -55,9 +55,10 @@ def index(
     shown: Output,
     given: Given,
 ) -> None:
-    """Encode a corpus and build a searchable index folder; a killed run goes on with --resume.
+    """Encode a corpus and build an index folder, or change one.
 
-    A finished index grows with --append and shrinks with --delete; --from and --merge make new ones of finished ones.
+    A killed run goes on with --resume. A finished index grows with --append and shrinks with --delete. --from and
+    --merge make a new index of finished ones, without encoding.
     """
     from ibkd_retrieval.indexing import api
 

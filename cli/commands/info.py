@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 @grouped
 def info(
     path: Annotated[
-        Path | None, typer.Argument(help="Index or model folder.", show_default="all in indexes/ and models/")
+        Path | None,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Index or model folder; all in indexes/ and models/ unless given.",
+            show_default=False,
+        ),
     ] = None,
     verify: Annotated[
         bool,
@@ -29,7 +34,7 @@ def info(
     ] = False,
     json: Annotated[bool, flag("Print one JSON object.", "--json")] = False,
 ) -> None:
-    """Show what an index or a student is made of, or list those that are here."""
+    """List the students and indexes that are here, or describe one."""
     import ibkd_retrieval as ibkd
     from ibkd_retrieval.errors import UserError
 

@@ -16,7 +16,10 @@ def quickstart(
     max_documents: Annotated[int, option("Documents the student learns from.")] = 6000,
     quiet: Quiet = False,
 ) -> None:
-    """Distil, index, search, evaluate and compare, on the documentation of the installed Python packages."""
+    """Distil, index, search and compare, on documentation that is on this machine.
+
+    The texts are the documentation of the installed Python packages. Nothing is fetched.
+    """
     from ibkd_retrieval.distill.quickstart import quickstart as run
 
     made = run(steps, max_documents, reporter(quiet))

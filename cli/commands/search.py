@@ -29,7 +29,11 @@ class SearchOptions:
 
     question: Annotated[
         tuple[str, ...],
-        typer.Argument(help="What to look for; words are joined.", show_default="a prompt, on a terminal"),
+        typer.Argument(
+            metavar="QUESTION",
+            help="What to look for; words are joined. Without one, a terminal shows a prompt.",
+            show_default=False,
+        ),
     ] = ()
     index: Annotated[
         tuple[Path, ...],
@@ -56,7 +60,10 @@ class SearchOptions:
 
 @grouped
 def search(asked: SearchOptions, ranking: Ranking, fields: QueryFields, shown: Output) -> None:
-    """Search an index: a question, a prompt on a terminal, or --queries with --output for a run."""
+    """Search an index: one question, a prompt, or a batch of queries.
+
+    Lines of standard input are questions too. --queries with --output writes a run file.
+    """
     if (asked.queries is None) != (asked.output is None):
         raise UserError("A batch search needs both --queries QUERIES and --output RUN.")
     if asked.queries is None:

@@ -50,7 +50,11 @@ class ServeOptions:
 
 @grouped
 def serve(asked: ServeOptions, ranking: RankingTyped) -> None:
-    """Serve indexes: a page with their answers side by side, and a JSON API (/search, /healthz, /metrics, /docs)."""
+    """Serve indexes over HTTP, with a page to search them.
+
+    The page shows the answers of several indexes side by side. The JSON API is /search; /docs describes it, and
+    /healthz and /metrics are for operators.
+    """
     from ibkd_retrieval.serving.limits import Limits
 
     limits = Limits(

@@ -23,22 +23,13 @@ CORPUS_HELP = (
 )
 QUERIES_HELP = "Queries: a data set by name, a BEIR folder (folder:split), a file, or pydocs."
 
+
+def seed_option(panel: str) -> Any:
+    """The option of the seed, in a panel."""
+    return option("Seed of every random choice.", panel=panel, callback=at_least(0))
+
+
 Queries = Annotated[str | None, option(QUERIES_HELP, metavar="QUERIES")]
-Device = Annotated[str, option("Where models run: auto, cpu, cuda or cuda:N.", panel=COMPUTING, metavar="DEVICE")]
-Pooling = Annotated[
-    str | None,
-    option(
-        "How a plain transformers encoder pools its tokens.",
-        panel=COMPUTING,
-        default="mean",
-        choices=("mean", "cls"),
-    ),
-]
-MaxLength = Annotated[
-    int | None,
-    option("Tokens to read of a text.", panel=COMPUTING, default="the model's own limit"),
-]
-Seed = Annotated[int, option("Seed of every random choice.", panel=ADVANCED, callback=at_least(0))]
 Quiet = Annotated[bool, flag("Show no progress and no remarks.", "--quiet", "-q")]
 QrelsThreshold = Annotated[
     float | None,
@@ -54,6 +45,7 @@ COMPUTATION: dict[str, Any] = {
     "dtype": option(
         "Number format of the encoder; auto is what the hardware multiplies fastest.",
         panel=COMPUTING,
+        metavar="FORMAT",
         choices=("auto", "float32", "bfloat16", "float16", "int8"),
     ),
     "backend": option(
@@ -74,6 +66,11 @@ COMPUTATION: dict[str, Any] = {
     ),
 }
 """How an encoder runs, by the fields of every record that says so."""
+
+
+Device = Annotated[str, COMPUTATION["device"]]
+Pooling = Annotated[str | None, COMPUTATION["pooling"]]
+MaxLength = Annotated[int | None, COMPUTATION["max_length"]]
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ Given = tuple[str, ...]
 
 
 def option(
-    help: str,
+    does: str,
     *names: str,
     panel: str | None = None,
     default: str | bool | None = None,
@@ -41,20 +41,23 @@ def option(
     """Declare an option.
 
     Args:
-        help: what the option does.
+        does: what the option does.
         names: how it is typed, where that is not its parameter's name.
         panel: the panel of the help page, such as `ADVANCED`.
         default: what the help page says of the default; False says nothing. None shows the value itself.
         metavar: what stands for the value.
-        choices: the values it takes: they are shown, and completed by the shell. The library refuses others.
+        choices: the values it takes: they are shown, in place of `metavar` or in the help, and completed by the
+            shell. The library refuses others.
         more: arguments of `typer.Option`.
     """
-    if default is not None:
-        more["show_default"] = default
     if choices:
+        does += f" One of {', '.join(choices)}." if metavar else ""
         metavar = metavar or "|".join(choices)
         more["autocompletion"] = _completion(tuple(choices))
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, **more)
+    if default is not None:
+        more["show_default"] = False
+        does += _default_shown(default) if default else ""
+    return typer.Option(*names, help=does, metavar=metavar, rich_help_panel=panel, **more)
 
 
 def flag(help: str, *names: str, panel: str | None = None) -> Any:
@@ -103,7 +106,7 @@ def group(record: type, declared: Declared | None = None) -> Group:
             own[each.name] = is_tuple = get_origin(kind) is tuple
             typed, default = (list[get_args(kind)[0]] | None, None) if is_tuple else (kind, _default(each))  # type: ignore[misc]
             how = how if declared is None else declared[each.name]
-            parameters.append(_parameter(each.name, Annotated[typed, how], default))
+            parameters.append(parameter(each.name, Annotated[typed, how], default))
 
     def make(values: dict[str, Any]) -> Any:
         given = {name: tuple(values[name] or ()) if is_tuple else values[name] for name, is_tuple in own.items()}
@@ -130,7 +133,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             groups[name] = found
             parameters += found.parameters
         else:
-            parameters.append(_parameter(name, kind, each.default))
+            parameters.append(parameter(name, kind, each.default))
 
     @functools.wraps(command)
     def run(context: typer.Context, **values: Any) -> None:
@@ -173,11 +176,22 @@ _VALUES = {int: "N", float: "NUMBER", str: "TEXT"}
 """What stands for a value of a type, where an option does not say."""
 
 
-def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
+def _default_shown(default: object) -> str:
+    """The default at the end of a help text: typer would put it on a line of its own, or in parentheses."""
+    return f" [dim]\\[default: {default}][/dim]"
+
+
+def parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    """A parameter of a command: an annotated type, with what stands for its value and its default shown."""
     typed, how = _parted(kind)
-    if isinstance(how, OptionInfo) and how.metavar is None:
+    if isinstance(how, OptionInfo):
+        how = copy(how)
         stands = [_VALUES[each] for each in _types(typed) if each in _VALUES]
-        kind = Annotated[typed, _with_metavar(how, stands[0] if stands else None)]
+        how.metavar = how.metavar or (stands[0] if stands else None)
+        if how.show_default is True and default not in (None, inspect.Parameter.empty) and typed is not bool:
+            shown = ", ".join(default) if isinstance(default, list) else default
+            how.help, how.show_default = f"{how.help}{_default_shown(shown)}", False
+        kind = Annotated[typed, how]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
@@ -190,12 +204,6 @@ def _default(field: Any) -> Any:
 def _types(kind: Any) -> list[Any]:
     """A type and those that it is made of: float in list[float] | None."""
     return [kind, *(part for each in get_args(kind) for part in _types(each))]
-
-
-def _with_metavar(how: OptionInfo, metavar: str | None) -> OptionInfo:
-    again = copy(how)
-    again.metavar = metavar
-    return again
 
 
 def _parted(kind: Any) -> tuple[Any, Any]:

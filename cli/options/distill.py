@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +10,8 @@ from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, PARAMETERS, Distill
 from ibkd_retrieval.distill.objectives import OBJECTIVES, TEMPERATURES, USUAL_TEMPERATURE
 from ibkd_retrieval.distill.recipe import DistillSettings, FinetuneSettings, MiningSettings, ObjectiveSettings
 
-from .common import COMPUTATION, COMPUTING, CORPUS_HELP, CorpusFields, Output, Seed, Unfinished
-from .declare import ADVANCED, Given, Group, flag, group, option
+from .common import COMPUTATION, COMPUTING, CORPUS_HELP, CorpusFields, Output, Unfinished, seed_option
+from .declare import ADVANCED, Given, Group, flag, group, option, parameter
 
 _STUDENT = f"{ADVANCED}: the student"
 _TEXT = f"{ADVANCED}: text"
@@ -142,6 +141,7 @@ OPTIONS: dict[str, Any] = {
         str | None,
         option(
             "The distillation loss.",
+            metavar="NAME",
             panel=_DISTIL,
             default="ibkd; kl for a --student in a space of its own",
             choices=OBJECTIVES,
@@ -263,7 +263,7 @@ OPTIONS: dict[str, Any] = {
             choices=("auto", "float32", "bfloat16"),
         ),
     ],
-    "seed": Seed,
+    "seed": Annotated[int, seed_option(_RUN)],
 }
 
 
@@ -288,10 +288,7 @@ def _defaults() -> dict[str, Any]:
 
 
 DISTILLING = Group(
-    tuple(
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=usual, annotation=OPTIONS[name])
-        for name, usual in _defaults().items()
-    ),
+    tuple(parameter(name, OPTIONS[name], usual) for name, usual in _defaults().items()),
     lambda values: {name: values[name] for name in OPTIONS},
 )
 """The options, which the command gets by the names of their parameters."""

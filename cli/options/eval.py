@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.search.options import RankerOptions
 
-from .common import QrelsThreshold, Queries, Seed
+from .common import QrelsThreshold, Queries, seed_option
 from .declare import ADVANCED, Given, at_least, option
 from .ranking import RANKING, SEARCHED
 
@@ -74,7 +74,7 @@ class EvalOptions:
         int,
         option("Resamples of the queries behind each bootstrap interval.", panel=STATISTICS, callback=at_least(1)),
     ] = 5000
-    seed: Seed = 0
+    seed: Annotated[int, seed_option(STATISTICS)] = 0
     task: Annotated[
         str,
         option(

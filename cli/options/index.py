@@ -18,6 +18,7 @@ CHOICES: dict[str, Any] = {
     "type": option(
         "Index type: flat is exact, the others are smaller or faster and approximate.",
         default="flat; resumed, what it was",
+        metavar="TYPE",
         choices=("flat", "ivf-pq", "ivf-flat", "hnsw", "sq8", "rabitq", "factory"),
     ),
     "recall": option(
