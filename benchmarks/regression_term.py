@@ -26,15 +26,14 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
-from ibkd_retrieval.distill.config import DistillConfig
+from ibkd_retrieval.distill.config import DistillConfig, StudentConfig
 from ibkd_retrieval.distill.data.texts import gather_texts
-from ibkd_retrieval.distill.defaults import projection_for, recipe_of, usual_learning_rate
-from ibkd_retrieval.distill.initialise import initial_student, transformer_width
+from ibkd_retrieval.distill.defaults import decided, with_models
 from ibkd_retrieval.distill.pipeline import open_cache
-from ibkd_retrieval.distill.recipe import StudentPlan
+from ibkd_retrieval.distill.student import initial_student, transformer_width
 from ibkd_retrieval.distill.training.stage1 import TrainingRun
+from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.environment import read_environment
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.students import is_static, reduce_dimension
 from ibkd_retrieval.evaluation.evaluate import evaluate
@@ -97,10 +96,10 @@ def ranking(encoder: Encoder, data: Judged, passages: np.ndarray) -> dict[str, d
 
 
 @functools.cache
-def models(plan: StudentPlan, name: str) -> tuple[SentenceTransformer, SentenceTransformer]:
-    """A teacher, and the untrained student of a plan."""
+def models(config: StudentConfig, name: str) -> tuple[SentenceTransformer, SentenceTransformer]:
+    """A teacher, and its untrained student."""
     teacher = load_sentence_transformer(name, device="cpu")
-    student = initial_student(plan, teacher, name, "cpu")
+    student = initial_student(config, teacher, name, "cpu")
     if not is_static(student):
         student.max_seq_length = LENGTH
     return teacher, student
@@ -113,20 +112,17 @@ def distilled(kind: str, weight: float, seed: int, steps: int, given: argparse.N
         if name in chosen and chosen[name] != "static":
             chosen[name] = str(given.models_dir / chosen[name])
     chosen |= {"max_length": LENGTH, "dtype": DTYPE} | json.loads(given.options)
-    recipe = recipe_of(DistillConfig().with_parameters(**chosen))
-    plan, settings = recipe.plan, recipe.settings
-    teacher, untrained = models(plan, chosen["teacher"])
+    config = decided(DistillConfig().with_parameters(**chosen))
+    teacher, untrained = models(config.student, chosen["teacher"])
     student = copy.deepcopy(untrained)
-    rate = settings.learning_rate or usual_learning_rate(plan, settings.output_space, transformer_width(teacher))
-    cache = open_cache(chosen["teacher"], copy.deepcopy(teacher), settings, given.work_dir)
+    cache = open_cache(chosen["teacher"], copy.deepcopy(teacher), config.training, given.work_dir)
     texts = gather_texts(open_corpus(str(given.data_dir / "scifact")), None)
-    if plan.dim is not None and plan.model != "static":
+    if config.student.dim and config.student.model != "static":
         sample = Encoder(copy.deepcopy(student), "student", dtype=DTYPE).encode(texts.spread(1024))
-        reduce_dimension(student, sample.astype(np.float32), plan.dim)
+        reduce_dimension(student, sample.astype(np.float32), config.student.dim)
     dim = int(student.get_embedding_dimension() or 0)
-    chosen_map = projection_for(settings, plan, dim, cache.dim)
-    settings = type(settings)(**(vars(settings) | {"learning_rate": rate, "projection": chosen_map}))
-    run = TrainingRun(student, cache, texts, settings, SILENT)
+    config = with_models(config, dim, cache.dim, transformer_width(teacher))
+    run = TrainingRun(student, cache, texts, config, SILENT)
     run.start()
     began, last = time.perf_counter(), {}
     for number in range(steps):
@@ -135,7 +131,7 @@ def distilled(kind: str, weight: float, seed: int, steps: int, given: argparse.N
     encoder = run.snapshot()
     run.close()
     terms = {name: float(value) for name, value in last.items() if name in ("keep", "kl", "regression", "bound")}
-    facts = {"objective": settings.objective, "learning_rate": rate, "projection": chosen_map, "merge": settings.merge}
+    facts = {name: config.value(name) for name in ("objective", "learning_rate", "projection", "merge")}
     return encoder, facts | {"seconds": seconds, "last_step": terms}
 
 

@@ -12,20 +12,18 @@ from typing import Any
 
 import yaml
 
-from ibkd_retrieval.distill.recipe import (
-    DistillSettings,
-    FinetuneSettings,
-    MiningSettings,
-    ObjectiveSettings,
-    StudentPlan,
-)
+from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, DistillConfig
+from ibkd_retrieval.distill.defaults import decided
 from ibkd_retrieval.errors import UserError
 
 RECIPES = Path(__file__).parent / "reproduction"
 RESULTS = Path(__file__).parent / "results" / "reproduction"
 
 
-_RECORDED = {"steps": 1000, "learning_rate": 2e-3, "eval_every": 100}
+_RECORDED = {
+    **{"steps": 1000, "learning_rate": 2e-3, "eval_every": 100},
+    **{"objective": "ibkd", "regression_weight": 0.0, "merge": 0.0, "freeze_embeddings": False, "dim": 0},
+}
 """What the recorded figures were trained with, where a recipe says nothing else."""
 
 
@@ -102,18 +100,18 @@ class Recipe:
         title: heading of its part of the page.
         about: what it is to show.
         teachers: models, below the models folder.
-        student: as `StudentPlan`; a model below the models folder.
+        student: fields of `StudentConfig`; a model below the models folder.
         text: what is learnt from.
         watch: judged queries looked at while training; None looks at the teacher's neighbours among held-out texts.
         variants: ways to train.
         seeds: each variant is trained once with each.
         dev: sets that may be looked at while a recipe is being chosen.
         final: sets for its final figures.
-        settings: of `DistillSettings` and `ObjectiveSettings` together.
+        settings: parameters of `distill`.
         tested: variant that is compared with every other row.
         stage: as for `distill`.
         pairs: what stage 2 learns from.
-        finetuning: of `FinetuneSettings` and `MiningSettings` together.
+        finetuning: fields of `FinetuneConfig`.
         tolerance: of expected figures.
         expected: figures to be reached.
     """
@@ -147,39 +145,23 @@ class Recipe:
         """Whether student queries search what the teacher encoded."""
         return bool(self.settings.get("output_space") == "teacher")
 
-    def plan(self, models: Path) -> StudentPlan:
-        """The student, with its model's place."""
-        given = dict(self.student)
-        if given.get("model") not in (None, "static"):
-            given["model"] = str(models / given["model"])
-        if isinstance(given.get("layers"), list):
-            given["layers"] = tuple(given["layers"])
-        return StudentPlan(**given)
-
-    def distilling(self, variant: Variant, seed: int) -> DistillSettings:
-        """The settings of one run."""
-        given = _RECORDED | self.settings | variant.settings
-        terms = {name: given.pop(name) for name in _names(ObjectiveSettings) if name in given}
-        given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-        return DistillSettings(**given, seed=seed, objective_settings=ObjectiveSettings(**terms))
-
-    def tuning(self, seed: int) -> FinetuneSettings | None:
-        """The settings of stage 2, where the recipe has one."""
-        if self.stage == "distill":
-            return None
-        given = dict(self.finetuning)
-        mining = {name: given.pop(name) for name in _names(MiningSettings) if name in given}
-        shared = {name: self.settings[name] for name in ("max_length", "dtype") if name in self.settings}
-        dims = tuple(self.settings.get("dims", ()))
-        given = {"eval_every": _RECORDED["eval_every"]} | given
-        return FinetuneSettings(**(shared | given), seed=seed, dims=dims, mining=MiningSettings(**mining))
+    def config(self, variant: Variant, seed: int, models: Path = Path()) -> DistillConfig:
+        """The configuration of one run, its models below `models`."""
+        student = dict(self.student)
+        if student.get("model") not in (None, "static"):
+            student["model"] = str(models / student["model"])
+        given: dict[str, Any] = {"student" if name == "model" else name: value for name, value in student.items()}
+        given |= _RECORDED | self.settings | variant.settings
+        given |= {f"finetune_{k}" if k in FINETUNE_PREFIXED else k: v for k, v in self.finetuning.items()}
+        teachers = [str(models / name) for name in self.teachers]
+        return decided(DistillConfig().with_parameters(teacher=teachers, stage=self.stage, seed=seed, **given))
 
     def identity(self, variant: Variant, seed: int) -> str:
         """A digest of all that a run's weights follow from, files' contents apart."""
         parts = [self.teachers, self.student, dataclasses.asdict(self.text), self.watch, self.stage, self.pairs]
-        settings = self.distilling(variant, seed).as_dict()
-        tuning = self.tuning(seed)
-        return digest([*parts, settings, tuning and tuning.as_dict()])
+        config = self.config(variant, seed)
+        tuning = None if self.stage == "distill" else config.finetuning_record()
+        return digest([*parts, config.distilling_record(), tuning])
 
     def sets(self, kind: str) -> tuple[DataSet, ...]:
         """The sets of a kind, "dev" or "final"."""
@@ -282,10 +264,9 @@ def _check(recipe: Recipe, path: Path) -> None:
         raise UserError(f"{path}: {repeated[0]} appears twice; give each variant and each data set a name of its own.")
     for variant in recipe.variants:
         try:
-            recipe.distilling(variant, recipe.seeds[0])
+            recipe.config(variant, recipe.seeds[0])
         except TypeError as error:
             raise UserError(f"{path}: settings of {variant.name}: {str(error).split('() ')[-1]}.") from error
-    recipe.tuning(recipe.seeds[0])
 
 
 def _names(kind: type[Any]) -> set[str]:

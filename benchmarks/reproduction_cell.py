@@ -174,7 +174,7 @@ def teach(recipe: Recipe, places: Places, progress: Progress) -> None:
     """Have the teachers encode what students learn from, so that cells that run side by side find it done."""
     documents, queries = training_text(recipe.text, places)
     texts = gather_texts(open_corpus(str(documents)), open_queries(str(queries)) if queries else None)
-    settings = recipe.distilling(recipe.variants[0], recipe.seeds[0])
+    settings = recipe.config(recipe.variants[0], recipe.seeds[0]).training
     for name in recipe.teachers:
         folder = str(places.models / name)
         model = load_sentence_transformer(folder, device=choose_device(places.device))
@@ -186,7 +186,7 @@ def teach(recipe: Recipe, places: Places, progress: Progress) -> None:
 
 def taught_mark(recipe: Recipe, places: Places) -> Path:
     """The file that says that `teach` has been done for a recipe, or for another with the same text and teachers."""
-    settings = recipe.distilling(recipe.variants[0], recipe.seeds[0])
+    settings = recipe.config(recipe.variants[0], recipe.seeds[0]).training
     key = digest([recipe.teachers, vars(recipe.text), settings.max_length, settings.dtype])
     return places.work / TEACHERS / f"taught-{key}.json"
 
@@ -201,19 +201,13 @@ def train(cell: Cell, places: Places, progress: Progress) -> Path:
     if (output / "ibkd.json").is_file():
         return output
     documents, queries = training_text(recipe.text, places)
-    finetuning = recipe.tuning(cell.seed)
     job = Job(
-        teacher_name=str(places.models / recipe.teachers[0]),
-        further_teachers=[str(places.models / name) for name in recipe.teachers[1:]],
-        plan=recipe.plan(places.models),
+        config=recipe.config(variant, cell.seed, places.models),
         corpus=open_corpus(str(documents)),
         queries=open_queries(str(queries)) if queries else None,
-        settings=recipe.distilling(variant, cell.seed),
         output=output,
         cache_root=places.work / TEACHERS,
-        stage=recipe.stage,
-        finetuning=finetuning,
-        **(_pairs(recipe, places) if finetuning else {}),
+        **(_pairs(recipe, places) if recipe.stage != "distill" else {}),
         **_watched(recipe, places),
         device=places.device,
         resume=output.exists(),

@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from ibkd_retrieval.corpora.spec import open_corpus
+from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.data.texts import TrainingTexts
-from ibkd_retrieval.distill.recipe import DistillSettings, ObjectiveSettings
+from ibkd_retrieval.distill.defaults import decided
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.training.stage1 import TrainingRun
 from ibkd_retrieval.encoders.device import choose_device, read_environment
@@ -83,7 +84,8 @@ def main() -> None:
                 str(given.models_dir / given.student), device=choose_device(given.device)
             )
             shared = {"batch_size": given.batch_size, "max_length": given.max_length, "learning_rate": 1e-4}
-            settings = DistillSettings(**shared, **changed, objective_settings=ObjectiveSettings())
+            kept = {"objective": "ibkd", "regression_weight": 0.0, "merge": 0.0, "freeze_embeddings": False}
+            settings = decided(DistillConfig().with_parameters(**(shared | kept | changed)))
             runs[name] = TrainingRun(student, cache, texts, settings, SILENT)
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         parts: dict[str, list[dict[str, float]]] = {name: [] for name in runs}

@@ -3,14 +3,13 @@
 import dataclasses
 import json
 import statistics
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from helpers.programs import PYTHONPATH
-from ibkd_retrieval.distill.defaults import thorough_preset
-from ibkd_retrieval.distill.recipe import DistillSettings
+from ibkd_retrieval.distill.config import DistillConfig
+from ibkd_retrieval.distill.defaults import decided
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.significance import holm, randomisation_test
 from ibkd_retrieval.progress import SILENT
@@ -179,10 +178,9 @@ def test_a_recipe_may_be_like_one_that_is_like_another_but_not_like_itself(tmp_p
 
 def test_the_thorough_preset_is_the_recipe_whose_figures_are_shown():
     recipe = read_recipe(RECIPES / "l3.yaml")
-    shown = recipe.distilling(recipe.variants[0], 0)
-    usual = DistillSettings(objective="kl", learning_rate=5e-5, merge=0.5)
-    settings = thorough_preset(usual, recipe.plan(Path()))
+    shown = recipe.config(recipe.variants[0], 0)
+    chosen = decided(DistillConfig().with_parameters(preset="thorough", student=shown.student.model))
     names = ("objective", "steps", "bank_size", "learning_rate", "max_length", "projection", "merge")
-    assert [getattr(settings, name) for name in names] == [getattr(shown, name) for name in names]
+    assert [chosen.value(name) for name in names] == [shown.value(name) for name in names]
     # That of ibkd, not the one that kl had.
-    assert settings.objective_settings == shown.objective_settings
+    assert chosen.objective == shown.objective

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, PARAMETERS, DistillConfig
+from ibkd_retrieval.distill.config import PARAMETERS, USUAL, DistillConfig
 from ibkd_retrieval.distill.objectives import OBJECTIVES, TEMPERATURES, USUAL_TEMPERATURE
-from ibkd_retrieval.distill.recipe import DistillSettings, FinetuneSettings, MiningSettings, ObjectiveSettings
 
 from .common import COMPUTATION, COMPUTING, CORPUS_HELP, CorpusFields, Output, Unfinished, seed_option
 from .declare import ADVANCED, Given, Group, flag, group, option, parameter
@@ -129,12 +127,8 @@ OPTIONS: dict[str, Any] = {
         int | None, option("Most documents to learn from, drawn at random.", panel=_TEXT, default="all")
     ],
     "synthetic_queries": Annotated[
-        int | None,
-        option(
-            "Queries made of each document, as further text: titles, sentences, spans and keywords.",
-            panel=_TEXT,
-            default="0",
-        ),
+        int,
+        option("Queries made of each document, as further text: titles, sentences, spans and keywords.", panel=_TEXT),
     ],
     **_FIELDS,
     "objective": Annotated[
@@ -156,6 +150,7 @@ OPTIONS: dict[str, Any] = {
             choices=("auto", "trained", "isometry"),
         ),
     ],
+    "projection_learning_rate": Annotated[float, option("Peak learning rate of that map.", panel=_DISTIL)],
     "batch_size": Annotated[int, option("Texts in a batch.", panel=_DISTIL)],
     "accumulate": Annotated[
         int,
@@ -234,6 +229,10 @@ OPTIONS: dict[str, Any] = {
         ),
     ],
     "soft_weight": Annotated[float, option("Weight of the divergence from the soft labels.", panel=_FINETUNE)],
+    "warmup": Annotated[
+        float, option("Share of the steps in which the learning rate rises.", panel=_RUN, metavar="SHARE")
+    ],
+    "weight_decay": Annotated[float, option("Weight decay of AdamW, for matrices alone.", panel=_RUN)],
     "eval_every": Annotated[int, option("Steps between evaluations on the dev set.", panel=_RUN)],
     "patience": Annotated[
         int,
@@ -271,19 +270,9 @@ def _defaults() -> dict[str, Any]:
     """What is shown as the default of each option; the library decides what holds."""
     found: dict[str, Any] = dict.fromkeys(OPTIONS) | {"tensorboard": False, "device": "auto", "corpus": "pydocs:train"}
     found |= dict.fromkeys(("resume", "overwrite", "json", "quiet"), False)
-    for settings in (DistillSettings, ObjectiveSettings):
-        usual = {each.name: each.default for each in fields(settings) if each.default is not MISSING}
-        found |= {name: value for name, value in usual.items() if name in found}
-    for each in fields(FinetuneSettings):
-        name = f"finetune_{each.name}" if each.name in FINETUNE_PREFIXED else each.name
-        if name.startswith("finetune_") or name in ("negatives", "soft_weight"):
-            found[name] = each.default
-    found |= {
-        "negative_ranks": f"{MiningSettings.first}-{MiningSettings.last}",
-        "negative_margin": MiningSettings.margin,
-    }
-    found |= {"teacher": list(DistillConfig().teacher), "stage": DistillConfig.stage}
-    found |= dict.fromkeys(("objective", "learning_rate", "merge", "temperature", "freeze_embeddings", "dims"))
+    config, (first, last) = DistillConfig(), USUAL["negative_ranks"]
+    found |= {name: config.value(name) for name in ("output_space", "dtype", "seed", "stage")}
+    found |= USUAL | {"negative_ranks": f"{first}-{last}", "teacher": list(config.teacher)}
     return found
 
 

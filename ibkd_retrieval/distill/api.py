@@ -14,7 +14,7 @@ from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.distill.config import RECORD, DataConfig, DistillConfig
 from ibkd_retrieval.distill.data.pairs import PairSet, judged_pairs, pairs_of, read_pairs
-from ibkd_retrieval.distill.defaults import Recipe, check_stage, recipe_of, text_sources, unread
+from ibkd_retrieval.distill.defaults import check_stage, decided, text_sources, unread
 from ibkd_retrieval.distill.output.folder import prepare_output, read_student, settle_output
 from ibkd_retrieval.distill.pipeline import Job, distill_student
 from ibkd_retrieval.distill.teacher.cache import TEACHERS
@@ -168,32 +168,23 @@ def distill(
     """
     progress = as_progress(progress)
     base = config if isinstance(config, DistillConfig) else DistillConfig.load(config) if config else DistillConfig()
-    config = base.with_parameters(**parameters)
-    recipe = recipe_of(config)
-    teacher = config.teacher
-    if not teacher:
+    given = base.with_parameters(**parameters)
+    if not given.teacher:
         raise UserError("There is no `teacher`: name at least one.")
-    check_stage(config.stage, recipe.settings, config.data.pairs, len(teacher))
-    target = default_output(config, recipe) if output is None else Path(output)
+    chosen = decided(given)
+    check_stage(chosen, given.data.pairs)
+    target = default_output(chosen) if output is None else Path(output)
     # Told now and not after minutes of reading text.
     if ranks.is_first():
         if settle_output(target):
             progress.say(f"{target} was finished by an earlier run, which was ended before it could say so")
             return Student.open(target)
         prepare_output(target, resume=resume, overwrite=overwrite)
-    corpus, queries, dev = text_sources(config)
-    _say(config, recipe, target, (corpus, queries), parameters, progress)
+    _say(chosen, target, parameters, progress)
     with ranks.in_turn():  # Collections may have to be downloaded first, once.
-        opened = _open_sources(corpus, queries, dev, config.data, progress)
+        opened = _open_sources(*text_sources(given), given.data, progress)
     job = Job(
-        teacher_name=teacher[0],
-        further_teachers=teacher[1:],
-        plan=recipe.plan,
-        settings=recipe.settings,
-        finetuning=recipe.finetuning if config.stage != "distill" else None,
-        stage=config.stage,
-        max_documents=config.data.max_documents,
-        synthetic_queries=config.data.synthetic_queries or 0,
+        config=chosen,
         output=target,
         cache_root=Path(cache) if cache is not None else cache_folder() / TEACHERS,
         device=device,
@@ -201,7 +192,7 @@ def distill(
         overwrite=overwrite,
         keep_undistilled=None if keep_undistilled is None else Path(keep_undistilled),
         tensorboard=tensorboard,
-        config=config,
+        given=given,
         progress=progress,
         **opened,
     )
@@ -209,35 +200,29 @@ def distill(
     return Student(target, json.loads(json.dumps(report.as_dict())))
 
 
-def default_output(config: DistillConfig, recipe: Recipe) -> Path:
+def default_output(config: DistillConfig) -> Path:
     """The default folder of a student, such as `models/all-MiniLM-L6-v2-l2-d128-ibkd`."""
-    objective = recipe.settings.objective
+    objective = config.objective.name
     suffix = {"finetune": "finetuned", "both": f"{objective}-finetuned"}.get(config.stage, objective)
-    return MODELS / recipe.plan.name(config.teacher[0], suffix)
+    return MODELS / config.student.name(config.teacher[0], suffix)
 
 
-def _say(
-    config: DistillConfig,
-    recipe: Recipe,
-    target: Path,
-    sources: tuple[Any, Any],
-    parameters: Mapping[str, Any],
-    progress: Progress,
-) -> None:
-    corpus, queries = (_shown(each) for each in sources)
+def _say(config: DistillConfig, target: Path, parameters: Mapping[str, Any], progress: Progress) -> None:
+    """Say what is about to run, and which parameters have no effect."""
+    corpus, queries, _ = text_sources(config)
     progress.say(
-        f"teacher {' + '.join(config.teacher)} → student {target} · corpus {corpus}"
-        + (f" · queries {queries}" if queries else "")
+        f"teacher {' + '.join(config.teacher)} → student {target} · corpus {_shown(corpus)}"
+        + ("" if queries is None else f" · queries {_shown(queries)}")
     )
     given = {name for name, value in parameters.items() if value is not None}
-    if idle := unread(given, config.stage, recipe.settings.objective):
+    if idle := unread(given, config.stage, config.objective.name):
         names = ", ".join(f"`{name}`" for name in idle)
-        progress.say(f"the objective {recipe.settings.objective} does not read {names}")
+        progress.say(f"the objective {config.objective.name} does not read {names}")
 
 
 def _shown(source: Any) -> str:
-    if source is None or isinstance(source, str | os.PathLike):
-        return str(source or "")
+    if isinstance(source, str | os.PathLike):
+        return str(source)
     return str(getattr(source, "name", None) or "given from Python")
 
 

@@ -1,6 +1,5 @@
 """`DistillConfig`: every choice of a distillation run, in sections. It is read from and written to JSON.
 
-None leaves a choice to `defaults`, which looks at the kind of student and the preset.
 Each field is one parameter of `distill`. `PARAMETERS` maps the parameter to its field.
 """
 
@@ -8,45 +7,85 @@ from __future__ import annotations
 
 import json
 import os
-import types
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from numbers import Integral, Real
+from collections.abc import Mapping
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
-from ibkd_retrieval.encoders.loading import DEFAULT_TEACHER
+from ibkd_retrieval.distill.parameters import read_value
+from ibkd_retrieval.encoders.loading import DEFAULT_TEACHER, short_model_name
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import write_json
 
 RECORD = "ibkd.json"
 """The file in a student's folder that records how it was made, with its configuration."""
+STATIC = "static"
+"""The name of the student that is a table of one vector per token."""
+
+T = TypeVar("T")
+OPEN: Any = None
+"""The value of a field until `defaults.decided` chooses one, by the kind of student or the preset."""
+
+
+def usual(value: T) -> T:
+    """A field that is open too. Its default is `value`, unless a preset has another."""
+    made: Any = field(default=OPEN, metadata={"usual": value})
+    return made  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """The student.
+    """How the student is initialised.
 
     Attributes:
         model: a small model by folder or hub name. "static" makes a table of one vector per token from the teacher.
             None takes layers of the teacher.
-        layers: number of layers of the teacher (or of `model`), evenly spaced, or their positions. None is 2 for layers
-            of the teacher.
-        dim: dimensions of the vectors. 0 is the model's own number. None is 128 for layers of the teacher, and
-            otherwise the model's own number.
-        dims: Matryoshka dims: the lengths to which vectors may be truncated, largest first.
+        layers: number of layers of the teacher (or of `model`), evenly spaced, or their positions. For layers of the
+            teacher the default is 2.
+        dim: dimensions of the vectors. 0 is the model's own number. The default is 128 for layers of the teacher, and
+            otherwise 0.
+        dims: Matryoshka dims: the lengths to which vectors may be truncated, largest first. () trains the full length
+            only.
         pooling: "mean" or "cls", for a plain transformers model.
-        freeze_embeddings: whether the token embeddings are frozen. None freezes them for layers of the teacher.
-        output_space: "student" for compact vectors, "teacher" for vectors that search the teacher's index.
+        freeze_embeddings: whether the token embeddings are frozen. The default is to freeze them for layers of the
+            teacher. This is faster, and tokens that the training text lacks stay consistent with the others.
+        output_space: "student" for compact vectors, without W. "teacher" for vectors that search the teacher's index:
+            the saved model keeps W as a Dense module.
     """
 
     model: str | None = None
     layers: int | tuple[int, ...] | None = None
-    dim: int | None = None
+    dim: int = OPEN
     dims: tuple[int, ...] = ()
     pooling: str | None = None
-    freeze_embeddings: bool | None = None
+    freeze_embeddings: bool = OPEN
     output_space: str = "student"
+
+    @property
+    def trained_before(self) -> bool:
+        """Whether the student is a pretrained model, not one made from the teacher."""
+        return self.model not in (None, STATIC)
+
+    @property
+    def could_encode(self) -> bool:
+        """Whether the student is a complete pretrained text encoder, whose vectors are useful before training."""
+        return self.trained_before and self.pooling is None and self.layers is None
+
+    @property
+    def keeps_its_space(self) -> bool:
+        """Whether a pretrained model is to keep its own vector space."""
+        return self.trained_before and self.output_space == "student"
+
+    def name(self, teacher: str, objective: str) -> str:
+        """A folder name that identifies the student, such as `all-MiniLM-L6-v2-l2-d128-ibkd`."""
+        parts = [
+            f"{short_model_name(teacher)}-static" if self.model == STATIC else short_model_name(self.model or teacher)
+        ]
+        if self.layers is not None:
+            parts.append("l" + "_".join(map(str, (self.layers,) if isinstance(self.layers, int) else self.layers)))
+        if self.dim:
+            parts.append(f"d{self.dim}")
+        return "-".join([*parts, objective])
 
 
 @dataclass(frozen=True)
@@ -54,22 +93,31 @@ class ObjectiveConfig:
     """The distillation loss of stage 1.
 
     Attributes:
-        name: one of `objectives.table.OBJECTIVES`.
-        projection: map to the teacher's space: "trained", "isometry" or "auto".
-        temperature: temperature tau of the contrastive loss.
-        regression_weight: weight of the regression, 1 - mean cosine of W s and t, beside the contrast or `kl`.
+        name: one of `objectives.OBJECTIVES`. The default is "kl" for a pretrained student that keeps its own vector
+            space, and otherwise "ibkd". Each was the best on dev sets in short runs.
+        projection: map W to the teacher's space. "trained" initialises W as the least-squares map to the teacher's
+            vectors and trains it. "isometry" fixes W at the nearest map that changes no cosine, so that training starts
+            from the student's own vectors. "auto" is "isometry" for a pretrained student that keeps its own vector
+            space, and "trained" for others.
+        temperature: temperature tau of the contrastive loss. A smaller value weights the nearest negatives more. The
+            default is the objective's (`objectives.TEMPERATURES`).
+        regression_weight: weight of the regression, 1 - mean cosine of W s and t, beside a contrast or `kl`. 0 leaves
+            it out. The default is 5 for `ibkd` with layers of the teacher (benchmarks/regression_term.py). Other
+            objectives are baselines, and stay as they are published: 0.
         hsic_weight: lambda, the weight of the forgetting term.
-        hsic_bandwidth: gamma of the HSIC kernels, or "median"; for both stages.
-        hsic_estimator: "biased", "unbiased" or "cka"; for both stages.
+        hsic_bandwidth: gamma of the Gaussian kernels, or "median" to set it from each batch; for both stages.
+        hsic_estimator: "biased" (as published), "unbiased", or "cka" for the normalised estimator; for both stages.
+        projection_learning_rate: peak learning rate of the objective's own parameters.
     """
 
-    name: str | None = None
-    projection: str | None = None
-    temperature: float | None = None
-    regression_weight: float | None = None
-    hsic_weight: float | None = None
-    hsic_bandwidth: float | str | None = None
-    hsic_estimator: str | None = None
+    name: str = OPEN
+    projection: str = usual("auto")
+    temperature: float = OPEN
+    regression_weight: float = OPEN
+    hsic_weight: float = usual(0.2)
+    hsic_bandwidth: float | str = usual("median")
+    hsic_estimator: str = usual("biased")
+    projection_learning_rate: float = usual(5e-3)
 
 
 @dataclass(frozen=True)
@@ -79,29 +127,40 @@ class TrainingConfig:
     Attributes:
         steps: optimiser steps.
         batch_size: texts per batch.
-        accumulate: batches per optimiser step (gradient accumulation), for both stages.
-        bank_size: additional teacher vectors per batch, used as negatives.
-        learning_rate: peak learning rate.
-        merge: weight of the untrained student when both sets of weights are averaged at the end.
+        accumulate: batches per optimiser step (gradient accumulation), for both stages. Their losses are averaged. This
+            differs from one large batch: negatives come from a text's own batch and the bank, and HSIC compares within
+            a batch. It makes no difference to objectives that compare one text at a time (mse, cosine, hpd).
+        bank_size: additional teacher vectors per batch, used as negatives only.
+        learning_rate: peak learning rate. The default depends on the kind of student and, for layers of a teacher, on
+            the teacher's width (`defaults.usual_learning_rate`).
+        warmup: fraction of the steps in which the learning rate rises, for both stages. It then falls to zero.
+        weight_decay: weight decay of AdamW, applied to matrices only, for both stages.
+        merge: weight of the untrained student when both sets of weights are averaged at the end. It keeps more of what
+            a pretrained student knows and the training text does not show. The default is 0.5 for a pretrained text
+            encoder that keeps its own vector space, and otherwise 0.
+            Wortsman et al. 2022, Robust fine-tuning of zero-shot models, arXiv 2109.01903; for encoders Xiao et al.
+            2023, LM-Cocktail, arXiv 2311.13534.
         max_length: maximum number of tokens of a training text, for both stages.
-        eval_every: steps between evaluations on the dev set. 0 evaluates at the end only.
-        patience: number of evaluations without improvement after which training stops. The best weights are kept. 0
-            never stops early.
-        checkpoint_every: steps between checkpoints.
-        dtype: "auto", "float32" or "bfloat16".
-        seed: random seed.
+        eval_every: steps between evaluations on the dev set, for both stages. 0 evaluates at the end only.
+        patience: number of evaluations without improvement after which training stops, for both stages. The best
+            weights are kept. 0 trains to the end and keeps the last weights.
+        checkpoint_every: steps between checkpoints, for both stages.
+        dtype: "auto", "float32" or "bfloat16": the number format of the computation. Weights stay in float32.
+        seed: random seed of initialisation, order, bank and draws.
     """
 
-    steps: int | None = None
-    batch_size: int | None = None
-    accumulate: int | None = None
-    bank_size: int | None = None
-    learning_rate: float | None = None
-    merge: float | None = None
-    max_length: int | None = None
-    eval_every: int | None = None
-    patience: int | None = None
-    checkpoint_every: int | None = None
+    steps: int = usual(500)
+    batch_size: int = usual(256)
+    accumulate: int = usual(1)
+    bank_size: int = usual(4096)
+    learning_rate: float = OPEN
+    warmup: float = usual(0.1)
+    weight_decay: float = usual(0.01)
+    merge: float = OPEN
+    max_length: int = usual(96)
+    eval_every: int = usual(200)
+    patience: int = usual(0)
+    checkpoint_every: int = usual(100)
     dtype: str = "auto"
     seed: int = 0
 
@@ -117,7 +176,7 @@ class DataConfig:
             texts; with pydocs, None is its own queries.
         pairs: queries with their passages for fine-tuning: judged queries, or a JSONL file.
         max_documents: maximum number of training documents, drawn at random. None takes all.
-        synthetic_queries: queries made of each training document, as further unlabelled text. None and 0 make none.
+        synthetic_queries: queries made of each training document, as further unlabelled text. 0 makes none.
         id_field: field of the corpus that holds the id. None tries the usual names.
         text_field: fields that hold the text; they are joined. Empty tries the usual names.
         title_field: field that holds the title. None tries the usual names.
@@ -128,44 +187,81 @@ class DataConfig:
     dev: Any = None
     pairs: Any = None
     max_documents: int | None = None
-    synthetic_queries: int | None = None
+    synthetic_queries: int = usual(0)
     id_field: str | None = None
     text_field: tuple[str, ...] = ()
     title_field: str | None = None
 
 
 @dataclass(frozen=True)
+class MiningSettings:
+    """Which of the teacher's results become hard negatives.
+
+    Attributes:
+        first: best rank taken, counted from 1. Better ranks often hold answers without a judgement.
+        last: worst rank taken.
+        margin: a result is left out as a likely answer if it scores above the best positive's score minus this margin.
+        most: maximum number of negatives per query, evenly spaced over the remaining ranks.
+    """
+
+    first: int
+    last: int
+    margin: float
+    most: int = 16
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            UserError: a value is outside its range.
+        """
+        if not 1 <= self.first <= self.last:
+            raise UserError(f"`negative_ranks` {self.first}-{self.last}: give a range of ranks such as 10-100.")
+        if not self.margin >= 0:
+            raise UserError(f"`negative_margin` is {self.margin}: give a number from 0 up.")
+
+
+@dataclass(frozen=True)
 class FinetuneConfig:
-    """The settings of stage 2, fine-tuning on pairs.
+    """The settings of stage 2, fine-tuning on pairs of query and passage.
 
     Attributes:
         steps: optimiser steps.
-        batch_size: queries per batch, each with one passage.
+        batch_size: queries per batch, each with one positive. All passages of a batch are candidates for all its
+            queries.
         learning_rate: peak learning rate.
-        temperature: temperature tau of the contrastive loss.
+        temperature: temperature tau of the contrastive loss, and of the student's scores in the soft-label loss.
         hsic_weight: lambda, the weight of the forgetting term.
         negatives: hard negatives per query and step. 0 mines none.
         negative_ranks: first and last rank in the teacher's results from which negatives are taken.
         negative_margin: a result is left out if it scores above the best positive's score minus this margin.
-        soft_labels: source of soft labels: "teacher", or the name of a cross-encoder.
+        soft_labels: source of soft labels: "teacher", or a cross-encoder by folder or hub name. None uses none.
         soft_weight: weight of the soft-label loss.
     """
 
-    steps: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    temperature: float | None = None
-    hsic_weight: float | None = None
-    negatives: int | None = None
-    negative_ranks: tuple[int, int] | None = None
-    negative_margin: float | None = None
+    steps: int = usual(500)
+    batch_size: int = usual(128)
+    learning_rate: float = usual(2e-5)
+    temperature: float = usual(0.05)
+    hsic_weight: float = usual(1.0)
+    negatives: int = usual(1)
+    negative_ranks: tuple[int, int] = usual((10, 100))
+    negative_margin: float = usual(0.05)
     soft_labels: str | None = None
-    soft_weight: float | None = None
+    soft_weight: float = usual(1.0)
+
+    @property
+    def mining(self) -> MiningSettings:
+        """How hard negatives are mined."""
+        return MiningSettings(*self.negative_ranks, self.negative_margin)
 
 
 @dataclass(frozen=True)
 class DistillConfig:
     """A distillation run.
+
+    A field that is open (None) gets its value from `defaults.decided`: from the preset, from the kind of student, or
+    the usual one.
 
     Attributes:
         teacher: teacher encoders by folder or hub name. The vectors of several teachers are concatenated.
@@ -209,19 +305,37 @@ class DistillConfig:
             if name not in PARAMETERS:
                 raise TypeError(f"distill() has no parameter {name!r}: use one of {', '.join(PARAMETERS)}")
             section, own_name = PARAMETERS[name]
-            value = _READERS.get(name, _as_it_is)(value)
-            _check_kind(name, value)
-            changed.setdefault(section, {})[own_name] = value
+            changed.setdefault(section, {})[own_name] = read_value(name, value, _FIELDS[name], _KINDS[name])
         top = changed.pop("", {})
         return replace(self, **top, **{name: replace(getattr(self, name), **each) for name, each in changed.items()})
 
     def given(self) -> dict[str, Any]:
         """The choices that are set, by parameter name."""
-        every = {
-            name: getattr(getattr(self, section) if section else self, own_name)
-            for name, (section, own_name) in PARAMETERS.items()
-        }
+        every = {name: self.value(name) for name in PARAMETERS}
         return {name: value for name, value in every.items() if value is not None and value != ()}
+
+    def value(self, name: str) -> Any:
+        """The value of a parameter."""
+        section, own_name = PARAMETERS[name]
+        return getattr(getattr(self, section) if section else self, own_name)
+
+    @property
+    def needs_output_layer(self) -> bool:
+        """Whether the student needs a linear layer after pooling, because W is fixed."""
+        return self.objective.name == "hpd" or bool(self.student.dims)
+
+    def distilling_record(self) -> dict[str, Any]:
+        """The settings of stage 1 as plain values, as `ibkd.json` and checkpoints record them."""
+        terms = ("temperature", "hsic_weight", "hsic_bandwidth", "hsic_estimator", "regression_weight")
+        found = {name: self.value(name) for name in _DISTILLING}
+        found["dims"] = list(self.student.dims)
+        return found | {"objective_settings": {name: self.value(name) for name in terms}}
+
+    def finetuning_record(self) -> dict[str, Any]:
+        """The settings of stage 2, likewise."""
+        own = {name: getattr(self.finetuning, name) for name in (*FINETUNE_PREFIXED, *_FINETUNING)}
+        shared = {name: self.value(name) for name in _BOTH_STAGES}
+        return own | shared | {"mining": asdict(self.finetuning.mining), "dims": list(self.student.dims)}
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain values. Data given from Python is recorded by its name or its type."""
@@ -288,6 +402,16 @@ def _complete(values: Any) -> None:
         objective.setdefault("regression_weight", 0.0)
 
 
+_DISTILLING = (
+    *("objective", "steps", "batch_size", "accumulate", "bank_size", "learning_rate", "projection_learning_rate"),
+    *("freeze_embeddings", "warmup", "weight_decay", "max_length", "seed", "dtype", "eval_every", "checkpoint_every"),
+    *("patience", "output_space", "projection", "dims", "merge"),
+)
+_BOTH_STAGES = (
+    *("accumulate", "hsic_bandwidth", "hsic_estimator", "freeze_embeddings", "warmup", "weight_decay", "max_length"),
+    *("seed", "dtype", "eval_every", "checkpoint_every", "patience"),
+)
+_FINETUNING = ("negatives", "soft_labels", "soft_weight")
 FINETUNE_PREFIXED = ("steps", "batch_size", "learning_rate", "temperature", "hsic_weight")
 """Fields of `FinetuneConfig` that stage 1 has too. Their parameters begin with `finetune_`."""
 
@@ -310,31 +434,7 @@ def _parameters() -> dict[str, tuple[str, str]]:
 PARAMETERS = _parameters()
 """The section ("" for the top level) and the field of each parameter."""
 
-
-_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list"}
-
-
-def _check_kind(name: str, value: Any) -> None:
-    """Check that a value has the type of its field.
-
-    Raises:
-        UserError: it has another type.
-    """
-    section, own_name = PARAMETERS[name]
-    owner = _OWNERS[section]
-    kind = get_type_hints(owner)[own_name]
-    allowed = [get_origin(each) or each for each in (get_args(kind) if isinstance(kind, types.UnionType) else (kind,))]
-    if Any in allowed or (value is None and types.NoneType in allowed):
-        return
-    number = Integral if isinstance(value, Integral) else Real
-    numeric = isinstance(value, number) and not isinstance(value, bool)
-    fits = ((int in allowed and number is Integral) or float in allowed) if numeric else type(value) in allowed
-    if not fits:
-        words = " or ".join(_WORDS[each] for each in allowed if each in _WORDS)
-        raise UserError(f"`{name}` is {value!r}: give {words}.")
-
-
-_OWNERS: dict[str, type[Any]] = {
+_SECTIONS: dict[str, type[Any]] = {
     "": DistillConfig,
     "student": StudentConfig,
     "objective": ObjectiveConfig,
@@ -342,10 +442,13 @@ _OWNERS: dict[str, type[Any]] = {
     "data": DataConfig,
     "finetuning": FinetuneConfig,
 }
+_FIELDS: dict[str, Field[Any]] = {
+    name: _SECTIONS[section].__dataclass_fields__[own_name] for name, (section, own_name) in PARAMETERS.items()
+}
+_KINDS = {name: get_type_hints(_SECTIONS[section])[own_name] for name, (section, own_name) in PARAMETERS.items()}
 
-
-def _as_it_is(value: Any) -> Any:
-    return value
+USUAL: dict[str, Any] = {name: each.metadata["usual"] for name, each in _FIELDS.items() if "usual" in each.metadata}
+"""The default of each parameter that has one whatever the student."""
 
 
 def _named(source: Any) -> Any:
@@ -355,68 +458,3 @@ def _named(source: Any) -> Any:
     if isinstance(source, os.PathLike):
         return os.path.abspath(source)
     return getattr(source, "name", None) or f"{type(source).__name__} given from Python"
-
-
-def _teachers(value: Any) -> tuple[str, ...]:
-    found = (value,) if isinstance(value, str | os.PathLike) else tuple(value)
-    return tuple(os.fspath(each) for each in found)
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value or ())
-
-
-def _model(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def _layers(value: Any) -> Any:
-    if not isinstance(value, str):
-        return tuple(value) if isinstance(value, list | tuple) else value
-    try:
-        return tuple(int(part) for part in value.split(",")) if "," in value else int(value)
-    except ValueError as error:
-        raise UserError(f"`layers` {value}: give a number, or positions such as 0,3,5.") from error
-
-
-def _dims(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, str):
-        return tuple(value or ())
-    try:
-        return tuple(int(part) for part in value.split(",")) if value else ()
-    except ValueError as error:
-        raise UserError(f"`dims` {value}: give numbers with commas between, such as 128,64,32.") from error
-
-
-def _ranks(value: Any) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    try:
-        first, last = value.split("-") if isinstance(value, str) else value
-        return int(first), int(last)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"`negative_ranks` {value}: give a range of ranks such as 10-100.") from error
-
-
-def _bandwidth(value: Any) -> Any:
-    if not isinstance(value, str) or value == "median":
-        return value
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not number > 0:
-        raise UserError(f"`hsic_bandwidth` {value}: give median or a number above 0.")
-    return number
-
-
-_READERS: dict[str, Callable[[Any], Any]] = {
-    "text_field": _names,
-    "teacher": _teachers,
-    "student": _model,
-    "soft_labels": _model,
-    "layers": _layers,
-    "dims": _dims,
-    "negative_ranks": _ranks,
-    "hsic_bandwidth": _bandwidth,
-}

@@ -1,47 +1,169 @@
-"""The defaults of a `DistillConfig` that depend on the kind of student or on the preset.
+"""The defaults of a `DistillConfig`, and the checks of what is given together.
 
-Defaults that depend on neither are the field defaults in `recipe`.
+A default depends on the preset, on the kind of student, or on nothing (`config.USUAL`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import fields, replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, DistillConfig
-from ibkd_retrieval.distill.objectives import TEXT_BY_TEXT, WITHOUT_PROJECTION
-from ibkd_retrieval.distill.recipe import (
-    DistillSettings,
-    FinetuneSettings,
-    MiningSettings,
-    ObjectiveSettings,
-    StudentPlan,
-)
+from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, PARAMETERS, USUAL, DistillConfig, StudentConfig
+from ibkd_retrieval.distill.objectives import TEMPERATURES, TEXT_BY_TEXT, USUAL_TEMPERATURE, WITHOUT_PROJECTION
+from ibkd_retrieval.distill.parameters import STAGES, check_values
 from ibkd_retrieval.errors import UserError
 
-STAGES = ("distill", "finetune", "both")
+_USUAL_CORPUS = "pydocs:train"
+_NARROW = 384
+"""Hidden size of the teachers on which the learning rate for layers was tuned."""
+_STAGE_1 = (
+    *("objective", "projection", "steps", "batch_size", "bank_size", "learning_rate", "merge"),
+    *("temperature", "regression_weight", "hsic_weight", "projection_learning_rate", "synthetic_queries"),
+)
+_STAGE_2 = (
+    *(f"finetune_{name}" for name in FINETUNE_PREFIXED),
+    *("negatives", "negative_ranks", "negative_margin", "soft_labels", "soft_weight"),
+)
+_PAPER: dict[str, Any] = {
+    "objective": "ibkd",
+    "batch_size": 256,
+    "bank_size": 0,
+    "learning_rate": 1e-4,
+    "projection_learning_rate": 1e-4,
+    "max_length": 128,
+    "projection": "trained",
+    "merge": 0.0,
+    "temperature": 1.0,
+    "regression_weight": 0.0,
+    "hsic_weight": 0.2,
+    "hsic_bandwidth": 1.0,
+    "hsic_estimator": "biased",
+    "finetune_batch_size": 128,
+    "finetune_learning_rate": 1e-6,
+    "finetune_temperature": 0.05,
+    "finetune_hsic_weight": 1.0,
+}
+"""The published STS settings of both stages (arXiv 2311.05472). Stage 2 trains for 3 epochs there."""
 
 
-def check_stage(stage: str, settings: DistillSettings, pairs: object | None, teachers: int = 1) -> None:
-    """Check that a stage has the inputs it needs.
+def decided(config: DistillConfig) -> DistillConfig:
+    """Choose every open value that does not need the models.
 
     Args:
-        stage: name of the stage.
-        settings: the recipe of stage 1.
-        pairs: the training pairs of stage 2, or None.
-        teachers: number of teachers.
+        config: a configuration. What it gives is kept.
+
+    Returns:
+        The same run, spelt out. The learning rate may be open, and the projection "auto": see `with_models`.
+
+    Raises:
+        UserError: a value is outside its range, or values contradict each other.
+    """
+    given = config.given()
+    _check_given(given, config.stage)
+    student = config.student
+    by_kind: dict[str, Any] = {
+        "freeze_embeddings": student.model is None,
+        "dim": 128 if student.model is None and not student.dims else 0,
+        "objective": "kl" if student.keeps_its_space else "ibkd",
+        "merge": 0.5 if student.could_encode and student.keeps_its_space else 0.0,
+    }
+    if student.model is None:
+        by_kind["layers"] = 2
+    values = USUAL | by_kind | _preset(config.preset, student) | given
+    objective = values["objective"]
+    values.setdefault("temperature", TEMPERATURES.get(objective, USUAL_TEMPERATURE))
+    values.setdefault("regression_weight", 5.0 if objective == "ibkd" and student.model is None else 0.0)
+    done = config.with_parameters(**values)
+    check_values({name: done.value(name) for name in PARAMETERS})
+    _ = done.finetuning.mining
+    _check_effect(given, done)
+    return done
+
+
+def _preset(name: str | None, student: StudentConfig) -> dict[str, Any]:
+    """The values of a preset, by parameter name.
+
+    "thorough" is for large corpora: more steps, more negatives and longer texts. A pretrained student may move far from
+    its start: it learns by `ibkd`, at a high rate, with W trained and without merging. This took
+    paraphrase-MiniLM-L3-v2 from 77.5 % to 89.6 % of all-mpnet-base-v2. The usual defaults take it to 78.9 %
+    (docs/reproduction.md).
+
+    Raises:
+        UserError: the preset is unknown.
+    """
+    if name is None:
+        return {}
+    if name == "paper":
+        return _PAPER
+    if name == "thorough":
+        values: dict[str, Any] = {"steps": 3000, "bank_size": 16_384, "max_length": 256}
+        if student.could_encode and student.keeps_its_space:
+            values |= {"objective": "ibkd", "learning_rate": 5e-4, "projection": "trained", "merge": 0.0}
+        return values
+    raise UserError(f"Unknown preset `{name}`: use thorough or paper.")
+
+
+def with_models(config: DistillConfig, dim: int, teacher_dim: int, width: int | None) -> DistillConfig:
+    """Choose the values that need the models: the learning rate and the projection.
+
+    Args:
+        config: the decided configuration.
+        dim: dimensions of the student's vectors.
+        teacher_dim: dimensions of the teacher's vectors.
+        width: hidden size of the teacher's transformer, or None.
+
+    Raises:
+        UserError: `projection` is "isometry" and the student has more dimensions than the teacher.
+    """
+    rate = config.training.learning_rate or usual_learning_rate(config.student, width)
+    return config.with_parameters(learning_rate=rate, projection=projection_for(config, dim, teacher_dim))
+
+
+def usual_learning_rate(student: StudentConfig, width: int | None = None) -> float:
+    """The default peak learning rate for a kind of student. A pretrained encoder needs a low one, or it forgets.
+
+    For layers of a teacher the rate falls with the teacher's hidden size: 2e-3 at 384, 1e-3 at 768.
+    """
+    if not student.trained_before:
+        return 2e-3 * min(1.0, _NARROW / (width or _NARROW)) if student.model is None else 1e-2
+    if student.pooling is not None:  # A plain encoder, not yet trained for sentence vectors.
+        return 1e-3
+    return 5e-5 if student.keeps_its_space else 3e-4
+
+
+def projection_for(config: DistillConfig, dim: int, teacher_dim: int) -> str:
+    """Decide the projection where the configuration says "auto".
+
+    Raises:
+        UserError: `projection` is "isometry" and the student has more dimensions than the teacher.
+    """
+    projection = config.objective.projection
+    if projection == "isometry" and dim > teacher_dim:
+        raise UserError(
+            f'`projection="isometry"` keeps all {dim} dimensions of the student, and the teacher has {teacher_dim}: '
+            f'give `projection="trained"`, or `dim={teacher_dim}` or less.'
+        )
+    if projection != "auto":
+        return projection
+    # A least-squares map alone makes a pretrained student worse: all-MiniLM-L6-v2 falls from 0.660 to 0.609 nDCG@10 on
+    # SciFact's training queries. Layers cut out of a teacher have little to lose.
+    return "isometry" if config.student.keeps_its_space and dim <= teacher_dim else "trained"
+
+
+def check_stage(config: DistillConfig, pairs: object | None) -> None:
+    """Check that the stage has the inputs it needs.
 
     Raises:
         UserError: the stage is unknown, lacks pairs or does not use them, or cannot keep the student in the teacher's
             space.
     """
+    stage, in_teacher_space = config.stage, config.student.output_space == "teacher"
     if stage not in STAGES:
         raise UserError(f"Unknown stage `{stage}`: use one of {', '.join(STAGES)}.")
-    if teachers > 1 and settings.output_space == "teacher":
+    if len(config.teacher) > 1 and in_teacher_space:
         raise UserError(
             '`output_space="teacher"` is for one teacher, whose index the student can search; none holds the vectors '
-            f"of {teachers} side by side: leave `output_space` out."
+            f"of {len(config.teacher)} side by side: leave `output_space` out."
         )
     if stage == "distill":
         if pairs is not None:
@@ -49,266 +171,25 @@ def check_stage(stage: str, settings: DistillSettings, pairs: object | None, tea
         return
     if pairs is None:
         raise UserError(f'`stage="{stage}"` learns from pairs of query and passage: name them with `pairs`.')
-    if settings.output_space == "teacher":
+    if in_teacher_space:
         raise UserError(
             f'`stage="{stage}"` moves the student away from the teacher\'s space: leave `output_space` out, or use '
             '`stage="distill"`.'
         )
 
 
-def usual_objective(plan: StudentPlan, output_space: str) -> str:
-    """The default objective for a kind of student. It was the best on dev sets in short runs."""
-    return "kl" if plan.trained_before and output_space == "student" else "ibkd"
-
-
-def usual_regression_weight(plan: StudentPlan, objective: str) -> float:
-    """The default weight of the regression: 5 for layers of a teacher (benchmarks/regression_term.py).
-
-    The objectives other than `ibkd` are baselines, and stay as they are published.
-    """
-    return 5.0 if objective == "ibkd" and plan.model is None else 0.0
-
-
-_NARROW = 384
-"""Hidden size of the teachers on which the learning rate for layers was tuned."""
-
-
-def usual_learning_rate(plan: StudentPlan, output_space: str, width: int | None = None) -> float:
-    """The default peak learning rate for a kind of student. A pretrained encoder needs a low one, or it forgets.
-
-    For layers of a teacher the rate falls with the teacher's hidden size: 2e-3 at 384, 1e-3 at 768.
-    """
-    if not plan.trained_before:
-        return 2e-3 * min(1.0, _NARROW / (width or _NARROW)) if plan.model is None else 1e-2
-    if plan.pooling is not None:  # A plain encoder, not yet trained for sentence vectors.
-        return 1e-3
-    return 5e-5 if output_space == "student" else 3e-4
-
-
-def usual_merge(plan: StudentPlan, output_space: str) -> float:
-    """The default `merge`: 0.5 for a pretrained text encoder that keeps its own vector space, otherwise 0."""
-    return 0.5 if plan.could_encode and output_space == "student" else 0.0
-
-
-def with_preset(
-    settings: DistillSettings, name: str | None, plan: StudentPlan, keep: Collection[str] = ()
-) -> DistillSettings:
-    """Apply a preset by name to `settings`. None changes nothing, and names in `keep` keep their values.
-
-    Raises:
-        UserError: the preset is unknown.
-    """
-    if name is None:
-        return settings
-    if name == "thorough":
-        return thorough_preset(settings, plan, keep)
-    if name == "paper":
-        return paper_preset(settings, keep)
-    raise UserError(f"Unknown preset `{name}`: use thorough or paper.")
-
-
-def paper_preset(settings: DistillSettings, keep: Collection[str] = ()) -> DistillSettings:
-    """The published STS settings of stage 1 (arXiv 2311.05472): lambda 0.2, tau 1, gamma 1, batch 256, lr 1e-4.
-
-    Args:
-        settings: the recipe to change. Settings that the paper does not give stay unchanged.
-        keep: names of further settings, including the objective's, that stay unchanged.
-    """
-    published: dict[str, Any] = {
-        "objective": "ibkd",
-        "batch_size": 256,
-        "bank_size": 0,
-        "learning_rate": 1e-4,
-        "projection_learning_rate": 1e-4,
-        "max_length": 128,
-        "projection": "trained",
-        "merge": 0.0,
-    }
-    terms: dict[str, Any] = {
-        "temperature": 1.0,
-        "regression_weight": 0.0,
-        "hsic_weight": 0.2,
-        "hsic_bandwidth": 1.0,
-        "hsic_estimator": "biased",
-    }
-    return preset(settings, published, terms, keep)
-
-
-def preset(
-    settings: DistillSettings, values: dict[str, Any], terms: dict[str, Any], keep: Collection[str]
-) -> DistillSettings:
-    """Replace `values` of the recipe and `terms` of the objective, except for names in `keep`."""
-    return replace(
-        settings,
-        **{name: value for name, value in values.items() if name not in keep},
-        objective_settings=replace(
-            settings.objective_settings, **{name: value for name, value in terms.items() if name not in keep}
-        ),
-    )
-
-
-def paper_finetuning(settings: FinetuneSettings, keep: Collection[str] = ()) -> FinetuneSettings:
-    """The published STS settings of stage 2 (arXiv 2311.05472): lambda 1, tau 0.05, gamma 1, batch 128, lr 1e-6.
-
-    The paper trains for 3 epochs. The caller sets the steps.
-
-    Args:
-        settings: the recipe to change. Settings that the paper does not give stay unchanged.
-        keep: names of further settings that stay unchanged.
-    """
-    published: dict[str, Any] = {
-        "batch_size": 128,
-        "learning_rate": 1e-6,
-        "temperature": 0.05,
-        "hsic_weight": 1.0,
-        "hsic_bandwidth": 1.0,
-        "hsic_estimator": "biased",
-        "max_length": 128,
-    }
-    return replace(settings, **{name: value for name, value in published.items() if name not in keep})
-
-
-def thorough_preset(settings: DistillSettings, plan: StudentPlan, keep: Collection[str] = ()) -> DistillSettings:
-    """A preset for large corpora: more steps, more negatives and longer texts.
-
-    A pretrained student may move far from its start: it learns by `ibkd`, at a high rate, with W trained and without
-    merging. This took paraphrase-MiniLM-L3-v2 from 77.5 % to 89.6 % of all-mpnet-base-v2. The usual recipe takes it to
-    78.9 % (docs/reproduction.md).
-
-    Args:
-        settings: the recipe to change.
-        plan: how the student is initialised.
-        keep: names of settings, including the objective's, that stay unchanged.
-    """
-    values: dict[str, Any] = {"steps": 3000, "bank_size": 16_384, "max_length": 256}
-    if plan.could_encode and settings.output_space == "student":
-        values |= {"objective": "ibkd", "learning_rate": 5e-4, "projection": "trained", "merge": 0.0}
-    # None is the objective's default temperature.
-    return preset(settings, values, {"temperature": None}, keep)
-
-
-def projection_for(settings: DistillSettings, plan: StudentPlan, dim: int, teacher_dim: int) -> str:
-    """Decide the projection where the settings say "auto".
-
-    Args:
-        settings: the recipe.
-        plan: how the student is initialised.
-        dim: dimensions of the student's vectors.
-        teacher_dim: dimensions of the teacher's vectors.
-
-    Raises:
-        UserError: `projection` is "isometry" and the student has more dimensions than the teacher.
-    """
-    if settings.projection == "isometry" and dim > teacher_dim:
-        raise UserError(
-            f'`projection="isometry"` keeps all {dim} dimensions of the student, and the teacher has {teacher_dim}: '
-            f'give `projection="trained"`, or `dim={teacher_dim}` or less.'
-        )
-    if settings.projection != "auto":
-        return settings.projection
-    # A least-squares map alone makes a pretrained student worse: all-MiniLM-L6-v2 falls from 0.660 to 0.609 nDCG@10 on
-    # SciFact's training queries. Layers cut out of a teacher have little to lose.
-    keeps = plan.trained_before and settings.output_space == "student" and dim <= teacher_dim
-    return "isometry" if keeps else "trained"
-
-
-class Recipe(NamedTuple):
-    """A configuration with every choice made that does not need the models."""
-
-    plan: StudentPlan
-    settings: DistillSettings
-    finetuning: FinetuneSettings
-
-
-def recipe_of(config: DistillConfig) -> Recipe:
-    """Fill in the defaults of a configuration. The learning rate for layers is set later, from the teacher's width.
-
-    Raises:
-        UserError: a value is outside its range, or values contradict each other.
-    """
-    given = config.given()
-    _check_given(given, config.stage)
-    if (config.data.synthetic_queries or 0) < 0:
-        raise UserError(f"`synthetic_queries` is {config.data.synthetic_queries}: give a number from 0 up.")
-    plan = _plan(config)
-    space = config.student.output_space
-    frozen = config.student.freeze_embeddings
-    shared: dict[str, Any] = {
-        "freeze_embeddings": config.student.model is None if frozen is None else frozen,
-        "dims": config.student.dims,
-        "seed": config.training.seed,
-        "dtype": config.training.dtype,
-    }
-    explicit = {name: value for name, value in given.items() if value != ()}
-    terms = ObjectiveSettings(**_of(ObjectiveSettings, explicit))
-    by_kind: dict[str, Any] = {"objective": usual_objective(plan, space), "merge": usual_merge(plan, space)}
-    settings = DistillSettings(**(by_kind | shared | _of(DistillSettings, explicit)), objective_settings=terms)
-    settings = with_preset(settings, config.preset, plan, given)
-    if config.preset != "paper":
-        weight = usual_regression_weight(plan, settings.objective)
-        settings = preset(settings, {}, {"regression_weight": weight}, given)
-    tuning = {name.removeprefix("finetune_"): value for name, value in explicit.items() if name in _STAGE_2}
-    both: dict[str, Any] = {name: explicit[name] for name in _BOTH_STAGES if name in explicit}
-    follow: dict[str, Any] = {
-        "max_length": settings.max_length,
-        "hsic_bandwidth": settings.objective_settings.hsic_bandwidth,
-        "mining": _mining(explicit),
-    }
-    finetuning = FinetuneSettings(**(follow | shared | both | _of(FinetuneSettings, tuning)))
-    if config.preset == "paper":
-        finetuning = paper_finetuning(finetuning, {*tuning, *both})
-    _check_effect(given, finetuning)
-    return Recipe(plan, settings, finetuning)
-
-
-_BOTH_STAGES = (
-    *("accumulate", "max_length", "hsic_bandwidth", "hsic_estimator"),
-    *("eval_every", "checkpoint_every", "patience"),
-)
-_STAGE_1 = (
-    *("objective", "projection", "steps", "batch_size", "bank_size", "learning_rate", "merge"),
-    *("temperature", "regression_weight", "hsic_weight", "synthetic_queries"),
-)
-_STAGE_2 = (
-    *(f"finetune_{name}" for name in FINETUNE_PREFIXED),
-    "negatives",
-    "negative_ranks",
-    "negative_margin",
-    "soft_labels",
-    "soft_weight",
-)
-
-
-def _of(settings: type[Any], values: dict[str, Any]) -> dict[str, Any]:
-    names = {each.name for each in fields(settings)}
-    return {name: value for name, value in values.items() if name in names}
-
-
-def _plan(config: DistillConfig) -> StudentPlan:
-    """The student's plan. The default is two layers of the teacher and 128 dimensions."""
-    student = config.student
-    layers, dim = student.layers, student.dim
-    if student.model is None:
-        layers, dim = layers or 2, dim if dim is not None or student.dims else 128
-    return StudentPlan(student.model, layers, dim or None, student.pooling)
-
-
-def _mining(explicit: dict[str, Any]) -> MiningSettings:
-    given = {"margin": explicit["negative_margin"]} if "negative_margin" in explicit else {}
-    first, last = explicit.get("negative_ranks", (MiningSettings.first, MiningSettings.last))
-    return MiningSettings(first, last, **given)
+def _of_another_stage(stage: str) -> tuple[str, ...]:
+    """The parameters that a stage does not read."""
+    return {"distill": ("pairs", *_STAGE_2), "finetune": _STAGE_1}.get(stage, ())
 
 
 def _check_given(given: Collection[str], stage: str) -> None:
     """Refuse parameters of a stage that does not run."""
-    both = '`stage="both"`'
-    unused, purpose, instead = {
-        "distill": (("pairs", *_STAGE_2), "fine-tuning", f'`stage="finetune"` or {both}'),
-        "finetune": (_STAGE_1, "distilling", both),
-    }.get(stage, ((), "", ""))
-    wrong = [name for name in unused if name in given]
+    wrong = [name for name in _of_another_stage(stage) if name in given]
     if not wrong:
         return
+    both = '`stage="both"`'
+    purpose, instead = ("fine-tuning", f'`stage="finetune"` or {both}') if stage == "distill" else ("distilling", both)
     twins = [f"`finetune_{name}`" for name in wrong if name in FINETUNE_PREFIXED] if stage == "finetune" else []
     raise UserError(
         f"{', '.join(f'`{name}`' for name in wrong)} {'are' if len(wrong) > 1 else 'is'} for {purpose}: give {instead} "
@@ -316,12 +197,16 @@ def _check_given(given: Collection[str], stage: str) -> None:
     )
 
 
-def _check_effect(given: Collection[str], finetuning: FinetuneSettings) -> None:
-    """Refuse fine-tuning parameters that have no effect with the other parameters."""
-    idle = {"soft_weight": "without `soft_labels`"} if finetuning.soft_labels is None else {}
-    if not finetuning.negatives:
+def _without_effect(config: DistillConfig) -> dict[str, str]:
+    """The fine-tuning parameters that have no effect with the other parameters, and why."""
+    idle = {"soft_weight": "without `soft_labels`"} if config.finetuning.soft_labels is None else {}
+    if not config.finetuning.negatives:
         idle |= dict.fromkeys(("negative_ranks", "negative_margin"), "with `negatives=0`")
-    for name, how in idle.items():
+    return idle
+
+
+def _check_effect(given: Collection[str], config: DistillConfig) -> None:
+    for name, how in _without_effect(config).items():
         if name in given:
             raise UserError(f"`{name}` changes nothing {how}: leave it out.")
 
@@ -341,9 +226,6 @@ def unread(given: Collection[str], stage: str, objective: str) -> tuple[str, ...
     return tuple(name for name in names if name in given)
 
 
-_USUAL_CORPUS = "pydocs:train"
-
-
 def text_sources(config: DistillConfig) -> tuple[Any, Any, Any]:
     """Corpus, queries and dev queries. The built-in corpus brings its own queries unless others are given."""
     data = config.data
@@ -353,28 +235,14 @@ def text_sources(config: DistillConfig) -> tuple[Any, Any, Any]:
     return corpus, queries, own if data.dev is None else data.dev
 
 
-def decided(
-    config: DistillConfig, plan: StudentPlan, settings: DistillSettings, tuning: FinetuneSettings | None
-) -> Any:
-    """The configuration that repeats a run even if defaults change. It spells out every setting of its stage."""
+def recorded(config: DistillConfig, done: DistillConfig) -> DistillConfig:
+    """The configuration that repeats a run even if defaults change: what was decided, without what nothing reads.
+
+    Args:
+        config: the configuration as given.
+        done: the decided one.
+    """
     corpus, queries, dev = text_sources(config)
-    terms, mining = settings.objective_settings, tuning.mining if tuning else None
-    found: dict[str, Any] = {"corpus": corpus, "queries": queries, "dev": dev}
-    found["synthetic_queries"] = config.data.synthetic_queries or 0
-    found |= {"student": plan.model, "layers": plan.layers, "dim": plan.dim or 0, "pooling": plan.pooling}
-    found |= {
-        name: getattr(settings, name)
-        for name in (*_BOTH_STAGES, *_STAGE_1, "freeze_embeddings")
-        if hasattr(settings, name)
-    }
-    found |= {each.name: getattr(terms, each.name) for each in fields(terms)}
-    if config.stage == "finetune":
-        found = {name: value for name, value in found.items() if name not in _STAGE_1}
-    if tuning is not None and config.stage != "distill":
-        found |= {f"finetune_{name}": getattr(tuning, name) for name in FINETUNE_PREFIXED}
-        found |= {name: getattr(tuning, name) for name in ("negatives", "soft_labels")}
-        found |= {"soft_weight": tuning.soft_weight} if tuning.soft_labels is not None else {}
-        if tuning.negatives and mining is not None:
-            found |= {"negative_ranks": (mining.first, mining.last), "negative_margin": mining.margin}
-    idle = set(unread(found, config.stage, settings.objective)) - set(config.given())
-    return config.with_parameters(**{name: value for name, value in found.items() if name not in idle})
+    idle = set(unread(PARAMETERS, config.stage, done.objective.name)) - set(config.given())
+    dropped = {*idle, *_of_another_stage(config.stage), *_without_effect(done)}
+    return done.with_parameters(corpus=corpus, queries=queries, dev=dev, **dict.fromkeys(dropped))

@@ -5,20 +5,20 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from ibkd_retrieval.corpora.records import Corpus, QuerySet
-from ibkd_retrieval.distill.config import DistillConfig
+from ibkd_retrieval.distill.config import STATIC, DistillConfig, TrainingConfig
 from ibkd_retrieval.distill.data.pairs import PairSet
 from ibkd_retrieval.distill.data.synthetic import SYNTHETIC, synthetic_queries, write_queries
 from ibkd_retrieval.distill.data.texts import TrainingTexts, gather_texts
-from ibkd_retrieval.distill.defaults import check_stage, decided, projection_for, usual_learning_rate
+from ibkd_retrieval.distill.defaults import check_stage, recorded, with_models
 from ibkd_retrieval.distill.dev_metric import Dev, TeacherSpaceDev, judged_dev, neighbour_dev
 from ibkd_retrieval.distill.objectives import build_objective, check_dims
 from ibkd_retrieval.distill.objectives.base import Sizes
@@ -33,7 +33,6 @@ from ibkd_retrieval.distill.output.folder import (
     settle_output,
 )
 from ibkd_retrieval.distill.output.report import EncoderFacts, FinetuneFacts, StudentReport, final_figures
-from ibkd_retrieval.distill.recipe import STATIC, DistillSettings, FinetuneSettings, StudentPlan
 from ibkd_retrieval.distill.student import (
     FinishedModel,
     check_freezing,
@@ -50,7 +49,7 @@ from ibkd_retrieval.distill.teacher.joint import JointCache, JointTeacher
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.checkpoint import list_checkpoints, read_state
 from ibkd_retrieval.distill.training.log import require_tensorboard
-from ibkd_retrieval.distill.training.loop import LoopResult
+from ibkd_retrieval.distill.training.loop import LoopResult, StageRun
 from ibkd_retrieval.distill.training.stage1 import check_enough, train_student
 from ibkd_retrieval.distill.training.stage2 import FinetuneResult, finetune_student, usable_pairs
 from ibkd_retrieval.encoders.device import choose_device, read_environment
@@ -73,57 +72,43 @@ _START_SAMPLE = 2048
 
 @dataclass(frozen=True)
 class Job:
-    """A distillation job: its data is open and its recipe is decided.
+    """A distillation job: its data is open and its configuration is decided.
 
     Attributes:
-        teacher_name: the teacher.
-        plan: how the student is initialised.
+        config: the decided configuration (`defaults.decided`). The sources that its data section names are open.
         corpus: training documents, used as unlabelled text.
         queries: training queries, used as unlabelled text. None uses documents only.
-        settings: the recipe of stage 1. Its length, dtype, seed and dims apply to both stages.
         output: the model folder to write. It holds checkpoints until it is finished.
         cache_root: folder of the teachers' caches.
-        further_teachers: additional teachers, whose vectors are appended to the first's.
-        stage: "distill" for stage 1, "finetune" for stage 2, "both".
-        finetuning: the recipe of stage 2, if it runs.
         pairs: the training pairs of stage 2.
         pair_corpus: the corpus in which hard negatives are mined. None mines in `corpus`.
         dev_corpus: the corpus of `dev_queries`.
         dev_queries: judged queries of the dev set. None measures overlap with the teacher's neighbours on held-out
             texts.
-        max_documents: maximum number of training documents, drawn at random.
-        synthetic_queries: queries made of each training document.
         device: the device to train on.
         resume: continue an unfinished `output`.
         overwrite: replace a finished or unfinished `output`.
         keep_undistilled: folder in which the untrained student is saved too.
         tensorboard: also log to TensorBoard, in `output`/tensorboard.
-        config: the configuration of the recipe, to be recorded.
+        given: the configuration as the user gave it, from which the one to be recorded is made. None records none.
         progress: receives progress reports.
     """
 
-    teacher_name: str
-    plan: StudentPlan
+    config: DistillConfig
     corpus: Corpus
     queries: QuerySet | None
-    settings: DistillSettings
     output: Path
     cache_root: Path
-    further_teachers: Sequence[str] = ()
-    stage: str = "distill"
-    finetuning: FinetuneSettings | None = None
     pairs: PairSet | None = None
     pair_corpus: Corpus | None = None
     dev_corpus: Corpus | None = None
     dev_queries: QuerySet | None = None
-    max_documents: int | None = None
-    synthetic_queries: int = 0
     device: str = "auto"
     resume: bool = False
     overwrite: bool = False
     keep_undistilled: Path | None = None
     tensorboard: bool = False
-    config: DistillConfig | None = None
+    given: DistillConfig | None = None
     progress: Progress = SILENT
 
 
@@ -174,7 +159,7 @@ def distill_student(job: Job) -> StudentReport:
         WorkFailed: training failed, or the disk is full.
         MissingPackage: `tensorboard` is set and the package is not installed.
     """
-    check_stage(job.stage, job.settings, job.pairs, teachers=1 + len(job.further_teachers))
+    check_stage(job.config, job.pairs)
     began = time.monotonic()
     with _held(job.output), full_disk_error(job.output):
         if ranks.is_first():
@@ -186,13 +171,14 @@ def distill_student(job: Job) -> StudentReport:
         # Errors are raised before the teacher encodes a corpus, and before an old student is replaced.
         job, models = _load_models(job)
         data = _read_data(job, models)
-        _complete_student(job, models, data)
-        if job.stage != "finetune":
-            check_enough(data.texts, job.settings)
-        if job.keep_undistilled is not None and ranks.is_first():
-            save_plain(models.student, job.keep_undistilled)
-        if job.overwrite and ranks.is_first():
-            clear_unfinished(job.output)
+        _complete_student(job.config, models.student, data.texts)
+        if job.config.stage != "finetune":
+            check_enough(data.texts, job.config.training.batch_size)
+        if ranks.is_first():
+            if job.keep_undistilled is not None:
+                save_plain(models.student, job.keep_undistilled)
+            if job.overwrite:
+                clear_unfinished(job.output)
         trained = _train(job, models, data)
         report = _report(job, models, data, trained)
         if ranks.is_first():
@@ -203,12 +189,11 @@ def distill_student(job: Job) -> StudentReport:
 
 def _as_begun(job: Job) -> Job:
     """The job with the regression weight of the run that it resumes, unless one is given: 0.1.0 had another default."""
-    checkpoints = list_checkpoints(job.output / CHECKPOINTS) if job.resume and job.stage != "finetune" else []
-    if not checkpoints or job.config is None or job.config.objective.regression_weight is not None:
+    checkpoints = list_checkpoints(job.output / CHECKPOINTS) if job.resume and job.config.stage != "finetune" else []
+    if not checkpoints or job.given is None or "regression_weight" in job.given.given():
         return job
     begun = read_state(checkpoints[-1])["identity"]["settings"]["objective_settings"]["regression_weight"]
-    terms = replace(job.settings.objective_settings, regression_weight=begun)
-    return replace(job, settings=replace(job.settings, objective_settings=terms))
+    return replace(job, config=job.config.with_parameters(regression_weight=begun))
 
 
 def _cost(report: StudentReport, seconds: float) -> str:
@@ -243,55 +228,54 @@ def _held(output: Path) -> Iterator[None]:
 
 def _load_models(job: Job) -> tuple[Job, _Models]:
     """Load the teachers, initialise the student, and make the choices that depend on them."""
-    plan, settings, finetuning = job.plan, job.settings, job.finetuning
+    config = job.config
     device = ranks.local_device(choose_device(job.device))
-    teacher = load_sentence_transformer(job.teacher_name, device=device)
-    if settings.dims and plan.dim is None and plan.model == STATIC:
-        plan = replace(plan, dim=settings.dims[0])
-    student = initial_student(plan, teacher, job.teacher_name, device)
+    teacher = load_sentence_transformer(config.teacher[0], device=device)
+    dims = config.student.dims
+    if dims and not config.student.dim and config.student.model == STATIC:
+        config = config.with_parameters(dim=dims[0])
+    student = initial_student(config.student, teacher, config.teacher[0], device)
     ranks.same_weights({"student": student})
     made_of = weight_hash(student)
-    check_length(student, settings.max_length)
-    read_as_much(student, settings.max_length)
+    check_length(student, config.training.max_length)
+    read_as_much(student, config.training.max_length)
     if is_static(student):
-        settings, finetuning = without_forgetting(job.stage, settings, finetuning, job.progress)
-    if settings.dims and plan.dim is None and settings.dims[0] < _dim(student):
-        plan = replace(plan, dim=settings.dims[0])
-    measured, cache = _teachers(job, teacher, device)
-    sizes = Sizes(plan.dim or _dim(student), cache.dim)
-    rate = settings.learning_rate or usual_learning_rate(plan, settings.output_space, transformer_width(teacher))
-    projection = projection_for(settings, plan, sizes.student, sizes.teacher)
-    settings = replace(settings, learning_rate=rate, projection=projection)
-    check_dims(settings.dims, sizes.student, sizes.teacher)
-    if job.stage != "finetune":
-        check_freezing(student, settings.freeze_embeddings)
-        build_objective(settings.objective, sizes, settings.objective_settings)
-    if job.stage != "distill" and finetuning is not None:
-        check_freezing(student, finetuning.freeze_embeddings)
-    job = replace(job, plan=plan, settings=settings, finetuning=finetuning)
-    return job, _Models(student, measured, cache, sizes, f"{made_of} with {plan.dim or 'all'} dimensions")
+        config = without_forgetting(config, job.progress)
+    if dims and not config.student.dim and dims[0] < _dim(student):
+        config = config.with_parameters(dim=dims[0])
+    measured, cache = _teachers(config, job.cache_root, teacher, device)
+    sizes = Sizes(config.student.dim or _dim(student), cache.dim)
+    config = with_models(config, sizes.student, sizes.teacher, transformer_width(teacher))
+    check_dims(dims, sizes.student, sizes.teacher)
+    check_freezing(student, config.student.freeze_embeddings)
+    if config.stage != "finetune":
+        build_objective(config.objective, sizes)
+    origin = f"{made_of} with {config.student.dim or 'all'} dimensions"
+    return replace(job, config=config), _Models(student, measured, cache, sizes, origin)
 
 
-def _teachers(job: Job, first: SentenceTransformer, device: str) -> tuple[Encoder | JointTeacher, TeacherVectors]:
+def _teachers(
+    config: DistillConfig, cache_root: Path, first: SentenceTransformer, device: str
+) -> tuple[Encoder | JointTeacher, TeacherVectors]:
     """The teacher for evaluation, and the cache of target vectors. Several teachers are joined into one."""
-    models = {job.teacher_name: first} | {
-        name: load_sentence_transformer(name, device=device) for name in job.further_teachers
+    models = {config.teacher[0]: first} | {
+        name: load_sentence_transformer(name, device=device) for name in config.teacher[1:]
     }
-    encoders = [Encoder(copy.deepcopy(model), name, dtype=job.settings.dtype) for name, model in models.items()]
+    encoders = [Encoder(copy.deepcopy(model), name, dtype=config.training.dtype) for name, model in models.items()]
     with ranks.in_turn():
-        caches = [open_cache(name, model, job.settings, job.cache_root) for name, model in models.items()]
+        caches = [open_cache(name, model, config.training, cache_root) for name, model in models.items()]
     if len(encoders) == 1:
         return encoders[0], caches[0]
     return JointTeacher(encoders), JointCache(caches, JointTeacher([cast(Encoder, each.teacher) for each in caches]))
 
 
-def open_cache(name: str, model: SentenceTransformer, settings: DistillSettings, root: Path) -> TeacherCache:
+def open_cache(name: str, model: SentenceTransformer, settings: TrainingConfig, root: Path) -> TeacherCache:
     """Open the cache of a teacher. The teacher reads no more tokens of a text than the student does.
 
     Args:
         name: name of the teacher.
         model: the teacher. Its maximum length is changed.
-        settings: the recipe, which gives the maximum length and the dtype.
+        settings: they give the maximum length and the dtype.
         root: folder of all caches.
 
     Raises:
@@ -305,7 +289,7 @@ def open_cache(name: str, model: SentenceTransformer, settings: DistillSettings,
 
 def _read_data(job: Job, models: _Models) -> _Data:
     """Read the training texts and the dev set. They share no text."""
-    seed, dev = job.settings.seed, None
+    seed, dev = job.config.training.seed, None
     # The first process may have to download a collection.
     with ranks.in_turn():
         if job.dev_queries is not None:
@@ -318,27 +302,32 @@ def _read_data(job: Job, models: _Models) -> _Data:
             )
         held_out = dev.texts if dev is not None else []
         texts = gather_texts(
-            job.corpus, job.queries, exclude=held_out, limit=job.max_documents, seed=seed, progress=job.progress
+            job.corpus,
+            job.queries,
+            exclude=held_out,
+            limit=job.config.data.max_documents,
+            seed=seed,
+            progress=job.progress,
         )
     watched: Dev | None = dev
     if watched is None:
         watched = neighbour_dev(texts.documents or texts.queries, models.teacher, size=_DEV_NEIGHBOURS, seed=seed)
         texts = texts.without(watched.texts)
-    if job.synthetic_queries:
-        texts = _with_synthetic(job, texts, watched)
+    if each := job.config.data.synthetic_queries:
+        texts = _with_synthetic(job, texts, watched, each)
     pairs = job.pairs
-    if pairs is not None and job.finetuning is not None:
-        pairs = usable_pairs(pairs, watched, job.finetuning)
-    if job.settings.output_space == "teacher":
+    if pairs is not None:
+        pairs = usable_pairs(pairs, watched, job.config.finetuning)
+    if job.config.student.output_space == "teacher":
         watched = TeacherSpaceDev(watched, models.teacher)
     return _Data(texts, watched, pairs)
 
 
-def _with_synthetic(job: Job, texts: TrainingTexts, dev: Dev) -> TrainingTexts:
+def _with_synthetic(job: Job, texts: TrainingTexts, dev: Dev, each: int) -> TrainingTexts:
     """The texts and queries made of their documents, which the first process writes beside the checkpoints."""
     held_out = {*dev.texts, *texts.queries}
     with ranks.in_turn():
-        made = synthetic_queries(job.corpus, texts.documents, job.synthetic_queries, job.settings.seed)
+        made = synthetic_queries(job.corpus, texts.documents, each, job.config.training.seed)
     made = [query for query in made if query.text not in held_out]
     if ranks.is_first():
         write_queries(made, job.output / CHECKPOINTS / SYNTHETIC)
@@ -346,67 +335,50 @@ def _with_synthetic(job: Job, texts: TrainingTexts, dev: Dev) -> TrainingTexts:
     return TrainingTexts(texts.documents, (*texts.queries, *(query.text for query in made)))
 
 
-def _complete_student(job: Job, models: _Models, data: _Data) -> None:
-    """Reduce the student's dimensions and add its output layer, as the recipe says, in place."""
-    student = models.student
-    if job.plan.dim is not None and job.plan.model != STATIC:
-        encoder = Encoder(copy.deepcopy(student), "student", dtype=job.settings.dtype)
-        sample = ranks.from_first(lambda: encoder.encode(data.texts.spread(_START_SAMPLE)))
-        reduce_dimension(student, sample.astype(np.float32), job.plan.dim)
-    if job.settings.needs_output_layer and not ends_in_linear(student):
+def _complete_student(config: DistillConfig, student: SentenceTransformer, texts: TrainingTexts) -> None:
+    """Reduce the student's dimensions and add its output layer, as the configuration says, in place."""
+    if config.student.dim and config.student.model != STATIC:
+        encoder = Encoder(copy.deepcopy(student), "student", dtype=config.training.dtype)
+        sample = ranks.from_first(lambda: encoder.encode(texts.spread(_START_SAMPLE)))
+        reduce_dimension(student, sample.astype(np.float32), config.student.dim)
+    if config.needs_output_layer and not ends_in_linear(student):
         add_output_layer(student)
 
 
 def _train(job: Job, models: _Models, data: _Data) -> _Trained:
     """Run the stages of the job."""
-    origin = models.origin
-    events = job.output / "tensorboard" if job.tensorboard else None
+    config, origin = job.config, models.origin
     final, distilled, finetuned = FinishedModel(models.student, None), None, None
-    shared: dict[str, Any] = {"resume": job.resume, "progress": job.progress}
-    if job.stage != "finetune":
+    if config.stage != "finetune":
         job.progress.say(
             f"learning from {len(data.texts.documents):,} documents and {len(data.texts.queries):,} queries; "
             f"watching {data.dev.metric} on {len(data.dev.texts):,} held-out texts"
         )
-        distilled = train_student(
-            models.student,
-            models.cache,
-            data.texts,
-            data.dev,
-            job.settings,
-            job.output / CHECKPOINTS,
-            origin,
-            tensorboard=events and events / "distilling",
-            **shared,
-        )
-        final = finished_model(models.student, distilled.projection, job.settings)
-        origin = f"{origin}, distilled with {job.settings.as_dict()} from {data.texts.fingerprint}"
-    if job.stage != "distill" and data.pairs is not None and job.finetuning is not None:
-        finetuned = finetune_student(
-            final.model,
-            models.cache,
-            data.pairs,
-            job.pair_corpus or job.corpus,
-            data.dev,
-            job.finetuning,
-            job.output / FINETUNING,
-            origin,
-            tensorboard=events and events / "finetuning",
-            **shared,
-        )
+        stage = _stage(job, CHECKPOINTS, origin, "distilling")
+        distilled = train_student(models.student, models.cache, data.texts, data.dev, config, stage)
+        final = finished_model(models.student, distilled.projection, config)
+        origin = f"{origin}, distilled with {config.distilling_record()} from {data.texts.fingerprint}"
+    if data.pairs is not None:
+        stage, corpus = _stage(job, FINETUNING, origin, "finetuning"), job.pair_corpus or job.corpus
+        finetuned = finetune_student(final.model, models.cache, data.pairs, corpus, data.dev, config, stage)
         final = FinishedModel(final.model, None)
     return _Trained(final, distilled, finetuned)
 
 
+def _stage(job: Job, folder: str, origin: str, events: str) -> StageRun:
+    tensorboard = job.output / "tensorboard" / events if job.tensorboard else None
+    return StageRun(job.output / folder, origin, job.resume, tensorboard, job.progress)
+
+
 def _report(job: Job, models: _Models, data: _Data, trained: _Trained) -> StudentReport:
     """Measure the finished student and its teacher, and make the report."""
-    settings, dev = job.settings, data.dev
-    figures = final_figures(trained.final.model, str(job.output), models.teacher, dev, settings.dims, settings.dtype)
+    config, dev = job.config, data.dev
+    dims, dtype = config.student.dims, config.training.dtype
+    figures = final_figures(trained.final.model, str(job.output), models.teacher, dev, dims, dtype)
     loops = [trained.distilled] if trained.distilled else []
     loops += [trained.finetuned.loop] if trained.finetuned else []
     if not np.isfinite(loops[-1].dev):
         raise UserError(f"The dev {dev.metric} of the student is no number: give another `student` or `dev`.")
-    config = decided(job.config, job.plan, settings, job.finetuning) if job.config else None
     return StudentReport(
         teacher=EncoderFacts.of(models.teacher, figures.teacher_dev, figures.teacher_speed),
         student=EncoderFacts.of(figures.student, loops[-1].dev, figures.student_speed),
@@ -414,31 +386,33 @@ def _report(job: Job, models: _Models, data: _Data, trained: _Trained) -> Studen
         shorter_dev=figures.shorter_dev,
         dev_metric=dev.metric,
         dev_set=dev.name,
-        stage=job.stage,
+        stage=config.stage,
         history=loops[0].history,
         corpus=job.corpus.name,
         queries=job.queries.name if job.queries else None,
         texts=len(data.texts),
         fingerprint=data.texts.fingerprint,
-        origin=f"{job.plan} of {job.teacher_name}",
-        settings=settings,
-        finetuning=_finetune_facts(job, data, trained.finetuned),
+        origin=f"{config.student} of {config.teacher[0]}",
+        settings=config.distilling_record(),
+        finetuning=_finetune_facts(config, data.pairs, trained.finetuned),
         train_seconds=loops[0].seconds,
         texts_per_second=loops[0].texts_per_second,
         environment=read_environment(),
-        config=config.to_json() if config else None,
+        config=recorded(job.given, config).to_json() if job.given else None,
     )
 
 
-def _finetune_facts(job: Job, data: _Data, result: FinetuneResult | None) -> FinetuneFacts | None:
-    if result is None or job.finetuning is None or data.pairs is None:
+def _finetune_facts(
+    config: DistillConfig, pairs: PairSet | None, result: FinetuneResult | None
+) -> FinetuneFacts | None:
+    if result is None or pairs is None:
         return None
     return FinetuneFacts(
-        pairs=data.pairs.name,
+        pairs=pairs.name,
         queries=result.pairs,
         negatives_a_query=result.negatives_a_query,
         fingerprint=result.fingerprint,
-        settings=job.finetuning,
+        settings=config.finetuning_record(),
         history=result.loop.history,
         seconds=result.loop.seconds,
     )

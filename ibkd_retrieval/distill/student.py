@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.distill.recipe import STATIC, DistillSettings, FinetuneSettings, StudentPlan
+from ibkd_retrieval.distill.config import STATIC, DistillConfig, StudentConfig
 from ibkd_retrieval.encoders.backends.torch_modules import check_trainable
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit
 from ibkd_retrieval.encoders.students import is_static, static_student, student_from_layers
@@ -19,33 +18,31 @@ from ibkd_retrieval.progress import Progress
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from ibkd_retrieval.distill.recipe import DistillSettings
-
 
 def initial_student(
-    plan: StudentPlan, teacher: SentenceTransformer, teacher_name: str, device: str
+    config: StudentConfig, teacher: SentenceTransformer, teacher_name: str, device: str
 ) -> SentenceTransformer:
-    """Make the student that a plan describes. Its last module is Normalize.
+    """Make the student that a configuration describes. Its last module is Normalize.
 
     Raises:
-        UserError: the plan does not fit this teacher.
+        UserError: the configuration does not fit this teacher.
     """
     from sentence_transformers.sentence_transformer.modules import Normalize
 
-    if plan.pooling is not None and plan.model in (None, STATIC):
+    if config.pooling is not None and config.model in (None, STATIC):
         raise UserError("`pooling` is for a small model named with `student`: leave it out.")
-    if plan.model == STATIC:
-        if plan.layers is not None:
+    if config.model == STATIC:
+        if config.layers is not None:
             raise UserError("A static student has no layers: leave `layers` out.")
-        return static_student(teacher_name, plan.dim, device)
-    if plan.model is None:
-        if plan.layers is None:
+        return static_student(teacher_name, config.dim or None, device)
+    if config.model is None:
+        if config.layers is None:
             raise UserError("No student: name a small model with `student`, or take some `layers` of the teacher.")
-        student = student_from_layers(teacher, plan.layers)
+        student = student_from_layers(teacher, config.layers)
     else:
-        student = load_sentence_transformer(plan.model, device=device, pooling=plan.pooling)
-        if plan.layers is not None:
-            student = student_from_layers(student, plan.layers)
+        student = load_sentence_transformer(config.model, device=device, pooling=config.pooling)
+        if config.layers is not None:
+            student = student_from_layers(student, config.layers)
     check_trainable(student, {kind: prompt_of(student, kind) for kind in ("query", "document")})
     if not isinstance(student[len(student) - 1], Normalize):
         # Objectives train directions only. Without unit length, inner products would depend on untrained norms.
@@ -87,17 +84,13 @@ def read_as_much(student: SentenceTransformer, max_length: int) -> None:
         student.max_seq_length = max(max_length, int(student.max_seq_length or max_length))
 
 
-def without_forgetting(
-    stage: str, settings: DistillSettings, finetuning: FinetuneSettings | None, progress: Progress
-) -> tuple[DistillSettings, FinetuneSettings | None]:
-    """Set the weight of the forgetting term to 0. A static student cannot have that term."""
-    terms = settings.objective_settings
-    weights = [terms.hsic_weight] if stage != "finetune" and settings.objective == "ibkd" else []
-    weights += [finetuning.hsic_weight] if stage != "distill" and finetuning is not None else []
+def without_forgetting(config: DistillConfig, progress: Progress) -> DistillConfig:
+    """Set the weight of the forgetting term to 0 in both stages. A static student cannot have that term."""
+    weights = [config.objective.hsic_weight] if config.stage != "finetune" and config.objective.name == "ibkd" else []
+    weights += [config.finetuning.hsic_weight] if config.stage != "distill" else []
     if any(weights):
         progress.say("a static student's input representation is its output: training without the forgetting term")
-    settings = replace(settings, objective_settings=replace(terms, hsic_weight=0.0))
-    return settings, None if finetuning is None else replace(finetuning, hsic_weight=0.0)
+    return config.with_parameters(hsic_weight=0.0, finetune_hsic_weight=0.0)
 
 
 class FinishedModel(NamedTuple):
@@ -108,9 +101,9 @@ class FinishedModel(NamedTuple):
 
 
 def finished_model(
-    student: SentenceTransformer, projection: NDArray[np.float32] | None, settings: DistillSettings
+    student: SentenceTransformer, projection: NDArray[np.float32] | None, config: DistillConfig
 ) -> FinishedModel:
-    """Copy the student and put W where the settings want it.
+    """Copy the student and put W where the configuration wants it.
 
     In the teacher's space, W stands behind the student. In its own, training compared W s, not s, so the
     student's inner products would miss what W stretches. The polar decomposition W = Q M parts it into a
@@ -120,7 +113,7 @@ def finished_model(
     Args:
         student: the trained model; left as it is.
         projection: W [D, d]; None where the objective compares the student's vectors as they are.
-        settings: their `output_space` decides.
+        config: its `output_space` decides.
 
     Raises:
         UserError: the teacher's space is asked for and the objective has no W.
@@ -131,10 +124,10 @@ def finished_model(
 
     model = copy.deepcopy(student)
     if projection is None:
-        if settings.output_space == "teacher":
-            raise UserError(f"The objective {settings.objective} has no projection to the teacher's space.")
+        if config.student.output_space == "teacher":
+            raise UserError(f"The objective {config.objective.name} has no projection to the teacher's space.")
         return FinishedModel(model, None)
-    if settings.output_space == "teacher":
+    if config.student.output_space == "teacher":
         model.append(_linear(projection, model))
         model.append(Normalize())
         return FinishedModel(model, None)

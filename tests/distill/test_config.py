@@ -4,9 +4,8 @@ import pytest
 
 import ibkd_retrieval as ibkd
 from helpers.tiny_models import sentences
-from ibkd_retrieval.distill.config import PARAMETERS, DistillConfig
-from ibkd_retrieval.distill.defaults import decided, recipe_of, usual_learning_rate
-from ibkd_retrieval.distill.recipe import DistillSettings, StudentPlan
+from ibkd_retrieval.distill.config import PARAMETERS, USUAL, DistillConfig, StudentConfig
+from ibkd_retrieval.distill.defaults import decided, recorded, usual_learning_rate
 from ibkd_retrieval.errors import UserError
 
 GIVEN = {
@@ -56,13 +55,13 @@ def test_fields_of_the_corpus_are_part_of_the_configuration(tmp_path):
 )
 def test_what_was_decided_repeats_the_run(given):
     config = DistillConfig().with_parameters(**given)
-    recipe = recipe_of(config)
-    again = recipe_of(DistillConfig.from_json(json.loads(json.dumps(decided(config, *recipe).to_json()))))
-    assert again.plan == recipe.plan
+    chosen = decided(config)
+    again = decided(DistillConfig.from_json(json.loads(json.dumps(recorded(config, chosen).to_json()))))
+    assert again.student == chosen.student
     if config.stage != "finetune":
-        assert again.settings == recipe.settings
+        assert again.distilling_record() == chosen.distilling_record()
     if config.stage != "distill":
-        assert again.finetuning == recipe.finetuning
+        assert again.finetuning_record() == chosen.finetuning_record()
 
 
 def test_the_options_of_the_command_are_the_parameters_of_the_function():
@@ -94,7 +93,7 @@ def test_the_command_without_options_decides_as_the_function_without_arguments(m
     assert CliRunner().invoke(app, ["distill"]).exit_code == 2
     library, command = ({name: value for name, value in vars(job).items() if name != "progress"} for job in jobs)
     assert library == command
-    assert library["settings"].steps == DistillSettings.steps
+    assert library["config"].training.steps == USUAL["steps"]
 
 
 @pytest.mark.parametrize(
@@ -110,26 +109,25 @@ def test_the_command_without_options_decides_as_the_function_without_arguments(m
     ],
 )
 def test_the_weight_of_the_regression_follows_the_objective_the_student_and_the_preset(given, weight):
-    settings = recipe_of(DistillConfig().with_parameters(**given)).settings
-    assert settings.objective_settings.regression_weight == weight
+    assert decided(DistillConfig().with_parameters(**given)).objective.regression_weight == weight
 
 
 @pytest.mark.parametrize("given", [{"layers": 3}, {"stage": "finetune", "pairs": "p"}])
 def test_a_student_made_before_there_was_a_regression_repeats_without_it(tmp_path, given):
     config = DistillConfig().with_parameters(**given)
-    recorded = decided(config, *recipe_of(config)).to_json()
-    recorded["objective"].pop("regression_weight")
-    (tmp_path / "ibkd.json").write_text(json.dumps({"version": 1, "student": {}, "origin": "", "config": recorded}))
-    again = recipe_of(DistillConfig.load(tmp_path))
-    assert again.plan == recipe_of(config).plan
+    older = recorded(config, decided(config)).to_json()
+    older["objective"].pop("regression_weight")
+    (tmp_path / "ibkd.json").write_text(json.dumps({"version": 1, "student": {}, "origin": "", "config": older}))
+    again = decided(DistillConfig.load(tmp_path))
+    assert again.student == decided(config).student
     if "layers" in given:
-        assert again.settings.objective_settings.regression_weight == 0
+        assert again.objective.regression_weight == 0
 
 
 def test_the_rate_for_layers_falls_with_the_teachers_width():
-    layers = StudentPlan(layers=2)
-    assert [usual_learning_rate(layers, "student", width) for width in (384, 768, 128)] == [2e-3, 1e-3, 2e-3]
-    assert usual_learning_rate(StudentPlan("static"), "student", 768) == 1e-2
+    layers = StudentConfig(layers=2)
+    assert [usual_learning_rate(layers, width) for width in (384, 768, 128)] == [2e-3, 1e-3, 2e-3]
+    assert usual_learning_rate(StudentConfig("static"), 768) == 1e-2
 
 
 @pytest.mark.parametrize(
@@ -144,7 +142,7 @@ def test_the_rate_for_layers_falls_with_the_teachers_width():
 )
 def test_a_configuration_that_is_none_is_a_sentence(values, said):
     with pytest.raises(UserError) as error:
-        recipe_of(DistillConfig.from_json(values))
+        decided(DistillConfig.from_json(values))
     assert said in str(error.value)
 
 

@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from helpers.tiny_models import sentences, tokenizer
 from helpers.tiny_runs import corpus, finetuning, run, settings
 from ibkd_retrieval.corpora.records import Corpus, Document
+from ibkd_retrieval.distill.config import DistillConfig, StudentConfig
 from ibkd_retrieval.distill.data.batches import PairTexts
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
-from ibkd_retrieval.distill.defaults import paper_finetuning
+from ibkd_retrieval.distill.defaults import decided
 from ibkd_retrieval.distill.dev_metric import neighbour_dev
-from ibkd_retrieval.distill.recipe import FinetuneSettings, MiningSettings
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.teacher.soft_labels import (
     CrossEncoderLabels,
@@ -21,6 +21,7 @@ from ibkd_retrieval.distill.teacher.soft_labels import (
     TeacherLabels,
     soft_label_loss,
 )
+from ibkd_retrieval.distill.training.loop import StageRun
 from ibkd_retrieval.distill.training.stage2 import FinetuneRun, finetune_student
 from ibkd_retrieval.encoders.cross_encoder import PairScorer
 from ibkd_retrieval.encoders.encoder import Encoder
@@ -55,9 +56,7 @@ class Bench:
             corpus(),
             self.dev,
             finetuning(**changed),
-            self.folder / name,
-            "teacher",
-            resume=resume,
+            StageRun(self.folder / name, "teacher", resume),
         )
         return result, {key: value.clone() for key, value in student.state_dict().items()}
 
@@ -246,7 +245,7 @@ def test_nothing_of_the_dev_set_is_trained_on_or_mined(bench, monkeypatch):
     held_out = set(bench.dev.texts)
     near = {text for pair in PAIRS for text in pair.positives} & held_out
     assert near, "else this proves nothing"
-    bench.train(pairs=PLAIN.pairs, steps=1, mining=MiningSettings(1, 150, 0.0, 150))
+    bench.train(pairs=PLAIN.pairs, steps=1, negatives=150, negative_ranks=(1, 150))
     (texts,) = seen
     assert sum(len(negatives) for negatives in texts.negatives) > 500
     assert not held_out & {*texts.texts.documents, *texts.texts.queries}
@@ -339,7 +338,7 @@ def test_what_would_stop_the_second_stage_is_told_before_the_first(bert, tmp_pat
 
 
 def test_as_many_negatives_are_mined_as_a_step_is_to_draw_and_the_card_says_how_many_were(bert, tmp_path):
-    changed = finetuning(steps=1, eval_every=0, negatives=20, mining=MiningSettings(1, 150, 0.0))
+    changed = finetuning(steps=1, eval_every=0, negatives=20, negative_ranks=(1, 150))
     report = run(bert, tmp_path, stage="finetune", pairs=PLAIN, finetuning=changed)
     (mined,) = (tmp_path / "cache").glob("*/mining/negatives-*.jsonl")
     counts = [len(json.loads(line)["negatives"]) for line in mined.read_text().splitlines()]
@@ -352,7 +351,7 @@ def test_as_many_negatives_are_mined_as_a_step_is_to_draw_and_the_card_says_how_
 def test_hard_negatives_are_mined_where_the_pairs_were_judged(bert, tmp_path):
     texts = sentences(60, seed=9)
     other = Corpus("other", 60, lambda: [Document(f"o{i}", text) for i, text in enumerate(texts)])
-    changed = finetuning(steps=1, eval_every=0, mining=MiningSettings(1, 60, 0.0))
+    changed = finetuning(steps=1, eval_every=0, negative_ranks=(1, 60))
     run(bert, tmp_path, stage="finetune", pairs=PLAIN, pair_corpus=other, finetuning=changed)
     (mined,) = (tmp_path / "cache").glob("*/mining/negatives-*.jsonl")
     found = [each for line in mined.read_text().splitlines() for each in json.loads(line)["negatives"]]
@@ -361,10 +360,8 @@ def test_hard_negatives_are_mined_where_the_pairs_were_judged(bert, tmp_path):
 
 
 def test_fine_tuning_alone_starts_from_the_student_given(bert, tmp_path):
-    from ibkd_retrieval.distill.recipe import StudentPlan
-
     report = run(
-        bert, tmp_path, stage="finetune", plan=StudentPlan(str(bert)), pairs=PLAIN, finetuning=finetuning(steps=2)
+        bert, tmp_path, stage="finetune", plan=StudentConfig(str(bert)), pairs=PLAIN, finetuning=finetuning(steps=2)
     )
     assert report.undistilled_dev == 1.0, "the student is its teacher"
     assert report.stage == "finetune"
@@ -400,7 +397,7 @@ def test_a_stage_that_lacks_something_is_refused(bert, tmp_path):
 )
 def test_settings_out_of_range_are_user_errors(wrong):
     with pytest.raises(UserError):
-        FinetuneSettings(**wrong)
+        finetuning(**wrong)
 
 
 @pytest.mark.parametrize(
@@ -424,11 +421,12 @@ def test_a_setting_out_of_range_is_named_as_its_option_is(wrong, option):
     from ibkd_cli.app import app
 
     with pytest.raises(UserError, match=f"^{option} is "):
-        FinetuneSettings(**wrong)
+        finetuning(**wrong)
     assert option.strip("`") in [each.name for each in get_command(app).commands["distill"].params]
 
 
 def test_the_paper_preset_has_the_published_settings():
-    found = paper_finetuning(FinetuneSettings(steps=7, mining=MiningSettings(margin=0.1)))
-    assert (found.hsic_weight, found.temperature, found.hsic_bandwidth) == (1.0, 0.05, 1.0)
-    assert (found.learning_rate, found.batch_size, found.max_length, found.steps) == (1e-6, 128, 128, 7)
+    given = {"stage": "finetune", "preset": "paper", "finetune_steps": 7, "negative_margin": 0.1}
+    found = decided(DistillConfig().with_parameters(**given)).finetuning_record()
+    assert [found[name] for name in ("hsic_weight", "temperature", "hsic_bandwidth")] == [1.0, 0.05, 1.0]
+    assert [found[name] for name in ("learning_rate", "batch_size", "max_length", "steps")] == [1e-6, 128, 128, 7]

@@ -8,10 +8,10 @@ import pytest
 
 from helpers.tiny_models import sentences
 from ibkd_retrieval.corpora.records import Corpus, Document
+from ibkd_retrieval.distill.config import MiningSettings
 from ibkd_retrieval.distill.data import hard_negatives
 from ibkd_retrieval.distill.data.hard_negatives import mine_negatives, with_negatives
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
-from ibkd_retrieval.distill.recipe import MiningSettings
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT
 
@@ -161,4 +161,4 @@ def test_several_runs_with_one_teacher_and_corpus_wait_for_whoever_indexes_it(tm
 @pytest.mark.parametrize("wrong", [{"first": 0}, {"first": 9, "last": 8}, {"margin": -0.1}, {"margin": float("nan")}])
 def test_ranks_and_margins_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match="`negative_"):
-        MiningSettings(**wrong)
+        MiningSettings(**({"first": 10, "last": 100, "margin": 0.05} | wrong))

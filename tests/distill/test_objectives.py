@@ -4,20 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from ibkd_retrieval.distill.defaults import paper_preset
+from ibkd_retrieval.distill.config import DistillConfig, ObjectiveConfig
+from ibkd_retrieval.distill.defaults import decided
 from ibkd_retrieval.distill.objectives import OBJECTIVES, WITHOUT_PROJECTION, build_objective
 from ibkd_retrieval.distill.objectives.base import Batch, Sizes
 from ibkd_retrieval.distill.objectives.functional import hsic, unbiased_hsic
-from ibkd_retrieval.distill.recipe import DistillSettings, ObjectiveSettings
 from ibkd_retrieval.encoders.students import principal_directions
 from ibkd_retrieval.errors import UserError
 
 SIZES = Sizes(student=5, teacher=8)
 
 
-def build(name, dims=(), **changed):
+def chosen(**given):
+    return decided(DistillConfig().with_parameters(**given))
+
+
+def build(name, dims=(), sizes=SIZES, **given):
     torch.manual_seed(1)
-    return build_objective(name, SIZES, ObjectiveSettings(**changed), dims)
+    values = {"objective": name, "regression_weight": 0.0} | given
+    return build_objective(chosen(**values).objective, sizes, dims)
 
 
 def batch(n=12, d=5, teacher=8):
@@ -31,15 +36,15 @@ def test_an_unknown_objective_names_the_known_ones():
     with pytest.raises(UserError, match="ibkd, infonce, mse"):
         build("magic")
     with pytest.raises(UserError, match="ibkd, infonce, mse"):
-        DistillSettings(objective="magic")
+        build_objective(ObjectiveConfig("magic"), SIZES)
 
 
 @pytest.mark.parametrize(("name", "usual"), [("ibkd", 0.05), ("crd", 0.05), ("kl", 0.02)])
 def test_an_objective_has_its_own_temperature_where_none_is_given(name, usual):
     # It is the number that is recorded, and that a resumed run must have too.
     for given, found in ((None, usual), (0.3, 0.3)):
-        settings = DistillSettings(objective=name, objective_settings=ObjectiveSettings(given))
-        assert settings.as_dict()["objective_settings"]["temperature"] == found
+        settings = chosen(objective=name, temperature=given)
+        assert settings.distilling_record()["objective_settings"]["temperature"] == found
         objective = build(name, temperature=given)
         assert getattr(objective, "keep", objective).temperature == found
 
@@ -156,7 +161,7 @@ def test_hpd_regresses_on_the_teachers_principal_components():
     expected = ((given.student.detach().numpy() - reduced * signs) ** 2).sum(1).mean()
     assert float(objective(given).total.detach()) == pytest.approx(expected, rel=1e-5)
     with pytest.raises(UserError, match="`dim=8` or less"):
-        build_objective("hpd", Sizes(9, 8), ObjectiveSettings())
+        build("hpd", sizes=Sizes(9, 8))
 
 
 def test_each_hsic_estimator_is_the_one_named():
@@ -176,7 +181,7 @@ def test_nested_is_the_mean_over_prefixes_of_students_that_have_no_more(name):
     if name != "crd":
         nested.projection.hold(principal_directions(given.teacher.numpy(), 5))
     short = torch.nn.functional.normalize(given.student[:, :3], dim=1)
-    narrow = build_objective(name, Sizes(3, 8), ObjectiveSettings())
+    narrow = build(name, sizes=Sizes(3, 8))
     with torch.no_grad():
         for mine, theirs in zip(narrow.parameters(), nested.parameters(), strict=True):
             mine.copy_(theirs[:, : mine.shape[1]])
@@ -200,7 +205,7 @@ def test_dims_that_do_not_start_with_the_students_are_refused(dims):
     with pytest.raises(UserError, match="the student has 5 dimensions"):
         build("ibkd", dims)
     with pytest.raises(UserError, match="at most the teacher's 4"):
-        build_objective("ibkd", Sizes(5, 4), ObjectiveSettings(), (5, 2))
+        build("ibkd", (5, 2), Sizes(5, 4))
 
 
 @pytest.mark.parametrize(
@@ -221,21 +226,23 @@ def test_dims_that_do_not_start_with_the_students_are_refused(dims):
         {"dims": (16, 0)},
         {"dims": (16, 8), "output_space": "teacher"},
         {"objective": "crd", "output_space": "teacher"},
-        {"batch_size": 3, "objective_settings": ObjectiveSettings(hsic_estimator="unbiased")},
-        {"objective_settings": ObjectiveSettings(hsic_estimator="exact")},
-        {"objective_settings": ObjectiveSettings(temperature=0)},
-        {"objective_settings": ObjectiveSettings(hsic_weight=-1)},
-        {"objective_settings": ObjectiveSettings(regression_weight=-1)},
-        {"objective_settings": ObjectiveSettings(regression_weight=math.inf)},
-        {"objective_settings": ObjectiveSettings(hsic_bandwidth="wide")},
+        {"batch_size": 3, "hsic_estimator": "unbiased"},
+        {"hsic_estimator": "exact"},
+        {"temperature": 0},
+        {"hsic_weight": -1},
+        {"regression_weight": -1},
+        {"regression_weight": math.inf},
+        {"hsic_bandwidth": "wide"},
     ],
 )
 def test_settings_out_of_range_are_user_errors(wrong):
     with pytest.raises(UserError):
-        DistillSettings(**wrong)
+        chosen(**wrong)
 
 
 def test_the_paper_preset_has_the_published_settings():
-    settings = paper_preset(DistillSettings(seed=7))
-    assert settings.objective_settings == ObjectiveSettings(1.0, 0.2, 1.0)
-    assert (settings.batch_size, settings.learning_rate, settings.max_length, settings.seed) == (256, 1e-4, 128, 7)
+    settings = chosen(preset="paper", seed=7).distilling_record()
+    terms = {"temperature": 1.0, "hsic_weight": 0.2, "hsic_bandwidth": 1.0, "hsic_estimator": "biased"}
+    assert settings["objective_settings"] == terms | {"regression_weight": 0.0}
+    found = [settings[name] for name in ("batch_size", "learning_rate", "max_length", "seed")]
+    assert found == [256, 1e-4, 128, 7]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ibkd_retrieval.distill.recipe import DistillSettings
+from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.student import finished_model
 from ibkd_retrieval.encoders.students import reduce_dimension
 from ibkd_retrieval.errors import UserError
@@ -35,7 +35,7 @@ def test_cosines_in_the_students_own_space_are_those_of_w_s(student, reduced, te
     before = encode(student)
     w = np.random.default_rng(1).normal(size=(teacher_dim, before.shape[1])).astype(np.float32)
     modules = len(student)
-    model, to_teacher = finished_model(student, w, DistillSettings())
+    model, to_teacher = finished_model(student, w, DistillConfig())
     after = encode(model)
     assert after.shape == before.shape
     assert len(model) == modules + (not reduced)
@@ -48,14 +48,14 @@ def test_cosines_in_the_students_own_space_are_those_of_w_s(student, reduced, te
 def test_in_the_teachers_space_the_student_gives_w_s(student):
     before = encode(student)
     w = np.random.default_rng(1).normal(size=(48, before.shape[1])).astype(np.float32)
-    model, to_teacher = finished_model(student, w, DistillSettings(output_space="teacher"))
+    model, to_teacher = finished_model(student, w, DistillConfig().with_parameters(output_space="teacher"))
     np.testing.assert_allclose(encode(model), unit(before @ w.T), atol=1e-5)
     assert to_teacher is None
 
 
 def test_without_w_the_students_space_is_left_as_it_is(student):
-    model, to_teacher = finished_model(student, None, DistillSettings())
+    model, to_teacher = finished_model(student, None, DistillConfig())
     np.testing.assert_array_equal(encode(model), encode(student))
     assert to_teacher is None
     with pytest.raises(UserError, match="no projection"):
-        finished_model(student, None, DistillSettings(output_space="teacher"))
+        finished_model(student, None, DistillConfig().with_parameters(output_space="teacher"))

@@ -14,6 +14,7 @@ from helpers.programs import PYTHONPATH
 from helpers.tiny_models import save_sentence_transformer, sentences
 from helpers.tiny_runs import corpus, finetuning, run, settings
 from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
+from ibkd_retrieval.distill.config import StudentConfig
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.dev_metric import judged_dev, neighbour_dev
 from ibkd_retrieval.distill.output.folder import (
@@ -23,8 +24,6 @@ from ibkd_retrieval.distill.output.folder import (
     save_student,
     settle_output,
 )
-from ibkd_retrieval.distill.recipe import StudentPlan
-from ibkd_retrieval.distill.training import stage1 as train
 from ibkd_retrieval.encoders.autotune.load import newest_student
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
@@ -140,7 +139,7 @@ def test_a_student_in_the_teachers_space_is_watched_while_it_searches_the_teache
 def test_a_student_of_several_lengths_is_cut_by_the_standard_option(bert, tmp_path):
     from sentence_transformers import SentenceTransformer
 
-    report = run(bert, tmp_path, plan=StudentPlan(layers=2, dim=16), settings=settings(steps=60, dims=(16, 4)))
+    report = run(bert, tmp_path, plan=StudentConfig(layers=2, dim=16), settings=settings(steps=60, dims=(16, 4)))
     folder = tmp_path / "student"
     assert f"| ... cut to 4 dimensions |  |  | {report.shorter_dev[4]:.4f}" in (folder / "README.md").read_text()
     assert json.loads((folder / "ibkd.json").read_text())["settings"]["dims"] == [16, 4]
@@ -150,7 +149,7 @@ def test_a_student_of_several_lengths_is_cut_by_the_standard_option(bert, tmp_pa
     assert report.shorter_dev == {4: pytest.approx(dev.score(cut))}
     short = SentenceTransformer(str(folder), device="cpu", truncate_dim=4).encode(TEXTS)
     np.testing.assert_array_equal(short, plain_vectors(folder)[:, :4])
-    run(bert, tmp_path, plan=StudentPlan(layers=2, dim=16), settings=settings(steps=60), output="plain")
+    run(bert, tmp_path, plan=StudentConfig(layers=2, dim=16), settings=settings(steps=60), output="plain")
     teacher = Encoder.load(str(bert), device="cpu", dtype="float32").encode(TEXTS)
     wanted = (teacher @ teacher.T)[np.triu_indices(20, 1)]
 
@@ -169,7 +168,7 @@ def test_objectives_with_a_space_of_their_own_save_it(bert, tmp_path, objective)
 
 
 def test_hpd_without_a_smaller_dimension_gets_a_layer_to_learn_the_reduced_space_with(bert, tmp_path):
-    run(bert, tmp_path, plan=StudentPlan(layers=2), settings=settings(objective="hpd"))
+    run(bert, tmp_path, plan=StudentConfig(layers=2), settings=settings(objective="hpd"))
     names = [m["type"].split(".")[-1] for m in json.loads((tmp_path / "student" / "modules.json").read_text())]
     assert names == ["Transformer", "Pooling", "Dense", "Normalize"]
 
@@ -194,7 +193,7 @@ def test_a_teacher_compared_by_inner_product_gives_a_student_with_unit_vectors(t
 
 def test_a_small_model_can_be_the_student(bert, tmp_path):
     other = save_sentence_transformer(tmp_path / "other", "mpnet", seed=3, hidden=16, layers=1)
-    report = run(bert, tmp_path, plan=StudentPlan(str(other)), settings=settings(steps=2))
+    report = run(bert, tmp_path, plan=StudentConfig(str(other)), settings=settings(steps=2))
     assert report.student.dim == 16
 
 
@@ -208,7 +207,7 @@ def test_a_finished_student_is_refused_and_replaced_only_when_asked(bert, tmp_pa
         run(bert, tmp_path, overwrite=True, settings=settings(max_length=4000))
     wrong = {
         "texts for a batch": {"settings": settings(batch_size=4000)},
-        "hpd reduces": {"plan": StudentPlan(str(wide)), "settings": settings(objective="hpd")},
+        "hpd reduces": {"plan": StudentConfig(str(wide)), "settings": settings(objective="hpd")},
         "no cross-encoder": {
             "stage": "both",
             "pairs": PairSet("p", tuple(TrainingPair(text, (text,)) for text in TEXTS)),
@@ -219,7 +218,7 @@ def test_a_finished_student_is_refused_and_replaced_only_when_asked(bert, tmp_pa
         with pytest.raises(UserError, match=said):
             run(bert, tmp_path, overwrite=True, **options)
     assert (tmp_path / "student" / "ibkd.json").is_file(), "a wrong option must not cost the old student"
-    assert run(bert, tmp_path, overwrite=True, settings=settings(steps=2)).settings.steps == 2
+    assert run(bert, tmp_path, overwrite=True, settings=settings(steps=2)).settings["steps"] == 2
     assert not list(tmp_path.glob(".student*"))
 
 
@@ -429,11 +428,11 @@ def test_a_plain_save_replaces_models_and_nothing_else(bert, tmp_path):
 @pytest.mark.parametrize(
     "plan",
     [
-        StudentPlan(),
-        StudentPlan(layers=9),
-        StudentPlan(layers=2, dim=32),
-        StudentPlan(layers=2, pooling="cls"),
-        StudentPlan("static", pooling="mean"),
+        StudentConfig(),
+        StudentConfig(layers=9),
+        StudentConfig(layers=2, dim=32),
+        StudentConfig(layers=2, pooling="cls"),
+        StudentConfig("static", pooling="mean"),
     ],
 )
 def test_a_plan_that_cannot_work_is_a_user_error(bert, tmp_path, plan):
@@ -460,14 +459,14 @@ def test_the_card_says_when_training_ended_and_whose_weights_were_kept(bert, tmp
 
 
 def test_student_names_tell_plans_apart():
-    assert StudentPlan(layers=2, dim=128).name("all-MiniLM-L6-v2", "ibkd") == "all-MiniLM-L6-v2-l2-d128-ibkd"
-    assert StudentPlan(layers=(0, 5)).name("a/b", "mse") == "b-l0_5-mse"
+    assert StudentConfig(layers=2, dim=128).name("all-MiniLM-L6-v2", "ibkd") == "all-MiniLM-L6-v2-l2-d128-ibkd"
+    assert StudentConfig(layers=(0, 5)).name("a/b", "mse") == "b-l0_5-mse"
 
 
 def test_training_reports_how_far_it_is(bert, tmp_path, monkeypatch):
     said = []
 
-    class Told(type(train.SILENT)):
+    class Told(type(SILENT)):
         def say(self, message):
             said.append(message)
 
@@ -476,7 +475,7 @@ def test_training_reports_how_far_it_is(bert, tmp_path, monkeypatch):
 
 
 def test_the_map_to_the_teacher_is_an_isometry_for_a_model_trained_before_alone(bert, tmp_path):
-    plan = StudentPlan(model=str(bert))
+    plan = StudentConfig(model=str(bert))
     cases = {
         "model": ({"plan": plan}, "isometry"),
         "layers": ({}, "trained"),
@@ -484,7 +483,7 @@ def test_the_map_to_the_teacher_is_an_isometry_for_a_model_trained_before_alone(
         "asked": ({"plan": plan, "settings": settings(projection="trained")}, "trained"),
     }
     for name, (options, wanted) in cases.items():
-        assert run(bert, tmp_path, output=name, **options).settings.projection == wanted
+        assert run(bert, tmp_path, output=name, **options).settings["projection"] == wanted
     kept = [type(module).__name__ for module in load_sentence_transformer(str(tmp_path / "model"))]
     assert "Dense" not in kept, "what changes no cosine is not saved"
 
@@ -493,7 +492,7 @@ def test_a_student_reads_as_much_as_it_was_trained_on_and_before_too(bert, tmp_p
     model = load_sentence_transformer(str(bert))
     model.max_seq_length = 16
     model.save(str(tmp_path / "short"), create_model_card=False)
-    plan = StudentPlan(model=str(tmp_path / "short"))
+    plan = StudentConfig(model=str(tmp_path / "short"))
     run(bert, tmp_path, plan=plan, settings=settings(max_length=24), keep_undistilled=tmp_path / "undistilled")
     folders = (tmp_path / "student", tmp_path / "undistilled")
     assert [load_sentence_transformer(str(folder)).max_seq_length for folder in folders] == [24, 24]
@@ -507,4 +506,4 @@ def test_a_student_whose_vectors_are_no_numbers_is_a_sentence(bert, tmp_path):
         next(model.parameters()).fill_(float("nan"))
     save_plain(model, tmp_path / "broken")
     with pytest.raises(UserError, match=r"NaN|no numbers|not finite"):
-        run(bert, tmp_path, plan=StudentPlan(str(tmp_path / "broken")))
+        run(bert, tmp_path, plan=StudentConfig(str(tmp_path / "broken")))

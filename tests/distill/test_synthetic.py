@@ -7,7 +7,7 @@ import ibkd_retrieval as ibkd
 from helpers.tiny_models import sentences
 from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.data.synthetic import KINDS, synthetic_queries
-from ibkd_retrieval.distill.defaults import recipe_of
+from ibkd_retrieval.distill.defaults import decided
 from ibkd_retrieval.errors import UserError
 
 COMMON = "the heart pumps blood through every vessel of the body at rest"
@@ -90,6 +90,6 @@ def test_a_student_learns_from_them_and_its_folder_has_them_as_queries(bert, tmp
 
 def test_a_number_below_0_or_without_distilling_is_refused():
     with pytest.raises(UserError, match="`synthetic_queries` is -1"):
-        recipe_of(DistillConfig().with_parameters(synthetic_queries=-1))
+        decided(DistillConfig().with_parameters(synthetic_queries=-1))
     with pytest.raises(UserError, match="`synthetic_queries`"):
-        recipe_of(DistillConfig().with_parameters(stage="finetune", pairs="p", synthetic_queries=2))
+        decided(DistillConfig().with_parameters(stage="finetune", pairs="p", synthetic_queries=2))

@@ -12,17 +12,18 @@ from ibkd_retrieval.distill.dev_metric import neighbour_dev
 from ibkd_retrieval.distill.objectives import OBJECTIVES
 from ibkd_retrieval.distill.objectives.base import LossTerms
 from ibkd_retrieval.distill.objectives.projection import nearest_isometry
-from ibkd_retrieval.distill.recipe import ObjectiveSettings
 from ibkd_retrieval.distill.student import finished_model
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.training import stage1 as train
 from ibkd_retrieval.distill.training.checkpoint import list_checkpoints
+from ibkd_retrieval.distill.training.loop import StageRun
 from ibkd_retrieval.distill.training.stage1 import train_student
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.encoders.students import add_output_layer, student_from_layers
 from ibkd_retrieval.encoders.tokens import tokenize
 from ibkd_retrieval.errors import MissingPackage, UserError, WorkFailed
+from ibkd_retrieval.progress import SILENT
 
 TEXTS = sentences(150)
 
@@ -50,10 +51,7 @@ class Bench:
             self.texts,
             self.dev,
             settings(**changed),
-            self.folder / name,
-            origin,
-            resume=resume,
-            tensorboard=tensorboard,
+            StageRun(self.folder / name, origin, resume, tensorboard),
         )
         return result, {key: value.clone() for key, value in student.state_dict().items()}
 
@@ -122,7 +120,7 @@ def test_a_run_does_not_depend_on_what_its_cache_held_before(bench, teacher):
     for key, value in weights.items():
         torch.testing.assert_close(value, again[key], atol=2e-3, rtol=1e-2)
     runs = [
-        train.TrainingRun(bench.student(), cache, bench.texts, settings(), train.SILENT)
+        train.TrainingRun(bench.student(), cache, bench.texts, settings(), SILENT)
         for cache in (full, TeacherCache(bench.folder / "cache", teacher))
     ]
     drawn = [run.cache.vectors(run.bank_rows[run.schedule.bank(3, 9, len(run.bank_rows))]) for run in runs]
@@ -193,7 +191,7 @@ def test_a_student_of_several_lengths_resumes_to_the_weights_of_an_uninterrupted
 
 def test_the_projection_starts_as_the_least_squares_map(bench, teacher):
     run = train.TrainingRun(
-        bench.student(), TeacherCache(bench.folder / "cache", teacher), bench.texts, settings(), train.SILENT
+        bench.student(), TeacherCache(bench.folder / "cache", teacher), bench.texts, settings(), SILENT
     )
     run.start()
     x = run.untrained().encode([*bench.texts.documents, *bench.texts.queries]).astype(np.float64)
@@ -209,7 +207,7 @@ def test_an_isometry_leaves_the_students_cosines_as_they_were_and_is_not_trained
     if dims:
         add_output_layer(student)
     given = settings(projection="isometry", dims=dims)
-    run = train.TrainingRun(student, TeacherCache(bench.folder / "cache", teacher), bench.texts, given, train.SILENT)
+    run = train.TrainingRun(student, TeacherCache(bench.folder / "cache", teacher), bench.texts, given, SILENT)
     run.start()
     texts = list(bench.texts.documents)
     before, after = run.untrained().encode(texts), run.snapshot().encode(texts)
@@ -227,7 +225,7 @@ def test_a_student_of_several_lengths_that_keeps_its_cosines_starts_where_prefix
     student = bench.student()
     add_output_layer(student)
     given = settings(projection="isometry", dims=(32, 8))
-    run = train.TrainingRun(student, TeacherCache(bench.folder / "cache", teacher), bench.texts, given, train.SILENT)
+    run = train.TrainingRun(student, TeacherCache(bench.folder / "cache", teacher), bench.texts, given, SILENT)
     texts = [*bench.texts.documents, *bench.texts.queries]
     before = run.untrained().encode(texts)
     run.start()
@@ -248,7 +246,7 @@ def test_merging_gives_the_mean_of_the_weights_before_and_after(bench, teacher, 
         return initial
 
     run = train.TrainingRun(
-        student(), TeacherCache(bench.folder / "cache", teacher), bench.texts, settings(**more), train.SILENT
+        student(), TeacherCache(bench.folder / "cache", teacher), bench.texts, settings(**more), SILENT
     )
     run.start()
     before, projection = run.module.model.state_dict(), run.projection()
@@ -301,7 +299,7 @@ def test_other_settings_texts_or_origin_are_refused_by_name_when_resuming(bench,
     with pytest.raises(UserError, match=r"differs in settings\.learning_rate\)"):
         bench.train(resume=True, learning_rate=1e-4)
     with pytest.raises(UserError, match=r"differs in settings\.objective_settings\.temperature\)"):
-        bench.train(resume=True, objective_settings=ObjectiveSettings(temperature=0.1))
+        bench.train(resume=True, temperature=0.1)
     with pytest.raises(UserError, match=r"differs in student\)"):
         bench.train(resume=True, origin="two layers")
     texts, bench.texts = bench.texts, TrainingTexts(bench.texts.documents[1:], bench.texts.queries)
@@ -394,7 +392,7 @@ def test_no_text_is_its_own_negative(bench, teacher, prompted, prompts):
         TeacherCache(bench.folder / f"cache-{prompts}", reader),
         bench.texts,
         settings(batch_size=60, bank_size=50),
-        train.SILENT,
+        SILENT,
     )
     positions = run.schedule.batch(0)
     batch = run._batch(0, positions, None, None, None)
@@ -419,7 +417,7 @@ def test_objectives_that_contrast_nothing_draw_no_bank(bench, teacher, objective
         TeacherCache(bench.folder / "cache", teacher),
         bench.texts,
         settings(batch_size=8, bank_size=50, objective=objective),
-        train.SILENT,
+        SILENT,
     )
     run.step(0, detailed=True)
     assert asked == [8]
@@ -512,7 +510,7 @@ def gradients(bench, objective, batches, **changed):
         TeacherCache(bench.folder / "cache", bench.teacher),
         bench.texts,
         settings(objective=objective, bank_size=0, **changed),
-        train.SILENT,
+        SILENT,
     )
     run.start()
     run.schedule.batch = lambda number: batches[number]
@@ -534,7 +532,7 @@ def test_a_student_whose_pooling_leaves_prompts_out_is_trained_as_it_encodes(tmp
     saved = save_sentence_transformer(tmp_path / "m", prompts=prompts, include_prompt=False)
     student = load_sentence_transformer(str(saved))
     texts = TrainingTexts(tuple(TEXTS[:20]), tuple(TEXTS[20:40]))
-    run = train.TrainingRun(student, TeacherCache(tmp_path / "c", teacher), texts, settings(), train.SILENT)
+    run = train.TrainingRun(student, TeacherCache(tmp_path / "c", teacher), texts, settings(), SILENT)
     found = run._student_vectors(np.arange(40))
     run.close()
     encoder = Encoder(student, "student", dtype="float32")

@@ -1,12 +1,14 @@
 """Tiny distillation runs, for tests and for the processes they kill."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from helpers.tiny_models import sentences
 from ibkd_retrieval.corpora.records import Corpus, Document
+from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, DataConfig, DistillConfig, StudentConfig
+from ibkd_retrieval.distill.defaults import decided
 from ibkd_retrieval.distill.pipeline import Job, distill_student
-from ibkd_retrieval.distill.recipe import DistillSettings, FinetuneSettings, MiningSettings, StudentPlan
 
 
 def corpus(count: int = 150) -> Corpus:
@@ -14,7 +16,8 @@ def corpus(count: int = 150) -> Corpus:
     return Corpus("tiny", count, lambda: documents)
 
 
-def settings(**changed) -> DistillSettings:
+def settings(**changed) -> DistillConfig:
+    """The settings of a tiny run of stage 1, whatever the student."""
     values = {
         "steps": 12,
         "batch_size": 16,
@@ -25,32 +28,56 @@ def settings(**changed) -> DistillSettings:
         "dtype": "float32",
         "eval_every": 6,
         "checkpoint_every": 4,
+        "objective": "ibkd",
+        "regression_weight": 0.0,
+        "merge": 0.0,
+        "freeze_embeddings": False,
+        "dim": 0,
     }
-    return DistillSettings(**(values | changed))
+    return decided(DistillConfig().with_parameters(**(values | changed)))
 
 
-def finetuning(**changed) -> FinetuneSettings:
+def finetuning(**changed) -> DistillConfig:
+    """The settings of a tiny run of stage 2; steps, batch size, rate, temperature and HSIC weight are its own."""
     values = {
+        "stage": "finetune",
         "steps": 12,
         "batch_size": 8,
         "negatives": 1,
         "learning_rate": 1e-3,
         "max_length": 24,
         "dtype": "float32",
-        "mining": MiningSettings(5, 60, 0.0),
+        "negative_ranks": (5, 60),
+        "negative_margin": 0.0,
         "eval_every": 6,
         "checkpoint_every": 4,
+        "freeze_embeddings": False,
+        "dim": 0,
     }
-    return FinetuneSettings(**(values | changed))
+    if changed.get("negatives") == 0:
+        del values["negative_ranks"], values["negative_margin"]
+    given = {f"finetune_{k}" if k in FINETUNE_PREFIXED else k: v for k, v in (values | changed).items()}
+    return decided(DistillConfig().with_parameters(**given))
 
 
-def run(teacher: Path, root: Path, *, output: str = "student", plan: StudentPlan | None = None, **options):
-    changed = options.pop("settings", settings())
+def run(teacher: Path, root: Path, *, output: str = "student", plan: StudentConfig | None = None, **options):
+    """Distil `plan`; `settings` are those of stage 1 and of both, `finetuning` those of stage 2."""
+    config = options.pop("settings", None) or settings()
+    tuned = options.pop("finetuning", None) or finetuning()
+    teachers = (str(teacher), *options.pop("further_teachers", ()))
+    student = replace(config.student, **vars(plan or StudentConfig(layers=2, dim=8)))
+    kept = {name: getattr(config.student, name) for name in ("dims", "freeze_embeddings", "output_space")}
+    student = replace(student, dim=student.dim or 0, **kept)
     job = Job(
-        teacher_name=str(teacher),
-        plan=plan or StudentPlan(layers=2, dim=8),
+        config=replace(
+            config,
+            teacher=teachers,
+            stage=options.pop("stage", "distill"),
+            student=student,
+            data=DataConfig(max_documents=options.pop("max_documents", None)),
+            finetuning=tuned.finetuning,
+        ),
         **({"corpus": corpus(), "queries": None} | options),
-        settings=changed,
         output=root / output,
         cache_root=root / "cache",
         device="cpu",

@@ -16,6 +16,7 @@ from ibkd_retrieval.distill.dev_metric import neighbour_dev
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training import optimizer as optimising
+from ibkd_retrieval.distill.training.loop import StageRun
 from ibkd_retrieval.distill.training.stage1 import train_student
 from ibkd_retrieval.distill.training.stage2 import finetune_student
 from ibkd_retrieval.encoders.encoder import Encoder
@@ -78,10 +79,9 @@ def work(folder: Path, model: str) -> Recorder:
                 texts,
                 dev,
                 settings(**(RECIPE | changed)),
-                folder / name.split(" ")[0],
-                "initial",
+                StageRun(folder / name.split(" ")[0], "initial", resume),
             )
-            return train_student(*arguments, resume=resume)
+            return train_student(*arguments)
 
     for objective in OBJECTIVES:
         train(objective, objective=objective)
@@ -93,7 +93,7 @@ def work(folder: Path, model: str) -> Recorder:
     pairs = PairSet("pairs", tuple(TrainingPair(" ".join(text.split()[:3]), (text,)) for text in rest[:60]))
     recipe = finetuning(steps=3, batch_size=7, soft_labels="teacher", eval_every=0, checkpoint_every=3)
     with recorder.during("finetuned"):
-        finetune_student(initial(), cache, pairs, corpus(), dev, recipe, folder / "finetuned", "initial")
+        finetune_student(initial(), cache, pairs, corpus(), dev, recipe, StageRun(folder / "finetuned", "initial"))
     return recorder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ibkd_retrieval.errors import UserError
@@ -11,8 +10,8 @@ from ibkd_retrieval.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from ibkd_retrieval.distill.config import ObjectiveConfig
     from ibkd_retrieval.distill.objectives.base import Sizes
-    from ibkd_retrieval.distill.recipe import ObjectiveSettings
 
 
 OBJECTIVES = ("ibkd", "infonce", "mse", "cosine", "crd", "hpd", "kl")
@@ -25,20 +24,12 @@ TEMPERATURES = {"kl": 0.02}
 """Temperatures of objectives for which another than the usual one was better on dev sets."""
 
 
-def with_temperature(settings: ObjectiveSettings, objective: str) -> ObjectiveSettings:
-    """Set the objective's default temperature in `settings`, if none is given."""
-    if settings.temperature is not None:
-        return settings
-    return replace(settings, temperature=TEMPERATURES.get(objective, USUAL_TEMPERATURE))
-
-
-def build_objective(name: str, sizes: Sizes, settings: ObjectiveSettings, dims: Sequence[int] = ()) -> torch.nn.Module:
+def build_objective(config: ObjectiveConfig, sizes: Sizes, dims: Sequence[int] = ()) -> torch.nn.Module:
     """Make an objective with its own parameters.
 
     Args:
-        name: one of `OBJECTIVES`.
-        sizes: of the vectors and of the training text.
-        settings: temperature, HSIC weight and bandwidth.
+        config: its name and settings, all of them chosen.
+        sizes: dimensions of the student's and the teacher's vectors.
         dims: Matryoshka dims to train at once, largest first. () trains the full length only.
 
     Raises:
@@ -50,9 +41,9 @@ def build_objective(name: str, sizes: Sizes, settings: ObjectiveSettings, dims: 
     from ibkd_retrieval.distill.objectives.matryoshka import Matryoshka
 
     table = dict(zip(OBJECTIVES, (IBKD, InfoNCE, MSE, Cosine, CRD, HPD, SimilarityKL), strict=True))
-    if name not in table:
-        raise UserError(f"Unknown objective `{name}`: use one of {', '.join(OBJECTIVES)}.")
-    objective: torch.nn.Module = table[name](sizes, with_temperature(settings, name))
+    if config.name not in table:
+        raise UserError(f"Unknown objective `{config.name}`: use one of {', '.join(OBJECTIVES)}.")
+    objective: torch.nn.Module = table[config.name](sizes, config)
     check_dims(dims, sizes.student, sizes.teacher)
     return Matryoshka(objective, dims) if dims else objective
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from ibkd_retrieval.distill.config import ObjectiveConfig
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.functional import infonce, regression, similarity_kl
 from ibkd_retrieval.distill.objectives.projection import Projection
-from ibkd_retrieval.distill.recipe import ObjectiveSettings
 from ibkd_retrieval.errors import UserError
 
 
 class MSE(torch.nn.Module):
     """Mean squared difference of W s and t, summed over dimensions. W s keeps its length: compare `Cosine`."""
 
-    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
+    def __init__(self, sizes: Sizes, settings: ObjectiveConfig) -> None:
         super().__init__()
         self.projection = Projection(sizes.student, sizes.teacher)
 
@@ -27,7 +27,7 @@ class MSE(torch.nn.Module):
 class Cosine(torch.nn.Module):
     """1 - cos(W s, t), which is half the squared difference of the two made unit."""
 
-    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
+    def __init__(self, sizes: Sizes, settings: ObjectiveConfig) -> None:
         super().__init__()
         self.projection = Projection(sizes.student, sizes.teacher)
 
@@ -46,7 +46,7 @@ class HPD(torch.nn.Module):
     held fixed, so that the saved student's space is the reduced one.
     """
 
-    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
+    def __init__(self, sizes: Sizes, settings: ObjectiveConfig) -> None:
         super().__init__()
         if sizes.student > sizes.teacher:
             raise UserError(
@@ -71,10 +71,10 @@ class InfoNCE(torch.nn.Module):
     teacher's vectors lie. With a weight of 0 there is the contrast alone.
     """
 
-    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
+    def __init__(self, sizes: Sizes, settings: ObjectiveConfig) -> None:
         super().__init__()
         self.projection = Projection(sizes.student, sizes.teacher)
-        self.temperature = settings.tau
+        self.temperature = settings.temperature
         self.regression_weight = settings.regression_weight
 
     def forward(self, batch: Batch) -> LossTerms:
@@ -93,10 +93,10 @@ class SimilarityKL(torch.nn.Module):
     regression of W s on t is added.
     """
 
-    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
+    def __init__(self, sizes: Sizes, settings: ObjectiveConfig) -> None:
         super().__init__()
         self.projection = Projection(sizes.student, sizes.teacher)
-        self.temperature = settings.tau
+        self.temperature = settings.temperature
         self.regression_weight = settings.regression_weight
 
     def forward(self, batch: Batch) -> LossTerms:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ibkd_retrieval.distill.config import ObjectiveConfig
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.functional import nce
 from ibkd_retrieval.distill.objectives.projection import Projection, unstretched
-from ibkd_retrieval.distill.recipe import ObjectiveSettings
 from ibkd_retrieval.encoders.students import principal_directions
 
 _FEATURES = 128
@@ -34,12 +34,12 @@ class CRD(torch.nn.Module):
 
     log_mean: torch.Tensor
 
-    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
+    def __init__(self, sizes: Sizes, settings: ObjectiveConfig) -> None:
         super().__init__()
         features = min(_FEATURES, sizes.teacher)
         self.of_student = Projection(sizes.student, features)
         self.of_teacher = Projection(sizes.teacher, features)
-        self.temperature = settings.tau
+        self.temperature = settings.temperature
         self.register_buffer("log_mean", torch.zeros(()))
 
     def start(self, student: NDArray[np.float32], teacher: NDArray[np.float32]) -> None:

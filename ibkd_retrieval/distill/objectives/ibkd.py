@@ -9,15 +9,15 @@ from contextlib import nullcontext
 
 import torch
 
+from ibkd_retrieval.distill.config import ObjectiveConfig
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.baselines import InfoNCE
 from ibkd_retrieval.distill.objectives.functional import cka, gaussian_kernel, hsic, off_diagonal_mean, unbiased_hsic
-from ibkd_retrieval.distill.recipe import ObjectiveSettings
 
 _ESTIMATORS = {"biased": hsic, "unbiased": unbiased_hsic, "cka": cka}
 
 
-def forgetting(student: torch.Tensor, inputs: torch.Tensor, settings: ObjectiveSettings) -> LossTerms:
+def forgetting(student: torch.Tensor, inputs: torch.Tensor, settings: ObjectiveConfig) -> LossTerms:
     """The term lambda * HSIC(X, S) of a batch. The kernels' off-diagonal means show whether it is informative.
 
     Both kernels are Gaussian. On vectors of norm ~6 and with a bandwidth of 1 they would be identity matrices, and HSIC
@@ -46,7 +46,7 @@ class IBKD(torch.nn.Module):
     A static student has no X apart from S, and learns from L_keep alone.
     """
 
-    def __init__(self, sizes: Sizes, settings: ObjectiveSettings) -> None:
+    def __init__(self, sizes: Sizes, settings: ObjectiveConfig) -> None:
         super().__init__()
         self.keep = InfoNCE(sizes, settings)
         self.settings = settings

@@ -14,7 +14,6 @@ import numpy as np
 from ibkd_retrieval import __version__
 from ibkd_retrieval.distill.config import RECORD
 from ibkd_retrieval.distill.dev_metric import Dev
-from ibkd_retrieval.distill.recipe import DistillSettings, FinetuneSettings
 from ibkd_retrieval.distill.teacher.joint import JointTeacher
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.loop import DevPoint
@@ -132,7 +131,7 @@ class FinetuneFacts:
         queries: number of training queries.
         negatives_a_query: average number of hard negatives available per query.
         fingerprint: hash of the pairs with their negatives.
-        settings: the recipe.
+        settings: the settings of stage 2 (`DistillConfig.finetuning_record`).
         history: the dev figure by step.
         seconds: training time.
     """
@@ -141,7 +140,7 @@ class FinetuneFacts:
     queries: int
     negatives_a_query: float
     fingerprint: str
-    settings: FinetuneSettings
+    settings: Mapping[str, Any]
     history: tuple[DevPoint, ...]
     seconds: float
 
@@ -163,7 +162,7 @@ class StudentReport:
     texts: int
     fingerprint: str
     origin: str
-    settings: DistillSettings
+    settings: Mapping[str, Any]
     finetuning: FinetuneFacts | None
     train_seconds: float
     texts_per_second: float
@@ -185,7 +184,7 @@ def _made(report: StudentReport) -> str:
     if report.stage == "finetune":
         return f"fine-tuned beside its teacher `{report.teacher.name}`"
     then = " and fine-tuned on pairs of query and passage" if report.finetuning else ""
-    return f"distilled from `{report.teacher.name}` with the objective `{report.settings.objective}`{then}"
+    return f"distilled from `{report.teacher.name}` with the objective `{report.settings['objective']}`{then}"
 
 
 def _training(report: StudentReport) -> str:
@@ -195,29 +194,32 @@ def _training(report: StudentReport) -> str:
         said.append(
             f"Trained on {report.texts:,} unlabelled texts of `{report.corpus}`{queries} (fingerprint "
             f"`{report.fingerprint[:16]}`) for {_steps(report.history, settings)} of "
-            f"{settings.batch_size * settings.accumulate} texts, {report.train_seconds:.0f} s, seed {settings.seed}."
+            f"{settings['batch_size'] * settings['accumulate']} texts, {report.train_seconds:.0f} s, "
+            f"seed {settings['seed']}."
         )
-        if settings.merge:
-            said.append(f"Its weights are merged: {settings.merge:.0%} of those before, the rest of the trained ones.")
-    if settings.dims:
-        said.append(f"Its vectors may be cut to {', '.join(map(str, settings.dims[1:]))} dimensions.")
+        if settings["merge"]:
+            before = f"{settings['merge']:.0%} of those before"
+            said.append(f"Its weights are merged: {before}, the rest of the trained ones.")
+    if settings["dims"]:
+        said.append(f"Its vectors may be cut to {', '.join(map(str, settings['dims'][1:]))} dimensions.")
     if (second := report.finetuning) is not None:
+        tuning = second.settings
         said.append(
             f"Fine-tuned on {second.queries:,} queries of `{second.pairs}` with their passages and "
             f"{second.negatives_a_query:.3g} hard negatives each on average, of which a step draws up to "
-            f"{second.settings.negatives} (fingerprint `{second.fingerprint[:16]}`) for "
-            f"{_steps(second.history, second.settings)} of {second.settings.batch_size * second.settings.accumulate} "
+            f"{tuning['negatives']} (fingerprint `{second.fingerprint[:16]}`) for "
+            f"{_steps(second.history, tuning)} of {tuning['batch_size'] * tuning['accumulate']} "
             f"queries, {second.seconds:.0f} s."
         )
     return "\n".join(said)
 
 
-def _steps(history: Sequence[DevPoint], settings: DistillSettings | FinetuneSettings) -> str:
+def _steps(history: Sequence[DevPoint], settings: Mapping[str, Any]) -> str:
     """How many were run, and whose weights were kept."""
     evaluated = [point for point in history if point.step]
     # With patience the weights of the best evaluation, the first of equals, are kept; without it the last.
-    kept = max(evaluated, key=lambda point: point.value).step if settings.patience else settings.steps
-    ran = evaluated[-1].step if settings.patience else settings.steps
+    kept = max(evaluated, key=lambda point: point.value).step if settings["patience"] else settings["steps"]
+    ran = evaluated[-1].step if settings["patience"] else settings["steps"]
     return f"{ran:,} steps" + (f" (the weights after step {kept:,} were kept)" if kept != ran else "")
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ibkd_retrieval.distill.config import TrainingConfig
+from ibkd_retrieval.distill.data.texts import TrainingTexts
 from ibkd_retrieval.distill.dev_metric import Dev
-from ibkd_retrieval.distill.recipe import Pace
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.checkpoint import (
     BestWeights,
@@ -25,7 +26,7 @@ from ibkd_retrieval.distill.training.checkpoint import (
 )
 from ibkd_retrieval.distill.training.log import LOG_FILE, TrainingLog
 from ibkd_retrieval.errors import UserError, WorkFailed
-from ibkd_retrieval.progress import Progress
+from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +62,40 @@ class LoopResult:
     texts_per_second: float
 
 
+@dataclass(frozen=True)
+class StageRun:
+    """Where and how a stage runs.
+
+    Attributes:
+        folder: folder of the checkpoints and the log.
+        origin: how the student was made. A resumed run must have the same origin.
+        resume: continue from the newest checkpoint in `folder`, if there is one.
+        tensorboard: folder for event files. None writes none.
+        progress: receives progress reports.
+    """
+
+    folder: Path
+    origin: str
+    resume: bool = False
+    tensorboard: Path | None = None
+    progress: Progress = SILENT
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The length of a run, and its evaluations and checkpoints.
+
+    Attributes:
+        steps: total number of optimiser steps.
+        texts_per_step: texts per optimiser step, to report the speed.
+        training: the intervals of evaluations and checkpoints, and the patience.
+    """
+
+    steps: int
+    texts_per_step: int
+    training: TrainingConfig
+
+
 class Trainable(Protocol):
     """What can be trained step by step."""
 
@@ -71,6 +106,10 @@ class Trainable(Protocol):
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         """The optimiser."""
+
+    @property
+    def pace(self) -> Pace:
+        """The length of the run, and its evaluations and checkpoints."""
 
     @property
     def rate_name(self) -> str:
@@ -89,51 +128,42 @@ class Trainable(Protocol):
         """The student as it would be saved now, as an encoder of its own."""
 
 
+def dev_identity(dev: Dev) -> str:
+    """The metric and the fingerprint of the dev set, in one line."""
+    return f"{dev.metric} {TrainingTexts(tuple(dev.texts), ()).fingerprint}"
+
+
 class TrainingLoop:
     """A run and where it stands."""
 
-    def __init__(
-        self,
-        run: Trainable,
-        dev: Dev,
-        pace: Pace,
-        folder: Path,
-        identity: dict[str, Any],
-        *,
-        resume: bool,
-        progress: Progress,
-        tensorboard: Path | None = None,
-    ) -> None:
-        """Take up the newest checkpoint in `folder`, or start anew; of several processes the first alone writes there.
+    def __init__(self, run: Trainable, dev: Dev, stage: StageRun, identity: dict[str, Any]) -> None:
+        """Take up the newest checkpoint of `stage`, or start anew; of several processes the first alone writes there.
 
         Args:
             run: the run to train.
             dev: the dev set.
-            pace: number of steps, and intervals of evaluations and checkpoints.
-            folder: folder of the checkpoints and the log.
-            identity: JSON values that a checkpoint must share to be resumed.
-            resume: continue from the newest checkpoint, if there is one.
-            progress: receives progress reports.
-            tensorboard: folder for event files. None writes none.
+            stage: where and how it runs.
+            identity: JSON values that a checkpoint must share to be resumed, beside the dev set and the origin.
 
         Raises:
             UserError: the checkpoint is of another run.
             WorkFailed: processes that train together see different runs.
         """
-        self.run, self.dev, self.pace, self.folder, self.progress = run, dev, pace, folder, progress
+        self.run, self.dev, self.pace, self.folder, self.progress = run, dev, run.pace, stage.folder, stage.progress
+        identity = identity | {"dev": dev_identity(dev), "student": stage.origin}
         self.identity = json.loads(json.dumps(identity))
         self.history: list[DevPoint] = []
         self.done, self.seconds, self.ended = 0, 0.0, False
         self.best = BestWeights(run.modules)
-        checkpoints = list_checkpoints(folder)
-        if resume and checkpoints:
+        checkpoints = list_checkpoints(stage.folder)
+        if stage.resume and checkpoints:
             self._take_up(checkpoints[-1])
         ranks.agree(json.dumps([self.identity, self.done], sort_keys=True))
         self.log: TrainingLog | None = None
         if ranks.is_first():
             for old in checkpoints if not self.done else []:
                 remove_checkpoint(old)
-            self.log = TrainingLog(folder / LOG_FILE, self.done, tensorboard)
+            self.log = TrainingLog(stage.folder / LOG_FILE, self.done, stage.tensorboard)
 
     def train(self, title: str) -> LoopResult:
         """Run the steps that are left.
@@ -154,7 +184,7 @@ class TrainingLoop:
             if self.log is not None:
                 self.log.close()
         value = self.history[-1].value
-        if self.pace.patience:
+        if self.pace.training.patience:
             self.best.restore()
             value = self.best.value
         speed = self.done * self.pace.texts_per_step / max(self.seconds, 1e-9)
@@ -169,7 +199,7 @@ class TrainingLoop:
         if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient"])):
             raise WorkFailed(_not_a_number(step, list_checkpoints(self.folder), self.run.rate_name))
         self.done = step + 1
-        if at_end or (self.pace.eval_every and self.done % self.pace.eval_every == 0):
+        if at_end or (self.pace.training.eval_every and self.done % self.pace.training.eval_every == 0):
             self._evaluate(self.done, self.run.snapshot)
         note = ""
         if logged:
@@ -177,7 +207,7 @@ class TrainingLoop:
             self._write({"step": step, "texts_per_second": rate} | values)
             shown = " ".join(f"{key} {values[key]:.4g}" for key in _SHOWN if key in values)
             note = f"{shown} · {rate:.0f} texts/s · dev {self.dev.metric} {self.history[-1].value:.4f}"
-        if at_end or self.ended or self.done % self.pace.checkpoint_every == 0:
+        if at_end or self.ended or self.done % self.pace.training.checkpoint_every == 0:
             self._save()
         return note
 
@@ -189,18 +219,18 @@ class TrainingLoop:
         value = float(ranks.from_first(lambda: np.array(self.dev.score(encoder()))))
         self.history.append(DevPoint(done, value))
         self._write({"step": done, self.dev.metric: value})
-        if self.pace.patience and done:
+        if self.pace.training.patience and done:
             self.best.update(value)
-            self.ended = self.best.evaluations_since >= self.pace.patience
+            self.ended = self.best.evaluations_since >= self.pace.training.patience
             if self.ended and done < self.pace.steps:
                 self.progress.say(
-                    f"no better {self.dev.metric} for {self.pace.patience} evaluations: ending after step {done} of "
-                    f"{self.pace.steps} with the best weights"
+                    f"no better {self.dev.metric} for {self.pace.training.patience} evaluations: ending after step "
+                    f"{done} of {self.pace.steps} with the best weights"
                 )
 
     @property
     def _modules(self) -> dict[str, Any]:
-        return self.run.modules | ({"best": self.best} if self.pace.patience else {})
+        return self.run.modules | ({"best": self.best} if self.pace.training.patience else {})
 
     def _save(self) -> None:
         if not ranks.is_first():

@@ -5,28 +5,27 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.data.batches import BatchSchedule, training_tokens
 from ibkd_retrieval.distill.data.texts import KeyIndex, TrainingTexts, text_keys
 from ibkd_retrieval.distill.dev_metric import Dev
 from ibkd_retrieval.distill.objectives import TEXT_BY_TEXT, build_objective
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, OwnMaps, Sizes
-from ibkd_retrieval.distill.recipe import DistillSettings
 from ibkd_retrieval.distill.student import finished_model, stretch_output
 from ibkd_retrieval.distill.teacher.cache import StepVectors, TeacherVectors
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.log import StepTimes
-from ibkd_retrieval.distill.training.loop import LoopResult, TrainingLoop
+from ibkd_retrieval.distill.training.loop import LoopResult, Pace, StageRun, TrainingLoop
 from ibkd_retrieval.distill.training.optimizer import adamw, backward, finish_step, set_rates
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.students import principal_directions
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -36,21 +35,19 @@ if TYPE_CHECKING:
 
 _START_SAMPLE = 4_096
 _DIRECTIONS_SAMPLE = 32_768
-USUAL_RATE = 2e-3
-"""The learning rate if the settings give none. `distill` always sets it."""
 
 
-def check_enough(texts: TrainingTexts, settings: DistillSettings) -> None:
+def check_enough(texts: TrainingTexts, batch_size: int) -> None:
     """Make sure that there is a batch of texts, and a text of it for each process.
 
     Raises:
         UserError: there is not.
     """
-    if len(texts) < settings.batch_size:
+    if len(texts) < batch_size:
         raise UserError(
-            f"Only {len(texts)} texts for a batch of {settings.batch_size}: give more text or a smaller `batch_size`."
+            f"Only {len(texts)} texts for a batch of {batch_size}: give more text or a smaller `batch_size`."
         )
-    ranks.check_batch(settings.batch_size, "batch_size")
+    ranks.check_batch(batch_size, "batch_size")
 
 
 class TrainingRun:
@@ -61,16 +58,18 @@ class TrainingRun:
         student: SentenceTransformer,
         cache: TeacherVectors,
         texts: TrainingTexts,
-        settings: DistillSettings,
+        config: DistillConfig,
         progress: Progress,
     ) -> None:
         import torch
 
         from ibkd_retrieval.distill.training.student_module import StudentModule
 
-        check_enough(texts, settings)
+        settings, objective = config.training, config.objective
+        check_enough(texts, settings.batch_size)
         torch.manual_seed(settings.seed)
-        self.settings = settings
+        self.config = config
+        self.pace = Pace(settings.steps, settings.batch_size * settings.accumulate, settings)
         self.cache = cache
         self.device = str(student.device)
         with ranks.in_turn():
@@ -86,15 +85,15 @@ class TrainingRun:
         keys = text_keys([*texts.documents, *texts.queries])
         self._texts = KeyIndex(keys).find(keys)
         self._bank_texts = self._texts[first_seen]
-        self._contrasts = settings.objective not in TEXT_BY_TEXT
+        self._contrasts = objective.name not in TEXT_BY_TEXT
         self._vectors = StepVectors(cache, self.bank_rows, self.device)
         self.token_ids = training_tokens(student, texts, settings.max_length, progress)
         self.schedule = BatchSchedule(self.token_ids.lengths, settings.batch_size, settings.seed)
-        self.module = StudentModule(student, settings.dtype, freeze_embeddings=settings.freeze_embeddings)
+        self.module = StudentModule(student, settings.dtype, freeze_embeddings=config.student.freeze_embeddings)
         sizes = Sizes(int(student.get_embedding_dimension() or 0), cache.dim)
-        self.objective = build_objective(settings.objective, sizes, settings.objective_settings, settings.dims)
+        self.objective = build_objective(objective, sizes, config.student.dims)
         self.objective.to(self.device)
-        self._keeps_cosines = settings.projection == "isometry"
+        self._keeps_cosines = objective.projection == "isometry"
         if self._keeps_cosines and (projection := self._projection()) is not None:
             projection.weight.requires_grad_(False)
         self.modules: dict[str, torch.nn.Module] = {"student": student, "objective": self.objective}
@@ -102,9 +101,8 @@ class TrainingRun:
         if settings.merge:
             self._before = copy.deepcopy(torch.nn.ModuleDict(self.modules)).requires_grad_(False)
             self.modules["before"] = self._before
-        self.learning_rate = settings.learning_rate or USUAL_RATE
-        rates = [(p, self.learning_rate) for p in self.module.parameters() if p.requires_grad]
-        rates += [(p, settings.projection_learning_rate) for p in self.objective.parameters() if p.requires_grad]
+        rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
+        rates += [(p, objective.projection_learning_rate) for p in self.objective.parameters() if p.requires_grad]
         self.optimizer = adamw(rates, settings.weight_decay)
 
     rate_name = "learning_rate"
@@ -127,7 +125,7 @@ class TrainingRun:
     def _start_maps(self) -> None:
         from ibkd_retrieval.distill.objectives.projection import least_squares, nearest_isometry
 
-        order = np.random.default_rng([self.settings.seed, 4]).permutation(len(self.rows))
+        order = np.random.default_rng([self.config.training.seed, 4]).permutation(len(self.rows))
         chosen = order[:_START_SAMPLE]
         student, teacher = self._student_vectors(chosen), self.cache.vectors(self.rows[chosen])
         projection = self._projection()
@@ -135,9 +133,9 @@ class TrainingRun:
             cast(OwnMaps, self.objective).start(student, teacher)
             return
         match = nearest_isometry if self._keeps_cosines else least_squares
-        if not self.settings.needs_output_layer:
+        if not self.config.needs_output_layer:
             projection.set(match(student, teacher))
-        elif self._keeps_cosines and self.settings.objective != "hpd":
+        elif self._keeps_cosines and self.config.objective.name != "hpd":
             directions = principal_directions(student, student.shape[1])
             stretch_output(self.module.model, directions)
             projection.set(nearest_isometry(student @ directions.T, teacher))
@@ -161,7 +159,7 @@ class TrainingRun:
         """Run one optimiser step and return its figures; the watched terms' gradient norms when `detailed`."""
         from ibkd_retrieval.distill.training.student_module import encode_batch
 
-        settings = self.settings
+        settings = self.config.training
         times = StepTimes(self.device, active=detailed)
         factor = set_rates(self.optimizer, number, settings.steps, settings.warmup)
         self.optimizer.zero_grad(set_to_none=True)
@@ -177,7 +175,7 @@ class TrainingRun:
                 terms: LossTerms = self.objective(batch)
             batches.append(backward(terms, encoded, vectors, settings.accumulate, times, detailed=detailed))
         values = finish_step(self.optimizer, batches, self.module, self.objective, times)
-        return values | {"learning_rate": self.learning_rate * factor} | times.figures()
+        return values | {"learning_rate": settings.learning_rate * factor} | times.figures()
 
     def _batch(self, number: int, positions: Any, student: Any, inputs: Any, times: StepTimes) -> Batch:
         import torch
@@ -186,9 +184,9 @@ class TrainingRun:
         if not self._contrasts:
             return Batch(student, teacher, inputs, None, None, times)
         texts = self._texts[positions]
-        candidates, bank = texts, None
-        if self.settings.bank_size:
-            drawn = self.schedule.bank(number, self.settings.bank_size, len(self.bank_rows))
+        candidates, bank, bank_size = texts, None, self.config.training.bank_size
+        if bank_size:
+            drawn = self.schedule.bank(number, bank_size, len(self.bank_rows))
             bank = self._vectors.at(self.bank_rows[drawn])
             candidates = np.concatenate([texts, self._bank_texts[drawn]])
         same = texts[:, None] == candidates[None, :]
@@ -210,7 +208,7 @@ class TrainingRun:
 
     def untrained(self) -> Encoder:
         """The student as it was initialised, as an encoder of its own."""
-        return self.module.as_encoder(self.module.model, self.settings.dtype)
+        return self.module.as_encoder(self.module.model, self.config.training.dtype)
 
     def snapshot(self) -> Encoder:
         """The student as it would be saved now, as an encoder of its own."""
@@ -219,8 +217,8 @@ class TrainingRun:
             student, objective = copy.deepcopy((student, self.objective))
             self._merge({"student": student, "objective": objective})
             projection = getattr(objective, "projection", None)
-        finished = finished_model(student, _weight(projection), self.settings).model
-        return self.module.as_encoder(finished, self.settings.dtype)
+        finished = finished_model(student, _weight(projection), self.config).model
+        return self.module.as_encoder(finished, self.config.training.dtype)
 
     def finish(self) -> None:
         """Average the trained and the untrained weights, if the settings say so."""
@@ -234,7 +232,7 @@ class TrainingRun:
         with torch.no_grad():
             for name, module in self._before.items():
                 for trained, before in zip(modules[name].parameters(), module.parameters(), strict=True):
-                    trained.lerp_(before, self.settings.merge)
+                    trained.lerp_(before, self.config.training.merge)
 
 
 def _weight(projection: Projection | None) -> NDArray[np.float32] | None:
@@ -253,13 +251,8 @@ def train_student(
     cache: TeacherVectors,
     texts: TrainingTexts,
     dev: Dev,
-    settings: DistillSettings,
-    folder: Path,
-    origin: str,
-    *,
-    resume: bool = False,
-    tensorboard: Path | None = None,
-    progress: Progress = SILENT,
+    config: DistillConfig,
+    stage: StageRun,
 ) -> TrainingResult:
     """Train `student` in place.
 
@@ -268,37 +261,23 @@ def train_student(
         cache: cache of teacher vectors. Missing vectors are computed first.
         texts: the training texts.
         dev: the dev set.
-        settings: the recipe.
-        folder: folder of the checkpoints and the log.
-        origin: how the untrained student was made. A resumed run must have the same origin.
-        resume: continue from the newest checkpoint in `folder`, if there is one.
-        tensorboard: folder for event files. None writes none.
-        progress: receives progress reports.
+        config: the decided configuration.
+        stage: where and how the stage runs.
 
     Raises:
         UserError: fewer texts than a batch, or a checkpoint of another run.
         WorkFailed: the loss is no longer a number.
     """
-    run = TrainingRun(student, cache, texts, settings, progress)
+    run = TrainingRun(student, cache, texts, config, stage.progress)
     identity = {
-        "settings": settings.as_dict(),
+        "settings": config.distilling_record(),
         "texts": texts.fingerprint,
-        "dev": dev_identity(dev),
         "teacher": cache.teacher.weight_hash,
-        "student": origin,
         "arithmetic": [cache.teacher.dtype, run.module.arithmetic],
     }
     try:
-        loop = TrainingLoop(
-            run, dev, settings.pace, folder, identity, resume=resume, tensorboard=tensorboard, progress=progress
-        )
-        result = loop.train("distilling")
+        result = TrainingLoop(run, dev, stage, identity).train("distilling")
         run.finish()
     finally:
         run.close()
     return TrainingResult(result.dev, result.history, result.seconds, result.texts_per_second, run.projection())
-
-
-def dev_identity(dev: Dev) -> str:
-    """The metric and the name of the dev set, in one line."""
-    return f"{dev.metric} {TrainingTexts(tuple(dev.texts), ()).fingerprint}"

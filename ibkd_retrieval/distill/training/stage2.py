@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ibkd_retrieval.corpora.records import Corpus
+from ibkd_retrieval.distill.config import DistillConfig, FinetuneConfig
 from ibkd_retrieval.distill.data.batches import BatchSchedule, PairBatch, PairTexts, training_tokens
 from ibkd_retrieval.distill.data.hard_negatives import mine_negatives, with_negatives
 from ibkd_retrieval.distill.data.pairs import PairSet
 from ibkd_retrieval.distill.dev_metric import Dev
 from ibkd_retrieval.distill.objectives.base import LossTerms
 from ibkd_retrieval.distill.objectives.functional import infonce
-from ibkd_retrieval.distill.recipe import FinetuneSettings
 from ibkd_retrieval.distill.teacher.cache import TeacherVectors
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.log import StepTimes
-from ibkd_retrieval.distill.training.loop import LoopResult, TrainingLoop
+from ibkd_retrieval.distill.training.loop import LoopResult, Pace, StageRun, TrainingLoop
 from ibkd_retrieval.distill.training.optimizer import adamw, backward, finish_step, set_rates
-from ibkd_retrieval.distill.training.stage1 import dev_identity
 from ibkd_retrieval.encoders.cross_encoder import check_cross_encoder
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +40,7 @@ class FinetuneRun:
         self,
         student: SentenceTransformer,
         texts: PairTexts,
-        settings: FinetuneSettings,
+        config: DistillConfig,
         labels: SoftLabels | None,
         progress: Progress,
     ) -> None:
@@ -49,15 +48,18 @@ class FinetuneRun:
 
         from ibkd_retrieval.distill.training.student_module import StudentModule
 
-        torch.manual_seed(settings.seed)
-        self.settings, self.texts, self.labels = settings, texts, labels
-        self.token_ids = training_tokens(student, texts.texts, settings.max_length, progress)
+        settings, training = config.finetuning, config.training
+        torch.manual_seed(training.seed)
+        self.config, self.texts, self.labels = config, texts, labels
+        # Queries, positives and negatives.
+        self.pace = Pace(settings.steps, settings.batch_size * (2 + settings.negatives) * training.accumulate, training)
+        self.token_ids = training_tokens(student, texts.texts, training.max_length, progress)
         longest = np.array([self.token_ids.lengths[positives].max() for positives in texts.positives])
-        self.schedule = BatchSchedule(longest, settings.batch_size, settings.seed)
-        self.module = StudentModule(student, settings.dtype, freeze_embeddings=settings.freeze_embeddings)
+        self.schedule = BatchSchedule(longest, settings.batch_size, training.seed)
+        self.module = StudentModule(student, training.dtype, freeze_embeddings=config.student.freeze_embeddings)
         self.modules: dict[str, torch.nn.Module] = {"student": student}
         rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
-        self.optimizer = adamw(rates, settings.weight_decay)
+        self.optimizer = adamw(rates, training.weight_decay)
 
     rate_name = "finetune_learning_rate"
 
@@ -70,14 +72,14 @@ class FinetuneRun:
 
         from ibkd_retrieval.distill.training.student_module import encode_batch
 
-        settings = self.settings
+        settings, training = self.config.finetuning, self.config.training
         times = StepTimes(str(self.module.model.device), active=detailed)
-        factor = set_rates(self.optimizer, number, settings.steps, settings.warmup)
+        factor = set_rates(self.optimizer, number, settings.steps, training.warmup)
         self.optimizer.zero_grad(set_to_none=True)
         batches = []
-        for batch_number in range(number * settings.accumulate, (number + 1) * settings.accumulate):
+        for batch_number in range(number * training.accumulate, (number + 1) * training.accumulate):
             drawn = self.schedule.batch(batch_number)
-            batch = self.texts.draw(drawn, settings.negatives, settings.seed, batch_number)
+            batch = self.texts.draw(drawn, settings.negatives, training.seed, batch_number)
             with times.part("student"):
                 queries, query_inputs = encode_batch(self.module, self.token_ids, batch.queries)
                 passages, passage_inputs = encode_batch(self.module, self.token_ids, batch.passages)
@@ -87,7 +89,7 @@ class FinetuneRun:
             vectors = encoded.detach().requires_grad_(True)
             with times.part("objective"):
                 terms = self._terms(vectors, inputs, batch, times)
-            batches.append(backward(terms, encoded, vectors, settings.accumulate, times, detailed=detailed))
+            batches.append(backward(terms, encoded, vectors, training.accumulate, times, detailed=detailed))
         values = finish_step(self.optimizer, batches, self.module, None, times)
         return values | {"learning_rate": settings.learning_rate * factor} | times.figures()
 
@@ -97,7 +99,7 @@ class FinetuneRun:
         """The mean loss over the Matryoshka dims, with the terms at full length."""
         import torch
 
-        dims = self.settings.dims or (vectors.shape[1],)
+        dims = self.config.student.dims or (vectors.shape[1],)
         unit = torch.nn.functional.normalize
         each = [self._terms_at(unit(vectors[:, :dim], dim=-1), inputs, batch, times) for dim in dims]
         total = torch.stack([terms.total for terms in each]).mean()
@@ -112,7 +114,7 @@ class FinetuneRun:
         from ibkd_retrieval.distill.objectives.ibkd import forgetting
         from ibkd_retrieval.distill.teacher.soft_labels import soft_label_loss
 
-        settings, n = self.settings, len(batch.queries)
+        settings, n = self.config.finetuning, len(batch.queries)
         queries, positives, negatives = vectors[:n], vectors[n : 2 * n], vectors[2 * n :]
         answers = torch.from_numpy(batch.answers).to(vectors.device)
         contrast = infonce(queries, positives, settings.temperature, bank=negatives, duplicate=answers).loss
@@ -120,7 +122,7 @@ class FinetuneRun:
         watch: dict[str, torch.Tensor] = {}
         if inputs is not None:
             with times.part("hsic"):
-                forgot = forgetting(vectors, inputs, settings.forgetting)
+                forgot = forgetting(vectors, inputs, replace(self.config.objective, hsic_weight=settings.hsic_weight))
             total, terms = total + forgot.total, terms | forgot.terms
             watch = forgot.watch if settings.hsic_weight else {}
         if self.labels is not None:
@@ -139,7 +141,7 @@ class FinetuneRun:
 
     def snapshot(self) -> Encoder:
         """The student as it would be saved now, as an encoder of its own."""
-        return self.module.as_encoder(self.module.model, self.settings.dtype)
+        return self.module.as_encoder(self.module.model, self.config.training.dtype)
 
 
 @dataclass(frozen=True)
@@ -167,13 +169,8 @@ def finetune_student(
     pairs: PairSet,
     corpus: Corpus,
     dev: Dev,
-    settings: FinetuneSettings,
-    folder: Path,
-    origin: str,
-    *,
-    resume: bool = False,
-    tensorboard: Path | None = None,
-    progress: Progress = SILENT,
+    config: DistillConfig,
+    stage: StageRun,
 ) -> FinetuneResult:
     """Fine-tune `student` in place.
 
@@ -183,63 +180,60 @@ def finetune_student(
         pairs: the training pairs. Queries and passages of the dev set are left out.
         corpus: corpus in which hard negatives are mined, without the dev set.
         dev: the dev set.
-        settings: the recipe.
-        folder: folder of the checkpoints and the log.
-        origin: how the student was made. A resumed run must have the same origin.
-        resume: continue from the newest checkpoint in `folder`, if there is one.
-        tensorboard: folder for event files. None writes none.
-        progress: receives progress reports.
+        config: the decided configuration.
+        stage: where and how the stage runs.
 
     Raises:
         UserError: there are fewer pairs than a batch, the checkpoint is of another run, or `soft_labels` is not a
             cross-encoder.
         WorkFailed: the loss is no longer a number.
     """
-    pairs = usable_pairs(pairs, dev, settings)
-    mined = None
-    if settings.mining is not None and settings.negatives and not pairs.has_negatives:
-        # A step cannot draw more than were mined.
-        mining = replace(settings.mining, most=max(settings.mining.most, settings.negatives))
-
-        def mine() -> str:
-            found = mine_negatives(
-                pairs, corpus, cache.teacher, cache.folder / "mining", mining, progress, exclude=dev.texts
-            )
-            return str(found)
-
-        mined = Path(ranks.text_from_first(mine))
+    pairs = usable_pairs(pairs, dev, config.finetuning)
+    mined = _mined(pairs, corpus, cache, config.finetuning, dev, stage.progress)
+    if mined is not None:
         pairs = with_negatives(pairs, mined)
     count = sum(len(pair.negatives) for pair in pairs.pairs)
-    progress.say(f"fine-tuning on {len(pairs.pairs):,} queries of {pairs.name} with {count:,} hard negatives")
+    stage.progress.say(f"fine-tuning on {len(pairs.pairs):,} queries of {pairs.name} with {count:,} hard negatives")
     texts = PairTexts(pairs.pairs)
     with ranks.in_turn():
-        labels, labelled_by = _labels(cache, texts, settings, str(student.device), progress)
-    run = FinetuneRun(student, texts, settings, labels, progress)
+        labels, labelled_by = _labels(cache, texts, config, str(student.device), stage.progress)
+    run = FinetuneRun(student, texts, config, labels, stage.progress)
     identity: dict[str, Any] = {
-        "finetuning": settings.as_dict(),
+        "finetuning": config.finetuning_record(),
         "pairs": pairs.fingerprint,
-        "dev": dev_identity(dev),
         "soft_labels": labelled_by,
-        "student": origin,
         "arithmetic": [cache.teacher.dtype, run.module.arithmetic],
     }
     try:
-        loop = TrainingLoop(
-            run, dev, settings.pace, folder, identity, resume=resume, tensorboard=tensorboard, progress=progress
-        )
-        result = loop.train("fine-tuning")
+        result = TrainingLoop(run, dev, stage, identity).train("fine-tuning")
     finally:
         run.close()
     return FinetuneResult(result, len(pairs.pairs), pairs.fingerprint, mined, count / len(pairs.pairs))
 
 
-def usable_pairs(pairs: PairSet, dev: Dev, settings: FinetuneSettings) -> PairSet:
+def _mined(
+    pairs: PairSet, corpus: Corpus, cache: TeacherVectors, settings: FinetuneConfig, dev: Dev, progress: Progress
+) -> Path | None:
+    """The file of hard negatives, or None if none are to be mined."""
+    if not settings.negatives or pairs.has_negatives:
+        return None
+    # A step cannot draw more than were mined.
+    mining = replace(settings.mining, most=max(settings.mining.most, settings.negatives))
+
+    def mine() -> str:
+        folder = cache.folder / "mining"
+        return str(mine_negatives(pairs, corpus, cache.teacher, folder, mining, progress, exclude=dev.texts))
+
+    return Path(ranks.text_from_first(mine))
+
+
+def usable_pairs(pairs: PairSet, dev: Dev, settings: FinetuneConfig) -> PairSet:
     """Remove the dev set from the pairs, and check the inputs of stage 2 before training and mining.
 
     Args:
         pairs: the pairs as given.
         dev: the dev set.
-        settings: the recipe.
+        settings: the settings of stage 2.
 
     Raises:
         UserError: fewer pairs than a batch are left, a batch is too small, or the soft labels come from no
@@ -258,9 +252,10 @@ def usable_pairs(pairs: PairSet, dev: Dev, settings: FinetuneSettings) -> PairSe
 
 
 def _labels(
-    cache: TeacherVectors, texts: PairTexts, settings: FinetuneSettings, device: str, progress: Progress
+    cache: TeacherVectors, texts: PairTexts, config: DistillConfig, device: str, progress: Progress
 ) -> tuple[SoftLabels | None, str | None]:
     """The soft labels asked for, and the weight hash of what gives them."""
+    settings = config.finetuning
     if settings.soft_labels is None:
         return None, None
     from ibkd_retrieval.distill.teacher.soft_labels import CrossEncoderLabels, CrossEncoderScores, TeacherLabels
@@ -272,6 +267,6 @@ def _labels(
         cache.folder.parent / "cross-encoders",
         device=device,
         # Query and passage together; re-ranking models read 512 tokens.
-        max_length=min(2 * settings.max_length, 512),
+        max_length=min(2 * config.training.max_length, 512),
     )
     return CrossEncoderLabels(scorer, texts, progress), scorer.weight_hash
