@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from ibkd_retrieval.corpora.records import Query
@@ -66,17 +66,24 @@ def served(indexes: Sequence[Index], remembered: int = 0) -> list[ServedIndex]:
     Raises:
         UserError: a folder was given twice.
     """
-    folders = [index.folder for index in indexes]
-    for at, folder in enumerate(folders):
-        if folder.resolve() in [other.resolve() for other in folders[:at]]:
-            raise UserError(f"{folder} was given twice: name each index once.")
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
+    names = names_apart([index.folder for index in indexes])
     found = [ServedIndex.of(name, index.ranker, index.manifest) for name, index in zip(names, indexes, strict=True)]
     for encoder in {id(each): each for index in indexes for each in index.encoders}.values():
         suit_to_queries(encoder, remembered)
     return found
+
+
+def names_apart(folders: Sequence[Path]) -> list[str]:
+    """Names of folders: their last parts, or their paths where two last parts are the same.
+
+    Raises:
+        UserError: a folder was given twice.
+    """
+    for at, folder in enumerate(folders):
+        if folder.resolve() in [other.resolve() for other in folders[:at]]:
+            raise UserError(f"{folder} was given twice: name it once.")
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def suit_to_queries(encoder: Encoder, remembered: int) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fastapi_offline
 from fastapi import Body, FastAPI, HTTPException, Query, Request
@@ -40,7 +40,11 @@ from ibkd_retrieval.serving.answering import (
     can_share,
     thread_sharer,
 )
-from ibkd_retrieval.serving.limits import Guard, Limits
+from ibkd_retrieval.serving.embeddings import MODELS_PATH, EmbeddingsService, add_embeddings
+from ibkd_retrieval.serving.limits import EMBEDDINGS_PATH, Guard, Limits, error_body
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.encoders.encoder import Encoder
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -99,7 +103,7 @@ class Metrics:
 PAGE = Path(__file__).parent / "page"
 DEFAULT_K = 10
 _WARM_UP = Question("warm up", 1)
-_PATHS = ("/", "/search", "/healthz", "/metrics", "/docs", "/openapi.json")
+_PATHS = ("/", "/search", "/healthz", "/metrics", "/docs", "/openapi.json", EMBEDDINGS_PATH, MODELS_PATH)
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": payload.Problem, "description": "The body is no JSON."},
     408: {"model": payload.Problem, "description": "The body did not arrive in time."},
@@ -118,24 +122,33 @@ def create_app(
     limits: Limits,
     hosts: Sequence[str] = ("*",),
     ready: Callable[[], None] = lambda: None,
+    encoders: Mapping[str, Encoder] | None = None,
 ) -> Guard:
-    """Make the application that serves indexes. Its lifespan must run: it ends the threads that search.
+    """Make the application that serves indexes and encoders. Its lifespan must run: it ends the threads that work.
 
     Args:
-        indexes: one or more indexes with different names. The first is the reference of comparisons.
+        indexes: indexes with different names. The first is the reference of comparisons. Without any, there is no
+            search.
         limits: limits of requests and connections.
         hosts: names that the Host header of requests may hold. A page of another site that has its own name resolved
             to this machine (DNS rebinding) sends that name, so a server on a loopback address should take only names
             of that address.
         ready: called after the first query is answered. That query loads everything that is loaded at first use.
+        encoders: encoders by name, for `/v1/embeddings`.
     """
-    service = _Service(indexes, limits)
+    service = _Service(indexes, limits, list(encoders or ()))
+    embeddings = EmbeddingsService(encoders, limits) if encoders else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await asyncio.wrap_future(service.batcher.submit(_WARM_UP))
+        if indexes:
+            await asyncio.wrap_future(service.batcher.submit(_WARM_UP))
+        if embeddings is not None:
+            await embeddings.warm_up()
         ready()
         yield
+        if embeddings is not None:
+            await asyncio.to_thread(embeddings.batcher.close, limits.seconds)
         await asyncio.to_thread(service.batcher.close, limits.seconds)
 
     app = FastAPI(
@@ -154,10 +167,14 @@ def create_app(
             Exception: _failed,
         },
     )
-    _add_search(app, service)
+    if indexes:
+        _add_search(app, service)
+    if embeddings is not None:
+        add_embeddings(app, embeddings, _PROBLEMS)
     app.add_api_route("/healthz", service.health, response_model=payload.Health, summary="Whether queries are answered")
     app.add_api_route("/metrics", service.count, response_class=Response, summary="Counters in Prometheus' text form")
-    for path, name in (("/", "index.html"), ("/docs", "docs.html")):
+    # Without an index there is nothing to search: the first page is the description of the API.
+    for path, name in (("/", "index.html" if indexes else "docs.html"), ("/docs", "docs.html")):
         app.add_api_route(path, _file(PAGE / name), include_in_schema=False)
     app.mount("/page", StaticFiles(directory=PAGE))
     app.mount("/swagger", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
@@ -168,8 +185,8 @@ def create_app(
 class _Service:
     """What the routes share."""
 
-    def __init__(self, indexes: Sequence[ServedIndex], limits: Limits) -> None:
-        self.indexes, self.limits = tuple(indexes), limits
+    def __init__(self, indexes: Sequence[ServedIndex], limits: Limits, models: Sequence[str]) -> None:
+        self.indexes, self.limits, self.models = tuple(indexes), limits, models
         self.fault: str | None = None
         self.metrics = Metrics(indexes, lambda: self.batcher.waiting)
         self.batcher = MicroBatcher(
@@ -189,8 +206,9 @@ class _Service:
 
     async def unfit(self, request: Request, error: Exception) -> Response:
         """Answer a search of an index whose folder was replaced or damaged. Nothing is logged."""
-        self.fault = str(error)
-        return _problem(503, self.fault)
+        if request.url.path != EMBEDDINGS_PATH:
+            self.fault = str(error)
+        return _problem(request, 503, str(error))
 
     async def search(self, text: str, k: int, passages: bool) -> Response:
         if not text.strip():
@@ -214,7 +232,7 @@ class _Service:
 
     async def health(self) -> Response:
         alive = self.batcher.alive
-        state = payload.health(self.indexes, alive, self.limits.query, self.limits.k, self.fault)
+        state = payload.health(self.indexes, self.models, self.limits, alive, self.fault)
         return JSONResponse(state, 200 if alive and self.fault is None else 503)
 
     async def count(self) -> Response:
@@ -265,21 +283,21 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
     """One sentence on the first thing wrong; what was sent is not repeated, for it may be of any size and kind."""
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return _problem(400, "The body is no JSON.")
+        return _problem(request, 400, "The body is no JSON.")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.method == "POST" and media_type != "application/json":
-        return _problem(415, "Send the query as JSON, with the header `Content-Type: application/json`.")
+        return _problem(request, 415, "Send the body as JSON, with the header `Content-Type: application/json`.")
     where = [str(part) for part in first["loc"][1:]]
-    return _problem(422, f"{'.'.join(where) or 'body'}: {first['msg']}.")
+    return _problem(request, 422, f"{'.'.join(where) or 'body'}: {first['msg']}.")
 
 
 async def _refused(request: Request, error: AnyHTTPException) -> Response:
-    return _problem(error.status_code, str(error.detail), error.headers)
+    return _problem(request, error.status_code, str(error.detail), error.headers)
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return _problem(500, "The search failed; the server's log says why.")
+    return _problem(request, 500, "The request failed; the server's log says why.")
 
 
-def _problem(status: int, sentence: str, headers: Any = None) -> Response:
-    return JSONResponse({"error": sentence}, status, headers)
+def _problem(request: Request, status: int, sentence: str, headers: Any = None) -> Response:
+    return JSONResponse(error_body(request.url.path, status, sentence), status, headers)

@@ -14,6 +14,8 @@ from ibkd_retrieval.errors import UserError
 # A character outside the basic plane takes twelve bytes as a pair of JSON escapes, and as many percent-encoded.
 _LONGEST_CHARACTER = 12
 _REST_OF_REQUEST = 8192
+EMBEDDINGS_PATH = "/v1/embeddings"
+"""The path of the embeddings endpoint, whose bodies may be larger than those of queries."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Limits:
         waiting: maximum number of queries that wait for a batch. Further ones are rejected.
         connections: maximum number of open connections, idle ones included.
         per_client: maximum number of connections from one address. Further ones are closed at once.
+        inputs: maximum number of texts of a request for embeddings.
+        embeddings_bytes: maximum size of the body of a request for embeddings.
         seconds: timeout of each phase: reading the head, reading the body, answering, and the client's reading.
     """
 
@@ -36,6 +40,8 @@ class Limits:
     waiting: int = 128
     connections: int = 512
     per_client: int = 256
+    inputs: int = 2048
+    embeddings_bytes: int = 8 << 20
     seconds: float = 10.0
 
     def __post_init__(self) -> None:
@@ -74,6 +80,14 @@ _HEADERS = [
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cache-control", b"no-cache"),
 ]
+
+
+def error_body(path: str, status: int, sentence: str) -> dict[str, Any]:
+    """The JSON of an error. Under `/v1/` it has the form that clients of OpenAI's API read."""
+    if not path.startswith("/v1/"):
+        return {"error": sentence}
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": sentence, "type": kind, "param": None, "code": status}}
 
 
 class Guard:
@@ -119,16 +133,16 @@ class Guard:
             self._count(path if path in self._paths else "other", status, time.perf_counter() - began)
 
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        most = self._limits.embeddings_bytes if scope["path"] == EMBEDDINGS_PATH else self._limits.request_bytes
         try:
             async with asyncio.timeout(self._limits.seconds):
-                body = await _body(receive, _announced(scope), self._limits.request_bytes)
+                body = await _body(receive, _announced(scope), most)
         except _TooLarge:
-            most = self._limits.request_bytes
-            await _refuse(send, 413, f"The body of a request may have {most:,} bytes: send less.")
+            await _refuse(scope, send, 413, f"The body of a request may have {most:,} bytes: send less.")
             return
         except TimeoutError:
             seconds = self._limits.seconds
-            await _refuse(send, 408, f"The body of the request did not arrive within {seconds:g} seconds.")
+            await _refuse(scope, send, 408, f"The body of the request did not arrive within {seconds:g} seconds.")
             return
         if body is None:
             return
@@ -166,9 +180,9 @@ async def _body(receive: Receive, announced: int, most: int) -> bytes | None:
     return bytes(parts)
 
 
-async def _refuse(send: Send, status: int, sentence: str) -> None:
+async def _refuse(scope: MutableMapping[str, Any], send: Send, status: int, sentence: str) -> None:
     """Answer without reading on; the connection, whose next request cannot be told from this body, is closed."""
-    body = json.dumps({"error": sentence}).encode()
+    body = json.dumps(error_body(scope["path"], status, sentence)).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

@@ -8,6 +8,7 @@ from typing import Any
 
 from ibkd_retrieval.search.hits import hit_as_json, moves, overlap, snippet
 from ibkd_retrieval.serving.answering import Answer, Question, ServedIndex
+from ibkd_retrieval.serving.limits import Limits
 
 PASSAGE = 320
 """Most characters of a passage."""
@@ -100,11 +101,13 @@ class Health:
 
     Attributes:
         status: `ok`, `failing` where the last search failed, or `stopping`.
+        models: names of the encoders behind `/v1/embeddings`.
         fault: why the last search failed; null where it did not.
     """
 
     status: str
     indexes: list[IndexHealth]
+    models: list[str]
     longest_query: int
     largest_k: int
     fault: str | None = None
@@ -129,7 +132,7 @@ def search_answer(
 
 
 def health(
-    indexes: Sequence[ServedIndex], alive: bool, longest_query: int, largest_k: int, fault: str | None = None
+    indexes: Sequence[ServedIndex], models: Sequence[str], limits: Limits, alive: bool, fault: str | None = None
 ) -> dict[str, Any]:
     """A `Health` as JSON types."""
     described = [
@@ -145,8 +148,9 @@ def health(
     return {
         "status": "stopping" if not alive else "ok" if fault is None else "failing",
         "indexes": described,
-        "longest_query": longest_query,
-        "largest_k": largest_k,
+        "models": list(models),
+        "longest_query": limits.query,
+        "largest_k": limits.k,
         "fault": fault,
     }
 

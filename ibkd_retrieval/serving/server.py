@@ -9,9 +9,9 @@ import math
 import signal
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -20,6 +20,9 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.serving.answering import ServedIndex
 from ibkd_retrieval.serving.app import create_app
 from ibkd_retrieval.serving.limits import Limits
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.encoders.encoder import Encoder
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 _BACKLOG = 1024
@@ -40,15 +43,17 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     ready: Callable[[str], None] = lambda url: None,
+    encoders: Mapping[str, Encoder] | None = None,
 ) -> None:
-    """Serve indexes until SIGINT or SIGTERM; then take no more requests, and finish those under way.
+    """Serve indexes and encoders until SIGINT or SIGTERM; then take no more requests, and finish those under way.
 
     Args:
-        indexes: at least one, with different names.
+        indexes: indexes with different names. There may be none where there are encoders.
         limits: limits of requests and connections.
         host: address to listen on. On a loopback address, requests must name a loopback host.
         port: port to listen on. 0 takes a free one.
         ready: called with the address of the page once the server answers requests.
+        encoders: encoders by name, for `/v1/embeddings`.
 
     Raises:
         UserError: the address cannot be listened on.
@@ -57,7 +62,7 @@ def serve(
     with listener:
         hosts = (*_LOOPBACK_NAMES, host) if is_loopback(host) else ("*",)
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
-        app = create_app(indexes, limits, hosts, lambda: ready(url))
+        app = create_app(indexes, limits, hosts, lambda: ready(url), encoders)
         with _signals_end_quietly():
             uvicorn.Server(configuration(app, limits)).run([listener])
 

@@ -58,8 +58,8 @@ class Client:
 
 
 @contextlib.contextmanager
-def serving(rankers, limits, hosts=("localhost", "127.0.0.1")):
-    """Serve rankers by name."""
+def serving(rankers, limits, hosts=("localhost", "127.0.0.1"), encoders=None):
+    """Serve rankers and encoders by name."""
     import uvicorn
 
     from ibkd_retrieval.serving.app import create_app
@@ -67,7 +67,7 @@ def serving(rankers, limits, hosts=("localhost", "127.0.0.1")):
 
     indexes = [ServedIndex(name, ranker, 30, "tiny", 8, "flat") for name, ranker in rankers.items()]
     ready = threading.Event()
-    server = uvicorn.Server(configuration(create_app(indexes, limits, hosts, ready.set), limits))
+    server = uvicorn.Server(configuration(create_app(indexes, limits, hosts, ready.set, encoders), limits))
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

@@ -1,0 +1,209 @@
+"""An embeddings endpoint in the form of OpenAI's API: `/v1/embeddings` and `/v1/models`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel, Field, field_validator
+from pydantic_core import PydanticCustomError
+from starlette.responses import JSONResponse, Response
+
+from ibkd_retrieval.serving.answering import (
+    Closed,
+    MicroBatcher,
+    QueueFull,
+    names_apart,
+    suit_to_queries,
+    thread_sharer,
+)
+from ibkd_retrieval.serving.limits import EMBEDDINGS_PATH, Limits
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.encoders.protocol import Kind
+
+MODELS_PATH = "/v1/models"
+_KINDS: dict[str, Kind] = {
+    "query": "query",
+    "search_query": "query",
+    "document": "document",
+    "passage": "document",
+    "search_document": "document",
+}
+_InputType = Literal["query", "search_query", "document", "passage", "search_document"]
+
+
+class EmbeddingsRequest(BaseModel):
+    """Texts to encode.
+
+    Attributes:
+        input: one text or a list of texts. Token ids are refused: they belong to another tokenizer.
+        model: the name of a served model, as `/v1/models` lists it.
+        encoding_format: "float" for lists of numbers, "base64" for little-endian float32 bytes.
+        dimensions: the length to cut vectors to. They are normalised again.
+        input_type: "query" or "document". It decides the prompt of the model.
+        user: ignored.
+    """
+
+    input: str | list[str]
+    model: str
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1)
+    input_type: _InputType = "document"
+    user: str | None = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _is_text(cls, value: object) -> object:
+        items = value if isinstance(value, list) else [value]
+        if any(not isinstance(item, str) for item in items):
+            # LangChain's client sends token ids unless told otherwise.
+            raise PydanticCustomError(
+                "text", "Send texts, not token ids (`check_embedding_ctx_length=False` in langchain-openai)"
+            )
+        if not all(items):
+            raise PydanticCustomError("text", "An empty text has no vector: leave it out")
+        return value
+
+
+class _Work(NamedTuple):
+    encoder: Encoder
+    kind: Kind
+    texts: list[str]
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """The vectors of one request, [n, dim], and the number of tokens read."""
+
+    vectors: NDArray[np.float32]
+    tokens: int
+
+
+def served_encoders(encoders: Sequence[Encoder]) -> dict[str, Encoder]:
+    """Encoders under the names that clients give, which are the last parts of their paths where those differ.
+
+    Raises:
+        UserError: a model was given twice.
+    """
+    return dict(zip(names_apart([Path(encoder.name) for encoder in encoders]), encoders, strict=True))
+
+
+class EmbeddingsService:
+    """Encodes the texts of concurrent requests in shared batches."""
+
+    def __init__(self, encoders: Mapping[str, Encoder], limits: Limits) -> None:
+        """Start the thread that encodes."""
+        self.encoders, self.limits = encoders, limits
+        for encoder in encoders.values():
+            suit_to_queries(encoder, 0)
+        # One thread: an encoder tokenises for one caller at a time.
+        self.batcher = MicroBatcher(
+            _encode_all, max_batch=limits.batch, max_waiting=limits.waiting, begin=thread_sharer()
+        )
+
+    async def warm_up(self) -> None:
+        """Encode once with each model, which loads what is loaded at first use."""
+        for encoder in self.encoders.values():
+            await asyncio.wrap_future(self.batcher.submit(_Work(encoder, "document", ["warm up"])))
+
+    async def embeddings(self, request: EmbeddingsRequest) -> Response:
+        """Answer `/v1/embeddings`."""
+        encoder = self.encoders.get(request.model)
+        if encoder is None:
+            known = ", ".join(self.encoders)
+            raise HTTPException(404, f"No model {request.model!r} is served here: use one of {known}.")
+        if request.dimensions is not None and request.dimensions > encoder.dim:
+            raise HTTPException(
+                422, f"dimensions: vectors of {request.model} have {encoder.dim}: ask for as many or fewer."
+            )
+        texts = [request.input] if isinstance(request.input, str) else request.input
+        if not 1 <= len(texts) <= self.limits.inputs:
+            raise HTTPException(422, f"input: {len(texts):,} texts: send 1 to {self.limits.inputs:,} a request.")
+        work = _Work(encoder, _KINDS[request.input_type], texts)
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                encoded = await asyncio.wrap_future(self.batcher.submit(work))
+        except QueueFull:
+            waiting = f"{self.limits.waiting:,} requests wait already: ask again in a second."
+            raise HTTPException(429, waiting, {"Retry-After": "1"}) from None
+        except Closed:
+            raise HTTPException(503, "The server is stopping.", {"Retry-After": "5"}) from None
+        except TimeoutError:
+            late = f"Encoding did not end within {self.limits.seconds:g} seconds: send fewer texts, or ask again later."
+            raise HTTPException(503, late, {"Retry-After": "5"}) from None
+        return await asyncio.to_thread(_answer, request, encoded)
+
+    async def models(self) -> Response:
+        """Answer `/v1/models`."""
+        listed = [
+            {
+                "id": name,
+                "object": "model",
+                "created": 0,
+                "owned_by": "ibkd-retrieval",
+                "dimensions": encoder.dim,
+                "max_input_tokens": encoder.max_length or None,
+            }
+            for name, encoder in self.encoders.items()
+        ]
+        return JSONResponse({"object": "list", "data": listed})
+
+
+def add_embeddings(app: FastAPI, service: EmbeddingsService, responses: dict[int | str, dict[str, Any]]) -> None:
+    """Add the routes to an application."""
+
+    async def embeddings(request: EmbeddingsRequest) -> Response:
+        return await service.embeddings(request)
+
+    app.add_api_route(EMBEDDINGS_PATH, embeddings, methods=["POST"], responses=responses, summary="Encode texts")
+    app.add_api_route(MODELS_PATH, service.models, summary="The models that are served")
+
+
+def _encode_all(work: Sequence[_Work]) -> list[_Encoded]:
+    """Encode the texts of several requests, those for one model and kind in one call."""
+    places: dict[tuple[int, Kind], list[int]] = {}
+    for place, item in enumerate(work):
+        places.setdefault((id(item.encoder), item.kind), []).append(place)
+    done: dict[int, _Encoded] = {}
+    for (_, kind), members in places.items():
+        encoder = work[members[0]].encoder
+        prepared = encoder.prepare([text for place in members for text in work[place].texts], kind)
+        vectors = encoder.encode_prepared(prepared)
+        lengths = np.concatenate([np.asarray(window.lengths) for window in prepared.windows])
+        start = 0
+        for place in members:
+            end = start + len(work[place].texts)
+            done[place] = _Encoded(vectors[start:end], int(lengths[start:end].sum()))
+            start = end
+    return [done[place] for place in range(len(work))]
+
+
+def _answer(request: EmbeddingsRequest, encoded: _Encoded) -> Response:
+    vectors = encoded.vectors
+    if request.dimensions is not None and request.dimensions < vectors.shape[1]:
+        vectors = vectors[:, : request.dimensions]
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = vectors / np.where(norms == 0, np.float32(1), norms)
+    shown: list[Any] = (
+        [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
+        if request.encoding_format == "base64"
+        else vectors.tolist()
+    )
+    return JSONResponse(
+        {
+            "object": "list",
+            "data": [{"object": "embedding", "index": place, "embedding": row} for place, row in enumerate(shown)],
+            "model": request.model,
+            "usage": {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens},
+        }
+    )
