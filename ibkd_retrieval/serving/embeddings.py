@@ -191,9 +191,8 @@ def _encode_all(work: Sequence[_Work]) -> list[_Encoded]:
 def _answer(request: EmbeddingsRequest, encoded: _Encoded) -> Response:
     vectors = encoded.vectors
     if request.dimensions is not None and request.dimensions < vectors.shape[1]:
-        vectors = vectors[:, : request.dimensions]
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        vectors = vectors / np.where(norms == 0, np.float32(1), norms)
+        vectors = vectors[:, : request.dimensions].copy()
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     shown: list[Any] = (
         [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
         if request.encoding_format == "base64"
