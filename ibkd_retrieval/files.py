@@ -122,6 +122,35 @@ def own_folder(path: Path) -> Path:
     return made
 
 
+@contextmanager
+def new_folder(destination: Path | str) -> Iterator[Path]:
+    """A folder to write into that becomes `destination` on success and is removed on failure.
+
+    Raises:
+        UserError: `destination` is neither an empty nor a new folder.
+    """
+    destination = Path(os.path.abspath(destination))
+    if destination == Path.cwd():
+        raise UserError("An export makes a folder of its own, not the current one: name one with `output`.")
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise UserError(f"{destination} exists and is not an empty folder: name another with `output`.")
+    check_name(destination)
+    made = own_folder(destination)
+    try:
+        yield made
+        for path in sorted(made.rglob("*"), reverse=True):  # What is in a folder comes before the folder.
+            if path.is_dir():
+                sync_directory(path)
+            else:
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+        sync_directory(made)
+        os.replace(made, destination)
+        sync_directory(destination.parent)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)

@@ -1,4 +1,4 @@
-"""`ibkd serve`: indexes behind HTTP, with a page that shows their answers side by side."""
+"""`ibkd serve`: indexes and models behind HTTP."""
 
 from __future__ import annotations
 
@@ -27,6 +27,15 @@ class ServeOptions:
             default="the newest in indexes/",
         ),
     ] = ()
+    embeddings: Annotated[
+        tuple[str, ...],
+        option(
+            "Model to serve at /v1/embeddings, in the form of OpenAI's API; repeat for more. Without --index it is "
+            "all that is served.",
+            metavar="MODEL",
+            default=False,
+        ),
+    ] = ()
     host: Annotated[
         str,
         option("Address to listen on; 0.0.0.0 for every machine that reaches this one.", metavar="ADDRESS"),
@@ -50,10 +59,10 @@ class ServeOptions:
 
 @grouped
 def serve(asked: ServeOptions, ranking: RankingTyped) -> None:
-    """Serve indexes over HTTP, with a page to search them.
+    """Serve indexes over HTTP, with a page to search them, or models as an embeddings endpoint.
 
     The page shows the answers of several indexes side by side. The JSON API is /search; /docs describes it, and
-    /healthz and /metrics are for operators.
+    /healthz and /metrics are for operators. --embeddings adds /v1/embeddings in the form of OpenAI's API.
     """
     from ibkd_retrieval.serving.limits import Limits
 
@@ -68,13 +77,34 @@ def serve(asked: ServeOptions, ranking: RankingTyped) -> None:
     from ibkd_retrieval.serving.answering import served
 
     progress = reporter(asked.quiet)
-    indexes = served(open_tuned([[each] for each in asked.index] or [None], ranking, progress), asked.remember)
+    newest: list[list[Path] | None] = [] if asked.embeddings else [None]
+    indexes_at = [[each] for each in asked.index] or newest
+    indexes = served(open_tuned(indexes_at, ranking, progress), asked.remember)
+    encoders = {}
+    if asked.embeddings:
+        from ibkd_retrieval.serving.embeddings import load_served
+
+        encoders = load_served(
+            asked.embeddings,
+            backend=ranking.backend,
+            dtype=ranking.dtype,
+            device=ranking.device,
+            pooling=ranking.pooling,
+            progress=progress,
+        )
     if not is_loopback(asked.host):
         progress.say(
-            f"{asked.host} is no loopback address: whoever reaches this machine may search these indexes and read "
-            "their documents, unencrypted and without a password."
+            f"{asked.host} is no loopback address: whoever reaches this machine may use what is served here and read "
+            "the documents of its indexes, unencrypted and without a password."
         )
-    run(indexes, limits, asked.host, asked.port, lambda url: print(f"{url} (Ctrl-C ends)", flush=True))  # noqa: T201
+    run(
+        indexes,
+        limits,
+        asked.host,
+        asked.port,
+        lambda url: print(f"{url} (Ctrl-C ends)", flush=True),  # noqa: T201
+        encoders,
+    )
 
 
 def _server() -> tuple[Callable[..., None], Callable[[str], bool]]:

@@ -317,21 +317,32 @@ def import_vectors(
     return IndexDescription(Path(output), made, encoder)
 
 
-def export(index: Any, to: str, output: Path | str, *, exact: bool = False, progress: bool | Progress = False) -> Path:
-    """Write an index in another tool's format, as a folder that appears whole or not at all.
+def export(
+    source: Any,
+    to: str,
+    output: Path | str,
+    *,
+    exact: bool = False,
+    int8: bool = False,
+    progress: bool | Progress = False,
+) -> Path:
+    """Write an index or a model in another tool's format, as a folder that appears whole or not at all.
 
     Args:
-        index: its folder, or the index opened.
-        to: "pyserini", "numpy" or "parquet".
+        source: an index: its folder, or the index opened. For "onnx": a model, by folder or hub
+            name. None is the newest student in `models/`.
+        to: "pyserini", "numpy" or "parquet" for an index, "onnx" for a model.
         output: a new or an empty folder.
         exact: for "pyserini": write exact vectors, whatever the index's type.
+        int8: for "onnx": also write the graph with weights in int8.
         progress: True for progress bars, or an object that receives the progress.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: there is no such format or no sound index, or the folder is taken.
+        UserError: there is no such format, no sound index or model, or the folder is taken.
+        MissingPackage: onnx or onnxruntime is not installed.
 
     Example:
         >>> import tempfile
@@ -340,9 +351,21 @@ def export(index: Any, to: str, output: Path | str, *, exact: bool = False, prog
         >>> sorted(each.name for each in export(made, "numpy", out).iterdir())
         ['ids.txt', 'vectors.npy']
     """
+    progress = as_progress(progress)
+    if int8 and to != "onnx":
+        raise UserError(f"`int8` is for `to='onnx'`: leave it out for {to}.")
+    if to == "onnx":
+        from ibkd_retrieval.encoders.autotune.load import newest_student
+        from ibkd_retrieval.encoders.exporting import export_model
+
+        made = export_model(newest_student() if source is None else source, output, int8=int8)
+        progress.say(f"The vectors differ from the model's by at most {made.largest_difference:.1e}.")
+        if made.int8_cosine is not None:
+            progress.say(f"The vectors in int8 have a cosine of at least {made.int8_cosine:.4f} with the model's.")
+        return made.folder
     from ibkd_retrieval.indexing.exporting import export_index
 
-    export_index(folder_of(index), output, to, exact=exact, progress=as_progress(progress))
+    export_index(folder_of(source), output, to, exact=exact, progress=progress)
     return Path(output)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import compress, islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import check_name, own_folder, sync_directory
+from ibkd_retrieval.files import new_folder
 from ibkd_retrieval.indexing.contents import IndexContents, open_contents
 from ibkd_retrieval.indexing.faiss_binding import load_faiss, read_structure_file, write_structure
 from ibkd_retrieval.indexing.families.search_params import set_defaults
@@ -64,7 +62,7 @@ def export_pyserini(
         UserError: `folder` holds no sound index, or `destination` is not an empty or new folder.
     """
     folder = Path(folder)
-    with _new_folder(destination) as made:
+    with new_folder(destination) as made:
         manifest = open_contents(folder, structure=True).manifest
         if manifest.deleted_count:
             raise UserError(
@@ -113,7 +111,7 @@ def export_numpy(folder: Path | str, destination: Path | str, *, progress: Progr
     Raises:
         UserError: `folder` holds no sound index, or `destination` is not an empty or new folder.
     """
-    with _new_folder(destination) as made:
+    with new_folder(destination) as made:
         index = open_contents(folder)
         with open(made / "ids.txt", "w", encoding="utf-8", newline="\n") as lines:
             lines.writelines(f"{index.doc_id(row)}\n" for row in _rows(index))
@@ -137,7 +135,7 @@ def export_parquet(folder: Path | str, destination: Path | str, *, progress: Pro
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with _new_folder(destination) as made:
+    with new_folder(destination) as made:
         index = open_contents(folder)
         dim = index.manifest.dim
         texts = [pa.field(name, pa.string(), nullable=False) for name in ("id", "title", "text")]
@@ -193,29 +191,3 @@ def _columns(documents: list[Document], pa: Any) -> list[Any]:
             f"A text among {documents[0].doc_id!r} to {documents[-1].doc_id!r} holds half of a surrogate pair, which "
             "parquet cannot hold: export with `to='numpy'`."
         ) from error
-
-
-@contextmanager
-def _new_folder(destination: Path | str) -> Iterator[Path]:
-    """A folder to write into that becomes `destination` on success and is removed on failure.
-
-    Raises:
-        UserError: `destination` is neither an empty nor a new folder.
-    """
-    destination = Path(os.path.abspath(destination))
-    if destination == Path.cwd():
-        raise UserError("An export makes a folder of its own, not the current one: name one with `output`.")
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise UserError(f"{destination} exists and is not an empty folder: name another with `output`.")
-    check_name(destination)
-    made = own_folder(destination)
-    try:
-        yield made
-        for path in made.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        sync_directory(made)
-        os.replace(made, destination)
-        sync_directory(destination.parent)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)

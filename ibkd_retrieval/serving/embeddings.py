@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.encoders.protocol import Kind
+    from ibkd_retrieval.progress import Progress
 
 MODELS_PATH = "/v1/models"
 _KINDS: dict[str, Kind] = {
@@ -40,6 +41,15 @@ _KINDS: dict[str, Kind] = {
     "search_document": "document",
 }
 _InputType = Literal["query", "search_query", "document", "passage", "search_document"]
+
+
+_SAMPLE = (
+    "which river has the most boats?",
+    "A river, and the boats on it.",
+    "bread and cheese",
+    "the bank of a river",
+)
+"""Texts for the calibration of int8 by backends that need it."""
 
 
 class EmbeddingsRequest(BaseModel):
@@ -89,13 +99,30 @@ class _Encoded:
     tokens: int
 
 
-def served_encoders(encoders: Sequence[Encoder]) -> dict[str, Encoder]:
-    """Encoders under the names that clients give, which are the last parts of their paths where those differ.
+def load_served(
+    names: Sequence[str], *, backend: str, dtype: str, progress: Progress, **settings: Any
+) -> dict[str, Encoder]:
+    """Load encoders under the names that clients give: the last parts of their paths, where those differ.
+
+    Args:
+        names: models, by folder or hub name.
+        backend: "auto", "torch", "onnx" or "openvino".
+        dtype: "auto" or a number format.
+        progress: receives the progress.
+        settings: further arguments of `Encoder.load`.
 
     Raises:
-        UserError: a model was given twice.
+        UserError: there is no such model, or one was given twice.
     """
-    return dict(zip(names_apart([Path(encoder.name) for encoder in encoders]), encoders, strict=True))
+    from ibkd_retrieval.encoders.autotune.load import load_encoder
+
+    known_as = names_apart([Path(name) for name in names])
+    progress.say(f"Loading {', '.join(names)}.")
+    encoders = [
+        load_encoder(name, backend, dtype, lambda: list(_SAMPLE), purpose="queries", progress=progress, **settings)
+        for name in names
+    ]
+    return dict(zip(known_as, encoders, strict=True))
 
 
 class EmbeddingsService:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 
 import numpy as np
@@ -144,3 +145,20 @@ def test_an_export_into_a_folder_of_somebody_else_is_refused(shell, chain):
         assert shell("export", chain.teacher_index, "--to", to, "--output", "mine").code == 2
     assert files_of(shell.folder / "mine") == {"letter.txt": b"dear"}
     shutil.rmtree(shell.folder / "mine")
+
+
+def test_a_model_is_exported_as_onnx_graphs(shell, teacher):
+    pytest.importorskip("onnxruntime")
+    answer = shell.must("export", teacher, "--to", "onnx", "--int8", "--output", "graph")
+    assert "onnx/model.onnx takes input_ids" in answer.out
+    assert re.search(r"The vectors in int8 have a cosine of at least 0\.9\d+ with the model's", answer.err)
+    found = {str(path.relative_to(shell.folder / "graph")) for path in (shell.folder / "graph").rglob("*.*")}
+    assert {"config.json", "tokenizer.json", "onnx/model.onnx", "onnx/model_quantized.onnx"} <= found
+    for wrong, says in (
+        (("export", teacher, "--to", "onnx", "--output", "graph"), "is not an empty folder"),
+        (("export", "nowhere/model", "--to", "onnx", "--output", "x"), "nowhere/model"),
+        (("export", teacher, "--to", "numpy", "--int8", "--output", "x"), "--int8 is for --to onnx"),
+    ):
+        answer = shell(*wrong)
+        assert answer.code == 2
+        assert says in answer.err

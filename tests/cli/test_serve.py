@@ -96,7 +96,8 @@ def test_every_limit_that_is_given_reaches_the_server(folder, web, monkeypatch, 
     began = []
     monkeypatch.setattr(server, "serve", lambda *given: began.append(given))
     folder.must("serve", "--index", "first", "--port", 8123, *options)
-    ((indexes, given, host, port, _),) = began
+    ((indexes, given, host, port, _, encoders),) = began
+    assert not encoders
     assert [index.name for index in indexes] == ["first"]
     assert {name: getattr(given, name) for name in limits} == limits
     assert (host, port) == ("127.0.0.1", 8123)
@@ -110,6 +111,33 @@ def test_as_many_queries_are_remembered_as_was_said(folder, web, monkeypatch, op
     monkeypatch.setattr(server, "serve", lambda indexes, *rest: began.extend(indexes))
     folder.must("serve", "--index", "first", "--index", "second", *options)
     assert [index.ranker.encoder.remembered_queries for index in began] == [remembered, remembered]
+
+
+def test_models_alone_are_served_as_an_embeddings_endpoint(folder, web, teacher):
+    process, port = started(folder, "--embeddings", teacher, "--quiet")
+    try:
+        connection = HTTPConnection("127.0.0.1", port, timeout=30)
+        body = json.dumps({"model": teacher.name, "input": ["river bank", "bread"]})
+        connection.request("POST", "/v1/embeddings", body, {"Content-Type": "application/json"})
+        answer = json.loads(connection.getresponse().read())
+    finally:
+        process.kill()
+        process.wait()
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+    vectors = Encoder.load(teacher, device="cpu").encode(["river bank", "bread"])
+    assert [item["embedding"] for item in answer["data"]] == [pytest.approx(row, abs=1e-2) for row in vectors.tolist()]
+
+
+def test_indexes_and_models_are_served_together(folder, web, teacher, monkeypatch):
+    from ibkd_retrieval.serving import server
+
+    began = []
+    monkeypatch.setattr(server, "serve", lambda *given: began.append(given))
+    folder.must("serve", "--index", "first", "--embeddings", teacher)
+    ((indexes, *_, encoders),) = began
+    assert [index.name for index in indexes] == ["first"]
+    assert list(encoders) == [teacher.name]
 
 
 def test_a_taken_port_is_named(folder, web):

@@ -119,9 +119,15 @@ def test_indexes_and_encoders_are_served_side_by_side(tmp_path, encoder):
         assert embed(client, model="tiny", input="text 3").status == 200
 
 
-def test_models_are_named_by_their_folders_and_none_is_served_twice(encoder, tmp_path):
-    from ibkd_retrieval.serving.embeddings import served_encoders
+def test_models_are_named_by_their_folders_and_none_is_served_twice(tmp_path):
+    from ibkd_retrieval.progress import SILENT
+    from ibkd_retrieval.serving.embeddings import load_served
 
-    assert list(served_encoders([encoder])) == ["tiny"]
+    options = {"backend": "torch", "dtype": "float32", "device": "cpu", "progress": SILENT}
+    for folder in ("a", "b"):
+        save_sentence_transformer(tmp_path / folder / "tiny")
+    one, two = str(tmp_path / "a" / "tiny"), str(tmp_path / "b" / "tiny")
+    assert list(load_served([one], **options)) == ["tiny"]
+    assert list(load_served([one, two], **options)) == [one, two]
     with pytest.raises(UserError, match="was given twice: name it once"):
-        served_encoders([encoder, encoder])
+        load_served([one, one], **options)

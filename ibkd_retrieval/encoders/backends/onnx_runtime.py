@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from ibkd_retrieval.errors import UserError, WorkFailed, first_line
 from ibkd_retrieval.files import cache_folder, sync_directory
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
     from ibkd_retrieval.encoders.tokens import PaddedTokens
@@ -109,8 +110,16 @@ def exportable(model: SentenceTransformer) -> Any:
     return TracedTransformer(transformer.auto_model)
 
 
-def export_onnx(model: SentenceTransformer, path: Path) -> None:
-    """Write the transformer of a float32 model on a CPU as an ONNX file. Batch size and length are dynamic.
+def export_onnx(
+    model: SentenceTransformer, path: Path, graph: torch.nn.Module | None = None, outputs: Sequence[str] = (OUTPUT,)
+) -> None:
+    """Write a float32 model on a CPU as an ONNX file. Batch size and length are dynamic.
+
+    Args:
+        model: the model.
+        path: the file to write.
+        graph: a module `input_ids, attention_mask -> outputs`. None is the transformer of the model.
+        outputs: the names of the outputs. Token states have the axes texts, tokens and width.
 
     Raises:
         UserError: the model is too large for a file, or of an architecture that cannot be exported.
@@ -126,12 +135,13 @@ def export_onnx(model: SentenceTransformer, path: Path) -> None:
     with tracing():
         try:
             torch.onnx.export(
-                exportable(model),
+                exportable(model) if graph is None else graph,
                 example_inputs(),
                 str(path),
                 input_names=list(INPUTS),
-                output_names=[OUTPUT],
-                dynamic_axes={name: {0: "texts", 1: "tokens"} for name in (*INPUTS, OUTPUT)},
+                output_names=list(outputs),
+                dynamic_axes={name: {0: "texts", 1: "tokens"} for name in (*INPUTS, outputs[0])}
+                | {name: {0: "texts"} for name in outputs[1:]},
                 opset_version=_OPSET,
                 dynamo=False,
             )
@@ -191,7 +201,7 @@ class OnnxBackend:
         self.dtype = dtype
         transformer: Any = model[0]
         self._output = str(transformer.module_output_name)
-        self._session = _session(onnx_file(model, dtype, weight_hash))
+        self._session = open_session(onnx_file(model, dtype, weight_hash))
 
     def __call__(self, tokens: PaddedTokens) -> dict[str, Any]:
         """Run the transformer. See `Backend`."""
@@ -212,25 +222,30 @@ def onnx_file(model: SentenceTransformer, dtype: str, weight_hash: str) -> Path:
     if dtype == "float32":
         return whole
 
-    def quantise(folder: Path) -> None:
-        from onnxruntime.quantization import QuantType, quantize_dynamic
+    def make(folder: Path) -> None:
+        quantise(whole, folder / "model.onnx")
 
-        # The exported graph transposes weights. Only plain constants are quantised.
-        folded = folder / "folded.onnx"
-        _session(whole, folded)
-        with _quiet():
-            quantize_dynamic(
-                folded,
-                folder / "model.onnx",
-                op_types_to_quantize=["MatMul", "Gemm"],
-                per_channel=True,
-                # Without VNNI, 8-bit products are summed in 16 bits, which overflow unless weights have 7 bits.
-                reduce_range=not _has_vnni(),
-                weight_type=QuantType.QInt8,
-            )
-        folded.unlink()
+    return cached("onnx", f"{weight_hash[:32]}-int8{'' if _has_vnni() else '-7bit'}", make) / "model.onnx"
 
-    return cached("onnx", f"{weight_hash[:32]}-int8{'' if _has_vnni() else '-7bit'}", quantise) / "model.onnx"
+
+def quantise(whole: Path, path: Path) -> None:
+    """Write an ONNX model with the weights of its matrix products in int8, one scale per output channel."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # The exported graph transposes weights. Only plain constants are quantised.
+    folded = path.with_name("folded.onnx")
+    open_session(whole, folded)
+    with _quiet():
+        quantize_dynamic(
+            folded,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            # Without VNNI, 8-bit products are summed in 16 bits, which overflow unless weights have 7 bits.
+            reduce_range=not _has_vnni(),
+            weight_type=QuantType.QInt8,
+        )
+    folded.unlink()
 
 
 def _has_vnni() -> bool:
@@ -239,7 +254,7 @@ def _has_vnni() -> bool:
     return bool({"vnni", "amx"} & set(processor_features()))
 
 
-def _session(path: Path, folded: Path | None = None) -> Any:
+def open_session(path: Path, folded: Path | None = None) -> Any:
     """Open a model. With `folded`, write the model after constant folding to that path, for any machine."""
     import onnxruntime
     import torch

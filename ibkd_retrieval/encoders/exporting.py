@@ -1,0 +1,142 @@
+"""Export of a model to one ONNX graph, from token ids to the vector of a text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.encoders.backends.onnx_runtime import INPUTS
+from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import new_folder
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+WHOLE = Path("onnx/model.onnx")
+QUANTISED = Path("onnx/model_quantized.onnx")
+"""The names that transformers.js looks for."""
+_TOLERANCE = 1e-5
+_PROBE = (
+    "A river, and the boats on it; 3.14 of them.",
+    "Milk",
+    "cheese and bread",
+    "which river has the most boats?",
+    "The harbour was full of small boats, most of them older than the people who sailed them. " * 4,
+)
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """What an export of a model made.
+
+    Attributes:
+        folder: the new folder.
+        largest_difference: the largest difference between an element of the probe texts' vectors and that of
+            sentence-transformers, in float32.
+        int8_cosine: the smallest cosine between a probe text's vector in int8 and in float32. None without int8.
+    """
+
+    folder: Path
+    largest_difference: float
+    int8_cosine: float | None = None
+
+
+def export_model(name: Path | str, output: Path | str, *, int8: bool = False) -> ExportedModel:
+    """Write a model as one ONNX graph with its tokenizer, as transformers.js, fastembed and ONNX Runtime read it.
+
+    The graph takes `input_ids` and `attention_mask` [n, tokens], int64. It gives `token_embeddings` [n, tokens, width]
+    and `sentence_embedding` [n, dim], float32, after pooling, dense layers and normalisation. The vectors of probe
+    texts are compared with those of sentence-transformers before the folder appears.
+
+    Args:
+        name: the model: a folder or a hub name.
+        output: a new or an empty folder. It appears whole or not at all.
+        int8: also write the graph with weights in int8.
+
+    Raises:
+        UserError: the model cannot be exported, or the folder is taken.
+        MissingPackage: onnx or onnxruntime is not installed.
+    """
+    from ibkd_retrieval.encoders.backends.backend import require
+    from ibkd_retrieval.encoders.loading import load_sentence_transformer
+    from ibkd_retrieval.encoders.students import is_static
+    from ibkd_retrieval.encoders.tokens import excluded_prompt_length
+
+    for package in ("onnx", "onnxruntime"):
+        require(package, "`to='onnx'`", "onnx")
+    model = load_sentence_transformer(str(name), device="cpu")
+    if is_static(model):
+        raise UserError(
+            f"{name} is a static model, a table of token vectors without a network: model2vec and "
+            "sentence-transformers read its folder as it is."
+        )
+    if any(excluded_prompt_length(model, prompt or "") for prompt in (model.prompts or {}).values()):
+        raise UserError(f"The pooling of {name} leaves the prompt out, which a graph cannot: it cannot be exported.")
+    with new_folder(output) as made:
+        (made / WHOLE.parent).mkdir()
+        _write_graph(model, made / WHOLE)
+        expected = model.encode(list(_PROBE), convert_to_numpy=True)
+        difference = float(np.abs(_vectors(model, made / WHOLE) - expected).max())
+        if not difference <= _TOLERANCE:
+            raise UserError(
+                f"The ONNX graph of {name} gives other vectors than the model (by {difference:.1e}): it is not written."
+            )
+        cosine = None
+        if int8:
+            from ibkd_retrieval.encoders.backends.onnx_runtime import quantise
+
+            quantise(made / WHOLE, made / QUANTISED)
+            cosine = _smallest_cosine(_vectors(model, made / QUANTISED), expected)
+        model.tokenizer.save_pretrained(made)
+        transformer: Any = model[0]
+        transformer.auto_model.config.save_pretrained(made)
+    return ExportedModel(Path(output), difference, cosine)
+
+
+def _write_graph(model: SentenceTransformer, path: Path) -> None:
+    import torch
+
+    from ibkd_retrieval.encoders.backends.onnx_runtime import export_onnx, exportable
+
+    class Whole(torch.nn.Module):
+        """From token ids to token states and the vector."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.transformer = exportable(model)
+            self.rest = torch.nn.ModuleList(list(model)[1:])
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            states = self.transformer(input_ids, attention_mask)
+            features = {"token_embeddings": states, "attention_mask": attention_mask}
+            for module in self.rest:
+                features = module(features)
+            return states, features["sentence_embedding"]
+
+    export_onnx(model, path, Whole().eval(), ("token_embeddings", "sentence_embedding"))
+
+
+def _vectors(model: SentenceTransformer, path: Path) -> NDArray[np.float32]:
+    """The vectors [n, dim] that a graph gives for the probe texts, in one padded batch."""
+    from ibkd_retrieval.encoders.backends.onnx_runtime import open_session
+
+    prompt = (model.prompts or {}).get(model.default_prompt_name or "") or ""
+    tokens = model.tokenizer(
+        [prompt + text for text in _PROBE],
+        padding=True,
+        truncation=True,
+        max_length=model.max_seq_length,
+        return_tensors="np",
+    )
+    inputs = {name: tokens[name].astype(np.int64) for name in INPUTS}
+    vectors: NDArray[np.float32] = open_session(path).run(["sentence_embedding"], inputs)[0]
+    return vectors
+
+
+def _smallest_cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    products = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    return float(products.min())
