@@ -149,10 +149,12 @@ COMMANDS = {
     "search": _Listed("Search an index: one question, a prompt, or a batch of queries.", "search:search"),
     "eval": _Listed("Score an index, run files, or a suite of data sets.", "eval:evaluate"),
     "compare": _Listed("Compare indexes on the same queries: quality, speed and memory.", "compare:compare"),
-    "serve": _Listed("Serve indexes over HTTP, with a page to search them.", "serve:serve"),
+    "serve": _Listed(
+        "Serve indexes over HTTP, with a page to search them, or models as an embeddings endpoint.", "serve:serve"
+    ),
     "info": _Listed("List the students and indexes that are here, or describe one.", "info:info", _MORE),
     "datasets": _Listed("List the data sets that have a short name, or show one.", "datasets:datasets", _MORE),
-    "export": _Listed("Write an index in another tool's format.", "export:export", _MORE),
+    "export": _Listed("Write an index or a model in another tool's format.", "export:export", _MORE),
     "import": _Listed("Make an index of vectors that were encoded elsewhere.", "import_vectors:import_vectors", _MORE),
     "bench": _Listed("Measure how fast this machine encodes, and choose the fastest backend.", "", _MORE),
 }

@@ -50,6 +50,7 @@ TORCH_MODULES = {
 WEB = {"fastapi", "fastapi_offline", "prometheus_client", "starlette", "uvicorn"}
 WEB_MODULES = {
     "ibkd_retrieval/serving/app.py",
+    "ibkd_retrieval/serving/embeddings.py",
     "ibkd_retrieval/serving/server.py",
 }
 

@@ -82,6 +82,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "serve": (
         ("A page and a JSON API for the newest index", "ibkd serve"),
         ("Two indexes side by side, on another port", "ibkd serve --index indexes/a --index indexes/b --port 9000"),
+        ("A model as an embeddings endpoint", "ibkd serve --embeddings models/mine"),
     ),
     "datasets": (
         ("All sets that have a short name", "ibkd datasets"),
@@ -95,6 +96,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "export": (
         ("Vectors and ids for numpy", "ibkd export indexes/mine --to numpy --output vectors"),
         ("An index that Pyserini searches", "ibkd export indexes/mine --to pyserini --output for-pyserini"),
+        ("A model as one ONNX graph", "ibkd export models/mine --to onnx --output mine-onnx"),
     ),
     "import": (
         (

@@ -43,7 +43,7 @@ def export_index(
         OSError: the disk is full or fails.
     """
     if to not in FORMATS:
-        raise UserError(f"Unknown format `{to}`: use {', '.join(FORMATS)}.")
+        raise UserError(f"Unknown format `{to}`: use {', '.join(FORMATS)} for an index, or onnx for a model.")
     if to == "pyserini":
         export_pyserini(folder, destination, exact=exact, progress=progress)
     else:

@@ -78,7 +78,7 @@ class EmbeddingsRequest(BaseModel):
         if any(not isinstance(item, str) for item in items):
             # LangChain's client sends token ids unless told otherwise.
             raise PydanticCustomError(
-                "text", "Send texts, not token ids (`check_embedding_ctx_length=False` in langchain-openai)"
+                "text", "Send texts, not token ids (check_embedding_ctx_length=False in langchain-openai)"
             )
         if not all(items):
             raise PydanticCustomError("text", "An empty text has no vector: leave it out")

@@ -93,7 +93,7 @@ def test_the_choices_shown_are_those_that_the_library_takes():
     assert choices_of("distill", "--objective") == OBJECTIVES
     assert set(choices_of("index", "--type")) == set(FAMILIES)
     assert choices_of("index", "--vectors") == choices_of("import", "--vectors") == FORMATS
-    assert choices_of("export", "--to") == tuple(EXPORTS)
+    assert choices_of("export", "--to") == (*EXPORTS, "onnx")
     for command in ("search", "eval", "serve"):
         assert choices_of(command, "--engine") == ("dense", *ENGINES)
 
