@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.evaluation.compare.report import ComparisonReport as ComparisonReport
     from ibkd_retrieval.evaluation.evaluate import evaluate as evaluate
     from ibkd_retrieval.evaluation.evaluate_index import evaluate_index as evaluate_index
+    from ibkd_retrieval.evaluation.evaluate_index import open_index as open_index
     from ibkd_retrieval.evaluation.scores import Scores as Scores
     from ibkd_retrieval.evaluation.sts import evaluate_sts as evaluate_sts
     from ibkd_retrieval.evaluation.suite import evaluate_suite as evaluate_suite
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from ibkd_retrieval.search.api import build_index as build_index
     from ibkd_retrieval.search.api import combine as combine
     from ibkd_retrieval.search.api import import_vectors as import_vectors
-    from ibkd_retrieval.search.api import open_index as open_index
     from ibkd_retrieval.search.hits import Hits as Hits
     from ibkd_retrieval.search.runs import Hit as Hit
     from ibkd_retrieval.search.runs import Run as Run
@@ -90,7 +90,7 @@ _PUBLIC = {
     "import_vectors": "search.api:import_vectors",
     "inventory": "distill.inventory:inventory",
     "open_corpus": "corpora.spec:open_corpus",
-    "open_index": "search.api:open_index",
+    "open_index": "evaluation.evaluate_index:open_index",
     "open_qrels": "corpora.spec:open_qrels",
     "open_queries": "corpora.spec:open_queries",
     "read_run": "search.runs.run_files:read_run",

@@ -16,7 +16,7 @@ from ..display.answers import show_answers
 from ..display.console import print_json, stdout
 from ..options.common import Output, Queries, QueryFields
 from ..options.declare import at_least, grouped, option
-from ..options.ranking import Ranking, open_tuned
+from ..options.ranking import Ranking, opened
 
 if TYPE_CHECKING:
     from ibkd_retrieval.progress import Progress
@@ -83,8 +83,8 @@ def _run(asked: SearchOptions, ranking: RankerOptions, fields: QueryFields, show
     progress = shown.progress
     written = require_run_target(asked.output, asked.format)
     queries = fields.queries(asked.queries, progress)
-    (opened,) = open_tuned([asked.index or None], ranking, progress)
-    run = opened.search_batch(queries, asked.k or 1000)
+    (index,) = opened([asked.index or None], ranking, progress)
+    run = index.search_batch(queries, asked.k or 1000)
     run.save(asked.output, written)
     if shown.json:
         seconds = run.origin.seconds if run.origin else 0.0
@@ -106,7 +106,7 @@ def _answer(asked: SearchOptions, ranking: RankerOptions, fields: QueryFields, s
     questions = [] if at_prompt else [" ".join(asked.question)] if asked.question else _piped_questions()
     if not at_prompt and not questions:
         raise UserError("No question: type one after the command, as in `ibkd search split a list`.")
-    indexes = open_tuned([[each] for each in asked.index] or [None], ranking, progress)
+    indexes = opened([[each] for each in asked.index] or [None], ranking, progress)
     for text in questions:
         show_answers([each.search(text, k) for each in indexes], shown.json)
     if at_prompt:

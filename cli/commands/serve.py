@@ -10,7 +10,7 @@ from typing import Annotated
 from ..display.console import reporter
 from ..options.common import Quiet
 from ..options.declare import ADVANCED, grouped, option
-from ..options.ranking import RankingTyped, open_tuned
+from ..options.ranking import RankingTyped, opened
 
 LIMITS = f"{ADVANCED}: limits"
 
@@ -79,7 +79,7 @@ def serve(asked: ServeOptions, ranking: RankingTyped) -> None:
     progress = reporter(asked.quiet)
     newest: list[list[Path] | None] = [] if asked.embeddings else [None]
     indexes_at = [[each] for each in asked.index] or newest
-    indexes = served(open_tuned(indexes_at, ranking, progress), asked.remember)
+    indexes = served(opened(indexes_at, ranking, progress), asked.remember)
     encoders = {}
     if asked.embeddings:
         from ibkd_retrieval.serving.embeddings import load_served

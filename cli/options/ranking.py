@@ -78,13 +78,9 @@ RankingTyped = Annotated[RankerOptions, {name: each for name, each in RANKING.it
 """Of questions that are typed: they have no id."""
 
 
-def open_tuned(given: Sequence[Sequence[Path] | None], options: RankerOptions, progress: Progress) -> list[Index]:
-    """Open indexes with their models, weights tuned where that was asked for; None is the newest index."""
-    from ibkd_retrieval.evaluation.evaluate_index import with_tuned_weights
-    from ibkd_retrieval.search.api import open_index
-    from ibkd_retrieval.search.open import index_folder
+def opened(given: Sequence[Sequence[Path] | None], options: RankerOptions, progress: Progress) -> list[Index]:
+    """Open indexes with their models; None is the newest index. Those of one encoder share it."""
+    import ibkd_retrieval as ibkd
 
-    paths = [each or [index_folder(None, progress)] for each in given]
     known: dict[str, Any] = {}
-    options = with_tuned_weights([folder for path in paths for folder in path], options, known, progress).options
-    return [open_index(path, config=options, known=known, progress=progress).load() for path in paths]
+    return [ibkd.open_index(path, config=options, known=known, progress=progress).load() for path in given]

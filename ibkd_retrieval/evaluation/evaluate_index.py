@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 from ibkd_retrieval.corpora.catalog.registry import find_known
 from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
@@ -15,8 +16,10 @@ from ibkd_retrieval.evaluation.evaluate import RunSource, read_judgements, read_
 from ibkd_retrieval.evaluation.metrics import evaluate_run
 from ibkd_retrieval.evaluation.scores import Scores
 from ibkd_retrieval.indexing.format.manifest import read_manifest
-from ibkd_retrieval.indexing.index import open_index
+from ibkd_retrieval.indexing.index import open_index as open_stored_index
 from ibkd_retrieval.progress import Progress, as_progress
+from ibkd_retrieval.search import api
+from ibkd_retrieval.search.api import Index
 from ibkd_retrieval.search.open import index_folder, open_ranker
 from ibkd_retrieval.search.options import RankerOptions
 from ibkd_retrieval.search.runs import Run
@@ -25,6 +28,9 @@ from ibkd_retrieval.search.runs.fusion import weighted_sum
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.progress import Progress
+
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,23 @@ def with_tuned_weights(
     return Tuned(replace(options, weights=tuned.weights), asked.queries)
 
 
+def _tuning(opening: Callable[P, Index]) -> Callable[P, Index]:
+    """Open an index as `opening` does, and find its fusion weights if `tune` is given."""
+
+    @wraps(opening)
+    def open_and_tune(*args: P.args, **kwargs: P.kwargs) -> Index:
+        index = opening(*args, **kwargs)
+        if index.options.tune is not None:
+            index.options = with_tuned_weights(index.folders, index.options, index.known, index.progress).options
+        return index
+
+    return open_and_tune
+
+
+open_index = _tuning(api.open_index)
+"""The public `open_index`. Tuning needs metrics, and searching stands before them."""
+
+
 USUAL_K = 1000
 """Results per query that are scored."""
 
@@ -228,7 +251,7 @@ def _refuse_other_documents(folders: Sequence[Path], run: Run, judgements: Seque
     wanted = {judgement.doc_id for judgement in judgements if judgement.relevance > 0}
     if not wanted or not wanted.isdisjoint(run.doc_ids.tolist()):
         return
-    held = [doc_id for folder in folders for doc_id in open_index(folder).present_ids()]
+    held = [doc_id for folder in folders for doc_id in open_stored_index(folder).present_ids()]
     if wanted.isdisjoint(held):
         raise UserError(
             f"None of the {len(wanted):,} relevant documents of {source} is in the index: the judgements are of"

@@ -101,6 +101,8 @@ class Index:
     Attributes:
         folders: the index folder, or several that are searched as one index.
         options: the ranking options.
+        known: loaded encoders by weight hash.
+        progress: receives progress reports.
     """
 
     def __init__(
@@ -115,14 +117,14 @@ class Index:
         self.folders = tuple(folders)
         self.options = options
         self._given = encoder
-        self._known: dict[str, Any] = {} if known is None else known
-        self._progress = progress
+        self.known: dict[str, Any] = {} if known is None else known
+        self.progress = progress
         if encoder is not None:
-            self._known[encoder.weight_hash] = encoder
+            self.known[encoder.weight_hash] = encoder
         self._open()
 
     def _open(self) -> None:
-        self._stored: list[Stored] = open_stored(self.folders, self.options, self._progress)
+        self._stored: list[Stored] = open_stored(self.folders, self.options, self.progress)
         self._rankers: dict[bool, Ranker] = {}
 
     @property
@@ -152,7 +154,7 @@ class Index:
     @property
     def encoder(self) -> Encoder:
         """The query encoder. It is loaded at first use."""
-        return query_encoder(self._stored[0].index, self.options, self._known, self._progress)
+        return query_encoder(self._stored[0].index, self.options, self.known, self.progress)
 
     @property
     def ranker(self) -> Ranker:
@@ -162,7 +164,7 @@ class Index:
     @property
     def encoders(self) -> tuple[Any, ...]:
         """The encoders that are loaded."""
-        return tuple(self._known.values())
+        return tuple(self.known.values())
 
     @property
     def manifest(self) -> IndexManifest:
@@ -177,7 +179,7 @@ class Index:
     def _ranker(self, exclude_self: bool) -> Ranker:
         if exclude_self not in self._rankers:
             options = replace(self.options, exclude_self=exclude_self)
-            self._rankers[exclude_self] = ranker_over(self._stored, options, self._known, self._progress)
+            self._rankers[exclude_self] = ranker_over(self._stored, options, self.known, self.progress)
         return self._rankers[exclude_self]
 
     def search(self, text: str, k: int = 10) -> Hits:
@@ -225,7 +227,7 @@ class Index:
         """
         import numpy as np
 
-        shown = self._progress if progress is None else as_progress(progress)
+        shown = self.progress if progress is None else as_progress(progress)
         tag = self.name if tag is None else tag
         if isinstance(queries, np.ndarray):
             return self._search_vectors(queries, ids, k, bool(exclude_self or self.options.exclude_self), tag, shown)
@@ -291,7 +293,7 @@ class Index:
             UserError: several indexes are searched as one, or an id is taken.
         """
         model = self.options.model if self._given is None else self._given
-        made = api.append(self._only(), corpus, model, **{"progress": self._progress, **options})
+        made = api.append(self._only(), corpus, model, **{"progress": self.progress, **options})
         self._open()
         return made
 

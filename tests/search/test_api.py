@@ -104,6 +104,30 @@ def test_options_by_name_are_those_of_the_record(folder):
         ibkd.open_index(folder, search_params=ibkd.SearchParams(nprobe=3)).search_batch(vectors)
 
 
+def test_an_index_is_opened_with_the_weights_that_do_best_on_judged_queries(folder, tmp_path):
+    pytest.importorskip("bm25s")
+    judged = tmp_path / "judged"
+    (judged / "qrels").mkdir(parents=True)
+    (judged / "corpus.jsonl").touch()
+    lines = [f'{{"_id": "q{i}", "text": "{DOCUMENTS[i].text}"}}' for i in range(6)]
+    (judged / "queries.jsonl").write_text("\n".join(lines))
+    (judged / "qrels" / "test.tsv").write_text("".join(f"q{i}\td{i}\t1\n" for i in range(6)))
+
+    class Dense(HashEncoder):
+        """Of no use for these queries, so that words alone do best."""
+
+        def encode(self, texts, kind="document", progress=None):
+            return super().encode(["x" for _ in texts] if kind == "query" else texts, kind, progress)
+
+    index = ibkd.open_index(folder, model=Dense(), hybrid="sum", tune=str(judged))
+    dense, words = index.options.weights
+    assert dense < words
+    expected = ibkd.open_index(folder, model=Dense(), hybrid="sum", weights=index.options.weights)
+    assert rankings(index.search_batch(QUERIES)) == rankings(expected.search_batch(QUERIES))
+    with pytest.raises(UserError, match='`tune` finds the weights of `hybrid="sum"`'):
+        ibkd.open_index(folder, model=Dense(), tune=str(judged))
+
+
 def test_queries_that_are_documents_do_not_find_themselves_unless_asked(index):
     own = QuerySet("own", (Query("d3", DOCUMENTS[3].text),), queries_are_documents=True)
     assert "d3" not in index.search_batch(own, 5)["d3"]
