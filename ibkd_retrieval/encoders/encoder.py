@@ -6,7 +6,7 @@ import copy
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -59,6 +59,7 @@ _WINDOW = 8192
 # A smaller window for a GPU, which encodes faster than the processor tokenises.
 _GPU_WINDOW = 2048
 _TOKENIZED_AT_ONCE = 1024
+Prefer = Callable[[str, str], tuple[str, str, Sequence[str]] | None]
 _KINDS: dict[str, Kind] = {"document": "document", "documents": "document", "query": "query", "queries": "query"}
 
 
@@ -88,6 +89,7 @@ class Encoder:
         batch_tokens: int | None = None,
         backend: str = "torch",
         sample: Sequence[str] = (),
+        prefer: Prefer | None = None,
     ) -> None:
         """Take over a float32 `model` on its device. Its transformer is converted in place."""
         from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -121,6 +123,8 @@ class Encoder:
         self._padding = 0 if self._static else int(model.tokenizer.pad_token_id or 0)
         alone = self._static and reads_words_alone(model.tokenizer)
         self._words = WordTokens(model.tokenizer) if alone else None
+        if prefer is not None and not self._static:
+            backend, dtype, sample = prefer(self.weight_hash, self.device) or (backend, dtype, sample)
         check_choice(backend, dtype, self.device)
         self._run: Run = "tokens" if self._static else faithful_run(model, self.prompts)
         self._tokenizing = threading.Lock()
@@ -149,6 +153,7 @@ class Encoder:
         sample: Sequence[str] = (),
         query_prompt: str | None = None,
         document_prompt: str | None = None,
+        prefer: Prefer | None = None,
         progress: Progress | None = None,
     ) -> Encoder:
         """Load a model by folder or hub name.
@@ -166,6 +171,8 @@ class Encoder:
             sample: sample documents for the calibration of int8.
             query_prompt: the text before every query. None keeps the prompt of the model.
             document_prompt: the text before every document. None keeps the prompt of the model.
+            prefer: a function of the weight hash and the device of a transformer. It is called before the backend is
+                opened, and returns the backend, number format and sample to use, or None to keep those given.
             progress: the display of warnings about missing prompts. None gives a Python warning.
 
         Raises:
@@ -206,6 +213,7 @@ class Encoder:
             batch_tokens=batch_tokens,
             backend=backend,
             sample=sample,
+            prefer=prefer,
         )
 
     def _excluded_lengths(self) -> dict[str, int]:

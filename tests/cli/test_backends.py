@@ -157,19 +157,19 @@ def test_a_remembered_configuration_that_fails_is_told_of_and_torch_taken(teache
 
     from ibkd_retrieval.encoders.autotune.choice import BackendConfig, remember_choice
     from ibkd_retrieval.encoders.autotune.load import load_encoder
+    from ibkd_retrieval.encoders.backends.backend import open_backend
     from ibkd_retrieval.encoders.encoder import Encoder
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    load = Encoder.load
-    encoder = load(str(teacher), device="cpu")
+    encoder = Encoder.load(str(teacher), device="cpu")
     remember_choice(encoder.weight_hash, encoder.device, "documents", BackendConfig("onnx", "float32"))
 
-    def loaded(name, *, backend, **settings):
+    def opened(model, backend, *rest, **settings):
         if backend == "onnx":
             raise RuntimeError("no graph")
-        return load(name, backend=backend, **settings)
+        return open_backend(model, backend, *rest, **settings)
 
-    monkeypatch.setattr(Encoder, "load", loaded)
+    monkeypatch.setattr("ibkd_retrieval.encoders.encoder.open_backend", opened)
     said = []
     options = {"sample": list, "purpose": "documents", "progress": SimpleNamespace(say=said.append)}
     assert load_encoder(str(teacher), "auto", "auto", device="cpu", **options).backend == "torch"

@@ -8,8 +8,10 @@ from ibkd_retrieval.encoders.autotune import choice
 from ibkd_retrieval.encoders.autotune import cpu as machine
 from ibkd_retrieval.encoders.autotune import cpu as remembered
 from ibkd_retrieval.encoders.autotune.choice import BackendConfig, Measured, cosines_between, fastest, sample_texts
+from ibkd_retrieval.encoders.autotune.load import load_encoder
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.errors import WorkFailed
+from ibkd_retrieval.progress import SILENT
 
 EXACT = Measured(BackendConfig("torch", "float32"), 10.0, 0.010, 1.0, 1.0)
 
@@ -112,6 +114,39 @@ def test_a_choice_is_remembered_for_the_model_the_machine_and_the_purpose(bert, 
             patched.setattr(choice, name, other)
             assert choice.remembered_choice(hash_, "cpu", "documents") is None
     assert choice.remembered_choice(hash_, "cpu", "documents") == chosen.config
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The names of the models that are read from disk."""
+    from ibkd_retrieval.encoders import encoder
+
+    read, load = [], encoder.load_sentence_transformer
+    monkeypatch.setattr(
+        encoder, "load_sentence_transformer", lambda name, **how: read.append(name) or load(name, **how)
+    )
+    return read
+
+
+def test_a_model_is_read_once_where_a_choice_is_remembered(bert, loads):
+    found = Encoder.load(str(bert), device="cpu")
+    other = BackendConfig("torch", "float32" if found.dtype == "bfloat16" else "bfloat16")
+    choice.remember_choice(found.weight_hash, "cpu", "documents", other)
+    loads.clear()
+    encoder = load_encoder(str(bert), "auto", "auto", list, purpose="documents", progress=SILENT, device="cpu")
+    assert (encoder.backend, encoder.dtype) == (other.backend, other.dtype)
+    assert loads == [str(bert)]
+    expected = Encoder.load(str(bert), device="cpu", dtype=other.dtype).encode(sentences(5))
+    np.testing.assert_array_equal(encoder.encode(sentences(5)), expected)
+
+
+def test_a_model_is_read_once_for_each_configuration_that_is_measured(bert, loads, monkeypatch):
+    configs = [BackendConfig("torch", "float32"), BackendConfig("torch", "bfloat16")]
+    monkeypatch.setattr(choice, "candidates", lambda device: configs)
+    how = {"purpose": "documents", "measure": lambda: True, "progress": SILENT, "device": "cpu"}
+    encoder = load_encoder(str(bert), "auto", "auto", lambda: sentences(8), **how)
+    assert len(loads) == 2
+    assert choice.remembered_choice(encoder.weight_hash, "cpu", "documents") == BackendConfig("torch", encoder.dtype)
 
 
 def test_what_is_remembered_is_read_back_and_damage_is_taken_for_nothing(tmp_path):

@@ -12,7 +12,7 @@ from ibkd_retrieval.progress import SILENT
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.autotune.choice import Purpose
-    from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.encoders.encoder import Encoder, Prefer
     from ibkd_retrieval.progress import Progress
 
 STUDENT_RECORD = "ibkd.json"
@@ -44,6 +44,8 @@ def load_encoder(
 ) -> Encoder:
     """Load a model in a backend and number format. "auto" takes the best measured configuration for the purpose.
 
+    The model is read once: what was measured before is looked up by its weight hash before a backend is opened.
+
     Args:
         name: the model: a folder or a hub name.
         backend: "auto", "torch", "onnx" or "openvino".
@@ -61,29 +63,47 @@ def load_encoder(
     from ibkd_retrieval.encoders.autotune.cpu import is_emulated
     from ibkd_retrieval.encoders.encoder import Encoder
 
-    def load(backend: str, dtype: str, told: Progress = SILENT) -> Encoder:
+    def load(backend: str, dtype: str, told: Progress = SILENT, prefer: Prefer | None = None) -> Encoder:
         texts = sample() if dtype == "int8" else []
-        return Encoder.load(name, backend=backend, dtype=dtype, sample=texts, progress=told, **settings)
+        return Encoder.load(name, backend=backend, dtype=dtype, sample=texts, prefer=prefer, progress=told, **settings)
 
-    encoder = load(backend, dtype, progress)
+    remembered: list[BackendConfig] = []
+
+    def prefer(weight_hash: str, device: str) -> tuple[str, str, list[str]] | None:
+        config = remembered_choice(weight_hash, device, purpose)
+        if config is None:
+            return None
+        remembered.append(config)
+        progress.say(f"{config}: measured before as the best here for {purpose} (`bench_encode()` measures anew).")
+        return config.backend, config.dtype, sample() if config.dtype == "int8" else []
+
+    automatic = (backend, dtype) == ("auto", "auto")
+    try:
+        encoder = load(backend, dtype, progress, prefer if automatic else None)
+    except Exception as error:  # Each runtime has its own error classes. What was remembered is optional.
+        if not remembered:
+            raise
+        encoder = load(backend, dtype)
+        taken = BackendConfig(encoder.backend, encoder.dtype)
+        progress.say(
+            f"{remembered[0]} does not load here any more: {why(error).rstrip('.')}; {taken} is taken instead."
+        )
     if encoder.device == "cpu" and encoder.backend == "torch" and is_emulated(encoder.dtype):
         progress.say(
             f"This processor has no instructions for {encoder.dtype} and emulates it, which may take hundreds of times "
             "as long as float32: interrupt, and encode where there is a GPU or a processor that has them, or encode "
             "all anew with `dtype='float32'`."
         )
-    if (backend, dtype) != ("auto", "auto") or encoder.max_length == 0:
+    if not automatic or remembered or encoder.max_length == 0:
         return encoder
-    config = remembered_choice(encoder.weight_hash, encoder.device, purpose)
-    if config is not None:
-        progress.say(f"{config}: measured before as the best here for {purpose} (`bench_encode()` measures anew).")
-    elif len(candidates(encoder.device)) > 1 and measure():
-        config = choose(load, sample(), encoder.device, purpose, progress).config
-    if config is None or config == BackendConfig(encoder.backend, encoder.dtype):
+    if len(candidates(encoder.device)) < 2 or not measure():
         return encoder
-    try:
-        return load(config.backend, config.dtype)
-    except Exception as error:  # Each runtime has its own error classes. This is optional.
-        taken = BackendConfig(encoder.backend, encoder.dtype)
-        progress.say(f"{config} does not load here any more: {why(error).rstrip('.')}; {taken} is taken instead.")
-        return encoder
+    loaded = {BackendConfig(encoder.backend, encoder.dtype): encoder}
+
+    def load_once(backend: str, dtype: str) -> Encoder:
+        config = BackendConfig(backend, dtype)
+        if config not in loaded:
+            loaded[config] = load(backend, dtype)
+        return loaded[config]
+
+    return loaded[choose(load_once, sample(), encoder.device, purpose, progress).config]
