@@ -1,4 +1,7 @@
-"""From a docstring to a pair of texts that belong together: its summary and the rest of it."""
+"""What Python source files say about themselves, read with `ast`: docstrings in two parts, and public names.
+
+Nothing is imported or run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of texts of similar length, with little padding."""
+"""Token ids of texts, as the encoder reads them, and batches of texts of similar length with little padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts before texts: those of the model folder, of the user, and of known families whose folders lack them."""
+"""The weight hash of a model and what it covers: weights, settings, tokens and prompts. Prompts are set here too."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from ibkd_retrieval.errors import UserError
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from ibkd_retrieval.encoders.protocol import Kind
+
 # Families whose prompts are in their model cards but not in their folders.
 _FAMILIES: tuple[tuple[str, str, str], ...] = (
     (r"e5-mistral|e5.*instruct", "Instruct: Given a question, retrieve passages that answer it\nQuery: ", ""),
@@ -36,10 +38,9 @@ _FAMILIES: tuple[tuple[str, str, str], ...] = (
 
 def set_prompts(model: SentenceTransformer, query: str | None, document: str | None) -> None:
     """Set the prompts of a model, in place. None keeps its own."""
-    from ibkd_retrieval.encoders.weights import prompt_of
-
-    for kind, prompt in (("query", query), ("document", document)):
-        if prompt is not None and prompt != prompt_of(model, kind):  # type: ignore[arg-type]
+    kinds: tuple[tuple[Kind, str | None], ...] = (("query", query), ("document", document))
+    for kind, prompt in kinds:
+        if prompt is not None and prompt != prompt_of(model, kind):
             model.prompts = {**(model.prompts or {}), kind: prompt}
             if not prompt and kind == "document":
                 # Other names of the document prompt.
@@ -85,14 +86,6 @@ def _first_name(folder: Path) -> str:
         return ""
     found = config.get("_name_or_path") if isinstance(config, dict) else None
     return found if isinstance(found, str) else ""
-
-
-Said = Callable[[str], None]
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
-    from ibkd_retrieval.encoders.protocol import Kind
 
 
 class ParameterCount(dict[str, int]):
@@ -142,7 +135,11 @@ def former_weight_hash(model: SentenceTransformer, present: str) -> str:
 
 
 def recognise_former(
-    encoder: Any, recorded: str, sample: Callable[[], tuple[list[str], NDArray[np.float32]]], where: str, said: Said
+    encoder: Any,
+    recorded: str,
+    sample: Callable[[], tuple[list[str], NDArray[np.float32]]],
+    where: str,
+    said: Callable[[str], None],
 ) -> None:
     """Give an encoder the hash that version 0.1.0 recorded, after its vectors are compared with stored ones.
 

@@ -1,4 +1,4 @@
-"""A cache of measurements of this machine, in the user's cache folder."""
+"""What this machine does fast, by the features of its processor and by short measurements, which are remembered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recall against search time of approximate indexes, over their search parameters."""
+"""Compare systems on data sets: rankings, scores, timings and tradeoff curves become a report."""
 
 from __future__ import annotations
 
