@@ -75,25 +75,42 @@ class PairScorer:
         return scores
 
 
+def is_cross_encoder(name: str) -> bool:
+    """Whether a model is a sequence classifier with one score. Its weights are not loaded."""
+    try:
+        return _has_one_score(_config(name))
+    except UserError:  # An encoder may lack the configuration of a transformer. `Encoder.load` says what is wrong.
+        return False
+
+
 def check_cross_encoder(name: str) -> None:
     """Check that a model is a cross-encoder with one score, without loading its weights.
 
     Raises:
         UserError: there is no such model, or it is another kind.
     """
+    _require_one_score(_config(name), name)
+
+
+def _config(name: str) -> PretrainedConfig:
     from transformers import AutoConfig
 
     with quiet_transformers(), model_load_errors(name):
-        config = AutoConfig.from_pretrained(find_model(name), trust_remote_code=False)
-    _require_one_score(config, name)
+        config: PretrainedConfig = AutoConfig.from_pretrained(find_model(name), trust_remote_code=False)
+    return config
+
+
+def _has_one_score(config: PretrainedConfig) -> bool:
+    architectures = getattr(config, "architectures", None) or []
+    return config.num_labels == 1 and any("SequenceClassification" in each for each in architectures)
 
 
 def _require_one_score(config: PretrainedConfig, name: str) -> None:
-    architectures = getattr(config, "architectures", None) or []
-    if config.num_labels != 1 or not any("SequenceClassification" in each for each in architectures):
+    if not _has_one_score(config):
+        architectures = ", ".join(getattr(config, "architectures", None) or ["unknown architecture"])
         raise UserError(
-            f"`{name}` is no cross-encoder with one score ({', '.join(architectures) or 'unknown architecture'}, "
-            f"{config.num_labels} outputs): give one such as `cross-encoder/ms-marco-MiniLM-L6-v2`."
+            f"`{name}` is no cross-encoder with one score ({architectures}, {config.num_labels} outputs): give one "
+            "such as `cross-encoder/ms-marco-MiniLM-L6-v2`."
         )
 
 
