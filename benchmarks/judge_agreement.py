@@ -4,9 +4,9 @@ usage: python benchmarks/judge_agreement.py --data-dir DIR --models-dir DIR --wo
 
 Below --data-dir lie BEIR folders. Of each collection some judged queries are drawn, and some documents: all that are
 judged relevant for these queries, and others at random. Eleven systems of different quality answer by exact search. The
-first is the reference of overlap@10 and rank-biased overlap (rbo). The other ten are ranked by each figure and by nDCG@10.
-Kendall's tau compares the two orders: 1 is the same order, 0 is no relation. Vectors are kept in the work folder. Writes
-benchmarks/results/judge_agreement.json after each collection. The extra `bm25` is needed.
+first is the reference of overlap@10 and rank-biased overlap (rbo). The other ten are ranked by each figure and by
+nDCG@10. Kendall's tau compares the two orders: 1 is the same order, 0 is no relation. Vectors are kept in the work
+folder. Writes benchmarks/results/judge_agreement.json after each collection. The extra `bm25` is needed.
 """
 
 from __future__ import annotations

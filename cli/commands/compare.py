@@ -30,7 +30,8 @@ class CompareOptions:
     queries: Annotated[
         tuple[str, ...],
         option(
-            f"{QUERIES_HELP} Repeatable. Those without judgements are compared by how alike the answers are.",
+            f"{QUERIES_HELP} Repeatable. Those without judgements are compared by how alike the answers are. "
+            "`documents` makes questions of titles or first sentences.",
             metavar="QUERIES",
             default="those of each corpus",
         ),
@@ -48,6 +49,14 @@ class CompareOptions:
             metavar="METRIC",
         ),
     ] = ()
+    judge: Annotated[
+        str | None,
+        option(
+            "A cross-encoder, or a strong encoder, that grades the first ten results. Its figures are an opinion.",
+            default="none",
+            metavar="MODEL",
+        ),
+    ] = None
     output: Annotated[Path | None, option("Folder for the report.", default="none", metavar="FOLDER")] = None
     fail_under: Annotated[
         tuple[str, ...],
@@ -96,7 +105,7 @@ def compare(asked: CompareOptions, fields: QueryFields, computing: Computation, 
     if asked.output is not None:
         require_writable(asked.output / "report.json")
     fields.refuse_without_queries(asked.queries)
-    alike = ("metrics", "sweep", "fail_under", "baseline", "rounds", "peak_memory", "k", "seed")
+    alike = ("metrics", "sweep", "fail_under", "baseline", "rounds", "peak_memory", "judge", "k", "seed")
     found = compare_indexes(
         asked.index,
         [fields.queries(each, progress) for each in asked.queries] or None,

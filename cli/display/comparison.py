@@ -49,6 +49,9 @@ def draw_comparison(console: Console, comparison: ComparisonReport) -> None:
     for metrics in _that_fit(comparison.metrics, console.width, wide):
         console.print(_quality(comparison, metrics, found, wide))
         console.print()
+    if comparison.judge is not None:
+        console.print(_opinion(comparison))
+        console.print()
     console.print(_cost(found, wide))
     if len(comparison.data_sets) > 1:
         per_table = max(1, (console.width - _NAME - 8) // _DATA_SET)
@@ -107,6 +110,17 @@ def _quality(comparison: ComparisonReport, metrics: Sequence[str], found: Sequen
     what = "quality" if comparison.is_judged else f"agreement with {comparison.baseline}"
     title = f"{what} on {comparison.data_sets[0].name}" if several == 1 else f"{what} over {several} data sets"
     return _table(title, columns, rows, wide)
+
+
+def _opinion(comparison: ComparisonReport) -> Table:
+    from ibkd_retrieval.evaluation.report.tables import opinion_table
+
+    shown = opinion_table(comparison)
+    assert shown is not None
+    rows: list[tuple[str, list[RenderableType]]] = [
+        (name, [_plain(cell.text) for cell in cells]) for name, cells in shown.rows
+    ]
+    return _table(shown.caption, [_Column(each) for each in shown.columns], rows, True)
 
 
 def _cost(found: Sequence[Glance], wide: bool) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -86,7 +86,7 @@ class Reranker:
         """The k best documents for each query."""
         check_queries(queries, k)
         base = self._base.search_batch(queries, max(k, self._depth), progress, tag)
-        texts = _Texts(self._indexes, base, self._depth)
+        texts = StoredTexts(self._indexes, base.first(self._depth).doc_ids.tolist())
         doc_ids: list[list[str]] = []
         values: list[NDArray[np.float64]] = []
         starts, counts = base.offsets[:-1], np.diff(base.offsets)
@@ -119,18 +119,14 @@ def check_depth(depth: int) -> None:
         raise UserError(f"The number of results to re-rank must be at least 1, not {depth}.")
 
 
-class _Texts:
-    """Texts of the candidates in a run, found by id: where each lies is looked up in one pass over all ids.
+class StoredTexts:
+    """Texts of documents in indexes, found by id: where each lies is looked up in one pass over all ids.
 
     A document that several indexes hold is read from the first; deleted ones are not read.
     """
 
-    def __init__(self, indexes: Sequence[StoredIndex], run: Run, depth: int) -> None:
-        wanted = {
-            doc_id
-            for start, stop in zip(run.offsets[:-1], run.offsets[1:], strict=True)
-            for doc_id in run.doc_ids[start : min(stop, start + depth)].tolist()
-        }
+    def __init__(self, indexes: Sequence[StoredIndex], doc_ids: Iterable[str]) -> None:
+        wanted = set(doc_ids)
         self._place: dict[str, tuple[StoredIndex, int]] = {}
         for index in indexes:
             present = index.present
@@ -139,6 +135,7 @@ class _Texts:
                     self._place.setdefault(doc_id, (index, row))
 
     def content(self, doc_id: str) -> str:
+        """The title and the text of a document."""
         index, row = self._place[doc_id]
         return index.document(row).content
 

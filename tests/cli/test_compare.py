@@ -260,3 +260,22 @@ def test_python_compares_as_the_command_does(chain, pair, beir, tmp_path):
     assert row.score == expected.averages["student"]["mrr@10"].mean
     assert [path.name for path in found.save(tmp_path / "report")][:2] == ["report.json", "report.md"]
     assert read_comparison(tmp_path / "report" / "report.json") == found
+
+
+def test_documents_are_asked_as_questions_and_a_model_judges(chain, pair, reranker):
+    command = ("compare", "--index", f"{chain.teacher_index},name=teacher", "--index", chain.student_index)
+    asked = (*command, "--queries", "documents", "--judge", reranker, *QUICK[:3])
+    answer = chain.shell.must(*asked, "--json")
+    found = json.loads(answer.out)
+    assert found["metrics"] == ["overlap@10", "rbo"]
+    (data,) = found["data_sets"]
+    assert data["query_source"].endswith(":documents")
+    assert data["queries"] > 10
+    assert found["judge"]["kind"] == "cross-encoder"
+    assert set(found["judge"]["averages"]) == set(data["systems"])
+    assert data["systems"]["teacher"]["opinion"]["contrast"] is None
+    table = " ".join(chain.shell.must(*asked).out.split())
+    assert f"Opinion of the model {found['judge']['name']} (cross-encoder) on the first ten results. No person" in table
+    refused = chain.shell(*command, "--queries", "documents", "--qrels", pair)
+    assert refused.code == 2
+    assert "--qrels are judgements of queries, and --queries documents has none" in " ".join(refused.err.split())

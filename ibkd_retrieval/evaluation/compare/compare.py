@@ -30,6 +30,7 @@ from ibkd_retrieval.evaluation.compare.sweep import Variant, make_variant, parse
 from ibkd_retrieval.evaluation.compare.systems import compare_systems
 from ibkd_retrieval.evaluation.evaluate import USUAL_METRICS
 from ibkd_retrieval.evaluation.evaluate_index import leaves_out_own
+from ibkd_retrieval.evaluation.judge import Model, open_judge
 from ibkd_retrieval.evaluation.metric_names import parse_metric
 from ibkd_retrieval.indexing.faiss_binding import device_there
 from ibkd_retrieval.progress import Progress, as_progress
@@ -51,6 +52,7 @@ def compare(
     baseline: str | os.PathLike[str] | None = None,
     rounds: int = 8,
     peak_memory: bool = True,
+    judge: Model | None = None,
     k: int = 1000,
     device: str = "auto",
     dtype: str = "auto",
@@ -69,8 +71,8 @@ def compare(
             `ComparedIndex` records, or a list of these. Several corpora are compared one by one and averaged. Indexes
             with the same name form one system.
         queries: a data set's name, a path, or queries in any form that `open_queries` accepts. For several corpora,
-            give a list of names. Put your own questions into a dict, or pass them through `open_queries`. None takes
-            the queries of each corpus.
+            give a list of names. Put your own questions into a dict, or pass them through `open_queries`. "documents"
+            takes titles or first sentences of the documents as questions. None takes the queries of each corpus.
         metrics: one or more metric names. Figures and sentences use the first.
         qrels: judgements that replace those of the queries.
         sweep: "dims=384,256" and "type=flat,ivf-pq" add variants of each index with these dims and index types.
@@ -78,6 +80,8 @@ def compare(
         baseline: an earlier report.json, for `fail_under`: "REPORT" or "REPORT,system=NAME".
         rounds: number of timing rounds.
         peak_memory: whether to measure memory. Each system is loaded in its own process.
+        judge: a model that grades the first ten results of every system: a cross-encoder, or an encoder that is
+            stronger than those compared. Its figures are an opinion, and the report says so.
         k: results per query for metrics without a cutoff.
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: number format of the encoders.
@@ -125,6 +129,7 @@ def compare(
         progress.say(f"{pairs[0][1].name} has no judgements: the systems are compared by how alike their answers are")
     short = data_set_names([asked for _, asked in pairs])
     recorded = None if baseline is None else _recorded(os.fspath(baseline), short, pairs, bars, k)
+    grader = None if judge is None else open_judge(judge, device)
     searchers = _open(corpora, Computing(device, dtype, backend), known, progress)
     for _, asked in pairs:
         leaves_out_own(asked, progress)
@@ -140,6 +145,7 @@ def compare(
             memory_queries=20 if peak_memory else 0,
             resampling=resampling or Resampling(seed=seed),
         ),
+        judge=grader,
         command=command,
         progress=progress,
     )

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ibkd_retrieval.corpora.records import QuerySet
+import numpy as np
+
+from ibkd_retrieval.corpora.records import Document, Query, QuerySet
 from ibkd_retrieval.corpora.spec import Source, open_queries, queries_for
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.compare.plan import PlannedCorpus
 from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.progress import Progress
 
+DOCUMENTS = "documents"
+"""The name of the queries that are made of the documents themselves."""
+
+MOST_QUESTIONS = 200
+_TITLE_WORDS, _MOST_WORDS = 3, 40
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n\s*\n")
 _ENOUGH = 0.5
 """Share of the relevant documents that a corpus has to hold for the queries to be about it."""
 
@@ -24,13 +33,18 @@ def open_query_sets(
 
     Args:
         corpora: the corpora.
-        given: query sets. Either all have judgements or none. None takes the queries of each corpus.
+        given: query sets. Either all have judgements or none. None takes the queries of each corpus, and `DOCUMENTS`
+            makes questions of its documents.
         qrels: judgements that replace those of the queries, one for each query set.
         progress: receives the names of the query sets.
 
     Raises:
         UserError: there are no queries, some have no judgements, or their corpus is not clear.
     """
+    if list(given) == [DOCUMENTS]:
+        if qrels:
+            raise UserError("`qrels` are judgements of queries, and `queries` documents has none: give one of them.")
+        return [(corpus, document_questions(corpus)) for corpus in corpora]
     sources: list[Source] = list(given)
     for corpus in corpora if not given else ():
         sources.append(queries_for(corpus.corpus))
@@ -58,6 +72,40 @@ def open_query_sets(
     if not given:
         return list(zip(corpora, asked, strict=True))
     return [(corpora[0], each) for each in asked]
+
+
+def document_questions(corpus: PlannedCorpus, most: int = MOST_QUESTIONS) -> QuerySet:
+    """Make questions of documents, evenly spaced in the corpus: each a title, or else a first sentence.
+
+    A query has the id of its document, which is no answer to it.
+
+    Args:
+        corpus: the corpus. The documents are those that its first index stores.
+        most: the most questions.
+
+    Raises:
+        UserError: the index stores no text.
+    """
+    folder = corpus.systems[0].source.folder
+    index = open_index(folder, memory_limit=0)
+    rows = range(index.manifest.rows) if index.present is None else np.flatnonzero(index.present).tolist()
+    step = max(1, len(rows) // most)
+    questions: dict[str, Query] = {}
+    for row in rows[::step][:most]:
+        document = index.document(row)
+        text = _question(document)
+        if text:
+            questions.setdefault(text, Query(document.doc_id, text))
+    if not questions:
+        raise UserError(f"{folder} stores no text to make questions of: name `queries`.")
+    return QuerySet(f"{corpus.corpus}:{DOCUMENTS}", tuple(questions.values()), (), queries_are_documents=True)
+
+
+def _question(document: Document) -> str:
+    """A title of several words, or else the first sentence."""
+    if len(document.title.split()) >= _TITLE_WORDS:
+        return document.title
+    return " ".join(_SENTENCE_END.split(document.text.strip(), maxsplit=1)[0].split()[:_MOST_WORDS])
 
 
 def _may_lack_judgements(source: Source) -> bool:

@@ -74,6 +74,19 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Opinion:
+    """A model's opinion of one system on one data set. No person judged.
+
+    Attributes:
+        score: nDCG@10 with the model's grades in the place of judgements.
+        contrast: the difference to the first system, or None for that one.
+    """
+
+    score: MetricScore
+    contrast: MetricContrast | None
+
+
+@dataclass(frozen=True)
 class PerQuery:
     """The values behind the means: query ids [q], and by system and metric one value for each [q]."""
 
@@ -128,6 +141,21 @@ class Average:
     mean: float
     retention: float | None
     retention_interval: Interval | None
+
+
+@dataclass(frozen=True)
+class JudgeFigures:
+    """The model that graded results, and its opinion of each system over all data sets.
+
+    Attributes:
+        name: name of the model.
+        kind: "cross-encoder" or "encoder".
+        averages: averages of its figure by system.
+    """
+
+    name: str
+    kind: str
+    averages: dict[str, Average]
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,11 @@ from ibkd_retrieval.evaluation.compare.records import (
     EncoderFigures,
     Example,
     Interval,
+    JudgeFigures,
     Latency,
     MetricContrast,
     MetricScore,
+    Opinion,
     PeakMemory,
     PerQuery,
     Sizes,
@@ -101,6 +103,7 @@ class SystemResult:
             cost).
         gain_spread: of each gain that was timed, the least and the greatest over the rounds, each of which timed both.
         tradeoff_curve: a point per setting of the search parameters; empty where the search is exact.
+        opinion: a model's opinion of the results, or None if no model was asked.
     """
 
     index: str
@@ -117,6 +120,7 @@ class SystemResult:
     gains: dict[str, float]
     gain_spread: dict[str, Interval]
     tradeoff_curve: tuple[TradeoffPoint, ...] = field(metadata={KEY: "effort_curve"})
+    opinion: Opinion | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,7 @@ class ComparisonReport:
         averages: averages by system and metric.
         bars: results of the quality bars.
         k: results per query for metrics without a cutoff, or None if the report does not record it.
+        judge: the model that graded the first results, or None if no model was asked. Its figures are an opinion.
     """
 
     created: str
@@ -181,6 +186,7 @@ class ComparisonReport:
     averages: dict[str, dict[str, Average]]
     bars: tuple[Bar, ...] = ()
     k: int | None = None
+    judge: JudgeFigures | None = None
 
     @property
     def is_judged(self) -> bool:
@@ -234,6 +240,7 @@ class ComparisonReport:
                             "difference": contrast and contrast.difference,
                             "p": contrast and contrast.randomisation_p_holm,
                             "overlap@10": result.agreement.overlap_at_10,
+                            "opinion": result.opinion and result.opinion.score.mean,
                             "query_ms": result.latency_ms.total.p50,
                             "speed": result.gains.get("query_total_p50"),
                             "index_memory_bytes": result.sizes.index_memory_bytes,

@@ -34,7 +34,7 @@ from ibkd_retrieval.evaluation.compare.rankings import (
     rank_all,
     run_of,
 )
-from ibkd_retrieval.evaluation.compare.records import PeakMemory, PerQuery
+from ibkd_retrieval.evaluation.compare.records import JudgeFigures, Opinion, PeakMemory, PerQuery
 from ibkd_retrieval.evaluation.compare.report import (
     ComparisonReport,
     DataSetReport,
@@ -51,8 +51,10 @@ from ibkd_retrieval.evaluation.compare.timing import (
     throughput_of,
     time_queries,
 )
+from ibkd_retrieval.evaluation.judge import OPINION, Judge, judge_runs
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.search.rerank import StoredTexts
 from ibkd_retrieval.search.runs import Run
 from ibkd_retrieval.search.searcher import Searcher
 
@@ -162,6 +164,7 @@ def compare_systems(
     metrics: Sequence[str],
     measuring: Measuring | None = None,
     *,
+    judge: Judge | None = None,
     command: str = "",
     progress: Progress = SILENT,
 ) -> ComparisonReport:
@@ -172,6 +175,7 @@ def compare_systems(
         metrics: names that `parse_metric` understands; examples and curves are of the first. `AGREEMENT` compares
             without judgements, by how alike the systems' answers are to those of the first.
         measuring: how much to measure.
+        judge: the model that grades the first ten results of every system, or None.
         command: for the report.
         progress: receives progress reports.
 
@@ -186,13 +190,15 @@ def compare_systems(
         {name: {system: each.evaluation for system, each in found.items()} for name, found in rankings.items()},
         measuring.resampling,
     )
+    opinions = None if judge is None else _opinions(judge, data_sets, rankings, measuring, progress)
     largest = max(data_sets, key=lambda data: len(next(iter(data.searchers.values())).index))
     documents = time_documents(data_sets[0], measuring, progress)
     memory = watch_memory(largest, measuring, progress)
     reports = []
     for data in data_sets:
         measured = measure(data, measuring, documents, memory, progress)
-        reports.append(_data_set(data, rankings[data.name], statistics, measured, metrics, measuring, progress))
+        found = _data_set(data, rankings[data.name], statistics, measured, metrics, measuring, progress)
+        reports.append(found if opinions is None else _with_opinions(found, opinions))
     # Read last: what was loaded on the way decides threads and accelerators.
     environment = read_environment()
     return ComparisonReport(
@@ -211,6 +217,38 @@ def compare_systems(
         data_sets=tuple(reports),
         averages=statistics.averages,
         k=measuring.k,
+        judge=None
+        if judge is None or opinions is None
+        else JudgeFigures(judge.name, judge.kind, {name: found[OPINION] for name, found in opinions.averages.items()}),
+    )
+
+
+def _opinions(
+    judge: Judge,
+    data_sets: Sequence[ComparedData],
+    rankings: Mapping[str, Mapping[str, Ranking]],
+    measuring: Measuring,
+    progress: Progress,
+) -> Statistics:
+    """The figures of a judge, with the same statistics as those of judgements."""
+    evaluations = {}
+    for data in data_sets:
+        runs = {name: ranking.runs[OVERLAP_DEPTH] for name, ranking in rankings[data.name].items()}
+        found = {doc_id for run in runs.values() for doc_id in run.doc_ids.tolist()}
+        texts = StoredTexts([searcher.index for searcher in data.searchers.values()][:1], found)
+        queries = {query.query_id: query.text for query in data.used_queries}
+        evaluations[data.name] = judge_runs(judge, queries, runs, texts.content, progress)
+    return compare_scores(evaluations, measuring.resampling)
+
+
+def _with_opinions(report: DataSetReport, opinions: Statistics) -> DataSetReport:
+    scores, contrasts = opinions.scores[report.name], opinions.contrasts[report.name]
+    return replace(
+        report,
+        systems={
+            name: replace(result, opinion=Opinion(scores[name][OPINION], contrasts[name].get(OPINION)))
+            for name, result in report.systems.items()
+        },
     )
 
 

@@ -24,6 +24,7 @@ from ibkd_retrieval.evaluation.formatting import (
     size,
     slashed,
 )
+from ibkd_retrieval.evaluation.judge import OPINION
 from ibkd_retrieval.evaluation.report.glance import Glance, glances, significant
 from ibkd_retrieval.evaluation.report.sentence import summary_sentence
 
@@ -125,6 +126,24 @@ def quality_table(comparison: ComparisonReport, data_set: DataSetReport, metric:
     columns = (metric_title(metric), "kept", "difference", "p (Holm)", "t-test p", "better / same / worse")
     table = Table(f"{metric_title(metric)} on {data_set.name}", columns, tuple(rows))
     return table if comparison.is_judged else _with_columns(table, (0,))
+
+
+def opinion_table(comparison: ComparisonReport) -> Table | None:
+    """What a model thinks of the first ten results; None where no model was asked."""
+    judge = comparison.judge
+    if judge is None:
+        return None
+    rows = []
+    for system in comparison.systems:
+        average, is_first = judge.averages[system.name], system.name == comparison.baseline
+        found = [data.systems[system.name].opinion for data in comparison.data_sets]
+        tested = [each.contrast for each in found if each is not None and each.contrast is not None]
+        shown = [p_value(each.randomisation_p_holm) for each in tested]
+        only = interval(found[0].score.interval) if len(found) == 1 and found[0] is not None else ""
+        kept = Cell("") if is_first else Cell(share(average.retention), _shares(average.retention_interval))
+        rows.append((system.name, (Cell(score(average.mean), only), kept, Cell(", ".join(shown)))))
+    caption = f"Opinion of the model {judge.name} ({judge.kind}) on the first ten results. No person judged"
+    return Table(caption, (OPINION, f"share of {comparison.baseline}'s", "p (Holm)"), tuple(rows))
 
 
 def _with_columns(table: Table, places: Sequence[int]) -> Table:

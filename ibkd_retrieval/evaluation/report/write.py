@@ -22,6 +22,7 @@ from ibkd_retrieval.evaluation.report.tables import (
     extrapolation_table,
     index_table,
     main_table,
+    opinion_table,
     quality_table,
     search_table,
 )
@@ -44,6 +45,8 @@ def comparison_as_markdown(comparison: ComparisonReport, picture: str | None = N
     for bar in comparison.bars:
         lines += [f"{'Passed' if bar.passed else '**Failed**'}: {_text(bar.why)}", ""]
     lines += [*_table(main_table(comparison, glances(comparison))), *_bullets(further_sentences(comparison))]
+    opinion = opinion_table(comparison)
+    lines += [] if opinion is None else _table(opinion)
     for data_set in comparison.data_sets:
         lines += _data_set(comparison, data_set)
     lines += ["## What a system takes to run", "", *_table(encoder_table(comparison))]
@@ -199,6 +202,7 @@ def comparison_as_html(comparison: ComparisonReport) -> str:
         headline=sentence.headline(comparison),
         further=sentence.further_sentences(comparison),
         main=tables.main_table(comparison, glances(comparison)),
+        opinion=opinion_table(comparison),
         fronts=plots.average_fronts(comparison),
         sections=sections,
         encoders=tables.encoder_table(comparison),
