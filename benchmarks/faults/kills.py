@@ -1,6 +1,6 @@
 """Every command that writes, killed at its file operations and run again; and run on a disk that fails.
 
-usage: python benchmarks/faults/kills.py [--work-dir DIR] [--kills 60] [--faults 9] [--only WORDS] [--every]
+usage: python benchmarks/faults/kills.py [--work-dir DIR] [--kills 60] [--faults 9] [--only COMMAND] [--every]
 
 A command runs once to count what it changes below its folder: files opened for writing, writes, renames, links,
 removals, folders made and removed, syncs, truncations. Then it is killed by SIGKILL before each of these operations or
@@ -10,7 +10,7 @@ there on for all that need room; EIO, once; EACCES, once, where a name is opened
 After each trial what stood under the command's output is there whole, or what the command makes is. The second run ends
 in the files of an undisturbed one, with none beside them. A failed call is one sentence and exit code 1 or 2, or the
 result is whole in spite of it. Power cuts are not tried: what the kernel was given counts as written.
-Writes benchmarks/results/faults.json and prints its table.
+Writes benchmarks/results/faults.json, where commands that are not named by `--only` keep their earlier results.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import json
 import resource
 import shutil
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from commands import Writing, commands, make_world, state
 from trials import COUNT, FAIL, FAIL_ON, KILL, Ended, Warm, contents, fresh
@@ -34,6 +34,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import write_json
 
 ERRORS = {"ENOSPC": (FAIL_ON, errno.ENOSPC), "EIO": (FAIL, errno.EIO), "EACCES": (FAIL, errno.EACCES)}
+RESULT = Path(__file__).parents[1] / "results" / "faults.json"
 NAMING = ("open", "mkdir", "rename", "unlink", "link", "rmdir")
 
 
@@ -125,7 +126,7 @@ def sample(count: int, most: int) -> list[int]:
     return sorted({1 + round(place * (count - 1) / (most - 1)) for place in range(most)})
 
 
-def try_command(warm: Warm, command: Writing, kills: int, faults: int) -> dict[str, object]:
+def try_command(warm: Warm, command: Writing, kills: int, faults: int) -> dict[str, Any]:
     """All trials of a command."""
     trials = Trials(warm, command)
     count = len(trials.operations)
@@ -157,35 +158,38 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, default=Path(tempfile.gettempdir()) / "ibkd-faults")
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--faults", type=int, default=9)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", action="append", help="a command of the table; repeat for several")
     parser.add_argument("--every", action="store_true", help="kill at every operation, whatever --kills says")
     given = parser.parse_args()
     warm = Warm(given.work_dir.resolve())
-    started = time.monotonic()
     world = make_world(warm)
-    results = []
+    known = json.loads(RESULT.read_bytes())["commands"] if RESULT.exists() else []
+    results = {each["command"]: each for each in known}
     for command in commands(world):
-        if not command.name.startswith(given.only):
+        if given.only and command.name not in given.only:
             continue
+        begun = _processor_seconds()
         result = try_command(warm, command, 10**9 if given.every else given.kills, given.faults)
-        results.append(result)
+        results[command.name] = result | {"cpu_seconds": round(_processor_seconds() - begun, 1)}
         print(json.dumps({k: len(v) if k == "wrong" else v for k, v in result.items() if k != "kinds"}), flush=True)
-    children, own = resource.getrusage(resource.RUSAGE_CHILDREN), resource.getrusage(resource.RUSAGE_SELF)
-    result = {
-        "what": "every command that writes, killed at its file operations or with one of them failing, and run again",
+        _write([results[each.name] for each in commands(world) if each.name in results])
+    raise SystemExit(1 if any(each["wrong"] for each in results.values()) else 0)
+
+
+def _processor_seconds() -> float:
+    used = [resource.getrusage(each) for each in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def _write(results: list[dict[str, Any]]) -> None:
+    summary = {
         "kills": sum(each["kills"] for each in results),
         "faults": sum(sum(each["faults"].values()) for each in results),
         "wrong": sum(len(each["wrong"]) for each in results),
-        "commands": results,
-        "seconds": round(time.monotonic() - started),
-        "cpu_seconds": round(sum(each.ru_utime + each.ru_stime for each in (children, own))),
-        "date": datetime.date.today().isoformat(),
-        "environment": read_environment().to_json(),
     }
-    if not given.only:
-        write_json(Path(__file__).parents[1] / "results" / "faults.json", result)
-    print(json.dumps({key: result[key] for key in ("kills", "faults", "wrong", "seconds", "cpu_seconds")}))
-    raise SystemExit(1 if result["wrong"] else 0)
+    what = "every command that writes, killed at its file operations or with one of them failing, and run again"
+    when = {"date": datetime.date.today().isoformat(), "environment": read_environment().to_json()}
+    write_json(RESULT, {"what": what, **summary, "commands": results, **when})
 
 
 if __name__ == "__main__":

@@ -10,11 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Document, FieldValue
-from ibkd_retrieval.indexing.format.integrity import Unchanged, damaged, read_consistently, verify_files
+from ibkd_retrieval.indexing.format.integrity import (
+    Unchanged,
+    damaged,
+    read_consistently,
+    verify_files,
+)
 from ibkd_retrieval.indexing.format.layout import documents_file
 from ibkd_retrieval.indexing.format.lines import LineStore, offsets_path
 from ibkd_retrieval.indexing.format.manifest import IndexManifest
-from ibkd_retrieval.indexing.format.shards import OpenFiles, document_from_json, fields_from_json, is_intact
+from ibkd_retrieval.indexing.format.shards import OpenFiles, document_from_json, fields_from_json
 from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
 
 _FEW_ROWS = 64
@@ -33,7 +38,7 @@ class IndexContents:
         self.manifest = manifest
         self._unchanged = Unchanged(folder, manifest)
         counts = [shard.documents for shard in manifest.shards]
-        self._vectors = ShardVectors(folder, counts, manifest.dim, check=self._unchanged.check)
+        self._vectors = ShardVectors(folder, counts, manifest.dim, check=self._unchanged.check_vectors)
         self._ids = LineStore(folder / manifest.doc_ids)
         self._present = _present_rows(folder, manifest)
         self._texts: OpenFiles[LineStore] = OpenFiles()
@@ -86,18 +91,17 @@ class IndexContents:
 
     def _open_texts(self, number: int) -> LineStore:
         texts = documents_file(number)
-        self._unchanged.check(texts)
-        offsets = offsets_path(Path(texts)).as_posix()
-        if not is_intact(self.folder, {offsets: self.manifest.files[offsets]}):
-            raise damaged(self.folder, self.manifest, offsets, "its checksum is not the one recorded")
+        for name in (texts, offsets_path(Path(texts)).as_posix()):
+            self._unchanged.check_contents(name)
         return LineStore(self.folder / texts)
 
     def vectors(self) -> Iterator[NDArray[np.float32]]:
         """The stored vectors as float32, shard by shard [n, dim], rows of deleted documents included."""
-        return iter(self._vectors)
+        return map(self.shard_vectors, range(len(self.manifest.shards)))
 
     def shard_vectors(self, number: int) -> NDArray[np.float32]:
-        """The stored vectors of one shard [n, dim], as float32."""
+        """The stored vectors of one shard [n, dim], as float32. The checksum of its file is compared first."""
+        self._unchanged.check_contents(self.manifest.shards[number].vectors)
         return next(self._vectors.from_shard(number))
 
     def sample(self, count: int = 3) -> tuple[list[str], NDArray[np.float32]]:

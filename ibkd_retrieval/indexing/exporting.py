@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import compress, islice
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,6 @@ from ibkd_retrieval.files import new_folder
 from ibkd_retrieval.indexing.contents import IndexContents, open_contents
 from ibkd_retrieval.indexing.faiss_binding import load_faiss, read_structure_file, write_structure
 from ibkd_retrieval.indexing.families.search_params import set_defaults
-from ibkd_retrieval.indexing.format.lines import LineStore
-from ibkd_retrieval.indexing.format.shards import document_from_json
-from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
 from ibkd_retrieval.progress import SILENT, Progress
 
 _ROW_GROUP = 8192
@@ -63,7 +60,8 @@ def export_pyserini(
     """
     folder = Path(folder)
     with new_folder(destination) as made:
-        manifest = open_contents(folder, structure=True).manifest
+        contents = open_contents(folder, structure=True)
+        manifest = contents.manifest
         if manifest.deleted_count:
             raise UserError(
                 f"{manifest.deleted_count:,} documents of {folder} are deleted, and Pyserini would find them: "
@@ -71,8 +69,7 @@ def export_pyserini(
             )
         shutil.copyfile(folder / manifest.doc_ids, made / "docid")
         if manifest.structure not in manifest.files or (exact and not manifest.search.is_exact):
-            vectors = ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim)
-            _write_flat(vectors, made / "index", progress)
+            _write_flat(contents.vectors(), (manifest.rows, manifest.dim), made / "index", progress)
         elif not manifest.search.is_exact:
             index = read_structure_file(folder / manifest.structure)
             set_defaults(index, manifest.search)
@@ -85,18 +82,18 @@ def export_pyserini(
             shutil.copyfile(folder / manifest.structure, made / "index")
 
 
-def _write_flat(vectors: ShardVectors, path: Path, progress: Progress) -> None:
-    """Write faiss's file of an IndexFlatIP of all vectors, shard by shard.
+def _write_flat(vectors: Iterable[NDArray[np.float32]], shape: tuple[int, int], path: Path, progress: Progress) -> None:
+    """Write faiss's file of an IndexFlatIP of vectors of this shape (n, dim), shard by shard.
 
     It is that of an empty one, which ends in the number of its values, with both counts filled in and the values after
     it (`write_index` of faiss/impl/index_write.cpp).
     """
     faiss = load_faiss()
-    head = bytearray(faiss.serialize_index(faiss.IndexFlatIP(vectors.dim)).tobytes())
+    head = bytearray(faiss.serialize_index(faiss.IndexFlatIP(shape[1])).tobytes())
     # After four letters and the dimension, an int32: the number of vectors, an int64.
-    head[8:16] = struct.pack("<q", vectors.count)
-    head[-8:] = struct.pack("<Q", vectors.count * vectors.dim)
-    with open(path, "wb") as file, progress.task("Writing vectors", vectors.count, "vectors") as task:
+    head[8:16] = struct.pack("<q", shape[0])
+    head[-8:] = struct.pack("<Q", shape[0] * shape[1])
+    with open(path, "wb") as file, progress.task("Writing vectors", shape[0], "vectors") as task:
         file.write(head)
         for shard in vectors:
             file.write(np.ascontiguousarray(shard, dtype="<f4").data)
@@ -169,9 +166,9 @@ def _rows(index: IndexContents) -> Iterator[int]:
 
 def _shards(index: IndexContents) -> Iterator[tuple[NDArray[np.float32], Iterator[Document]]]:
     """Shard by shard, the vectors and the documents that were not deleted."""
-    row = 0
+    row, every = 0, index.documents()
     for shard, vectors in zip(index.manifest.shards, index.vectors(), strict=True):
-        documents = map(document_from_json, LineStore(index.folder / shard.texts))
+        documents = islice(every, shard.documents)
         if index.present is None:
             yield vectors, documents
         else:

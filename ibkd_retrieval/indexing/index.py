@@ -32,7 +32,7 @@ from ibkd_retrieval.indexing.families.search_params import (
     takes_selector,
 )
 from ibkd_retrieval.indexing.families.trial import reaches
-from ibkd_retrieval.indexing.format.integrity import damaged, read_consistently, verify_files
+from ibkd_retrieval.indexing.format.integrity import Unchanged, damaged, read_consistently, verify_files
 from ibkd_retrieval.indexing.format.manifest import IndexManifest
 from ibkd_retrieval.indexing.vectors.exact import Found, scan, search_array, with_ties_by_row
 from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
@@ -337,7 +337,8 @@ def read_structure(folder: Path, manifest: IndexManifest) -> Any:
     faiss = load_faiss()
     if manifest.structure not in manifest.files:
         structure = faiss.IndexFlatIP(manifest.dim)
-        for shard in ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim):
+        check = Unchanged(folder, manifest).check_vectors
+        for shard in ShardVectors(folder, [shard.documents for shard in manifest.shards], manifest.dim, check=check):
             structure.add(np.ascontiguousarray(shard))
         return structure
     try:

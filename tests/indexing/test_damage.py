@@ -14,6 +14,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.append import append_documents
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.delete import delete_documents
+from ibkd_retrieval.indexing.exporting import export_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.format.manifest import newest_index, read_manifest, write_manifest
 from ibkd_retrieval.indexing.format.shards import file_record
@@ -61,6 +62,28 @@ def test_a_flipped_bit_in_the_offsets_of_texts_is_noticed_when_they_are_read(tmp
         with pytest.raises(UserError, match="00001"):
             index.document(25)
         path.write_bytes(before)
+
+
+@pytest.mark.parametrize("family", ["flat", "ivf-flat"])
+def test_a_flipped_bit_in_texts_or_vectors_is_noticed_before_they_are_shown_or_compared(tmp_path: Path, family: str):
+    build_index(numbered_corpus(60), HashingEncoder(), tmp_path / "i", family=family, shard_size=20)
+    generator, queries = np.random.default_rng(0), HashingEncoder().encode(["text 3"])
+    only = np.arange(60) >= 20
+    for name in ("documents/00001.jsonl", "vectors/00001.npy"):
+        for _ in range(5):
+            before = flipped(tmp_path / "i" / name, generator)
+            with pytest.raises(UserError, match="00001"):
+                search_and_read(tmp_path / "i", queries, only)
+            with pytest.raises(UserError, match="00001"):
+                export_index(tmp_path / "i", tmp_path / "out", "parquet")
+            (tmp_path / "i" / name).write_bytes(before)
+    search_and_read(tmp_path / "i", queries, only)
+
+
+def search_and_read(folder: Path, queries: np.ndarray, only: np.ndarray) -> None:
+    index = open_index(folder)
+    assert index.search(queries, 3, allowed=only)[1].min() >= 20
+    assert index.document(25).doc_id == "d25"
 
 
 def test_a_forged_list_of_deleted_rows_is_refused(tmp_path: Path):

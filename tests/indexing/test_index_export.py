@@ -79,7 +79,7 @@ def test_a_failed_export_leaves_nothing_and_a_whole_one_nothing_else(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("ibkd_retrieval.indexing.exporting.sync_directory", full)
+        patched.setattr("ibkd_retrieval.files.sync_directory", full)
         for name in ("out", "full"):
             with pytest.raises(OSError, match="No space left"):
                 export_index(tmp_path / "i", tmp_path / name, to)
@@ -168,5 +168,6 @@ def test_an_export_into_the_current_folder_is_refused(tmp_path: Path, monkeypatc
 def test_a_flat_file_written_shard_by_shard_is_that_of_faiss(tmp_path: Path):
     build_index(numbered_corpus(25), HashingEncoder(), tmp_path / "i", shard_size=10)
     (tmp_path / "i" / "index.faiss").rename(tmp_path / "whole.faiss")
-    export_module._write_flat(ShardVectors(tmp_path / "i", [10, 10, 5], 16), tmp_path / "out", SILENT)
+    shards = ShardVectors(tmp_path / "i", [10, 10, 5], 16)
+    export_module._write_flat(shards, (25, 16), tmp_path / "out", SILENT)
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole.faiss").read_bytes()

@@ -11,7 +11,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import sha256_file
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.manifest import IndexManifest, read_manifest
-from ibkd_retrieval.indexing.format.shards import read_records, shard_files
+from ibkd_retrieval.indexing.format.shards import is_intact, read_records, shard_files
 
 T = TypeVar("T")
 
@@ -107,12 +107,15 @@ def read_consistently(folder: Path, read: Callable[[IndexManifest], T]) -> T:
 
 
 class Unchanged:
-    """Detects that unread files of an open index were replaced by files of another index."""
+    """Detects, before they are read, files of an open index that were replaced by another index's or are damaged."""
 
     def __init__(self, folder: Path, manifest: IndexManifest) -> None:
         self._folder = folder
         self._manifest = manifest
         self._seen = self._mark()
+        self._intact: set[str] = set()
+        stored = sum(manifest.files[shard.vectors].bytes for shard in manifest.shards)
+        self.check_vectors = self.check_contents if stored <= ALWAYS_VERIFIED_BYTES else self.check
 
     def check(self, name: str) -> None:
         """Check that a file is still the one in the manifest. Appends and deletions are allowed.
@@ -130,6 +133,19 @@ class Unchanged:
         if not same:
             raise UserError(f"The index in {self._folder} was replaced while it was open: open it anew.")
         self._seen = mark
+
+    def check_contents(self, name: str) -> None:
+        """Check that a file is still the one in the manifest, and at its first use its checksum.
+
+        Raises:
+            UserError: it is another one, or damaged.
+        """
+        self.check(name)
+        if name in self._intact:
+            return
+        if not is_intact(self._folder, {name: self._manifest.files[name]}):
+            raise damaged(self._folder, self._manifest, name, "its checksum is not the one recorded")
+        self._intact.add(name)
 
     def _mark(self) -> tuple[int, int] | None:
         try:
