@@ -191,7 +191,7 @@ OPTIONS: dict[str, Any] = {
         option(
             "Weight of the regression (1 - mean cosine to the teacher) beside the contrast of ibkd and infonce, or kl.",
             panel=_DISTIL,
-            default="5 for ibkd and layers of the teacher, otherwise 0",
+            default="5 for ibkd with layers of the teacher or static, otherwise 0",
         ),
     ],
     "hsic_weight": Annotated[float, option("Weight of the forgetting term (lambda).", panel=_DISTIL)],

@@ -102,8 +102,8 @@ class ObjectiveConfig:
         temperature: temperature tau of the contrastive loss. A smaller value weights the nearest negatives more. The
             default is the objective's (`objectives.TEMPERATURES`).
         regression_weight: weight of the regression, 1 - mean cosine of W s and t, beside a contrast or `kl`. 0 leaves
-            it out. The default is 5 for `ibkd` with layers of the teacher (benchmarks/regression_term.py). Other
-            objectives are baselines, and stay as they are published: 0.
+            it out. The default is 5 for `ibkd` with a student made of its teacher: layers, or static
+            (benchmarks/regression_term.py). Other objectives are baselines, and stay as they are published: 0.
         hsic_weight: lambda, the weight of the forgetting term.
         hsic_bandwidth: gamma of the Gaussian kernels, or "median" to set it from each batch; for both stages.
         hsic_estimator: "biased" (as published), "unbiased", or "cka" for the normalised estimator; for both stages.

@@ -72,7 +72,7 @@ def decided(config: DistillConfig) -> DistillConfig:
     values = USUAL | by_kind | _preset(config.preset, student) | given
     objective = values["objective"]
     values.setdefault("temperature", TEMPERATURES.get(objective, USUAL_TEMPERATURE))
-    values.setdefault("regression_weight", 5.0 if objective == "ibkd" and student.model is None else 0.0)
+    values.setdefault("regression_weight", 0.0 if student.trained_before or objective != "ibkd" else 5.0)
     done = config.with_parameters(**values)
     check_values({name: done.value(name) for name in PARAMETERS})
     _ = done.finetuning.mining

@@ -100,7 +100,8 @@ def test_the_command_without_options_decides_as_the_function_without_arguments(m
     ("given", "weight"),
     [
         ({}, 5),
-        ({"student": "static"}, 0),
+        ({"student": "static"}, 5),
+        ({"student": "m", "objective": "ibkd"}, 0),
         ({"regression_weight": 0}, 0),
         ({"preset": "paper"}, 0),
         ({"preset": "paper", "regression_weight": 2}, 2),
