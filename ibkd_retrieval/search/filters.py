@@ -41,8 +41,8 @@ class Condition:
     Attributes:
         field: `id`, `title`, or one of `Document.fields`.
         comparison: =, !=, <, <=, > or >=.
-        value: as typed. Against a number it is read as a number, against true or false as one of these; texts compare
-            by code point, so that dates written 2024-05-31 compare by time.
+        value: the text as typed. It is read as a number for fields that hold numbers, and as true or false for fields
+            that hold these. Texts compare by code point, so dates such as 2024-05-31 compare by time.
     """
 
     field: str
@@ -50,14 +50,14 @@ class Condition:
     value: str
 
     def __str__(self) -> str:
-        """As typed, without white space."""
+        """The condition as typed, without white space."""
         return f"{self.field}{self.comparison}{self.value}"
 
     def holds(self, stored: FieldValue) -> bool:
         """Whether a document with the value `stored` passes.
 
         Raises:
-            UserError: the field holds numbers, or true and false, and the value is none.
+            UserError: the field holds numbers, or true and false, and the value is something else.
         """
         wanted: FieldValue | None = self.value
         if isinstance(stored, bool):
@@ -88,9 +88,9 @@ def parse_condition(text: str) -> Condition:
 def allowed_rows(
     indexes: Sequence[StoredIndex], filters: Sequence[str], progress: Progress = SILENT
 ) -> list[NDArray[np.bool_]]:
-    """The rows of each index whose documents pass every filter, read from the stored documents as a stream.
+    """The rows of each index whose documents pass every filter. The stored documents are read as a stream.
 
-    A document that lacks a field does not pass a condition on it.
+    A document that lacks a field does not pass a condition on that field.
 
     Args:
         indexes: opened indexes.
@@ -98,7 +98,7 @@ def allowed_rows(
         progress: receives the number of documents read.
 
     Returns:
-        One bool [n] for each index.
+        A bool [n] for each index.
 
     Raises:
         UserError: a filter cannot be read, no document has its field, or no document passes.
@@ -146,7 +146,7 @@ def _passing(index: StoredIndex, conditions: Sequence[Condition], known: set[str
 
 
 def _stored_fields(index: StoredIndex, with_title: bool) -> Iterator[dict[str, FieldValue]]:
-    """The fields of each document in row order, with its title among them where asked."""
+    """The fields of each document in row order, with its title if asked."""
     if with_title:
         for document in index.documents():
             yield {**document.fields, "title": document.title}

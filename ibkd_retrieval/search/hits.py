@@ -20,7 +20,7 @@ _WORD = re.compile(r"\w+")
 _UNSHOWN = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 _ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _CUT = "…"
-# Words so common that a passage which shares only these with the query says nothing about it.
+# Words so common that sharing them with the query means nothing.
 _COMMON_WORDS = (
     "a an and are as at be by can do does for from how i in into is it its of on or that the this to was what when "
     "where which who why will with you your"
@@ -29,7 +29,7 @@ _COMMON = frozenset(_COMMON_WORDS.split())
 
 
 class Snippet(NamedTuple):
-    """A passage on one line. `matches` are the (start, end) positions in `text` of words the query has too."""
+    """A passage on one line. `matches` are the (start, end) positions in `text` of words that the query has too."""
 
     text: str
     matches: tuple[tuple[int, int], ...]
@@ -44,15 +44,15 @@ class _Match(NamedTuple):
 def snippet(document: Document, query: str, width: int = 200) -> Snippet:
     """Cut out the window of whole words that shares most distinct terms with the query.
 
-    Words match without regard to case and to a plural s. Of equally good windows the one with more matches wins,
-    then the one whose matches lie closer together, then the earlier. White space becomes single spaces; control
-    and direction-changing characters and terminal escapes are dropped, so that a document cannot disturb a
-    terminal. An ellipsis marks each end that was cut.
+    Case and a plural s do not count. Of equally good windows the one with more matches wins, then the one whose matches
+    are closer together, then the earlier one. White space becomes single spaces. Control characters, characters that
+    change the direction of text, and terminal escapes are dropped, so that a document cannot disturb a terminal. An
+    ellipsis marks each end that was cut.
 
     Args:
-        document: its text is read, or its title where there is no text.
-        query: what was asked.
-        width: longest text returned, in characters, at least 20.
+        document: the document. Its text is read, or its title if it has no text.
+        query: the query.
+        width: maximum length of the snippet in characters, at least 20.
     """
     width = max(width, 20)
     text = one_line(document.text) or one_line(document.title)
@@ -70,7 +70,7 @@ def snippet(document: Document, query: str, width: int = 200) -> Snippet:
 
 
 def one_line(text: str) -> str:
-    """Text without line ends and without what could disturb a terminal: controls, escapes, changes of direction."""
+    """The text on one line, without control characters, terminal escapes and changes of direction."""
     return _UNSHOWN.sub(" ", _ESCAPE.sub(" ", text)).strip()
 
 
@@ -85,7 +85,7 @@ def _terms(query: str) -> frozenset[str]:
 
 
 def _best_span(matches: list[_Match], room: int) -> tuple[int, int]:
-    """Start and end of the best run of matches that fits into `room` characters; (0, 0) where nothing matches."""
+    """The start and end of the best run of matches that fits into `room` characters. (0, 0) if nothing matches."""
     best, best_key = (0, 0), (0, 0, 0)
     counts: Counter[str] = Counter()
     left = 0
@@ -102,7 +102,7 @@ def _best_span(matches: list[_Match], room: int) -> tuple[int, int]:
 
 
 def _widen(text: str, first: int, last: int, room: int) -> tuple[int, int]:
-    """Grow [first, last) to whole words with as much text as fits, a third of what is free before the matches."""
+    """Grow [first, last) to whole words, with as much text as fits. A third of the free space is before the matches."""
     if last - first >= room:
         return first, first + room
     start = max(0, first - (room - (last - first)) // 3)
@@ -118,11 +118,11 @@ def _widen(text: str, first: int, last: int, room: int) -> tuple[int, int]:
 
 
 OVERLAP = 10
-"""Results that are compared."""
+"""Number of results that are compared."""
 
 
 def hit_as_json(hit: Hit) -> dict[str, Any]:
-    """A hit as JSON types; title and text are empty where the index stores none, fields are left out."""
+    """A hit as JSON types. Title and text are empty if the index stores none. Missing fields are left out."""
     document = hit.document
     shown = {
         "rank": hit.rank,
@@ -142,7 +142,7 @@ def overlap(first: Sequence[Hit], other: Sequence[Hit]) -> tuple[int, float]:
 
 
 def moves(first: Sequence[Hit], other: Sequence[Hit]) -> list[int | None]:
-    """By how many ranks each hit of `other` stands higher than in `first`, below 0 for lower; None if not there."""
+    """How many ranks each hit of `other` is above its rank in `first`. Below 0 is lower, None is not in `first`."""
     ranks = {hit.doc_id: hit.rank for hit in first}
     return [ranks[hit.doc_id] - hit.rank if hit.doc_id in ranks else None for hit in other]
 
@@ -178,15 +178,15 @@ class Hits(Sequence[Hit]):
         return self.hits[place]
 
     def summary(self) -> str:
-        """How many documents of how many, and the time."""
+        """The number of hits and documents, and the time."""
         return f"{len(self.hits)} of {self.documents:,} documents in {self.milliseconds:.1f} ms"
 
     def to_json(self) -> dict[str, Any]:
-        """The time and the hits, as JSON types."""
+        """The time and the hits as JSON types."""
         return {"milliseconds": round(self.milliseconds, 2), "hits": [hit_as_json(hit) for hit in self.hits]}
 
     def to_pandas(self) -> pd.DataFrame:
-        """A table with the columns rank, score, id, title and text, and one for each field of the documents."""
+        """A table with the columns rank, score, id, title and text, and a column for each field of the documents."""
         import pandas as pd
 
         rows = [hit_as_json(hit) for hit in self.hits]

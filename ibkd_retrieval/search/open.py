@@ -81,7 +81,7 @@ def open_searcher(
 
 
 class Computing(NamedTuple):
-    """How encoders run: the options of the same names."""
+    """How encoders run: options with the same names as in `RankerOptions`."""
 
     device: str
     dtype: str
@@ -89,7 +89,7 @@ class Computing(NamedTuple):
 
 
 def cut_encoder(folder: Path, dim: int, known: dict[str, Encoder], computing: Computing) -> Encoder:
-    """The encoder of an index, keeping the leading `dim` dimensions; added to `known`."""
+    """The encoder of an index with the leading `dim` dimensions only. It is added to `known`."""
     from ibkd_retrieval.encoders.autotune.choice import sample_texts
     from ibkd_retrieval.indexing.index import open_index
 
@@ -140,7 +140,7 @@ def open_ranker(
 
 @dataclass(frozen=True)
 class Stored:
-    """An index folder opened, and the rows that may be found: one bool a row [n], None for all."""
+    """An opened index folder, and the rows that may be found: bool [n], or None for all."""
 
     index: StoredIndex
     allowed: NDArray[np.bool_] | None
@@ -148,11 +148,11 @@ class Stored:
 
 def open_stored(folders: Sequence[Path], options: RankerOptions, progress: Progress) -> list[Stored]:
     """Check the options, open index folders, and find the documents that pass the filters. No model is loaded."""
-    # faiss before torch: whoever loads OpenMP first decides how its threads wait.
+    # faiss is loaded before torch: the first of them decides how the threads of OpenMP wait.
     from ibkd_retrieval.indexing.index import open_index
 
     check_ranking(options, len(folders))
-    # On a GPU only when one was asked for, since queries alone seldom repay the copy.
+    # On a GPU only if one is asked for: queries alone seldom repay the copy of the index.
     device = "cpu" if options.device == "auto" else options.device
     indexes = [open_index(folder, device=device, progress=progress) for folder in folders]
     masks: Sequence[NDArray[np.bool_] | None] = [None] * len(indexes)
@@ -187,11 +187,11 @@ def ranker_over(
 def _first_stage(
     opened: Sequence[Stored], options: RankerOptions, known: dict[str, Encoder], progress: Progress
 ) -> Ranker:
-    """The ranker that reads every document: by vectors, by words, or both; without the query itself where so asked."""
+    """The ranker of the first stage: by vectors, by words, or both, and without the query itself if asked."""
     if options.hybrid is not None:
         from ibkd_retrieval.search.ranker import HybridSearcher
 
-        # Each leaves out the query itself: first by far, it would set the scale of the scores that are fused.
+        # Each leaves out the query itself, whose high score would set the scale of the scores that are fused.
         rankers = [
             _first_stage(opened, replace(options, hybrid=None, engine=engine), known, progress)
             for engine in ("dense", options.lexical_engine)
@@ -256,7 +256,7 @@ def query_encoder(index: StoredIndex, options: RankerOptions, known: dict[str, E
 
         recognise_former(encoder, made_by.former_hash, index.sample, f"The index {index.folder}", progress.say)
     else:
-        # A student reads as many tokens as its own folder says, whatever the encoder of the index read.
+        # A student's maximum length is that of its own folder, not that of the index's encoder.
         encoder = load(options.query_model, pooling=options.pooling)
         check_query_model(Path(options.query_model), encoder, index.manifest)
     known[encoder.weight_hash] = encoder
@@ -287,17 +287,17 @@ STUDENT_FILE = "ibkd.json"
 def check_query_model(folder: Path, encoder: TextEncoder, manifest: IndexManifest) -> None:
     """Accept the encoder of an index, or a student that was distilled into that encoder's space.
 
-    A student says in its `ibkd.json` which teacher it learned from (name and weight hash) and whether its vectors are
-    in the teacher's space. The weight hash of a teacher covers the number of tokens it reads, so it has to have
-    indexed with the length it has by default.
+    A student's `ibkd.json` names its teacher (name and weight hash) and says whether its vectors are in the teacher's
+    space. The weight hash of a teacher covers its maximum length. So the teacher must have indexed with its own
+    maximum length.
 
     Args:
         folder: the model's folder, as the user named it.
-        encoder: the model, loaded.
-        manifest: of the index.
+        encoder: the loaded model.
+        manifest: the manifest of the index.
 
     Raises:
-        UserError: the vectors have another length, or nothing says that they are in the space of the index.
+        UserError: the vectors have another length, or no record says that they are in the space of the index.
     """
     made_by = manifest.encoder
     if encoder.weight_hash == made_by.weight_hash:

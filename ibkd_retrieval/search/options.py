@@ -21,9 +21,15 @@ class RankerOptions:
         rerank_depth: results per query that are reranked.
         rerank_max_length: maximum number of tokens of query and text. None is the cross-encoder's own limit.
         model: another folder of the encoder that made the index.
-        query_model: a student in that encoder's vector space.
+        query_model: a student in that encoder's vector space. It encodes the queries.
+        device: "auto", "cpu", "cuda" or "cuda:N", for index and models.
+        dtype: number format of the models' computation.
+        backend: backend of the query encoder. "auto" is the best one measured on this machine.
+        pooling: pooling of a plain transformers encoder.
+        search_params: search parameters. Those that are None are the index's own defaults.
         recall: target recall of the exact ten nearest documents, instead of `search_params`.
         filters: conditions on documents. All must hold.
+        exclude_self: whether to leave out the document that has the query's id.
     """
 
     engine: str = "dense"

@@ -16,14 +16,14 @@ from ibkd_retrieval.search.runs.fusion import checked_weights, reciprocal_rank_f
 
 
 class Ranker(Protocol):
-    """Ranks the documents of an index for queries: by vectors, by words, by both, or what another ranker found."""
+    """Ranks the documents of an index for queries: by vectors, by words, by both, or by reranking another's results."""
 
     @property
     def name(self) -> str:
-        """What it is called in tables and messages."""
+        """The name in tables and messages."""
 
     def search(self, text: str, k: int = 10) -> list[Hit]:
-        """The k best documents for one query, with their text, best first; fewer where fewer are found.
+        """The best documents for one query, at most k, with their text, best first.
 
         Raises:
             UserError: the query is empty or k is below 1.
@@ -32,7 +32,7 @@ class Ranker(Protocol):
     def search_batch(
         self, queries: Sequence[Query], k: int = 1000, progress: Progress = SILENT, tag: str = "ibkd"
     ) -> Run:
-        """The k best documents for each query, as a run whose queries stand in the order given.
+        """The best documents for each query, at most k, as a run. Its queries are in the given order.
 
         Raises:
             UserError: a query is empty, a query id appears twice, or k is below 1.
@@ -62,30 +62,30 @@ def check_queries(queries: Sequence[Query], k: int, *, empty: bool = False) -> N
 
 
 class ExcludingSelf:
-    """Another ranker's results without the document that has the query's id; k are left where k + 1 were found."""
+    """Another ranker's results without the document that has the query's id."""
 
     def __init__(self, base: Ranker) -> None:
         self._base = base
 
     @property
     def name(self) -> str:
-        """That of the other ranker."""
+        """The name of the other ranker."""
         return self._base.name
 
     def search(self, text: str, k: int = 10) -> list[Hit]:
-        """What the other ranker finds: a typed question has no id."""
+        """The other ranker's results, because a typed question has no id."""
         return self._base.search(text, k)
 
     def search_batch(
         self, queries: Sequence[Query], k: int = 1000, progress: Progress = SILENT, tag: str = "ibkd"
     ) -> Run:
-        """The k best documents other than the query itself."""
+        """The best documents, without the query itself. The other ranker is asked for k + 1."""
         check_queries(queries, k)
         return without_own(self._base.search_batch(queries, k + 1, progress, tag), k)
 
 
 def without_own(run: Run, k: int) -> Run:
-    """Drop from each query the document that has its id, then all but the first k."""
+    """Drop the document that has the query's id, and keep the first k of the others."""
     counts = np.diff(run.offsets)
     others = run.doc_ids != np.repeat(as_ids(run.query_ids), counts)
     passed = np.concatenate([[0], np.cumsum(others)])
@@ -139,11 +139,7 @@ class HybridSearcher:
         return "+".join(ranker.name for ranker in self.rankers)
 
     def search(self, text: str, k: int = 10) -> list[Hit]:
-        """The k best documents for one query, with their text, best first; fewer where all find fewer.
-
-        Raises:
-            UserError: the query is empty or k is below 1.
-        """
+        """The best documents for one query, with their text."""
         lists = [ranker.search(text, max(k, self.depth)) for ranker in self.rankers]
         runs = [
             Run.from_lists(["query"], [[hit.doc_id for hit in hits]], [[hit.score for hit in hits]]) for hits in lists
@@ -158,11 +154,7 @@ class HybridSearcher:
     def search_batch(
         self, queries: Sequence[Query], k: int = 1000, progress: Progress = SILENT, tag: str = "ibkd"
     ) -> Run:
-        """The k best documents for each query, as a run whose queries stand in the order given.
-
-        Raises:
-            UserError: a ranker refuses a query, a query id appears twice, or k is below 1.
-        """
+        """The best documents for each query."""
         runs = [ranker.search_batch(queries, max(k, self.depth), progress) for ranker in self.rankers]
         return self._fused(runs, tag).first(k)
 

@@ -27,18 +27,18 @@ QUERY_BLOCK = 64
 class Reranker:
     """Scores the top `depth` results of a ranker with a cross-encoder and keeps the rest in order below them.
 
-    The method: Nogueira and Cho, *Passage Re-ranking with BERT*, arXiv 1901.04085. Scores are the model's logits; the
-    results below them count down from the lowest by one, so that all stay decreasing.
+    The method is that of Nogueira and Cho, *Passage Re-ranking with BERT*, arXiv 1901.04085. Scores are the model's
+    logits. The results below them get the lowest logit minus 1, 2, ..., so that scores stay decreasing.
     """
 
     def __init__(self, base: Ranker, indexes: Sequence[StoredIndex], scorer: PairScorer, depth: int = 100) -> None:
-        """Put `scorer` behind `base`.
+        """Rerank the results of `base` with `scorer`.
 
         Args:
-            base: finds the candidates.
-            indexes: those that `base` searches; they hold the texts.
-            scorer: reads pairs.
-            depth: candidates a query.
+            base: the ranker that finds the candidates.
+            indexes: the indexes that `base` searches. They hold the texts.
+            scorer: the cross-encoder.
+            depth: candidates per query.
 
         Raises:
             UserError: depth is below 1.
@@ -65,11 +65,11 @@ class Reranker:
 
     @property
     def name(self) -> str:
-        """What it is called in tables and messages."""
+        """The name in tables and messages."""
         return f"{self._base.name} + {self._scorer.name}"
 
     def search(self, text: str, k: int = 10) -> list[Hit]:
-        """The k best documents for one query: the top `depth` of the other ranker by the cross-encoder's score."""
+        """The best documents for one query, with their text."""
         hits = self._base.search(text, max(k, self._depth))
         head, tail = hits[: self._depth], hits[self._depth :]
         if not head:
@@ -83,7 +83,7 @@ class Reranker:
     def search_batch(
         self, queries: Sequence[Query], k: int = 1000, progress: Progress = SILENT, tag: str = "ibkd"
     ) -> Run:
-        """The k best documents for each query."""
+        """The best documents for each query."""
         check_queries(queries, k)
         base = self._base.search_batch(queries, max(k, self._depth), progress, tag)
         texts = StoredTexts(self._indexes, base.first(self._depth).doc_ids.tolist())
@@ -120,9 +120,9 @@ def check_depth(depth: int) -> None:
 
 
 class StoredTexts:
-    """Texts of documents in indexes, found by id: where each lies is looked up in one pass over all ids.
+    """The texts of documents in indexes, by id. Their rows are found in one pass over all ids.
 
-    A document that several indexes hold is read from the first; deleted ones are not read.
+    A document in several indexes is read from the first. Deleted documents are not read.
     """
 
     def __init__(self, indexes: Sequence[StoredIndex], doc_ids: Iterable[str]) -> None:

@@ -40,8 +40,8 @@ class VectorSearcher:
 
         Args:
             index: an opened index.
-            search_params: how hard to search, the index's own defaults where None.
-            allowed: one bool a row [n]: only rows that hold True are found; None for all.
+            search_params: search parameters. None is the index's own defaults.
+            allowed: bool [n]: only rows that are True are found. None allows all.
         """
         self.index = index
         self.search_params = search_params or SearchParams()
@@ -52,8 +52,8 @@ class VectorSearcher:
         return self.hits_of_each(vector, k)[0]
 
     def hits_of_each(self, vectors: NDArray[np.float32], k: int) -> list[list[Hit]]:
-        """The k best documents for each query vector [q, dim], with their text, found in one call of the index."""
-        # Of a larger k the index gives that many places, empty ones behind the documents.
+        """The k best documents for each query vector [q, dim], with their text, in one call of the index."""
+        # For a larger k the index would return empty places behind the documents.
         scores, rows = self._find(vectors, min(k, max(1, len(self.index))))
         return [self._hits_of_one(*found) for found in zip(scores.tolist(), rows.tolist(), strict=True)]
 
@@ -71,7 +71,7 @@ class VectorSearcher:
     ) -> Run:
         """The k best documents for the vector of each query [q, dim].
 
-        Beside the index this takes 36 bytes a result, and the bytes of ids longer than 15.
+        This takes 36 bytes of memory per result, and the bytes of ids that are longer than 15.
         """
         shape = (len(vectors), min(k, len(self.index)))
         scores, rows = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.int64)
@@ -86,10 +86,10 @@ class VectorSearcher:
         return self.index.search(vectors, k, self.search_params, allowed=self.allowed)
 
     def _ids(self, rows: NDArray[np.int64]) -> Ids:
-        """The document id of each row, empty for padding; each id is read once."""
+        """The document id of each row, read once. It is empty for padding."""
         documents = self.index.manifest.rows
         if documents <= rows.size:
-            # Faster than sorting, and no larger than the results. Padding, -1, is the place behind the last document.
+            # Faster than sorting, and no larger than the results. Padding is -1: the place behind the last document.
             wanted = np.zeros(documents + 1, dtype=np.bool_)
             wanted[rows] = True
             unique = np.flatnonzero(wanted[:-1])
@@ -118,10 +118,10 @@ class Searcher(VectorSearcher):
         Args:
             index: an opened index.
             encoder: encodes the queries.
-            search_params: how hard to search, the index's own defaults where None.
-            other_encoder: accept an encoder that did not build the index, as asymmetric search needs: a student
-                that was trained into the teacher's space searches the teacher's index.
-            allowed: one bool a row [n]: only rows that hold True are found; None for all.
+            search_params: search parameters. None is the index's own defaults.
+            other_encoder: whether to accept an encoder that did not build the index. A student in the teacher's vector
+                space searches the teacher's index.
+            allowed: bool [n]: only rows that are True are found. None allows all.
 
         Raises:
             UserError: the encoder is not the one the index was built with, or its vectors have another length.
@@ -144,15 +144,11 @@ class Searcher(VectorSearcher):
 
     @property
     def name(self) -> str:
-        """What it is called in tables and messages."""
+        """The name in tables and messages."""
         return "dense"
 
     def search(self, text: str, k: int = 10) -> list[Hit]:
-        """The k best documents for one query, with their text, best first; fewer where the index finds fewer.
-
-        Raises:
-            UserError: the query is empty or k is below 1.
-        """
+        """The best documents for one query, with their text."""
         query = Query("query", text)
         check_queries([query], k)
         return self.hits(self.encode([query]), k)
@@ -160,11 +156,7 @@ class Searcher(VectorSearcher):
     def search_batch(
         self, queries: Sequence[Query], k: int = 1000, progress: Progress = SILENT, tag: str = "ibkd"
     ) -> Run:
-        """The k best documents for each query, as a run whose queries stand in the order given.
-
-        Raises:
-            UserError: a query is empty, a query id appears twice, or k is below 1.
-        """
+        """The best documents for each query."""
         check_queries(queries, k)
         return self.run([query.query_id for query in queries], self.encode(queries, progress), k, progress, tag)
 
@@ -180,7 +172,7 @@ class MergedSearcher:
     """The best documents of all indexes by score. A document in several indexes keeps its best score."""
 
     def __init__(self, searchers: Sequence[Searcher]) -> None:
-        """Join searchers, at least one.
+        """Join one searcher or several.
 
         Raises:
             UserError: their indexes were made by different encoders, whose scores do not compare.
