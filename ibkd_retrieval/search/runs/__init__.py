@@ -26,13 +26,13 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One answer; two are equal where rank, score and id are.
+    """A search result. Two hits are equal if rank, score and id are.
 
     Attributes:
-        rank: counted from 1.
-        score: higher is better.
-        doc_id: the document's id.
-        source: the document, or what reads it; None where no text is stored.
+        rank: rank, counted from 1.
+        score: score. Higher is better.
+        doc_id: id of the document.
+        source: the document, or a function that reads it. None if no text is stored.
     """
 
     rank: int
@@ -42,11 +42,11 @@ class Hit:
 
     @property
     def document(self) -> Document | None:
-        """The document, read each time where it has not been: fusing thousands of answers shows ten of them."""
+        """The document. It is read each time, unless it is in memory: of thousands of fused hits only ten are shown."""
         return self.source() if callable(self.source) else self.source
 
     def read(self) -> Hit:
-        """The same answer with its document in memory."""
+        """The same hit with its document in memory."""
         return replace(self, source=self.document)
 
 
@@ -54,18 +54,17 @@ class Hit:
 class Run:
     """Ranked documents of many queries, one after the other in flat arrays.
 
-    Query number i owns `doc_ids[offsets[i]:offsets[i + 1]]` and the same slice of `scores`. The order is
-    trec_eval's: score descending, then document id descending. trec_eval compares scores as float32, so the
-    scores are held rounded to float32. `Run.from_lists` and `read_run` see to all of that; the plain constructor
-    trusts its caller.
+    The results of query i are `doc_ids[offsets[i]:offsets[i + 1]]` and the same slice of `scores`. The order is
+    trec_eval's: score descending, then document id descending. trec_eval compares scores as float32, so scores are
+    rounded to float32. `Run.from_lists` and `read_run` ensure all of that. The plain constructor checks nothing.
 
     Attributes:
         query_ids: q different ids.
         offsets: int64 [q + 1], ascending from 0.
-        doc_ids: StringDType [n], whose elements are str (see `doc_ids`); no document twice for a query.
+        doc_ids: document ids, StringDType [n] (see `doc_ids`). No document appears twice for a query.
         scores: float64 [n], finite.
-        tag: name of the system, the last column of a TREC file.
-        origin: what was searched, and how; None where that is not known.
+        tag: name of the system, which is the last column of a TREC file.
+        origin: what was searched, and how. None if it is not known.
     """
 
     query_ids: tuple[str, ...]
@@ -76,7 +75,7 @@ class Run:
     origin: RunOrigin | None = None
 
     def __len__(self) -> int:
-        """Number of queries."""
+        """The number of queries."""
         return len(self.query_ids)
 
     def __iter__(self) -> Iterator[tuple[str, Ids, Scores]]:
@@ -101,7 +100,7 @@ class Run:
         return f"<run {self.tag}: {len(self):,} queries, {len(self.doc_ids):,} results>"
 
     def to_pandas(self) -> pd.DataFrame:
-        """A table of one row a result with the columns query_id, rank, doc_id and score."""
+        """A table with a row per result and the columns query_id, rank, doc_id and score."""
         import pandas as pd
 
         counts = np.diff(self.offsets)
@@ -112,14 +111,14 @@ class Run:
     def save(self, path: Path | str, format: RunFormat = "trec") -> None:
         """Write the run to a file (`write_run`), which `read_run` reads.
 
-        What made the run goes to `PATH.metadata.yaml` beside it, where that is known.
+        If the origin of the run is known, it is written to `PATH.metadata.yaml` beside it.
 
         Args:
-            path: the file; a name that ends in `.gz` is compressed.
+            path: the file. It is compressed if the name ends in `.gz`.
             format: "trec" or "msmarco".
 
         Raises:
-            UserError: an unknown format, or an id that holds white space.
+            UserError: the format is unknown, or an id contains white space.
         """
         from ibkd_retrieval.search.runs.run_files import write_run
 
@@ -148,17 +147,17 @@ class Run:
         scores: Sequence[Sequence[float] | NDArray[Any]],
         tag: str = "ibkd",
     ) -> Run:
-        """Build a run from per-query lists in any order.
+        """Build a run from a list of results per query, in any order.
 
         Args:
             query_ids: q different ids.
-            doc_ids: per query, the ids of its documents; may be empty.
-            scores: per query, as many scores as documents, higher is better.
+            doc_ids: the ids of each query's documents. A list may be empty.
+            scores: a score for each of these documents. Higher is better.
             tag: name of the system.
 
         Raises:
             UserError: a query or a query's document appears twice, the lengths differ, a score is not finite, or an
-                id is no text.
+                id is not text.
         """
         if not len(query_ids) == len(doc_ids) == len(scores):
             raise UserError(
@@ -193,12 +192,12 @@ class Run:
 
     @classmethod
     def from_matrix(cls, query_ids: Sequence[str], doc_ids: Ids, scores: NDArray[np.float32], tag: str = "ibkd") -> Run:
-        """Build a run from what an index found, whose rows are different documents in descending order of score.
+        """Build a run from the results of an index: different documents in each row, in descending order of score.
 
         Args:
             query_ids: q different ids.
-            doc_ids: [q, k]; what stands where the score is -inf does not count.
-            scores: float32 [q, k], not increasing; -inf fills the ends of rows where fewer than k were found.
+            doc_ids: [q, k]. Ids whose score is -inf are ignored.
+            scores: float32 [q, k], not increasing. -inf fills the end of a row with fewer than k results.
             tag: name of the system.
         """
         found = scores > -np.inf
@@ -215,7 +214,7 @@ class Run:
 
 
 def as_float32(scores: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Round to float32, the precision trec_eval compares in; beyond its range gives infinity, without a warning."""
+    """Round to float32, the precision of trec_eval. Scores outside its range become infinite, without a warning."""
     with np.errstate(over="ignore"):
         return scores.astype(np.float32)
 
@@ -236,16 +235,16 @@ def in_rank_order(doc_ids: Ids, scores: NDArray[np.float32]) -> tuple[Ids, Score
 
 
 def strictly_decreasing(scores: Scores) -> NDArray[np.float32]:
-    """Lower tied scores by the smallest step that survives float32, so that every tool sees one order.
+    """Lower tied scores by the smallest step of float32, so that every tool sees the same order.
 
     Args:
         scores: float32 values [n], descending.
 
     Returns:
-        float32 [n], strictly decreasing; entry i is at most `scores[i]` unless the end of float32's range is reached.
+        float32 [n], strictly decreasing. Entry i is at most `scores[i]`, except at the end of float32's range.
     """
-    # Read as integers, floats of one sign are ordered and neighbours differ by 1. Subnormal numbers collapse to 0:
-    # some processes flush them, which would make ties of them again.
+    # Floats of one sign, read as integers, are in order, and neighbours differ by 1. Subnormal numbers become 0: some
+    # processes flush them to 0, which would make ties of them again.
     bits = (scores.astype(np.float32) + np.float32(0)).view(np.int32).astype(np.int64)
     magnitude = np.maximum((bits & 0x7FFFFFFF) - 0x007FFFFF, 0)
     keys = np.where(bits < 0, -magnitude, magnitude)

@@ -1,8 +1,8 @@
-"""Document ids by the million, 16 bytes each.
+"""Millions of document ids, in 16 bytes each.
 
-They are arrays of numpy's `StringDType`: an id of up to 15 bytes lies in the array itself, a longer one beside it; an
-element is a `str`, and comparison is that of UTF-8 bytes, as trec_eval's strcmp. A Python string takes five times as
-much. What such arrays are slow at, moving elements about, is done on `movable` ids instead.
+They are arrays of numpy's `StringDType`. An id of up to 15 bytes lies in the array itself, a longer one beside it. An
+element is a `str`. Ids compare as UTF-8 bytes, as in trec_eval's strcmp. A Python string takes five times as much
+memory. Moving elements of such arrays is slow, so it is done on `movable` ids instead.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ Movable = NDArray[np.bytes_] | NDArray[np.object_]
 
 _WORD = 8
 _WIDEST = 64
-"""Ids of more bytes are moved as Python strings."""
+"""Ids with more bytes are moved as Python strings."""
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
-"""Odd, with bits set all over: multiplication by it carries low bits to high ones."""
+"""An odd number with bits set everywhere. Multiplication by it carries low bits to high ones."""
 _HASH_BITS = 48
 _FEW = 64
-"""Among fewer ids a set finds repeated ones sooner."""
+"""Among fewer ids, a set finds repeated ones faster."""
 
 
 def as_ids(values: Sequence[str] | NDArray[Any]) -> Ids:
-    """The ids as an array of their own.
+    """Copy ids into an array.
 
     Raises:
-        UserError: an id holds half of a surrogate pair, which is no text.
+        UserError: an id contains half of a surrogate pair, which is not text.
     """
     try:
         return np.array(values, dtype=StringDType())
@@ -49,11 +49,11 @@ def empty_ids(shape: int | tuple[int, ...]) -> Ids:
 
 
 def movable(doc_ids: Ids) -> Movable:
-    """The same ids [n] in a form that is indexed and sorted ten times as fast, and larger.
+    """The same ids [n] in a larger form, which is indexed and sorted ten times as fast.
 
     Returns:
-        Bytes padded with zeros to one width, a multiple of 8, or Python strings where that is not possible (ids that
-        are not ASCII or end in a zero) or would be large. Both sort as the ids do.
+        Bytes, padded with zeros to a width that is a multiple of 8. Long ids, and ids that are not ASCII or end in a
+        zero, are Python strings instead. Both sort as the ids do.
     """
     longest = int(np.strings.str_len(doc_ids).max(initial=1))
     if longest <= _WIDEST:
@@ -67,12 +67,12 @@ def movable(doc_ids: Ids) -> Movable:
 
 
 def taken(doc_ids: Ids, places: NDArray[np.integer[Any]]) -> Ids:
-    """The ids [n] at `places`, in their shape; a third of the time of `doc_ids[places]`."""
+    """The ids [n] at `places`, in the shape of `places`. This is three times as fast as `doc_ids[places]`."""
     return movable(doc_ids).take(places).astype(StringDType())
 
 
 def hashes(ids: Movable) -> NDArray[np.int64]:
-    """48 bits for each id [n], equal for equal ids and rarely for others."""
+    """A hash of 48 bits for each id [n]. Equal ids have equal hashes, and others rarely do."""
     mask = (1 << _HASH_BITS) - 1
     if ids.dtype == object:
         return np.fromiter(map(hash, ids.tolist()), np.int64, len(ids)) & mask
@@ -84,7 +84,7 @@ def hashes(ids: Movable) -> NDArray[np.int64]:
 
 
 def any_repeated(doc_ids: Ids) -> bool:
-    """Whether one of the ids [n] equals another."""
+    """Whether two of the ids [n] are equal."""
     if len(doc_ids) > _FEW:
         keys = np.sort(hashes(movable(doc_ids)))
         if (keys[1:] != keys[:-1]).all():

@@ -1,10 +1,10 @@
 """Fusion: several runs are fused into one, by ranks or by scores.
 
-Values are those of ranx's `fuse` (`rrf`, and `wsum` after its min-max normalisation), in a fraction of its time and
-memory: thousands of queries are matched, added up and sorted at once, as arrays of keys. As ever in a run, the
-result's scores are rounded to float32, and ties are in trec_eval's order.
+Values equal those of ranx's `fuse` (`rrf`, and `wsum` after its min-max normalisation), in a fraction of its time and
+memory: thousands of queries are matched, added up and sorted at once, as arrays of keys. The scores of the result are
+rounded to float32, and ties are in trec_eval's order, as in every run.
 
-A query that some of the runs lack is fused from the others; a document that a run lacks gets nothing from it.
+A query that some runs lack is fused from the others. A document that a run lacks gets 0 from that run.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ibkd_retrieval.search.runs import Run, Scores, as_float32
 from ibkd_retrieval.search.runs.doc_ids import Ids, Movable, empty_ids, hashes, movable
 
 _CONSTANT = 60
-"""The paper's, of reciprocal rank fusion: how little the first ranks stand out."""
+"""The constant of reciprocal rank fusion, from the paper. A larger one gives the first ranks less weight."""
 _SMALLEST_RANGE = 1e-9
-"""ranx's: scores closer together than this are not spread over 0 to 1."""
+"""The constant of ranx: scores in a smaller range are not spread over 0 to 1."""
 _BLOCK_RESULTS, _BLOCK_QUERIES = 1 << 19, 1 << 15
 
 
@@ -40,9 +40,9 @@ def reciprocal_rank_fusion(
 
     Args:
         runs: two or more.
-        depth: results of each run that take part, None for all.
+        depth: number of results of each run that are fused. None fuses all.
         tag: name of the fused run.
-        weights: one a run, 1 each where None (the paper's formula).
+        weights: a weight per run. None is 1 each, which is the paper's formula.
 
     Raises:
         UserError: there are fewer than two runs, they have no query in common, or a setting is out of range.
@@ -61,13 +61,13 @@ def weighted_sum(
 ) -> Run:
     """Sum over the runs of weight x normalised score.
 
-    Each query's scores in a run are mapped from 0, the last that takes part, to 1, the first; a list of one document,
-    or of equal scores, gives 0 (as in ranx).
+    Each query's scores in a run are mapped to 0 for the last fused result and 1 for the first. A list of one document,
+    or of equal scores, gives 0, as in ranx.
 
     Args:
         runs: two or more.
-        weights: one a run, at least 0 and not all 0; only their ratio decides the order.
-        depth: results of each run that take part, None for all.
+        weights: a weight per run, at least 0 and not all 0. Only their ratio decides the order.
+        depth: number of results of each run that are fused. None fuses all.
         tag: name of the fused run.
 
     Raises:
@@ -83,7 +83,7 @@ def checked_weights(weights: Sequence[float], count: int) -> list[float]:
     """The weights of `count` runs as floats.
 
     Raises:
-        UserError: they are not one a run, or one is negative or not finite, or all are 0.
+        UserError: the number of weights is not `count`, one is negative or not finite, or all are 0.
     """
     if len(weights) != count:
         raise UserError(f"Fusion needs one weight for each of {count} runs: got {len(weights)}.")
@@ -119,7 +119,7 @@ def _min_max(run: Run, depth: int | None) -> Scores:
 
 
 def _fused(runs: Sequence[Run], parts: Sequence[Scores], depth: int | None, tag: str) -> Run:
-    """Add up the parts [n] that each run's results bring."""
+    """Add up the parts [n] of each run's results."""
     query_ids = tuple(dict.fromkeys(chain.from_iterable(run.query_ids for run in runs)))
     starts, lengths = _windows(runs, query_ids, depth)
     totals = np.append(0, np.cumsum(lengths.sum(axis=0)))
@@ -149,7 +149,7 @@ def _fused(runs: Sequence[Run], parts: Sequence[Scores], depth: int | None, tag:
 def _windows(
     runs: Sequence[Run], query_ids: Sequence[str], depth: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each query's results start in each run and how many take part, both [runs, queries]."""
+    """Where each query's results start in each run, and how many are fused. Both are [runs, queries]."""
     number_of = {query_id: number for number, query_id in enumerate(query_ids)}
     starts = np.zeros((len(runs), len(query_ids)), dtype=np.int64)
     lengths = np.zeros_like(starts)
@@ -161,13 +161,13 @@ def _windows(
 
 
 def _gathered(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The windows' places one after the other."""
+    """The places of all windows, one after the other."""
     ends = np.cumsum(lengths)
     return np.repeat(starts - ends + lengths, lengths) + np.arange(lengths.sum())
 
 
 def _ids_at(run: Run, places: NDArray[np.int64]) -> Ids:
-    """The ids at the places; those of queries that follow each other in the run are taken in one piece."""
+    """The ids at the places. Adjacent places are taken as one slice."""
     if len(places) and (np.diff(places) == 1).all():
         return run.doc_ids[places[0] : places[-1] + 1]
     return run.doc_ids[places]
@@ -179,34 +179,34 @@ def _added_up(doc_ids: Movable, parts: Scores, queries: NDArray[np.int64]) -> tu
     Args:
         doc_ids: [n].
         parts: float64 [n].
-        queries: number of the query each belongs to [n], below 2^15.
+        queries: the number of each document's query [n], below 2^15.
 
     Returns:
-        Documents, sums and queries [m], m <= n: each document of a query once, queries ascending.
+        Documents, sums and queries [m], m <= n. Each document of a query appears once, and queries ascend.
     """
     for coded in (hashes, _numbered):
         keys = coded(doc_ids) | (queries << 48)
-        # Stable, so that sums are taken in the order of the runs whatever the keys are.
+        # Stable, so that parts are added in the order of the runs, whatever the keys are.
         order = np.argsort(keys, kind="stable")
         keys, ids = keys[order], doc_ids[order]
         same = np.zeros(len(keys), dtype=bool)
         same[1:] = keys[1:] == keys[:-1]
         if (ids[same] == ids[np.flatnonzero(same) - 1]).all():
-            break  # If not, two ids share a hash: number them instead.
+            break  # Otherwise two ids share a hash, and are numbered instead.
     firsts = np.flatnonzero(~same)
     sums = np.add.reduceat(parts[order], firsts) if len(firsts) else np.empty(0)
     return ids[firsts], sums, queries[order][firsts]
 
 
 def _numbered(doc_ids: Movable) -> NDArray[np.int64]:
-    """A number for each different id."""
+    """A number for each id, equal for equal ids."""
     numbers = {doc_id: number for number, doc_id in enumerate(dict.fromkeys(doc_ids.tolist()))}
     return np.fromiter(map(numbers.__getitem__, doc_ids.tolist()), np.int64, len(doc_ids))
 
 
 def _in_rank_order(doc_ids: Movable, scores: NDArray[np.float32], queries: NDArray[np.int64]) -> tuple[Movable, Scores]:
-    """Sort by query, then score descending, then document id descending, as `ranking.in_rank_order` does one query."""
-    # Read as integers, floats of one sign are ordered; adding 0 makes one of the two zeros.
+    """Sort by query, by score descending, and by document id descending: `runs.in_rank_order` for many queries."""
+    # Floats of one sign, read as integers, are in order. Adding 0 turns -0 into 0.
     bits = (scores + np.float32(0)).view(np.int32).astype(np.int64)
     keys = (queries << 32) - np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
     order = np.argsort(keys)
@@ -221,7 +221,7 @@ def _sort_ties(doc_ids: Movable, keys: NDArray[np.int64]) -> None:
         return
     starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
     ends = np.append(starts[1:], len(keys))
-    # Ranks of two runs tie in pairs by the thousand, so pairs are turned round all at once.
+    # Ranks of two runs tie in thousands of pairs, so all pairs are swapped at once.
     pairs = starts[ends - starts == 2]
     pairs = pairs[doc_ids[pairs] < doc_ids[pairs + 1]]
     doc_ids[pairs], doc_ids[pairs + 1] = doc_ids[pairs + 1], doc_ids[pairs]

@@ -25,16 +25,21 @@ _READ_BYTES = 1 << 22
 
 
 def write_run(run: Run, path: Path | str, format: RunFormat = "trec") -> None:
-    """Write a run, whole or not at all; a name that ends in `.gz` is compressed.
+    """Write a run file, whole or not at all. It is compressed if the name ends in `.gz`.
 
-    TREC scores are strictly decreasing within a query (see `strictly_decreasing`) with the nine digits that
-    bring back the same float32; MS MARCO files hold ranks only. Queries without documents leave no line.
+    TREC scores are strictly decreasing within a query (see `strictly_decreasing`), with the nine digits that give the
+    same float32 when read. MS MARCO files hold ranks only. Queries without documents have no line.
 
     Raises:
-        UserError: an unknown format, a `.zst` name, or an id or tag that is empty or holds white space.
+        UserError: the format is unknown, the name ends in `.zst`, or an id or the tag is empty or contains white space.
 
     Example:
-        >>> write_run(read_run("run.trec"), "run.msmarco", "msmarco")  # doctest: +SKIP
+        >>> import tempfile
+        >>> run = Run.from_lists(["q1"], [["d8", "d3"]], [[0.4, 0.9]])
+        >>> path = Path(tempfile.mkdtemp()) / "run.msmarco"
+        >>> write_run(run, path, "msmarco")
+        >>> path.read_text().split()
+        ['q1', 'd3', '1', 'q1', 'd8', '2']
     """
     path = Path(path)
     _check_target(path, format)
@@ -42,7 +47,7 @@ def write_run(run: Run, path: Path | str, format: RunFormat = "trec") -> None:
     _check_one_word([run.tag], "tag")
     with atomic_write(path) as file:
         if path.suffix == ".gz":
-            # No name and no time in the header: the same run gives the same bytes.
+            # Without name and time in the header, the same run gives the same bytes.
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=5, mtime=0) as compressed:
                 _write_lines(run, compressed.write, format)
         else:
@@ -50,10 +55,10 @@ def write_run(run: Run, path: Path | str, format: RunFormat = "trec") -> None:
 
 
 def require_run_target(path: Path, format: str) -> RunFormat:
-    """Find out before a search whether its run can be written, and return the format.
+    """Check before a search that its run can be written, and return the format.
 
     Raises:
-        UserError: an unknown format, a `.zst` name, or a place that cannot be written.
+        UserError: the format is unknown, the name ends in `.zst`, or the place cannot be written.
     """
     known = _check_target(path, format)
     require_writable(path)
@@ -87,12 +92,12 @@ def _write_lines(run: Run, write: Callable[[bytes], object], kind: RunFormat) ->
 def read_run(path: Path | str) -> Run:
     r"""Read a run in TREC (six columns) or MS MARCO (three columns) format, plain, `.gz` or `.zst`.
 
-    As trec_eval does, the order comes from the scores, not from a TREC file's rank column. An MS MARCO rank
-    becomes the score -rank. A query's lines need not stand together; blank lines are skipped.
+    The order is that of the scores, as in trec_eval. The rank column of a TREC file is not read. An MS MARCO rank
+    becomes the score -rank. A query's lines need not be together. Blank lines are skipped.
 
     Raises:
-        UserError: the file cannot be read, ends early or is empty; or, naming the line, the number of columns is
-            wrong, a score is not a finite number, a rank is below 1, or a document appears twice for a query.
+        UserError: the file cannot be read, ends early or is empty. Or a line has a wrong number of columns, a score
+            that is not a finite number, a rank below 1, or a document that appears twice for its query.
 
     Example:
         >>> import tempfile
@@ -114,7 +119,7 @@ def read_run(path: Path | str) -> Run:
         read += block.count(b"\n")
         if rows is not None and len(rows.scores):
             numbers = np.array([codes.setdefault(name, len(codes)) for name in rows.query_ids], dtype=np.int32)
-            # Lines of a run are about as long as each other; where they are not, or are compressed, columns grow.
+            # Lines of a run have about the same length. If they do not, or are compressed, the columns grow.
             expected = path.stat().st_size * len(rows.scores) // len(block) * 21 // 20
             query_of.extend(numbers[rows.query_of], expected)
             doc_ids.extend(rows.doc_ids, expected)
@@ -125,7 +130,7 @@ def read_run(path: Path | str) -> Run:
 
 
 class _Column:
-    """An array that grows at its end; the memory behind the end is reserved and not yet taken."""
+    """An array that grows at its end. The memory behind the end is reserved, but not used."""
 
     def __init__(self, dtype: Any) -> None:
         self._array: NDArray[Any] = np.empty(0, dtype)
@@ -174,7 +179,7 @@ def _grouped(
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """The file's bytes in large pieces that end with a line's end, the last perhaps without one."""
+    """The bytes of the file in large blocks of whole lines."""
     try:
         with open_bytes(path) as file:
             while block := file.read(_READ_BYTES):

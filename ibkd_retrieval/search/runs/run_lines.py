@@ -17,18 +17,18 @@ from ibkd_retrieval.search.runs.doc_ids import Ids, as_ids
 # (query, document, value) columns by number of columns: TREC `qid Q0 docid rank score tag`, MS MARCO `qid docid rank`.
 _COLUMNS = {6: (0, 2, 4), 3: (0, 1, 2)}
 _END_OF_LINE = b" \0 "
-# Below this, loading the parser of large blocks takes longer than it saves.
+# For smaller blocks, loading the fast parser takes longer than it saves.
 _LARGE = 1 << 21
 
 
 class Rows(NamedTuple):
-    """Lines of a run, column by column.
+    """The lines of a run by column.
 
     Attributes:
-        query_ids: those that occur, in the order in which they do.
-        query_of: per line, the place of its query in `query_ids`, int32 [n].
-        doc_ids: StringDType [n].
-        scores: float32 [n].
+        query_ids: the query ids, in order of their first line.
+        query_of: the place of each line's query in `query_ids`, int32 [n].
+        doc_ids: document ids, StringDType [n].
+        scores: scores, float32 [n].
     """
 
     query_ids: Sequence[str]
@@ -41,23 +41,23 @@ def parse(path: Path, block: bytes, read: int, columns: int) -> Rows:
     """Parse whole lines.
 
     Args:
-        path: the file, for what is wrong with it.
+        path: the file, for error messages.
         block: the lines.
-        read: lines of the file before these.
+        read: number of lines before the block.
         columns: 6 (TREC) or 3 (MS MARCO).
 
     Raises:
-        UserError: naming the line, the number of columns is wrong, the text is not UTF-8, a score is not a finite
-            number, or a rank is below 1.
+        UserError: a line has a wrong number of columns, text that is not UTF-8, a score that is not a finite number, or
+            a rank below 1.
     """
     return _parse_at_once(block, columns) or _parse_by_line(path, block, read, columns)
 
 
 def shape(path: Path, block: bytes, read: int, tag: str) -> tuple[int, str]:
-    """Number of columns of the first line that is not blank (0: none here), and the tag it carries.
+    """The number of columns of the first line that is not blank, and its tag. 0 columns if all lines are blank.
 
     Raises:
-        UserError: the line has another number of columns than runs have.
+        UserError: the line has neither 6 nor 3 columns.
     """
     start = 0
     while start < len(block):
@@ -76,9 +76,9 @@ def shape(path: Path, block: bytes, read: int, tag: str) -> tuple[int, str]:
 
 
 def _parse_at_once(block: bytes, columns: int) -> Rows | None:
-    """Parse a large block whose columns stand one space, or one tab, apart; None where it is small or untidy.
+    """Parse a large block whose columns are separated by one space, or by one tab.
 
-    None also where anything is wrong: the parser that goes line by line has the sentence for it.
+    Returns None if the block is small, has other white space, or is wrong. `_parse_by_line` then finds the error.
     """
     if len(block) < _LARGE:
         return None
@@ -97,7 +97,7 @@ def _parse_at_once(block: bytes, columns: int) -> Rows | None:
             csv.ReadOptions(autogenerate_column_names=True),
             csv.ParseOptions(delimiter=gap.decode(), quote_char=False, ignore_empty_lines=False),
             csv.ConvertOptions(include_columns=list(kinds), column_types=kinds, null_values=[]),
-            # Arrow's own pool keeps what was freed, which doubles the memory of a large run.
+            # Arrow's own pool keeps freed memory, which doubles the memory of a large run.
             memory_pool=pa.system_memory_pool(),
         )
     except (pa.ArrowInvalid, pa.ArrowKeyError):
@@ -111,7 +111,7 @@ def _parse_at_once(block: bytes, columns: int) -> Rows | None:
 
 
 def _is_tidy(block: bytes, gap: bytes) -> bool:
-    """Whether no line is blank and no white space but single gaps and line ends stands in the block."""
+    """Whether the only white space of the block is single gaps and line ends, and no line is blank."""
     codes = np.frombuffer(block, dtype=np.uint8)
     white = codes <= ord(" ")
     marks = np.count_nonzero(codes == ord(gap)) + np.count_nonzero(codes == ord("\n"))
@@ -144,9 +144,9 @@ def _line_count(block: bytes) -> int:
 
 
 def _cells(path: Path, block: bytes, read: int, columns: int) -> tuple[NDArray[np.int64], list[list[bytes]]]:
-    """Split lines into columns; also the line number of each row."""
-    # One split of the whole block is five times as fast as one per line. The mark at each line's end proves that
-    # no line has a column too few and another one too many.
+    """Split lines into columns, and number them."""
+    # One split of the whole block is five times as fast as one per line. The mark at each line's end shows that every
+    # line has the right number of columns.
     tokens = (block.removesuffix(b"\n") + b"\n").replace(b"\n", _END_OF_LINE).split()
     width, lines = columns + 1, _line_count(block)
     if len(tokens) == width * lines and tokens[columns::width].count(_END_OF_LINE.strip()) == lines:
@@ -183,7 +183,7 @@ def _scores(path: Path, at: NDArray[np.int64], cells: Sequence[bytes], is_rank: 
 
 def _number(cell: bytes, is_rank: bool) -> float:
     try:
-        # Python reads 1_0 as ten, trec_eval as one.
+        # Python reads 1_0 as ten, and trec_eval reads it as one.
         return float("nan") if b"_" in cell else int(cell) if is_rank else float(cell)
     except (ValueError, OverflowError):
         return float("nan")

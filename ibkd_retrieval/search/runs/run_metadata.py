@@ -38,9 +38,9 @@ class RunOrigin:
 
 
 def run_metadata(run: Run, origin: RunOrigin) -> dict[str, Any]:
-    """The machine, the software, the method and the data, by the sections of the schema.
+    """The metadata of a run by the sections of the schema: the machine, the software, the method and the data.
 
-    Who made the run and why is for the user to add.
+    The user may add who made the run, and why.
     """
     from ibkd_retrieval.encoders.device import read_environment
     from ibkd_retrieval.indexing.building.memory import peak_memory_bytes
@@ -106,7 +106,7 @@ def _indexing(folder: Path, manifest: IndexManifest) -> dict[str, Any]:
 
 
 def _retrieval(options: RankerOptions, k: int) -> list[dict[str, Any]]:
-    """The stages in order, as the schema names them: what finds, what interpolates, what reranks."""
+    """The stages in order, named as in the schema: retrieval, interpolation, reranking."""
     shared = {"k": k, "filters": list(options.filters), "exclude self": options.exclude_self}
     words = options.engine if options.engine != "dense" else "bm25"
     names = ("model", "query_model", "device", "dtype", "backend", "pooling", "recall")
@@ -133,7 +133,7 @@ def _retrieval(options: RankerOptions, k: int) -> list[dict[str, Any]]:
 
 
 def metadata_path(run: Path) -> Path:
-    """Where the metadata of a run file stands: `run.trec.metadata.yaml` beside `run.trec`."""
+    """The path of a run file's metadata: `run.trec.metadata.yaml` beside `run.trec`."""
     return run.with_name(f"{run.name}.metadata.yaml")
 
 
@@ -142,14 +142,14 @@ def write_run_metadata(run: Path, metadata: Mapping[str, Any]) -> None:
 
     Args:
         run: the run file.
-        metadata: sections by the names of the schema (platform, implementation, method, ...).
+        metadata: sections by their names in the schema (platform, implementation, method, ...).
     """
     with atomic_write(metadata_path(run)) as file:
         file.write(as_yaml(metadata).encode("utf-8"))
 
 
 def as_yaml(value: Mapping[str, Any]) -> str:
-    """Block YAML with every text in double quotes, which any reader takes for what it is."""
+    """Block YAML with every text in double quotes, so that every reader reads it as text."""
     import yaml
 
     class Text(str):
