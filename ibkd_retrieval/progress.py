@@ -7,6 +7,18 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
+class About(int):
+    """A number that is estimated. It is shown with a tilde.
+
+    Example:
+        >>> f"{About(5183):,}"
+        '~5,183'
+    """
+
+    def __format__(self, how: str) -> str:
+        return f"~{int(self):{how}}"
+
+
 class Task(Protocol):
     """One running job of a known or unknown number of steps."""
 
@@ -18,7 +30,10 @@ class Progress(Protocol):
     """Where jobs report to. The command line shows bars; the library's default shows nothing."""
 
     def task(self, title: str, total: int | None, unit: str, done: int = 0) -> AbstractContextManager[Task]:
-        """Start a job of `total` steps (None: not known) counted in `unit`, `done` of them before this run."""
+        """Start a job of `total` steps counted in `unit`, `done` of them before this run.
+
+        `total` is None where it is not known, and an `About` where it is estimated.
+        """
 
     def say(self, message: str) -> None:
         """Pass on one line the user should see: a default chosen, a fallback and its cost."""

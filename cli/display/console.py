@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ibkd_retrieval.progress import About
+
 from .wording import in_options
 
 if TYPE_CHECKING:
@@ -125,6 +127,10 @@ class _Terminal:
                     progress.update(identity, advance=count, rate=shown, note=note or task.fields["note"])
 
             yield Bar()
+            task = progress.tasks[0]
+            if task.total is None or isinstance(total, About):
+                # What was not known is now.
+                progress.update(identity, total=task.completed, of=f"{task.completed:,.0f}")
 
     def _lines(self, title: str, total: int | None, unit: str, done: int) -> Iterator[Task]:
         """For output that is not a terminal: a line every ten seconds and one at the end."""
@@ -134,11 +140,13 @@ class _Terminal:
         began = last = time.monotonic()
         count_now, note_now = done, ""
 
-        def line() -> None:
+        def line(ended: bool = False) -> None:
             elapsed = time.monotonic() - began
             rate = (count_now - done) / elapsed if elapsed > 0.1 else 0.0
             left = f", {(total - count_now) / rate:.0f} s left" if total and rate and count_now < total else ""
-            of = f"/{total:,}" if total is not None else ""
+            left = "" if ended else left
+            is_known = total is not None and not (ended and isinstance(total, About))
+            of = f"/{total:,}" if is_known else ""
             speed = f", {_speed(rate, unit)}" if rate else ""
             note = f" · {note_now}" if note_now else ""
             console.print(f"{title}: {count_now:,}{of} {unit} in {elapsed:.0f} s{speed}{left}{note}", soft_wrap=True)
@@ -153,7 +161,7 @@ class _Terminal:
                     line()
 
         yield Lines()
-        line()
+        line(ended=True)
 
 
 def _speed(rate: float, unit: str) -> str:

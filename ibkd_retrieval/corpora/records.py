@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -61,6 +61,12 @@ class Corpus:
     name: str
     count: int | None
     _open: Callable[[], Iterable[Document]]
+    _estimate: Callable[[], int | None] = field(default=lambda: None, compare=False, repr=False)
+
+    @property
+    def expected(self) -> int | None:
+        """The number of documents to show beside a progress bar: `count`, or an estimate where that is unknown."""
+        return self._estimate() if self.count is None else self.count
 
     def documents(self) -> Iterator[Document]:
         """Read the documents from the start in a fixed order, one at a time."""

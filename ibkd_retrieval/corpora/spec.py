@@ -21,7 +21,14 @@ from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS, find_known, quer
 from ibkd_retrieval.corpora.columns import DOCUMENT, Fields, Reading
 from ibkd_retrieval.corpora.qrels import read_qrels
 from ibkd_retrieval.corpora.records import Corpus, Judgement, QuerySet
-from ibkd_retrieval.corpora.tabular import documents_by, is_tabular, read_documents, read_queries, text_files
+from ibkd_retrieval.corpora.tabular import (
+    documents_by,
+    expected_documents,
+    is_tabular,
+    read_documents,
+    read_queries,
+    text_files,
+)
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import absolute
 from ibkd_retrieval.progress import Progress, as_progress
@@ -82,7 +89,7 @@ def open_corpus(
         if path.is_file() and not is_tabular(path):
             next(read_documents(path))  # raises an error that lists the suffixes
         reading = Reading(DOCUMENT, str(path), fields, progress)
-        return Corpus(str(path), None, lambda: documents_by(reading, path))
+        return Corpus(str(path), None, lambda: documents_by(reading, path), lambda: expected_documents(path, fields))
     _refuse_fields(fields, spec)
     if pydocs.is_pydocs(spec):
         return pydocs.open_pydocs(spec, progress)

@@ -21,8 +21,12 @@ from __future__ import annotations
 
 import itertools
 import re
+import tempfile
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import IO, Any
 
 from ibkd_retrieval.corpora.columns import (
     AUTOMATIC,
@@ -39,7 +43,7 @@ from ibkd_retrieval.corpora.columns import (
 from ibkd_retrieval.corpora.formats import QUOTED, format_suffix, read_cells, read_lines, read_records, read_text
 from ibkd_retrieval.corpora.records import NO_FIELDS, Document, Query, checked_id
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.progress import SILENT, About, Progress
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
 
@@ -88,6 +92,65 @@ def documents_by(reading: Reading, path: Path) -> Iterator[Document]:
     """Read the documents of one file with an existing `Reading`."""
     for doc_id, title, text, fields in _read(path, reading):
         yield Document(doc_id, text, title, fields)
+
+
+_SAMPLE = 4 << 20
+"""The bytes of a file that are read to estimate how many documents it holds."""
+
+
+def expected_documents(path: Path, fields: Fields = AUTOMATIC) -> int | None:
+    """Count or estimate the documents of a file or folder, for a display. None if its beginning cannot be read.
+
+    Larger files are estimated by the documents in their first bytes, and the result is an `About`.
+
+    Args:
+        path: the file or folder.
+        fields: the user's choice of fields.
+    """
+    if path.is_dir():
+        return len(text_files(path))
+    suffix = format_suffix(path)
+    try:
+        if suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            return int(pq.read_metadata(path).num_rows)
+        with open(path, "rb") as raw:
+            file = _decompressed(path, raw)
+            sample = bytes(file.read(_SAMPLE))
+            used = raw.tell() if file is not raw else len(sample)
+            is_whole = not file.read(1)
+        if suffix == ".json" and sample.lstrip()[:1] == b"[":
+            return sum(1 for _ in read_records(path))
+        with tempfile.NamedTemporaryFile(suffix=suffix) as part:
+            part.write(sample if is_whole else sample[: sample.rfind(b"\n") + 1])
+            part.flush()
+            found = _countable(Path(part.name), fields)
+    except (OSError, EOFError, zlib.error, ValueError, UserError):
+        return None  # Whoever reads the documents is told what is wrong.
+    return (found if is_whole else About(round(found * path.stat().st_size / used))) or None
+
+
+def _decompressed(path: Path, raw: IO[bytes]) -> Any:
+    """A reader of an open file, whose place tells how much of a compressed file has been read."""
+    if path.suffix == ".gz":
+        import gzip
+
+        return gzip.GzipFile(fileobj=raw)
+    if path.suffix == ".zst":
+        import pyarrow as pa
+
+        return pa.CompressedInputStream(pa.PythonFile(raw), "zstd")
+    return raw
+
+
+def _countable(path: Path, fields: Fields) -> int:
+    """The documents of a file that may end within one."""
+    found = 0
+    with suppress(UserError):
+        for _ in documents_by(Reading(DOCUMENT, str(path), fields), path):
+            found += 1
+    return found
 
 
 def read_queries(path: Path, fields: Fields = AUTOMATIC, progress: Progress = SILENT) -> Iterator[Query]:

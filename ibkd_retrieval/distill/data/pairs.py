@@ -92,7 +92,7 @@ def judged_pairs(corpus: Corpus, queries: QuerySet, progress: Progress = SILENT)
         if judgement.relevance >= queries.relevance_level:
             wanted.setdefault(judgement.doc_id, []).append(judgement.query_id)
     found: dict[str, dict[str, None]] = {}
-    with progress.task("reading pairs", corpus.count, "documents") as task:
+    with progress.task("reading pairs", corpus.expected, "documents") as task:
         for document in corpus.documents():
             task.advance()
             for query_id in wanted.get(document.doc_id, ()):

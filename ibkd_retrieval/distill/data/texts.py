@@ -114,7 +114,7 @@ def gather_texts(
     seen: set[bytes] = set()
     reservoir: list[str] = []
     generator = np.random.default_rng(seed)
-    with progress.task("reading", corpus.count, "documents") as task:
+    with progress.task("reading", corpus.expected, "documents") as task:
         for document in corpus.documents():
             task.advance()
             content = document.content.strip()

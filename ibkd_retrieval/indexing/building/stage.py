@@ -85,7 +85,7 @@ class ShardStage:
             )
 
         with (
-            self.progress.task("Encoding documents", self.corpus.count, "documents", done) as task,
+            self.progress.task("Encoding documents", self.corpus.expected, "documents", done) as task,
             read_ahead(self._unencoded(records.copy(), whole), self.depth) as shards,
             WriteBehind(write, self.depth) as writer,
             closing(self._encoded(shards, _Watched(task, writer))) as encoded,

@@ -121,7 +121,7 @@ def texts_by_id(corpus: Corpus, index: Path, progress: Progress) -> Iterator[Tex
         database.execute("PRAGMA synchronous = OFF")
         try:
             database.execute("CREATE TABLE documents (id BLOB, value TEXT)")
-            with progress.task("Reading texts", corpus.count, "documents") as task:
+            with progress.task("Reading texts", corpus.expected, "documents") as task:
                 for document in corpus.documents():
                     value = json.dumps([document.title, document.text, dict(document.fields)])
                     database.execute("INSERT INTO documents VALUES (?, ?)", (_key(document.doc_id), value))
