@@ -117,6 +117,7 @@ def compare(asked: CompareOptions, fields: QueryFields, computing: Computation, 
     )
     if asked.output is not None:
         found.save(asked.output, progress)
+    shown.say_where_time_went()
     if shown.json:
         print_json(found.to_json())
     else:

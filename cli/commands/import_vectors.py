@@ -66,6 +66,7 @@ def import_vectors(asked: ImportOptions, config: Importing, begun: Unfinished, s
     from ibkd_retrieval.indexing import api
 
     made = api.import_vectors(**vars(asked), **vars(begun), config=config, progress=shown.progress)
+    shown.say_where_time_went()
     if shown.json:
         print_json(made.to_json())
         return

@@ -73,6 +73,7 @@ def index(
         made = api.combine(asked.from_ or list(asked.merge), asked.output, **running)
     else:
         made = api.build_index(source, asked.model, asked.output, **running)
+    shown.say_where_time_went()
     _print(made, shown.json)
 
 
@@ -82,8 +83,9 @@ def _print(made: IndexDescription, json: bool) -> None:
         return
     manifest = made.manifest
     deleted = f" ({manifest.deleted_count:,} deleted)" if manifest.deleted_count else ""
+    encoded = manifest.build.encode_seconds > 0
+    speed = f"; encoded at {manifest.build.documents_per_second:,.0f} documents/s" if encoded else ""
     stdout().print(
         f"{made.folder}: {manifest.document_count:,} documents{deleted} × {manifest.dim} dimensions, "
-        f"{manifest.factory}, {made.bytes_per_document:,.0f} bytes a document in memory; encoded at "
-        f"{manifest.build.documents_per_second:,.0f} documents/s",
+        f"{manifest.factory}, {made.bytes_per_document:,.0f} bytes a document in memory{speed}",
     )

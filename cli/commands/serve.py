@@ -10,7 +10,7 @@ from typing import Annotated
 from ..display.console import reporter
 from ..options.common import Quiet
 from ..options.declare import ADVANCED, grouped, option
-from ..options.ranking import RankingTyped, opened
+from ..options.ranking import RankingTyped, opened, say_loading
 
 LIMITS = f"{ADVANCED}: limits"
 
@@ -73,13 +73,15 @@ def serve(asked: ServeOptions, ranking: RankingTyped) -> None:
         waiting=asked.max_waiting,
         seconds=asked.timeout,
     )
+    from ibkd_retrieval.search.open import index_folder
+
+    progress = reporter(asked.quiet)
+    folders = list(asked.index) or ([] if asked.embeddings else [index_folder(None, progress)])
+    say_loading(folders, progress)
     run, is_loopback = _server()
     from ibkd_retrieval.serving.answering import served
 
-    progress = reporter(asked.quiet)
-    newest: list[list[Path] | None] = [] if asked.embeddings else [None]
-    indexes_at = [[each] for each in asked.index] or newest
-    indexes = served(opened(indexes_at, ranking, progress), asked.remember)
+    indexes = served(opened([[each] for each in folders], ranking, progress), asked.remember)
     encoders = {}
     if asked.embeddings:
         from ibkd_retrieval.serving.embeddings import load_served

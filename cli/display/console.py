@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -88,17 +89,43 @@ def reporter(quiet: bool) -> Progress:
     return SILENT if quiet else _Terminal()
 
 
+_MOST_PARTS = 4
+"""The parts of a command that `took` names; the others are summed."""
+
+
 class _Terminal:
     def __init__(self) -> None:
         from rich.console import Console
 
         self._console = Console(stderr=True, **AS_IT_IS)
+        self._began = time.monotonic()
+        self._spent: dict[str, float] = {}
+        self._open = 0
+
+    def took(self) -> str:
+        """Where the time went, in a sentence: the jobs that took longest, and the rest."""
+        whole = time.monotonic() - self._began
+        longest = sorted(self._spent.items(), key=lambda each: -each[1])[:_MOST_PARTS]
+        parts = [f"{seconds:.0f} s {title[:1].lower()}{title[1:]}" for title, seconds in longest if seconds >= 0.5]
+        named = sum(seconds for _, seconds in longest if seconds >= 0.5)
+        rest = f"{whole - named:.0f} s loading and the rest"
+        return f"took {whole:.0f} s: {', '.join([*parts, rest])}" if parts else f"took {whole:.0f} s"
 
     def say(self, message: str) -> None:
         self._console.print(harmless(in_options(message)), style="dim", soft_wrap=True)
 
     @contextmanager
     def task(self, title: str, total: int | None, unit: str, done: int = 0) -> Iterator[Task]:
+        began = time.monotonic()
+        self._open += 1
+        try:
+            yield from self._shown(title, total, unit, done)
+        finally:
+            self._open -= 1
+            if not self._open:  # A job within another is part of that.
+                self._spent[title] = self._spent.get(title, 0.0) + time.monotonic() - began
+
+    def _shown(self, title: str, total: int | None, unit: str, done: int) -> Iterator[Task]:
         if not self._console.is_terminal:
             yield from self._lines(title, total, unit, done)
             return
@@ -134,8 +161,6 @@ class _Terminal:
 
     def _lines(self, title: str, total: int | None, unit: str, done: int) -> Iterator[Task]:
         """For output that is not a terminal: a line every ten seconds and one at the end."""
-        import time
-
         console = self._console
         began = last = time.monotonic()
         count_now, note_now = done, ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ibkd_retrieval.errors import UserError
@@ -89,12 +90,18 @@ class Output:
     json: Annotated[bool, flag("Print one JSON object.", "--json")] = False
     quiet: Quiet = False
 
-    @property
+    @cached_property
     def progress(self) -> Progress:
         """Where jobs report to."""
         from ..display.console import reporter
 
         return reporter(self.quiet)
+
+    def say_where_time_went(self) -> None:
+        """Say how long the command took, and what took longest."""
+        took = getattr(self.progress, "took", None)
+        if took is not None:
+            self.progress.say(took())
 
 
 @dataclass(frozen=True)

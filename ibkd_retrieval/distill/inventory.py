@@ -150,8 +150,7 @@ def _student(folder: Path) -> Listed:
 
 
 def _index(folder: Path) -> Listed | None:
-    from ibkd_retrieval.indexing.format.manifest import read_manifest
-    from ibkd_retrieval.indexing.importing.folder import UNNAMED_MODEL
+    from ibkd_retrieval.indexing.format.manifest import UNNAMED_MODEL, read_manifest
 
     try:
         made = read_manifest(folder)

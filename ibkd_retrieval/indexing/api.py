@@ -132,6 +132,7 @@ def append(
     config = _on_device(IndexConfig.of(config, "append", **options), progress)
     folder = folder_of(index)
     begun = read_manifest(folder).encoder
+    begun.refuse_unnamed(folder)
     model = _model(begun.name if model is None else model, config.encoding)
     opened = open_corpus(corpus, progress)
     encoder, memory, processes = prepare_encoding(model, config.encoding.like(begun), opened, progress)

@@ -113,6 +113,7 @@ def _append(
     progress: Progress,
 ) -> IndexManifest:
     manifest = read_manifest(folder)
+    manifest.encoder.refuse_unnamed(folder)
     recorded = manifest.encoder.former_hash
     recognise_former(encoder, recorded, lambda: open_contents(folder).sample(), f"The index {folder}", progress.say)
     given = EncoderRecord.of(encoder)

@@ -47,7 +47,7 @@ class IndexDescription:
             "type": made.family,
             "factory string": made.factory,
             "vectors": made.vector_format,
-            "model": made.encoder.name,
+            "model": made.encoder.called,
             "corpus": made.corpus.name,
             "bytes a document in memory": f"{self.bytes_per_document:,.0f}",
             "bytes on disk": f"{made.disk_bytes:,}",
@@ -57,7 +57,9 @@ class IndexDescription:
     @property
     def whole(self) -> dict[str, Any]:
         """The manifest, with files and shards counted instead of listed."""
-        return dataclasses.asdict(self.manifest) | {
+        whole = dataclasses.asdict(self.manifest)
+        whole["encoder"]["name"] = self.manifest.encoder.called
+        return whole | {
             "files": f"{len(self.manifest.files)} files, {self.manifest.disk_bytes:,} bytes",
             "shards": len(self.manifest.shards),
         }

@@ -246,8 +246,8 @@ class StoredIndex(IndexContents):
         if queries.ndim != 2 or queries.shape[1] != self.manifest.dim:
             raise UserError(
                 f"The query vectors have shape {queries.shape}, the index in {self.folder} holds vectors of "
-                f"{self.manifest.dim} dimensions: search it with the model it was made with, "
-                f"{self.manifest.encoder.name}, or one that shares its vector space."
+                f"{self.manifest.dim} dimensions: search it with the model it was made with "
+                f"({self.manifest.encoder.called}), or one that shares its vector space."
             )
         if not np.isfinite(queries).all():
             raise UserError("A query vector is not finite (NaN or infinity): the model that made it is damaged.")

@@ -30,13 +30,21 @@ if TYPE_CHECKING:
 
 
 def index_folder(given: Path | None, progress: Progress) -> Path:
-    """The given index, or the newest one, which a message names."""
-    from ibkd_retrieval.indexing.format.manifest import newest_index
+    """The given index, or the newest of this folder's own, which a message names.
+
+    Those of a suite, which lie one level deeper, and of the quickstart are taken only if there are no others.
+    """
+    from ibkd_retrieval.indexing.format.manifest import finished_indexes
 
     if given is not None:
         return given
-    folder = newest_index(INDEXES)
-    progress.say(f"index {folder} (the newest in {INDEXES}/; name another with `index`)")
+    found = finished_indexes(INDEXES)
+    own = [each for each in found if each[0].parent == INDEXES and not each[0].name.startswith("quickstart-")]
+    folder, made = (own or found)[0]
+    progress.say(
+        f"index {folder} (the newest in {INDEXES}/: {made.document_count:,} documents, made "
+        f"{made.created[:16].replace('T', ' ')} UTC; name another with `index`)"
+    )
     return folder
 
 
@@ -228,6 +236,7 @@ def query_encoder(index: StoredIndex, options: RankerOptions, known: dict[str, E
     made_by = index.manifest.encoder
     if options.query_model is None and options.model is None and made_by.weight_hash in known:
         return known[made_by.weight_hash]
+    made_by.refuse_unnamed(index.folder)
     from ibkd_retrieval.encoders.autotune.choice import sample_texts
 
     load = partial(

@@ -52,7 +52,7 @@ class ServedIndex:
     @classmethod
     def of(cls, name: str, ranker: Ranker, manifest: IndexManifest) -> ServedIndex:
         """Describe an index by its manifest."""
-        encoder = PurePath(manifest.encoder.name).name
+        encoder = PurePath(manifest.encoder.called).name
         return cls(name, ranker, manifest.document_count, encoder, manifest.dim, manifest.family)
 
 

@@ -25,6 +25,13 @@ def test_indexing_without_a_model_takes_the_newest_student(chain):
     assert chain.said["index"].out.startswith(f"indexes/{chain.student_index.name}: 200 documents × 8 dimensions")
 
 
+def test_training_says_what_its_figures_are_and_when_the_dev_figure_was_taken(chain):
+    said = chain.said["distill"].err
+    assert said.count("keep is the keep term") == said.count("hsic is the forgetting term") == 1
+    assert "(before training)" in said or "(after step " in said
+    assert "took " in said
+
+
 def test_a_remark_is_one_line_in_a_log(chain):
     assert f"type flat → indexes/{chain.student_index.name}\n" in chain.said["index"].err
 
@@ -207,3 +214,21 @@ def test_a_compressed_index_of_few_documents_is_flat_and_says_so(shell, chain, b
     answer = shell.must("index", "--corpus", beir, "--model", chain.student, "--type", "ivf-pq", "--json")
     assert "200 documents are too few to train an ivf-pq index" in answer.err
     assert json.loads(answer.out)["family"] == "flat"
+
+
+def test_the_newest_index_is_one_of_the_folders_own_and_its_line_says_what_it_is(shell, chain):
+    import shutil
+
+    own = shell.folder / "indexes" / "mine"
+    for place, created in (
+        (own, "2026-01-02T03:04:05Z"),
+        *((own.parent / each, "2026-05-06T07:08:09Z") for each in ("quickstart-student-flat", "suite/one")),
+    ):
+        shutil.copytree(chain.student_index, place)
+        manifest = json.loads((place / "index.json").read_text()) | {"created": created}
+        (place / "index.json").write_text(json.dumps(manifest))
+    asked = ("search", "river", "--model", chain.student)
+    line = "index indexes/mine (the newest in indexes/: 200 documents, made 2026-01-02 03:04 UTC; name another with"
+    assert f"{line} --index)" in shell.must(*asked).err
+    shutil.rmtree(own)
+    assert "index indexes/suite/one (the newest" in shell.must(*asked).err

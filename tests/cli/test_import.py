@@ -162,3 +162,23 @@ def test_a_model_is_exported_as_onnx_graphs(shell, teacher):
         answer = shell(*wrong)
         assert answer.code == 2
         assert says in answer.err
+
+
+def test_a_model_that_was_not_named_is_never_shown_and_texts_are_refused_in_a_sentence(shell, beir):
+    np.save(shell.folder / "v.npy", np.eye(4, dtype=np.float32))
+    (shell.folder / "ids.txt").write_text("a\nb\nc\nd\n")
+    said = [shell.must("import", "v.npy", "--ids", "ids.txt", "--output", "indexes/i")]
+    said += [shell.must("info"), shell.must("info", "indexes/i"), shell.must("index", "--from", "indexes/i")]
+    refused = [
+        shell("search", "a", "b"),
+        shell("eval", "--index", "indexes/i", "--queries", beir),
+        shell("serve", "--index", "indexes/i", "--port", 0),
+        shell("index", "--append", "--corpus", beir, "--output", "indexes/i"),
+    ]
+    for answer in refused:
+        assert answer.code == 2
+        assert "imported without the model of its vectors" in answer.err
+        assert "`ibkd import --model MODEL`" in answer.err
+    assert not [each for each in (*said, *refused) if "(not named)" in each.out + each.err]
+    assert "vectors only" in said[1].out
+    assert "documents/s" not in said[3].out

@@ -50,6 +50,7 @@ def refuses_connections(port):
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_a_server_answers_and_ends_on_a_signal_with_what_is_under_way_finished(folder, web, ending):
     process, port = started(folder, "--index", "first", "--index", "second")
+    assert read_until(process, process.stderr.fileno(), b"\n").startswith(b"loading first: 200 documents, model ")
     try:
         body = json.dumps({"query": "river bank", "k": 3}).encode()
         with socket.create_connection(("127.0.0.1", port), timeout=30) as begun:

@@ -34,7 +34,15 @@ if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder
 
 LOG_EVERY = 10
-_SHOWN = ("loss", "keep", "regression", "contrast", "soft", "hsic")
+_TERMS = {
+    "loss": "what is minimised",
+    "keep": "the keep term, how far the student's vectors are from the teacher's",
+    "regression": "one minus the cosine to the teacher's vector",
+    "contrast": "queries against the passages of others",
+    "soft": "divergence from the soft labels",
+    "hsic": "the forgetting term, how much of the input the vectors still hold",
+}
+"""The parts of a loss that are shown, in order, and what each is."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,7 @@ class TrainingLoop:
         self.identity = json.loads(json.dumps(identity))
         self.history: list[DevPoint] = []
         self.done, self.seconds, self.ended = 0, 0.0, False
+        self._explained = False
         self.best = BestWeights(run.modules)
         checkpoints = list_checkpoints(stage.folder)
         if stage.resume and checkpoints:
@@ -179,7 +188,7 @@ class TrainingLoop:
         try:
             with self.progress.task(title, self.pace.steps, "steps", done=self.done) as task:
                 while self.done < self.pace.steps and not self.ended:
-                    task.advance(1, self._step(self.done))
+                    task.advance(1, self._step(self.done, title))
         finally:
             if self.log is not None:
                 self.log.close()
@@ -190,7 +199,7 @@ class TrainingLoop:
         speed = self.done * self.pace.texts_per_step / max(self.seconds, 1e-9)
         return LoopResult(value, tuple(self.history), self.seconds, speed)
 
-    def _step(self, step: int) -> str:
+    def _step(self, step: int, title: str) -> str:
         began = time.perf_counter()
         at_end = step == self.pace.steps - 1
         logged = step % LOG_EVERY == 0 or at_end
@@ -205,8 +214,14 @@ class TrainingLoop:
         if logged:
             rate = self.done * self.pace.texts_per_step / max(self.seconds, 1e-9)
             self._write({"step": step, "texts_per_second": rate} | values)
-            shown = " ".join(f"{key} {values[key]:.4g}" for key in _SHOWN if key in values)
-            note = f"{shown} · {rate:.0f} texts/s · dev {self.dev.metric} {self.history[-1].value:.4f}"
+            parts = [key for key in _TERMS if key in values]
+            if not self._explained:
+                self.progress.say(f"{title}: {'; '.join(f'{key} is {_TERMS[key]}' for key in parts)}")
+                self._explained = True
+            shown = " ".join(f"{key} {values[key]:.4g}" for key in parts)
+            last = self.history[-1]
+            at = f"after step {last.step}" if last.step else "before training"
+            note = f"{shown} · {rate:.0f} texts/s · dev {self.dev.metric} {last.value:.4f} ({at})"
         if at_end or self.ended or self.done % self.pace.training.checkpoint_every == 0:
             self._save()
         return note

@@ -118,6 +118,9 @@ def compare(
     corpora = plan_systems(_indexes(index), parse_sweeps(sweep))
     if len(corpora[0].systems) < 2 and baseline is None:
         raise UserError(TOO_FEW)
+    named = {each.folder: each.manifest for corpus in corpora for each in corpus.systems if each.variant is None}
+    for folder, manifest in named.items():
+        progress.say(f"loading {folder}: {manifest.document_count:,} documents, model {manifest.encoder.called}")
     pairs = open_query_sets(corpora, _listed(queries), _listed(qrels), progress)
     if not pairs[0][1].judgements:
         if metrics or bars:

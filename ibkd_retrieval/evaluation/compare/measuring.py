@@ -122,14 +122,14 @@ def time_documents(data: ComparedData, measuring: Measuring, progress: Progress 
     step = index.manifest.rows // wanted
     sample = [index.document(row).content for row in islice(range(0, index.manifest.rows, step), wanted)]
     keys = {str(number): key for number, key in enumerate(encoders)}
-    with progress.task("Timing encoders", None, "encoders") as task:
+    with progress.task("Timing encoders", measuring.rounds * len(encoders), "runs") as task:
         found = time_encoding(
             {number: encoders[key].encode for number, key in keys.items()},
             sample,
             rounds=measuring.rounds,
             seed=measuring.seed,
+            done=task.advance,
         )
-        task.advance(len(encoders))
     return DocumentTimes(wanted, {keys[number]: seconds for number, seconds in found.items()})
 
 
@@ -163,20 +163,23 @@ def measure(
     rng = np.random.default_rng(measuring.seed)
     drawn = rng.choice(len(texts), min(measuring.latency_queries, len(texts)), replace=False)
     batch = [texts[place % len(texts)] for place in range(measuring.batch)]
-    with progress.task(f"Timing queries of {data.name}", None, "systems") as task:
+    # One at a time, and once in a batch.
+    timings = measuring.rounds * len(data.searchers) * (len(drawn) + 1)
+    with progress.task(f"Timing queries of {data.name}", timings, "timings") as task:
         queries = time_queries(
             {name: _query_path(searcher) for name, searcher in data.searchers.items()},
             [texts[place] for place in drawn],
             rounds=measuring.rounds,
             seed=measuring.seed,
+            done=task.advance,
         )
         batches = time_encoding(
             {name: _batch_path(searcher) for name, searcher in data.searchers.items()},
             batch,
             rounds=measuring.rounds,
             seed=measuring.seed,
+            done=task.advance,
         )
-        task.advance(len(data.searchers))
     return {
         name: Measured(
             encoder=encoder_figures(searcher),

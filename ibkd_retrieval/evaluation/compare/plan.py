@@ -192,7 +192,7 @@ def _label(system: PlannedSystem) -> str:
     """What the encoder is called."""
     if system.source.name is not None:
         return system.source.name
-    model = short_model_name(system.manifest.encoder.name)
+    model = short_model_name(system.manifest.encoder.called)
     return model if system.source.query_model is None else f"{short_model_name(system.source.query_model)} on {model}"
 
 

@@ -95,13 +95,16 @@ def tradeoff_curves(
         return dict.fromkeys(data.searchers, ())
     count = len(data.used_queries)
     drawn = np.random.default_rng(seed).choice(count, min(queries, count), replace=False)
-    timings = time_queries(
-        {f"{place} {name}": _path(searcher, rankings[name]) for (name, place), searcher in points.items()},
-        [str(row) for row in drawn],
-        rounds=rounds,
-        warmup=2,
-        seed=seed,
-    )
+    steps = rounds * len(drawn) * len(points)
+    with progress.task(f"Timing search parameters on {data.name}", steps, "timings") as task:
+        timings = time_queries(
+            {f"{place} {name}": _path(searcher, rankings[name]) for (name, place), searcher in points.items()},
+            [str(row) for row in drawn],
+            rounds=rounds,
+            warmup=2,
+            seed=seed,
+            done=task.advance,
+        )
     curves: dict[str, list[TradeoffPoint]] = {name: [] for name in data.searchers}
     with progress.task(f"Trying search parameters on {data.name}", len(points), "settings") as task:
         first = next(iter(rankings.values())).runs[OVERLAP_DEPTH]

@@ -51,6 +51,7 @@ def time_queries(
     warmup: int = 10,
     seed: int = 0,
     clock: Clock = time.perf_counter,
+    done: Callable[[], None] = lambda: None,
 ) -> dict[str, QueryTimings]:
     """Time single queries through several systems, taking turns query by query.
 
@@ -64,6 +65,7 @@ def time_queries(
         warmup: queries answered by each system before timing starts.
         seed: of the order.
         clock: seconds.
+        done: called after each timing, while no clock runs.
 
     Raises:
         UserError: no systems, no queries, or fewer than one round.
@@ -81,6 +83,7 @@ def time_queries(
         end = clock()
         found[name].encode[turn, place] = middle - start
         found[name].search[turn, place] = end - middle
+        done()
     return found
 
 
@@ -139,6 +142,7 @@ def time_encoding(
     rounds: int = 5,
     seed: int = 0,
     clock: Clock = time.perf_counter,
+    done: Callable[[], None] = lambda: None,
 ) -> dict[str, Seconds]:
     """Time the work on a sample of texts, the systems taking turns round by round; a part of it warms up before.
 
@@ -148,6 +152,7 @@ def time_encoding(
         rounds: timed runs per system.
         seed: of the order within a round.
         clock: seconds.
+        done: called after each timing, while no clock runs.
 
     Returns:
         Seconds [rounds, 1] by name.
@@ -163,6 +168,7 @@ def time_encoding(
         start = clock()
         encode(documents)
         found[name][turn] = max(clock() - start, 1e-9)
+        done()
     return found
 
 

@@ -37,6 +37,10 @@ HASH_VERSION = 2
 """The weight hash includes every setting that decides a vector. Version 1 included a few."""
 
 
+UNNAMED_MODEL = "(not named)"
+"""The model name in the manifest of an index whose vectors were imported without their model. It is never shown."""
+
+
 @dataclass(frozen=True)
 class EncoderRecord:
     """The encoder of the vectors. The fields are those of `encoders.protocol.TextEncoder`.
@@ -71,6 +75,23 @@ class EncoderRecord:
             backend=getattr(encoder, "backend", "torch"),
             hash_version=HASH_VERSION,
         )
+
+    @property
+    def called(self) -> str:
+        """The name as it is shown: "none" if the vectors were imported without their model."""
+        return "none" if self.name == UNNAMED_MODEL else self.name
+
+    def refuse_unnamed(self, folder: Path) -> None:
+        """Refuse to encode texts for an index whose vectors were imported without their model.
+
+        Raises:
+            UserError: the model is not named.
+        """
+        if self.name == UNNAMED_MODEL:
+            raise UserError(
+                f"The index {folder} was imported without the model of its vectors, so it can be searched by vectors "
+                "only: import them again with `import_vectors(model=MODEL)`."
+            )
 
     @property
     def former_hash(self) -> str:
@@ -279,6 +300,15 @@ def newest_index(folder: Path | str) -> Path:
     Raises:
         UserError: there is no finished index.
     """
+    return finished_indexes(folder)[0][0]
+
+
+def finished_indexes(folder: Path | str) -> list[tuple[Path, IndexManifest]]:
+    """The finished indexes below `folder`, at most two levels down, with their manifests. The newest comes first.
+
+    Raises:
+        UserError: there is none.
+    """
     folder = Path(folder)
     found = []
     for pattern in (f"*/{MANIFEST}", f"*/*/{MANIFEST}"):
@@ -286,12 +316,12 @@ def newest_index(folder: Path | str) -> Path:
             if any(part.startswith(".") for part in path.relative_to(folder).parts):
                 continue  # One that is being made.
             try:
-                found.append((read_manifest(path.parent).created, path.parent))
+                found.append((path.parent, read_manifest(path.parent)))
             except UserError:
                 continue  # Another program's file, or one a reader of that very folder will be told about.
     if not found:
         raise UserError(f"There is no finished index below {folder}: make one with `build_index(corpus=CORPUS)`.")
-    return max(found)[1]
+    return sorted(found, key=lambda each: (each[1].created, each[0]), reverse=True)
 
 
 def _check(manifest: IndexManifest) -> None:

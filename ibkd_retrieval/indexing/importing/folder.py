@@ -22,16 +22,13 @@ from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Family, family_named
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import LineStore
-from ibkd_retrieval.indexing.format.manifest import EncoderRecord, IndexManifest, write_manifest
+from ibkd_retrieval.indexing.format.manifest import UNNAMED_MODEL, EncoderRecord, IndexManifest, write_manifest
 from ibkd_retrieval.indexing.format.shards import ShardRecord, document_from_json, is_intact, read_records, write_shard
 from ibkd_retrieval.indexing.format.vectors import check_format, pack
 from ibkd_retrieval.indexing.format.writing import only_writer, working_folder
 from ibkd_retrieval.indexing.importing import BLOCK_ROWS, ForeignVectors, VectorBlock
 from ibkd_retrieval.indexing.importing.documents import TextsById, texts_by_id
 from ibkd_retrieval.progress import SILENT, Progress, Task
-
-UNNAMED_MODEL = "(not named)"
-"""The model name in the manifest of an index without a model."""
 
 UNIT_TOLERANCE = 1e-3
 """How far from 1 a length may lie: float16 vectors come within 3e-4."""
