@@ -77,10 +77,11 @@ def serve(asked: ServeOptions, ranking: RankingTyped) -> None:
 
     progress = reporter(asked.quiet)
     folders = list(asked.index) or ([] if asked.embeddings else [index_folder(None, progress)])
+    from ibkd_retrieval.serving.answering import names_apart, served
+
+    names_apart(folders)  # Refuses one that was given twice, before any is loaded.
     say_loading(folders, progress)
     run, is_loopback = _server()
-    from ibkd_retrieval.serving.answering import served
-
     indexes = served(opened([[each] for each in folders], ranking, progress), asked.remember)
     encoders = {}
     if asked.embeddings:
