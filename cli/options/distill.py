@@ -262,6 +262,15 @@ OPTIONS: dict[str, Any] = {
             choices=("auto", "float32", "bfloat16"),
         ),
     ],
+    "memory": Annotated[
+        str | None,
+        option(
+            "Most memory that training takes, such as 2GB: batches are encoded in chunks, with the same gradients.",
+            panel=COMPUTING,
+            default="2GB on a CPU, more if the models need it; no limit on a GPU",
+            metavar="SIZE",
+        ),
+    ],
     "seed": Annotated[int, seed_option(_RUN)],
 }
 

@@ -146,6 +146,9 @@ class TrainingConfig:
             weights are kept. 0 trains to the end and keeps the last weights.
         checkpoint_every: steps between checkpoints, for both stages.
         dtype: "auto", "float32" or "bfloat16": the number format of the computation. Weights stay in float32.
+        memory: memory limit of a process in bytes, or text such as "2GB", for both stages. On a GPU it limits the
+            GPU's memory. Batches are encoded in chunks that keep within it, with the gradients of the whole batch. None
+            is 2 GB on a CPU, or more if the models need it, and no limit on a GPU.
         seed: random seed of initialisation, order, bank and draws.
     """
 
@@ -162,6 +165,7 @@ class TrainingConfig:
     patience: int = usual(0)
     checkpoint_every: int = usual(100)
     dtype: str = "auto"
+    memory: int | None = None
     seed: int = 0
 
 
@@ -328,14 +332,19 @@ class DistillConfig:
         """The settings of stage 1 as plain values, as `ibkd.json` and checkpoints record them."""
         terms = ("temperature", "hsic_weight", "hsic_bandwidth", "hsic_estimator", "regression_weight")
         found = {name: self.value(name) for name in _DISTILLING}
-        found["dims"] = list(self.student.dims)
+        found |= {"dims": list(self.student.dims)} | self._memory_record()
         return found | {"objective_settings": {name: self.value(name) for name in terms}}
 
     def finetuning_record(self) -> dict[str, Any]:
         """The settings of stage 2, likewise."""
         own = {name: getattr(self.finetuning, name) for name in (*FINETUNE_PREFIXED, *_FINETUNING)}
         shared = {name: self.value(name) for name in _BOTH_STAGES}
-        return own | shared | {"mining": asdict(self.finetuning.mining), "dims": list(self.student.dims)}
+        mining = {"mining": asdict(self.finetuning.mining), "dims": list(self.student.dims)}
+        return own | shared | mining | self._memory_record()
+
+    def _memory_record(self) -> dict[str, int]:
+        """The memory limit, if there is one. It decides how sums are rounded."""
+        return {} if self.training.memory is None else {"memory": self.training.memory}
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain values. Data given from Python is recorded by its name or its type."""

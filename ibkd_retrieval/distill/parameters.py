@@ -14,6 +14,7 @@ from typing import Any, get_args, get_origin
 from ibkd_retrieval.distill.objectives import OBJECTIVES, WITHOUT_PROJECTION
 from ibkd_retrieval.encoders.device import DTYPES
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.building.memory import parse_size
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list"}
 
@@ -84,6 +85,10 @@ def _ranks(value: Any) -> tuple[int, int] | None:
         raise UserError(f"`negative_ranks` {value}: give a range of ranks such as 10-100.") from error
 
 
+def _size(value: Any) -> Any:
+    return value if value is None else parse_size(str(value))
+
+
 def _bandwidth(value: Any) -> Any:
     if not isinstance(value, str) or value == "median":
         return value
@@ -103,6 +108,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "soft_labels": _model,
     "layers": _layers,
     "dims": _dims,
+    "memory": _size,
     "negative_ranks": _ranks,
     "hsic_bandwidth": _bandwidth,
 }

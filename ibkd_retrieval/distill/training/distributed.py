@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -192,21 +192,28 @@ def share(n: int) -> slice:
     return slice(dist.get_rank() if count() > 1 else 0, n, count())
 
 
-def gather(part: torch.Tensor, n: int) -> torch.Tensor:
-    """The rows of all processes [n, d], of which this one brings those of its `share`.
+def gather(parts: Sequence[torch.Tensor], rows: Sequence[NDArray[np.int64]], n: int) -> torch.Tensor:
+    """The vectors of all processes [n, d], without gradient.
 
-    Gradient flows into the own rows only. Every process computes the whole loss L(s_1, ..., s_n), so its backward pass
-    gives dL/ds_i ds_i/dw summed over its own i, and the sum over processes is the whole gradient.
+    Every process computes the whole loss L(s_1, ..., s_n), so its backward pass gives dL/ds_i ds_i/dw summed over its
+    own i, and the sum over processes is the whole gradient.
+
+    Args:
+        parts: vectors of this process, chunk by chunk.
+        rows: their rows. All processes together have every row once.
+        n: number of all rows.
     """
     import torch
 
-    if count() == 1:
-        return part
-    own = torch.arange(n, device=part.device)[share(n)]
+    if count() == 1 and len(parts) == 1:
+        return parts[0]
     # Each row is a vector from one process plus zeros from the others: exact, and the shares may differ in size.
-    whole = part.new_zeros((n, part.shape[1])).index_copy_(0, own, part.detach())
-    _reduce(whole)
-    return whole.index_copy(0, own, part)
+    whole = parts[0].new_zeros((n, parts[0].shape[1]))
+    for part, own in zip(parts, rows, strict=True):
+        whole[torch.from_numpy(own).to(whole.device)] = part
+    if count() > 1:
+        _reduce(whole)
+    return whole
 
 
 def sum_gradients(student: Iterable[torch.nn.Parameter], objective: Iterable[torch.nn.Parameter] = ()) -> None:

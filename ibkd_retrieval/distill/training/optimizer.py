@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from ibkd_retrieval.distill.objectives.base import LossTerms
+    from ibkd_retrieval.distill.training.chunks import EncodedBatch
 
 
 def adamw(rates: Iterable[tuple[torch.nn.Parameter, float]], weight_decay: float) -> torch.optim.Optimizer:
@@ -31,8 +32,7 @@ def adamw(rates: Iterable[tuple[torch.nn.Parameter, float]], weight_decay: float
 
 def backward(
     terms: LossTerms,
-    encoded: torch.Tensor,
-    vectors: torch.Tensor,
+    encoded: EncodedBatch,
     share: int,
     times: StepTimes,
     *,
@@ -43,9 +43,8 @@ def backward(
     The two backward passes are one, parted where the student ends so that each can be timed.
 
     Args:
-        terms: the loss of `vectors`.
-        encoded: what the student gave [n, d].
-        vectors: the same, detached, with gradient.
+        terms: the loss of the vectors.
+        encoded: the student's vectors.
         share: batches a step, whose losses are averaged.
         times: the clock.
         detailed: whether to measure the watched terms' gradient norms too.
@@ -53,11 +52,11 @@ def backward(
     with times.part("objective"):
         values = loss_figures(terms)
     if detailed:
-        values |= watched_gradients(terms, vectors, times)
+        values |= watched_gradients(terms, encoded.vectors, times)
     with times.part("objective"):
         (terms.total / share).backward()  # type: ignore[no-untyped-call]
     with times.part("student"):
-        encoded.backward(vectors.grad)  # type: ignore[no-untyped-call]
+        encoded.backward()
     return values
 
 

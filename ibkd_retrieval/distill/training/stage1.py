@@ -22,6 +22,7 @@ from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.log import StepTimes
 from ibkd_retrieval.distill.training.loop import LoopResult, Pace, StageRun, TrainingLoop
 from ibkd_retrieval.distill.training.optimizer import adamw, backward, finish_step, set_rates
+from ibkd_retrieval.encoders.device import give_freed_memory_back
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.students import principal_directions
 from ibkd_retrieval.errors import UserError
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from ibkd_retrieval.distill.objectives.projection import Projection
 
-_START_SAMPLE = 4_096
+_START_SAMPLE, _START_BATCH = 4_096, 256
 _DIRECTIONS_SAMPLE = 32_768
 
 
@@ -63,6 +64,7 @@ class TrainingRun:
     ) -> None:
         import torch
 
+        from ibkd_retrieval.distill.training.chunks import ChunkedStudent, fixed_bytes, plan_chunks
         from ibkd_retrieval.distill.training.student_module import StudentModule
 
         settings, objective = config.training, config.objective
@@ -104,6 +106,12 @@ class TrainingRun:
         rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
         rates += [(p, objective.projection_learning_rate) for p in self.objective.parameters() if p.requires_grad]
         self.optimizer = adamw(rates, settings.weight_decay)
+        give_freed_memory_back()
+        n = settings.batch_size
+        scores = n * (n + min(settings.bank_size, len(self.bank_rows)))
+        fixed = fixed_bytes(self.modules.values(), cache.teacher, texts, self.token_ids, scores)
+        plan = plan_chunks(self.module, self.token_ids, n, settings.memory, fixed)
+        self.student = ChunkedStudent(self.module, self.token_ids, plan)
 
     rate_name = "learning_rate"
 
@@ -146,19 +154,11 @@ class TrainingRun:
             stretch_output(self.module.model, match(student, teacher @ directions.T).astype(np.float32))
 
     def _student_vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        import torch
-
-        student = []
-        with torch.no_grad():
-            for start in range(0, len(positions), 256):
-                features = self.token_ids.features(self.module.model, positions[start : start + 256])
-                student.append(self.module(features)[0].cpu().numpy())
-        return np.concatenate(student)
+        parts = range(0, len(positions), _START_BATCH)
+        return np.concatenate([self.student.vectors(positions[start : start + _START_BATCH]) for start in parts])
 
     def step(self, number: int, *, detailed: bool) -> dict[str, float]:
         """Run one optimiser step and return its figures; the watched terms' gradient norms when `detailed`."""
-        from ibkd_retrieval.distill.training.student_module import encode_batch
-
         settings = self.config.training
         times = StepTimes(self.device, active=detailed)
         factor = set_rates(self.optimizer, number, settings.steps, settings.warmup)
@@ -167,13 +167,12 @@ class TrainingRun:
         for batch_number in range(number * settings.accumulate, (number + 1) * settings.accumulate):
             positions = self.schedule.batch(batch_number)
             with times.part("student"):
-                encoded, inputs = encode_batch(self.module, self.token_ids, positions)
-            vectors = encoded.detach().requires_grad_(True)
+                encoded = self.student.encode(positions)
             with times.part("teacher"):
-                batch = self._batch(batch_number, positions, vectors, inputs, times)
+                batch = self._batch(batch_number, positions, encoded.vectors, encoded.inputs, times)
             with times.part("objective"):
                 terms: LossTerms = self.objective(batch)
-            batches.append(backward(terms, encoded, vectors, settings.accumulate, times, detailed=detailed))
+            batches.append(backward(terms, encoded, settings.accumulate, times, detailed=detailed))
         values = finish_step(self.optimizer, batches, self.module, self.objective, times)
         return values | {"learning_rate": settings.learning_rate * factor} | times.figures()
 

@@ -22,6 +22,7 @@ from ibkd_retrieval.distill.training.log import StepTimes
 from ibkd_retrieval.distill.training.loop import LoopResult, Pace, StageRun, TrainingLoop
 from ibkd_retrieval.distill.training.optimizer import adamw, backward, finish_step, set_rates
 from ibkd_retrieval.encoders.cross_encoder import check_cross_encoder
+from ibkd_retrieval.encoders.device import give_freed_memory_back
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import Progress
 
@@ -43,9 +44,11 @@ class FinetuneRun:
         config: DistillConfig,
         labels: SoftLabels | None,
         progress: Progress,
+        teacher: object = None,
     ) -> None:
         import torch
 
+        from ibkd_retrieval.distill.training.chunks import ChunkedStudent, fixed_bytes, plan_chunks
         from ibkd_retrieval.distill.training.student_module import StudentModule
 
         settings, training = config.finetuning, config.training
@@ -60,6 +63,11 @@ class FinetuneRun:
         self.modules: dict[str, torch.nn.Module] = {"student": student}
         rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
         self.optimizer = adamw(rates, training.weight_decay)
+        give_freed_memory_back()
+        n = settings.batch_size * (2 + settings.negatives)
+        fixed = fixed_bytes(self.modules.values(), teacher, texts.texts, self.token_ids, n * n)
+        plan = plan_chunks(self.module, self.token_ids, n, training.memory, fixed)
+        self.student = ChunkedStudent(self.module, self.token_ids, plan)
 
     rate_name = "finetune_learning_rate"
 
@@ -68,10 +76,6 @@ class FinetuneRun:
 
     def step(self, number: int, *, detailed: bool) -> dict[str, float]:
         """Run one optimiser step and return its figures; the forgetting term's gradient norm when `detailed`."""
-        import torch
-
-        from ibkd_retrieval.distill.training.student_module import encode_batch
-
         settings, training = self.config.finetuning, self.config.training
         times = StepTimes(str(self.module.model.device), active=detailed)
         factor = set_rates(self.optimizer, number, settings.steps, training.warmup)
@@ -81,15 +85,10 @@ class FinetuneRun:
             drawn = self.schedule.batch(batch_number)
             batch = self.texts.draw(drawn, settings.negatives, training.seed, batch_number)
             with times.part("student"):
-                queries, query_inputs = encode_batch(self.module, self.token_ids, batch.queries)
-                passages, passage_inputs = encode_batch(self.module, self.token_ids, batch.passages)
-                encoded, inputs = torch.cat([queries, passages]), None
-                if query_inputs is not None and passage_inputs is not None:
-                    inputs = torch.cat([query_inputs, passage_inputs])
-            vectors = encoded.detach().requires_grad_(True)
+                encoded = self.student.encode(batch.queries, batch.passages)
             with times.part("objective"):
-                terms = self._terms(vectors, inputs, batch, times)
-            batches.append(backward(terms, encoded, vectors, training.accumulate, times, detailed=detailed))
+                terms = self._terms(encoded.vectors, encoded.inputs, batch, times)
+            batches.append(backward(terms, encoded, training.accumulate, times, detailed=detailed))
         values = finish_step(self.optimizer, batches, self.module, None, times)
         return values | {"learning_rate": settings.learning_rate * factor} | times.figures()
 
@@ -197,7 +196,7 @@ def finetune_student(
     texts = PairTexts(pairs.pairs)
     with ranks.in_turn():
         labels, labelled_by = _labels(cache, texts, config, str(student.device), stage.progress)
-    run = FinetuneRun(student, texts, config, labels, stage.progress)
+    run = FinetuneRun(student, texts, config, labels, stage.progress, cache.teacher)
     identity: dict[str, Any] = {
         "finetuning": config.finetuning_record(),
         "pairs": pairs.fingerprint,

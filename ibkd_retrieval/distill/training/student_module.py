@@ -8,18 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ibkd_retrieval.distill.student import check_freezing
-from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.encoders.device import choose_dtype
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.students import is_static
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
     from torch import Tensor
-
-    from ibkd_retrieval.distill.data.batches import TokenIds
 
 
 class StudentModule(torch.nn.Module):
@@ -129,12 +124,3 @@ class StudentModule(torch.nn.Module):
         for module in list(self.model)[1:]:
             out = module(out)
         return torch.nn.functional.normalize(out["sentence_embedding"], dim=-1)
-
-
-def encode_batch(
-    module: StudentModule, token_ids: TokenIds, positions: NDArray[np.int64]
-) -> tuple[Tensor, Tensor | None]:
-    """What `module` gives for the texts at `positions` [n], each process encoding its share of them."""
-    n = len(positions)
-    vectors, inputs = module(token_ids.features(module.model, positions[ranks.share(n)]))
-    return ranks.gather(vectors, n), None if inputs is None else ranks.gather(inputs, n)
