@@ -69,8 +69,6 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Take the steps of one case."""
     import torch
 
-    from step_time import RandomVectors  # type: ignore[import-not-found]
-
     from ibkd_retrieval.corpora.spec import open_corpus
     from ibkd_retrieval.distill.data.texts import TrainingTexts
     from ibkd_retrieval.distill.recipe import DistillSettings, StudentPlan
@@ -81,6 +79,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     from ibkd_retrieval.encoders.loading import load_sentence_transformer
     from ibkd_retrieval.indexing.building.memory import parse_size, resident_bytes
     from ibkd_retrieval.progress import SILENT
+    from step_time import RandomVectors  # type: ignore[import-not-found]
 
     torch.set_num_threads(1)
     keep_freed_memory()
