@@ -261,12 +261,28 @@ def _teachers(
     models = {config.teacher[0]: first} | {
         name: load_sentence_transformer(name, device=device) for name in config.teacher[1:]
     }
-    encoders = [Encoder(copy.deepcopy(model), name, dtype=config.training.dtype) for name, model in models.items()]
+    pairs = [_whole_and_cut(name, model, config.training) for name, model in models.items()]
+    encoders = [whole for whole, _ in pairs]
     with ranks.in_turn():
-        caches = [open_cache(name, model, config.training, cache_root) for name, model in models.items()]
+        caches = [_cache_of(reader, name, cache_root) for (_, reader), name in zip(pairs, models, strict=True)]
     if len(encoders) == 1:
         return encoders[0], caches[0]
     return JointTeacher(encoders), JointCache(caches, JointTeacher([cast(Encoder, each.teacher) for each in caches]))
+
+
+def _whole_and_cut(name: str, model: SentenceTransformer, settings: TrainingConfig) -> tuple[Encoder, Encoder]:
+    """A teacher with its own length, and one that reads no more of a text than the student. They share the weights."""
+    own = model.max_seq_length
+    # A static model has no length limit.
+    length = settings.max_length if own is None else min(settings.max_length, own)
+    if is_static(model) or length == own:
+        whole = Encoder(model, name, dtype=settings.dtype)
+        return whole, whole
+    model.max_seq_length = length
+    cut = weight_hash(model)
+    model.max_seq_length = own
+    whole = Encoder(model, name, dtype=settings.dtype)
+    return whole, whole.shortened(length, cut)
 
 
 def open_cache(name: str, model: SentenceTransformer, settings: TrainingConfig, root: Path) -> TeacherCache:
@@ -274,16 +290,17 @@ def open_cache(name: str, model: SentenceTransformer, settings: TrainingConfig, 
 
     Args:
         name: name of the teacher.
-        model: the teacher. Its maximum length is changed.
-        settings: they give the maximum length and the dtype.
+        model: the teacher. It is converted in place.
+        settings: the recipe, which gives the maximum length and the dtype.
         root: folder of all caches.
 
     Raises:
         UserError: the folder is not a cache of this teacher at this length.
     """
-    if not is_static(model):  # A static model has no length limit.
-        model.max_seq_length = min(settings.max_length, model.max_seq_length or settings.max_length)
-    reader = Encoder(model, name, dtype=settings.dtype)
+    return _cache_of(_whole_and_cut(name, model, settings)[1], name, root)
+
+
+def _cache_of(reader: Encoder, name: str, root: Path) -> TeacherCache:
     return TeacherCache(root / f"{short_model_name(name)}-{reader.weight_hash[:12]}-{reader.dtype}", reader)
 
 

@@ -239,6 +239,23 @@ class Encoder:
             cut_to_length(other._model)
         return other
 
+    def shortened(self, max_length: int, weight_hash: str) -> Encoder:
+        """Return the same model, with the same weights in memory, that reads fewer tokens of a text.
+
+        Args:
+            max_length: the most tokens to read of a text.
+            weight_hash: the weight hash of the model with this length, taken before its transformer was converted.
+        """
+        other = copy.copy(self)
+        weights = (*self._model.parameters(), *self._model.buffers())
+        other._model = copy.deepcopy(self._model, {id(tensor): tensor for tensor in weights})
+        other._model.max_seq_length = other.max_length = max_length
+        other.weight_hash = other.former_hash = weight_hash
+        other._tokenizing = threading.Lock()
+        other._recent, other._recent_lock = {}, threading.Lock()
+        cut_to_length(other._model)
+        return other
+
     def __repr__(self) -> str:
         """Return the name, the number of dimensions and the backend configuration in one line."""
         return f"<encoder {self.name}: {self.dim} dimensions, {self.backend} {self.dtype} on {self.device}>"

@@ -40,6 +40,7 @@ class JointTeacher:
         self.dim = sum(encoder.dim for encoder in encoders)
         self.max_length = max(encoder.max_length for encoder in encoders)
         self.pooling = first.pooling
+        self.model_bytes = sum(encoder.model_bytes for encoder in encoders)
         self.dtype, self.device = first.dtype, first.device
         kinds: tuple[Kind, Kind] = ("query", "document")
         self.prompts: Mapping[str, str] = {kind: " | ".join(e.prompts[kind] for e in encoders) for kind in kinds}
