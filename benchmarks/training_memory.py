@@ -70,14 +70,15 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from ibkd_retrieval.corpora.spec import open_corpus
+    from ibkd_retrieval.distill.config import DistillConfig
     from ibkd_retrieval.distill.data.texts import TrainingTexts
-    from ibkd_retrieval.distill.recipe import DistillSettings, StudentPlan
+    from ibkd_retrieval.distill.defaults import decided
     from ibkd_retrieval.distill.student import initial_student
     from ibkd_retrieval.distill.teacher.cache import TeacherCache
     from ibkd_retrieval.distill.training.stage1 import TrainingRun
     from ibkd_retrieval.encoders.device import keep_freed_memory
     from ibkd_retrieval.encoders.loading import load_sentence_transformer
-    from ibkd_retrieval.indexing.building.memory import parse_size, resident_bytes
+    from ibkd_retrieval.indexing.building.memory import resident_bytes
     from ibkd_retrieval.progress import SILENT
     from step_time import RandomVectors  # type: ignore[import-not-found]
 
@@ -89,19 +90,16 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     # Twice as many words as tokens are read: every text is as long as can be.
     texts = tuple(text for text in documents if len(text.split()) >= given.max_length)
     texts = tuple(f"{copy} {text}" for copy in range(-(-batch // len(texts))) for text in texts)
-    settings = DistillSettings(
-        batch_size=batch,
-        max_length=given.max_length,
-        learning_rate=1e-3,
-        freeze_embeddings=True,
-        dtype=dtype,
-        memory=None if memory is None else parse_size(memory),
+    config = decided(
+        DistillConfig().with_parameters(
+            batch_size=batch, max_length=given.max_length, learning_rate=1e-3, dtype=dtype, memory=memory
+        )
     )
     teacher = load_sentence_transformer(str(given.models_dir / given.teacher), device="cpu")
-    student = initial_student(StudentPlan(layers=2), teacher, given.teacher, "cpu")
+    student = initial_student(config.student, teacher, given.teacher, "cpu")
     with tempfile.TemporaryDirectory() as folder:
         cache: Any = TeacherCache(Path(folder) / "cache", RandomVectors())  # type: ignore[arg-type]
-        run = TrainingRun(student, cache, TrainingTexts(texts, ()), settings, SILENT)
+        run = TrainingRun(student, cache, TrainingTexts(texts, ()), config, SILENT)
         before, seconds, cpu = resident_bytes(), [], []
         for number in range(STEPS if times == 1 else 1):
             began, used = time.perf_counter(), time.process_time()

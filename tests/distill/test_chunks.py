@@ -13,11 +13,10 @@ from ibkd_retrieval.distill.data.batches import PairTexts
 from ibkd_retrieval.distill.data.pairs import TrainingPair
 from ibkd_retrieval.distill.data.texts import TrainingTexts
 from ibkd_retrieval.distill.dev_metric import neighbour_dev
-from ibkd_retrieval.distill.recipe import ObjectiveSettings
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.training.checkpoint import list_checkpoints
 from ibkd_retrieval.distill.training.chunks import ChunkedStudent, ChunkPlan, fixed_bytes, graph_bytes, plan_chunks
-from ibkd_retrieval.distill.training.loop import TrainingLoop
+from ibkd_retrieval.distill.training.loop import StageRun, TrainingLoop
 from ibkd_retrieval.distill.training.stage1 import TrainingRun, train_student
 from ibkd_retrieval.distill.training.stage2 import FinetuneRun
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
@@ -69,7 +68,7 @@ def same(whole, chunked):
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_distilling_in_chunks_has_the_gradients_of_the_whole_batch(tmp_path, bert, teacher, plan):
     cache = TeacherCache(tmp_path / "cache", teacher)
-    terms = {"objective": "ibkd", "objective_settings": ObjectiveSettings(hsic_weight=1.0)}
+    terms = {"objective": "ibkd", "hsic_weight": 1.0}
     same(stage1(bert, cache, **terms), stage1(bert, cache, plan, **terms))
     accumulated = terms | {"accumulate": 2}
     same(stage1(bert, cache, **accumulated), stage1(bert, cache, plan, **accumulated))
@@ -115,7 +114,7 @@ def test_a_run_in_chunks_resumes_bit_for_bit(tmp_path, bert, teacher, monkeypatc
     def train(name, resume=False):
         student = student_from_layers(load_sentence_transformer(str(bert)), 2)
         recipe = settings(memory=memory)
-        train_student(student, cache, TEXTS, dev, recipe, tmp_path / name, "two layers", resume=resume)
+        train_student(student, cache, TEXTS, dev, recipe, StageRun(tmp_path / name, "two layers", resume))
         return student.state_dict()
 
     wanted = train("whole")
@@ -146,20 +145,21 @@ from pathlib import Path
 import numpy as np, torch
 from helpers.tiny_models import sentences
 from ibkd_retrieval.distill.data.texts import TrainingTexts
-from ibkd_retrieval.distill.recipe import DistillSettings
+from ibkd_retrieval.distill.config import DistillConfig
+from ibkd_retrieval.distill.defaults import decided
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.training.stage1 import TrainingRun
 from ibkd_retrieval.encoders.device import keep_freed_memory
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
-from ibkd_retrieval.indexing.building.memory import parse_size, peak_memory_bytes
+from ibkd_retrieval.indexing.building.memory import peak_memory_bytes
 from ibkd_retrieval.progress import SILENT
 torch.set_num_threads(1)
 keep_freed_memory()
 model, folder, memory = sys.argv[1:]
 texts = TrainingTexts(tuple(sentences(520, longest=90)), ())
 teacher = TeacherCache(Path(folder), Encoder.load(model, device="cpu", dtype="float32"))
-recipe = DistillSettings(batch_size=512, bank_size=0, max_length=64, dtype="float32", memory=parse_size(memory))
+recipe = decided(DistillConfig().with_parameters(batch_size=512, max_length=64, dtype="float32", memory=memory))
 run = TrainingRun(load_sentence_transformer(model), teacher, texts, recipe, SILENT)
 run.step(0, detailed=False)
 print(peak_memory_bytes())
