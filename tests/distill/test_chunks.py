@@ -159,7 +159,8 @@ keep_freed_memory()
 model, folder, memory = sys.argv[1:]
 texts = TrainingTexts(tuple(sentences(520, longest=90)), ())
 teacher = TeacherCache(Path(folder), Encoder.load(model, device="cpu", dtype="float32"))
-recipe = decided(DistillConfig().with_parameters(batch_size=512, max_length=64, dtype="float32", memory=memory))
+given = {"batch_size": 512, "max_length": 64, "learning_rate": 1e-4, "dtype": "float32", "memory": memory}
+recipe = decided(DistillConfig().with_parameters(**given))
 run = TrainingRun(load_sentence_transformer(model), teacher, texts, recipe, SILENT)
 run.step(0, detailed=False)
 print(peak_memory_bytes())
@@ -172,7 +173,7 @@ def test_the_peak_of_a_process_keeps_within_the_memory(tmp_path):
 
     def peak(memory):
         program = [sys.executable, "-c", PROGRAM, str(model), str(tmp_path / "cache")]
-        done = subprocess.run([*program, memory], capture_output=True, text=True, env=environment(), timeout=300)
+        done = subprocess.run([*program, memory], capture_output=True, text=True, env=environment(), timeout=900)
         assert done.returncode == 0, done.stderr
         return int(done.stdout.split()[-1])
 

@@ -35,7 +35,7 @@ LIBRARIES = 700_000_000
 """Memory of torch, transformers and the rest of the program, in bytes."""
 _CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 2048, 65_536
 # Memory by that of the intermediate results: the backward pass adds gradients, and the heap has gaps.
-_OF_CHUNK, _OF_KEPT, _OF_WHOLE = 2.0, 1.3, 1.75
+_OF_CHUNK, _OF_KEPT, _OF_WHOLE = 2.0, 1.1, 1.75
 # Matrices of similarities that a loss holds at once: logits, their softmax and gradients, and kernels.
 _SCORES = 8
 
