@@ -37,6 +37,7 @@ TORCH_MODULES = {
     "ibkd_retrieval/encoders/backends/lean.py",
     "ibkd_retrieval/encoders/backends/packing.py",
     "ibkd_retrieval/distill/teacher/soft_labels.py",
+    "ibkd_retrieval/distill/training/chunks.py",
     "ibkd_retrieval/distill/training/student_module.py",
     "ibkd_retrieval/distill/objectives/baselines.py",
     "ibkd_retrieval/distill/objectives/crd.py",
