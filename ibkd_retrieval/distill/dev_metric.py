@@ -18,7 +18,7 @@ DocumentEncoder = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 class Dev(Protocol):
-    """A held-out measure of an encoder. Larger is better."""
+    """A dev set with its metric. Higher is better."""
 
     @property
     def name(self) -> str:

@@ -94,7 +94,12 @@ def without_forgetting(config: DistillConfig, progress: Progress) -> DistillConf
 
 
 class FinishedModel(NamedTuple):
-    """A model to save, and the map [D, d] from its vectors to the teacher's space where it has a space of its own."""
+    """A model to save.
+
+    Attributes:
+        model: the model.
+        to_teacher: map [D, d] from its vectors to the teacher's space, for a student with its own vector space.
+    """
 
     model: SentenceTransformer
     to_teacher: NDArray[np.float32] | None
@@ -105,18 +110,18 @@ def finished_model(
 ) -> FinishedModel:
     """Copy the student and put W where the configuration wants it.
 
-    In the teacher's space, W stands behind the student. In its own, training compared W s, not s, so the
-    student's inner products would miss what W stretches. The polar decomposition W = Q M parts it into a
-    stretch M [d, d], which joins the student's last linear layer, and an isometry Q [D, d], which changes no
-    cosine and is left out: cos(M s, M s') = cos(W s, W s') exactly, in d dimensions.
+    In the teacher's space, W follows the student. In a space of its own, the student's inner products would lack the
+    stretching by W, because training compared W s and not s. The polar decomposition W = Q M gives a stretch M [d, d],
+    which is merged into the student's last linear layer, and an isometry Q [D, d], which changes no cosine and is left
+    out. So cos(M s, M s') = cos(W s, W s') exactly, in d dimensions.
 
     Args:
-        student: the trained model; left as it is.
-        projection: W [D, d]; None where the objective compares the student's vectors as they are.
+        student: the trained model. It is not changed.
+        projection: W [D, d], or None if the objective has no W.
         config: its `output_space` decides.
 
     Raises:
-        UserError: the teacher's space is asked for and the objective has no W.
+        UserError: the output space is the teacher's, and the objective has no W.
     """
     import copy
 
@@ -132,7 +137,7 @@ def finished_model(
         model.append(Normalize())
         return FinishedModel(model, None)
     left, sizes, right = np.linalg.svd(projection.astype(np.float64), full_matrices=False)
-    # The size of M cancels in every cosine; divided out, the layer's weights stay near the size they were trained at.
+    # The scale of M cancels in every cosine. Without it, the layer's weights keep about the scale of training.
     stretch = (right.T * (sizes / sizes.max())) @ right
     if not np.allclose(stretch, np.eye(len(stretch)), atol=1e-5):
         stretch_output(model, stretch.astype(np.float32))
@@ -140,7 +145,7 @@ def finished_model(
 
 
 def ends_in_linear(model: SentenceTransformer) -> bool:
-    """Whether a linear layer stands right before the model's final normalisation, as a static table does."""
+    """Whether the layer before the model's final normalisation is linear. A static table is."""
     import torch
     from sentence_transformers.sentence_transformer.modules import Dense
 
@@ -151,7 +156,7 @@ def ends_in_linear(model: SentenceTransformer) -> bool:
 
 
 def stretch_output(model: SentenceTransformer, stretch: NDArray[np.float32]) -> None:
-    """Multiply what the final normalisation reads by `stretch`: inside the linear layer before it, if there is one."""
+    """Multiply the input of the final normalisation by `stretch`: in the linear layer before it, if there is one."""
     import torch
 
     if ends_in_linear(model):

@@ -25,29 +25,29 @@ if TYPE_CHECKING:
     from ibkd_retrieval.distill.data.texts import TrainingTexts
 
 
-# Texts tokenised at a time: a tokenizer's own records are some hundred bytes a token.
+# Texts tokenised at a time. A tokenizer's own records take some hundred bytes per token.
 _WINDOW = 8192
 
 
 class TokenIds:
-    """Token ids text by text, in one array."""
+    """The token ids of all texts, in one array of a few bytes per token."""
 
     def __init__(self, parts: Sequence[NDArray[np.int32]], lengths: Sequence[int], prompts: NDArray[np.int64]) -> None:
-        """Join `parts`, whose texts have `lengths` tokens, the first `prompts` of which pooling leaves out."""
+        """Join `parts`. Their texts have `lengths` tokens, of which pooling leaves out the first `prompts`."""
         self.prompts = prompts
         self._ids = np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
         self._ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each text, [n]."""
+        """The number of tokens of each text, [n]."""
         return np.diff(self._ends, prepend=0)
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def features(self, model: SentenceTransformer, positions: NDArray[np.int64]) -> dict[str, Any]:
-        """The texts at `positions` as the student module reads them."""
+        """The texts at `positions` as input of the student module."""
         import torch
 
         if is_static(model):
@@ -96,7 +96,7 @@ def training_tokens(
                     window = part[start : start + _WINDOW]
                     ids = tokenize(student, window, prompt, first=start)
                     if static:
-                        # A static model has no limit of its own to set.
+                        # A static model has no length limit to set.
                         ids = [one[:max_length] for one in ids]
                     lengths += [len(one) for one in ids]
                     parts.append(np.fromiter((token for one in ids for token in one), dtype=np.int32))
@@ -107,19 +107,19 @@ def training_tokens(
     return TokenIds(parts, lengths, np.concatenate(prompts))
 
 
-# Most batches sorted together by length: larger means less padding and less mixing.
+# Maximum number of batches sorted together by length. A larger number means less padding and less mixing.
 _GROUP = 32
-# Groups in an epoch, where it has as many batches: in a single one, sorting would undo the draw, and the same texts
-# would meet in every epoch.
+# Minimum number of groups in an epoch that has as many batches. With a single group, sorting would undo the random
+# order, and the same texts would be together in every epoch.
 _LEAST_GROUPS = 8
 
 
 class BatchSchedule:
-    """Endless epochs of length-grouped batches.
+    """Endless epochs of batches of similar length.
 
     Args:
-        lengths: tokens of each text [n].
-        batch_size: texts per step. Each epoch leaves out a random remainder that does not fill a batch.
+        lengths: number of tokens of each text [n].
+        batch_size: texts per batch. Each epoch leaves out a random remainder that does not fill a batch.
         seed: random seed of all draws.
     """
 
@@ -132,7 +132,7 @@ class BatchSchedule:
         self._batches: list[NDArray[np.int64]] = []
 
     def batch(self, step: int) -> NDArray[np.int64]:
-        """Positions of the texts of a step counted from 0, [batch_size]."""
+        """The positions [batch_size] of the texts of a batch. Batches are counted from 0."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._batches = epoch, self._draw(epoch)
@@ -146,7 +146,7 @@ class BatchSchedule:
 
     def _draw(self, epoch: int) -> list[NDArray[np.int64]]:
         generator = np.random.default_rng([self._seed, 0, epoch])
-        # Cut before sorting: what is left over are then not always the longest texts.
+        # Cut before sorting. Otherwise the longest texts would always be left over.
         order = generator.permutation(len(self._lengths))[: self.steps_per_epoch * self._batch_size]
         group = self._batch_size * max(1, min(_GROUP, self.steps_per_epoch // _LEAST_GROUPS))
         batches: list[NDArray[np.int64]] = []
@@ -159,14 +159,14 @@ class BatchSchedule:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """One step's queries and passages, as positions among the texts.
+    """The queries and passages of a batch, as positions among the texts.
 
     Attributes:
-        queries: [n].
-        passages: [n + m]: the positive of each query, then all hard negatives.
-        owner: [n + m]: which of the n queries a passage was drawn for.
-        answers: bool [n, n + m]: passage j answers query i though it was drawn for another, or is a copy of its
-            positive: no negative of it.
+        queries: positions of the queries [n].
+        passages: positions of the passages [n + m]: the positive of each query, then all hard negatives.
+        owner: the query that each passage was drawn for [n + m], from 0 to n - 1.
+        answers: bool [n, n + m]: whether passage j answers query i, though it was drawn for another query or is a copy
+            of the positive. Such a passage is not a negative.
     """
 
     queries: NDArray[np.int64]
@@ -176,10 +176,12 @@ class PairBatch:
 
 
 class PairTexts:
-    """The texts of pairs, each once, and the pairs as positions among them.
+    """The distinct texts of pairs, and the pairs as positions among these.
 
     Attributes:
-        texts: passages, then queries.
+        texts: passages as documents, then queries.
+        positives: positions of the positives of each pair.
+        negatives: positions of the negatives of each pair.
     """
 
     def __init__(self, pairs: Sequence[TrainingPair]) -> None:
@@ -193,7 +195,7 @@ class PairTexts:
         self.negatives = [np.array([passages[text] for text in pair.negatives], dtype=np.int64) for pair in pairs]
 
     def draw(self, chosen: NDArray[np.int64], negatives: int, seed: int, step: int) -> PairBatch:
-        """One positive and up to `negatives` negatives for each chosen pair."""
+        """Draw a positive and up to `negatives` negatives for each chosen pair."""
         generator = np.random.default_rng([seed, 5, step])
         positives = np.array([generator.choice(self.positives[pair]) for pair in chosen], dtype=np.int64)
         drawn = [

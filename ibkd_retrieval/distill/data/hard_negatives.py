@@ -54,14 +54,14 @@ def mine_negatives(
     Args:
         pairs: the training pairs. A positive or a copy of it is never a negative.
         corpus: the corpus in which negatives are mined.
-        teacher: the teacher, which ranks the corpus.
+        teacher: the teacher that ranks the corpus.
         folder: folder of the index and the negatives.
         settings: the ranks and scores of negatives.
         progress: receives progress reports.
         exclude: texts that must not be negatives, because they are part of the dev set.
 
     Returns:
-        The file that lists them (`with_negatives`).
+        The file of the negatives, for `with_negatives`.
     """
     index = _teacher_index(corpus, teacher, folder, progress)
     left_out = sorted({text.strip() for text in exclude})
@@ -89,7 +89,7 @@ def with_negatives(pairs: PairSet, path: Path) -> PairSet:
         path: the file from `mine_negatives`.
     """
     mined = []
-    # Many queries share a negative; its text is held once.
+    # Many queries share a negative. Its text is held once.
     texts: dict[str, str] = {}
     with open(path, encoding="utf-8", newline="\n") as file:
         for pair, line in zip(pairs.pairs, file, strict=True):
@@ -114,9 +114,9 @@ def _teacher_index(corpus: Corpus, teacher: TextEncoder, folder: Path, progress:
 
 
 class _Answers:
-    """The teacher's vectors of positives, part by part; those that answer a query of a later part too are kept.
+    """The teacher's vectors of positives, part by part. Vectors that a later part needs are kept.
 
-    In some collections a passage answers hundreds of queries; where each has its own, nothing is held.
+    In some collections a passage answers hundreds of queries. If each query has its own passages, nothing is kept.
     """
 
     def __init__(self, pairs: PairSet, teacher: TextEncoder) -> None:
@@ -125,13 +125,13 @@ class _Answers:
         self._known: dict[str, NDArray[np.float32]] = {}
 
     def of(self, part: PairSet) -> dict[str, NDArray[np.float32]]:
-        """Vectors [D] by text of all positives of the next part."""
+        """The vectors [D] of all positives of the next part, by text."""
         wanted = self._uses(part)
         new = [text for text in wanted if text not in self._known]
         self._known.update(zip(new, self.teacher.encode(new, "document"), strict=True))
         found = {text: self._known[text] for text in wanted}
         self._left -= wanted
-        # Copies, so that one that is kept does not keep the others of its part.
+        # Copies, because a view would keep the vectors of the whole part.
         self._known = {text: vector.copy() for text, vector in self._known.items() if text in self._left}
         return found
 
@@ -165,7 +165,7 @@ def _below(
     index: StoredIndex,
     settings: MiningSettings,
 ) -> list[Negative]:
-    """The results of one query in the window of ranks, but those left out and what scores above `ceiling`."""
+    """The results of one query within the ranks, without those in `left_out` and those that score above `ceiling`."""
     found = []
     for rank in range(settings.first, len(rows) + 1):
         row, score = int(rows[rank - 1]), float(scores[rank - 1])

@@ -18,12 +18,12 @@ from ibkd_retrieval.progress import SILENT, Progress
 
 @dataclass(frozen=True)
 class TrainingPair:
-    """One query with its passages.
+    """A query with its passages.
 
     Attributes:
-        query: its text.
+        query: text of the query.
         positives: texts of passages that answer it, at least one.
-        negatives: texts of passages that do not, though they look as if; may be empty.
+        negatives: texts of similar passages that do not answer it. May be empty.
     """
 
     query: str
@@ -33,14 +33,14 @@ class TrainingPair:
 
 @dataclass(frozen=True)
 class PairSet:
-    """Pairs by the name the user gave."""
+    """Training pairs, under the name that the user gave."""
 
     name: str
     pairs: tuple[TrainingPair, ...]
 
     @property
     def fingerprint(self) -> str:
-        """A hex digest of all texts in their order."""
+        """A hex digest of all texts, in order."""
         digest = hashlib.sha256()
         for pair in self.pairs:
             for part in ((pair.query,), pair.positives, pair.negatives):
@@ -49,13 +49,13 @@ class PairSet:
 
     @property
     def has_negatives(self) -> bool:
-        """Whether every query already has negatives of its own."""
+        """Whether every query has negatives already."""
         return all(pair.negatives for pair in self.pairs)
 
     def without(self, texts: Collection[str]) -> PairSet:
         """Remove `texts` from the pairs, because they are part of the dev set.
 
-        A pair whose query is among them goes, and so does one that has no other positive.
+        A pair is dropped if its query is among them, or if no positive is left.
 
         Raises:
             UserError: no pair is left.
@@ -80,9 +80,9 @@ class PairSet:
 
 
 def judged_pairs(corpus: Corpus, queries: QuerySet, progress: Progress = SILENT) -> PairSet:
-    """The judged queries of a set with the documents judged relevant to them.
+    """The judged queries of a set, with the documents judged relevant to them.
 
-    Queries of the same text are one pair, as in `read_pairs`: what answers one answers the other.
+    Queries with the same text are one pair, as in `read_pairs`.
 
     Raises:
         UserError: no query has a relevant document in the corpus.
@@ -111,10 +111,10 @@ def judged_pairs(corpus: Corpus, queries: QuerySet, progress: Progress = SILENT)
 
 
 def pairs_of(source: Iterable[Any]) -> PairSet:
-    """Pairs from Python: (query, passage), or dicts with the keys of `read_pairs`. The same query is one pair.
+    """Pairs from Python: (query, passage), or dicts with the keys of `read_pairs`.
 
     Raises:
-        UserError: there is none, or one is something else; the sentence has its position.
+        UserError: there is no pair, or an entry is not one.
     """
 
     def records() -> Iterator[tuple[str, Any]]:
@@ -127,12 +127,12 @@ def pairs_of(source: Iterable[Any]) -> PairSet:
 
 
 def read_pairs(path: Path) -> PairSet:
-    """Read pairs from a JSONL file: `query`, `passage`, and `negatives` as a list of texts where there are any.
+    """Read pairs from a JSONL file with `query`, `passage`, and optionally a list of `negatives`.
 
     Lines with the same query are one pair with several positives.
 
     Raises:
-        UserError: a line is malformed, or there is none.
+        UserError: a line is malformed, or the file has no pair.
     """
     return _joined(str(path), ((f"{path}, line {number}", _parsed(line)) for number, line in read_lines(path)))
 

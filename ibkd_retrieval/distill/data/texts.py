@@ -1,4 +1,4 @@
-"""The unlabelled text a student learns from."""
+"""The unlabelled text that a student learns from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ibkd_retrieval.progress import SILENT, Progress
 
 
 def text_keys(texts: Sequence[str], prompt: str = "") -> NDArray[np.uint64]:
-    """128-bit hashes of prompt + text, [n, 2]; equal texts have equal keys."""
+    """128-bit hashes of prompt + text, [n, 2]. Equal texts have equal keys."""
     out = np.empty((len(texts), 2), dtype=np.uint64)
     for row, text in enumerate(texts):
         digest = hashlib.blake2b((prompt + text).encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -24,16 +24,16 @@ def text_keys(texts: Sequence[str], prompt: str = "") -> NDArray[np.uint64]:
 
 
 class KeyIndex:
-    """Positions of 128-bit keys, in 24 bytes a key."""
+    """Finds the positions of 128-bit keys, in 24 bytes per key."""
 
     def __init__(self, keys: NDArray[np.uint64]) -> None:
-        """Sort `keys` [n, 2]; of equal ones the last is found."""
+        """Sort `keys` [n, 2]. Of equal keys the last one is found."""
         order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
         self._keys = keys[order]
         self._rows = order
 
     def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Positions [m] of `keys` [m, 2], -1 where one is not there."""
+        """The positions [m] of `keys` [m, 2]. -1 is a key that is not there."""
         out = np.full(len(keys), -1, dtype=np.int64)
         if not len(self._keys):
             return out
@@ -41,7 +41,7 @@ class KeyIndex:
         shared = (places >= 0) & (self._keys[places, 0] == keys[:, 0])
         found = shared & (self._keys[places, 1] == keys[:, 1])
         out[found] = self._rows[places[found]]
-        # Different keys share their first half once in millions of corpora.
+        # Different keys with the same first half occur once in millions of corpora.
         for row in np.flatnonzero(shared & ~found):
             first, last = np.searchsorted(self._keys[:, 0], keys[row, 0]), places[row] + 1
             equal = np.flatnonzero(self._keys[first:last, 1] == keys[row, 1])
@@ -66,7 +66,7 @@ class TrainingTexts:
 
     @property
     def fingerprint(self) -> str:
-        """A hex digest of all texts in their order."""
+        """A hex digest of all texts, in order."""
         digest = hashlib.sha256(text_keys(self.documents).tobytes())
         digest.update(b"queries" + text_keys(self.queries).tobytes())
         return digest.hexdigest()

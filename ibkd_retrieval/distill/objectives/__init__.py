@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 OBJECTIVES = ("ibkd", "infonce", "mse", "cosine", "crd", "hpd", "kl")
 WITHOUT_PROJECTION = ("crd",)
-"""Objectives that give no W, so that their students have no place in the teacher's space."""
+"""Objectives without W, whose students cannot be in the teacher's vector space."""
 TEXT_BY_TEXT = ("mse", "cosine", "hpd")
-"""Objectives that compare a text with nothing but its own teacher vector: no contrast, no bank, no temperature."""
+"""Objectives that compare a text with its own teacher vector only, without contrast, bank and temperature."""
 USUAL_TEMPERATURE = 0.05
 TEMPERATURES = {"kl": 0.02}
-"""Temperatures of objectives for which another than the usual one was better on dev sets."""
+"""The temperatures of objectives for which the usual one was worse on dev sets."""
 
 
 def build_objective(config: ObjectiveConfig, sizes: Sizes, dims: Sequence[int] = ()) -> torch.nn.Module:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What an objective is built for.
+    """The sizes that an objective is built for.
 
     Attributes:
-        student: dimensions d of a student vector.
-        teacher: dimensions D of a teacher vector.
+        student: number d of dimensions of a student vector.
+        teacher: number D of dimensions of a teacher vector.
     """
 
     student: int
@@ -28,15 +28,15 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's vectors.
+    """The vectors of one batch.
 
     Attributes:
         student: unit student vectors [n, d], with gradient.
         teacher: unit teacher vectors [n, D].
-        inputs: the student's mean-pooled embedding-layer output [n, e], without gradient; None for a static student,
-            whose output it would be.
-        bank: further unit teacher vectors [m, D], or None.
-        duplicate: bool [n, n + m]: candidate j (batch, then bank) holds the same text as row i, j != i.
+        inputs: mean-pooled output [n, e] of the student's embedding layer, without gradient. None for a static student,
+            whose output would be the same.
+        bank: additional unit teacher vectors [m, D], or None.
+        duplicate: bool [n, n + m]: whether candidate j (batch, then bank) is the same text as row i, for j != i.
         times: records the time of the forgetting term. None records nothing.
     """
 
@@ -53,9 +53,9 @@ class LossTerms:
     """A loss and its parts.
 
     Attributes:
-        total: scalar with gradient.
-        terms: named scalars for the log, such as "keep" and "forget".
-        watch: the terms, with gradient, whose gradient norm is logged.
+        total: the loss, a scalar with gradient.
+        terms: scalars for the log by name, such as "keep" and "hsic".
+        watch: terms with gradient, by name, whose gradient norm is logged.
     """
 
     total: Tensor
@@ -64,7 +64,7 @@ class LossTerms:
 
 
 class OwnMaps(Protocol):
-    """An objective that has maps of its own in place of W."""
+    """An objective that has its own maps instead of W."""
 
     def start(self, student: NDArray[np.float32], teacher: NDArray[np.float32]) -> None:
-        """Start them by vectors of the untrained student [n, d] and the teacher's of the same texts [n, D]."""
+        """Initialise the maps from vectors of the untrained student [n, d] and of the teacher [n, D]."""

@@ -12,7 +12,7 @@ from ibkd_retrieval.errors import UserError
 
 
 class MSE(torch.nn.Module):
-    """Mean squared difference of W s and t, summed over dimensions. W s keeps its length: compare `Cosine`."""
+    """The squared difference of W s and t, summed over dimensions. Unlike in `Cosine`, W s keeps its length."""
 
     def __init__(self, sizes: Sizes, settings: ObjectiveConfig) -> None:
         super().__init__()
@@ -25,25 +25,25 @@ class MSE(torch.nn.Module):
 
 
 class Cosine(torch.nn.Module):
-    """1 - cos(W s, t), which is half the squared difference of the two made unit."""
+    """1 - cos(W s, t), which is half the squared difference of the two at unit length."""
 
     def __init__(self, sizes: Sizes, settings: ObjectiveConfig) -> None:
         super().__init__()
         self.projection = Projection(sizes.student, sizes.teacher)
 
     def forward(self, batch: Batch) -> LossTerms:
-        """The mean over a batch."""
+        """The mean of a batch."""
         loss = regression(self.projection(batch.student), batch.teacher)
         return LossTerms(loss, {"cosine": loss.detach()})
 
 
 class HPD(torch.nn.Module):
-    """Regression on the teacher's vectors reduced to their d principal directions P and made unit: |s - P t|^2.
+    """|s - P t|^2, where P are the teacher's d principal directions, and P t is scaled to unit length.
 
     Homomorphic projective distillation: Zhao et al. 2022, Compressing Sentence Representation for Semantic Retrieval
     via Homomorphic Projective Distillation, arXiv 2203.07687.
-    The directions are those of largest second moment, not centred, because search compares inner products. W is P',
-    held fixed, so that the saved student's space is the reduced one.
+    The directions are those of largest second moment, without centring, because search compares inner products. W is
+    P', and is fixed, so that the saved student's vector space is the reduced one.
     """
 
     def __init__(self, sizes: Sizes, settings: ObjectiveConfig) -> None:

@@ -18,18 +18,18 @@ from ibkd_retrieval.distill.objectives.projection import Projection, unstretched
 from ibkd_retrieval.encoders.students import principal_directions
 
 _FEATURES = 128
-"""Most dimensions of the vectors that are contrasted, as published."""
+"""Maximum number of dimensions of the vectors that are contrasted, as published."""
 
 
 class CRD(torch.nn.Module):
     """Noise-contrastive estimation between two linear maps, one of the student's vectors and one of the teacher's.
 
-    Both halves of the published loss are added: each student vector against teacher vectors, of the batch and the bank,
-    and each teacher vector against student vectors. The negatives of the second half are the batch's own student
-    vectors, with gradient. The published form takes them from a memory of all texts, in which they are as old as an
-    epoch is long; ours are few and fresh, and a step depends on nothing before it.
+    The loss is the sum of both published halves: each student vector against the teacher vectors of batch and bank, and
+    each teacher vector against student vectors. The negatives of the second half are the batch's own student vectors,
+    with gradient. The published form takes them from a memory of all texts, in which a vector is up to an epoch old.
+    Ours are fewer but current, and a step does not depend on earlier steps.
 
-    Neither map is W: the student keeps a space of its own.
+    Neither map is W, so the student keeps its own vector space.
     """
 
     log_mean: torch.Tensor
@@ -43,9 +43,10 @@ class CRD(torch.nn.Module):
         self.register_buffer("log_mean", torch.zeros(()))
 
     def start(self, student: NDArray[np.float32], teacher: NDArray[np.float32]) -> None:
-        """Start both maps where their images agree as far as they can before training, and find the loss's constant.
+        """Initialise both maps so that their images agree as far as possible, and compute the constant of the loss.
 
-        The teacher's is its principal directions, the student's the nearest map to their images that stretches nothing.
+        The teacher's map is its principal directions. The student's is the nearest map to their images that stretches
+        nothing.
 
         Args:
             student: vectors of the untrained student [n, d].
@@ -67,7 +68,7 @@ class CRD(torch.nn.Module):
         student, teacher = self.of_student(batch.student), self.of_teacher(batch.teacher)
         bank = None if batch.bank is None else self.of_teacher(batch.bank)
         of_students = nce(student, teacher, self.temperature, self.log_mean, bank=bank, duplicate=batch.duplicate)
-        # Which texts of a batch are equal is the same seen from either side.
+        # Equal texts of a batch are the same from either side.
         in_batch = None if batch.duplicate is None else batch.duplicate[:, : len(student)]
         of_teachers = nce(teacher, student, self.temperature, self.log_mean, duplicate=in_batch)
         terms = {"nce": of_students.detach(), "nce_of_teacher": of_teachers.detach()}

@@ -1,7 +1,6 @@
-"""Dependence between vectors, and contrasts over similarities, as pure functions.
+"""The mathematics of the objectives as pure functions: dependence between vectors, and contrasts over similarities.
 
-The two terms of IBKD (Text Representation Distillation via Information Bottleneck Principle, arXiv 2311.05472) and
-what the other objectives are made of.
+The two terms of IBKD are from Text Representation Distillation via Information Bottleneck Principle, arXiv 2311.05472.
 """
 
 from __future__ import annotations
@@ -14,26 +13,26 @@ if TYPE_CHECKING:
 
 
 def squared_distances(x: Tensor) -> Tensor:
-    """Squared Euclidean distances between the rows of x [n, d], as [n, n], never below 0."""
+    """Squared Euclidean distances [n, n] between the rows of x [n, d]. None is below 0."""
     square = (x * x).sum(1)
     return (square[:, None] + square[None, :] - 2.0 * x @ x.T).clamp_min(0.0)
 
 
 def median_bandwidth(distances: Tensor) -> Tensor:
-    """Kernel width gamma that puts the kernel of the median pair at exp(-1): 1 / median squared distance.
+    """The gamma for which the kernel of the median pair is exp(-1): 1 / median squared distance.
 
     Args:
-        distances: squared distances [n, n]; its diagonal is left out.
+        distances: squared distances [n, n]. The diagonal is left out.
 
     Returns:
-        A scalar without gradient: the width follows the batch but does not pull on it.
+        A scalar without gradient.
     """
     import torch
 
     n = distances.shape[0]
     off_diagonal = ~torch.eye(n, dtype=torch.bool, device=distances.device)
     median = distances.detach()[off_diagonal].median()
-    # A batch of equal vectors has median 0; any width gives the same (all-ones) kernel then.
+    # The median of equal vectors is 0. Their kernel is all ones for any gamma.
     return 1.0 / median.clamp_min(torch.finfo(distances.dtype).eps)
 
 
@@ -41,8 +40,8 @@ def gaussian_kernel(x: Tensor, bandwidth: float | str = "median") -> Tensor:
     """exp(-gamma * ||x_i - x_j||^2) over the rows of x [n, d], as [n, n].
 
     Args:
-        x: one vector a row.
-        bandwidth: gamma as a number, or "median" for `median_bandwidth`.
+        x: vectors, one per row.
+        bandwidth: gamma, or "median" for `median_bandwidth`.
     """
     distances = squared_distances(x)
     gamma = median_bandwidth(distances) if bandwidth == "median" else float(bandwidth)
@@ -52,7 +51,7 @@ def gaussian_kernel(x: Tensor, bandwidth: float | str = "median") -> Tensor:
 def hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - K and L are the paper's names
     """Biased Hilbert-Schmidt independence criterion tr(K H L H) / (n-1)^2, with H = I - 11'/n.
 
-    Zero when the kernels see no dependence, up to a bias of order 1/n.
+    It is 0 if the kernels show no dependence, up to a bias of order 1/n.
     Gretton et al. 2005, Measuring Statistical Dependence with Hilbert-Schmidt Norms.
 
     Args:
@@ -60,19 +59,19 @@ def hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - K and L are the paper'
         l: kernel matrix of the second [n, n].
     """
     n = k.shape[0]
-    # H K H = K minus its row and column means plus its mean; tr(HKH L) is then one elementwise product.
+    # H K H is K minus its row and column means, plus its mean. tr(HKH L) is then an elementwise product.
     centred = k - k.mean(0, keepdim=True) - k.mean(1, keepdim=True) + k.mean()
     return (centred * l).sum() / (n - 1) ** 2
 
 
 def unbiased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
-    """The estimator of HSIC without bias: 0 on average for independent variables, so it may fall below 0.
+    """The unbiased estimator of HSIC. Its mean is 0 for independent variables, so it may be below 0.
 
-    [tr(K~ L~) + 1'K~1 1'L~1 / ((n-1)(n-2)) - 2/(n-2) 1'K~L~1] / (n(n-3)), K~ and L~ with their diagonals set to 0.
+    [tr(K~ L~) + 1'K~1 1'L~1 / ((n-1)(n-2)) - 2/(n-2) 1'K~L~1] / (n(n-3)), where K~ and L~ have diagonals of 0.
     Song et al. 2012, Feature Selection via Dependence Maximization, theorem 2.
 
     Args:
-        k: kernel matrix of the first variable [n, n], n of 4 at least.
+        k: kernel matrix of the first variable [n, n], with n of at least 4.
         l: kernel matrix of the second [n, n].
     """
     n = k.shape[0]
@@ -100,13 +99,13 @@ def cka(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
 
 
 def off_diagonal_mean(kernel: Tensor) -> Tensor:
-    """Mean of a kernel matrix [n, n] without its diagonal: near 0 or 1 means that the kernel sees nothing."""
+    """The mean of a kernel matrix [n, n] without its diagonal. Near 0 or 1 the kernel shows nothing."""
     n = kernel.shape[0]
     return (kernel.sum() - kernel.diagonal().sum()) / (n * (n - 1))
 
 
 class Contrast(NamedTuple):
-    """An InfoNCE loss and the lower bound on mutual information (nats) that it gives."""
+    """An InfoNCE loss, and the lower bound on mutual information that it gives, in nats."""
 
     loss: Tensor
     bound: Tensor
@@ -121,11 +120,11 @@ def infonce(
 
     Args:
         student: unit student vectors in the teacher's space [n, D].
-        teacher: unit teacher vectors [n, D]; row i belongs to student row i.
+        teacher: unit teacher vectors [n, D]. Row i belongs to student row i.
         temperature: tau.
-        bank: further unit teacher vectors, only ever negatives [m, D].
-        duplicate: bool [n, n + m], True where candidate j is the same text as text i, j != i; such a
-            candidate is left out, so that no text is its own negative.
+        bank: additional unit teacher vectors [m, D], used as negatives only.
+        duplicate: bool [n, n + m]: whether candidate j is the same text as text i, for j != i. Such a candidate is left
+            out, so that no text is its own negative.
     """
     import torch
 
@@ -145,7 +144,7 @@ def regression(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student: unit student vectors in the teacher's space [n, D].
-        teacher: unit teacher vectors [n, D]; row i belongs to student row i.
+        teacher: unit teacher vectors [n, D]. Row i belongs to student row i.
     """
     return 1 - (student * teacher).sum(1).mean()
 
@@ -169,7 +168,7 @@ def nce(
 
     Args:
         student: unit student vectors [n, f].
-        teacher: unit teacher vectors [n, f]; row i belongs to student row i.
+        teacher: unit teacher vectors [n, f]. Row i belongs to student row i.
         temperature: tau.
         log_mean: log of the mean of exp(s't/tau) over pairs of texts, a constant.
         bank: further unit teacher vectors, only ever negatives [m, f].
@@ -197,7 +196,7 @@ def similarity_kl(
 
     Args:
         student: unit student vectors in the teacher's space [n, D].
-        teacher: unit teacher vectors [n, D]; row i belongs to student row i.
+        teacher: unit teacher vectors [n, D]. Row i belongs to student row i.
         temperature: tau, the same on both sides.
         bank: further unit teacher vectors to compare with [m, D]; n + m is 3 at least.
         duplicate: bool [n, n + m], as in `infonce`.
@@ -207,7 +206,7 @@ def similarity_kl(
     candidates = teacher if bank is None else torch.cat([teacher, bank])
     found = student @ candidates.T / temperature
     left_out = _same_text(found, duplicate)
-    # A finite number, whose exponential is 0 all the same: the divergence multiplies it.
+    # A finite number whose exponential is 0, because the divergence multiplies it.
     nothing = torch.finfo(student.dtype).min / 4
     wanted = (teacher @ candidates.T / temperature).masked_fill(left_out, nothing).log_softmax(1)
     found = found.masked_fill(left_out, nothing).log_softmax(1)
@@ -215,7 +214,7 @@ def similarity_kl(
 
 
 def _same_text(logits: Tensor, duplicate: Tensor | None) -> Tensor:
-    """Where a candidate is the row's own text, at j = i, or a copy of it: bool [n, n + m], the shape of `logits`."""
+    """Whether a candidate is the row's own text (j = i) or a copy of it: bool [n, n + m], the shape of `logits`."""
     import torch
 
     own = torch.zeros_like(logits, dtype=torch.bool)

@@ -18,10 +18,10 @@ _ESTIMATORS = {"biased": hsic, "unbiased": unbiased_hsic, "cka": cka}
 
 
 def forgetting(student: torch.Tensor, inputs: torch.Tensor, settings: ObjectiveConfig) -> LossTerms:
-    """The term lambda * HSIC(X, S) of a batch. The kernels' off-diagonal means show whether it is informative.
+    """The term lambda * HSIC(X, S) of a batch. The off-diagonal means of the kernels show whether it is informative.
 
-    Both kernels are Gaussian. On vectors of norm ~6 and with a bandwidth of 1 they would be identity matrices, and HSIC
-    a constant without gradient. So vectors are normalised, and the default bandwidth is the median.
+    Both kernels are Gaussian. With vectors of norm 6 and a bandwidth of 1, they would be identity matrices, and HSIC a
+    constant without gradient. So vectors are normalised, and the default bandwidth is the median.
 
     Args:
         student: unit student vectors [n, d], with gradient.
@@ -41,9 +41,9 @@ def forgetting(student: torch.Tensor, inputs: torch.Tensor, settings: ObjectiveC
 
 
 class IBKD(torch.nn.Module):
-    """L_keep + lambda * HSIC(X, S), X the student's input representation and S its unit output.
+    """L_keep + lambda * HSIC(X, S), where X is the student's input representation and S its unit output.
 
-    A static student has no X apart from S, and learns from L_keep alone.
+    The input representation of a static student is its output, so it learns from L_keep alone.
     """
 
     def __init__(self, sizes: Sizes, settings: ObjectiveConfig) -> None:
@@ -57,7 +57,7 @@ class IBKD(torch.nn.Module):
         return self.keep.projection
 
     def forward(self, batch: Batch) -> LossTerms:
-        """Both terms of a batch."""
+        """The sum of both terms for a batch."""
         kept: LossTerms = self.keep(batch)
         if batch.inputs is None:
             return kept

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 class Projection(torch.nn.Linear):
-    """W s, made unit: [n, d] -> [n, D].
+    """The map from s to W s, scaled to unit length: [n, d] -> [n, D].
 
     A prefix of the student's vector, [n, m] with m < d, is mapped by the first m columns of W.
     """
@@ -21,7 +21,7 @@ class Projection(torch.nn.Linear):
         return torch.nn.functional.normalize(self.linear(student), dim=-1)
 
     def linear(self, student: torch.Tensor) -> torch.Tensor:
-        """W s as it is, [n, D]."""
+        """W s without scaling, [n, D]."""
         return torch.nn.functional.linear(student, self.weight[:, : student.shape[1]])
 
     def set(self, matrix: NDArray[np.float64]) -> None:
@@ -39,9 +39,9 @@ class Projection(torch.nn.Linear):
 
 
 def nearest_isometry(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The matrix Q [D, d] with orthonormal columns of least |Q x_i - y_i|^2 over the rows of x [n, d] and y [n, D].
+    """The Q [D, d] with orthonormal columns that minimises |Q x_i - y_i|^2 over the rows of x [n, d] and y [n, D].
 
-    Orthogonal Procrustes: Schönemann 1966, doi 10.1007/BF02289451. No cosine among the x_i is changed by Q.
+    This is orthogonal Procrustes: Schönemann 1966, doi 10.1007/BF02289451. Q changes no cosine among the x_i.
 
     Raises:
         ValueError: d is larger than D.
@@ -52,13 +52,13 @@ def nearest_isometry(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[
 
 
 def unstretched(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float64]:
-    """As `nearest_isometry`, for any lengths: where d is larger than D, the rows of Q [D, d] are orthonormal."""
+    """`nearest_isometry` for any sizes. If d is larger than D, the rows of Q [D, d] are orthonormal."""
     left, _, right = np.linalg.svd(y.astype(np.float64).T @ x.astype(np.float64), full_matrices=False)
     return np.ascontiguousarray(left @ right)
 
 
 def least_squares(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The matrix A [D, d] of least |A x_i - y_i|^2 over the rows of x [n, d] and y [n, D], held back a little."""
+    """The A [D, d] that minimises |A x_i - y_i|^2 over the rows of x [n, d] and y [n, D], with a small ridge."""
     x64, y64 = x.astype(np.float64), y.astype(np.float64)
     ridge = 1e-3 * np.trace(x64.T @ x64) / x.shape[1]
     solution = np.linalg.solve(x64.T @ x64 + ridge * np.eye(x.shape[1]), x64.T @ y64)

@@ -34,19 +34,19 @@ def prepare_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Check that `output` may be written. Nothing is changed.
 
     Raises:
-        UserError: the folder holds other files, or a student whose handling `resume` and `overwrite` do not decide.
+        UserError: the folder holds other files, or it holds a student, and neither `resume` nor `overwrite` applies.
     """
     if resume and overwrite:
         raise UserError("`resume` goes on with a student and `overwrite` starts anew: give one of them.")
     if not output.exists() or _is_empty(output):
         return
-    # The name `checkpoints` alone is too common to tell our folders by.
+    # Other programs have folders named `checkpoints` too.
     finished = (output / RECORD).is_file()
     begun = (f"{CHECKPOINTS}/{LOG_FILE}", f"{FINETUNING}/{LOG_FILE}", f"{CHECKPOINTS}/{SYNTHETIC}")
     started = any((output / name).is_file() for name in begun)
     if not output.is_dir() or not (finished or started):
         raise UserError(f"{output} exists and is no student of this toolkit: give another `output`.")
-    # One that is both was being replaced: the new one is trained beside the old.
+    # A folder that is both was being replaced: the new student is trained beside the old one.
     if overwrite or (resume and started):
         return
     if finished:
@@ -55,7 +55,7 @@ def prepare_output(output: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def clear_unfinished(output: Path) -> None:
-    """Forget an earlier run in `output`; a finished student stays until the new one takes its place."""
+    """Delete the checkpoints of an earlier run in `output`. A finished student stays until it is replaced."""
     doomed = _beside(output, "removed")
     shutil.rmtree(doomed, ignore_errors=True)
     for name in ("tensorboard", CHECKPOINTS):
@@ -66,7 +66,7 @@ def clear_unfinished(output: Path) -> None:
 
 
 def staging_folder(output: Path) -> Path:
-    """An empty place beside `output` to make the finished student in."""
+    """A path beside `output` for the finished student. Nothing is there."""
     staging = _beside(output, "finished")
     shutil.rmtree(staging, ignore_errors=True)
     return staging
@@ -78,7 +78,7 @@ def take_place(staging: Path, output: Path) -> None:
     If the process is killed between the two renames, `settle_output` does the second.
     """
     for item in output.iterdir() if output.is_dir() else ():
-        # What others put there, and events for TensorBoard, are kept. An old student's files are not.
+        # Other files, and events for TensorBoard, are kept. The files of an old student are not.
         if item.name == "tensorboard" or not ((output / RECORD).is_file() or item.name in _OURS or is_leftover(item)):
             target = staging / item.name
             if not target.exists():
@@ -96,7 +96,7 @@ def take_place(staging: Path, output: Path) -> None:
 def settle_output(output: Path) -> bool:
     """Finish the renames of a killed process. Returns True if this made `output` a finished student.
 
-    For a moment at its end a run keeps two folders beside its output: the finished student, and the folder that it
+    At its end, a run has two folders beside its output for a moment: the finished student, and the folder that it
     replaces.
     """
     staging, old = _beside(output, "finished"), _beside(output, "removed")
@@ -134,7 +134,7 @@ def full_disk_error(output: Path) -> Iterator[None]:
             raise
         reason = f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
     except RuntimeError as error:
-        # How torch and tokenizers tell of a file that they cannot write.
+        # torch and tokenizers raise this for a file that they cannot write.
         if "os error" not in str(error) and "No space left" not in str(error) and "File too large" not in str(error):
             raise
         reason = first_line(error)
@@ -144,10 +144,10 @@ def full_disk_error(output: Path) -> Iterator[None]:
 
 
 def save_plain(model: SentenceTransformer, folder: Path) -> None:
-    """Save a model as a sentence-transformers folder, replacing one that is there.
+    """Save a model as a sentence-transformers folder. An older model folder is replaced.
 
     Raises:
-        UserError: there is something else in its place.
+        UserError: the place holds something else.
     """
     if folder.exists() and not (folder / "modules.json").is_file() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is no model folder: give another place for the undistilled student.")

@@ -87,7 +87,7 @@ class EncoderFacts:
     """One encoder in the card's table.
 
     Attributes:
-        name: as the user named it.
+        name: name that the user gave.
         weight_hash: hash of the measured weights.
         dev: the dev figure.
         dim: dimensions of a vector.
@@ -147,7 +147,7 @@ class FinetuneFacts:
 
 @dataclass(frozen=True)
 class StudentReport:
-    """How a student was made and what it is worth: the contents of `ibkd.json`."""
+    """How a student was made, and its figures: the contents of `ibkd.json`."""
 
     teacher: EncoderFacts
     student: EncoderFacts
@@ -170,7 +170,7 @@ class StudentReport:
     config: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values for `ibkd.json`."""
+        """Convert to plain values for `ibkd.json`."""
         packages = ("torch", "transformers", "sentence-transformers", "numpy")
         return {
             "version": __version__,
@@ -215,9 +215,9 @@ def _training(report: StudentReport) -> str:
 
 
 def _steps(history: Sequence[DevPoint], settings: Mapping[str, Any]) -> str:
-    """How many were run, and whose weights were kept."""
+    """The number of steps that ran, and the step whose weights were kept."""
     evaluated = [point for point in history if point.step]
-    # With patience the weights of the best evaluation, the first of equals, are kept; without it the last.
+    # With patience, the weights of the best evaluation are kept, the first of equal ones. Otherwise the last are kept.
     kept = max(evaluated, key=lambda point: point.value).step if settings["patience"] else settings["steps"]
     ran = evaluated[-1].step if settings["patience"] else settings["steps"]
     return f"{ran:,} steps" + (f" (the weights after step {kept:,} were kept)" if kept != ran else "")
@@ -230,7 +230,7 @@ def _rows(report: StudentReport) -> list[tuple[str, str, str, str]]:
     def share(dev: float) -> str:
         return f" ({dev / teacher.dev:.1%})" if teacher.dev else ""
 
-    # Before distillation the quality alone was measured: what is saved may have a layer more, or fewer dimensions.
+    # Before distillation only the quality was measured. The saved student may have another layer, or fewer dimensions.
     def counted(label: str, count: Callable[[EncoderFacts], float]) -> tuple[str, str, str, str]:
         return label, f"{count(teacher):,.0f}", "", f"{count(student):,.0f}"
 
@@ -252,7 +252,7 @@ def _rows(report: StudentReport) -> list[tuple[str, str, str, str]]:
 
 
 def model_card(report: StudentReport, name: str) -> str:
-    """The folder's README: what the student is, how it compares, how it was made."""
+    """The README of a student's folder: what it is, how it compares with its teacher, and how it was made."""
     teacher, student = report.teacher, report.student
     kept = student.dev / teacher.dev if teacher.dev else float("nan")
     table = "\n".join(f"| {' | '.join(row)} |" for row in _rows(report))

@@ -1,11 +1,14 @@
-"""The cache of teacher vectors: they are computed once.
+"""The cache of teacher vectors, which are computed once.
 
-A folder per teacher and text length: `manifest.json` and, for each appended shard, `NNNNN.keys.npy`
-(128-bit hashes of prompt and text, as [n, 2] uint64) and `NNNNN-HHHHHHHHHHHHHHHH.vectors.npy` (unit vectors,
-float16 [n, D]; H is the hash of the keys; behind the array stand 16 bytes, the hash of all before). A shard exists
-when its keys file does, which is written after the vectors; what a killed run leaves besides is written over. Two runs
-that append at once may lose one's shard, which is encoded again when it is missed, but never join one's keys to the
-other's vectors. A shard is compared with its hash before its vectors are used; those of earlier versions have none.
+There is a folder per teacher and maximum length. It holds `manifest.json`, and two files per shard:
+
+- `NNNNN.keys.npy`: 128-bit hashes of prompt and text, uint64 [n, 2].
+- `NNNNN-HHHHHHHHHHHHHHHH.vectors.npy`: unit vectors, float16 [n, D]. H is the hash of the keys. After the array there
+  are 16 bytes, the hash of everything before them. Shards of earlier versions lack these.
+
+A shard exists if its keys file does, which is written after the vectors. Other files are left by a killed run, and are
+overwritten. If two runs append at the same time, a shard of one may be lost, and its texts are encoded again. The keys
+of one are never joined to the vectors of the other. A shard is compared with its hash before its vectors are used.
 """
 
 from __future__ import annotations
@@ -36,11 +39,11 @@ FORMAT_VERSION = 1
 SHARD_SIZE = 4096
 _DIGEST = 16
 TEACHERS = "teachers"
-"""Folder of all caches, in the user's cache folder for this toolkit."""
+"""The folder of all caches, in the user's cache folder for this toolkit."""
 
 
 class TeacherVectors(Protocol):
-    """Unit vectors by text, from one teacher or several."""
+    """Unit vectors of one teacher or several, by text."""
 
     @property
     def teacher(self) -> TextEncoder:
@@ -52,13 +55,13 @@ class TeacherVectors(Protocol):
 
     @property
     def dim(self) -> int:
-        """Length of a vector, D."""
+        """The number D of dimensions."""
 
     def rows(self, texts: Sequence[str], kind: Kind = "document", progress: Progress = SILENT) -> NDArray[np.int64]:
-        """Positions [n] of the texts' vectors, computed first where they are missing."""
+        """The positions [n] of the texts' vectors. Missing vectors are computed first."""
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Unit vectors [n, D] at positions [n]."""
+        """The unit vectors [n, D] at positions [n]."""
 
 
 class TeacherCache:
@@ -113,11 +116,11 @@ class TeacherCache:
 
     @property
     def dim(self) -> int:
-        """Length of a vector, D."""
+        """The number D of dimensions."""
         return self.teacher.dim
 
     def rows(self, texts: Sequence[str], kind: Kind = "document", progress: Progress = SILENT) -> NDArray[np.int64]:
-        """Positions [n] of the texts' vectors; what is missing is encoded first, shard by shard."""
+        """The positions [n] of the texts' vectors. Missing texts are encoded first, shard by shard."""
         keys = text_keys(texts, self.teacher.prompts[kind])
         found = self._find(keys)
         if (found < 0).any():
@@ -128,7 +131,7 @@ class TeacherCache:
         if len(absent):
             _, first = np.unique(keys[absent], axis=0, return_index=True)
             missing = absent[np.sort(first)]
-            # Neighbouring lengths share shards, so that padding stays low although each shard is encoded apart.
+            # Texts of similar length share a shard. So there is little padding, though shards are encoded separately.
             missing = missing[np.argsort([len(texts[position]) for position in missing], kind="stable")]
             with progress.task("teacher vectors", len(texts), "texts", done=len(texts) - len(missing)) as task:
                 for start in range(0, len(missing), SHARD_SIZE):
@@ -141,7 +144,7 @@ class TeacherCache:
         return found
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Unit vectors [n, D] at positions [n]."""
+        """The unit vectors [n, D] at positions [n]."""
         out = np.empty((len(rows), self.dim), dtype=np.float32)
         shards = np.searchsorted(self._starts, rows, side="right") - 1
         for shard in np.unique(shards):
@@ -154,7 +157,7 @@ class TeacherCache:
         """Compare a shard with its hash, once.
 
         Raises:
-            UserError: it is damaged.
+            UserError: the shard is damaged.
         """
         if shard in self._checked:
             return
@@ -225,8 +228,8 @@ _MOST_OF_FREE_MEMORY = 0.25
 class StepVectors:
     """Unit teacher vectors by their position in the cache.
 
-    A GPU takes a step in less time than thousands of vectors need to be gathered on the CPU and sent to it. Where they
-    are few enough, it holds those of all training texts itself, as float16, which is what the cache has.
+    On a GPU, a step takes less time than gathering thousands of vectors on the CPU and copying them. So the GPU holds
+    the vectors of all training texts in float16, the format of the cache, if they fit.
     """
 
     def __init__(
@@ -248,7 +251,7 @@ class StepVectors:
             self._held = self._sent()
 
     def at(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """Unit vectors [n, D], float32, at positions [n]."""
+        """The unit vectors [n, D] at positions [n], in float32."""
         import torch
 
         if self._held is None:

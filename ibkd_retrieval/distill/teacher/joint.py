@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def side_by_side(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Concatenate the vectors [n, D_k] of all teachers to unit length: each is normalised and scaled."""
+    """Concatenate the vectors [n, D_k] of all teachers, each normalised and scaled, to vectors of unit length."""
     units = [
         part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), np.finfo(np.float32).tiny) for part in parts
     ]
@@ -50,7 +50,7 @@ class JointTeacher:
     def encode(
         self, texts: Sequence[str], kind: Kind = "document", progress: Task | None = None
     ) -> NDArray[np.float32]:
-        """Encode with each, [n, sum of dims]; `progress` follows the last."""
+        """Encode with each teacher, [n, sum of dims]. `progress` follows the last one."""
         last = self._encoders[-1]
         return side_by_side([e.encode(texts, kind, progress if e is last else None) for e in self._encoders])
 
@@ -65,22 +65,22 @@ class JointCache:
 
     @property
     def folder(self) -> Path:
-        """Where what belongs to all of them is kept, beside the first's cache."""
+        """The folder of results that belong to all teachers, beside the first teacher's cache."""
         return self._caches[0].folder.with_name(f"joint-{self.teacher.weight_hash[:12]}-{self.teacher.dtype}")
 
     @property
     def dim(self) -> int:
-        """Length of a vector."""
+        """The number of dimensions."""
         return self.teacher.dim
 
     def rows(self, texts: Sequence[str], kind: Kind = "document", progress: Progress = SILENT) -> NDArray[np.int64]:
-        """Positions [n] of the texts' vectors, equal where all teachers read the same; what is missing is encoded."""
+        """The positions [n] of the texts' vectors. They are equal if all teachers read the same text."""
         found = np.stack([cache.rows(texts, kind, progress) for cache in self._caches], axis=1)
         self._places = np.concatenate([self._places, found])
         _, first, inverse = np.unique(self._places, axis=0, return_index=True, return_inverse=True)
         return first[inverse.reshape(-1)][len(self._places) - len(found) :].astype(np.int64)
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Unit vectors [n, sum of dims] at positions [n]."""
+        """The unit vectors [n, sum of dims] at positions [n]."""
         parts = [cache.vectors(self._places[rows, number]) for number, cache in enumerate(self._caches)]
         return side_by_side(parts)

@@ -31,22 +31,23 @@ def _keys(pairs: Sequence[tuple[str, str]]) -> NDArray[np.uint64]:
 
 
 class CrossEncoderScores:
-    """Scores of a cross-encoder by query and passage, in a folder of shards.
+    """The scores of a cross-encoder by query and passage. They are computed once.
 
-    A shard is `NNNNN.npz` with `keys` (128-bit hashes, [n, 2] uint64) and `scores` (float32 [n]), written whole.
+    They are kept in a folder of shards. A shard is `NNNNN.npz` with `keys` (128-bit hashes, uint64 [n, 2]) and `scores`
+    (float32 [n]).
     """
 
     def __init__(self, name: str, folder: Path, *, device: str, max_length: int) -> None:
-        """Load the model and open what it scored before.
+        """Load the model and its earlier scores.
 
         Args:
             name: folder or hub name of a cross-encoder that gives one score.
-            folder: below which each model has a folder.
-            device: where to compute.
-            max_length: tokens read of query and passage together.
+            folder: the parent of the models' folders.
+            device: the device of the model.
+            max_length: maximum number of tokens of query and passage together.
 
         Raises:
-            UserError: it cannot be loaded or gives more than one score, or a shard is damaged.
+            UserError: the model cannot be loaded or gives more than one score, or a shard is damaged.
         """
         self._scorer = load_pair_scorer(name, max_length=max_length, device=device)
         self.weight_hash = self._scorer.weight_hash
@@ -54,7 +55,7 @@ class CrossEncoderScores:
         self._shards = [self._read(path) for path in sorted(self._folder.glob("[0-9]*.npz"))]
 
     def scores(self, pairs: Sequence[tuple[str, str]], progress: Progress = SILENT) -> NDArray[np.float32]:
-        """The raw score of each (query, passage), [n]; what is missing is computed first."""
+        """The raw score of each (query, passage), [n]. Missing scores are computed first."""
         windows = (pairs[start : start + _SHARD] for start in range(0, len(pairs), _SHARD))
         keys = np.concatenate([np.empty((0, 2), np.uint64), *map(_keys, windows)])
         _, first = np.unique(keys, axis=0, return_index=True)
@@ -88,17 +89,17 @@ class CrossEncoderScores:
 
 
 class SoftLabels(Protocol):
-    """Scores of candidates, larger is better; softmax makes a distribution of them."""
+    """Scores of candidates. Higher is better, and their softmax is the target distribution."""
 
     def logits(self, batch: PairBatch) -> NDArray[np.float32]:
-        """Scores [n, n + m] of each query's candidates, -inf for those it has no opinion on."""
+        """The scores [n, n + m] of each query's candidates. -inf is a candidate without a score."""
 
 
 class TeacherLabels:
-    """Cosines of the teacher's vectors over the temperature, for all candidates of a step."""
+    """The cosines of the teacher's vectors over the temperature, for all candidates of a batch."""
 
     def __init__(self, cache: TeacherVectors, texts: PairTexts, temperature: float, progress: Progress) -> None:
-        """Look up the texts' vectors; those the cache lacks are computed."""
+        """Look up the texts' vectors. Missing vectors are computed."""
         self._cache, self._temperature = cache, temperature
         self._rows = np.concatenate(
             [
@@ -108,7 +109,7 @@ class TeacherLabels:
         )
 
     def logits(self, batch: PairBatch) -> NDArray[np.float32]:
-        """Cosines over tau."""
+        """The cosines over tau."""
         queries, passages = (self._cache.vectors(self._rows[each]) for each in (batch.queries, batch.passages))
         return queries @ passages.T / np.float32(self._temperature)
 
@@ -117,7 +118,7 @@ class CrossEncoderLabels:
     """A cross-encoder's raw scores, for the candidates that were drawn for the query itself."""
 
     def __init__(self, scorer: CrossEncoderScores, texts: PairTexts, progress: Progress) -> None:
-        """Score every query with its positives and negatives, as far as that was not done before."""
+        """Score every query with its positives and negatives. Earlier scores are reused."""
         self._documents = len(texts.texts.documents)
         own = [np.concatenate(parts) for parts in zip(texts.positives, texts.negatives, strict=True)]
         queries = np.repeat(np.arange(len(own)), [len(passages) for passages in own])
@@ -130,13 +131,13 @@ class CrossEncoderLabels:
         self._known, self._scores = places, scorer.scores(words, progress)[first]
 
     def _places(self, queries: NDArray[np.int64], passages: NDArray[np.int64]) -> NDArray[np.int64]:
-        """One number for each query, counted from 0, with each passage."""
+        """A number for each pair of a query and a passage."""
         return queries * self._documents + passages
 
     def logits(self, batch: PairBatch) -> NDArray[np.float32]:
-        """Scores of own candidates, -inf elsewhere."""
+        """The scores of a query's own candidates, and -inf for others."""
         out = np.full((len(batch.queries), len(batch.passages)), -np.inf, dtype=np.float32)
-        # Queries stand behind the documents among the texts.
+        # Among the texts, queries follow the documents.
         places = self._places(batch.queries[batch.owner] - self._documents, batch.passages)
         out[batch.owner, np.arange(len(places))] = self._scores[np.searchsorted(self._known, places)]
         return out
@@ -147,7 +148,7 @@ def soft_label_loss(student: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
 
     Args:
         student: the student's scores over its temperature [n, c], with gradient.
-        labels: the targets' scores [n, c], -inf where there is none; at least one a row.
+        labels: the target scores [n, c], at least one per row. -inf is a candidate without a score.
     """
     outside = torch.isinf(labels)
     wanted = labels.log_softmax(1).masked_fill(outside, 0.0)

@@ -20,13 +20,13 @@ _KEPT = 2
 
 
 class Stateful(Protocol):
-    """What has weights to save: a torch module, or a copy of one's."""
+    """An object with weights to save: a torch module, or a copy of its weights."""
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The weights by name."""
 
     def load_state_dict(self, state_dict: dict[str, torch.Tensor], /) -> object:
-        """Put weights back."""
+        """Load weights."""
 
 
 def save_checkpoint(
@@ -36,13 +36,13 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
 ) -> None:
-    """Write `folder/step-NNNNNNN` whole, then drop all but the newest two.
+    """Write `folder/step-NNNNNNN`, whole or not at all. Then delete all but the newest two checkpoints.
 
     Args:
         folder: folder of all checkpoints.
-        step: number of steps done.
+        step: number of finished steps.
         modules: the trained modules, by name.
-        optimizer: AdamW over their parameters.
+        optimizer: the optimiser of their parameters.
         state: plain values: settings, fingerprints, dev figures.
     """
     import torch
@@ -75,7 +75,7 @@ def save_checkpoint(
 
 
 def remove_checkpoint(checkpoint: Path) -> None:
-    """Delete a checkpoint; one killed in the middle of it is not listed any more."""
+    """Delete a checkpoint. If the process is killed meanwhile, the checkpoint is no longer listed."""
     (checkpoint / "state.json").unlink(missing_ok=True)
     shutil.rmtree(checkpoint)
 
@@ -89,7 +89,7 @@ def sync_files(folder: Path) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
+    """The finished checkpoints, oldest first."""
     return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
 
 
@@ -97,7 +97,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """The plain values of a checkpoint.
 
     Raises:
-        UserError: its state file is damaged.
+        UserError: the checkpoint is damaged.
     """
     try:
         state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text("utf-8"))
@@ -113,7 +113,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(checkpoint: Path, modules: Mapping[str, Stateful], optimizer: torch.optim.Optimizer) -> None:
-    """Restore modules and optimiser.
+    """Load the state of modules and optimiser.
 
     Raises:
         UserError: a file is damaged or belongs to another model.
@@ -140,18 +140,18 @@ def load_checkpoint(checkpoint: Path, modules: Mapping[str, Stateful], optimizer
 class BestWeights:
     """A copy of some modules' weights from the evaluation with the highest dev figure.
 
-    Saved in a checkpoint beside the modules, so that a resumed run stops where an uninterrupted one does.
+    Checkpoints include it, so that a resumed run stops at the same step as an uninterrupted one.
     """
 
     def __init__(self, modules: Mapping[str, torch.nn.Module], figures: Sequence[float] = ()) -> None:
-        """Start without an evaluation, or after evaluations with these `figures`."""
+        """Start before the first evaluation, or after evaluations with these `figures`."""
         self._modules = modules
         self._tensors: dict[str, torch.Tensor] = {}
         self.value = max(figures, default=-math.inf)
         self.evaluations_since = len(figures) - 1 - list(figures).index(self.value) if figures else 0
 
     def update(self, value: float) -> None:
-        """Take the modules' weights if `value` is higher than all before."""
+        """Copy the modules' weights if `value` is higher than all earlier ones."""
         if not value > self.value:
             self.evaluations_since += 1
             return
@@ -163,7 +163,7 @@ class BestWeights:
         }
 
     def restore(self) -> None:
-        """Put the best weights back into the modules."""
+        """Load the best weights into the modules."""
         for name, module in self._modules.items():
             prefix = f"{name}."
             module.load_state_dict(
@@ -171,9 +171,9 @@ class BestWeights:
             )
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The copy, for a checkpoint."""
+        """The weights of the copy."""
         return self._tensors
 
     def load_state_dict(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take up a copy from a checkpoint."""
+        """Load the copy of a checkpoint."""
         self._tensors = dict(tensors)

@@ -18,14 +18,14 @@ LOG_FILE = "training-log.jsonl"
 
 
 class TrainingLog:
-    """One JSON object a line, each with its `step`."""
+    """A file with a JSON object per line, each with its `step`."""
 
     def __init__(self, path: Path, first: int, tensorboard: Path | None = None) -> None:
-        """Start a log, or take one up again.
+        """Start a log, or continue one.
 
         Args:
             path: the file.
-            first: number of steps done before. Lines on later steps are dropped, because these steps run again.
+            first: number of finished steps. Lines of later steps are dropped, because these steps run again.
             tensorboard: folder for the same figures as TensorBoard events. None writes no events.
 
         Raises:
@@ -50,13 +50,13 @@ class TrainingLog:
                     self._events.add_scalar(name, value, values["step"])
 
     def close(self) -> None:
-        """Write out what is still in memory."""
+        """Write the events that are still in memory."""
         if self._events is not None:
             self._events.close()
 
 
 def require_tensorboard() -> None:
-    """Make sure that events can be written.
+    """Check that events can be written.
 
     Raises:
         MissingPackage: tensorboard is not installed.
@@ -66,7 +66,7 @@ def require_tensorboard() -> None:
 
 
 def event_writer(folder: Path, first: int) -> Any:
-    """A TensorBoard writer; events of steps from `first` on that are in `folder` already count no more.
+    """A TensorBoard writer. Events in `folder` of steps from `first` on are ignored.
 
     Raises:
         MissingPackage: tensorboard is not installed.
@@ -78,7 +78,7 @@ def event_writer(folder: Path, first: int) -> Any:
 
 
 def _done_by(line: str) -> float:
-    """How many steps are done when a line is written; infinity for a line cut off by a kill."""
+    """The number of finished steps when a line was written. It is infinite for an incomplete line."""
     try:
         values = json.loads(line)
         return float(values["step"]) + (1 if "loss" in values else 0)
@@ -91,21 +91,21 @@ STEP = ("student", "teacher", "objective", "optimiser")
 
 
 class StepTimes:
-    """Durations of a step's parts, added up over its batches.
+    """The durations of a step's parts, added up over its batches.
 
-    The parts of `STEP` are apart from each other: the student's forward and backward pass; looking up teacher vectors,
-    those of the bank too; the objective's forward and backward pass, down to the student's vectors; the optimiser.
-    `hsic` is within `objective`: the forgetting term and its gradient.
+    The parts of `STEP` do not overlap: the student's forward and backward pass, looking up teacher vectors including
+    the bank, the objective's forward and backward pass down to the student's vectors, and the optimiser. `hsic` is the
+    part of `objective` for the forgetting term and its gradient.
     """
 
     def __init__(self, device: str, *, active: bool) -> None:
-        """Measure on `device` if `active`. An inactive clock costs nothing and records nothing."""
+        """Measure on `device` if `active`. An inactive clock records nothing."""
         self._device, self._active = device, active
         self._seconds: dict[str, float] = {}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count what runs within as `name`."""
+        """Add the duration of the block to the part `name`."""
         if not self._active:
             yield
             return
@@ -114,7 +114,7 @@ class StepTimes:
         self._seconds[name] = self._seconds.get(name, 0.0) + self._now() - began
 
     def figures(self) -> dict[str, float]:
-        """Milliseconds by part, and the student's share of the step; nothing where not measured."""
+        """Milliseconds by part, and the student's share of the step. Empty if nothing was measured."""
         if not self._active:
             return {}
         whole = sum(self._seconds.get(name, 0.0) for name in STEP)
@@ -125,6 +125,6 @@ class StepTimes:
         if self._device.startswith("cuda"):
             import torch
 
-            # A GPU works behind Python's back: what was asked of it must be done before the clock is read.
+            # A GPU works asynchronously. Its work must be finished before the clock is read.
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
