@@ -84,11 +84,11 @@ def choose(
         )
     rows = sample_rows(vectors.count, SAMPLED_VECTORS, np.random.default_rng(_SEED))
     sample = ArrayVectors(vectors.gather(rows))
-    trial = trial_of(sample, queries, _SEED)
+    trial = trial_of(sample, _SEED, queries)
     found: list[tuple[OperatingPoint, Family]] = []
     with progress.task("Trying index types", len(fitting), "types") as task:
         for family in fitting:
-            for point in _points(family, sample, trial, recall, vectors.count / sample.count):
+            for point in _points(family, trial, recall, vectors.count / sample.count):
                 point = replace(point, bytes_per_vector=round(sizes[family], 1))
                 found.append((point, replace(family, recall=recall) if hasattr(family, "recall") else family))  # type: ignore[type-var]
                 progress.say(
@@ -110,23 +110,21 @@ def _candidates(dim: int) -> Iterator[Family]:
             yield IvfPq(subquantisers=parts)
 
 
-def _points(
-    family: Family, sample: ArrayVectors, trial: Trial, recall: float, growth: float
-) -> Iterator[OperatingPoint]:
+def _points(family: Family, trial: Trial, recall: float, growth: float) -> Iterator[OperatingPoint]:
     """Build `family` on a sample and measure it with ever more thorough search parameters until it finds enough."""
     if isinstance(family, Flat):
-        point = measured(family.build(sample, SILENT).index, sample, trial, SearchParams())
+        point = measured(family.build(trial.vectors, SILENT).index, trial, SearchParams())
         # Rounding of equal scores is no miss.
         yield replace(point, recall_at_10=1.0, milliseconds=growth * point.milliseconds, structure="Flat")
         return
     first = replace(family, **({"ef_search": 16} if isinstance(family, Hnsw) else {"nprobe": 1}))  # type: ignore[type-var]
-    built = first.build(sample, SILENT)
+    built = first.build(trial.vectors, SILENT)
     index = built.index
-    scale = 1 + math.log(growth) / math.log(sample.count) if is_graph(index) else math.sqrt(growth)
+    scale = 1 + math.log(growth) / math.log(trial.vectors.count) if is_graph(index) else math.sqrt(growth)
     refinements = (0,) if isinstance(family, Hnsw | IvfFlat) else (0, 2) if isinstance(family, Sq8) else None
     for group in params_to_try(index, SearchParams(), refinements):
         for params in group:
-            point = measured(index, sample, trial, params)
+            point = measured(index, trial, params)
             yield replace(point, milliseconds=round(scale * point.milliseconds, 4), structure=built.factory)
         if reaches(point, recall) or (params.nprobe or 0) >= (list_count(index) or math.inf):
             return

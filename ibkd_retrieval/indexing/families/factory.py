@@ -16,17 +16,15 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range, check_recall
-from ibkd_retrieval.indexing.families.inverted import add, parsed, reason, train
+from ibkd_retrieval.indexing.families.inverted import fill, parsed, reason
 from ibkd_retrieval.indexing.families.search_params import inner_index, is_graph, list_count
-from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, params_to_try, trial_of, try_settings
+from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, trial_of, tuned
 from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.progress import Progress
 
 _IDS_OR_REFINEMENT = re.compile(r"(^|,)\s*(IDMap2?|RFlat|Refine\b.*)", re.IGNORECASE)
 _TRAINING_VECTORS = 65_536
 _TRIED_VECTORS = 600
-
-
 _TRIAL_SECONDS = 120
 
 
@@ -157,9 +155,7 @@ class Factory:
         if self.ef_search is not None and not is_graph(index):
             raise UserError(f"The index {self.factory!r} is no graph: leave out ef_search.")
         sample = max(64 * (lists or 0), _TRAINING_VECTORS)
-        train(index, self.factory, vectors, sample, self.seed, progress, device)
-        add(index, vectors, progress)
-        grid = params_to_try(index, SearchParams(self.nprobe, self.refine, self.ef_search), (0, 2, 4, 8, 16, 32))
-        trial = trial_of(vectors, None, self.seed)
-        search, points = try_settings(index, vectors, trial, grid, self.recall, progress)
-        return BuiltStructure(index, self.factory, search, points)
+        fill(index, self.factory, vectors, sample, self.seed, progress, device)
+        fixed = SearchParams(self.nprobe, self.refine, self.ef_search)
+        trial = trial_of(vectors, self.seed)
+        return tuned(index, self.factory, trial, fixed, self.recall, progress, (0, 2, 4, 8, 16, 32))

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range, check_recall
 from ibkd_retrieval.indexing.families.inverted import add, flat_if_few, parsed
-from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, params_to_try, trial_of, try_settings
+from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, trial_of, tuned
 from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.progress import Progress
 
@@ -61,7 +61,5 @@ class Hnsw:
         index = parsed(factory, vectors.dim)
         index.hnsw.efConstruction = self.ef_construction
         add(index, vectors, progress)
-        grid = params_to_try(index, SearchParams(refine=0, ef_search=self.ef_search))
-        trial = trial_of(vectors, None, self.seed)
-        search, points = try_settings(index, vectors, trial, grid, self.recall, progress)
-        return BuiltStructure(index, factory, search, points)
+        fixed = SearchParams(refine=0, ef_search=self.ef_search)
+        return tuned(index, factory, trial_of(vectors, self.seed), fixed, self.recall, progress)

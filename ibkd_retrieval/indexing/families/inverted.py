@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.config import SearchParams
@@ -21,7 +22,7 @@ from ibkd_retrieval.indexing.families.family import (
     check_range,
     check_recall,
 )
-from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, params_to_try, trial_of, try_settings
+from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, trial_of, tuned
 from ibkd_retrieval.indexing.vectors import VectorSource, sample_rows
 from ibkd_retrieval.progress import Progress
 
@@ -34,40 +35,100 @@ GRAPH_OVER_LISTS = 1_000_000
 _ADDED_AT_ONCE = 1 << 16
 
 
-class InvertedOptions(Protocol):
-    """The options that all these families share.
+@dataclass(frozen=True)
+class Inverted:
+    """The options of every family of inverted lists, and how it is built.
 
     Attributes:
         lists: number of inverted lists. None is 4 sqrt(n), with at least 39 documents per list.
         nprobe: inverted lists visited by default. None chooses by trial.
-        refine: candidates rescored exactly per result by default. None chooses by trial.
         recall: target recall@10 of the trial, against exact search.
         seed: random seed for the training sample and for the documents used as queries.
     """
 
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def lists(self) -> int | None: ...  # noqa: D102
-    @property
-    def nprobe(self) -> int | None: ...  # noqa: D102
-    @property
-    def refine(self) -> int | None: ...  # noqa: D102
-    @property
-    def recall(self) -> float: ...  # noqa: D102
-    @property
-    def seed(self) -> int: ...  # noqa: D102
+    name: ClassVar[str]
+
+    lists: int | None = None
+    nprobe: int | None = None
+    recall: float = TARGET_RECALL
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            UserError: an option is out of range.
+        """
+        check_range(self.name, 1, lists=self.lists, nprobe=self.nprobe)
+        check_range(self.name, 0, refine=getattr(self, "refine", None), seed=self.seed)
+        check_recall(self.recall)
+
+    def suited_to(self, count: int, progress: Progress) -> Family:
+        """A flat index below 1,000 documents."""
+        return flat_if_few(self, count, progress)  # type: ignore[arg-type]
+
+    def number_of_lists(self, count: int) -> int:
+        """The number asked for, or four for each root of the documents, where the documents allow it."""
+        return min(self.lists or int(4 * math.sqrt(count)), max(1, count // POINTS_PER_LIST))
+
+    def bytes_of_blocks(self, code_bytes: float, count: int) -> float:
+        """Bytes per vector of fast-scan codes. A list is filled up to blocks of 32, by half a block on average."""
+        return code_bytes * (1 + 16 * self.number_of_lists(count) / max(1, count))
+
+    def bytes_of_lists(self, count: int, dim: int) -> float:
+        """Bytes per vector of ids and centroids, beside the codes."""
+        return 8 + 4 * dim * self.number_of_lists(count) / max(1, count)
+
+    def built(
+        self,
+        codes: str,
+        vectors: VectorSource,
+        progress: Progress,
+        device: str,
+        *,
+        refine: int | None = None,
+        refinements: Sequence[int] | None = None,
+        training: int = 0,
+        before: str = "",
+    ) -> BuiltStructure:
+        """Train on a random sample of all shards, add, then choose nprobe and refine by trial.
+
+        Args:
+            codes: what the lists hold, as the last part of a faiss factory string.
+            vectors: the vectors to index.
+            progress: receives the progress.
+            device: "cuda" to train on a GPU.
+            refine: candidates rescored exactly per result. None chooses by trial.
+            refinements: values of `refine` to try. None is the usual ones.
+            training: number of training vectors that the codes need. The centroids take 64 per list.
+            before: a transformation before the lists, as the first part of a factory string.
+        """
+        lists = self.number_of_lists(vectors.count)
+        if self.lists is not None and lists < self.lists:
+            progress.say(
+                f"{self.lists:,} inverted lists are too many for {vectors.count:,} documents: making {lists:,}."
+            )
+        graph = "_HNSW32" if vectors.count >= GRAPH_OVER_LISTS else ""
+        factory = ",".join(part for part in (before, f"IVF{lists}{graph}", codes) if part)
+        index = parsed(factory, vectors.dim)
+        fill(index, factory, vectors, max(64 * lists, training), self.seed, progress, device)
+        fixed = SearchParams(self.nprobe, refine)
+        return tuned(index, factory, trial_of(vectors, self.seed), fixed, self.recall, progress, refinements)
 
 
-def check_inverted(options: InvertedOptions) -> None:
-    """Check the shared options.
+@dataclass(frozen=True)
+class IvfFlat(Inverted):
+    """`IVF{lists},Flat`: as large as a flat index, and faster by the share of lists that are skipped."""
 
-    Raises:
-        UserError: an option is out of range.
-    """
-    check_range(options.name, 1, lists=options.lists, nprobe=options.nprobe)
-    check_range(options.name, 0, refine=options.refine, seed=options.seed)
-    check_recall(options.recall)
+    name: ClassVar[str] = "ivf-flat"
+
+    def bytes_per_vector(self, count: int, dim: int) -> float:
+        """Four a dimension, the id and a share of the centroids."""
+        return 4 * dim + self.bytes_of_lists(count, dim)
+
+    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+        """Train the lists, add, and choose nprobe by trial."""
+        return self.built("Flat", vectors, progress, device, refine=0)
 
 
 def flat_if_few(family: Family, count: int, progress: Progress) -> Family:
@@ -79,60 +140,6 @@ def flat_if_few(family: Family, count: int, progress: Progress) -> Family:
         "building a flat one, which is exact and keeps whole vectors in memory."
     )
     return Flat()
-
-
-def number_of_lists(lists: int | None, count: int) -> int:
-    """The number asked for, or four for each root of the documents, where the documents allow it."""
-    return min(lists or int(4 * math.sqrt(count)), max(1, count // POINTS_PER_LIST))
-
-
-def bytes_of_blocks(code_bytes: float, lists: int | None, count: int) -> float:
-    """Bytes a vector that fast-scan codes take: lists are filled up to blocks of 32, by half of one on average."""
-    return code_bytes * (1 + 16 * number_of_lists(lists, count) / max(1, count))
-
-
-def bytes_of_lists(lists: int | None, count: int, dim: int) -> float:
-    """Bytes per vector for ids and centroids, beside the codes."""
-    return 8 + 4 * dim * number_of_lists(lists, count) / max(1, count)
-
-
-def build_inverted(
-    options: InvertedOptions,
-    codes: str,
-    vectors: VectorSource,
-    progress: Progress,
-    device: str,
-    *,
-    refinements: Sequence[int] | None = None,
-    training: int = 0,
-    before: str = "",
-) -> BuiltStructure:
-    """Train on a random sample of all shards, add, then choose nprobe and refine by trial.
-
-    Args:
-        options: the family's options.
-        codes: what the lists hold, as the last part of a faiss factory string.
-        vectors: the vectors to index.
-        progress: receives the progress.
-        device: "cuda" to train on a GPU.
-        refinements: values of `refine` to try. None is the usual ones.
-        training: number of training vectors that the codes need. The centroids take 64 per list.
-        before: a transformation before the lists, as the first part of a factory string.
-    """
-    lists = number_of_lists(options.lists, vectors.count)
-    if options.lists is not None and lists < options.lists:
-        progress.say(
-            f"{options.lists:,} inverted lists are too many for {vectors.count:,} documents: making {lists:,}."
-        )
-    graph = "_HNSW32" if vectors.count >= GRAPH_OVER_LISTS else ""
-    factory = ",".join(part for part in (before, f"IVF{lists}{graph}", codes) if part)
-    index = parsed(factory, vectors.dim)
-    train(index, factory, vectors, max(64 * lists, training), options.seed, progress, device)
-    add(index, vectors, progress)
-    grid = params_to_try(index, SearchParams(options.nprobe, options.refine), refinements)
-    trial = trial_of(vectors, None, options.seed)
-    search, points = try_settings(index, vectors, trial, grid, options.recall, progress)
-    return BuiltStructure(index, factory, search, points)
 
 
 def parsed(factory: str, dim: int) -> Any:
@@ -159,30 +166,34 @@ def reason(error: RuntimeError) -> str:
     return said.removeprefix("Error: ").split("' failed: ", 1)[-1].strip()
 
 
-def train(
+def fill(
     index: Any, factory: str, vectors: VectorSource, sample: int, seed: int, progress: Progress, device: str
 ) -> None:
-    """Train an index on up to `sample` vectors drawn at random from all shards.
+    """Train an index on up to `sample` vectors drawn at random from all shards, and add all vectors.
 
     Raises:
         UserError: a vector is not finite, or faiss cannot train on that many.
     """
-    if index.is_trained:
-        return
-    with progress.task(f"Training {factory}", None, "vectors") as task:
+    if not index.is_trained:
         training = vectors.gather(sample_rows(vectors.count, sample, np.random.default_rng(seed)))
-        check_finite(training)
-        try:
-            with training_on(device, index, progress) as on_gpu:
-                if not on_gpu:
-                    place_centroids(index, training, seed)
-                index.train(training)
-        except RuntimeError as error:
-            raise UserError(
-                f"faiss cannot train {factory!r} on {len(training):,} vectors ({reason(error)}): "
-                "ask for fewer lists or smaller codes, or take `type='flat'`."
-            ) from error
-        task.advance(len(training))
+        with progress.task(f"Training {factory}", None, "vectors") as task:
+            _train(index, factory, training, seed, progress, device)
+            task.advance(len(training))
+    add(index, vectors, progress)
+
+
+def _train(index: Any, factory: str, training: NDArray[np.float32], seed: int, progress: Progress, device: str) -> None:
+    check_finite(training)
+    try:
+        with training_on(device, index, progress) as on_gpu:
+            if not on_gpu:
+                place_centroids(index, training, seed)
+            index.train(training)
+    except RuntimeError as error:
+        raise UserError(
+            f"faiss cannot train {factory!r} on {len(training):,} vectors ({reason(error)}): "
+            "ask for fewer lists or smaller codes, or take `type='flat'`."
+        ) from error
 
 
 def add(index: Any, vectors: VectorSource, progress: Progress) -> None:
@@ -200,7 +211,7 @@ def add(index: Any, vectors: VectorSource, progress: Progress) -> None:
                 task.advance(len(block))
 
 
-def check_finite(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+def check_finite(vectors: NDArray[np.float32]) -> None:
     """Refuse NaN and infinity, which faiss would index and never find.
 
     Raises:
@@ -208,43 +219,3 @@ def check_finite(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> None:
     """
     if not np.isfinite(vectors).all():
         raise UserError("A vector to index is not finite (NaN or infinity): encode the corpus with `dtype='float32'`.")
-
-
-@dataclass(frozen=True)
-class IvfFlat:
-    """`IVF{lists},Flat`: as large as a flat index, and faster by the share of lists that are skipped.
-
-    Attributes:
-        lists: number of inverted lists (`inverted.InvertedOptions` has the details of all options).
-        nprobe: inverted lists visited by default.
-        recall: target recall@10 of the trial.
-        seed: random seed for the samples.
-    """
-
-    name: ClassVar[str] = "ivf-flat"
-    refine: ClassVar[int] = 0
-
-    lists: int | None = None
-    nprobe: int | None = None
-    recall: float = TARGET_RECALL
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            UserError: an option is out of range.
-        """
-        check_inverted(self)
-
-    def suited_to(self, count: int, progress: Progress) -> Family:
-        """A flat index below 1,000 documents."""
-        return flat_if_few(self, count, progress)
-
-    def bytes_per_vector(self, count: int, dim: int) -> float:
-        """Four a dimension, the id and a share of the centroids."""
-        return 4 * dim + bytes_of_lists(self.lists, count, dim)
-
-    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
-        """Train the lists, add, and choose nprobe by trial."""
-        return build_inverted(self, "Flat", vectors, progress, device)

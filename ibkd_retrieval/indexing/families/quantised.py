@@ -6,64 +6,36 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range
-from ibkd_retrieval.indexing.families.inverted import (
-    POINTS_PER_LIST,
-    build_inverted,
-    bytes_of_blocks,
-    bytes_of_lists,
-    check_inverted,
-    flat_if_few,
-)
-from ibkd_retrieval.indexing.families.trial import TARGET_RECALL
+from ibkd_retrieval.indexing.families.family import BuiltStructure, check_range
+from ibkd_retrieval.indexing.families.inverted import POINTS_PER_LIST, Inverted
 from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.progress import Progress
 
 
 @dataclass(frozen=True)
-class Sq8:
+class Sq8(Inverted):
     """`IVF{lists},SQ8`: a quarter of float32, each dimension rounded to one of 256 levels between its extremes.
 
     Attributes:
-        lists: number of inverted lists (`inverted.InvertedOptions` has the details of all options).
-        nprobe: inverted lists visited by default.
         refine: candidates rescored exactly per result by default.
-        recall: target recall@10 of the trial.
-        seed: random seed for the samples.
     """
 
     name: ClassVar[str] = "sq8"
 
-    lists: int | None = None
-    nprobe: int | None = None
     refine: int | None = None
-    recall: float = TARGET_RECALL
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            UserError: an option is out of range.
-        """
-        check_inverted(self)
-
-    def suited_to(self, count: int, progress: Progress) -> Family:
-        """A flat index below 1,000 documents."""
-        return flat_if_few(self, count, progress)
 
     def bytes_per_vector(self, count: int, dim: int) -> float:
         """One a dimension, the id and a share of the centroids."""
-        return dim + bytes_of_lists(self.lists, count, dim)
+        return dim + self.bytes_of_lists(count, dim)
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
         """Train the lists and the levels, add, and choose nprobe and refine by trial."""
         # The codes are so precise that few candidates, or none, need exact rescoring.
-        return build_inverted(self, "SQ8", vectors, progress, device, refinements=(0, 2))
+        return self.built("SQ8", vectors, progress, device, refine=self.refine, refinements=(0, 2))
 
 
 @dataclass(frozen=True)
-class IvfPq:
+class IvfPq(Inverted):
     """`IVF{lists},PQ{dim/4}x4fs`: four dimensions in four bits, so 1/32 of float32, and eight bytes for the id.
 
     Chosen by measurement, at equal code size, after refinement (MiniLM, 384 dimensions, recall@10 of real queries
@@ -72,24 +44,16 @@ class IvfPq:
     the coarse codes: twice the bytes (`PQ192x4fs`, `PQ96x8np`) gave 0.975.
 
     Attributes:
-        lists: number of inverted lists (`inverted.InvertedOptions` has the details of all options).
         subquantisers: codes per vector, a divisor of the dimension. None is one per four dimensions.
         bits: bits per code, 4 (fast scan) or 8.
-        nprobe: inverted lists visited by default.
         refine: candidates rescored exactly per result by default.
-        recall: target recall@10 of the trial.
-        seed: random seed for the samples.
     """
 
     name: ClassVar[str] = "ivf-pq"
 
-    lists: int | None = None
     subquantisers: int | None = None
     bits: int = 4
-    nprobe: int | None = None
     refine: int | None = None
-    recall: float = TARGET_RECALL
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -100,18 +64,14 @@ class IvfPq:
         if self.bits not in (4, 8):
             raise UserError(f"An ivf-pq index has codes of 4 or 8 bits, not {self.bits}.")
         check_range(self.name, 1, subquantisers=self.subquantisers)
-        check_inverted(self)
-
-    def suited_to(self, count: int, progress: Progress) -> Family:
-        """A flat index below 1,000 documents."""
-        return flat_if_few(self, count, progress)
+        super().__post_init__()
 
     def bytes_per_vector(self, count: int, dim: int) -> float:
         """The codes, the id and a share of the centroids."""
         codes = self._parts(dim) * self.bits / 8
         if self.bits == 4:
-            codes = bytes_of_blocks(codes, self.lists, count)
-        return codes + bytes_of_lists(self.lists, count, dim)
+            codes = self.bytes_of_blocks(codes, count)
+        return codes + self.bytes_of_lists(count, dim)
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
         """Train the lists and the codes, add, and choose nprobe and refine by trial.
@@ -122,7 +82,7 @@ class IvfPq:
         codes = f"PQ{self._parts(vectors.dim)}x{'4fs' if self.bits == 4 else '8np'}"
         # The codes need 39 vectors for each of their 2^bits centroids.
         training = (POINTS_PER_LIST + 1) << self.bits
-        return build_inverted(self, codes, vectors, progress, device, training=training)
+        return self.built(codes, vectors, progress, device, refine=self.refine, training=training)
 
     def _parts(self, dim: int) -> int:
         if self.subquantisers is None:
@@ -135,29 +95,21 @@ class IvfPq:
 
 
 @dataclass(frozen=True)
-class RaBitQ:
+class RaBitQ(Inverted):
     """`RR{dim},IVF{lists},RaBitQfs`: the sign of each dimension after a random rotation, and two corrections.
 
     Gao, Long: RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error Bound for Approximate Nearest
     Neighbor Search. SIGMOD 2024. https://arxiv.org/abs/2405.12497. Only the lists are trained.
 
     Attributes:
-        lists: number of inverted lists (`inverted.InvertedOptions` has the details of all options).
         bits: bits per dimension, 1 to 9.
-        nprobe: inverted lists visited by default.
         refine: candidates rescored exactly per result by default.
-        recall: target recall@10 of the trial.
-        seed: random seed for the samples.
     """
 
     name: ClassVar[str] = "rabitq"
 
-    lists: int | None = None
     bits: int = 1
-    nprobe: int | None = None
     refine: int | None = None
-    recall: float = TARGET_RECALL
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -167,19 +119,15 @@ class RaBitQ:
         """
         if not 1 <= self.bits <= 9:
             raise UserError(f"A rabitq index has codes of 1 to 9 bits a dimension, not {self.bits}.")
-        check_inverted(self)
-
-    def suited_to(self, count: int, progress: Progress) -> Family:
-        """A flat index below 1,000 documents."""
-        return flat_if_few(self, count, progress)
+        super().__post_init__()
 
     def bytes_per_vector(self, count: int, dim: int) -> float:
         """The bits, the corrections, the id, and a share of the centroids and of the rotation."""
         corrections = 8 if self.bits == 1 else 16
-        codes = bytes_of_blocks(self.bits * dim / 8, self.lists, count) + corrections
-        return codes + bytes_of_lists(self.lists, count, dim) + 4 * dim * dim / max(1, count)
+        codes = self.bytes_of_blocks(self.bits * dim / 8, count) + corrections
+        return codes + self.bytes_of_lists(count, dim) + 4 * dim * dim / max(1, count)
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
         """Train the lists, add, and choose nprobe and refine by trial."""
         codes = "RaBitQfs" if self.bits == 1 else f"RaBitQfs{self.bits}"
-        return build_inverted(self, codes, vectors, progress, device, before=f"RR{vectors.dim}")
+        return self.built(codes, vectors, progress, device, refine=self.refine, before=f"RR{vectors.dim}")

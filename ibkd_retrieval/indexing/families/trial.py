@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.indexing.config import SearchParams
+from ibkd_retrieval.indexing.families.family import BuiltStructure
 from ibkd_retrieval.indexing.families.search_params import is_graph, list_count, search_structure
 from ibkd_retrieval.indexing.format.manifest import OperatingPoint
 from ibkd_retrieval.indexing.vectors import VectorSource, sample_rows
@@ -30,17 +31,19 @@ class Trial(NamedTuple):
     """Queries with their exact answers.
 
     Attributes:
+        vectors: the vectors that are searched.
         queries: query vectors [q, dim].
         own: row [q] that each query was made from, or -1. It is not counted, because every search finds it.
         nearest: the exact ten nearest rows of each query, without its own row.
     """
 
+    vectors: VectorSource
     queries: NDArray[np.float32]
     own: NDArray[np.int64]
     nearest: list[set[int]]
 
 
-def trial_of(vectors: VectorSource, queries: NDArray[np.float32] | None, seed: int) -> Trial:
+def trial_of(vectors: VectorSource, seed: int, queries: NDArray[np.float32] | None = None) -> Trial:
     """Find the exact answers to `queries` [q, dim]. None takes random documents, made harder."""
     if queries is None:
         generator = np.random.default_rng(seed + 1)
@@ -49,36 +52,37 @@ def trial_of(vectors: VectorSource, queries: NDArray[np.float32] | None, seed: i
     else:
         own = np.full(len(queries), -1, dtype=np.int64)
     k = min(NEIGHBOURS + 1, vectors.count)
-    return Trial(queries, own, _neighbours(own, scan(queries, vectors, k)[1]))
+    return Trial(vectors, queries, own, _neighbours(own, scan(queries, vectors, k)[1]))
 
 
-def try_settings(
+def tuned(
     index: Any,
-    vectors: VectorSource,
+    factory: str,
     trial: Trial,
-    grid: Sequence[Sequence[SearchParams]],
+    fixed: SearchParams,
     recall: float,
     progress: Progress,
-) -> tuple[SearchParams, tuple[OperatingPoint, ...]]:
-    """Try search parameters from fast to thorough, until some reach `recall`@10 against exact search.
+    refinements: Sequence[int] | None = None,
+) -> BuiltStructure:
+    """Choose the default search parameters of a filled index. They are tried from fast to thorough.
 
     Args:
         index: the faiss index.
-        vectors: the exact vectors.
-        trial: the queries and their exact answers.
-        grid: search parameters in groups, from fast to thorough. The trial stops after the first group whose last
-            member suffices.
-        recall: target recall@10.
+        factory: its faiss factory string.
+        trial: the queries with their exact answers.
+        fixed: the search parameters that the user has set.
+        recall: target recall@10. The trial stops after the first group of `params_to_try` whose last member reaches it.
         progress: receives each measurement, and a message if the target is missed.
+        refinements: values of `refine` to try (`params_to_try`).
 
     Returns:
-        The first search parameters that suffice, or those of the highest recall, and all measurements.
+        The index with the first search parameters that suffice, or those of the highest recall, and all measurements.
     """
     points: list[OperatingPoint] = []
     with progress.task("Trying search settings", None, "settings") as task:
-        for group in grid:
+        for group in params_to_try(index, fixed, refinements):
             for params in group:
-                points.append(measured(index, vectors, trial, params))
+                points.append(measured(index, trial, params))
                 task.advance(1, f"{describe(points[-1])}: recall@10 {points[-1].recall_at_10:.3f}")
             if reaches(points[-1], recall):
                 break
@@ -90,7 +94,7 @@ def try_settings(
             f"This index finds {chosen.recall_at_10:.1%} of the exact ten nearest documents at {describe(chosen)}, "
             "the best of what was tried."
         )
-    return chosen.search_params, tuple(points)
+    return BuiltStructure(index, factory, chosen.search_params, tuple(points))
 
 
 def reaches(point: OperatingPoint, recall: float) -> bool:
@@ -102,10 +106,10 @@ def reaches(point: OperatingPoint, recall: float) -> bool:
     return point.recall_at_10 >= (1 + recall) / 2
 
 
-def measured(index: Any, vectors: VectorSource, trial: Trial, params: SearchParams) -> OperatingPoint:
+def measured(index: Any, trial: Trial, params: SearchParams) -> OperatingPoint:
     """Search with `params` and compare with the exact answers."""
     start = time.perf_counter()
-    found = search_structure(index, trial.queries, min(NEIGHBOURS + 1, vectors.count), params, vectors)[1]
+    found = search_structure(index, trial.queries, min(NEIGHBOURS + 1, trial.vectors.count), params, trial.vectors)[1]
     milliseconds = 1000 * (time.perf_counter() - start) / len(trial.queries)
     return OperatingPoint(
         nprobe=params.nprobe,
