@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 DEFAULT_BATCH_TOKENS = 4096
 _GPU_BATCH_TOKENS = 65536
 
+_CHARACTERS_A_TOKEN = 64
+"""The beginning of a text that is tokenised first, in characters for each token that the model reads."""
+
 
 def default_batch_tokens(device: str) -> int:
     """Return the default number of tokens in a batch: 4,096 on a CPU, where they fit the caches, and more on a GPU.
@@ -82,11 +85,36 @@ def _ids_of(model: SentenceTransformer, texts: Sequence[str]) -> list[list[int]]
     if backend is not None:
         # The call of transformers takes twice as long for short texts, for outputs that are not needed here.
         _cut_at(backend, model.tokenizer)
-        return [found.ids for found in backend.encode_batch_fast(texts)]
+        return _of_beginnings(backend, texts)
     encoded = model.tokenizer(
         texts, truncation=True, padding=False, return_attention_mask=False, return_token_type_ids=False
     )
     return encoded["input_ids"]  # type: ignore[no-any-return]
+
+
+def _of_beginnings(backend: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Tokenise no more of a long text than the model reads. Tokens take 150 times the memory of the text."""
+    cut = backend.truncation
+    if cut is None or cut["direction"] != "right":
+        return [found.ids for found in backend.encode_batch_fast(texts)]
+    limit = cut["max_length"]
+    size = _CHARACTERS_A_TOKEN * limit
+    ids = [found.ids for found in backend.encode_batch_fast([_beginning(text, size) for text in texts])]
+    for position, text in enumerate(texts):
+        read = size
+        # Much white space, or very long words, can leave a beginning with too few tokens.
+        while len(ids[position]) < limit and read < len(text):
+            read *= 8
+            ids[position] = backend.encode_batch_fast([_beginning(text, read)])[0].ids
+    return ids
+
+
+def _beginning(text: str, size: int) -> str:
+    """About the first `size` characters of a text, without a part of a word."""
+    if len(text) <= size:
+        return text
+    end = max(text.rfind(" ", 0, size), text.rfind("\n", 0, size))
+    return text[: end if end > 0 else size]
 
 
 def check_ids(model: SentenceTransformer, highest: Sequence[int], first: int) -> None:

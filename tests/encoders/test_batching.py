@@ -1,8 +1,13 @@
+import time
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibkd_retrieval.encoders.tokens import default_batch_tokens, token_budget_batches
+from helpers.tiny_models import save_sentence_transformer
+from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.tokens import default_batch_tokens, token_budget_batches, tokenize
 
 lengths_and_budget = st.tuples(st.lists(st.integers(0, 60), max_size=80), st.integers(1, 300))
 
@@ -34,3 +39,34 @@ def test_no_texts_give_no_batches():
 
 def test_a_gpu_is_given_more_tokens_at_a_time_than_a_processor():
     assert default_batch_tokens("cuda:1") > default_batch_tokens("cpu") > 0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return Encoder.load(save_sentence_transformer(tmp_path_factory.mktemp("tiny")), device="cpu")._model
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "river bank boat " * 4000,
+        " " * 30_000 + "river bank boat",
+        "river\n" * 20_000,
+        "x" * 30_000,
+        "bank" + " " * 30_000,
+    ],
+    ids=["words", "white space first", "lines", "one word", "white space last"],
+)
+def test_a_long_text_has_the_tokens_that_the_whole_of_it_has(model, text):
+    due = model.tokenizer(text, truncation=True)["input_ids"]
+    assert tokenize(model, ["boat", text, "river"])[1] == due
+
+
+def test_no_more_of_a_long_text_is_tokenised_than_the_model_reads(model):
+    text = "river bank boat " * 200_000
+    began = time.perf_counter()
+    model.tokenizer(text)
+    whole = time.perf_counter() - began
+    began = time.perf_counter()
+    tokenize(model, [text])
+    assert time.perf_counter() - began < whole / 10
