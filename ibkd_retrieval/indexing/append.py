@@ -30,9 +30,7 @@ from ibkd_retrieval.indexing.building.memory import MemoryPlan
 from ibkd_retrieval.indexing.building.plan import (
     BuildPlan,
     TakenIds,
-    chained_fingerprint,
     differing_fields,
-    refusals_named,
     write_plan,
 )
 from ibkd_retrieval.indexing.building.stage import ShardStage
@@ -43,14 +41,13 @@ from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import write_lines
 from ibkd_retrieval.indexing.format.manifest import (
     Change,
-    CorpusRecord,
     EncoderRecord,
     IndexManifest,
     read_manifest,
     write_manifest,
 )
 from ibkd_retrieval.indexing.format.shards import ShardRecord, file_record, read_records, stored_ids
-from ibkd_retrieval.indexing.format.writing import only_writer
+from ibkd_retrieval.indexing.format.writing import only_writer, refusals_named
 from ibkd_retrieval.indexing.index import read_structure
 from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
 from ibkd_retrieval.json_io import decode, parse
@@ -98,21 +95,51 @@ def append_documents(
         WorkFailed: an encoder process died.
         OSError: the disk is full or fails.
     """
-    with only_writer(Path(folder)):
-        return _append(corpus, encoder, Path(folder), resume, restart, memory, processes, progress)
+    folder = Path(folder)
+    with only_writer(folder):
+        manifest = read_manifest(folder)
+        _check(corpus, encoder, folder, manifest, progress)
+        memory = memory or MemoryPlan.unlimited(manifest.shard_size)
+        if memory.shard_size > manifest.shard_size:
+            progress.say(f"New shards hold {manifest.shard_size:,} documents, as those that are there.")
+        before = open_contents(folder, structure=True)  # New vectors go into it.
+        build = BuildPlan(
+            corpus=corpus.name,
+            encoder=manifest.encoder,
+            shard_size=min(manifest.shard_size, memory.shard_size),
+            shard_text=memory.shard_text,
+            vector_format=manifest.vector_format,
+        )
+        with refusals_named(folder):
+            plan = _claim(folder, AppendPlan(build, len(manifest.shards)), resume, restart)
+            stage = ShardStage(
+                corpus=corpus,
+                encoder=encoder,
+                folder=folder,
+                plan=plan.build,
+                begun=_records_from(folder, plan.first),
+                progress=progress,
+                first=plan.first,
+                taken=TakenIds(before.present_ids, partial(_refusal, folder, corpus.name)),
+                processes=processes,
+                depth=memory.depth,
+            )
+            try:
+                records, fingerprint = stage.run()
+            except UserError:
+                if not _records_from(folder, plan.first):
+                    # No shard was encoded that another run could resume from.
+                    (folder / layout.APPEND_PLAN).unlink(missing_ok=True)
+                raise
+            return _add(folder, before, records, Change("append", 0, corpus.name, fingerprint), progress)
 
 
-def _append(
-    corpus: Corpus,
-    encoder: TextEncoder,
-    folder: Path,
-    resume: bool,
-    restart: bool,
-    memory: MemoryPlan | None,
-    processes: EncoderProcesses | None,
-    progress: Progress,
-) -> IndexManifest:
-    manifest = read_manifest(folder)
+def _records_from(folder: Path, first: int) -> dict[int, ShardRecord]:
+    return {number: record for number, record in read_records(folder).items() if number >= first}
+
+
+def _check(corpus: Corpus, encoder: TextEncoder, folder: Path, manifest: IndexManifest, progress: Progress) -> None:
+    """Refuse another encoder, and a corpus without documents."""
     manifest.encoder.refuse_unnamed(folder)
     recorded = manifest.encoder.former_hash
     recognise_former(encoder, recorded, lambda: open_contents(folder).sample(), f"The index {folder}", progress.say)
@@ -124,38 +151,6 @@ def _append(
         )
     if next(corpus.documents(), None) is None:
         raise UserError(f"The corpus {corpus.name} holds no documents: there is nothing to append.")
-    if memory is not None and memory.shard_size > manifest.shard_size:
-        progress.say(f"New shards hold {manifest.shard_size:,} documents, as those that are there.")
-    before = open_contents(folder, structure=True)  # New vectors go into it.
-    build = BuildPlan(
-        corpus=corpus.name,
-        encoder=manifest.encoder,
-        shard_size=min(manifest.shard_size, memory.shard_size) if memory is not None else manifest.shard_size,
-        shard_text=memory.shard_text if memory is not None else None,
-        vector_format=manifest.vector_format,
-    )
-    with refusals_named(folder):
-        plan = _claim(folder, AppendPlan(build, len(manifest.shards)), resume, restart)
-        stage = ShardStage(
-            corpus=corpus,
-            encoder=encoder,
-            folder=folder,
-            plan=plan.build,
-            begun={number: record for number, record in read_records(folder).items() if number >= plan.first},
-            progress=progress,
-            first=plan.first,
-            taken=TakenIds(before.present_ids, partial(_refusal, folder, corpus.name)),
-            processes=processes,
-            depth=memory.depth if memory is not None else 1,
-        )
-        try:
-            records, fingerprint = stage.run()
-        except UserError:
-            if not any(number >= plan.first for number in read_records(folder)):
-                # No shard was encoded that another run could resume from.
-                (folder / layout.APPEND_PLAN).unlink(missing_ok=True)
-            raise
-        return _add(folder, before, records, corpus.name, fingerprint, progress)
 
 
 def _claim(folder: Path, plan: AppendPlan, resume: bool, restart: bool) -> AppendPlan:
@@ -193,48 +188,28 @@ def _begun(folder: Path, first: int) -> AppendPlan | None:
 
 
 def _add(
-    folder: Path,
-    before: IndexContents,
-    records: Sequence[ShardRecord],
-    corpus: str,
-    fingerprint: str,
-    progress: Progress,
+    folder: Path, before: IndexContents, records: Sequence[ShardRecord], change: Change, progress: Progress
 ) -> IndexManifest:
+    """Add the new shards to the structure and to the ids, and replace the manifest."""
     start = time.perf_counter()
     manifest = before.manifest
-    first = len(manifest.shards)
-    added = sum(record.documents for record in records)
-    counts = [shard.documents for shard in manifest.shards] + [record.documents for record in records]
-    structure = manifest.structure
-    files = {name: record for name, record in manifest.files.items() if name not in _replaced(manifest)}
+    change = dataclasses.replace(change, documents=sum(record.documents for record in records))
+    counts = [*(shard.documents for shard in manifest.shards), *(record.documents for record in records)]
+    replaced = {manifest.structure, *layout.doc_id_files(manifest.doc_ids)}
+    files = {name: record for name, record in manifest.files.items() if name not in replaced}
     files |= shard_file_records(records)
-    if manifest.structure in manifest.files:
-        index = read_structure(folder, manifest)
-        with progress.task("Adding vectors", added, "vectors") as task:
-            for shard in ShardVectors(folder, counts, manifest.dim).from_shard(first):
-                index.add(np.ascontiguousarray(shard))
-                task.advance(len(shard))
-        structure = layout.next_name(folder, "index", ".faiss")
-        write_structure(index, folder / structure)
+    structure = _grown_structure(folder, manifest, counts, change.documents, progress)
+    if structure != manifest.structure:
         files[structure] = file_record(folder, structure)
     doc_ids = layout.next_name(folder, layout.DOC_IDS)
-    write_lines(folder / doc_ids, chain(before.all_ids(), stored_ids(folder, len(counts), first)))
+    write_lines(folder / doc_ids, chain(before.all_ids(), stored_ids(folder, len(counts), len(manifest.shards))))
     files |= {name: file_record(folder, name) for name in layout.doc_id_files(doc_ids)}
-    changes = (*manifest.changes, Change("append", added, corpus, fingerprint))
-    if not manifest.search.is_exact and manifest.rows + added > 2 * _trained_rows(manifest):
-        progress.say(
-            f"Most documents of {folder} came after its quantisers were trained: train them anew with "
-            f"`combine(from_='{folder}', type='{manifest.family}')`."
-        )
-    entries = shard_entries([*_as_records(manifest), *records])
     cost = build_record(records, time.perf_counter() - start)
     after = dataclasses.replace(
         manifest,
-        corpus=CorpusRecord(
-            manifest.corpus.name, chained_fingerprint(manifest.corpus.fingerprint, "append", fingerprint)
-        ),
-        document_count=manifest.document_count + added,
-        shards=entries,
+        corpus=manifest.corpus.changed(change),
+        document_count=manifest.document_count + change.documents,
+        shards=shard_entries([*_as_records(manifest), *records]),
         files=files,
         build=dataclasses.replace(
             cost,
@@ -245,11 +220,32 @@ def _add(
         created=now(),
         structure=structure,
         doc_ids=doc_ids,
-        changes=changes,
+        changes=(*manifest.changes, change),
     )
     after = write_manifest(folder, after)
     layout.remove_unlisted(folder, after.files, len(after.shards))
     return after
+
+
+def _grown_structure(
+    folder: Path, manifest: IndexManifest, counts: Sequence[int], added: int, progress: Progress
+) -> str:
+    """Write the structure with the vectors of the new shards, and return its file name. It is not trained again."""
+    if not manifest.search.is_exact and manifest.rows + added > 2 * _trained_rows(manifest):
+        progress.say(
+            f"Most documents of {folder} came after its quantisers were trained: train them anew with "
+            f"`combine(from_='{folder}', type='{manifest.family}')`."
+        )
+    if manifest.structure not in manifest.files:
+        return manifest.structure
+    index = read_structure(folder, manifest)
+    with progress.task("Adding vectors", added, "vectors") as task:
+        for shard in ShardVectors(folder, counts, manifest.dim).from_shard(len(manifest.shards)):
+            index.add(np.ascontiguousarray(shard))
+            task.advance(len(shard))
+    name = layout.next_name(folder, "index", ".faiss")
+    write_structure(index, folder / name)
+    return name
 
 
 def _trained_rows(manifest: IndexManifest) -> int:
@@ -257,10 +253,6 @@ def _trained_rows(manifest: IndexManifest) -> int:
     if manifest.trained_rows is not None:
         return manifest.trained_rows
     return manifest.rows - sum(change.documents for change in manifest.changes if change.kind == "append")
-
-
-def _replaced(manifest: IndexManifest) -> tuple[str, ...]:
-    return (manifest.structure, *layout.doc_id_files(manifest.doc_ids))
 
 
 def _as_records(manifest: IndexManifest) -> Iterator[ShardRecord]:

@@ -9,7 +9,7 @@ from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.finish import check_structure_fits, finish_index, shard_entries
 from ibkd_retrieval.indexing.building.memory import DEFAULT_SHARD_SIZE, MemoryPlan
-from ibkd_retrieval.indexing.building.plan import BuildPlan, claim, noted_family, refusals_named
+from ibkd_retrieval.indexing.building.plan import BuildPlan, claim, noted_family
 from ibkd_retrieval.indexing.building.stage import ShardStage
 from ibkd_retrieval.indexing.building.workers import EncoderProcesses
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
@@ -18,7 +18,7 @@ from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.manifest import CorpusRecord, EncoderRecord, IndexManifest, read_manifest
 from ibkd_retrieval.indexing.format.shards import ShardRecord, is_intact, read_records
 from ibkd_retrieval.indexing.format.vectors import check_format
-from ibkd_retrieval.indexing.format.writing import only_writer, working_folder
+from ibkd_retrieval.indexing.format.writing import new_index
 from ibkd_retrieval.json_io import parse
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -76,25 +76,17 @@ def build_index(
     load_faiss()  # Fails now if faiss is missing, and not after hours of encoding.
     if shard_size < 1:
         raise UserError(f"A shard must hold at least one document, not {shard_size}.")
+    memory = memory or MemoryPlan.unlimited(shard_size)
     plan = BuildPlan(
         corpus=corpus.name,
         encoder=EncoderRecord.of(encoder),
-        shard_size=memory.shard_size if memory is not None else shard_size,
-        shard_text=memory.shard_text if memory is not None else None,
+        shard_size=memory.shard_size,
+        shard_text=memory.shard_text,
         vector_format=check_format(vector_format),
         **noted_family(family),
     )
-    family.bytes_per_vector(1, plan.encoder.dim)  # Refuses what does not suit the dimension, before all the encoding.
-    limit = memory.limit if memory is not None and memory.asked else None
-    if corpus.count is not None:
-        check_structure_fits(family, corpus.count, plan.encoder.dim, limit)
-    if next(corpus.documents(), None) is None:
-        raise UserError(f"The corpus {corpus.name} holds no documents: there is nothing to index.")
-    with (
-        refusals_named(folder),
-        only_writer(folder, make=True),
-        working_folder(folder, resume, overwrite) as folder,
-    ):
+    _check_before_encoding(corpus, plan, family, memory.structure_limit)
+    with new_index(folder, resume, overwrite) as folder:
         plan = claim(folder, plan, resume, overwrite, progress)
         refuse_changed(folder)
         stage = ShardStage(
@@ -105,7 +97,7 @@ def build_index(
             begun=_own_records(folder),
             progress=progress,
             processes=processes,
-            depth=memory.depth if memory is not None else 1,
+            depth=memory.depth,
             before_writing=lambda: layout.withdraw(folder),
         )
         records, fingerprint = stage.run()
@@ -115,9 +107,17 @@ def build_index(
             progress.say(f"The index in {folder} is finished and intact: nothing was left to do.")
             return finished
         layout.withdraw(folder)
-        return finish_index(
-            folder, records, CorpusRecord(corpus.name, fingerprint), plan, family, progress, device=device, limit=limit
-        )
+        named = CorpusRecord(corpus.name, fingerprint)
+        return finish_index(folder, records, named, plan, family, progress, device=device, limit=memory.structure_limit)
+
+
+def _check_before_encoding(corpus: Corpus, plan: BuildPlan, family: Family, limit: int | None) -> None:
+    """Refuse what would fail after hours of encoding."""
+    family.bytes_per_vector(1, plan.encoder.dim)  # Refuses a dimension that does not suit the family.
+    if corpus.count is not None:
+        check_structure_fits(family, corpus.count, plan.encoder.dim, limit)
+    if next(corpus.documents(), None) is None:
+        raise UserError(f"The corpus {corpus.name} holds no documents: there is nothing to index.")
 
 
 def refuse_changed(folder: Path) -> None:

@@ -20,12 +20,10 @@ from ibkd_retrieval.indexing.building.finish import finish_index
 from ibkd_retrieval.indexing.building.plan import (
     BuildPlan,
     TakenIds,
-    chained_fingerprint,
     claim,
     differing_fields,
     fingerprint,
     noted_family,
-    refusals_named,
 )
 from ibkd_retrieval.indexing.contents import IndexContents, first_unlike, open_contents
 from ibkd_retrieval.indexing.families import Family, family_named, family_options
@@ -42,7 +40,7 @@ from ibkd_retrieval.indexing.format.shards import (
     write_shard,
 )
 from ibkd_retrieval.indexing.format.vectors import check_format
-from ibkd_retrieval.indexing.format.writing import only_writer, working_folder
+from ibkd_retrieval.indexing.format.writing import new_index
 from ibkd_retrieval.json_io import decode, parse
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -102,11 +100,7 @@ def combine_indexes(
     corpus, changes = _history(manifests)
     if len(indexes) > 1 and not plan.encoder.weight_hash:
         progress.say("No model was named for these vectors: whether all were made by one is not known.")
-    with (
-        refusals_named(folder),
-        only_writer(folder, make=True),
-        working_folder(folder, resume, overwrite) as folder,
-    ):
+    with new_index(folder, resume, overwrite) as folder:
         plan = claim(folder, plan, resume, overwrite, progress)
         _refuse_others(folder, indexes, changes)
         documents = sum(manifest.document_count for manifest in manifests)
@@ -338,10 +332,6 @@ def _plan(index: IndexContents, shard_size: int) -> BuildPlan:
 def _history(manifests: Sequence[IndexManifest]) -> tuple[CorpusRecord, tuple[Change, ...]]:
     corpus, changes = manifests[0].corpus, manifests[0].changes
     for other in manifests[1:]:
-        chained = chained_fingerprint(corpus.fingerprint, "merge", other.corpus.fingerprint)
-        corpus = CorpusRecord(corpus.name, chained)
-        changes = (
-            *changes,
-            Change("merge", other.document_count, other.corpus.name, other.corpus.fingerprint),
-        )
+        change = Change("merge", other.document_count, other.corpus.name, other.corpus.fingerprint)
+        corpus, changes = corpus.changed(change), (*changes, change)
     return corpus, changes

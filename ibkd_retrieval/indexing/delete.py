@@ -11,13 +11,12 @@ import numpy as np
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write
-from ibkd_retrieval.indexing.building.plan import chained_fingerprint, refusals_named
 from ibkd_retrieval.indexing.contents import open_contents
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import save_array
-from ibkd_retrieval.indexing.format.manifest import Change, CorpusRecord, IndexManifest, write_manifest
+from ibkd_retrieval.indexing.format.manifest import Change, IndexManifest, write_manifest
 from ibkd_retrieval.indexing.format.shards import file_record
-from ibkd_retrieval.indexing.format.writing import only_writer
+from ibkd_retrieval.indexing.format.writing import only_writer, refusals_named
 
 
 def delete_documents(folder: Path | str, ids: Collection[str]) -> IndexManifest:
@@ -62,6 +61,7 @@ def _delete(folder: Path, ids: Collection[str]) -> IndexManifest:
     if manifest.tombstones is not None:
         gone = np.union1d(gone, np.load(folder / manifest.tombstones, allow_pickle=False))
     digest = hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest()
+    change = Change("delete", len(rows), "", digest)
     with refusals_named(folder):
         layout.remove_leftovers(folder, manifest.files)
         tombstones = layout.next_name(folder, layout.TOMBSTONES, ".npy")
@@ -70,14 +70,12 @@ def _delete(folder: Path, ids: Collection[str]) -> IndexManifest:
         files = {name: record for name, record in manifest.files.items() if name != manifest.tombstones}
         after = dataclasses.replace(
             manifest,
-            corpus=CorpusRecord(
-                manifest.corpus.name, chained_fingerprint(manifest.corpus.fingerprint, "delete", digest)
-            ),
+            corpus=manifest.corpus.changed(change),
             document_count=manifest.document_count - len(rows),
             deleted_count=len(gone),
             tombstones=tombstones,
             files=files | {tombstones: file_record(folder, tombstones)},
-            changes=(*manifest.changes, Change("delete", len(rows), "", digest)),
+            changes=(*manifest.changes, change),
         )
         after = write_manifest(folder, after)
         if manifest.tombstones is not None:

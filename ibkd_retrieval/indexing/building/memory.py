@@ -75,7 +75,8 @@ class MemoryPlan:
     Attributes:
         limit: the budget in bytes.
         shard_size: maximum number of documents in a shard.
-        shard_text: maximum number of characters in a shard, which bounds shards of long documents.
+        shard_text: maximum number of characters in a shard, which bounds shards of long documents. None is no
+            limit.
         depth: maximum number of shards that wait between two stages.
         batch_tokens: maximum number of tokens in a batch.
         asked: whether the user set the budget. Work beyond it is then refused.
@@ -83,10 +84,20 @@ class MemoryPlan:
 
     limit: int
     shard_size: int
-    shard_text: int
+    shard_text: int | None
     depth: int
     batch_tokens: int
     asked: bool = False
+
+    @classmethod
+    def unlimited(cls, shard_size: int = DEFAULT_SHARD_SIZE) -> MemoryPlan:
+        """The plan of a caller that sets no budget."""
+        return cls(machine_memory(), shard_size, None, 1, 0)
+
+    @property
+    def structure_limit(self) -> int | None:
+        """Maximum size in bytes of the search structure. None is no limit."""
+        return self.limit if self.asked else None
 
 
 def plan_memory(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Document
-from ibkd_retrieval.errors import UserError, WorkFailed
+from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import make_folder, write_json
 from ibkd_retrieval.indexing.families import FAMILIES, Family, family_named, family_options
 from ibkd_retrieval.indexing.format import layout
@@ -26,10 +24,6 @@ from ibkd_retrieval.progress import Progress
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 @dataclass(frozen=True)
@@ -151,30 +145,6 @@ def differing_fields(one: EncoderRecord, other: EncoderRecord) -> str:
     return ", ".join(name for name in names if getattr(one, name) != getattr(other, name))
 
 
-@contextmanager
-def refusals_named(folder: Path) -> Iterator[None]:
-    """A context that turns write errors in `folder` into errors that say what to do.
-
-    Raises:
-        UserError: the folder may not be written.
-        WorkFailed: there is no room for a file.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise WorkFailed(
-                f"{error.strerror} while writing to {folder}: what is finished is kept; make room and go on with "
-                "`resume`."
-            ) from error
-        if error.errno not in _REFUSALS or error.filename is None:
-            raise
-        path = Path(error.filename)
-        if path != folder and folder not in path.parents and path not in folder.parents:
-            raise  # A file of the corpus or the model.
-        raise UserError(f"{path} cannot be written ({error.strerror}): name another folder with `output`.") from error
-
-
 class Fingerprint:
     """SHA-256 over ids, contents and fields of documents in their order."""
 
@@ -202,11 +172,6 @@ def fingerprint(documents: Iterable[Document]) -> str:
     result = Fingerprint()
     result.add(documents)
     return result.hexdigest()
-
-
-def chained_fingerprint(before: str, change: str, what: str) -> str:
-    """The fingerprint of a corpus after a change: the same changes, in the same order, give the same one."""
-    return hashlib.sha256(f"{before} {change} {what}".encode()).hexdigest()
 
 
 def hash_id(doc_id: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -31,6 +32,11 @@ class CorpusRecord:
 
     name: str
     fingerprint: str
+
+    def changed(self, change: Change) -> CorpusRecord:
+        """The corpus after a change. The same changes in the same order give the same fingerprint."""
+        chain = f"{self.fingerprint} {change.kind} {change.fingerprint}"
+        return CorpusRecord(self.name, hashlib.sha256(chain.encode()).hexdigest())
 
 
 HASH_VERSION = 2

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.files import atomic_write, beside, check_name, is_leftover, make_folder, sync_directory
 from ibkd_retrieval.indexing.format import layout
 
@@ -91,6 +91,8 @@ def _lock(descriptor: int, wait: bool = False) -> bool:
     return True
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _CURRENT_FOLDER, _EXCHANGE = -100, 2
 """Arguments of Linux's `renameat2`."""
 
@@ -139,6 +141,42 @@ def working_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Path
             raise
         _change_places(new, folder)
         _settle(folder)
+
+
+@contextmanager
+def new_index(folder: Path, resume: bool, overwrite: bool) -> Iterator[Path]:
+    """A context that gives the folder to build an index in, locked. The index becomes `folder` on success.
+
+    Raises:
+        UserError: another process writes to the folder, it may not be written, or it is in the way.
+        WorkFailed: there is no room for a file.
+    """
+    with refusals_named(folder), only_writer(folder, make=True), working_folder(folder, resume, overwrite) as place:
+        yield place
+
+
+@contextmanager
+def refusals_named(folder: Path) -> Iterator[None]:
+    """A context that turns write errors in `folder` into errors that say what to do.
+
+    Raises:
+        UserError: the folder may not be written.
+        WorkFailed: there is no room for a file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise WorkFailed(
+                f"{error.strerror} while writing to {folder}: what is finished is kept; make room and go on with "
+                "`resume`."
+            ) from error
+        if error.errno not in _REFUSALS or error.filename is None:
+            raise
+        path = Path(error.filename)
+        if path != folder and folder not in path.parents and path not in folder.parents:
+            raise  # A file of the corpus or the model.
+        raise UserError(f"{path} cannot be written ({error.strerror}): name another folder with `output`.") from error
 
 
 def _new(folder: Path) -> Path:

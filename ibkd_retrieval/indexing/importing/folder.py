@@ -17,7 +17,7 @@ from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.encoders.protocol import Kind, TextEncoder
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index, refuse_changed
-from ibkd_retrieval.indexing.building.plan import BuildPlan, IdGuard, claim, fingerprint, refusals_named
+from ibkd_retrieval.indexing.building.plan import BuildPlan, IdGuard, claim, fingerprint
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Family, family_named
 from ibkd_retrieval.indexing.format import layout
@@ -25,7 +25,7 @@ from ibkd_retrieval.indexing.format.lines import LineStore
 from ibkd_retrieval.indexing.format.manifest import UNNAMED_MODEL, EncoderRecord, IndexManifest, write_manifest
 from ibkd_retrieval.indexing.format.shards import ShardRecord, document_from_json, is_intact, read_records, write_shard
 from ibkd_retrieval.indexing.format.vectors import check_format, pack
-from ibkd_retrieval.indexing.format.writing import only_writer, working_folder
+from ibkd_retrieval.indexing.format.writing import new_index
 from ibkd_retrieval.indexing.importing import BLOCK_ROWS, ForeignVectors, VectorBlock
 from ibkd_retrieval.indexing.importing.documents import TextsById, texts_by_id
 from ibkd_retrieval.progress import SILENT, Progress, Task
@@ -85,11 +85,7 @@ def import_vectors(
     family = family_named(family) if isinstance(family, str) else family
     load_faiss()
     check_format(vector_format)
-    with (
-        refusals_named(folder),
-        only_writer(folder, make=True),
-        working_folder(folder, resume, overwrite) as folder,
-    ):
+    with new_index(folder, resume, overwrite) as folder:
         with texts_by_id(corpus, folder, progress) if corpus else nullcontext() as texts:
             reading = _Reading(source, texts, normalise)
             dim = _check(reading, encoder, progress)
