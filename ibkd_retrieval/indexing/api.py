@@ -8,11 +8,26 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ibkd_retrieval.corpora.spec import open_corpus
+from ibkd_retrieval.encoders.autotune.load import newest_student
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import INDEXES
+from ibkd_retrieval.indexing.append import append_documents
+from ibkd_retrieval.indexing.build import build_index as build
+from ibkd_retrieval.indexing.building.encoding import prepare_encoding
+from ibkd_retrieval.indexing.building.plan import begun_encoder
+from ibkd_retrieval.indexing.combine import combine_indexes
 from ibkd_retrieval.indexing.config import PROMPTS, EncodingConfig, IndexConfig
+from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.describe import IndexDescription, folder_of
+from ibkd_retrieval.indexing.exporting import export_index
+from ibkd_retrieval.indexing.faiss_binding import device_there, load_faiss
+from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS
+from ibkd_retrieval.indexing.format.manifest import read_manifest
+from ibkd_retrieval.indexing.importing.documents import read_ids
+from ibkd_retrieval.indexing.importing.folder import import_vectors as bring_in
+from ibkd_retrieval.indexing.importing.formats import open_vectors
 from ibkd_retrieval.progress import SILENT, Progress, as_progress
 
 if TYPE_CHECKING:
@@ -21,6 +36,9 @@ if TYPE_CHECKING:
 
     from ibkd_retrieval.corpora.records import Corpus
     from ibkd_retrieval.indexing.families import Family
+
+_LOADING = ("dtype", "pooling", "max_length")
+"""Options that say how a model is loaded, whatever it encodes."""
 
 
 def build_index(
@@ -57,12 +75,7 @@ def build_index(
         >>> build_index(["a boat on the river"], "models/mine", "indexes/mine", type="flat")  # doctest: +SKIP
         <index indexes/mine: 1 documents of 384 dimensions, type flat, model models/mine>
     """
-    from ibkd_retrieval.corpora.spec import open_corpus
-    from ibkd_retrieval.encoders.autotune.load import newest_student
     from ibkd_retrieval.encoders.loading import short_model_name
-    from ibkd_retrieval.indexing.build import build_index as build
-    from ibkd_retrieval.indexing.building.encoding import prepare_encoding
-    from ibkd_retrieval.indexing.building.plan import begun_encoder
 
     progress = as_progress(progress)
     config = _on_device(IndexConfig.of(config, "build_index", **options), progress)
@@ -123,11 +136,6 @@ def append(
     Example:
         >>> append("indexes/mine", [{"_id": "d9", "text": "one more"}])  # doctest: +SKIP
     """
-    from ibkd_retrieval.corpora.spec import open_corpus
-    from ibkd_retrieval.indexing.append import append_documents
-    from ibkd_retrieval.indexing.building.encoding import prepare_encoding
-    from ibkd_retrieval.indexing.format.manifest import read_manifest
-
     progress = as_progress(progress)
     config = _on_device(IndexConfig.of(config, "append", **options), progress)
     folder = folder_of(index)
@@ -167,9 +175,6 @@ def delete(index: Any, ids: Iterable[str] | Path) -> IndexDescription:
         >>> delete(folder, ["a"]).manifest.document_count
         1
     """
-    from ibkd_retrieval.indexing.delete import delete_documents
-    from ibkd_retrieval.indexing.importing.documents import read_ids
-
     if isinstance(ids, str):
         raise UserError(f"`ids` is the text {ids!r}: give a list of ids, or the path of a file as a `pathlib.Path`.")
     folder = folder_of(index)
@@ -204,8 +209,6 @@ def combine(
     Example:
         >>> combine("indexes/mine", type="ivf-pq")  # doctest: +SKIP
     """
-    from ibkd_retrieval.indexing.combine import combine_indexes
-
     progress = as_progress(progress)
     config = _on_device(IndexConfig.of(config, "combine", **options), progress)
     family = config.structure.family(Path(output) if resume and output is not None else None)
@@ -269,39 +272,15 @@ def import_vectors(
         >>> made.manifest.document_count, made.manifest.dim
         (1, 2)
     """
-    from ibkd_retrieval.corpora.spec import open_corpus
-    from ibkd_retrieval.indexing.importing.folder import import_vectors as bring_in
-    from ibkd_retrieval.indexing.importing.formats import open_vectors, vectors_in_memory
-
     progress = as_progress(progress)
     config = IndexConfig.of(config, "import_vectors", **options)
-    if model is None:
-        given = [
-            name for name in ("dtype", "pooling", "max_length") if getattr(config.encoding, name) not in (None, "auto")
-        ]
-        if given:
-            raise UserError(
-                f"{', '.join(f'`{name}`' for name in given)} cannot be used without `model`: name the model."
-            )
+    loading = [name for name in _LOADING if getattr(config.encoding, name) not in (None, "auto")]
+    if model is None and loading:
+        raise UserError(f"{', '.join(f'`{name}`' for name in loading)} cannot be used without `model`: name the model.")
     config = _on_device(config, progress)
     family = config.structure.family(Path(output) if resume else None)
-    encoder: TextEncoder | None = None
-    if isinstance(path, str | Path):
-        if not (ids is None or isinstance(ids, str | Path)):
-            raise UserError(f"`ids` of vectors in a file are in a file too: give its path beside {path}.")
-        source = open_vectors(path, ids=None if ids is None else Path(ids), allow_pickle=allow_pickle)
-    else:
-        source = vectors_in_memory(path, ids)
-    if model is not None:
-        given_model = _model(model, config.encoding)
-        if isinstance(given_model, str):
-            from ibkd_retrieval.encoders.encoder import Encoder
-
-            named = ("device", "dtype", "pooling", "max_length", *PROMPTS)
-            settings = {name: getattr(config.encoding, name) for name in named}
-            encoder = Encoder.load(given_model, progress=progress, **settings)
-        else:
-            encoder = given_model
+    source = open_vectors(path, ids=ids, allow_pickle=allow_pickle)
+    encoder = None if model is None else _encoder(model, config.encoding, progress)
     made = bring_in(
         source,
         output,
@@ -356,7 +335,6 @@ def export(
     if int8 and to != "onnx":
         raise UserError(f"`int8` is for `to='onnx'`: leave it out for {to}.")
     if to == "onnx":
-        from ibkd_retrieval.encoders.autotune.load import newest_student
         from ibkd_retrieval.encoders.exporting import export_model
 
         made = export_model(newest_student() if source is None else source, output, int8=int8)
@@ -364,8 +342,6 @@ def export(
         if made.int8_cosine is not None:
             progress.say(f"The vectors in int8 have a cosine of at least {made.int8_cosine:.4f} with the model's.")
         return made.folder
-    from ibkd_retrieval.indexing.exporting import export_index
-
     export_index(folder_of(source), output, to, exact=exact, progress=progress)
     return Path(output)
 
@@ -378,8 +354,6 @@ def corpus_slug(corpus: str) -> str:
 
 
 def _on_device(config: IndexConfig, progress: Progress) -> IndexConfig:
-    from ibkd_retrieval.indexing.faiss_binding import device_there, load_faiss
-
     load_faiss()  # Before torch: the first to load OpenMP decides how its threads wait.
     return IndexConfig.of(config, device=device_there(config.encoding.device, progress))
 
@@ -393,8 +367,7 @@ def _model(model: str | os.PathLike[str] | TextEncoder, config: EncodingConfig) 
     if isinstance(model, str | os.PathLike):
         return os.fspath(model)
     usual = EncodingConfig()
-    loading = ("dtype", "backend", "pooling", "max_length", "dim")
-    given = [f"`{name}`" for name in loading if getattr(config, name) != getattr(usual, name)]
+    given = [f"`{name}`" for name in (*_LOADING, "backend", "dim") if getattr(config, name) != getattr(usual, name)]
     if given:
         raise UserError(
             f"{', '.join(given)} cannot be used with a loaded encoder: load it that way, or name its model."
@@ -402,10 +375,18 @@ def _model(model: str | os.PathLike[str] | TextEncoder, config: EncodingConfig) 
     return model
 
 
+def _encoder(model: str | os.PathLike[str] | TextEncoder, config: EncodingConfig, progress: Progress) -> TextEncoder:
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+    named = _model(model, config)
+    if not isinstance(named, str):
+        return named
+    settings = {name: getattr(config, name) for name in ("device", *_LOADING, *PROMPTS)}
+    return Encoder.load(named, progress=progress, **settings)
+
+
 def _settled(family: Family, corpus: Corpus) -> Family:
     """The family that is built for this number of documents. The folder is named after it."""
-    from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS
-
     few = corpus.count
     if few is None:
         few = sum(1 for _ in islice(corpus.documents(), FEWEST_DOCUMENTS))
@@ -414,8 +395,6 @@ def _settled(family: Family, corpus: Corpus) -> Family:
 
 def _folder_beside(source: Path, family: Family) -> Path:
     """The default folder of another index of the vectors of `source`."""
-    from ibkd_retrieval.indexing.format.manifest import read_manifest
-
     manifest = read_manifest(source)
     name = source.resolve().name.removesuffix(f"-{manifest.family}")
     return INDEXES / f"{name}-{family.suited_to(manifest.document_count, SILENT).name}"

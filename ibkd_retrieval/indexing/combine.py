@@ -91,11 +91,7 @@ def combine_indexes(
     _check_encoders(indexes)
     _check_ids(indexes)
     manifests = [index.manifest for index in indexes]
-    plan = _plan(indexes[0], max(manifest.shard_size for manifest in manifests))
-    stored = check_format(vector_format or manifests[0].vector_format)
-    plan = dataclasses.replace(plan, vector_format=stored, **noted_family(family))
-    if cut is not None:
-        plan = dataclasses.replace(plan, encoder=_checked_cut(cut, indexes[0]))
+    plan = dataclasses.replace(_plan(indexes, vector_format, cut), **noted_family(family))
     family.bytes_per_vector(1, plan.encoder.dim)  # Refuses a dimension that does not suit the family, before any work.
     corpus, changes = _history(manifests)
     if len(indexes) > 1 and not plan.encoder.weight_hash:
@@ -319,14 +315,19 @@ def _blocks(ids: Iterator[str], size: int = 8192) -> Iterator[list[str]]:
         yield block
 
 
-def _plan(index: IndexContents, shard_size: int) -> BuildPlan:
+def _plan(indexes: Sequence[IndexContents], vector_format: str | None, cut: EncoderRecord | None) -> BuildPlan:
     """The build plan of the first source, with which the new index can be repaired too."""
-    manifest = index.manifest
+    first = indexes[0]
     try:
-        begun = decode(BuildPlan, parse((index.folder / layout.PLAN).read_bytes()))
-        return dataclasses.replace(begun, shard_size=shard_size)
+        plan = decode(BuildPlan, parse((first.folder / layout.PLAN).read_bytes()))
     except (OSError, ValueError):
-        return BuildPlan(manifest.corpus.name, manifest.encoder, shard_size)
+        plan = BuildPlan(first.manifest.corpus.name, first.manifest.encoder, first.manifest.shard_size)
+    return dataclasses.replace(
+        plan,
+        shard_size=max(index.manifest.shard_size for index in indexes),
+        vector_format=check_format(vector_format or first.manifest.vector_format),
+        encoder=plan.encoder if cut is None else _checked_cut(cut, first),
+    )
 
 
 def _history(manifests: Sequence[IndexManifest]) -> tuple[CorpusRecord, tuple[Change, ...]]:

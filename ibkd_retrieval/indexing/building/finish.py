@@ -13,7 +13,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.memory import peak_memory_bytes
 from ibkd_retrieval.indexing.building.plan import BuildPlan
 from ibkd_retrieval.indexing.faiss_binding import write_structure
-from ibkd_retrieval.indexing.families import Family, Flat, family_options
+from ibkd_retrieval.indexing.families import BuiltStructure, Family, Flat, family_options
 from ibkd_retrieval.indexing.families.auto import Wanted
 from ibkd_retrieval.indexing.families.family import STORED_ONCE_BYTES
 from ibkd_retrieval.indexing.format import layout
@@ -72,20 +72,14 @@ def finish_index(
     if isinstance(family, Wanted):
         family, tried = family.choice(vectors, progress)
         progress.say(f"Chosen by trial: an index of type {family.name}.")
-    check_structure_fits(family, vectors.count, vectors.dim, limit)
-    within = family
-    if isinstance(family, Flat) and limit is not None:
-        within = Flat(min(limit, STORED_ONCE_BYTES if family.memory_bytes is None else family.memory_bytes))
-    built = within.build(vectors, progress, device)
+    built = _built_within(limit, family, vectors, progress, device)
     if built.index is None:
         (folder / layout.STRUCTURE).unlink(missing_ok=True)
     else:
         write_structure(built.index, folder / layout.STRUCTURE)
     write_lines(folder / layout.DOC_IDS, stored_ids(folder, len(records)))
     structure_seconds = time.perf_counter() - start
-    files = shard_file_records(records)
-    for name in (*([layout.STRUCTURE] if built.index is not None else []), *layout.doc_id_files()):
-        files[name] = file_record(folder, name)
+    made = [*([layout.STRUCTURE] if built.index is not None else []), *layout.doc_id_files()]
     manifest = IndexManifest(
         format_version=layout.FORMAT_VERSION,
         corpus=corpus,
@@ -98,7 +92,7 @@ def finish_index(
         search=built.search,
         shard_size=plan.shard_size,
         shards=shard_entries(records),
-        files=files,
+        files=shard_file_records(records) | {name: file_record(folder, name) for name in made},
         build=build_record(records, structure_seconds),
         versions=library_versions(),
         created=now(),
@@ -108,6 +102,15 @@ def finish_index(
         trained_rows=vectors.count,
     )
     return write_manifest(folder, manifest)
+
+
+def _built_within(
+    limit: int | None, family: Family, vectors: ShardVectors, progress: Progress, device: str
+) -> BuiltStructure:
+    check_structure_fits(family, vectors.count, vectors.dim, limit)
+    if isinstance(family, Flat) and limit is not None:
+        family = Flat(min(limit, STORED_ONCE_BYTES if family.memory_bytes is None else family.memory_bytes))
+    return family.build(vectors, progress, device)
 
 
 def check_structure_fits(family: Family, count: int, dim: int, limit: int | None) -> None:

@@ -26,19 +26,23 @@ _FORMS = (
 )
 
 
-def open_vectors(path: Path | str, *, ids: Path | None = None, allow_pickle: bool = False) -> ForeignVectors:
+def open_vectors(path: Any, *, ids: Any = None, allow_pickle: bool = False) -> ForeignVectors:
     """Open vectors for import.
 
     Args:
         path: a `.npy` file; a folder of `vectors.npy` and `ids.txt`; a `.parquet` file or a folder of such; a folder
-            of Pyserini's; a `.pkl` file of Tevatron's or a folder of such.
-        ids: list of the ids of a `.npy` file (`ids.read_ids`).
+            of Pyserini's; a `.pkl` file of Tevatron's or a folder of such; or the vectors [n, d] themselves.
+        ids: the file of the ids of a `.npy` file (`documents.read_ids`). For vectors in memory, also a list of n ids.
         allow_pickle: unpickle Tevatron's files. Only for trusted files.
 
     Raises:
         UserError: there is nothing of these forms, ids are missing or given twice, or pickle is not allowed.
     """
-    path = Path(path)
+    if not isinstance(path, str | Path):
+        return vectors_in_memory(path, ids)
+    if not (ids is None or isinstance(ids, str | Path)):
+        raise UserError(f"The `ids` of vectors in a file are in a file too: give its path beside {path}.")
+    path, ids = Path(path), None if ids is None else Path(ids)
     if not path.exists():
         raise UserError(f"There is no {path}: give {_FORMS}.")
     array = path / "vectors.npy" if path.is_dir() else path
