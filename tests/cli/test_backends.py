@@ -101,12 +101,11 @@ def test_batches_that_do_not_fit_into_the_memory_are_refused_with_the_size_that_
 
 
 def test_memory_is_planned_for_the_width_of_the_transformer(shell, teacher, beir, monkeypatch):
-    from ibkd_retrieval.encoders import device as allocator
-    from ibkd_retrieval.indexing.building import memory
+    from ibkd_retrieval.indexing.building import encoding
 
-    planned, plan, given_back = [], memory.plan_memory, []
-    monkeypatch.setattr(allocator, "give_freed_memory_back", lambda: given_back.append(len(planned)))
-    monkeypatch.setattr(memory, "plan_memory", lambda *a, **sizes: planned.append(sizes) or plan(*a, **sizes))
+    planned, plan, given_back = [], encoding.plan_memory, []
+    monkeypatch.setattr(encoding, "give_freed_memory_back", lambda: given_back.append(len(planned)))
+    monkeypatch.setattr(encoding, "plan_memory", lambda *a, **sizes: planned.append(sizes) or plan(*a, **sizes))
     shell.must("index", "--corpus", beir, "--model", teacher, "--dim", 8, "--output", "x", "--quiet")
     assert [(sizes["dim"], sizes["width"]) for sizes in planned] == [(8, 32)]
     assert given_back == [0], "what earlier encoders took is not planned for"

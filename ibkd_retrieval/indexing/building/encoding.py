@@ -5,19 +5,25 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ibkd_retrieval.encoders.device import choose_device, give_freed_memory_back
 from ibkd_retrieval.encoders.protocol import TextEncoder
+from ibkd_retrieval.encoders.threads import thread_count
+from ibkd_retrieval.encoders.tokens import default_batch_tokens
+from ibkd_retrieval.encoders.weights import word_on_prompts
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.building.memory import MemoryPlan, parse_size
+from ibkd_retrieval.indexing.building.memory import MemoryPlan, parse_size, plan_memory
+from ibkd_retrieval.indexing.building.workers import EncoderProcesses, LoadEncoder, available_threads
 from ibkd_retrieval.indexing.config import PROMPTS
 
 if TYPE_CHECKING:
     from ibkd_retrieval.corpora.records import Corpus
-    from ibkd_retrieval.indexing.building.workers import EncoderProcesses
     from ibkd_retrieval.indexing.config import EncodingConfig
     from ibkd_retrieval.progress import Progress
 
 # Documents from which on encoding takes so much longer than trying the backends that trying them is worth it.
 _LARGE = 20_000
+
+_LOADING = ("device", "pooling", "max_length", "dim", *PROMPTS)
 
 
 class Encoding(NamedTuple):
@@ -46,13 +52,6 @@ def prepare_encoding(model: str | TextEncoder, config: EncodingConfig, corpus: C
     Raises:
         UserError: there is no such model, it cannot honour an option, or the memory does not suffice.
     """
-    from ibkd_retrieval.encoders.autotune.choice import sample_texts
-    from ibkd_retrieval.encoders.autotune.load import load_encoder
-    from ibkd_retrieval.encoders.device import choose_device
-    from ibkd_retrieval.encoders.tokens import default_batch_tokens
-    from ibkd_retrieval.encoders.weights import word_on_prompts
-    from ibkd_retrieval.indexing.building.workers import EncoderProcesses, LoadEncoder
-
     if config.workers < 1:
         raise UserError(f"`workers` is {config.workers}: give at least 1.")
     if config.shard_size is not None and config.shard_size < 1:
@@ -60,49 +59,66 @@ def prepare_encoding(model: str | TextEncoder, config: EncodingConfig, corpus: C
             f"A shard must hold at least one document, not {config.shard_size}: give a larger `shard_size`."
         )
     limit = None if config.memory is None else parse_size(config.memory)
-    encoder: Any
-    settings = {name: getattr(config, name) for name in ("device", "pooling", "max_length", "dim", *PROMPTS)}
-    if isinstance(model, str):
-        wanted = config.batch_tokens
-        if wanted is None:
-            wanted = default_batch_tokens(choose_device(config.device))
-        encoder = load_encoder(
-            model,
-            config.backend,
-            config.dtype,
-            lambda: sample_texts(document.content for document in corpus.documents()),
-            purpose="documents",
-            measure=lambda: _is_large(corpus),
-            progress=progress,
-            batch_tokens=wanted,
-            **settings,
-        )
-        asked = config.query_prompt is None and config.document_prompt is None and encoder.max_length
-        word = word_on_prompts(model, encoder.prompts.values(), known=False) if asked else None
-        if word is not None:
-            progress.say(word)
-    else:
-        encoder = model
-        settings |= {name: getattr(encoder, name) for name in ("device", "pooling")}
-        settings |= {"max_length": encoder.max_length or None, "dim": encoder.dim}
-        wanted = config.batch_tokens or getattr(encoder, "batch_tokens", None) or default_batch_tokens(encoder.device)
+    encoder: Any = _loaded(model, config, corpus, progress) if isinstance(model, str) else model
+    wanted = config.batch_tokens
+    if wanted is None and isinstance(model, str):
+        wanted = default_batch_tokens(choose_device(config.device))
+    wanted = wanted or getattr(encoder, "batch_tokens", None) or default_batch_tokens(encoder.device)
     sizes = _sizes(encoder, config, limit, wanted)
     if config.batch_tokens is None and isinstance(model, str):
         encoder.batch_tokens = sizes.batch_tokens
     processes = None
     if config.workers > 1:
-        # Each process loads what was settled on here; what int8 needs, this process has made.
-        sample = tuple(sample_texts(document.content for document in corpus.documents()))
-        load = LoadEncoder(
-            encoder.name,
-            **settings,
-            dtype=encoder.dtype,
-            batch_tokens=getattr(encoder, "batch_tokens", sizes.batch_tokens),
-            backend=getattr(encoder, "backend", "torch"),
-            sample=sample if encoder.dtype == "int8" else (),
-        )
+        load = _loader(model, encoder, config, corpus, sizes)
         processes = EncoderProcesses(config.workers, load)
     return Encoding(encoder, sizes, processes)
+
+
+def _loaded(model: str, config: EncodingConfig, corpus: Corpus, progress: Progress) -> Any:
+    """Load a model with the backend and the format that suit the corpus."""
+    from ibkd_retrieval.encoders.autotune.load import load_encoder
+
+    encoder = load_encoder(
+        model,
+        config.backend,
+        config.dtype,
+        lambda: _sample(corpus),
+        purpose="documents",
+        measure=lambda: _is_large(corpus),
+        progress=progress,
+        batch_tokens=config.batch_tokens or default_batch_tokens(choose_device(config.device)),
+        **{name: getattr(config, name) for name in _LOADING},
+    )
+    asked = config.query_prompt is None and config.document_prompt is None and encoder.max_length
+    word = word_on_prompts(model, encoder.prompts.values(), known=False) if asked else None
+    if word is not None:
+        progress.say(word)
+    return encoder
+
+
+def _loader(
+    model: str | TextEncoder, encoder: Any, config: EncodingConfig, corpus: Corpus, sizes: MemoryPlan
+) -> LoadEncoder:
+    """How each process loads what this one has settled on."""
+    settings = {name: getattr(config, name) for name in _LOADING}
+    if not isinstance(model, str):
+        settings |= {name: getattr(encoder, name) for name in ("device", "pooling", "dim")}
+        settings["max_length"] = encoder.max_length or None
+    return LoadEncoder(
+        encoder.name,
+        **settings,
+        dtype=encoder.dtype,
+        batch_tokens=getattr(encoder, "batch_tokens", sizes.batch_tokens),
+        backend=getattr(encoder, "backend", "torch"),
+        # A process makes nothing of its own: it loads the int8 model that this one made from these texts.
+        sample=tuple(_sample(corpus)) if encoder.dtype == "int8" else (),
+    )
+
+
+def _sample(corpus: Corpus) -> Any:
+    from ibkd_retrieval.encoders.autotune.choice import sample_texts
+
+    return sample_texts(document.content for document in corpus.documents())
 
 
 def _sizes(encoder: Any, config: EncodingConfig, limit: int | None, batch_tokens: int) -> MemoryPlan:
@@ -111,11 +127,6 @@ def _sizes(encoder: Any, config: EncodingConfig, limit: int | None, batch_tokens
     Raises:
         UserError: it does not suffice.
     """
-    from ibkd_retrieval.encoders.device import give_freed_memory_back
-    from ibkd_retrieval.encoders.threads import thread_count
-    from ibkd_retrieval.indexing.building.memory import plan_memory
-    from ibkd_retrieval.indexing.building.workers import available_threads
-
     at_once = getattr(encoder, "batches_at_once", 1)
     if at_once > 1 and config.workers > 1:
         at_once = thread_count(max(1, available_threads() // config.workers))

@@ -151,56 +151,64 @@ class EncoderProcesses:
             UserError: a model cannot be loaded, or a text not read.
             WorkFailed: a process was killed or failed.
         """
-        context = multiprocessing.get_context("spawn")
-        processes: dict[Connection, SpawnProcess] = {}
-        # The shard that each process encodes. None while it loads its model.
-        busy: dict[Connection, UnencodedShard | None] = {}
+        running: dict[Connection, SpawnProcess] = {}
         try:
-            for number in range(self.count):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, self.load, number, self.count), daemon=True)
-                process.start()
-                theirs.close()
-                processes[ours] = process
-                busy[ours] = None
-            numbers = {connection: number for number, connection in enumerate(processes, 1)}
+            self._start(running)
+            # The shard that each process encodes. None while it loads its model.
+            busy: dict[Connection, UnencodedShard | None] = dict.fromkeys(running)
             while busy:
                 for connection in cast("list[Connection]", wait(list(busy))):
-                    try:
-                        message = connection.recv()
-                    except (EOFError, ConnectionError):
-                        raise self._died(numbers[connection], processes[connection], busy[connection]) from None
+                    process = running[connection]
+                    message = self._received(connection, process, busy[connection])
                     if isinstance(message, _Advanced):
                         task.advance(message.texts)
                         continue
-                    if isinstance(message, _Failed):
-                        raise message.error()
-                    done, busy[connection] = busy[connection], next(shards, None)
-                    following = busy[connection]
+                    done, following = busy[connection], next(shards, None)
                     if following is None:
                         del busy[connection]
                     else:
+                        busy[connection] = following
                         try:
                             connection.send([document.content for document in following.documents])
                         except (BrokenPipeError, ConnectionError):
-                            raise self._died(numbers[connection], processes[connection], following) from None
+                            raise self._died(process, following) from None
                     if done is not None:
                         yield EncodedShard(done, message.vectors, message.seconds / self.count)
                     del done, message, following
         finally:
-            for connection, process in processes.items():
+            for connection, process in running.items():
                 connection.close()
                 process.terminate()
                 process.join()
 
-    def _died(self, number: int, process: SpawnProcess, shard: UnencodedShard | None) -> WorkFailed:
+    def _start(self, running: dict[Connection, SpawnProcess]) -> None:
+        """Start the processes, which load their models at once, and add them to `running` by their connections."""
+        context = multiprocessing.get_context("spawn")
+        for number in range(self.count):
+            ours, theirs = context.Pipe()
+            arguments = (theirs, self.load, number, self.count)
+            process = context.Process(target=_work, args=arguments, name=str(number + 1), daemon=True)
+            process.start()
+            theirs.close()
+            running[ours] = process
+
+    def _received(self, connection: Connection, process: SpawnProcess, shard: UnencodedShard | None) -> Any:
+        try:
+            message = connection.recv()
+        except (EOFError, ConnectionError):
+            raise self._died(process, shard) from None
+        if isinstance(message, _Failed):
+            raise message.error()
+        return message
+
+    def _died(self, process: SpawnProcess, shard: UnencodedShard | None) -> WorkFailed:
         process.join(5)
         code = process.exitcode
         how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with {code}"
         where = f"while it encoded shard {shard.number}" if shard is not None else "while it loaded the model"
         return WorkFailed(
-            f"Encoder process {number} of {self.count} {how} {where} (often for want of memory): what is finished is "
-            "kept; go on with `resume`, and with fewer `workers` if it happens again."
+            f"Encoder process {process.name} of {self.count} {how} {where} (often for want of memory): what is finished "
+            "is kept; go on with `resume`, and with fewer `workers` if it happens again."
         )
 
 
