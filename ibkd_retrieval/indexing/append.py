@@ -79,15 +79,8 @@ def append_documents(
     and codes. New files are written beside the old ones, and then the manifest is replaced in one step. If the process
     is killed before that, the index is unchanged.
 
-    Args:
-        corpus: the new documents, read once. Their ids must not be in the index, except as deleted documents.
-        encoder: the encoder that made the index.
-        folder: the folder of the finished index.
-        resume: continue an interrupted append.
-        restart: discard an interrupted append.
-        memory: sizes within a memory budget. None uses the index's own shard size.
-        processes: processes that encode instead of this one.
-        progress: receives the progress.
+    `api.append` describes the arguments; `restart` is its `overwrite`. `memory` and `processes` are those of
+    `build.build_index`; without `memory`, new shards are as large as the index's own.
 
     Raises:
         UserError: there is no sound index, the encoder is another one, an id is taken, the corpus is empty, another

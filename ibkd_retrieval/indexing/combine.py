@@ -66,17 +66,9 @@ def combine_indexes(
     safe, because files of an index are replaced whole and never modified. A shard is rewritten if it holds deleted
     documents, or if the vector format or the number of dimensions changes.
 
-    Args:
-        sources: folders of finished indexes of one encoder. Their documents are concatenated in this order.
-        folder: the folder of the new index.
-        family: how the vectors are arranged, by name or with options.
-        vector_format: how vectors are stored. None keeps the format of the first source.
-        cut: the encoder of the sources with fewer Matryoshka dims (`Encoder.load` with `dim`). The vectors are cut to
-            its dimension, and unit vectors are normalised again. None keeps all dimensions.
-        resume: continue an interrupted run.
-        overwrite: replace the index in `folder`. It stays whole until the new one is finished.
-        device: where the structure is trained: "cpu", "cuda", or "auto" for a GPU where faiss can use one.
-        progress: receives the progress.
+    `api.combine` and `build.build_index` describe the arguments. `vector_format` None keeps that of the first source.
+    `cut` is the encoder of the sources with fewer Matryoshka dims (`Encoder.load` with `dim`): the vectors are cut to
+    its dimension, and unit vectors are normalised again.
 
     Raises:
         UserError: a source is missing, damaged or by another encoder; two hold the same id; the folder is taken.

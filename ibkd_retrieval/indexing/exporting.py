@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import compress, islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +26,7 @@ _ROW_GROUP = 8192
 def export_index(
     folder: Path | str, destination: Path | str, to: str, *, exact: bool = False, progress: Progress = SILENT
 ) -> None:
-    """Write an index in another tool's format. The folder appears whole or not at all.
-
-    Args:
-        folder: the index.
-        destination: a folder that does not exist or is empty.
-        to: a key of `FORMATS`.
-        exact: for pyserini: write exact vectors whatever the index's type. The other formats always hold them.
-        progress: receives the progress.
+    """Write an index in another tool's format (`api.export`). The folder appears whole or not at all.
 
     Raises:
         UserError: there is no such format, `folder` holds no sound index, or `destination` is taken.
@@ -41,119 +34,102 @@ def export_index(
     """
     if to not in FORMATS:
         raise UserError(f"Unknown format `{to}`: use {', '.join(FORMATS)} for an index, or onnx for a model.")
-    if to == "pyserini":
-        export_pyserini(folder, destination, exact=exact, progress=progress)
-    else:
-        FORMATS[to](folder, destination, progress=progress)
+    with new_folder(destination) as made:
+        index = open_contents(folder, structure=to == "pyserini")
+        if to == "pyserini":
+            _write_pyserini(index, made, exact, progress)
+        else:
+            FORMATS[to](index, made, progress)
 
 
-def export_pyserini(
-    folder: Path | str, destination: Path | str, *, exact: bool = False, progress: Progress = SILENT
-) -> None:
+def _write_pyserini(index: IndexContents, made: Path, exact: bool, progress: Progress) -> None:
     """Write the folder that Pyserini's FaissSearcher reads: `index` (faiss) and `docid` (one id a line).
 
     Pyserini uses the scores of faiss. An approximate index is therefore exported with its default nprobe but without
     refinement, and a message says so. `exact` writes a flat index of the exact vectors instead.
-
-    Raises:
-        UserError: `folder` holds no sound index, or `destination` is not an empty or new folder.
     """
-    folder = Path(folder)
-    with new_folder(destination) as made:
-        contents = open_contents(folder, structure=True)
-        manifest = contents.manifest
-        if manifest.deleted_count:
-            raise UserError(
-                f"{manifest.deleted_count:,} documents of {folder} are deleted, and Pyserini would find them: "
-                f"make an index without them with `combine(from_='{folder}')` and export that."
-            )
-        shutil.copyfile(folder / manifest.doc_ids, made / "docid")
-        if manifest.structure not in manifest.files or (exact and not manifest.search.is_exact):
-            _write_flat(contents.vectors(), (manifest.rows, manifest.dim), made / "index", progress)
-        elif not manifest.search.is_exact:
-            index = read_structure_file(folder / manifest.structure)
-            set_defaults(index, manifest.search)
-            write_structure(index, made / "index")
-            progress.say(
-                "Pyserini scores with the quantised vectors and finds less than a search of the index does: "
-                "export exact vectors if that matters."
-            )
-        else:
-            shutil.copyfile(folder / manifest.structure, made / "index")
+    folder, manifest = index.folder, index.manifest
+    if manifest.deleted_count:
+        raise UserError(
+            f"{manifest.deleted_count:,} documents of {folder} are deleted, and Pyserini would find them: "
+            f"make an index without them with `combine(from_='{folder}')` and export that."
+        )
+    shutil.copyfile(folder / manifest.doc_ids, made / "docid")
+    if manifest.structure not in manifest.files or (exact and not manifest.search.is_exact):
+        _write_flat(index, made / "index", progress)
+    elif manifest.search.is_exact:
+        shutil.copyfile(folder / manifest.structure, made / "index")
+    else:
+        structure = read_structure_file(folder / manifest.structure)
+        set_defaults(structure, manifest.search)
+        write_structure(structure, made / "index")
+        progress.say(
+            "Pyserini scores with the quantised vectors and finds less than a search of the index does: "
+            "export exact vectors if that matters."
+        )
 
 
-def _write_flat(vectors: Iterable[NDArray[np.float32]], shape: tuple[int, int], path: Path, progress: Progress) -> None:
-    """Write faiss's file of an IndexFlatIP of vectors of this shape (n, dim), shard by shard.
+def _write_flat(index: IndexContents, path: Path, progress: Progress) -> None:
+    """Write faiss's file of an IndexFlatIP of all vectors, shard by shard.
 
-    It is that of an empty one, which ends in the number of its values, with both counts filled in and the values after
-    it (`write_index` of faiss/impl/index_write.cpp).
+    It begins as the file of an empty index, which ends with the number of its values. Both counts are filled in, and
+    the values follow (`write_index` of faiss/impl/index_write.cpp).
     """
     faiss = load_faiss()
-    head = bytearray(faiss.serialize_index(faiss.IndexFlatIP(shape[1])).tobytes())
-    # After four letters and the dimension, an int32: the number of vectors, an int64.
-    head[8:16] = struct.pack("<q", shape[0])
-    head[-8:] = struct.pack("<Q", shape[0] * shape[1])
-    with open(path, "wb") as file, progress.task("Writing vectors", shape[0], "vectors") as task:
+    head = bytearray(faiss.serialize_index(faiss.IndexFlatIP(index.manifest.dim)).tobytes())
+    # After four letters and the dimension (int32) comes the number of vectors (int64).
+    head[8:16] = struct.pack("<q", index.manifest.rows)
+    head[-8:] = struct.pack("<Q", index.manifest.rows * index.manifest.dim)
+    with open(path, "wb") as file:
         file.write(head)
-        for shard in vectors:
+        _write_vectors(file, index.vectors(), index.manifest.rows, progress)
+
+
+def _write_vectors(file: IO[bytes], shards: Iterable[NDArray[np.float32]], count: int, progress: Progress) -> None:
+    with progress.task("Writing vectors", count, "vectors") as task:
+        for shard in shards:
             file.write(np.ascontiguousarray(shard, dtype="<f4").data)
             task.advance(len(shard))
 
 
-def export_numpy(folder: Path | str, destination: Path | str, *, progress: Progress = SILENT) -> None:
-    """Write `vectors.npy`, float32 [n, dim], and `ids.txt`, one id a line in the order of the rows.
-
-    The file is written shard by shard.
-
-    Raises:
-        UserError: `folder` holds no sound index, or `destination` is not an empty or new folder.
-    """
-    with new_folder(destination) as made:
-        index = open_contents(folder)
-        with open(made / "ids.txt", "w", encoding="utf-8", newline="\n") as lines:
-            lines.writelines(f"{index.doc_id(row)}\n" for row in _rows(index))
-        header = {"descr": "<f4", "fortran_order": False, "shape": (len(index), index.manifest.dim)}
-        with open(made / "vectors.npy", "wb") as file, progress.task("Writing vectors", len(index), "vectors") as task:
-            np.lib.format.write_array_header_1_0(file, header)
-            for shard, _ in _shards(index):
-                file.write(np.ascontiguousarray(shard, dtype="<f4").data)
-                task.advance(len(shard))
+def _write_numpy(index: IndexContents, made: Path, progress: Progress) -> None:
+    """Write `vectors.npy`, float32 [n, dim], and `ids.txt`, one id a line in the order of the rows."""
+    with open(made / "ids.txt", "w", encoding="utf-8", newline="\n") as lines:
+        lines.writelines(f"{index.doc_id(row)}\n" for row in _rows(index))
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(index), index.manifest.dim)}
+    with open(made / "vectors.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        _write_vectors(file, (shard for shard, _ in _shards(index)), len(index), progress)
 
 
-def export_parquet(folder: Path | str, destination: Path | str, *, progress: Progress = SILENT) -> None:
+def _write_parquet(index: IndexContents, made: Path, progress: Progress) -> None:
     """Write `documents.parquet`: `id`, `title`, `text` and `vector` (fixed-size list of dim float32).
 
     A row group holds a shard, or part of one. Other fields of documents are left out.
-
-    Raises:
-        UserError: `folder` holds no sound index, a text cannot be written as UTF-8, or `destination` is not an empty
-            or new folder.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with new_folder(destination) as made:
-        index = open_contents(folder)
-        dim = index.manifest.dim
-        texts = [pa.field(name, pa.string(), nullable=False) for name in ("id", "title", "text")]
-        schema = pa.schema([*texts, pa.field("vector", pa.list_(pa.float32(), dim), nullable=False)])
-        with (
-            pq.ParquetWriter(made / "documents.parquet", schema, compression="zstd") as writer,
-            progress.task("Writing documents", len(index), "documents") as task,
-        ):
-            for shard, documents in _shards(index):
-                for start in range(0, len(shard), _ROW_GROUP):
-                    rows = np.ascontiguousarray(shard[start : start + _ROW_GROUP], dtype=np.float32)
-                    here = list(islice(documents, len(rows)))
-                    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), dim)
-                    writer.write_table(pa.table([*_columns(here, pa), vectors], schema=schema))
-                    task.advance(len(rows))
+    dim = index.manifest.dim
+    texts = [pa.field(name, pa.string(), nullable=False) for name in ("id", "title", "text")]
+    schema = pa.schema([*texts, pa.field("vector", pa.list_(pa.float32(), dim), nullable=False)])
+    with (
+        pq.ParquetWriter(made / "documents.parquet", schema, compression="zstd") as writer,
+        progress.task("Writing documents", len(index), "documents") as task,
+    ):
+        for shard, documents in _shards(index):
+            for start in range(0, len(shard), _ROW_GROUP):
+                rows = np.ascontiguousarray(shard[start : start + _ROW_GROUP], dtype=np.float32)
+                here = list(islice(documents, len(rows)))
+                vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), dim)
+                writer.write_table(pa.table([*_columns(here, pa), vectors], schema=schema))
+                task.advance(len(rows))
 
 
 FORMATS: dict[str, Callable[..., None]] = {
-    "pyserini": export_pyserini,
-    "numpy": export_numpy,
-    "parquet": export_parquet,
+    "pyserini": _write_pyserini,
+    "numpy": _write_numpy,
+    "parquet": _write_parquet,
 }
 """The tools that an index can be written for."""
 

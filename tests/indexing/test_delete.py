@@ -10,7 +10,7 @@ from helpers.indexing_fakes import HashingEncoder, TableEncoder, clustered, numb
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.delete import delete_documents
-from ibkd_retrieval.indexing.exporting import export_pyserini
+from ibkd_retrieval.indexing.exporting import export_index
 from ibkd_retrieval.indexing.format.integrity import verify_index
 from ibkd_retrieval.indexing.format.manifest import read_manifest
 from ibkd_retrieval.indexing.index import open_index
@@ -131,5 +131,5 @@ def test_what_pyserini_would_find_again_is_not_exported(tmp_path: Path):
     build_index(numbered_corpus(10), HashingEncoder(), tmp_path / "i")
     delete_documents(tmp_path / "i", ["d1"])
     with pytest.raises(UserError, match=r"`combine\(from_="):
-        export_pyserini(tmp_path / "i", tmp_path / "out")
+        export_index(tmp_path / "i", tmp_path / "out", "pyserini")
     assert read_manifest(tmp_path / "i").deleted_count == 1

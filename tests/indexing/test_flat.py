@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from helpers.indexing_fakes import Listener, TableEncoder, clustered, table_corpus
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.exporting import export_pyserini
+from ibkd_retrieval.indexing.exporting import export_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Flat
 from ibkd_retrieval.indexing.index import open_index
@@ -84,6 +84,6 @@ def test_an_index_made_flat_again_with_a_limit_loses_its_structure_file(tmp_path
 def test_pyserini_gets_a_structure_even_where_the_index_has_none(tmp_path: Path):
     table = clustered(100, 16)
     build_index(table_corpus(100), TableEncoder(table), tmp_path / "i", family=Flat(memory_bytes=0))
-    export_pyserini(tmp_path / "i", tmp_path / "out")
+    export_index(tmp_path / "i", tmp_path / "out", "pyserini")
     index = load_faiss().read_index(str(tmp_path / "out" / "index"))
     assert np.array_equal(index.reconstruct_n(0, 100), table)

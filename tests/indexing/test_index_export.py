@@ -20,7 +20,7 @@ from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing import exporting as export_module
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.exporting import FORMATS, export_index, export_numpy, export_pyserini
+from ibkd_retrieval.indexing.exporting import FORMATS, export_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss, write_structure
 from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
@@ -37,7 +37,7 @@ def pyserini_search(folder: Path, query: np.ndarray, k: int) -> list[tuple[str, 
 
 def test_an_exported_flat_index_gives_the_same_answers(tmp_path: Path):
     build_index(numbered_corpus(50), HashingEncoder(), tmp_path / "i", shard_size=20)
-    export_pyserini(tmp_path / "i", tmp_path / "out")
+    export_index(tmp_path / "i", tmp_path / "out", "pyserini")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["docid", "index"]
     index = open_index(tmp_path / "i")
     query = HashingEncoder().encode(["a question"])[0]
@@ -50,10 +50,10 @@ def test_an_approximate_index_leaves_with_its_nprobe_or_as_exact_vectors(tmp_pat
     table = clustered(1500, 16)
     manifest = build_index(table_corpus(1500), TableEncoder(table), tmp_path / "i", family="ivf-pq", shard_size=600)
     listener = Listener()
-    export_pyserini(tmp_path / "i", tmp_path / "out", progress=listener)
+    export_index(tmp_path / "i", tmp_path / "out", "pyserini", progress=listener)
     assert load_faiss().read_index(str(tmp_path / "out" / "index")).nprobe == manifest.search.nprobe
     assert "less" in listener.said[0]
-    export_pyserini(tmp_path / "i", tmp_path / "exact", exact=True)
+    export_index(tmp_path / "i", tmp_path / "exact", "pyserini", exact=True)
     best = [doc_id for doc_id, _ in pyserini_search(tmp_path / "exact", table[7], 10)]
     assert best == [f"d{row}" for row in np.argsort(-(table @ table[7]), kind="stable")[:10]]
 
@@ -64,7 +64,7 @@ def test_a_folder_with_anything_in_it_is_not_exported_into(tmp_path: Path):
     (tmp_path / "out" / "index").write_text("theirs")
     for destination in (tmp_path / "out", tmp_path / "out" / "index"):
         with pytest.raises(UserError, match="not an empty folder"):
-            export_pyserini(tmp_path / "i", destination)
+            export_index(tmp_path / "i", destination, "pyserini")
     assert (tmp_path / "out" / "index").read_text() == "theirs"
 
 
@@ -162,7 +162,7 @@ def test_an_export_into_the_current_folder_is_refused(tmp_path: Path, monkeypatc
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(UserError, match="not the current one"):
-        export_numpy(tmp_path / "i", ".")
+        export_index(tmp_path / "i", ".", "numpy")
 
 
 def test_a_flat_file_written_shard_by_shard_is_that_of_faiss(tmp_path: Path):

@@ -7,7 +7,7 @@ import pytest
 
 from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.exporting import export_pyserini
+from ibkd_retrieval.indexing.exporting import export_index
 from ibkd_retrieval.indexing.index import open_index
 
 pytestmark = [
@@ -33,7 +33,7 @@ def test_faiss_searcher_ranks_an_exported_index_as_we_do(tmp_path, monkeypatch):
 
     documents = [Document(f"d{i}", f"text {i}") for i in range(60)]
     build_index(Corpus("tiny", 60, lambda: documents), RandomEncoder(), tmp_path / "index")
-    export_pyserini(tmp_path / "index", tmp_path / "out")
+    export_index(tmp_path / "index", tmp_path / "out", "pyserini")
     index = open_index(tmp_path / "index")
     searcher = FaissSearcher(str(tmp_path / "out"), None)
     for query in np.random.default_rng(1).standard_normal((5, 8)).astype(np.float32):

@@ -207,8 +207,8 @@ class EncoderProcesses:
         how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with {code}"
         where = f"while it encoded shard {shard.number}" if shard is not None else "while it loaded the model"
         return WorkFailed(
-            f"Encoder process {process.name} of {self.count} {how} {where} (often for want of memory): what is finished "
-            "is kept; go on with `resume`, and with fewer `workers` if it happens again."
+            f"Encoder process {process.name} of {self.count} {how} {where} (often for lack of memory): what is "
+            "finished is kept; go on with `resume`, and with fewer `workers` if it happens again."
         )
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Corpus, Document
-from ibkd_retrieval.encoders.protocol import Kind, TextEncoder
+from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index, refuse_changed
 from ibkd_retrieval.indexing.building.plan import BuildPlan, IdGuard, claim, fingerprint
@@ -28,7 +28,7 @@ from ibkd_retrieval.indexing.format.vectors import check_format, pack
 from ibkd_retrieval.indexing.format.writing import new_index
 from ibkd_retrieval.indexing.importing import BLOCK_ROWS, ForeignVectors, VectorBlock
 from ibkd_retrieval.indexing.importing.documents import TextsById, texts_by_id
-from ibkd_retrieval.progress import SILENT, Progress, Task
+from ibkd_retrieval.progress import SILENT, Progress
 
 UNIT_TOLERANCE = 1e-3
 """How far from 1 a length may lie: float16 vectors come within 3e-4."""
@@ -54,31 +54,14 @@ def import_vectors(
 ) -> IndexManifest:
     """Make an index folder of vectors that were encoded elsewhere, as `build_index` makes one of texts.
 
-    All vectors and ids are read and checked before anything is written, and then read again shard by shard. Texts come
-    from `corpus` by id, or from the source if it has them. Otherwise they are empty.
-
-    Args:
-        source: the vectors and ids (`opening.open_vectors`).
-        folder: the index folder, created if absent.
-        encoder: the model that made the vectors. Without it, the index can be searched by vectors only.
-        corpus: the texts; it may hold more documents than there are vectors, in any order.
-        family: how the vectors are arranged, by name or with options.
-        normalise: scale every vector to length 1, so that the inner product is the cosine.
-        resume: continue an interrupted import, or with another family make that of the same vectors.
-        overwrite: replace the index in `folder`. It stays whole until the new one is finished.
-        shard_size: number of vectors per shard.
-        vector_format: format of the stored exact vectors.
-        device: where the structure is trained, as for `build_index`.
-        progress: receives the progress.
-
-    Returns:
-        The manifest, as written.
+    All vectors and ids of `source` are read and checked before anything is written, and then read again shard by shard.
+    Texts come from `corpus` by id, or from the source if it has them. Otherwise they are empty. The corpus may hold more
+    documents than there are vectors, in any order. `api.import_vectors` and `build.build_index` describe the arguments.
 
     Raises:
-        UserError: a vector is not finite, has no length where it should be scaled, is not of length 1 where the
-            encoder's are, or has another dimension than they; an id is unfit, repeated or not in the corpus; the
-            folder is taken, or holds another import.
-        MissingPackage: faiss is not installed.
+        UserError: a vector is not finite, is zero and cannot be scaled, is not of length 1 where the encoder's are, or
+            has another dimension than they; an id is unfit, repeated or not in the corpus; the folder is taken, or
+            holds another import.
         OSError: the disk is full or fails.
     """
     folder = Path(folder)
@@ -98,7 +81,7 @@ def import_vectors(
             shards = _write_shards(reading, folder, plan, progress)
         manifest = build_index(
             Corpus(name, sum(shards), lambda: _stored_documents(folder, len(shards))),
-            _Imported(record),
+            cast(TextEncoder, _Imported(record)),
             folder,
             family=family,
             resume=True,
@@ -259,42 +242,16 @@ def _stored_documents(folder: Path, shards: int) -> Iterator[Document]:
         yield from map(document_from_json, LineStore(folder / layout.documents_file(number)))
 
 
-@dataclasses.dataclass(frozen=True)
 class _Imported:
     """An encoder for `build_index` that encodes nothing, because every shard is finished."""
 
-    record: EncoderRecord
-    device: str = "cpu"
+    device = "cpu"
 
-    @property
-    def name(self) -> str:
-        return self.record.name
+    def __init__(self, record: EncoderRecord) -> None:
+        self._record = record
 
-    @property
-    def weight_hash(self) -> str:
-        return self.record.weight_hash
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._record, name)
 
-    @property
-    def dim(self) -> int:
-        return self.record.dim
-
-    @property
-    def max_length(self) -> int:
-        return self.record.max_length
-
-    @property
-    def prompts(self) -> Mapping[str, str]:
-        return self.record.prompts
-
-    @property
-    def pooling(self) -> str | None:
-        return self.record.pooling
-
-    @property
-    def dtype(self) -> str:
-        return self.record.dtype
-
-    def encode(
-        self, texts: Sequence[str], kind: Kind = "document", progress: Task | None = None
-    ) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], *_: object) -> NDArray[np.float32]:
         raise WorkFailed("A shard was damaged while it was imported: run the same command with `resume`.")
