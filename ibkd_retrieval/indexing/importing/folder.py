@@ -54,9 +54,10 @@ def import_vectors(
 ) -> IndexManifest:
     """Make an index folder of vectors that were encoded elsewhere, as `build_index` makes one of texts.
 
-    All vectors and ids of `source` are read and checked before anything is written, and then read again shard by shard.
-    Texts come from `corpus` by id, or from the source if it has them. Otherwise they are empty. The corpus may hold more
-    documents than there are vectors, in any order. `api.import_vectors` and `build.build_index` describe the arguments.
+    All vectors and ids of `source` are read and checked before anything is written, and then read again shard by
+    shard. Texts come from `corpus` by id, or from the source if it has them. Otherwise they are empty. The corpus may
+    hold more documents than there are vectors, in any order. `api.import_vectors` and `build.build_index` describe the
+    arguments.
 
     Raises:
         UserError: a vector is not finite, is zero and cannot be scaled, is not of length 1 where the encoder's are, or
