@@ -56,7 +56,7 @@ def _write_pyserini(index: IndexContents, made: Path, exact: bool, progress: Pro
         )
     shutil.copyfile(folder / manifest.doc_ids, made / "docid")
     if manifest.structure not in manifest.files or (exact and not manifest.search.is_exact):
-        _write_flat(index, made / "index", progress)
+        _write_flat(index.vectors(), (manifest.rows, manifest.dim), made / "index", progress)
     elif manifest.search.is_exact:
         shutil.copyfile(folder / manifest.structure, made / "index")
     else:
@@ -69,20 +69,20 @@ def _write_pyserini(index: IndexContents, made: Path, exact: bool, progress: Pro
         )
 
 
-def _write_flat(index: IndexContents, path: Path, progress: Progress) -> None:
-    """Write faiss's file of an IndexFlatIP of all vectors, shard by shard.
+def _write_flat(vectors: Iterable[NDArray[np.float32]], shape: tuple[int, int], path: Path, progress: Progress) -> None:
+    """Write faiss's file of an IndexFlatIP of vectors of this shape (n, dim), shard by shard.
 
     It begins as the file of an empty index, which ends with the number of its values. Both counts are filled in, and
     the values follow (`write_index` of faiss/impl/index_write.cpp).
     """
     faiss = load_faiss()
-    head = bytearray(faiss.serialize_index(faiss.IndexFlatIP(index.manifest.dim)).tobytes())
+    head = bytearray(faiss.serialize_index(faiss.IndexFlatIP(shape[1])).tobytes())
     # After four letters and the dimension (int32) comes the number of vectors (int64).
-    head[8:16] = struct.pack("<q", index.manifest.rows)
-    head[-8:] = struct.pack("<Q", index.manifest.rows * index.manifest.dim)
+    head[8:16] = struct.pack("<q", shape[0])
+    head[-8:] = struct.pack("<Q", shape[0] * shape[1])
     with open(path, "wb") as file:
         file.write(head)
-        _write_vectors(file, index.vectors(), index.manifest.rows, progress)
+        _write_vectors(file, vectors, shape[0], progress)
 
 
 def _write_vectors(file: IO[bytes], shards: Iterable[NDArray[np.float32]], count: int, progress: Progress) -> None:
