@@ -1,12 +1,13 @@
 """How well agreement with a first system, and a model's opinion, rank systems as judgements do.
 
-usage: python benchmarks/judge_agreement.py --data-dir DIR --models-dir DIR --work-dir DIR [--queries 80]
+usage: python benchmarks/judge_agreement.py --data-dir DIR --models-dir DIR --work-dir DIR [--queries 40]
 
 Below --data-dir lie BEIR folders. Of each collection some judged queries are drawn, and some documents: all that are
 judged relevant for these queries, and others at random. Eleven systems of different quality answer by exact search. The
 first is the reference of overlap@10 and rank-biased overlap (rbo). The other ten are ranked by each figure and by
 nDCG@10. Kendall's tau compares the two orders: 1 is the same order, 0 is no relation. Vectors are kept in the work
-folder. Writes benchmarks/results/judge_agreement.json after each collection. The extra `bm25` is needed.
+folder. Each collection is written into benchmarks/results/judge_agreement.json, which keeps the others that are
+there. The extra `bm25` is needed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import hashlib
+import json
 import random
 import time
 from pathlib import Path
@@ -184,22 +186,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("data-dir", "models-dir", "work-dir"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--queries", type=int, default=80)
-    parser.add_argument("--documents", type=int, default=800)
+    parser.add_argument("--queries", type=int, default=40)
+    parser.add_argument("--documents", type=int, default=600)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/judge_agreement.json"))
+    parser.add_argument("--collections", nargs="*", default=[name for name, _ in COLLECTIONS])
     given = parser.parse_args()
     given.work_dir.mkdir(parents=True, exist_ok=True)
-    start = time.process_time()
     scorer = load_pair_scorer(
         str(given.models_dir / JUDGES["cross-encoder"]), max_length=MAX_LENGTH + 32, dtype="bfloat16"
     )
     encoder = Encoder.load(str(given.models_dir / JUDGES["encoder"]), max_length=MAX_LENGTH)
     judges = {"cross-encoder": open_judge(scorer), "encoder": open_judge(encoder)}
-    found = {}
     for name, split in COLLECTIONS:
+        if name not in given.collections:
+            continue
+        begin = time.process_time()
         sample = Sample(given.data_dir / name, split, given.queries, given.documents)
-        found[name] = measured(sample, systems(sample, given.models_dir, given.work_dir), judges)
-        print(name, found[name]["kendall_tau"], f"{time.process_time() - start:.0f} s of processor time", flush=True)
+        found = measured(sample, systems(sample, given.models_dir, given.work_dir), judges)
+        found["cpu_seconds"] = round(time.process_time() - begin)
+        before = json.loads(given.output.read_text())["collections"] if given.output.exists() else {}
+        print(name, found["kendall_tau"], f"{found['cpu_seconds']} s of processor time", flush=True)
         write_json(
             given.output,
             {
@@ -208,8 +214,9 @@ def main() -> None:
                 "first": FIRST,
                 "judges": JUDGES,
                 "max_length": MAX_LENGTH,
-                "cpu_seconds": round(time.process_time() - start),
-                "collections": found,
+                "collections": {
+                    each: (before | {name: found})[each] for each, _ in COLLECTIONS if each in {*before, name}
+                },
             },
         )
 

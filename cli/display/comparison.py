@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .console import stdout
+from .wording import in_options
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -62,6 +63,10 @@ def draw_comparison(console: Console, comparison: ComparisonReport) -> None:
     for bar in comparison.bars:
         word = "passed" if bar.passed else "FAILED"
         console.print(f"{word}: {_plain(bar.why)}", style="green" if bar.passed else "bold red")
+    if comparison.next_steps:
+        console.print("to keep more, in this order:")
+        for number, step in enumerate(comparison.next_steps, 1):
+            console.print(f"{number}. {in_options(step)}", markup=False)
     console.print(_remarks(comparison), style="dim")
 
 

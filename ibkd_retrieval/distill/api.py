@@ -99,6 +99,13 @@ class Student:
             f"{found['dim']} dimensions instead of {found['teacher_dim']}, {found['speed_up']:.1f} × as fast"
         )
 
+    @property
+    def next_steps(self) -> tuple[str, ...]:
+        """What to try if the student keeps too little of its teacher's dev figure, best first."""
+        from ibkd_retrieval.evaluation.report.sentence import next_steps
+
+        return next_steps(self.record, self.figures["retention"])
+
     def to_pandas(self) -> Any:
         """The figures as a pandas table of one row."""
         import pandas as pd
@@ -200,7 +207,10 @@ def distill(
         **opened,
     )
     report = distill_student(job)
-    return Student(target, json.loads(json.dumps(report.as_dict())))
+    student = Student(target, json.loads(json.dumps(report.as_dict())))
+    if student.next_steps:
+        progress.say(f"To keep more, in this order: {'; '.join(student.next_steps)}")
+    return student
 
 
 def default_output(config: DistillConfig) -> Path:

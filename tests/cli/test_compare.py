@@ -9,6 +9,7 @@ import pytest
 from ibkd_retrieval.evaluation.compare.plan import ComparedIndex, plan_systems
 from ibkd_retrieval.evaluation.compare.report import read_comparison
 from ibkd_retrieval.evaluation.compare.sweep import Sweep
+from ibkd_retrieval.evaluation.report.sentence import next_steps
 
 QUICK = ("--rounds", 1, "--no-peak-memory", "--metric", "ndcg@10", "--metric", "mrr@10")
 
@@ -254,6 +255,10 @@ def test_python_compares_as_the_command_does(chain, pair, beir, tmp_path):
     assert found.averages == expected.averages
     assert found.bars[0].passed
     assert repr(found).startswith("student ")
+    # The student's folder says how it was made, and so what is left to try.
+    kept = found.averages["student"]["ndcg@10"].retention
+    assert bool(found.next_steps) == (kept < 0.95)
+    assert found.next_steps == next_steps(ibkd.Student.open(chain.student).record, kept)
     assert "<table>" in found._repr_html_()
     frame = found.to_pandas()
     row = frame[(frame.system == "student") & (frame.metric == "mrr@10")].iloc[0]

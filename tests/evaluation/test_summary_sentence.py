@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.sample_reports import sample_comparison
-from ibkd_retrieval.evaluation.report.sentence import further_sentences, headline, summary_sentence, system_sentence
+from ibkd_retrieval.evaluation.report.sentence import (
+    further_sentences,
+    headline,
+    next_steps,
+    summary_sentence,
+    system_sentence,
+)
 
 
 def told(comparison):
@@ -211,3 +217,33 @@ def test_every_claim_agrees_with_the_record(shift, noise, slower, larger, data_s
         unsure = contrast.difference != 0 and contrast.randomisation_p_holm >= 0.05
         listed = re.sub(r"in nDCG@10 on ", "", doubts) if data_sets > 1 else doubts
         assert (name in listed) == unsure, sentence
+
+
+def made(student, *, dim=128, preset=None, output_space="student"):
+    return {
+        "student": {"dim": dim},
+        "teacher": {"dim": 768},
+        "settings": {"output_space": output_space},
+        "config": {"student": {"layers": None, "model": None} | student, "preset": preset},
+    }
+
+
+def names(steps):
+    """The parameter that each step is about."""
+    return [re.search(r"\((\w+)=", step)[1] for step in steps]
+
+
+def test_what_to_try_next_leaves_out_what_the_student_has():
+    everything = ["layers", "dim", "output_space", "preset", "hybrid"]
+    assert names(next_steps(made({"layers": 2}), 0.8)) == everything
+    assert names(next_steps(made({"model": "small"}), 0.8)) == everything
+    assert names(next_steps(made({"layers": 3}, dim=384), 0.8)) == everything[2:]
+    assert names(next_steps(made({"layers": 3}, dim=384, preset="thorough", output_space="teacher"), 0.8)) == ["hybrid"]
+    # A static student cannot ask the teacher's index.
+    assert names(next_steps(made({"model": "static"}), 0.8)) == ["layers", "dim", "preset", "hybrid"]
+
+
+def test_a_student_that_keeps_enough_is_told_nothing_and_an_older_record_is_read():
+    assert next_steps(made({"layers": 2}), 0.95) == ()
+    assert next_steps(made({"layers": 2}), None) == ()
+    assert names(next_steps({"student": {"dim": 8}, "teacher": {"dim": 16}}, 0.5))[0] == "dim"

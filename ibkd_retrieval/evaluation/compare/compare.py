@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.corpora.records import Judgement, QuerySet
 from ibkd_retrieval.corpora.spec import Source
+from ibkd_retrieval.encoders.autotune.load import STUDENT_RECORD
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import AGREEMENT
 from ibkd_retrieval.evaluation.compare.bars import JudgedData, QualityBar, Recorded, hold, parse_bar, read_recorded
@@ -32,6 +34,7 @@ from ibkd_retrieval.evaluation.evaluate import USUAL_METRICS
 from ibkd_retrieval.evaluation.evaluate_index import leaves_out_own
 from ibkd_retrieval.evaluation.judge import Model, open_judge
 from ibkd_retrieval.evaluation.metric_names import parse_metric
+from ibkd_retrieval.evaluation.report.sentence import headline, next_steps
 from ibkd_retrieval.indexing.faiss_binding import device_there
 from ibkd_retrieval.progress import Progress, as_progress
 from ibkd_retrieval.search.open import Computing, cut_encoder, open_searcher
@@ -152,7 +155,20 @@ def compare(
         command=command,
         progress=progress,
     )
-    return dataclasses.replace(found, bars=hold(found, bars, recorded))
+    return dataclasses.replace(found, bars=hold(found, bars, recorded), next_steps=_next_steps(found))
+
+
+def _next_steps(report: ComparisonReport) -> tuple[str, ...]:
+    """What to try for the student of the summary, whose folder says how it was made."""
+    name = headline(report)
+    student = next(each for each in report.systems if each.name == name)
+    path = Path(student.encoder.name) / STUDENT_RECORD
+    if not report.is_judged or name == report.baseline or not path.is_file():
+        return ()
+    try:
+        return next_steps(json.loads(path.read_bytes()), report.averages[name][report.metrics[0]].retention)
+    except (OSError, ValueError, KeyError, TypeError):  # The record is damaged. The comparison is not.
+        return ()
 
 
 def _listed(given: Any) -> list[Any]:

@@ -170,6 +170,7 @@ class ComparisonReport:
         averages: averages by system and metric.
         bars: results of the quality bars.
         k: results per query for metrics without a cutoff, or None if the report does not record it.
+        next_steps: what to try where the student of the summary keeps too little of its teacher, best first.
         judge: the model that graded the first results, or None if no model was asked. Its figures are an opinion.
     """
 
@@ -187,6 +188,7 @@ class ComparisonReport:
     bars: tuple[Bar, ...] = ()
     k: int | None = None
     judge: JudgeFigures | None = None
+    next_steps: tuple[str, ...] = ()
 
     @property
     def is_judged(self) -> bool:

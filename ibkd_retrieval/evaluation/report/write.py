@@ -45,6 +45,8 @@ def comparison_as_markdown(comparison: ComparisonReport, picture: str | None = N
     for bar in comparison.bars:
         lines += [f"{'Passed' if bar.passed else '**Failed**'}: {_text(bar.why)}", ""]
     lines += [*_table(main_table(comparison, glances(comparison))), *_bullets(further_sentences(comparison))]
+    if comparison.next_steps:
+        lines += ["To keep more, in this order:", "", *_bullets(comparison.next_steps)]
     opinion = opinion_table(comparison)
     lines += [] if opinion is None else _table(opinion)
     for data_set in comparison.data_sets:
