@@ -18,6 +18,7 @@ from ibkd_retrieval.distill.output.report import StudentReport, model_card
 from ibkd_retrieval.distill.training.checkpoint import sync_files
 from ibkd_retrieval.distill.training.log import LOG_FILE
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
+from ibkd_retrieval.encoders.portable import make_portable
 from ibkd_retrieval.encoders.weights import former_weight_hash, weight_hash
 from ibkd_retrieval.errors import UserError, WorkFailed, first_line
 from ibkd_retrieval.files import atomic_write, is_leftover, sync_directory, write_json
@@ -155,6 +156,7 @@ def save_plain(model: SentenceTransformer, folder: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     with quiet_transformers():
         model.save(str(temporary), create_model_card=False)
+        make_portable(model, temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 
@@ -185,6 +187,7 @@ def save_student(
     staging = staging_folder(output)
     with quiet_transformers():
         model.save(str(staging), create_model_card=False)
+        make_portable(model, staging)
     if projection is not None:
         save_file({"weight": torch.from_numpy(np.ascontiguousarray(projection))}, staging / PROJECTION)
     for source, name in (
