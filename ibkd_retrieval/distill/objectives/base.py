@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -61,6 +62,15 @@ class LossTerms:
     total: Tensor
     terms: dict[str, Tensor]
     watch: dict[str, Tensor] = field(default_factory=dict)
+
+
+def mean_terms(each: Sequence[LossTerms]) -> LossTerms:
+    """The mean of losses at several lengths, with the terms of the first."""
+    import torch
+
+    total = torch.stack([terms.total for terms in each]).mean()
+    watch = {name: torch.stack([terms.watch[name] for terms in each]).mean() for name in each[0].watch}
+    return LossTerms(total, each[0].terms, watch)
 
 
 class OwnMaps(Protocol):

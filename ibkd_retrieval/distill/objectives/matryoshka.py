@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, OwnMaps
+from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, OwnMaps, mean_terms
 from ibkd_retrieval.distill.objectives.projection import Projection
 
 
@@ -47,9 +47,8 @@ class Matryoshka(torch.nn.Module):
         """The mean loss, with its terms at full length and the loss at each shorter length as `loss@m`."""
         each = [self.objective(replace(batch, student=_prefix(batch.student, dim))) for dim in self.dims]
         shorter = {f"loss@{dim}": terms.total.detach() for dim, terms in zip(self.dims[1:], each[1:], strict=True)}
-        total = torch.stack([terms.total for terms in each]).mean()
-        watch = {name: torch.stack([terms.watch[name] for terms in each]).mean() for name in each[0].watch}
-        return LossTerms(total, each[0].terms | shorter, watch)
+        mean = mean_terms(each)
+        return replace(mean, terms=mean.terms | shorter)
 
 
 def _prefix(vectors: torch.Tensor, dim: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,8 +29,7 @@ from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    import torch
-
+    from ibkd_retrieval.distill.training.optimizer import StudentRun
     from ibkd_retrieval.encoders.encoder import Encoder
 
 LOG_EVERY = 10
@@ -104,38 +103,6 @@ class Pace:
     training: TrainingConfig
 
 
-class Trainable(Protocol):
-    """What can be trained step by step."""
-
-    @property
-    def modules(self) -> dict[str, torch.nn.Module]:
-        """The trained modules, by name."""
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The optimiser."""
-
-    @property
-    def pace(self) -> Pace:
-        """The length of the run, and its evaluations and checkpoints."""
-
-    @property
-    def rate_name(self) -> str:
-        """The parameter that sets the learning rate, for error messages."""
-
-    def start(self) -> None:
-        """Prepare for the first step; not called where a checkpoint is taken up."""
-
-    def step(self, number: int, *, detailed: bool) -> dict[str, float]:
-        """Run one optimiser step and return its figures, among them `loss` and `gradient`."""
-
-    def untrained(self) -> Encoder:
-        """The student as it was initialised, as an encoder of its own."""
-
-    def snapshot(self) -> Encoder:
-        """The student as it would be saved now, as an encoder of its own."""
-
-
 def dev_identity(dev: Dev) -> str:
     """The metric and the fingerprint of the dev set, in one line."""
     return f"{dev.metric} {TrainingTexts(tuple(dev.texts), ()).fingerprint}"
@@ -144,7 +111,7 @@ def dev_identity(dev: Dev) -> str:
 class TrainingLoop:
     """A run and where it stands."""
 
-    def __init__(self, run: Trainable, dev: Dev, stage: StageRun, identity: dict[str, Any]) -> None:
+    def __init__(self, run: StudentRun, dev: Dev, stage: StageRun, identity: dict[str, Any]) -> None:
         """Take up the newest checkpoint of `stage`, or start anew; of several processes the first alone writes there.
 
         Args:

@@ -1,4 +1,4 @@
-"""The optimiser, its learning rate, and the parts of a step that every stage shares."""
+"""What both stages share: the student in training, its optimiser, and a step."""
 
 from __future__ import annotations
 
@@ -6,14 +6,110 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ibkd_retrieval.distill.config import DistillConfig
+from ibkd_retrieval.distill.data.batches import training_tokens
+from ibkd_retrieval.distill.data.texts import TrainingTexts
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.log import StepTimes
+from ibkd_retrieval.distill.training.loop import Pace
+from ibkd_retrieval.encoders.device import give_freed_memory_back
+from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.progress import Progress
 
 if TYPE_CHECKING:
     import torch
+    from sentence_transformers import SentenceTransformer
 
     from ibkd_retrieval.distill.objectives.base import LossTerms
     from ibkd_retrieval.distill.training.chunks import EncodedBatch
+
+
+class StudentRun:
+    """A student in training, its optimiser, and the steps of a stage.
+
+    Attributes:
+        rate_name: the parameter that sets the learning rate, for error messages.
+        pace: length of the run.
+        modules: the modules that are saved in checkpoints, by name. All but the student and the objective are fixed.
+        optimizer: the optimiser.
+    """
+
+    rate_name: str
+    pace: Pace
+    optimizer: torch.optim.Optimizer
+
+    def __init__(
+        self, student: SentenceTransformer, texts: TrainingTexts, config: DistillConfig, progress: Progress
+    ) -> None:
+        """Tokenise `texts`, and take over `student` until `close`."""
+        import torch
+
+        from ibkd_retrieval.distill.training.student_module import StudentModule
+
+        training = config.training
+        torch.manual_seed(training.seed)
+        self.config, self.training_texts, self.device = config, texts, str(student.device)
+        self.token_ids = training_tokens(student, texts, training.max_length, progress)
+        self.module = StudentModule(student, training.dtype, freeze_embeddings=config.student.freeze_embeddings)
+        self.modules: dict[str, torch.nn.Module] = {"student": student}
+
+    def _optimise(
+        self, rates: Sequence[tuple[torch.nn.Parameter, float]], teacher: object, texts: int, scores: int
+    ) -> None:
+        """Make the optimiser, and choose chunks that keep within the memory.
+
+        Args:
+            rates: trained parameters with their peak learning rates, apart from the student's.
+            teacher: the teacher, which is in memory too.
+            texts: number of texts of a batch.
+            scores: number of similarities that the loss computes for a batch.
+        """
+        from ibkd_retrieval.distill.training.chunks import ChunkedStudent, fixed_bytes, plan_chunks
+
+        training = self.config.training
+        own = [(p, self.learning_rate) for p in self.module.parameters() if p.requires_grad]
+        self.optimizer = adamw([*own, *rates], training.weight_decay)
+        give_freed_memory_back()
+        fixed = fixed_bytes(self.modules.values(), teacher, self.training_texts, self.token_ids, scores)
+        plan = plan_chunks(self.module, self.token_ids, texts, training.memory, fixed)
+        self.student = ChunkedStudent(self.module, self.token_ids, plan)
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate of the student."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Prepare for the first step. It is not called if a checkpoint is resumed."""
+
+    def step(self, number: int, *, detailed: bool) -> dict[str, float]:
+        """Run one optimiser step and return its figures, with gradient norms and times if `detailed`."""
+        training = self.config.training
+        times = StepTimes(self.device, active=detailed)
+        factor = set_rates(self.optimizer, number, self.pace.steps, training.warmup)
+        self.optimizer.zero_grad(set_to_none=True)
+        batches = []
+        for batch_number in range(number * training.accumulate, (number + 1) * training.accumulate):
+            encoded, terms = self.forward(batch_number, times)
+            batches.append(backward(terms, encoded, training.accumulate, times, detailed=detailed))
+        values = finish_step(self.optimizer, batches, self.module, self.modules.get("objective"), times)
+        return values | {"learning_rate": self.learning_rate * factor} | times.figures()
+
+    def forward(self, number: int, times: StepTimes) -> tuple[EncodedBatch, LossTerms]:
+        """The student's vectors of a batch, and their loss."""
+        raise NotImplementedError
+
+    def untrained(self) -> Encoder:
+        """A copy of the initialised student, as an encoder."""
+        return self.module.as_encoder(self.module.model, self.config.training.dtype)
+
+    def snapshot(self) -> Encoder:
+        """A copy of the student as it would be saved now, as an encoder."""
+        return self.untrained()
+
+    def close(self) -> None:
+        """Restore the student's original settings."""
+        self.module.close()
 
 
 def adamw(rates: Iterable[tuple[torch.nn.Parameter, float]], weight_decay: float) -> torch.optim.Optimizer:

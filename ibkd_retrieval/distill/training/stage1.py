@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.distill.config import DistillConfig
-from ibkd_retrieval.distill.data.batches import BatchSchedule, training_tokens
+from ibkd_retrieval.distill.data.batches import BatchSchedule
 from ibkd_retrieval.distill.data.texts import KeyIndex, TrainingTexts, text_keys
 from ibkd_retrieval.distill.dev_metric import Dev
 from ibkd_retrieval.distill.objectives import TEXT_BY_TEXT, build_objective
@@ -21,8 +21,7 @@ from ibkd_retrieval.distill.teacher.cache import StepVectors, TeacherVectors
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.log import StepTimes
 from ibkd_retrieval.distill.training.loop import LoopResult, Pace, StageRun, TrainingLoop
-from ibkd_retrieval.distill.training.optimizer import adamw, backward, finish_step, set_rates
-from ibkd_retrieval.encoders.device import give_freed_memory_back
+from ibkd_retrieval.distill.training.optimizer import StudentRun
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.students import principal_directions
 from ibkd_retrieval.errors import UserError
@@ -33,16 +32,17 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from ibkd_retrieval.distill.objectives.projection import Projection
+    from ibkd_retrieval.distill.training.chunks import EncodedBatch
 
 _START_SAMPLE, _START_BATCH = 4_096, 256
 _DIRECTIONS_SAMPLE = 32_768
 
 
 def check_enough(texts: TrainingTexts, batch_size: int) -> None:
-    """Make sure that there is a batch of texts, and a text of it for each process.
+    """Check that the texts fill a batch, and that each process has a text of it.
 
     Raises:
-        UserError: there is not.
+        UserError: they do not.
     """
     if len(texts) < batch_size:
         raise UserError(
@@ -51,8 +51,10 @@ def check_enough(texts: TrainingTexts, batch_size: int) -> None:
     ranks.check_batch(batch_size, "batch_size")
 
 
-class TrainingRun:
-    """Student, objective and optimiser of stage 1, and one step of them."""
+class TrainingRun(StudentRun):
+    """Stage 1: the student, the teacher's vectors and the objective."""
+
+    rate_name = "learning_rate"
 
     def __init__(
         self,
@@ -64,56 +66,46 @@ class TrainingRun:
     ) -> None:
         import torch
 
-        from ibkd_retrieval.distill.training.chunks import ChunkedStudent, fixed_bytes, plan_chunks
-        from ibkd_retrieval.distill.training.student_module import StudentModule
-
         settings, objective = config.training, config.objective
         check_enough(texts, settings.batch_size)
-        torch.manual_seed(settings.seed)
-        self.config = config
-        self.pace = Pace(settings.steps, settings.batch_size * settings.accumulate, settings)
         self.cache = cache
-        self.device = str(student.device)
         with ranks.in_turn():
             self.rows = np.concatenate(
                 [cache.rows(texts.documents, "document", progress), cache.rows(texts.queries, "query", progress)]
             )
-        # The bank is drawn from this run's own texts, in their order and not the cache's, so that a run
-        # does not depend on what was cached before it.
-        _, first_seen = np.unique(self.rows, return_index=True)
-        first_seen = np.sort(first_seen)
-        self.bank_rows = self.rows[first_seen]
-        # A text is one text as query and as document, though a teacher with prompts has two vectors of it.
-        keys = text_keys([*texts.documents, *texts.queries])
-        self._texts = KeyIndex(keys).find(keys)
-        self._bank_texts = self._texts[first_seen]
-        self._contrasts = objective.name not in TEXT_BY_TEXT
-        self._vectors = StepVectors(cache, self.bank_rows, self.device)
-        self.token_ids = training_tokens(student, texts, settings.max_length, progress)
+        super().__init__(student, texts, config, progress)
+        self.pace = Pace(settings.steps, settings.batch_size * settings.accumulate, settings)
+        self._read_bank(texts)
         self.schedule = BatchSchedule(self.token_ids.lengths, settings.batch_size, settings.seed)
-        self.module = StudentModule(student, settings.dtype, freeze_embeddings=config.student.freeze_embeddings)
         sizes = Sizes(int(student.get_embedding_dimension() or 0), cache.dim)
-        self.objective = build_objective(objective, sizes, config.student.dims)
-        self.objective.to(self.device)
+        self.objective = build_objective(objective, sizes, config.student.dims).to(self.device)
         self._keeps_cosines = objective.projection == "isometry"
         if self._keeps_cosines and (projection := self._projection()) is not None:
             projection.weight.requires_grad_(False)
-        self.modules: dict[str, torch.nn.Module] = {"student": student, "objective": self.objective}
+        self.modules["objective"] = self.objective
         self._before: torch.nn.ModuleDict | None = None
         if settings.merge:
             self._before = copy.deepcopy(torch.nn.ModuleDict(self.modules)).requires_grad_(False)
             self.modules["before"] = self._before
-        rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
-        rates += [(p, objective.projection_learning_rate) for p in self.objective.parameters() if p.requires_grad]
-        self.optimizer = adamw(rates, settings.weight_decay)
-        give_freed_memory_back()
+        rates = [(p, objective.projection_learning_rate) for p in self.objective.parameters() if p.requires_grad]
         n = settings.batch_size
-        scores = n * (n + min(settings.bank_size, len(self.bank_rows)))
-        fixed = fixed_bytes(self.modules.values(), cache.teacher, texts, self.token_ids, scores)
-        plan = plan_chunks(self.module, self.token_ids, n, settings.memory, fixed)
-        self.student = ChunkedStudent(self.module, self.token_ids, plan)
+        self._optimise(rates, cache.teacher, n, n * (n + min(settings.bank_size, len(self.bank_rows))))
 
-    rate_name = "learning_rate"
+    def _read_bank(self, texts: TrainingTexts) -> None:
+        # The bank is drawn from the texts of this run, in their order. The order of the cache depends on earlier runs.
+        _, first_seen = np.unique(self.rows, return_index=True)
+        first_seen = np.sort(first_seen)
+        self.bank_rows = self.rows[first_seen]
+        # A query and a document with the same text are one text, though a teacher with prompts has two vectors of it.
+        keys = text_keys([*texts.documents, *texts.queries])
+        self._texts = KeyIndex(keys).find(keys)
+        self._bank_texts = self._texts[first_seen]
+        self._vectors = StepVectors(self.cache, self.bank_rows, self.device)
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate of the student."""
+        return self.config.training.learning_rate
 
     def start(self) -> None:
         """Initialise W to fit the untrained student. A random W would first make the student worse.
@@ -157,30 +149,22 @@ class TrainingRun:
         parts = range(0, len(positions), _START_BATCH)
         return np.concatenate([self.student.vectors(positions[start : start + _START_BATCH]) for start in parts])
 
-    def step(self, number: int, *, detailed: bool) -> dict[str, float]:
-        """Run one optimiser step and return its figures; the watched terms' gradient norms when `detailed`."""
-        settings = self.config.training
-        times = StepTimes(self.device, active=detailed)
-        factor = set_rates(self.optimizer, number, settings.steps, settings.warmup)
-        self.optimizer.zero_grad(set_to_none=True)
-        batches = []
-        for batch_number in range(number * settings.accumulate, (number + 1) * settings.accumulate):
-            positions = self.schedule.batch(batch_number)
-            with times.part("student"):
-                encoded = self.student.encode(positions)
-            with times.part("teacher"):
-                batch = self._batch(batch_number, positions, encoded.vectors, encoded.inputs, times)
-            with times.part("objective"):
-                terms: LossTerms = self.objective(batch)
-            batches.append(backward(terms, encoded, settings.accumulate, times, detailed=detailed))
-        values = finish_step(self.optimizer, batches, self.module, self.objective, times)
-        return values | {"learning_rate": settings.learning_rate * factor} | times.figures()
+    def forward(self, number: int, times: StepTimes) -> tuple[EncodedBatch, LossTerms]:
+        """The student's vectors of a batch, and the objective's loss of them and the teacher's vectors."""
+        positions = self.schedule.batch(number)
+        with times.part("student"):
+            encoded = self.student.encode(positions)
+        with times.part("teacher"):
+            batch = self._batch(number, positions, encoded.vectors, encoded.inputs, times)
+        with times.part("objective"):
+            terms: LossTerms = self.objective(batch)
+        return encoded, terms
 
     def _batch(self, number: int, positions: Any, student: Any, inputs: Any, times: StepTimes) -> Batch:
         import torch
 
         teacher = self._vectors.at(self.rows[positions])
-        if not self._contrasts:
+        if self.config.objective.name in TEXT_BY_TEXT:
             return Batch(student, teacher, inputs, None, None, times)
         texts = self._texts[positions]
         candidates, bank, bank_size = texts, None, self.config.training.bank_size
@@ -193,10 +177,6 @@ class TrainingRun:
         duplicate = torch.from_numpy(same).to(self.device) if same.any() else None
         return Batch(student, teacher, inputs, bank, duplicate, times)
 
-    def close(self) -> None:
-        """Restore the student's original settings."""
-        self.module.close()
-
     def projection(self) -> NDArray[np.float32] | None:
         """The current W [D, d], or None if the objective has no W."""
         return _weight(self._projection())
@@ -205,12 +185,8 @@ class TrainingRun:
         found: Projection | None = getattr(self.objective, "projection", None)
         return found
 
-    def untrained(self) -> Encoder:
-        """The student as it was initialised, as an encoder of its own."""
-        return self.module.as_encoder(self.module.model, self.config.training.dtype)
-
     def snapshot(self) -> Encoder:
-        """The student as it would be saved now, as an encoder of its own."""
+        """A copy of the student as it would be saved now, as an encoder."""
         student, projection = self.module.model, self._projection()
         if self._before is not None:
             student, objective = copy.deepcopy((student, self.objective))

@@ -10,19 +10,18 @@ import numpy as np
 
 from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.distill.config import DistillConfig, FinetuneConfig
-from ibkd_retrieval.distill.data.batches import BatchSchedule, PairBatch, PairTexts, training_tokens
+from ibkd_retrieval.distill.data.batches import BatchSchedule, PairBatch, PairTexts
 from ibkd_retrieval.distill.data.hard_negatives import mine_negatives, with_negatives
 from ibkd_retrieval.distill.data.pairs import PairSet
 from ibkd_retrieval.distill.dev_metric import Dev
-from ibkd_retrieval.distill.objectives.base import LossTerms
+from ibkd_retrieval.distill.objectives.base import LossTerms, mean_terms
 from ibkd_retrieval.distill.objectives.functional import infonce
 from ibkd_retrieval.distill.teacher.cache import TeacherVectors
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.log import StepTimes
 from ibkd_retrieval.distill.training.loop import LoopResult, Pace, StageRun, TrainingLoop
-from ibkd_retrieval.distill.training.optimizer import adamw, backward, finish_step, set_rates
+from ibkd_retrieval.distill.training.optimizer import StudentRun
 from ibkd_retrieval.encoders.cross_encoder import check_cross_encoder
-from ibkd_retrieval.encoders.device import give_freed_memory_back
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import Progress
 
@@ -31,11 +30,13 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from ibkd_retrieval.distill.teacher.soft_labels import SoftLabels
-    from ibkd_retrieval.encoders.encoder import Encoder
+    from ibkd_retrieval.distill.training.chunks import EncodedBatch
 
 
-class FinetuneRun:
-    """Student, optimiser and losses of stage 2: contrastive loss, soft labels and forgetting term."""
+class FinetuneRun(StudentRun):
+    """Stage 2: the student with a contrastive loss, soft labels and the forgetting term."""
+
+    rate_name = "finetune_learning_rate"
 
     def __init__(
         self,
@@ -46,51 +47,28 @@ class FinetuneRun:
         progress: Progress,
         teacher: object = None,
     ) -> None:
-        import torch
-
-        from ibkd_retrieval.distill.training.chunks import ChunkedStudent, fixed_bytes, plan_chunks
-        from ibkd_retrieval.distill.training.student_module import StudentModule
-
+        super().__init__(student, texts.texts, config, progress)
         settings, training = config.finetuning, config.training
-        torch.manual_seed(training.seed)
-        self.config, self.texts, self.labels = config, texts, labels
-        # Queries, positives and negatives.
-        self.pace = Pace(settings.steps, settings.batch_size * (2 + settings.negatives) * training.accumulate, training)
-        self.token_ids = training_tokens(student, texts.texts, training.max_length, progress)
+        self.texts, self.labels = texts, labels
+        n = settings.batch_size * (2 + settings.negatives)  # Queries, positives and negatives.
+        self.pace = Pace(settings.steps, n * training.accumulate, training)
         longest = np.array([self.token_ids.lengths[positives].max() for positives in texts.positives])
         self.schedule = BatchSchedule(longest, settings.batch_size, training.seed)
-        self.module = StudentModule(student, training.dtype, freeze_embeddings=config.student.freeze_embeddings)
-        self.modules: dict[str, torch.nn.Module] = {"student": student}
-        rates = [(p, settings.learning_rate) for p in self.module.parameters() if p.requires_grad]
-        self.optimizer = adamw(rates, training.weight_decay)
-        give_freed_memory_back()
-        n = settings.batch_size * (2 + settings.negatives)
-        fixed = fixed_bytes(self.modules.values(), teacher, texts.texts, self.token_ids, n * n)
-        plan = plan_chunks(self.module, self.token_ids, n, training.memory, fixed)
-        self.student = ChunkedStudent(self.module, self.token_ids, plan)
+        self._optimise([], teacher, n, n * n)
 
-    rate_name = "finetune_learning_rate"
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate of the student."""
+        return self.config.finetuning.learning_rate
 
-    def start(self) -> None:
-        """Nothing has to be prepared."""
-
-    def step(self, number: int, *, detailed: bool) -> dict[str, float]:
-        """Run one optimiser step and return its figures; the forgetting term's gradient norm when `detailed`."""
-        settings, training = self.config.finetuning, self.config.training
-        times = StepTimes(str(self.module.model.device), active=detailed)
-        factor = set_rates(self.optimizer, number, settings.steps, training.warmup)
-        self.optimizer.zero_grad(set_to_none=True)
-        batches = []
-        for batch_number in range(number * training.accumulate, (number + 1) * training.accumulate):
-            drawn = self.schedule.batch(batch_number)
-            batch = self.texts.draw(drawn, settings.negatives, training.seed, batch_number)
-            with times.part("student"):
-                encoded = self.student.encode(batch.queries, batch.passages)
-            with times.part("objective"):
-                terms = self._terms(encoded.vectors, encoded.inputs, batch, times)
-            batches.append(backward(terms, encoded, training.accumulate, times, detailed=detailed))
-        values = finish_step(self.optimizer, batches, self.module, None, times)
-        return values | {"learning_rate": settings.learning_rate * factor} | times.figures()
+    def forward(self, number: int, times: StepTimes) -> tuple[EncodedBatch, LossTerms]:
+        """The student's vectors of a batch of queries and passages, and their loss."""
+        chosen, training = self.schedule.batch(number), self.config.training
+        batch = self.texts.draw(chosen, self.config.finetuning.negatives, training.seed, number)
+        with times.part("student"):
+            encoded = self.student.encode(batch.queries, batch.passages)
+        with times.part("objective"):
+            return encoded, self._terms(encoded.vectors, encoded.inputs, batch, times)
 
     def _terms(
         self, vectors: torch.Tensor, inputs: torch.Tensor | None, batch: PairBatch, times: StepTimes
@@ -100,10 +78,7 @@ class FinetuneRun:
 
         dims = self.config.student.dims or (vectors.shape[1],)
         unit = torch.nn.functional.normalize
-        each = [self._terms_at(unit(vectors[:, :dim], dim=-1), inputs, batch, times) for dim in dims]
-        total = torch.stack([terms.total for terms in each]).mean()
-        watch = {name: torch.stack([terms.watch[name] for terms in each]).mean() for name in each[0].watch}
-        return LossTerms(total, each[0].terms, watch)
+        return mean_terms([self._terms_at(unit(vectors[:, :dim], dim=-1), inputs, batch, times) for dim in dims])
 
     def _terms_at(
         self, vectors: torch.Tensor, inputs: torch.Tensor | None, batch: PairBatch, times: StepTimes
@@ -129,18 +104,6 @@ class FinetuneRun:
             soft = soft_label_loss(queries @ vectors[n:].T / settings.temperature, labels)
             total, terms["soft"] = total + settings.soft_weight * soft, soft.detach()
         return LossTerms(total, terms, watch)
-
-    def close(self) -> None:
-        """Restore the student's original settings."""
-        self.module.close()
-
-    def untrained(self) -> Encoder:
-        """The student as it came, as an encoder of its own."""
-        return self.snapshot()
-
-    def snapshot(self) -> Encoder:
-        """The student as it would be saved now, as an encoder of its own."""
-        return self.module.as_encoder(self.module.model, self.config.training.dtype)
 
 
 @dataclass(frozen=True)
