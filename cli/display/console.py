@@ -16,7 +16,7 @@ from .wording import in_options
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
     from ibkd_retrieval.progress import Progress, Task
@@ -108,8 +108,9 @@ class _Terminal:
         longest = sorted(self._spent.items(), key=lambda each: -each[1])[:_MOST_PARTS]
         parts = [f"{seconds:.0f} s {title[:1].lower()}{title[1:]}" for title, seconds in longest if seconds >= 0.5]
         named = sum(seconds for _, seconds in longest if seconds >= 0.5)
-        rest = f"{whole - named:.0f} s loading and the rest"
-        return f"took {whole:.0f} s: {', '.join([*parts, rest])}" if parts else f"took {whole:.0f} s"
+        if whole - named >= 0.5:
+            parts.append(f"{whole - named:.0f} s loading and the rest")
+        return f"took {whole:.0f} s" + (f": {', '.join(parts)}" if named else "")
 
     def say(self, message: str) -> None:
         self._console.print(harmless(in_options(message)), style="dim", soft_wrap=True)
@@ -130,6 +131,7 @@ class _Terminal:
             yield from self._lines(title, total, unit, done)
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.text import Text
 
         columns = (
             TextColumn("{task.description}"),
@@ -139,9 +141,17 @@ class _Terminal:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
         )
-        with Progress(*columns, console=self._console) as progress:
+
+        class WithNote(Progress):
+            def get_renderables(self) -> Iterator[RenderableType]:
+                # A line of its own: beside the bar, a long note leaves no room for the figures.
+                yield from super().get_renderables()
+                for task in self.tasks:
+                    if task.fields["note"]:
+                        yield Text(f"  {task.fields['note']}", style="dim")
+
+        with WithNote(*columns, console=self._console) as progress:
             of = f"{total:,}" if total is not None else "?"
             identity = progress.add_task(title, total=total, completed=done, unit=unit, of=of, note="", rate="")
 

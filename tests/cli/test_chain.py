@@ -27,7 +27,7 @@ def test_indexing_without_a_model_takes_the_newest_student(chain):
 
 def test_training_says_what_its_figures_are_and_when_the_dev_figure_was_taken(chain):
     said = chain.said["distill"].err
-    assert said.count("keep is the keep term") == said.count("hsic is the forgetting term") == 1
+    assert said.count("keep (the keep term:") == said.count("hsic (the forgetting term:") == 1
     assert "(before training)" in said or "(after step " in said
     assert "took " in said
 

@@ -45,6 +45,22 @@ def test_an_estimated_total_is_marked_and_gives_way_to_the_number_counted(clock,
     assert last == "reading: 453 documents in 20 s, 23 documents/s"
 
 
+def test_a_long_note_leaves_a_bar_its_figures_and_an_estimate_gives_way_to_the_count():
+    from io import StringIO
+
+    from rich.console import Console
+
+    progress, shown = console.reporter(False), StringIO()
+    progress._console = Console(file=shown, force_terminal=True, width=100, **console.AS_IT_IS)
+    note = "loss 1.577 keep 1.04 regression 0.1063 hsic 0.02919 · 57 texts/s · dev mrr@10 0.2236 (before training)"
+    with progress.task("distilling", About(30), "steps") as task:
+        task.advance(12, note)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.getvalue())
+    assert "0/~30 steps" in text
+    assert "12/12 steps" in text
+    assert " ".join(note.split()) in " ".join(text.split())
+
+
 def test_the_time_is_told_by_job_and_a_job_within_another_is_part_of_it(clock, capsys):
     progress = console.reporter(False)
     clock.now += 3

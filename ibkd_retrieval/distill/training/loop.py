@@ -34,14 +34,13 @@ if TYPE_CHECKING:
 
 LOG_EVERY = 10
 _TERMS = {
-    "loss": "what is minimised",
-    "keep": "the keep term, how far the student's vectors are from the teacher's",
-    "regression": "one minus the cosine to the teacher's vector",
-    "contrast": "queries against the passages of others",
+    "keep": "the keep term: tell the text's teacher vector from others",
+    "regression": "1 - cosine to that vector",
+    "contrast": "tell a query's passage from others",
     "soft": "divergence from the soft labels",
-    "hsic": "the forgetting term, how much of the input the vectors still hold",
+    "hsic": "the forgetting term: what the vectors still hold of the input",
 }
-"""The parts of a loss that are shown, in order, and what each is."""
+"""The parts of a loss that are shown, in order, and what each measures."""
 
 
 @dataclass(frozen=True)
@@ -182,10 +181,11 @@ class TrainingLoop:
             rate = self.done * self.pace.texts_per_step / max(self.seconds, 1e-9)
             self._write({"step": step, "texts_per_second": rate} | values)
             parts = [key for key in _TERMS if key in values]
-            if not self._explained:
-                self.progress.say(f"{title}: {'; '.join(f'{key} is {_TERMS[key]}' for key in parts)}")
-                self._explained = True
-            shown = " ".join(f"{key} {values[key]:.4g}" for key in parts)
+            if parts and not self._explained:
+                named = ", ".join(f"{key} ({_TERMS[key]})" for key in parts)
+                self.progress.say(f"{title}: the loss is a weighted sum of {named}")
+            self._explained = True
+            shown = " ".join(f"{key} {values[key]:.4g}" for key in ("loss", *parts))
             last = self.history[-1]
             at = f"after step {last.step}" if last.step else "before training"
             note = f"{shown} · {rate:.0f} texts/s · dev {self.dev.metric} {last.value:.4f} ({at})"
