@@ -5,7 +5,6 @@ Each field is one parameter of `distill`. `PARAMETERS` maps the parameter to its
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass, replace
@@ -16,6 +15,7 @@ from ibkd_retrieval.distill.parameters import read_value
 from ibkd_retrieval.encoders.loading import DEFAULT_TEACHER, short_model_name
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import write_json
+from ibkd_retrieval.json_io import parse
 
 RECORD = "ibkd.json"
 """The file in a student's folder that records how it was made, with its configuration."""
@@ -386,7 +386,7 @@ class DistillConfig:
         path = Path(path)
         path = path / RECORD if path.is_dir() else path
         try:
-            values: Any = json.loads(path.read_text("utf-8"))
+            values: Any = parse(path.read_text("utf-8"))
         except OSError as error:
             raise UserError(f"The configuration {path} cannot be read ({error.strerror}): check the path.") from None
         except (ValueError, RecursionError) as error:

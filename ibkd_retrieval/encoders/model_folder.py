@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import sha256_file
 
 _OBJECTS = ("config.json", "tokenizer_config.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
@@ -23,6 +24,7 @@ def check_model_folder(folder: Path) -> None:
     Raises:
         UserError: the folder is refused. The message gives the reason.
     """
+    _check_recorded(folder)
     for name in _OBJECTS:
         _object(folder / name)
     parts = [folder, *(folder / path for path in _module_paths(folder))]
@@ -37,6 +39,30 @@ def check_model_folder(folder: Path) -> None:
                 f"with `python -c \"from sentence_transformers import SentenceTransformer as S; S('{folder}')"
                 f".save('{folder}-safe')\"` and name {folder}-safe."
             )
+
+
+STUDENT_RECORD = "ibkd.json"
+
+
+def _check_recorded(folder: Path) -> None:
+    """Compare the files of a student with the sizes and checksums in its record. Older records have none.
+
+    Raises:
+        UserError: a file was changed.
+    """
+    files = (_object(folder / STUDENT_RECORD) or {}).get("files", {})
+    for name, recorded in files.items() if isinstance(files, dict) else ():
+        path = folder / name
+        if not path.is_file() or not isinstance(recorded, dict):
+            what = "it is missing"
+        elif path.stat().st_size != recorded.get("bytes") or sha256_file(path) != recorded.get("sha256"):
+            what = "its checksum is not the recorded one"
+        else:
+            continue
+        raise UserError(
+            f"{path} is damaged or was changed ({what}): bring it back from a copy, or remove its entry below `files` "
+            f"in {folder / STUDENT_RECORD} if the change is meant."
+        )
 
 
 def needs_own_code(name: str) -> str:

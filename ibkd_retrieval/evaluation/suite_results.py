@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.formatting import csv_table, html_table, latex_escaped, latex_table, text_table
 from ibkd_retrieval.files import write_json
+from ibkd_retrieval.json_io import parse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,7 +156,7 @@ class SuiteFile:
         if not path.exists():
             return
         try:
-            value = json.loads(path.read_bytes())
+            value = parse(path.read_bytes())
             if value["format"] != FORMAT or value["format_version"] > FORMAT_VERSION:
                 raise ValueError(f'it does not say "format": "{FORMAT}", version {FORMAT_VERSION}')
             self._systems = dict(value["systems"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +13,7 @@ from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import INDEXES
 from ibkd_retrieval.indexing.config import SearchParams
+from ibkd_retrieval.json_io import parse
 from ibkd_retrieval.progress import SILENT
 from ibkd_retrieval.search.options import RankerOptions, check_ranking
 
@@ -340,7 +340,7 @@ def check_query_model(folder: Path, encoder: TextEncoder, manifest: IndexManifes
 
 def _student_record(folder: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads((folder / STUDENT_FILE).read_bytes())
+        record = parse((folder / STUDENT_FILE).read_bytes())
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None

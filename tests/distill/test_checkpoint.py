@@ -60,6 +60,21 @@ def test_a_checkpoint_killed_while_written_or_deleted_is_none(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("name", ["student.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_changed_byte_is_noticed_and_a_checkpoint_of_an_earlier_version_has_no_checksums(tmp_path, name):
+    modules, optimizer = parts()
+    walk(modules, optimizer, 1)
+    save_checkpoint(tmp_path, 5, modules, optimizer, STATE)
+    path = tmp_path / "step-0000005" / name
+    before = path.read_bytes()
+    place = before.index(b"5") if name == "state.json" else len(before) - 1
+    path.write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1 :])
+    with pytest.raises(UserError, match="step-0000005 is damaged: delete it"):
+        read_state(path.parent)
+    (path.parent / "state.json").write_text(json.dumps(STATE | {"step": 5}))
+    assert read_state(path.parent) == STATE | {"step": 5}
+
+
 @pytest.mark.parametrize("name", ["student.safetensors", "objective.safetensors", "optimizer.safetensors"])
 @pytest.mark.parametrize("keep", [0, 50, None])
 def test_a_damaged_or_missing_weights_file_is_refused(tmp_path, name, keep):

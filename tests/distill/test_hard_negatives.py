@@ -162,3 +162,13 @@ def test_several_runs_with_one_teacher_and_corpus_wait_for_whoever_indexes_it(tm
 def test_ranks_and_margins_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match="`negative_"):
         MiningSettings(**({"first": 10, "last": 100, "margin": 0.05} | wrong))
+
+
+def test_a_changed_letter_in_kept_negatives_is_noticed(tmp_path, teacher):
+    settings = MiningSettings(1, 61, 0.0, 99)
+    mined, path = mined_for(PAIRS, corpus(), teacher, tmp_path, settings)
+    path.write_bytes(path.read_bytes().replace(b"o", b"a", 1))
+    with pytest.raises(UserError, match=r"negatives-.* is damaged: delete it"):
+        with_negatives(PAIRS, path)
+    path.unlink()
+    assert mined_for(PAIRS, corpus(), teacher, tmp_path, settings)[0] == mined

@@ -60,6 +60,8 @@ def test_the_folder_says_how_it_came_to_be(finished, bert):
     assert facts["settings"]["steps"] == 12
     assert facts["fingerprint"] == report.fingerprint
     assert facts["history"][-1]["step"] == 12
+    assert {"model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/config.json"} <= facts["files"].keys()
+    assert not {"README.md", "ibkd.json", "training-log.jsonl"} & facts["files"].keys()
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: sentence-transformers")
     assert f"{report.student.dev:.4f}" in card

@@ -12,6 +12,7 @@ from helpers.tiny_models import save_plain_transformer, save_sentence_transforme
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import sha256_file
 
 
 @pytest.fixture
@@ -30,6 +31,22 @@ def change_weights(folder, change):
 
     path = folder / "model.safetensors"
     save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_changed_byte_in_a_file_that_the_record_of_a_student_lists_is_noticed(folder, name):
+    path = folder / name
+    listed = {name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}}
+    (folder / "ibkd.json").write_text(json.dumps({"files": listed}))
+    Encoder.load(str(folder), device="cpu", dtype="float32")
+    before = (folder / name).read_bytes()
+    (folder / name).write_bytes(before[:-3] + bytes([before[-3] ^ 1]) + before[-2:])
+    refused(folder, f"{name} is damaged or was changed .*: bring it back from a copy")
+    (folder / name).unlink()
+    refused(folder, f"{name} is damaged or was changed .it is missing")
+    (folder / name).write_bytes(before)
+    (folder / "ibkd.json").write_text("{}")
+    Encoder.load(str(folder), device="cpu", dtype="float32")
 
 
 def test_weights_under_other_names_are_named_as_missing(folder):

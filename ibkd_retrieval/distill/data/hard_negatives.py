@@ -18,7 +18,7 @@ from ibkd_retrieval.distill.data.pairs import PairSet
 from ibkd_retrieval.distill.data.texts import text_keys
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import atomic_write
+from ibkd_retrieval.files import atomic_write, sha256_file
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.format.writing import only_writer
 from ibkd_retrieval.indexing.index import StoredIndex, open_index
@@ -69,16 +69,24 @@ def mine_negatives(
     key = json.dumps([*seen_by, hashlib.sha256(text_keys(left_out).tobytes()).hexdigest()])
     path = folder / f"negatives-{hashlib.sha256(key.encode()).hexdigest()[:16]}.jsonl"
     if not path.is_file():
-        answers = _Answers(pairs, teacher)
+        answers, digest = _Answers(pairs, teacher), hashlib.sha256()
         with atomic_write(path) as file, progress.task("mining negatives", len(pairs.pairs), "queries") as task:
             for start in range(0, len(pairs.pairs), _WINDOW):
                 part = PairSet(pairs.name, pairs.pairs[start : start + _WINDOW])
                 for pair, found in zip(part.pairs, _mine(part, index, answers, settings, set(left_out)), strict=True):
                     listed = [asdict(negative) for negative in found]
                     record = {"query": pair.query, "positives": pair.positives, "negatives": listed}
-                    file.write((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8"))
+                    line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8")
+                    digest.update(line)
+                    file.write(line)
                 task.advance(len(part.pairs))
+            with atomic_write(_checksum_of(path)) as checksum:
+                checksum.write(digest.hexdigest().encode())
     return path
+
+
+def _checksum_of(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
 
 
 def with_negatives(pairs: PairSet, path: Path) -> PairSet:
@@ -87,7 +95,14 @@ def with_negatives(pairs: PairSet, path: Path) -> PairSet:
     Args:
         pairs: the pairs that the negatives were mined for.
         path: the file from `mine_negatives`.
+
+    Raises:
+        UserError: the file is damaged.
     """
+    checksum = _checksum_of(path)
+    # Version 0.1.0 wrote none.
+    if checksum.is_file() and checksum.read_bytes() != sha256_file(path).encode():
+        raise UserError(f"{path} is damaged: delete it and run again to mine the negatives anew.")
     mined = []
     # Many queries share a negative. Its text is held once.
     texts: dict[str, str] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,8 @@ from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_tra
 from ibkd_retrieval.encoders.portable import make_portable
 from ibkd_retrieval.encoders.weights import former_weight_hash, weight_hash
 from ibkd_retrieval.errors import UserError, WorkFailed, first_line
-from ibkd_retrieval.files import atomic_write, is_leftover, sync_directory, write_json
+from ibkd_retrieval.files import atomic_write, is_leftover, sha256_file, sync_directory, write_json
+from ibkd_retrieval.json_io import parse
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -199,8 +199,20 @@ def save_student(
             shutil.copy(output / source, staging / name)
     with atomic_write(staging / "README.md") as file:
         file.write(model_card(report, output.name).encode("utf-8"))
-    write_json(staging / RECORD, report.as_dict())
+    write_json(staging / RECORD, report.as_dict() | {"files": _measured(staging)})
     take_place(staging, output)
+
+
+def _measured(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and checksum of every file that decides the vectors of a student, by name.
+
+    Its card and its logs are for people, who may edit them.
+    """
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix not in (".md", ".jsonl")
+    }
 
 
 def read_student(folder: Path) -> dict[str, Any]:
@@ -210,7 +222,7 @@ def read_student(folder: Path) -> dict[str, Any]:
         UserError: the file is damaged.
     """
     try:
-        record: Any = json.loads((folder / RECORD).read_text("utf-8"))
+        record: Any = parse((folder / RECORD).read_text("utf-8"))
     except ValueError:
         record = None
     if not isinstance(record, dict):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from tokenize import TokenError
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.distill.data.texts import KeyIndex, text_keys
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, is_leftover, write_json
+from ibkd_retrieval.json_io import parse
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class TeacherCache:
         manifest = folder / "manifest.json"
         if manifest.is_file():
             try:
-                found = json.loads(manifest.read_text("utf-8"))
+                found = parse(manifest.read_text("utf-8"))
                 found.pop("name", None)
             except (ValueError, AttributeError, TypeError) as error:
                 raise UserError(f"{manifest} is damaged: delete {folder} and run again to rebuild it.") from error

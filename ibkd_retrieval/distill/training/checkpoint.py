@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import sync_directory, write_json
+from ibkd_retrieval.files import sha256_file, sync_directory, write_json
+from ibkd_retrieval.json_io import parse
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +68,9 @@ def save_checkpoint(
     }
     save_file(tensors, temporary / "optimizer.safetensors")
     sync_files(temporary)
-    write_json(temporary / "state.json", state | {"step": step})
+    files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
+    value = state | {"step": step, "files": files}
+    write_json(temporary / "state.json", value | {"sha256": _digest(value)})
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
     sync_directory(folder)
@@ -97,10 +101,15 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """The plain values of a checkpoint.
 
     Raises:
-        UserError: the checkpoint is damaged.
+        UserError: the state file or another file of the checkpoint is damaged.
     """
     try:
-        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text("utf-8"))
+        state: dict[str, Any] = parse((checkpoint / "state.json").read_text("utf-8"))
+        if state.pop("sha256", recorded := _digest(state)) != recorded:
+            raise ValueError
+        for name, checksum in state.pop("files", {}).items():
+            if not (checkpoint / name).is_file() or sha256_file(checkpoint / name) != checksum:
+                raise ValueError
         missing = [name for name in ("identity", "seconds", "history", "ended", "step") if name not in state]
         # A run of 0.1.0 had no regression beside the contrast.
         if "objective_settings" in (settings := state.get("identity", {}).get("settings", {})):
@@ -110,6 +119,11 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{checkpoint} is damaged (lacks {missing[0]}): delete it to resume from the one before.")
     return state
+
+
+def _digest(state: dict[str, Any]) -> str:
+    value = {name: each for name, each in state.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def load_checkpoint(checkpoint: Path, modules: Mapping[str, Stateful], optimizer: torch.optim.Optimizer) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ibkd_retrieval.errors import MissingPackage
 from ibkd_retrieval.files import atomic_write
+from ibkd_retrieval.json_io import parse
 
 LOG_FILE = "training-log.jsonl"
 
@@ -80,7 +81,7 @@ def event_writer(folder: Path, first: int) -> Any:
 def _done_by(line: str) -> float:
     """The number of finished steps when a line was written. It is infinite for an incomplete line."""
     try:
-        values = json.loads(line)
+        values = parse(line)
         return float(values["step"]) + (1 if "loss" in values else 0)
     except (ValueError, KeyError, TypeError):
         return math.inf

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.files import cache_folder, write_json
+from ibkd_retrieval.json_io import parse
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def recall(what: str, key: dict[str, Any]) -> Any | None:
     """Return the value stored for `what` under a key of JSON types, None where there is no readable value."""
     try:
-        kept = json.loads(_path(what, key).read_bytes())
+        kept = parse(_path(what, key).read_bytes())
     except (OSError, ValueError):
         return None
     # The file name is only a digest, so the full key is compared.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ from ibkd_retrieval.evaluation.compare.records import (
     Throughput,
 )
 from ibkd_retrieval.indexing.config import SearchParams
-from ibkd_retrieval.json_io import KEY, decode, encode
+from ibkd_retrieval.json_io import KEY, decode, encode, parse
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -277,7 +276,7 @@ def read_comparison(path: Path | str) -> ComparisonReport:
     """
     path = Path(path)
     try:
-        value = json.loads(path.read_bytes())
+        value = parse(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name the report.json of `compare()`.") from error
     except ValueError as error:

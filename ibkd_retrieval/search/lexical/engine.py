@@ -30,7 +30,7 @@ from ibkd_retrieval.indexing.format.integrity import ALWAYS_VERIFIED_BYTES
 from ibkd_retrieval.indexing.format.layout import LEXICAL
 from ibkd_retrieval.indexing.format.manifest import FileRecord
 from ibkd_retrieval.indexing.format.shards import file_record, is_intact
-from ibkd_retrieval.json_io import decode
+from ibkd_retrieval.json_io import decode, parse
 from ibkd_retrieval.progress import Progress, Task
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def made_folder(index: StoredIndex, engine: Engine, progress: Progress) -> Path:
 def _fault(folder: Path, index: StoredIndex, engine: Engine) -> str | None:
     """Why the files in `folder` cannot be used. None if they can."""
     try:
-        value = json.loads((folder / MANIFEST).read_bytes())
+        value = parse((folder / MANIFEST).read_bytes())
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise ValueError
         manifest = decode(LexicalManifest, value)
@@ -158,7 +158,7 @@ def _superseded(folder: Path, engine: Engine) -> list[Path]:
     found = []
     for path in sorted(folder.parent.glob(f"{engine.name}-*/{MANIFEST}")):
         try:
-            settings = decode(LexicalManifest, json.loads(path.read_bytes())).settings
+            settings = decode(LexicalManifest, parse(path.read_bytes())).settings
         except (OSError, ValueError):
             continue
         if settings.items() < dict(engine.settings).items():
