@@ -98,6 +98,15 @@ def test_the_choices_shown_are_those_that_the_library_takes():
         assert choices_of(command, "--engine") == ("dense", *ENGINES)
 
 
+def test_only_the_command_that_runs_is_imported(shell):
+    program = (
+        "import sys\ntry:\n    from ibkd_cli.app import main; main()\nfinally:\n"
+        "    print(*sorted(name for name in sys.modules if name.startswith('ibkd_cli.commands.')))"
+    )
+    assert shell.process("--help", program=program).out.splitlines()[-1] == ""
+    assert shell.process("search", "-h", program=program).out.splitlines()[-1] == "ibkd_cli.commands.search"
+
+
 def test_what_is_mistyped_is_suggested(shell):
     assert "Did you mean 'search'" in shell("serch").err
     for words, meant in (("search --indx i", "--index"), ("distill --layer 3", "--layers"), ("--versoin", "--version")):
