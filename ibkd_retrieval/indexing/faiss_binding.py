@@ -48,10 +48,10 @@ def blas_threshold(dim: int) -> None:
 
 
 def read_structure_file(path: Path, flags: int = 0) -> Any:
-    """Read a faiss index, which may keep its inverted lists in a file beside it and nowhere else.
+    """Read a faiss index. Inverted lists on disk must lie in its folder.
 
     Raises:
-        UserError: it names a file outside its folder, which faiss would open for writing.
+        UserError: it names a file outside its folder. faiss would open that file for writing.
         RuntimeError: faiss cannot read it.
     """
     for name in _lists_on_disk(path):
@@ -63,7 +63,7 @@ def read_structure_file(path: Path, flags: int = 0) -> Any:
 def _lists_on_disk(path: Path) -> Iterator[str]:
     """The names of the files that a faiss index keeps inverted lists in.
 
-    Each follows four letters and the tables of lists and of free slots (OnDiskInvertedListsIOHook::write).
+    Each name follows four letters and the tables of lists and of free slots (OnDiskInvertedListsIOHook::write).
     """
     mark, step = b"ilod", 1 << 24
     with open(path, "rb") as file:
@@ -145,7 +145,7 @@ def training_on(device: str, index: Any, progress: Progress) -> Iterator[bool]:
         return
     quantiser = getattr(faiss.downcast_index(inverted), "pq", None)
     number = gpu_number(device)
-    # The index holds plain pointers to these, so they are taken back before they go.
+    # The index holds plain pointers to these. They are removed before these are freed.
     assigning = _on_gpu(faiss.IndexFlat(inverted.d, inverted.quantizer.metric_type), number)
     assigning_parts = None if quantiser is None else _on_gpu(faiss.IndexFlatL2(quantiser.dsub), number)
     inverted.clustering_index = assigning
@@ -178,9 +178,9 @@ def to_gpu(index: Any, device: str, progress: Progress) -> Any:
 
 
 def with_plain_codes(index: Any) -> Any:
-    """The `IndexIVFPQ` with the codes of an `IndexIVFPQFastScan`, whose packing for CPU registers no GPU knows.
+    """An `IndexIVFPQ` with the codes of an `IndexIVFPQFastScan`. No GPU reads codes packed for CPU registers.
 
-    The nearest lists are found by comparing all centroids, where the index has a graph over them.
+    It finds the nearest lists by comparing all centroids, even if the index has a graph over them.
     """
     import numpy as np
 
@@ -216,7 +216,7 @@ def _codes_on_gpu(index: Any, number: int) -> Any:
     config = faiss.GpuIndexIVFPQConfig()
     config.device = number
     config.indicesOptions = faiss.INDICES_64_BIT
-    config.interleavedLayout = True  # The only one for codes of four bits.
+    config.interleavedLayout = True  # The only layout for codes of four bits.
     moved = faiss.GpuIndexIVFPQ(resources, index, config)
     moved.referenced_objects = [resources]
     return moved

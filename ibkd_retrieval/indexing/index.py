@@ -293,16 +293,15 @@ def open_index(
 ) -> StoredIndex:
     """Open a finished index.
 
-    Sizes of all files are always compared with the manifest, checksums of all with `verify`, and that of the faiss
-    file whenever it is small.
+    The sizes of all files are compared with the manifest. So are the checksums of the small files that decide which
+    ids are found, and with `verify` all checksums.
 
     Args:
         folder: the index folder.
         verify: compare the checksums of all files.
-        memory_limit: most bytes that the vectors of a flat index may take in memory, half of the machine's memory if
-            None. A larger one is scanned in its files by every search, which gives the same answers. Other families
-            are held in memory whatever they take.
-        device: "cuda" to search on a GPU where faiss has one.
+        memory_limit: maximum bytes of a flat index's vectors in memory. None is half of the machine's memory. Every
+            search of a larger index reads its files, with the same results. Other families are always in memory.
+        device: "cuda" to search on a GPU if faiss has one.
         progress: receives a message if the index is scanned, or if no GPU is found for `device`.
 
     Raises:

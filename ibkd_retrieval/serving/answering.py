@@ -57,11 +57,11 @@ class ServedIndex:
 
 
 def served(indexes: Sequence[Index], remembered: int = 0) -> list[ServedIndex]:
-    """Opened indexes for a server, called by their folders' names, or by their paths where two are called alike.
+    """Describe opened indexes for a server. They are named after their folders, or by their paths if names repeat.
 
     Args:
         indexes: opened indexes.
-        remembered: queries whose vectors each encoder keeps.
+        remembered: number of queries whose vectors each encoder keeps.
 
     Raises:
         UserError: a folder was given twice.
@@ -87,10 +87,10 @@ def names_apart(folders: Sequence[Path]) -> list[str]:
 
 
 def suit_to_queries(encoder: Encoder, remembered: int) -> None:
-    """Have an encoder remember queries, and on a CPU take a batch of them in parts, sorted by length, that fit caches.
+    """Make an encoder remember queries. On a CPU, it encodes a batch in parts of similar lengths that fit the caches.
 
-    Queries are short and unequal: sixteen of Cranfield's at once are nearly half padding. `benchmarks/serve_load.py`
-    measures what the parts gain.
+    Queries are short and of different lengths: of sixteen queries of Cranfield in one batch, nearly half is padding.
+    `benchmarks/serve_load.py` measures the gain.
     """
     encoder.remembered_queries = remembered
     if encoder.device == "cpu":
@@ -98,9 +98,9 @@ def suit_to_queries(encoder: Encoder, remembered: int) -> None:
 
 
 def can_share(indexes: Sequence[ServedIndex]) -> bool:
-    """Whether two batches may be worked on at once: all is an encoder and faiss on a CPU with threads for both.
+    """Whether two threads may search at once: every index is searched by vectors on a CPU with several threads.
 
-    Rankers by words and cross-encoders are asked by one thread alone, for they do not say that they bear more.
+    Lexical rankers and cross-encoders are not known to be safe with several threads.
     """
     import torch
 
@@ -112,16 +112,15 @@ def can_share(indexes: Sequence[ServedIndex]) -> bool:
 def thread_sharer() -> Callable[[int], None]:
     """A function that sets a thread's share of the processors, given the number of working threads.
 
-    Alone it takes all, which answers a single query soonest. Of several batches at once each takes a part: the parts
-    of a query's arithmetic are too small to keep many processors at work, so that two batches side by side are done
-    before two in turn.
+    A lone thread takes all processors, which answers a single query soonest. Several threads take equal parts. A batch
+    of short queries cannot keep many processors busy, so two batches side by side finish before two in turn.
     """
     import torch
 
     threads = torch.get_num_threads()
 
     def share(busy: int) -> None:
-        # Both torch and faiss take OpenMP's number, which each calling thread has of its own.
+        # torch and faiss both use OpenMP's number of threads. Each calling thread has its own.
         torch.set_num_threads(max(1, threads // busy))
 
     return share
@@ -152,15 +151,15 @@ class Answer:
 
     @property
     def milliseconds(self) -> float:
-        """All of it."""
+        """Milliseconds to encode and to search."""
         return (self.encoding_ms or 0.0) + self.searching_ms
 
 
 def answer_all(indexes: Sequence[ServedIndex], questions: Sequence[Question]) -> list[tuple[Answer, ...]]:
-    """Put questions to indexes.
+    """Answer questions with every index.
 
-    Where an index is searched by vectors alone, the questions are encoded in one call and searched in one call for each
-    number of results wanted (a longer list is not always a continuation of a shorter one). Indexes that share an
+    For an index that is searched by vectors alone, the questions are encoded in one call. They are searched in one call
+    for each number of results, because a longer list does not always continue a shorter one. Indexes that share an
     encoder share its vectors. Other rankers are asked question by question.
 
     Returns:
@@ -237,13 +236,12 @@ class MicroBatcher(Generic[T, R]):
         """Start the threads.
 
         Args:
-            work: gives one result for each item, in order. Where it fails for several items it is called again for each
-                alone, so that an item it cannot bear fails alone. Called by several threads at once if there are.
-            max_batch: most items in one call.
-            max_waiting: most items that wait for a call, at least 1.
-            workers: threads that work.
-            begin: called by a thread before it works, with the number of threads that are at work then, itself among
-                them.
+            work: function from items to one result for each, in order. If it fails for several items, it is called
+                again for each alone, so that only a bad item fails. Several threads call it at once.
+            max_batch: maximum number of items in one call.
+            max_waiting: maximum number of items that wait, at least 1.
+            workers: number of threads.
+            begin: called by a thread before it works, with the number of working threads, itself included.
         """
         self._work, self._max_batch, self._max_waiting, self._begin = work, max_batch, max_waiting, begin
         self._waiting: deque[tuple[T, Future[R]]] = deque()
@@ -258,7 +256,7 @@ class MicroBatcher(Generic[T, R]):
 
     @property
     def waiting(self) -> int:
-        """Items that no call has taken yet."""
+        """Number of items that wait."""
         return len(self._waiting)
 
     @property
@@ -267,7 +265,7 @@ class MicroBatcher(Generic[T, R]):
         return all(thread.is_alive() for thread in self._threads) and not self._closed
 
     def submit(self, item: T) -> Future[R]:
-        """Put an item into the queue. A future that is cancelled while its item waits is never worked on.
+        """Put an item into the queue. Nothing is done for a future that is cancelled while its item waits.
 
         Raises:
             QueueFull: the queue is full.
@@ -286,7 +284,7 @@ class MicroBatcher(Generic[T, R]):
         return future
 
     def close(self, timeout: float | None = None) -> bool:
-        """Take no more items, finish those that wait, end the threads; False if one runs on after `timeout` seconds."""
+        """Finish the waiting items and end the threads. False if a thread still runs after `timeout` seconds."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -307,7 +305,7 @@ class MicroBatcher(Generic[T, R]):
                 self._answer([item for item, _ in wanted], [future for _, future in wanted])
 
     def _next_batch(self) -> tuple[list[tuple[T, Future[R]]], int] | None:
-        """This thread's share of what waits, once anything does, and how many threads work now; None at the end."""
+        """Wait for items. Return this thread's share and the number of working threads, or None at the end."""
         with self._changed:
             self._idle += 1
             self._changed.wait_for(lambda: self._waiting or self._closed)

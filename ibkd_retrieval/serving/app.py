@@ -59,8 +59,8 @@ class Metrics:
         """Start at zero.
 
         Args:
-            indexes: that are served.
-            waiting: tells how many queries wait.
+            indexes: the served indexes.
+            waiting: returns the number of waiting queries.
         """
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -83,12 +83,12 @@ class Metrics:
             documents.labels(index.name).set(index.documents)
 
     def request(self, path: str, status: int, seconds: float) -> None:
-        """Count a request; `path` is one of few."""
+        """Count a request. `path` is one of a few names."""
         self._requests.labels(path, str(status)).inc()
         self._request_seconds.labels(path).observe(seconds)
 
     def batch(self, indexes: Sequence[ServedIndex], answers: Sequence[Sequence[Answer]]) -> None:
-        """Count a batch that was worked on: for each question, an answer of each index."""
+        """Count an answered batch. `answers` holds, for each question, the answer of each index."""
         self._batches.observe(len(answers))
         for index, answer in zip(indexes, answers[0], strict=True):
             self._searching.labels(index.name).observe(answer.searching_ms / 1000)
@@ -96,7 +96,7 @@ class Metrics:
                 self._encoding.labels(index.name).observe(answer.encoding_ms / 1000)
 
     def text(self) -> bytes:
-        """All counters now."""
+        """All metrics in Prometheus' text format."""
         return bytes(generate_latest(self._registry))
 
 
@@ -130,9 +130,8 @@ def create_app(
         indexes: indexes with different names. The first is the reference of comparisons. Without any, there is no
             search.
         limits: limits of requests and connections.
-        hosts: names that the Host header of requests may hold. A page of another site that has its own name resolved
-            to this machine (DNS rebinding) sends that name, so a server on a loopback address should take only names
-            of that address.
+        hosts: allowed names in the Host header. Another site can make its own name resolve to this machine (DNS
+            rebinding), and its pages send that name. A server on a loopback address should allow loopback names only.
         ready: called after the first query is answered. That query loads everything that is loaded at first use.
         encoders: encoders by name, for `/v1/embeddings`.
     """
@@ -155,7 +154,7 @@ def create_app(
         title="ibkd-retrieval",
         version=__version__,
         description=_ABOUT,
-        docs_url=None,  # These load scripts from elsewhere; /docs below has its own.
+        docs_url=None,  # Its scripts come from another host. /docs below serves its own.
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
@@ -178,7 +177,7 @@ def create_app(
         app.add_api_route(path, _file(PAGE / name), include_in_schema=False)
     app.mount("/page", StaticFiles(directory=PAGE))
     app.mount("/swagger", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
-    # Around the whole application: what answers a failure stands outside of the middleware it is given.
+    # Outermost, because FastAPI answers failures outside of its middleware.
     return Guard(app, limits=limits, paths=_PATHS, count=service.metrics.request)
 
 
@@ -227,7 +226,7 @@ class _Service:
             raise HTTPException(503, late, {"Retry-After": "5"}) from None
         if not passages:
             return JSONResponse(payload.search_answer(self.indexes, question, answers))
-        # Reading many long texts for their passages would keep other requests waiting.
+        # Finding passages in long texts takes time, and other requests must not wait for it.
         return JSONResponse(await asyncio.to_thread(payload.search_answer, self.indexes, question, answers, True))
 
     async def health(self) -> Response:
@@ -280,7 +279,7 @@ def _file(path: Path) -> Any:
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
-    """One sentence on the first thing wrong; what was sent is not repeated, for it may be of any size and kind."""
+    """One sentence about the first fault. The input is not repeated, because it can be large or hostile."""
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return _problem(request, 400, "The body is no JSON.")

@@ -57,7 +57,7 @@ class Limits:
 
     @property
     def request_bytes(self) -> int:
-        """Of a request's body, and of its first line with its headers: room for the longest query however written."""
+        """Maximum bytes of a request's body, and of its head: room for the longest query in any encoding."""
         return _LONGEST_CHARACTER * self.query + _REST_OF_REQUEST
 
 
@@ -66,7 +66,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-# Scripts and styles come from files of this server alone: a document that is shown cannot bring one of its own.
+# Scripts and styles come only from this server's files, so a shown document cannot bring its own.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -104,10 +104,10 @@ class Guard:
         """Put a guard before `app`.
 
         Args:
-            app: what answers.
-            limits: of bodies and times.
-            paths: that are counted by their own name; all others are counted together.
-            count: told path, status and seconds of each request.
+            app: the application that answers.
+            limits: limits of bodies and times.
+            paths: paths that are counted by name. All others are counted together.
+            count: called with path, status and seconds of each request.
         """
         self._app, self._limits, self._paths, self._count = app, limits, frozenset(paths), count
 
@@ -159,12 +159,12 @@ class _TooLarge(Exception):
 
 
 def _announced(scope: MutableMapping[str, Any]) -> int:
-    """Bytes of the body, as far as the request's headers tell; the server has refused lengths that are no numbers."""
+    """Size of the body by the headers, 0 if they do not say. The server has refused a size that is not a number."""
     return next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
 
 
 async def _body(receive: Receive, announced: int, most: int) -> bytes | None:
-    """All of a request's body, None where the client has gone."""
+    """The whole body of a request. None if the client has left."""
     if announced > most:
         raise _TooLarge
     parts = bytearray()
@@ -181,7 +181,7 @@ async def _body(receive: Receive, announced: int, most: int) -> bytes | None:
 
 
 async def _refuse(scope: MutableMapping[str, Any], send: Send, status: int, sentence: str) -> None:
-    """Answer without reading on; the connection, whose next request cannot be told from this body, is closed."""
+    """Answer without reading the rest of the body, and close the connection."""
     body = json.dumps(error_body(scope["path"], status, sentence)).encode()
     headers = [
         (b"content-type", b"application/json"),

@@ -32,9 +32,9 @@ class ShownHit:
 
     Attributes:
         rank: counts from 1.
-        moved: ranks by which it stands higher than in the first index, below 0 for lower; null where the first index
+        moved: number of ranks that it is higher than in the first index, negative if lower. null if the first index
             does not show it, and in the first index itself.
-        fields: what else the corpus says of the document; left out where it says nothing.
+        fields: other fields of the document. Left out if there are none.
         passage: left out unless asked for.
     """
 
@@ -61,10 +61,10 @@ class IndexAnswer:
     """The answer of one index.
 
     Attributes:
-        milliseconds: to encode and to search, for the whole batch of queries that this one was in.
-        encoding_milliseconds: the part of it that encoding took; null where it cannot be told apart.
-        batch: queries in that batch.
-        overlap: with the first index; null for the first index itself.
+        milliseconds: time to encode and to search the batch that the query was in.
+        encoding_milliseconds: time to encode the batch. null if it was not measured apart.
+        batch: number of queries in that batch.
+        overlap: overlap with the first index. null for the first index itself.
     """
 
     index: str
@@ -102,7 +102,7 @@ class Health:
     Attributes:
         status: `ok`, `failing` where the last search failed, or `stopping`.
         models: names of the encoders behind `/v1/embeddings`.
-        fault: why the last search failed; null where it did not.
+        fault: why the last search failed. null if it did not.
     """
 
     status: str
@@ -123,7 +123,7 @@ class Problem:
 def search_answer(
     indexes: Sequence[ServedIndex], question: Question, answers: Sequence[Answer], passages: bool = False
 ) -> dict[str, Any]:
-    """A `SearchAnswer` as JSON types: made as such, because it is made for every query."""
+    """A `SearchAnswer` as JSON types, made directly because it is made for every query."""
     shown = [
         _index_answer(index, question, answer, None if place == 0 else answers[0], passages)
         for place, (index, answer) in enumerate(zip(indexes, answers, strict=True))

@@ -68,7 +68,7 @@ def serve(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that connections are made to from now on.
+    """A socket that listens for connections.
 
     Raises:
         UserError: the address cannot be listened on.
@@ -92,13 +92,15 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def bounded_protocol(limits: Limits) -> type[H11Protocol]:
-    """Connections that end where a client sends no request or reads no answer in time, or opens too many of them.
+    """A protocol that closes connections of clients that are too slow or too many.
 
-    uvicorn bounds neither. Connections that nobody uses would take every place and descriptor, and answers that
-    nobody reads would pile up in memory.
+    A client must send its request and read its answer in time.
+
+    uvicorn limits none of this. Idle connections would use up all
+    descriptors, and unread answers would fill the memory.
     """
     open_of: Counter[str] = Counter()
-    # Of connections beyond `limits.connections`, so many are told that the server is busy; others are closed.
+    # Beyond `limits.connections`, this many clients are told that the server is busy. Others are closed.
     most = limits.connections + _TOLD_BUSY
 
     class Bounded(H11Protocol):
@@ -127,7 +129,7 @@ def bounded_protocol(limits: Limits) -> type[H11Protocol]:
         def on_response_complete(self) -> None:
             super().on_response_complete()
             if self.cycle is None or self.cycle.response_complete:
-                # For the head of the next request, of which a first byte stops uvicorn's own timer.
+                # For the head of the next request. Its first byte stops uvicorn's own timer.
                 self._head_timer.cancel()
                 self._head_timer = self.loop.call_later(limits.seconds, self.transport.abort)
 
@@ -150,7 +152,7 @@ def bounded_protocol(limits: Limits) -> type[H11Protocol]:
 
 def configuration(app: Any, limits: Limits) -> uvicorn.Config:
     """How uvicorn runs an application within limits."""
-    # Of requests that are no HTTP there is a warning each, which anyone could fill a disk with.
+    # uvicorn logs a warning for each malformed request, which could fill a disk.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(
         app,
@@ -159,7 +161,7 @@ def configuration(app: Any, limits: Limits) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         ws="none",
-        # h11, since httptools has no bound on the headers of a request.
+        # h11, because httptools does not limit the headers of a request.
         http=bounded_protocol(limits),
         lifespan="on",
         limit_concurrency=limits.connections,
@@ -170,7 +172,7 @@ def configuration(app: Any, limits: Limits) -> uvicorn.Config:
 
 @contextmanager
 def _signals_end_quietly() -> Iterator[None]:
-    """Ending by a signal is how a server ends: uvicorn, done with its work, would raise the signal again."""
+    """A context in which a signal ends the server without a traceback. uvicorn would raise it again at its end."""
     handled = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda *_: None) for number in handled}
     try:

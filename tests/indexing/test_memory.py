@@ -41,7 +41,8 @@ def test_what_is_planned_fits(limit: int, dim: int, workers: int):
     in_flight = 3 + 2 * plan.depth + workers - 1
     shards = in_flight * (plan.shard_size * 8 * dim + 3 * plan.shard_text)
     processes = 1 if workers == 1 else workers + 1
-    assert processes * resident + workers * plan.batch_tokens * dim * 128 + shards <= limit
+    reserve = 32 * 2**20  # For what is loaded later. Without it, 700 MB asked for became 708 MB.
+    assert processes * (resident + reserve) + workers * plan.batch_tokens * dim * 128 + shards <= limit
     assert 64 <= plan.shard_size <= 8192
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.indexing.config import EncodingConfig
     from ibkd_retrieval.progress import Progress
 
-# Documents from which on encoding takes so much longer than trying the backends that trying them is worth it.
+# Number of documents from which trying the backends is worth its time.
 _LARGE = 20_000
 
 _LOADING = ("device", "pooling", "max_length", "dim", *PROMPTS)
@@ -122,7 +122,7 @@ def _sample(corpus: Corpus) -> Any:
 
 
 def _sizes(encoder: Any, config: EncodingConfig, limit: int | None, batch_tokens: int) -> MemoryPlan:
-    """What fits into the memory, which `batch_tokens` has to where the user gave them.
+    """The sizes that fit into the memory. A `batch_tokens` that the user gave must fit.
 
     Raises:
         UserError: it does not suffice.
@@ -130,7 +130,7 @@ def _sizes(encoder: Any, config: EncodingConfig, limit: int | None, batch_tokens
     at_once = getattr(encoder, "batches_at_once", 1)
     if at_once > 1 and config.workers > 1:
         at_once = thread_count(max(1, available_threads() // config.workers))
-    # Up to seven encoders were tried, whose memory is no part of what encoding takes.
+    # Up to seven encoders were tried. Encoding does not need their memory.
     give_freed_memory_back()
     sizes = plan_memory(
         limit,

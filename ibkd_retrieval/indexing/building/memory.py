@@ -21,6 +21,9 @@ _TEXT_SHARE = 4
 _LEAST_TEXT, _MOST_TEXT = 1 << 16, 1 << 25
 """Bounds of the characters at which a shard is closed."""
 
+_RESERVE = 32 << 20
+"""Bytes left over for what is loaded later, such as faiss, and for freed memory that the allocator keeps."""
+
 _STAGES = 3
 """Shards in progress: one is read, one encoded, one written. Each queue between holds `depth` more."""
 
@@ -113,9 +116,9 @@ def plan_memory(
 ) -> MemoryPlan:
     """Choose sizes for encoding within `limit` bytes.
 
-    The process as it is (the model and the libraries are loaded) and the batch being encoded are taken off the limit;
-    the rest is divided among the shards in flight. What grows with the corpus is not in it: eight bytes a document
-    for the ids seen, and what the index's family keeps in memory.
+    The memory in use (the model and the libraries are loaded), a reserve and the batch being encoded are subtracted
+    from the limit. The rest is divided among the shards in progress. The plan leaves out what grows with the corpus:
+    eight bytes per document for the ids, and the memory of the search structure.
 
     Args:
         limit: budget in bytes for this process and its encoder processes. None is a quarter of the machine's memory.
@@ -123,8 +126,8 @@ def plan_memory(
         batch_tokens: maximum number of tokens in a batch, reduced if the limit requires it.
         shard_size: the user's shard size. None is 8,192, or less under a low limit.
         resident: bytes in use already. None measures them.
-        workers: encoder processes, each of which takes as much as this one again; 1 encodes in this process.
-        batches: in memory at once in all these processes together, at least one in each.
+        workers: number of encoder processes. Each takes as much memory as this one. 1 encodes in this process.
+        batches: number of batches in memory at once, in all processes together.
         width: dimension of the token states of the encoder, if the vectors are cut. None is `dim`.
 
     Raises:
@@ -135,7 +138,7 @@ def plan_memory(
     resident = resident_bytes() if resident is None else resident
     processes = 1 if workers == 1 else workers + 1
     batches, width = max(batches, workers), width or dim
-    free = limit - processes * resident
+    free = limit - processes * (resident + _RESERVE)
     while batches * _batch_bytes(batch_tokens, width) > free // 2 and batch_tokens > 512:
         batch_tokens //= 2
     free -= batches * _batch_bytes(batch_tokens, width)
@@ -149,7 +152,7 @@ def plan_memory(
             text = min(_power_of_two(max(_LEAST_TEXT, share // _TEXT_SHARE // 3)), _MOST_TEXT)
             return MemoryPlan(limit, size, text, depth, batch_tokens, asked)
     least = (_STAGES + 1 + workers) * _document_bytes(dim) * (shard_size or FEWEST_DOCUMENTS) * 4 // 3
-    needed = processes * resident + batches * _batch_bytes(batch_tokens, width) + least
+    needed = processes * (resident + _RESERVE) + batches * _batch_bytes(batch_tokens, width) + least
     raise UserError(
         f"`memory={limit / 1e6:.0f}MB` is too little: the loaded model and libraries, a batch and the smallest shards "
         f"take {needed / 1e6:,.0f}MB{' in all processes' if workers > 1 else ''}; give more, or a smaller "
@@ -158,7 +161,7 @@ def plan_memory(
 
 
 def _power_of_two(number: int) -> int:
-    """The largest that is not more: what else is in memory differs by a little from run to run, shards should not."""
+    """The largest power of two up to `number`. Memory in use differs slightly between runs, shards should not."""
     return 1 << (number.bit_length() - 1)
 
 
@@ -168,5 +171,5 @@ def _batch_bytes(tokens: int, width: int) -> int:
 
 
 def _document_bytes(dim: int) -> int:
-    """A document's vector as encoded and as packed, and the objects around its text."""
+    """Memory of a document: its vector as encoded and as stored, and the objects around its text."""
     return 8 * dim + 1024

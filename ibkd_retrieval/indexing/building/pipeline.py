@@ -79,7 +79,7 @@ def read_ahead(items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
         try:
             for item in items:
                 channel.put(item)
-                del item  # It belongs to whoever takes it; this thread must not keep it from being freed.
+                del item  # The consumer owns it. This thread must not keep it alive.
         except _Closed:
             pass
         except BaseException as error:
@@ -127,7 +127,7 @@ class WriteBehind(Generic[T]):
     """
 
     def __init__(self, handle: Callable[[T], object], depth: int = 1) -> None:
-        """Take what to do with an item, and how many may wait."""
+        """`handle` is called with each item. At most `depth` items wait."""
         self._handle = handle
         self._channel: _Channel[T] = _Channel(depth)
         self._error: BaseException | None = None
@@ -155,7 +155,7 @@ class WriteBehind(Generic[T]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Wait for what was put, and raise what went wrong with it unless another error is on its way."""
+        """Wait for all items, and raise their error unless another error is being raised."""
         if kind is None or issubclass(kind, Exception):
             self._channel.end()
         else:

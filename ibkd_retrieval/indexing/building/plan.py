@@ -197,7 +197,7 @@ class IdGuard:
 
         Args:
             ids: ids of the documents that follow those admitted so far.
-            stored: reads all ids admitted so far, in order; called only where a hash has been seen before.
+            stored: reads all ids admitted so far, in order. It is called only if a hash was seen before.
 
         Raises:
             UserError: an id is empty, has white space, cannot be written as UTF-8 or was used before.
@@ -242,7 +242,7 @@ class TakenIds:
     """Refuses ids that an index holds already, with eight bytes of memory per id."""
 
     def __init__(self, stored: Callable[[], Iterator[str]], refusal: Callable[[str], UserError]) -> None:
-        """Take a way to read the ids held, and what to say of one that comes again."""
+        """`stored` reads the ids held. `refusal` makes the error for an id that comes again."""
         self._stored = stored
         self._refusal = refusal
         self._hashes = np.sort(np.fromiter(map(hash_id, stored()), np.uint64))

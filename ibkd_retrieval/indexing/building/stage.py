@@ -113,7 +113,7 @@ class ShardStage:
         number, count = self.first, 0
         for documents in cut(self.corpus.documents(), self.plan.shard_size, self.plan.shard_text):
             whole.add(documents)
-            # Before the ids: a corpus that changed may well repeat those of shards it no longer agrees with.
+            # Checked before the ids, because a changed corpus can repeat ids of earlier shards.
             own = fingerprint(documents)
             if number in self.begun and self.begun[number].fingerprint != own:
                 raise self._changed(count)
@@ -216,5 +216,5 @@ def cut(documents: Iterator[Document], most: int, text: int | None) -> Iterator[
 
 
 def _first_ids(corpus: Corpus, count: int) -> Iterator[str]:
-    # Read again, and not from the shards, which may not be written yet; only an id that repeats brings us here.
+    # The corpus is read again, because shards may not be written yet. Only a repeated id leads here.
     return (document.doc_id for document in islice(corpus.documents(), count))

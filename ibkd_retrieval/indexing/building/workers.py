@@ -258,7 +258,7 @@ class _Reporting:
 
 def _work(connection: Connection, load: EncoderLoader, number: int, count: int) -> None:
     """The main function of a process: load the model, then encode shards until the connection closes."""
-    # An interrupt from the terminal reaches all processes; the one that commands this one decides.
+    # An interrupt from the terminal reaches all processes. The parent decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     take_share(number, count)
     reply: Any

@@ -1,7 +1,7 @@
 """Trains the centroids of inverted lists by k-means, with matrix products by torch.
 
 faiss's own k-means spends nearly all its time on the products of vectors and centroids. torch's matrix product is
-several times as fast as that of faiss, and faster still on processors that multiply in bfloat16.
+several times as fast as that of faiss, and more so on processors that multiply in bfloat16.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 
 WORTH_TORCH = 10_000_000_000
-"""Multiplications an iteration takes from which on importing torch for them pays."""
+"""Number of multiplications per iteration from which importing torch is worth its time."""
 
 _ITERATIONS = 10
-"""As many as faiss makes for inverted lists."""
+"""Iterations of k-means, as many as faiss makes for inverted lists."""
 
 _SCORES_AT_ONCE = 4 << 20
 
 
 def place_centroids(index: Any, training: NDArray[np.float32], seed: int) -> None:
-    """Train what comes before the inverted lists of an index, and place the centroids of these.
+    """Train the transformations before the inverted lists of an index, and place the centroids of the lists.
 
     The index's own `train` then trains only the codes. Nothing is done if there are no lists, if they are so few that
     faiss is as fast, or if the structure that finds the lists must be trained itself.

@@ -36,7 +36,7 @@ def check_string(factory: str, dim: int) -> None:
         UserError: faiss does not understand it, or cannot fill, search, write or read such an index.
     """
     parsed(factory, dim)
-    # What a list holds does not depend on how many there are, and few take few vectors to train.
+    # What a list holds does not depend on the number of lists. Few lists need few training vectors.
     few = re.sub(r"IVF(\d+)", lambda found: f"IVF{min(4, int(found[1]))}", factory)
     code = "import sys; from ibkd_retrieval.indexing.families.factory import try_string; try_string(*sys.argv[1:])"
     try:
@@ -48,7 +48,7 @@ def check_string(factory: str, dim: int) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return  # It is slow, and did not end.
+        return  # It is slow, but it did not crash.
     if answer.returncode < 0:
         raise UserError(
             f"faiss crashes on the index {factory!r} of vectors of {dim} dimensions "
@@ -122,7 +122,7 @@ class Factory:
         check_recall(self.recall)
 
     def suited_to(self, count: int, progress: Progress) -> Family:
-        """The family itself, whatever the number of documents."""
+        """This family, which suits any number of documents."""
         return self
 
     def bytes_per_vector(self, count: int, dim: int) -> float:
@@ -137,7 +137,7 @@ class Factory:
             try:
                 return float(index.sa_code_size())
             except RuntimeError:
-                return 4.0 * dim  # faiss does not tell for some graphs, which hold whole vectors.
+                return 4.0 * dim  # faiss does not tell the code size of some graphs. They hold whole vectors.
         graph = inner_index(index)
         return float(graph.storage.sa_code_size() + 4 * graph.hnsw.nb_neighbors(0))
 

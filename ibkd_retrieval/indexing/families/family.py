@@ -53,7 +53,7 @@ class Family(Protocol):
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
         """Train on and add all `vectors`, by inner product, reading them shard by shard.
 
-        On the device "cuda" k-means runs on a GPU where faiss has one; the index that comes back lies in main memory.
+        On the device "cuda", k-means runs on a GPU if faiss has one. The returned index is in main memory.
         """
 
 
@@ -106,11 +106,11 @@ class Flat:
         check_range(self.name, 0, memory_bytes=self.memory_bytes)
 
     def suited_to(self, count: int, progress: Progress) -> Family:
-        """Any number of documents suits."""
+        """This family, which suits any number of documents."""
         return self
 
     def bytes_per_vector(self, count: int, dim: int) -> float:
-        """Four a dimension."""
+        """Four bytes per dimension."""
         return 4 * dim
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:

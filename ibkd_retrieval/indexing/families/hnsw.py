@@ -15,7 +15,7 @@ from ibkd_retrieval.progress import Progress
 
 @dataclass(frozen=True)
 class Hnsw:
-    """`HNSW{links},Flat`: the fastest family for single queries, and the largest: vectors and links.
+    """`HNSW{links},Flat`: the fastest family for single queries. It is the largest, because it holds vectors and links.
 
     Malkov, Yashunin: Efficient and Robust Approximate Nearest Neighbor Search Using Hierarchical Navigable Small World
     Graphs. TPAMI 2020. https://arxiv.org/abs/1603.09320
@@ -52,7 +52,7 @@ class Hnsw:
         return flat_if_few(self, count, progress)
 
     def bytes_per_vector(self, count: int, dim: int) -> float:
-        """Four a dimension, and four for each of 2 x links on the lowest level and some above."""
+        """Four bytes per dimension, and four for each of 2 x links on the lowest level and some above."""
         return 4 * dim + 8 * self.links + 4 * self.links / (self.links - 1) + 20
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:

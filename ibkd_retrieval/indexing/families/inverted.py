@@ -68,7 +68,7 @@ class Inverted:
         return flat_if_few(self, count, progress)  # type: ignore[arg-type]
 
     def number_of_lists(self, count: int) -> int:
-        """The number asked for, or four for each root of the documents, where the documents allow it."""
+        """The number asked for, or 4 sqrt(count), at most one per 39 documents."""
         return min(self.lists or int(4 * math.sqrt(count)), max(1, count // POINTS_PER_LIST))
 
     def bytes_of_blocks(self, code_bytes: float, count: int) -> float:
@@ -123,7 +123,7 @@ class IvfFlat(Inverted):
     name: ClassVar[str] = "ivf-flat"
 
     def bytes_per_vector(self, count: int, dim: int) -> float:
-        """Four a dimension, the id and a share of the centroids."""
+        """Four bytes per dimension, the id and a share of the centroids."""
         return 4 * dim + self.bytes_of_lists(count, dim)
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:

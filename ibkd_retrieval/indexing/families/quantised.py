@@ -25,12 +25,12 @@ class Sq8(Inverted):
     refine: int | None = None
 
     def bytes_per_vector(self, count: int, dim: int) -> float:
-        """One a dimension, the id and a share of the centroids."""
+        """One byte per dimension, the id and a share of the centroids."""
         return dim + self.bytes_of_lists(count, dim)
 
     def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
         """Train the lists and the levels, add, and choose nprobe and refine by trial."""
-        # The codes are so precise that few candidates, or none, need exact rescoring.
+        # The codes are precise, so few candidates need exact rescoring, or none.
         return self.built("SQ8", vectors, progress, device, refine=self.refine, refinements=(0, 2))
 
 

@@ -77,7 +77,7 @@ class EncoderRecord:
             prompts=dict(encoder.prompts),
             pooling=encoder.pooling,
             dtype=encoder.dtype,
-            # What has but one way to run does not name it.
+            # An encoder with a single backend does not name it.
             backend=getattr(encoder, "backend", "torch"),
             hash_version=HASH_VERSION,
         )
@@ -320,11 +320,11 @@ def finished_indexes(folder: Path | str) -> list[tuple[Path, IndexManifest]]:
     for pattern in (f"*/{MANIFEST}", f"*/*/{MANIFEST}"):
         for path in folder.glob(pattern):
             if any(part.startswith(".") for part in path.relative_to(folder).parts):
-                continue  # One that is being made.
+                continue  # An index that is being built.
             try:
                 found.append((path.parent, read_manifest(path.parent)))
             except UserError:
-                continue  # Another program's file, or one a reader of that very folder will be told about.
+                continue  # Another program's file, or a damaged index. Opening that folder names the damage.
     if not found:
         raise UserError(f"There is no finished index below {folder}: make one with `build_index(corpus=CORPUS)`.")
     return sorted(found, key=lambda each: (each[1].created, each[0]), reverse=True)

@@ -135,8 +135,8 @@ def document_from_json(line: str) -> Document:
 
 def fields_from_json(line: str) -> dict[str, FieldValue]:
     """The fields of a stored document from its line, without parsing its text."""
-    # The quotation mark that would end `"fields` inside a text is escaped there, and the values of fields are no
-    # objects, so this stands at most once in a line, where `_to_json` put it: last.
+    # Inside a text, the quotation mark of `"fields` is escaped, and field values are never objects. So this occurs at
+    # most once in a line, at its end.
     mark = line.find(_FIELDS)
     if mark < 0:
         return {}
@@ -170,9 +170,9 @@ class OpenFiles(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, number: int, open_number: Callable[[int], T]) -> T:
-        """The file of a number, opened by `open_number` where it is not open.
+        """The open file of a number. `open_number` opens it if it is not open.
 
-        The function is not kept: as a method of the index that owns the files it would keep the index alive.
+        The function is not stored, because a method of the index would keep the index alive.
         """
         with self._lock:
             if number not in self._opened:

@@ -64,7 +64,7 @@ def pack(vectors: NDArray[np.float32], name: str) -> NDArray[Any]:
         rows = np.empty(len(vectors), dtype=kind)
         rows["scale"] = np.abs(vectors).max(axis=1, initial=0.0) / np.float32(127)
         divisor = np.where(rows["scale"] > 0, rows["scale"], np.float32(1))
-        # A scale so small that it is subnormal divides imprecisely; codes stay within their range all the same.
+        # A subnormal scale divides imprecisely, so the codes are clipped to their range.
         rows["codes"] = np.clip(np.rint(vectors / divisor[:, None]), -127, 127)
         return rows
     return np.ascontiguousarray(vectors, dtype=np.float32)

@@ -14,11 +14,11 @@ from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 
 BLOCK_ROWS = 8192
-"""Vectors read at once where the file leaves the choice."""
+"""Number of vectors read at once, if the file does not decide it."""
 
 
 class VectorBlock(NamedTuple):
-    """Some documents, whose texts may be empty, and their vectors float32 [n, dim]."""
+    """Documents, whose texts may be empty, and their vectors, float32 [n, dim]."""
 
     documents: list[Document]
     vectors: NDArray[np.float32]
@@ -41,7 +41,7 @@ class ForeignVectors:
 
     @property
     def name(self) -> str:
-        """What the vectors are called in a manifest."""
+        """The name of the vectors in a manifest."""
         return str(self.path if self.in_memory else self.path.resolve())
 
     def blocks(self) -> Iterator[VectorBlock]:
@@ -49,10 +49,10 @@ class ForeignVectors:
         return iter(self._open())
 
     def blocks_of(self, size: int) -> Iterator[VectorBlock]:
-        """The same in blocks of `size` vectors, the last of which may hold fewer.
+        """The vectors in blocks of `size`. The last block may be smaller.
 
         Raises:
-            UserError: not all have one dimension.
+            UserError: the vectors have different dimensions.
         """
         documents: list[Document] = []
         vectors: list[NDArray[np.float32]] = []
@@ -75,5 +75,5 @@ class ForeignVectors:
 
 
 def without_texts(ids: Iterable[str]) -> list[Document]:
-    """Documents of which only the id is known."""
+    """Documents without texts."""
     return [Document(doc_id, "") for doc_id in ids]

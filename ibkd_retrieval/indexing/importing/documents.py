@@ -21,7 +21,7 @@ _BATCH_ROWS = 65536
 
 
 def read_ids(path: Path) -> Iterator[str]:
-    """Read the ids of a file in its order, never holding them all.
+    """Read the ids of a file in its order, one at a time.
 
     A parquet file gives its id column (`_id`, `id`, `docid` or `doc_id`, or its only one), a `.tsv` its first column,
     and any other file its lines. `.gz` and `.zst` are decompressed.
@@ -39,7 +39,7 @@ def read_ids(path: Path) -> Iterator[str]:
 
 
 def count_ids(path: Path) -> int:
-    """How many ids `read_ids` gives."""
+    """The number of ids that `read_ids` gives."""
     if path.suffix == ".parquet":
         with open_parquet(path) as file:
             return int(file.metadata.num_rows)
@@ -102,7 +102,7 @@ class TextsById:
 def texts_by_id(corpus: Corpus, index: Path, progress: Progress) -> Iterator[TextsById]:
     """Write a corpus into a temporary SQLite file beside the folder `index`, of about the size of its texts.
 
-    What a killed import into that folder left is deleted first; its caller is the folder's only writer.
+    Files of a killed import into that folder are deleted first. The caller has locked the folder.
 
     Raises:
         UserError: an id appears twice.
@@ -116,7 +116,7 @@ def texts_by_id(corpus: Corpus, index: Path, progress: Progress) -> Iterator[Tex
         TemporaryDirectory(prefix=prefix, dir=folder) as temporary,
         closing(sqlite3.connect(Path(temporary) / "texts.sqlite")) as database,
     ):
-        # The file is thrown away, whatever happens: nothing has to survive a crash.
+        # The file is temporary, so nothing has to survive a crash.
         database.execute("PRAGMA journal_mode = OFF")
         database.execute("PRAGMA synchronous = OFF")
         try:
@@ -126,7 +126,7 @@ def texts_by_id(corpus: Corpus, index: Path, progress: Progress) -> Iterator[Tex
                     value = json.dumps([document.title, document.text, dict(document.fields)])
                     database.execute("INSERT INTO documents VALUES (?, ?)", (_key(document.doc_id), value))
                     task.advance()
-            # After the rows: sorted once, where rows of random ids would each land in another page.
+            # Made after the rows, so that they are sorted once. Each row of a random id would touch another page.
             database.execute("CREATE UNIQUE INDEX by_id ON documents (id)")
         except sqlite3.IntegrityError as error:
             raise UserError(f"A document id appears twice in {corpus.name}: give every document its own.") from error

@@ -31,7 +31,7 @@ from ibkd_retrieval.indexing.importing.documents import TextsById, texts_by_id
 from ibkd_retrieval.progress import SILENT, Progress
 
 UNIT_TOLERANCE = 1e-3
-"""How far from 1 a length may lie: float16 vectors come within 3e-4."""
+"""Tolerance for the length of a unit vector. float16 vectors are within 3e-4."""
 
 _COMPARED_TEXTS = 8
 _LEAST_COSINE = 0.9
@@ -91,7 +91,7 @@ def import_vectors(
             device=device,
             progress=progress,
         )
-        # Nothing was encoded, so there was no speed to it.
+        # Nothing was encoded, so there is no encoding speed.
         manifest = dataclasses.replace(manifest, build=dataclasses.replace(manifest.build, documents_per_second=0.0))
         write_manifest(folder, manifest)
         return manifest
@@ -99,7 +99,7 @@ def import_vectors(
 
 @dataclasses.dataclass(frozen=True)
 class _Reading:
-    """The source as it goes into the index: with its texts, and scaled if the user wants it."""
+    """The source with its texts, scaled if the user wants it."""
 
     source: ForeignVectors
     texts: TextsById | None
@@ -116,7 +116,7 @@ class _Reading:
             position += len(documents)
 
     def _scaled(self, vectors: NDArray[np.float32], position: int) -> NDArray[np.float32]:
-        # In float64: the square of a float32 may be too large or too small for one.
+        # In float64, because the square of a float32 can overflow or underflow.
         wide = vectors.astype(np.float64)
         lengths = np.linalg.norm(wide, axis=1, keepdims=True)
         if not lengths.all():
@@ -162,7 +162,7 @@ def _checked_lengths(
 ) -> NDArray[np.float64]:
     """The lengths [n] of vectors after `before` others. `unit_model` names a model with unit vectors."""
     lengths: NDArray[np.float64] = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    # Not from the lengths: the square of a number near the end of the range is infinite.
+    # Not from the lengths, because the square of a large finite number can be infinite.
     unfit = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(unfit):
         raise UserError(

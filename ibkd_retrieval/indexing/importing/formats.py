@@ -77,7 +77,7 @@ def open_array(path: Path, ids: Path) -> ForeignVectors:
     def blocks() -> Iterator[VectorBlock]:
         names = read_ids(ids)
         for start in range(0, count, BLOCK_ROWS):
-            # Mapped anew for each block: pages that were read would stay in this process's memory as long as the map.
+            # Mapped again for each block. Pages that were read stay in memory as long as their map.
             vectors = np.array(_map(path)[start : start + BLOCK_ROWS], dtype=np.float32)
             yield VectorBlock(without_texts(islice(names, len(vectors))), vectors)
 
@@ -85,10 +85,10 @@ def open_array(path: Path, ids: Path) -> ForeignVectors:
 
 
 def vectors_in_memory(vectors: Any, ids: Any) -> ForeignVectors:
-    """Vectors [n, d] that Python holds, with the list of their n ids, or the file that lists them.
+    """Vectors [n, d] in memory, with a list of n ids or the file that lists them.
 
     Raises:
-        UserError: they are no numbers of that shape, or there are not n ids.
+        UserError: they are not numbers of that shape, or there are not n ids.
     """
     try:
         array = np.asarray(vectors, dtype=np.float32)
@@ -127,12 +127,12 @@ def _map(path: Path) -> NDArray[Any]:
 
 
 def is_pyserini(path: Path) -> bool:
-    """Whether `path` is such a folder."""
+    """Whether `path` is a folder of Pyserini's FaissSearcher: `index`, a flat faiss index, and `docid`, its ids."""
     return (path / "index").is_file() and (path / "docid").is_file()
 
 
 def open_pyserini(path: Path) -> ForeignVectors:
-    """Open such a folder. The index is memory-mapped.
+    """Open a folder of Pyserini's. The index is memory-mapped.
 
     Raises:
         UserError: faiss cannot read the index, it is not flat and so holds no exact vectors, or it has another number
@@ -181,20 +181,22 @@ _ARRAYS = {
 
 
 def tevatron_files(path: Path) -> list[Path]:
-    """The pickle files that `path` is or holds, those numbered in the order of their numbers."""
+    """The pickle files at `path`, in the order of the numbers in their names."""
     files = [path] if path.is_file() else [each for each in path.iterdir() if each.is_file()]
     return sorted((each for each in files if each.suffix in SUFFIXES), key=_natural)
 
 
 def open_tevatron(path: Path, files: list[Path], *, allow_pickle: bool) -> ForeignVectors:
-    """Open encoded corpora. Each file is in memory while it is read, one at a time.
+    """Open corpora that Tevatron encoded: pickle files, each with an array of vectors and a list of ids.
 
-    Only arrays, texts and numbers are built from them, and a file that names anything else is refused. That makes an
-    attack harder, not impossible: numpy's own unpickling was never made for hostile files.
+    One file at a time is in memory.
+
+    Only arrays, texts and numbers are unpickled, and a file that names anything else is refused. An attack is
+    harder then, but not impossible, because numpy's own unpickling is not made for hostile files.
 
     Args:
-        path: what the user named, a file or the folder of the files.
-        files: to read in this order.
+        path: the path that the user gave, a file or a folder.
+        files: the files, in reading order.
         allow_pickle: whether the user trusts the files.
 
     Raises:
@@ -215,7 +217,7 @@ def open_tevatron(path: Path, files: list[Path], *, allow_pickle: bool) -> Forei
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        # Arrays pickled under numpy 1 name the module by the place it then had.
+        # numpy 1 had another name for this module.
         module = re.sub(r"^numpy\.core\b", "numpy._core", module)
         if (module, name) not in _ARRAYS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither an array nor a text")
@@ -226,7 +228,7 @@ def _read_pickle(path: Path) -> VectorBlock:
     try:
         with open(path, "rb") as file:
             value = _ArraysOnly(file).load()
-    # A damaged pickle raises whatever its bytes happen to spell.
+    # A damaged pickle can raise any exception.
     except Exception as error:
         raise UserError(
             f"{path} cannot be read as an encoded corpus of Tevatron ({error}): encode it again."

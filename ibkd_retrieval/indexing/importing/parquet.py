@@ -24,8 +24,8 @@ def open_parquet_vectors(path: Path, files: Sequence[Path]) -> ForeignVectors:
     """Open parquet files with an id column and a list or fixed-size list column of floating-point numbers.
 
     Args:
-        path: what the user named, a file or the folder of the files.
-        files: to read in this order, all of the same columns.
+        path: the path that the user gave, a file or a folder.
+        files: the files, in reading order, with the same columns.
 
     Raises:
         UserError: a file cannot be read or lacks one of the columns.
@@ -50,7 +50,7 @@ def open_parquet(path: Path) -> Iterator[Any]:
     """Open a `pyarrow.parquet.ParquetFile`.
 
     Raises:
-        UserError: it cannot be read, then or later on.
+        UserError: it cannot be read, now or later.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

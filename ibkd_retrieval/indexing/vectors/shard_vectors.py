@@ -22,7 +22,7 @@ from ibkd_retrieval.indexing.format.layout import vectors_file
 from ibkd_retrieval.indexing.format.vectors import format_of, inner_products, row_type, unpack
 
 _ROWS_WORTH_A_MAP = 64
-"""Rows wanted of a shard from which its map is not kept: touched pages count as memory for as long as it is open."""
+"""From this many rows per shard on, a shard is mapped only while it is read, because touched pages count as memory."""
 
 
 class ShardVectors:
@@ -152,7 +152,7 @@ def _open_vectors(
 
 _FAILED = ctypes.c_void_p(-1).value
 _MAPPED_AROUND = 1 << 16
-"""Bytes around a row that the system maps with it where the file is in its cache."""
+"""Bytes that the system maps around each row of a cached file."""
 
 _UNMAPPED = np.iinfo(np.int64).min
 
@@ -164,15 +164,15 @@ class MappedRows:
     the reads. Here all files are mapped into memory, and one array spans the addresses from the first file to the last,
     with an element wherever a row could begin. Reading rows from all files is then one indexing operation.
 
-    The maps are made without Python's `mmap`, which keeps a descriptor for each: a process may have far fewer open
-    files than a large index has shards.
+    The maps are not made with Python's `mmap`, which keeps a descriptor for each. A process may have fewer open files
+    than a large index has shards.
 
     Args:
         kind: numpy type of a row, a `void` of its size.
-        find: gives the path of file `number` and the place in it, in bytes, of its first row.
-        starts: number of the first row of each file, and last the number of all rows.
-        resident: about how many bytes of the files may stay mapped; None for all that were touched. They are no memory
-            that the system could not take back, but are counted as the process's.
+        find: function from a file number to the file's path and the byte where its first row begins.
+        starts: number of the first row of each file, then the number of all rows.
+        resident: approximate limit in bytes of pages that stay mapped. None is no limit. The system can take
+            them back, but counts them as memory of the process.
     """
 
     def __init__(
@@ -187,11 +187,11 @@ class MappedRows:
         self._starts = starts
         files = len(starts) - 1
         self._addresses = np.zeros(files, dtype=np.int64)
-        # Rows begin at multiples of the grain, whatever lies before the first of a file.
+        # All rows begin at multiples of the grain.
         self._grain = math.gcd(kind.itemsize, 64)
         self._step = kind.itemsize // self._grain
-        # The array over all files, and where in it row 0 of each would be: replaced together, as threads may search at
-        # once.
+        # The array over all files, and the place in it of row 0 of each file. They are replaced together, because
+        # several threads may search.
         self._view: tuple[NDArray[Any], NDArray[np.int64]] = (np.empty(0, dtype=kind), np.full(files, _UNMAPPED))
         self._lock = threading.Lock()
         self._maps: list[tuple[int, int]] = []
