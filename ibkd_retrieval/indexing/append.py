@@ -94,7 +94,7 @@ def append_documents(
         _check(corpus, encoder, folder, manifest, progress)
         memory = memory or MemoryPlan.unlimited(manifest.shard_size)
         if memory.shard_size > manifest.shard_size:
-            progress.say(f"New shards hold {manifest.shard_size:,} documents, as those that are there.")
+            progress.say(f"New shards hold {manifest.shard_size:,} documents, like the existing shards.")
         before = open_contents(folder, structure=True)  # New vectors go into it.
         build = BuildPlan(
             corpus=corpus.name,

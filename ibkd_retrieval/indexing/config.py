@@ -55,7 +55,7 @@ class SearchParams:
         try:
             return decode(cls, value)
         except ValueError as error:
-            raise UserError(f"These are no search parameters ({error}): give nprobe, refine or ef_search.") from error
+            raise UserError(f"These are not search parameters ({error}): give nprobe, refine or ef_search.") from error
 
 
 @dataclass(frozen=True)
@@ -266,4 +266,4 @@ class IndexConfig:
         try:
             return decode(cls, value)
         except ValueError as error:
-            raise UserError(f"This is no configuration of an index ({error}): mend it.") from error
+            raise UserError(f"This is not a configuration of an index ({error}): correct it.") from error

@@ -87,7 +87,7 @@ class IndexContents:
         try:
             return document_from_json(self._texts.get(number, self._open_texts)[position])
         except (ValueError, KeyError, TypeError) as error:
-            raise damaged(self.folder, self.manifest, documents_file(number), f"it is no JSON ({error})") from error
+            raise damaged(self.folder, self.manifest, documents_file(number), f"it is not JSON ({error})") from error
 
     def _open_texts(self, number: int) -> LineStore:
         texts = documents_file(number)

@@ -267,7 +267,7 @@ class StoredIndex(IndexContents):
         if given.nprobe is not None and list_count(self._structure) is None:
             raise UserError(f"{name} has no inverted lists to visit: leave out nprobe.")
         if given.ef_search is not None and not is_graph(self._structure):
-            raise UserError(f"{name} is no HNSW graph: leave out ef_search.")
+            raise UserError(f"{name} is not an HNSW graph: leave out ef_search.")
         if given.nprobe is not None and given.nprobe < 1:
             raise UserError(f"The number of lists to visit (nprobe) must be at least 1, not {given.nprobe}.")
         if given.ef_search is not None and given.ef_search < 1:

@@ -105,7 +105,7 @@ DEFAULT_K = 10
 _WARM_UP = Question("warm up", 1)
 _PATHS = ("/", "/search", "/healthz", "/metrics", "/docs", "/openapi.json", EMBEDDINGS_PATH, MODELS_PATH)
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": payload.Problem, "description": "The body is no JSON."},
+    400: {"model": payload.Problem, "description": "The body is not JSON."},
     408: {"model": payload.Problem, "description": "The body did not arrive in time."},
     413: {"model": payload.Problem, "description": "The body is too large."},
     415: {"model": payload.Problem, "description": "The body is not declared as JSON."},
@@ -282,7 +282,7 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
     """One sentence about the first fault. The input is not repeated, because it can be large or hostile."""
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return _problem(request, 400, "The body is no JSON.")
+        return _problem(request, 400, "The body is not JSON.")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.method == "POST" and media_type != "application/json":
         return _problem(request, 415, "Send the body as JSON, with the header `Content-Type: application/json`.")

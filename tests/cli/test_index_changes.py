@@ -97,7 +97,7 @@ def test_options_that_contradict_each_other_are_refused(args, sentence, shell, i
 @pytest.mark.parametrize(
     ("option", "value", "sentence"),
     [
-        ("--memory", "much", "is no size"),
+        ("--memory", "much", "is not a size"),
         ("--memory", "10MB", "is too little"),
         ("--workers", 0, "at least 1"),
         ("--vectors", "float8", "float32, float16, int8"),

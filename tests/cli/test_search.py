@@ -208,7 +208,7 @@ def test_a_search_may_ask_for_the_recall_that_was_measured(dated, tmp_path_facto
     answer = shell(*ask, "--recall", 1.5)
     assert (answer.code, "1.5" in answer.err) == (2, True)
     answer = shell(*ask, "--ef-search", 3)
-    assert (answer.code, "no HNSW graph" in answer.err) == (2, True)
+    assert (answer.code, "is not an HNSW graph" in answer.err) == (2, True)
 
 
 def test_a_student_of_another_space_may_not_ask_for_its_teacher(chain, shell):

@@ -41,7 +41,7 @@ def test_the_search_params_in_force_are_those_given_or_the_indexs_own_and_grow_w
     assert index.search_params(1000).nprobe == 12
     assert open_index(folder / "flat").search_params(10) == SearchParams()
     assert open_index(folder / "hnsw").search_params(10, SearchParams(ef_search=33)).ef_search == 33
-    with pytest.raises(UserError, match="no HNSW graph"):
+    with pytest.raises(UserError, match="is not an HNSW graph"):
         index.search_params(10, SearchParams(ef_search=4))
 
 

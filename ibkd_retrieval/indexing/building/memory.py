@@ -37,7 +37,7 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     size = int(float(match["number"]) * _UNITS[match["unit"].upper()]) if match else 0
     if size <= 0:
-        raise UserError(f"`memory` is {text!r}, which is no size: give one such as 512MB or 2GB.")
+        raise UserError(f"`memory` is {text!r}, which is not a size: give one such as 512MB or 2GB.")
     return size
 
 
@@ -145,13 +145,14 @@ def plan_memory(
     for depth, least in ((2, shard_size or DEFAULT_SHARD_SIZE), (1, shard_size or FEWEST_DOCUMENTS)):
         in_flight = _STAGES + 2 * depth + (workers - 1)
         share = free // in_flight
-        fits = (share - share // _TEXT_SHARE) // _document_bytes(dim)
+        fits = (share - max(share // _TEXT_SHARE, 3 * _LEAST_TEXT)) // _document_bytes(dim)
         if fits >= least:
             size = shard_size or min(_power_of_two(fits), DEFAULT_SHARD_SIZE)
             # Text is held with its tokens and, while written, once more: a third of its share is for itself.
             text = min(_power_of_two(max(_LEAST_TEXT, share // _TEXT_SHARE // 3)), _MOST_TEXT)
             return MemoryPlan(limit, size, text, depth, batch_tokens, asked)
-    least = (_STAGES + 1 + workers) * _document_bytes(dim) * (shard_size or FEWEST_DOCUMENTS) * 4 // 3
+    smallest = _document_bytes(dim) * (shard_size or FEWEST_DOCUMENTS)
+    least = (_STAGES + 1 + workers) * max(smallest * 4 // 3, smallest + 3 * _LEAST_TEXT)
     needed = processes * (resident + _RESERVE) + batches * _batch_bytes(batch_tokens, width) + least
     raise UserError(
         f"`memory={limit / 1e6:.0f}MB` is too little: the loaded model and libraries, a batch and the smallest shards "

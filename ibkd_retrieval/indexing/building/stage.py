@@ -137,7 +137,7 @@ class ShardStage:
             except UnicodeEncodeError:
                 raise UserError(
                     f"Document {position:,} of {self.corpus.name} ({document.doc_id}) holds half of a surrogate pair, "
-                    "which is no character, and cannot be encoded: mend its text, or leave it out."
+                    "which is not a character and cannot be encoded: correct its text, or leave it out."
                 ) from None
 
     def _prepared(self, documents: list[Document], count: int) -> PreparedTexts | None:

@@ -114,7 +114,7 @@ def _points(family: Family, trial: Trial, recall: float, growth: float) -> Itera
     """Build `family` on a sample and measure it with ever more thorough search parameters until it finds enough."""
     if isinstance(family, Flat):
         point = measured(family.build(trial.vectors, SILENT).index, trial, SearchParams())
-        # Rounding of equal scores is no miss.
+        # Rounding of equal scores is not a miss.
         yield replace(point, recall_at_10=1.0, milliseconds=growth * point.milliseconds, structure="Flat")
         return
     first = replace(family, **({"ef_search": 16} if isinstance(family, Hnsw) else {"nprobe": 1}))  # type: ignore[type-var]

@@ -153,7 +153,7 @@ class Factory:
         if self.nprobe is not None and lists is None:
             raise UserError(f"The index {self.factory!r} has no inverted lists: leave out nprobe.")
         if self.ef_search is not None and not is_graph(index):
-            raise UserError(f"The index {self.factory!r} is no graph: leave out ef_search.")
+            raise UserError(f"The index {self.factory!r} is not a graph: leave out ef_search.")
         sample = max(64 * (lists or 0), _TRAINING_VECTORS)
         fill(index, self.factory, vectors, sample, self.seed, progress, device)
         fixed = SearchParams(self.nprobe, self.refine, self.ef_search)
