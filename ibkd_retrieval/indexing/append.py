@@ -56,7 +56,12 @@ from ibkd_retrieval.progress import SILENT, Progress
 
 @dataclass(frozen=True)
 class AppendPlan:
-    """`append.json`: the plan of an unfinished append, and the number of its first shard."""
+    """`append.json`, the plan of an unfinished append.
+
+    Attributes:
+        build: the plan of the new shards.
+        first: number of the first new shard.
+    """
 
     build: BuildPlan
     first: int

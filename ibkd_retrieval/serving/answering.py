@@ -127,7 +127,12 @@ def thread_sharer() -> Callable[[int], None]:
 
 
 class Question(NamedTuple):
-    """A query and the number of results wanted."""
+    """A query.
+
+    Attributes:
+        text: the text of the query.
+        k: number of results.
+    """
 
     text: str
     k: int
@@ -138,10 +143,10 @@ class Answer:
     """The answer of one index to one question.
 
     Attributes:
-        encoding_ms: milliseconds to encode the batch of queries that the question was in; None where the index is not
-            searched by vectors alone, and encoding is part of searching.
-        searching_ms: milliseconds to search for the batch, texts of the documents read.
-        batch: queries in the batch.
+        encoding_ms: milliseconds to encode the batch of the question. None if the index is not searched by vectors
+            alone. Encoding is then part of searching.
+        searching_ms: milliseconds to search for the batch and to read the documents' texts.
+        batch: number of queries in the batch.
     """
 
     hits: tuple[Hit, ...]

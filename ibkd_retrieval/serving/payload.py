@@ -50,7 +50,12 @@ class ShownHit:
 
 @dataclass
 class Overlap:
-    """The share of documents that an index has in common with the first one, among the first `depth` of both."""
+    """Agreement of an index with the first one.
+
+    Attributes:
+        depth: number of first results compared.
+        share: share of documents that both have among them.
+    """
 
     depth: int
     share: float
@@ -100,7 +105,7 @@ class Health:
     """Whether queries are answered, by which indexes, and within which limits.
 
     Attributes:
-        status: `ok`, `failing` where the last search failed, or `stopping`.
+        status: `ok`, `stopping`, or `failing` if the last search failed.
         models: names of the encoders behind `/v1/embeddings`.
         fault: why the last search failed. null if it did not.
     """

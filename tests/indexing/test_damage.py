@@ -16,7 +16,7 @@ from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.exporting import export_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
-from ibkd_retrieval.indexing.format.manifest import newest_index, read_manifest, write_manifest
+from ibkd_retrieval.indexing.format.manifest import finished_indexes, read_manifest, write_manifest
 from ibkd_retrieval.indexing.format.shards import file_record
 from ibkd_retrieval.indexing.importing.formats import open_vectors
 from ibkd_retrieval.indexing.index import open_index
@@ -191,6 +191,6 @@ def test_json_that_is_nested_too_deeply_is_a_sentence_and_no_trouble_to_its_neig
         (tmp_path / "deep" / name).write_text(nested)
     with pytest.raises(UserError, match="nested too deeply"):
         read_manifest(tmp_path / "deep")
-    assert newest_index(tmp_path) == tmp_path / "sound"
+    assert finished_indexes(tmp_path)[0][0] == tmp_path / "sound"
     with pytest.raises(UserError):
         build_index(numbered_corpus(5), HashingEncoder(), tmp_path / "deep", overwrite=True)

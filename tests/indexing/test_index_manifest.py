@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from helpers.indexing_fakes import HashingEncoder, numbered_corpus
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.format.manifest import IndexManifest, newest_index, read_manifest, write_manifest
+from ibkd_retrieval.indexing.format.manifest import IndexManifest, finished_indexes, read_manifest, write_manifest
 from ibkd_retrieval.json_io import decode
 
 
@@ -93,11 +93,11 @@ def test_json_of_another_shape_is_refused_with_a_value_error(value: dict):
 
 def test_the_newest_index_is_the_one_made_last(tmp_path: Path):
     with pytest.raises(UserError, match=r"build_index\(corpus="):
-        newest_index(tmp_path / "indexes")
+        finished_indexes(tmp_path / "indexes")[0][0]
     for name in ("b", "a", "deep/er"):
         build_index(numbered_corpus(3), HashingEncoder(), tmp_path / "indexes" / name)
-        assert newest_index(tmp_path / "indexes") == tmp_path / "indexes" / name
+        assert finished_indexes(tmp_path / "indexes")[0][0] == tmp_path / "indexes" / name
     (tmp_path / "indexes" / "deep" / "er" / "index.json").unlink()
     (tmp_path / "indexes" / "z").mkdir()
     (tmp_path / "indexes" / "z" / "index.json").write_text("{}")
-    assert newest_index(tmp_path / "indexes") == tmp_path / "indexes" / "a"
+    assert finished_indexes(tmp_path / "indexes")[0][0] == tmp_path / "indexes" / "a"

@@ -13,7 +13,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.combine import combine_indexes
 from ibkd_retrieval.indexing.format.integrity import verify_index
-from ibkd_retrieval.indexing.format.manifest import newest_index, read_manifest
+from ibkd_retrieval.indexing.format.manifest import finished_indexes, read_manifest
 
 # Ends like a kill, without a word and without cleaning up, before the n-th operation that changes a file or a folder.
 KILLED_AT_EACH = """
@@ -104,7 +104,7 @@ def test_a_replacement_that_was_broken_off_is_gone_on_with(tmp_path: Path):
     with pytest.raises(RuntimeError, match="power"):
         build_index(numbered_corpus(30), Failing(), folder, shard_size=10, overwrite=True)
     assert read_manifest(folder).rows == 25
-    assert newest_index(tmp_path) == folder
+    assert finished_indexes(tmp_path)[0][0] == folder
     encoder = HashingEncoder()
     build_index(numbered_corpus(30), encoder, folder, shard_size=10, resume=True)
     assert verify_index(folder).rows == 30

@@ -75,7 +75,14 @@ def _place(core: int) -> tuple[int, int, int]:
 
 
 class UnencodedShard(NamedTuple):
-    """A shard of documents before encoding."""
+    """A shard of documents before encoding.
+
+    Attributes:
+        number: number of the shard in the index.
+        documents: the documents.
+        fingerprint: hash of the documents (`plan.fingerprint`).
+        prepared: the tokens, if they are ready.
+    """
 
     number: int
     documents: list[Document]
@@ -88,7 +95,13 @@ class UnencodedShard(NamedTuple):
 
 
 class EncodedShard(NamedTuple):
-    """A shard with its vectors [n, dim] and its encoding time in seconds."""
+    """A shard after encoding.
+
+    Attributes:
+        shard: the documents.
+        vectors: their vectors [n, dim].
+        seconds: encoding time.
+    """
 
     shard: UnencodedShard
     vectors: NDArray[np.float32]
@@ -104,7 +117,10 @@ class EncoderLoader(Protocol):
 
 @dataclass(frozen=True)
 class LoadEncoder:
-    """Loads a model by name on its process's share of the machine: a GPU, or the pinned cores."""
+    """Loads a model by name on its process's share of the machine: a GPU, or the pinned cores.
+
+    The fields are arguments of `Encoder.load`.
+    """
 
     name: str
     device: str = "auto"
@@ -139,7 +155,12 @@ class LoadEncoder:
 
 @dataclass(frozen=True)
 class EncoderProcesses:
-    """`count` processes that encode whole shards with encoders made by `load`."""
+    """Processes that encode whole shards.
+
+    Attributes:
+        count: number of processes.
+        load: makes the encoder of each process.
+    """
 
     count: int
     load: EncoderLoader

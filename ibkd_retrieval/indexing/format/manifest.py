@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Size in bytes and SHA-256 (hex) of a file."""
+    """The measure of a file.
+
+    Attributes:
+        bytes: size.
+        sha256: checksum, in hex digits.
+    """
 
     bytes: int
     sha256: str
@@ -28,7 +33,12 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class CorpusRecord:
-    """The corpus by the name that opens it again, and the fingerprint of its documents in order."""
+    """The corpus of an index.
+
+    Attributes:
+        name: the name that opens it again.
+        fingerprint: hash of its documents in their order, and of every change since.
+    """
 
     name: str
     fingerprint: str
@@ -111,7 +121,13 @@ class EncoderRecord:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard: its number of documents, and its files (keys of the manifest's `files`)."""
+    """One shard.
+
+    Attributes:
+        documents: number of documents.
+        vectors: the file of the vectors, a key of the manifest's `files`.
+        texts: the file of the documents, a key of the manifest's `files`.
+    """
 
     documents: int
     vectors: str
@@ -189,7 +205,7 @@ class IndexManifest:
         document_count: number of documents that can be found.
         metric: always "inner_product".
         family: the name of the family (`families.FAMILIES`).
-        family_options: the family's options. None where the family chose.
+        family_options: the family's options. None is a value that the family chose.
         factory: the structure as a faiss factory string.
         shard_size: maximum number of documents in a shard.
         files: size and checksum of each file, by path relative to the folder, with "/".
@@ -298,15 +314,6 @@ def read_manifest(folder: Path | str) -> IndexManifest:
             "`build_index(overwrite=True)`."
         ) from error
     return manifest
-
-
-def newest_index(folder: Path | str) -> Path:
-    """The folder of the index made last among those below `folder`, at most two levels down.
-
-    Raises:
-        UserError: there is no finished index.
-    """
-    return finished_indexes(folder)[0][0]
 
 
 def finished_indexes(folder: Path | str) -> list[tuple[Path, IndexManifest]]:

@@ -18,7 +18,12 @@ BLOCK_ROWS = 8192
 
 
 class VectorBlock(NamedTuple):
-    """Documents, whose texts may be empty, and their vectors, float32 [n, dim]."""
+    """A part of the vectors.
+
+    Attributes:
+        documents: n documents, whose texts may be empty.
+        vectors: their vectors, float32 [n, dim].
+    """
 
     documents: list[Document]
     vectors: NDArray[np.float32]
