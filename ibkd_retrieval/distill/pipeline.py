@@ -197,7 +197,7 @@ def _as_begun(job: Job) -> Job:
 
 
 def _cost(report: StudentReport, seconds: float) -> str:
-    """A sentence with the time of each stage and the peak memory of the process."""
+    """A sentence with the time of each stage, and the peak memory of the process."""
     tuned = report.finetuning.seconds if report.finetuning else 0.0
     stages = {"distilling": report.train_seconds if report.stage != "finetune" else 0.0, "fine-tuning": tuned}
     parts = [f"{spent:.0f} s {name}" for name, spent in stages.items() if spent]

@@ -1,9 +1,8 @@
 """Distributed training: several processes train one student.
 
-`torchrun` starts them and `torch.distributed` connects them; alone, every function here answers for one.
-Each encodes its share of a batch, all see all vectors and compute the same loss. So a step is the same however many
-take part: the batch is the run's, not a process's. The first ("rank 0") alone writes files, fills caches and
-evaluates on the dev set.
+`torchrun` starts them, and `torch.distributed` connects them. These functions also work for a single process.
+Each process encodes its share of a batch. All receive all vectors and compute the same loss. So a step is the same for
+any number of processes. Only the first process ("rank 0") writes files, fills caches and evaluates on the dev set.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from ibkd_retrieval.errors import UserError, WorkFailed
 if TYPE_CHECKING:
     import torch
 
-# The others wait while the first encodes a corpus with the teacher; who started them ends them if it dies.
+# The others wait while the first encodes a corpus with the teacher. If it dies, torchrun ends them.
 _PATIENCE = timedelta(days=30)
 _MOST_AXES = 3
 
 
 def launched() -> bool:
-    """Whether torchrun, or a launcher built on it such as `accelerate launch`, started this process among others."""
+    """Whether torchrun, or a launcher built on it such as `accelerate launch`, started several processes."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
@@ -49,14 +48,14 @@ def join() -> Callable[[], bool]:
         try:
             return bool(store.add("failures", 1) == 1)
         except dist.DistError:
-            # Nobody is left to ask: whoever kept the store failed before.
+            # The process that kept the store failed before.
             return False
 
     return first_to_fail
 
 
 def connect(store: Any, rank: int, size: int) -> None:
-    """Make one group of the `size` processes that share a `store`; NCCL carries what is on GPUs, gloo the rest."""
+    """Make a group of the `size` processes that share a `store`. GPUs communicate by NCCL, CPUs by gloo."""
     import torch
     import torch.distributed as dist
 
@@ -74,24 +73,24 @@ def leave() -> None:
 
 
 def count() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     import torch.distributed as dist
 
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this process is the first one, which writes."""
     import torch.distributed as dist
 
     return count() == 1 or dist.get_rank() == 0
 
 
 def local_device(device: str) -> str:
-    """The device of this process: each has a GPU of its own.
+    """The device of this process. Each process has its own GPU.
 
     Raises:
-        UserError: there are fewer GPUs than processes, or one is named for all.
+        UserError: there are fewer GPUs than processes, or one GPU is named for several.
     """
     import torch
 
@@ -109,7 +108,7 @@ def local_device(device: str) -> str:
 
 
 def check_batch(size: int, name: str) -> None:
-    """Make sure that each process gets a text of a batch.
+    """Check that each process has a text of a batch.
 
     Raises:
         UserError: there are more processes than texts.
@@ -119,7 +118,7 @@ def check_batch(size: int, name: str) -> None:
 
 
 def wait() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes call this function."""
     import torch
 
     if count() > 1:
@@ -128,7 +127,7 @@ def wait() -> None:
 
 @contextmanager
 def in_turn() -> Iterator[None]:
-    """The first process runs the block, then the others do and find on disk what it left."""
+    """Run the block in the first process, then in the others, which find its files on disk."""
     if not is_first():
         wait()
     yield
@@ -166,7 +165,7 @@ def agree(what: str) -> None:
     """Check that all processes are at the same point of the same run. `what` describes that point.
 
     Raises:
-        WorkFailed: a process is not.
+        WorkFailed: a process is at another point.
     """
     import torch
 
@@ -186,7 +185,7 @@ def agree(what: str) -> None:
 
 
 def share(n: int) -> slice:
-    """Which of the `n` texts of a batch this process encodes: strided, as neighbours are of like length."""
+    """The texts of a batch of `n` that this process encodes: every k-th, because adjacent texts have similar length."""
     import torch.distributed as dist
 
     return slice(dist.get_rank() if count() > 1 else 0, n, count())

@@ -45,7 +45,7 @@ _TERMS = {
 
 @dataclass(frozen=True)
 class DevPoint:
-    """The dev figure after so many steps."""
+    """The dev figure after a number of steps."""
 
     step: int
     value: float
@@ -56,10 +56,10 @@ class LoopResult:
     """The result of a training loop.
 
     Attributes:
-        dev: the dev figure of the weights that are kept.
-        history: the dev figure, from before the first step to after the last.
-        seconds: wall-clock time spent on steps, over all resumed parts.
-        texts_per_second: over those seconds.
+        dev: dev figure of the weights that are kept.
+        history: dev figures, from before the first step to after the last one.
+        seconds: time spent on steps in seconds, including that before a resume.
+        texts_per_second: texts per second of that time.
     """
 
     dev: float
@@ -108,10 +108,10 @@ def dev_identity(dev: Dev) -> str:
 
 
 class TrainingLoop:
-    """A run and where it stands."""
+    """A run and its progress."""
 
     def __init__(self, run: StudentRun, dev: Dev, stage: StageRun, identity: dict[str, Any]) -> None:
-        """Take up the newest checkpoint of `stage`, or start anew; of several processes the first alone writes there.
+        """Continue from the newest checkpoint of `stage`, or start anew. Only the first process writes.
 
         Args:
             run: the run to train.
@@ -141,10 +141,10 @@ class TrainingLoop:
             self.log = TrainingLog(stage.folder / LOG_FILE, self.done, stage.tensorboard)
 
     def train(self, title: str) -> LoopResult:
-        """Run the steps that are left.
+        """Run the remaining steps.
 
         Raises:
-            WorkFailed: the loss is no longer a number.
+            WorkFailed: the loss is not a number.
         """
         if not self.history:
             self._evaluate(0, self.run.untrained)
@@ -251,7 +251,7 @@ _ABSENT = object()
 
 
 def _differs(found: Any, wanted: dict[str, Any], prefix: str = "") -> str:
-    """The names of what differs between two nested dictionaries, or is in one of them alone."""
+    """The names of the values that differ between two nested dictionaries."""
     names = []
     found = found if isinstance(found, dict) else {}
     for key in [*wanted, *(key for key in found if key not in wanted)]:

@@ -113,7 +113,7 @@ class StudentRun:
 
 
 def adamw(rates: Iterable[tuple[torch.nn.Parameter, float]], weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW over parameters with their peak learning rates; matrices alone decay."""
+    """AdamW over parameters with their peak learning rates. Only matrices have weight decay."""
     import torch
 
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
@@ -134,16 +134,16 @@ def backward(
     *,
     detailed: bool,
 ) -> dict[str, float]:
-    """Add the gradient of a batch, one of `share` of its step, and return its figures.
+    """Add the gradient of a batch, and return its figures.
 
-    The two backward passes are one, parted where the student ends so that each can be timed.
+    The backward pass has two parts, which meet at the student's vectors, so that each can be timed.
 
     Args:
         terms: the loss of the vectors.
         encoded: the student's vectors.
-        share: batches a step, whose losses are averaged.
-        times: the clock.
-        detailed: whether to measure the watched terms' gradient norms too.
+        share: number of batches of the step, whose losses are averaged.
+        times: records the times of the parts.
+        detailed: whether to measure the gradient norms of watched terms too.
     """
     with times.part("objective"):
         values = loss_figures(terms)
@@ -163,7 +163,7 @@ def finish_step(
     objective: torch.nn.Module | None,
     times: StepTimes,
 ) -> dict[str, float]:
-    """Apply the gradients of a step's batches, and return the means of their figures with the gradient's norm."""
+    """Apply the gradients of a step's batches. Returns the means of their figures, and the gradient's norm."""
     ranks.sum_gradients(student.parameters(), objective.parameters() if objective is not None else ())
     values = {name: sum(each[name] for each in batches) / len(batches) for name in batches[0]}
     with times.part("optimiser"):
@@ -172,7 +172,7 @@ def finish_step(
 
 
 def set_rates(optimizer: torch.optim.Optimizer, number: int, steps: int, warmup: float) -> float:
-    """Set the rates of step `number`, linear warm-up then linear to zero, and return their share of the peak."""
+    """Set the rates of step `number`: linear warm-up, then linear decay to zero. Returns their share of the peak."""
     warm = max(1, round(warmup * steps))
     factor = (number + 1) / warm if number < warm else max(0.0, (steps - number) / max(1, steps - warm))
     for group in optimizer.param_groups:
@@ -181,9 +181,9 @@ def set_rates(optimizer: torch.optim.Optimizer, number: int, steps: int, warmup:
 
 
 def apply_gradients(optimizer: torch.optim.Optimizer, loss: float) -> float:
-    """Clip the gradients to norm 1, take a step, and return their norm before.
+    """Clip the gradients to norm 1, take a step, and return their norm before clipping.
 
-    Where loss or norm is not finite the weights stay as they were, and the caller sees from the figures that they did.
+    If the loss or the norm is not finite, the weights are not changed. The caller checks both figures.
     """
     import torch
 
@@ -200,7 +200,7 @@ def loss_figures(terms: LossTerms) -> dict[str, float]:
 
 
 def watched_gradients(terms: LossTerms, vectors: torch.Tensor, times: StepTimes) -> dict[str, float]:
-    """The norm of each watched term's gradient in the student's vectors [n, d]; the graph of the loss stays whole."""
+    """The norm of each watched term's gradient in the student's vectors [n, d]. The graph of the loss is kept."""
     import torch
 
     norms = {}

@@ -20,26 +20,28 @@ if TYPE_CHECKING:
 class StudentModule(torch.nn.Module):
     """Wraps a sentence-transformers model for training.
 
-    Dropout is off: the target of a text is one fixed vector, and without it a step depends on the seed
-    and the step's number alone. The transformer runs in `dtype` under autocast, its weights stay float32;
-    `arithmetic` says what "auto" became.
+    Dropout is off. The target of a text is a fixed vector, and without dropout a step depends on the seed and its
+    number only. The transformer computes in `dtype` under autocast. Its weights stay float32.
+
+    Attributes:
+        arithmetic: the number format of the computation, after "auto" is resolved.
     """
 
     def __init__(self, model: SentenceTransformer, dtype: str, *, freeze_embeddings: bool = False) -> None:
         """Take over `model` until `close`.
 
         Args:
-            model: float32, on its device.
-            dtype: as the user names it.
-            freeze_embeddings: leave the token tables as they are.
+            model: the float32 model on its device.
+            dtype: number format of the computation, or "auto".
+            freeze_embeddings: whether the token tables are frozen.
 
         Raises:
-            UserError: what is to be frozen is all there is.
+            UserError: nothing would be left to train.
         """
         super().__init__()
         self.model = model.eval()
         chosen = choose_dtype(dtype, str(model.device))
-        # Gradients in float16 vanish without loss scaling; hardware without bfloat16 trains in float32.
+        # Gradients in float16 vanish without loss scaling. Hardware without bfloat16 trains in float32.
         self._dtype = torch.float32 if chosen == torch.float16 else chosen
         self.arithmetic = str(self._dtype).removeprefix("torch.")
         self._static = is_static(model)
@@ -51,7 +53,7 @@ class StudentModule(torch.nn.Module):
             return
         self._attention = self.transformer.config._attn_implementation
         if model.device.type == "cpu":
-            # The fused attention's backward pass on CPUs takes three times as long as the plain one's.
+            # On CPUs, the backward pass of fused attention takes three times as long as that of plain attention.
             self.transformer.set_attn_implementation("eager")
 
     def close(self) -> None:
@@ -71,12 +73,12 @@ class StudentModule(torch.nn.Module):
 
     @property
     def transformer(self) -> Any:
-        """The transformers model inside, whose class varies with the architecture."""
+        """The transformers model inside."""
         return self.model[0].auto_model
 
     @property
     def token_layer(self) -> torch.nn.Module:
-        """The module whose output is the transformer's input representation; a static student is nothing else."""
+        """The module whose output is the transformer's input representation. A static student has only this one."""
         if self._static:
             table: Any = self.model[0].embedding
             return table  # type: ignore[no-any-return]
@@ -90,11 +92,11 @@ class StudentModule(torch.nn.Module):
         """Encode padded features.
 
         Args:
-            features: what `pad` gives; with `prompt_lengths` [n] where pooling leaves out so many tokens of each text.
+            features: the result of `pad`. `prompt_lengths` [n] are the numbers of tokens that pooling leaves out.
 
         Returns:
-            Unit vectors [n, d] with gradient, and the mean over a text's tokens of the embedding layer's
-            output [n, e] without; None in its place for a static student, whose vectors are that mean.
+            Unit vectors [n, d] with gradient, and the mean of the embedding layer's output over the tokens of each text
+            [n, e] without gradient. The latter is None for a static student, whose vectors are that mean.
         """
         features = dict(features)
         if self._static:
@@ -111,7 +113,7 @@ class StudentModule(torch.nn.Module):
         name = self.model[0].module_output_name
         out[name] = out[name].float()
         if prompts is not None:
-            # The modules after the transformer know one prompt length a batch; here documents and queries meet.
+            # The modules after the transformer know one prompt length per batch. This batch has documents and queries.
             positions = torch.arange(out["attention_mask"].shape[1], device=prompts.device)
             out["attention_mask"] = out["attention_mask"] * (positions >= prompts[:, None])
         vectors = self._unit(out)
@@ -120,7 +122,7 @@ class StudentModule(torch.nn.Module):
         return vectors, inputs
 
     def _unit(self, out: dict[str, Any]) -> Tensor:
-        """Unit vectors [n, d] of what the first module gave."""
+        """The unit vectors [n, d] from the output of the first module."""
         for module in list(self.model)[1:]:
             out = module(out)
         return torch.nn.functional.normalize(out["sentence_embedding"], dim=-1)
