@@ -12,11 +12,13 @@ from typing import Any
 
 from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
-from ibkd_retrieval.distill.config import RECORD, DataConfig, DistillConfig
+from ibkd_retrieval.distill.config import RECORD, DistillConfig
 from ibkd_retrieval.distill.data.pairs import PairSet, judged_pairs, pairs_of, read_pairs
 from ibkd_retrieval.distill.defaults import check_stage, decided, text_sources, unread
 from ibkd_retrieval.distill.output.folder import prepare_output, read_student, settle_output
-from ibkd_retrieval.distill.pipeline import Job, distill_student
+from ibkd_retrieval.distill.pipeline import distill_student
+from ibkd_retrieval.distill.preparing import Job
+from ibkd_retrieval.distill.sections import DataConfig
 from ibkd_retrieval.distill.teacher.cache import TEACHERS
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.errors import UserError

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, PARAMETERS, USUAL, DistillConfig, StudentConfig
+from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, PARAMETERS, USUAL, DistillConfig
 from ibkd_retrieval.distill.objectives import TEMPERATURES, TEXT_BY_TEXT, USUAL_TEMPERATURE, WITHOUT_PROJECTION
 from ibkd_retrieval.distill.parameters import STAGES, check_values
+from ibkd_retrieval.distill.sections import StudentConfig
 from ibkd_retrieval.errors import UserError
 
 _USUAL_CORPUS = "pydocs:train"

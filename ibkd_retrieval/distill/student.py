@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.distill.config import STATIC, DistillConfig, StudentConfig
+from ibkd_retrieval.distill.config import DistillConfig
+from ibkd_retrieval.distill.sections import STATIC, StudentConfig
 from ibkd_retrieval.encoders.backends.torch_modules import check_trainable
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit
 from ibkd_retrieval.encoders.students import is_static, static_student, student_from_layers

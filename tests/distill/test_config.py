@@ -4,8 +4,9 @@ import pytest
 
 import ibkd_retrieval as ibkd
 from helpers.tiny_models import sentences
-from ibkd_retrieval.distill.config import PARAMETERS, USUAL, DistillConfig, StudentConfig
+from ibkd_retrieval.distill.config import PARAMETERS, USUAL, DistillConfig
 from ibkd_retrieval.distill.defaults import decided, recorded, usual_learning_rate
+from ibkd_retrieval.distill.sections import StudentConfig
 from ibkd_retrieval.errors import UserError
 
 GIVEN = {

@@ -9,11 +9,12 @@ from safetensors.torch import load_file
 from helpers.tiny_models import sentences, tokenizer
 from helpers.tiny_runs import corpus, finetuning, run, settings
 from ibkd_retrieval.corpora.records import Corpus, Document
-from ibkd_retrieval.distill.config import DistillConfig, StudentConfig
+from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.data.batches import PairTexts
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.defaults import decided
 from ibkd_retrieval.distill.dev_metric import neighbour_dev
+from ibkd_retrieval.distill.sections import StudentConfig
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.teacher.soft_labels import (
     CrossEncoderLabels,

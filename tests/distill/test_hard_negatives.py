@@ -8,10 +8,10 @@ import pytest
 
 from helpers.tiny_models import sentences
 from ibkd_retrieval.corpora.records import Corpus, Document
-from ibkd_retrieval.distill.config import MiningSettings
 from ibkd_retrieval.distill.data import hard_negatives
 from ibkd_retrieval.distill.data.hard_negatives import mine_negatives, with_negatives
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
+from ibkd_retrieval.distill.sections import MiningSettings
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT
 

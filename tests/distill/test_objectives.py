@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from ibkd_retrieval.distill.config import DistillConfig, ObjectiveConfig
+from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.defaults import decided
 from ibkd_retrieval.distill.objectives import OBJECTIVES, WITHOUT_PROJECTION, build_objective
 from ibkd_retrieval.distill.objectives.base import Batch, Sizes
 from ibkd_retrieval.distill.objectives.functional import hsic, unbiased_hsic
+from ibkd_retrieval.distill.sections import ObjectiveConfig
 from ibkd_retrieval.encoders.students import principal_directions
 from ibkd_retrieval.errors import UserError
 

@@ -14,7 +14,6 @@ from helpers.programs import PYTHONPATH
 from helpers.tiny_models import save_sentence_transformer, sentences
 from helpers.tiny_runs import corpus, finetuning, run, settings
 from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
-from ibkd_retrieval.distill.config import StudentConfig
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.dev_metric import judged_dev, neighbour_dev
 from ibkd_retrieval.distill.output.folder import (
@@ -24,6 +23,7 @@ from ibkd_retrieval.distill.output.folder import (
     save_student,
     settle_output,
 )
+from ibkd_retrieval.distill.sections import StudentConfig
 from ibkd_retrieval.encoders.autotune.load import newest_student
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer

@@ -8,10 +8,10 @@ import torch
 
 from helpers.tiny_models import sentences, tokenizer
 from helpers.tiny_runs import finetuning, run, settings
-from ibkd_retrieval.distill.config import StudentConfig
 from ibkd_retrieval.distill.data.batches import training_tokens
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.data.texts import TrainingTexts
+from ibkd_retrieval.distill.sections import StudentConfig
 from ibkd_retrieval.distill.student import finished_model
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.training.stage1 import TrainingRun

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from helpers.tiny_models import sentences
 from ibkd_retrieval.corpora.records import Corpus, Document
-from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, DataConfig, DistillConfig, StudentConfig
+from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, DistillConfig
 from ibkd_retrieval.distill.defaults import decided
-from ibkd_retrieval.distill.pipeline import Job, distill_student
+from ibkd_retrieval.distill.pipeline import distill_student
+from ibkd_retrieval.distill.preparing import Job
+from ibkd_retrieval.distill.sections import DataConfig, StudentConfig
 
 
 def corpus(count: int = 150) -> Corpus:

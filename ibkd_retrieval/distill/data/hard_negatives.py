@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Corpus
-from ibkd_retrieval.distill.config import MiningSettings
 from ibkd_retrieval.distill.data.pairs import PairSet
 from ibkd_retrieval.distill.data.texts import text_keys
+from ibkd_retrieval.distill.sections import MiningSettings
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, sha256_file

@@ -10,8 +10,8 @@ from ibkd_retrieval.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from ibkd_retrieval.distill.config import ObjectiveConfig
     from ibkd_retrieval.distill.objectives.base import Sizes
+    from ibkd_retrieval.distill.sections import ObjectiveConfig
 
 
 OBJECTIVES = ("ibkd", "infonce", "mse", "cosine", "crd", "hpd", "kl")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ibkd_retrieval.distill.config import ObjectiveConfig
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.functional import infonce, regression, similarity_kl
 from ibkd_retrieval.distill.objectives.projection import Projection
+from ibkd_retrieval.distill.sections import ObjectiveConfig
 from ibkd_retrieval.errors import UserError
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ibkd_retrieval.distill.config import ObjectiveConfig
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.functional import nce
 from ibkd_retrieval.distill.objectives.projection import Projection, unstretched
+from ibkd_retrieval.distill.sections import ObjectiveConfig
 from ibkd_retrieval.encoders.students import principal_directions
 
 _FEATURES = 128

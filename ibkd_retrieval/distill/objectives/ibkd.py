@@ -9,10 +9,10 @@ from contextlib import nullcontext
 
 import torch
 
-from ibkd_retrieval.distill.config import ObjectiveConfig
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, Sizes
 from ibkd_retrieval.distill.objectives.baselines import InfoNCE
 from ibkd_retrieval.distill.objectives.functional import cka, gaussian_kernel, hsic, off_diagonal_mean, unbiased_hsic
+from ibkd_retrieval.distill.sections import ObjectiveConfig
 
 _ESTIMATORS = {"biased": hsic, "unbiased": unbiased_hsic, "cka": cka}
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ibkd_retrieval.distill.config import TrainingConfig
 from ibkd_retrieval.distill.data.texts import TrainingTexts
 from ibkd_retrieval.distill.dev_metric import Dev
+from ibkd_retrieval.distill.sections import TrainingConfig
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.checkpoint import (
     BestWeights,

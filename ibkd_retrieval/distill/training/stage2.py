@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ibkd_retrieval.corpora.records import Corpus
-from ibkd_retrieval.distill.config import DistillConfig, FinetuneConfig
+from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.data.batches import BatchSchedule, PairBatch, PairTexts
 from ibkd_retrieval.distill.data.hard_negatives import mine_negatives, with_negatives
 from ibkd_retrieval.distill.data.pairs import PairSet
 from ibkd_retrieval.distill.dev_metric import Dev
 from ibkd_retrieval.distill.objectives.base import LossTerms, mean_terms
 from ibkd_retrieval.distill.objectives.functional import infonce
+from ibkd_retrieval.distill.sections import FinetuneConfig
 from ibkd_retrieval.distill.teacher.cache import TeacherVectors
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.log import StepTimes

@@ -1,0 +1,259 @@
+"""A distillation job, and its preparation: models, texts, dev set and pairs."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from ibkd_retrieval.corpora.records import Corpus, QuerySet
+from ibkd_retrieval.distill.config import DistillConfig
+from ibkd_retrieval.distill.data.pairs import PairSet
+from ibkd_retrieval.distill.data.synthetic import SYNTHETIC, synthetic_queries, write_queries
+from ibkd_retrieval.distill.data.texts import TrainingTexts, gather_texts
+from ibkd_retrieval.distill.defaults import with_models
+from ibkd_retrieval.distill.dev_metric import Dev, TeacherSpaceDev, judged_dev, neighbour_dev
+from ibkd_retrieval.distill.objectives import build_objective, check_dims
+from ibkd_retrieval.distill.objectives.base import Sizes
+from ibkd_retrieval.distill.output.folder import CHECKPOINTS
+from ibkd_retrieval.distill.sections import STATIC, TrainingConfig
+from ibkd_retrieval.distill.student import (
+    check_freezing,
+    check_length,
+    ends_in_linear,
+    initial_student,
+    read_as_much,
+    transformer_width,
+    without_forgetting,
+)
+from ibkd_retrieval.distill.teacher.cache import TeacherCache, TeacherVectors
+from ibkd_retrieval.distill.teacher.joint import JointCache, JointTeacher
+from ibkd_retrieval.distill.training import distributed as ranks
+from ibkd_retrieval.distill.training.stage2 import usable_pairs
+from ibkd_retrieval.encoders.device import choose_device
+from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.loading import load_sentence_transformer, short_model_name
+from ibkd_retrieval.encoders.students import add_output_layer, is_static, reduce_dimension
+from ibkd_retrieval.encoders.weights import weight_hash
+from ibkd_retrieval.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_DEV_QUERIES = 300
+_DEV_DOCUMENTS = 2000
+_DEV_NEIGHBOURS = 500
+_START_SAMPLE = 2048
+
+
+@dataclass(frozen=True)
+class Job:
+    """A distillation job: its data is open and its configuration is decided.
+
+    Attributes:
+        config: the decided configuration (`defaults.decided`). The sources that its data section names are open.
+        corpus: training documents, used as unlabelled text.
+        queries: training queries, used as unlabelled text. None uses documents only.
+        output: the model folder to write. It holds checkpoints until it is finished.
+        cache_root: folder of the teachers' caches.
+        pairs: the training pairs of stage 2.
+        pair_corpus: the corpus in which hard negatives are mined. None mines in `corpus`.
+        dev_corpus: the corpus of `dev_queries`.
+        dev_queries: judged queries of the dev set. None measures overlap with the teacher's neighbours on held-out
+            texts.
+        device: the device to train on.
+        resume: continue an unfinished `output`.
+        overwrite: replace a finished or unfinished `output`.
+        keep_undistilled: folder in which the untrained student is saved too.
+        tensorboard: also log to TensorBoard, in `output`/tensorboard.
+        given: the configuration as the user gave it, from which the one to be recorded is made. None records none.
+        progress: receives progress reports.
+    """
+
+    config: DistillConfig
+    corpus: Corpus
+    queries: QuerySet | None
+    output: Path
+    cache_root: Path
+    pairs: PairSet | None = None
+    pair_corpus: Corpus | None = None
+    dev_corpus: Corpus | None = None
+    dev_queries: QuerySet | None = None
+    device: str = "auto"
+    resume: bool = False
+    overwrite: bool = False
+    keep_undistilled: Path | None = None
+    tensorboard: bool = False
+    given: DistillConfig | None = None
+    progress: Progress = SILENT
+
+
+@dataclass(frozen=True)
+class Models:
+    """The student, its teacher and the target vectors.
+
+    Attributes:
+        student: the untrained student, on its device.
+        teacher: the teacher with its own maximum length, for evaluation.
+        cache: the target vectors. The teacher reads no more tokens of a text than the student does.
+        sizes: dimensions of the finished student and of the teacher.
+        origin: how the student was made. A resumed run must have the same origin.
+    """
+
+    student: SentenceTransformer
+    teacher: Encoder | JointTeacher
+    cache: TeacherVectors
+    sizes: Sizes
+    origin: str
+
+
+@dataclass(frozen=True)
+class JobData:
+    """The training data and the dev set."""
+
+    texts: TrainingTexts
+    dev: Dev
+    pairs: PairSet | None
+
+
+def load_models(job: Job) -> tuple[Job, Models]:
+    """Load the teachers, initialise the student, and make the choices that depend on them."""
+    config = job.config
+    device = ranks.local_device(choose_device(job.device))
+    teacher = load_sentence_transformer(config.teacher[0], device=device)
+    dims = config.student.dims
+    if dims and not config.student.dim and config.student.model == STATIC:
+        config = config.with_parameters(dim=dims[0])
+    student = initial_student(config.student, teacher, config.teacher[0], device)
+    ranks.same_weights({"student": student})
+    made_of = weight_hash(student)
+    check_length(student, config.training.max_length)
+    read_as_much(student, config.training.max_length)
+    if is_static(student):
+        config = without_forgetting(config, job.progress)
+    if dims and not config.student.dim and dims[0] < _dim(student):
+        config = config.with_parameters(dim=dims[0])
+    measured, cache = _teachers(config, job.cache_root, teacher, device)
+    sizes = Sizes(config.student.dim or _dim(student), cache.dim)
+    config = with_models(config, sizes.student, sizes.teacher, transformer_width(teacher))
+    check_dims(dims, sizes.student, sizes.teacher)
+    check_freezing(student, config.student.freeze_embeddings)
+    if config.stage != "finetune":
+        build_objective(config.objective, sizes)
+    origin = f"{made_of} with {config.student.dim or 'all'} dimensions"
+    return replace(job, config=config), Models(student, measured, cache, sizes, origin)
+
+
+def _teachers(
+    config: DistillConfig, cache_root: Path, first: SentenceTransformer, device: str
+) -> tuple[Encoder | JointTeacher, TeacherVectors]:
+    """The teacher for evaluation, and the cache of target vectors. Several teachers are joined into one."""
+    models = {config.teacher[0]: first} | {
+        name: load_sentence_transformer(name, device=device) for name in config.teacher[1:]
+    }
+    pairs = [_whole_and_cut(name, model, config.training) for name, model in models.items()]
+    encoders = [whole for whole, _ in pairs]
+    with ranks.in_turn():
+        caches = [_cache_of(reader, name, cache_root) for (_, reader), name in zip(pairs, models, strict=True)]
+    if len(encoders) == 1:
+        return encoders[0], caches[0]
+    return JointTeacher(encoders), JointCache(caches, JointTeacher([cast(Encoder, each.teacher) for each in caches]))
+
+
+def _whole_and_cut(name: str, model: SentenceTransformer, settings: TrainingConfig) -> tuple[Encoder, Encoder]:
+    """A teacher with its own length, and one that reads no more of a text than the student. They share the weights."""
+    own = model.max_seq_length
+    # A static model has no length limit.
+    length = settings.max_length if own is None else min(settings.max_length, own)
+    if is_static(model) or length == own:
+        whole = Encoder(model, name, dtype=settings.dtype)
+        return whole, whole
+    model.max_seq_length = length
+    cut = weight_hash(model)
+    model.max_seq_length = own
+    whole = Encoder(model, name, dtype=settings.dtype)
+    return whole, whole.shortened(length, cut)
+
+
+def open_cache(name: str, model: SentenceTransformer, settings: TrainingConfig, root: Path) -> TeacherCache:
+    """Open the cache of a teacher. The teacher reads no more tokens of a text than the student does.
+
+    Args:
+        name: name of the teacher.
+        model: the teacher. It is converted in place.
+        settings: the recipe, which gives the maximum length and the dtype.
+        root: folder of all caches.
+
+    Raises:
+        UserError: the folder is not a cache of this teacher at this length.
+    """
+    return _cache_of(_whole_and_cut(name, model, settings)[1], name, root)
+
+
+def _cache_of(reader: Encoder, name: str, root: Path) -> TeacherCache:
+    return TeacherCache(root / f"{short_model_name(name)}-{reader.weight_hash[:12]}-{reader.dtype}", reader)
+
+
+def read_data(job: Job, models: Models) -> JobData:
+    """Read the training texts and the dev set. They share no text."""
+    seed, dev = job.config.training.seed, None
+    # The first process may have to download a collection.
+    with ranks.in_turn():
+        if job.dev_queries is not None:
+            dev = judged_dev(
+                job.dev_corpus or job.corpus,
+                job.dev_queries,
+                most_queries=_DEV_QUERIES,
+                most_documents=_DEV_DOCUMENTS,
+                seed=seed,
+            )
+        held_out = dev.texts if dev is not None else []
+        texts = gather_texts(
+            job.corpus,
+            job.queries,
+            exclude=held_out,
+            limit=job.config.data.max_documents,
+            seed=seed,
+            progress=job.progress,
+        )
+    watched: Dev | None = dev
+    if watched is None:
+        watched = neighbour_dev(texts.documents or texts.queries, models.teacher, size=_DEV_NEIGHBOURS, seed=seed)
+        texts = texts.without(watched.texts)
+    if each := job.config.data.synthetic_queries:
+        texts = _with_synthetic(job, texts, watched, each)
+    pairs = job.pairs
+    if pairs is not None:
+        pairs = usable_pairs(pairs, watched, job.config.finetuning)
+    if job.config.student.output_space == "teacher":
+        watched = TeacherSpaceDev(watched, models.teacher)
+    return JobData(texts, watched, pairs)
+
+
+def _with_synthetic(job: Job, texts: TrainingTexts, dev: Dev, each: int) -> TrainingTexts:
+    """The texts and queries made of their documents, which the first process writes beside the checkpoints."""
+    held_out = {*dev.texts, *texts.queries}
+    with ranks.in_turn():
+        made = synthetic_queries(job.corpus, texts.documents, each, job.config.training.seed)
+    made = [query for query in made if query.text not in held_out]
+    if ranks.is_first():
+        write_queries(made, job.output / CHECKPOINTS / SYNTHETIC)
+        job.progress.say(f"{len(made)} synthetic queries of {len(texts.documents)} documents")
+    return TrainingTexts(texts.documents, (*texts.queries, *(query.text for query in made)))
+
+
+def complete_student(config: DistillConfig, student: SentenceTransformer, texts: TrainingTexts) -> None:
+    """Reduce the student's dimensions and add its output layer, as the configuration says, in place."""
+    if config.student.dim and config.student.model != STATIC:
+        encoder = Encoder(copy.deepcopy(student), "student", dtype=config.training.dtype)
+        sample = ranks.from_first(lambda: encoder.encode(texts.spread(_START_SAMPLE)))
+        reduce_dimension(student, sample.astype(np.float32), config.student.dim)
+    if config.needs_output_layer and not ends_in_linear(student):
+        add_output_layer(student)
+
+
+def _dim(model: SentenceTransformer) -> int:
+    return int(model.get_embedding_dimension() or 0)
