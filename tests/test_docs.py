@@ -1,32 +1,24 @@
-"""What README and docs show exists: commands and their options, files that are linked to, names of the API."""
+"""What README and docs show exists: commands with their options and values, files that are linked to, names of the API.
+
+`test_docs_run.py` runs them.
+"""
 
 import ast
 import re
 import shlex
-from pathlib import Path
+import tomllib
 
 import pytest
 import typer
 import yaml
 
 import ibkd_retrieval
+from helpers.pages import FENCED, PAGES, ROOT, blocks_of, name_of, shown_in, shows
 from ibkd_cli.app import app
 
-ROOT = Path(__file__).parent.parent
-PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *sorted(ROOT.glob("docs/**/*.md")),
-    ROOT / "indexes" / "README.md",
-    ROOT / "benchmarks" / "README.md",
-]
-FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OURS = re.compile(r"^```python\n(?:(?!```).)*ibkd\.", re.MULTILINE | re.DOTALL)
 # Of pip, torchrun, benchmarks and others that the pages show.
 FOREIGN = {"--nproc-per-node", "--final", "--data-dir", "--models-dir", "--work-dir", "--jobs"}
-
-
-def name_of(page):
-    return page.relative_to(ROOT).as_posix()
 
 
 def options_by_command():
@@ -44,15 +36,17 @@ def options_by_command():
 OPTIONS = options_by_command()
 
 
+def named_commands(text):
+    """The words behind `ibkd` of every command that is named within a line."""
+    for code in re.findall(r"`([^`]+)`", FENCED.sub("", text)):
+        words = " ".join(code.split())
+        if words.startswith("ibkd "):
+            yield shlex.split(words)[1:]
+
+
 def shown_commands(text):
-    """The words behind `ibkd` of every command line in a page: in blocks, and within a line."""
-    blocks = [block for language, block in FENCED.findall(text) if language in ("", "bash", "sh")]
-    lines = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
-    inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", FENCED.sub("", text))]
-    for line in [*lines, *inline]:
-        begun = re.match(r"(?:\$ )?(?:ibkd|torchrun .* -m ibkd_cli) (.*)", line)
-        if begun:
-            yield shlex.split(re.split(r"\s+# ", begun[1])[0])
+    """The words of every command line in the blocks of a page."""
+    return [shown.words for block in blocks_of(text) for shown in shown_in(block)]
 
 
 def wrong_with(words):
@@ -68,10 +62,65 @@ def wrong_with(words):
     return f"ibkd {name} has no option {', '.join(sorted(unknown))}" if unknown else ""
 
 
+def refused(words):
+    """What the command line says of the words behind `ibkd`, before anything runs; "" where it takes them."""
+    if wrong := wrong_with(words):
+        return wrong
+    group = typer.main.get_command(app)
+    while words and words[0] in getattr(group, "commands", {}):
+        group, words = group.commands[words[0]], words[1:]
+    try:
+        group.make_context(group.name, list(words))
+    except Exception as error:
+        return "" if type(error).__name__ in ("Exit", "NoArgsIsHelpError") else str(error)
+    return ""
+
+
+def unknown_to_others(words):
+    """What is wrong with a command line of another program."""
+    program, *rest = words
+    if program == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return [word for word in rest if word not in targets]
+    if program == "pip":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        return [
+            name
+            for word in rest
+            for found in re.findall(r"\[(.*)\]", word)
+            for name in found.split(",")
+            if name not in extras
+        ]
+    if program == "python":
+        script = ROOT / rest[0]
+        read = script.read_text() if script.is_file() else ""
+        return [word for word in rest if word.startswith("--") and word not in read] or ([] if read else rest[:1])
+    return []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_command_line_shown_exists_with_its_options(page):
-    wrong = [f"{' '.join(words)}: {said}" for words in shown_commands(page.read_text()) if (said := wrong_with(words))]
+def test_every_command_line_shown_is_one_that_the_program_takes(page):
+    text = page.read_text("utf-8")
+    wrong = [f"{' '.join(words)}: {said}" for words in named_commands(text) if (said := wrong_with(words))]
+    for program, *words in shown_commands(text):
+        if program == "torchrun":
+            program, words = "ibkd", words[words.index("ibkd_cli") + 1 :]
+        said = (refused(words) if words else "") if program == "ibkd" else unknown_to_others([program, *words])
+        if said:
+            wrong.append(f"{program} {' '.join(words)}: {said}")
     assert not wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_is_not_run_has_a_reason_and_is_there(page):
+    text = page.read_text("utf-8")
+    comments = len(re.findall(r"^<!-- (?:not run|output not compared|file)", text, re.MULTILINE))
+    about = [block for block in blocks_of(text) if block.what]
+    assert len(about) == comments
+    for block in about:
+        assert block.of in block.text
+        if block.what == "not run":
+            assert not block.of or any(not shown.run for shown in shown_in(block))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -127,11 +176,31 @@ def test_the_readme_is_short():
 
 
 def test_the_reader_of_command_lines_finds_and_judges_them():
-    text = '`ibkd index\n--append`\n```\n$ ibkd search "a b" \\\n    --nprobes 3   # more\nibkd serch\n```\n'
-    found = list(shown_commands(text))
-    assert found == [["search", "a b", "--nprobes", "3"], ["serch"], ["index", "--append"]]
-    assert [wrong_with(words) for words in found] == [
-        "ibkd search has no option --nprobes",
-        "there is no command serch",
-        "",
-    ]
+    text = '`ibkd index\n--append`\n```\nibkd search "a b" \\\n    --nprobes 3   # more\nibkd serch\n```\n'
+    assert shown_commands(text) == [["ibkd", "search", "a b", "--nprobes", "3"], ["ibkd", "serch"]]
+    assert list(named_commands(text)) == [["index", "--append"]]
+    assert wrong_with(["search", "a b", "--nprobes", "3"]) == "ibkd search has no option --nprobes"
+    assert wrong_with(["serch"]) == "there is no command serch"
+    assert not wrong_with(["index", "--append"])
+    assert "valid integer" in refused(["search", "a", "--nprobe", "many"])
+    assert not refused(["search", "a", "--nprobe", "3"])
+    assert unknown_to_others(["make", "tset"]) == ["tset"]
+    assert unknown_to_others(["pip", "install", "-e", ".[cpu,gqu]"]) == ["gqu"]
+    assert unknown_to_others(["python", "benchmarks/none.py"]) == ["benchmarks/none.py"]
+    assert unknown_to_others(["python", "benchmarks/reproduction.py", "--no"]) == ["--no"]
+
+
+def test_the_reader_of_pages_knows_what_is_run_and_what_is_shown():
+    text = (
+        "<!-- not run (slow): takes hours -->\n```\nibkd info slow\nibkd info\n```\n"
+        "<!-- file: a.csv -->\n```csv\nid,text\n```\n```\n$ ibkd info x\none 1\n...\nlast\n```\n"
+    )
+    partly, file, shown = blocks_of(text)
+    assert [each.run for each in shown_in(partly)] == [False, True]
+    assert (file.what, file.why, file.text) == ("file", "a.csv", "id,text\n")
+    (command,) = shown_in(shown)
+    assert command.output == ["one 1", "...", "last"]
+    assert shows(command.output, "zero\none 1\n2\n3\nlast\n")
+    assert shows(["...b: id"], "x\n/a/b: id\n")
+    assert not shows(command.output, "one 2\nlast\n")
+    assert not shows(command.output, "one 1\nlast but one\n")

@@ -16,11 +16,18 @@ from helpers.pages import PAGES, blocks_of, name_of, shown_in, shows
 
 pytestmark = pytest.mark.slow
 BLOCKS = {page: blocks_of(page.read_text("utf-8")) for page in PAGES}
+
+
+def runs(block):
+    """Whether a block is Python of the library that is to be run."""
+    return block.language == "python" and block.what != "not run" and "ibkd." in block.text
+
+
 SHELLS = [
     page for page in PAGES if any(shown.words[0] == "ibkd" for block in BLOCKS[page] for shown in shown_in(block))
 ]
 # docs/python.md has a test of its own, with a real teacher.
-PYTHONS = [page for page in PAGES if any(b.language == "python" for b in BLOCKS[page]) and page.name != "python.md"]
+PYTHONS = [page for page in PAGES if any(runs(block) for block in BLOCKS[page]) and page.name != "python.md"]
 # So little teaches nothing: what is tested is that it works.
 QUICK = {
     "distill": {
@@ -32,6 +39,7 @@ QUICK = {
         "bank_size": 24,
         "device": "cpu",
     },
+    "few texts": {"max_documents": 200},
     "--stage": {"finetune_steps": 2, "finetune_batch_size": 4},
     "compare": {"rounds": 1, "peak_memory": False},
 }
@@ -78,7 +86,7 @@ def _one_thread():
 def workspace(tmp_path_factory):
     """A folder with everything that the pages name: models, indexes, files, a home, and packages for pydocs."""
     from helpers.tiny_models import save_sentence_transformer, sentences, tokenizer, transformer
-    from ibkd_retrieval.corpora.pydocs.corpus import split_of
+    from ibkd_retrieval.corpora.pydocs import split_of
 
     root = tmp_path_factory.mktemp("docs")
     work = root / "work"
@@ -117,8 +125,7 @@ def workspace(tmp_path_factory):
         for number, (one, other) in enumerate(zip(texts[:12], texts[20:32], strict=True))
     ]
     (work / "STS-B.tsv").write_text("\n".join(["score\tsentence1\tsentence2", *pairs]) + "\n")
-    # 600 texts of packages to learn from are held out.
-    package(root / "packages", "alpha", sentences(640, seed=5, longest=6))
+    package(root / "packages", "alpha", sentences(120, seed=5))
     others = next(name for name in ("beta", "gamma", "delta", "eps", "zeta", "eta") if split_of(name) == "test")
     package(root / "packages", others, sentences(30, seed=6))
 
@@ -165,6 +172,8 @@ class Documented:
         _, command, *rest = words
         self._make_room(words)
         quick = QUICK.get(command, {}) | (QUICK["--stage"] if "--stage" in words else {})
+        if "--dim" not in words and "--config" not in words:  # Many dimensions want many texts.
+            quick = quick | QUICK["few texts"] if command == "distill" else quick
         given = [word for name, value in quick.items() for word in self._option(name, value, rest)]
         with self.here():
             answer = self.shell(command, *rest, *given, stdin="river bank\n")
@@ -173,13 +182,17 @@ class Documented:
 
     @contextlib.contextmanager
     def here(self):
-        """The machine's packages are those of the workspace."""
-        from ibkd_retrieval.corpora.pydocs import corpus
+        """The machine's packages are those of the workspace, and few texts are held out for the dev set."""
+        from ibkd_retrieval.corpora import pydocs
+        from ibkd_retrieval.distill import pipeline
 
-        corpus._entries_read.clear()
-        with mock.patch.object(corpus, "installed_roots", return_value=[self.packages]):
+        pydocs._entries_read.clear()
+        with (
+            mock.patch.object(pydocs, "installed_roots", return_value=[self.packages]),
+            mock.patch.multiple(pipeline, _DEV_QUERIES=20, _DEV_NEIGHBOURS=40),
+        ):
             yield
-        corpus._entries_read.clear()
+        pydocs._entries_read.clear()
 
     def _make_room(self, words):
         """What a command makes is not there yet, unless it changes it."""
@@ -248,7 +261,7 @@ def test_the_python_of_a_page_runs(page, documented, monkeypatch):
             return quick
 
     write_files(BLOCKS[page], documented.shell.folder)
-    code = "\n".join(block.text for block in BLOCKS[page] if block.language == "python" and block.what != "not run")
+    code = "\n".join(block.text for block in BLOCKS[page] if runs(block))
     monkeypatch.chdir(documented.shell.folder)
     with documented.here(), mock.patch.dict(os.environ, documented.shell.environment(), clear=True):
         exec(compile(code.replace("import ibkd_retrieval as ibkd", ""), page.name, "exec"), {"ibkd": Quick()})
