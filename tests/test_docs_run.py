@@ -103,6 +103,7 @@ def workspace(tmp_path_factory):
 
     BertForSequenceClassification(config).save_pretrained(work / "CROSS_ENCODER")
     tokenizer().save_pretrained(work / "CROSS_ENCODER")
+    shutil.copytree(work / "CROSS_ENCODER", work / "cross-encoder" / "ms-marco-MiniLM-L6-v2")
 
     texts = sentences(200)
     documents = [(f"d{number}", text) for number, text in enumerate(texts)]
@@ -118,6 +119,7 @@ def workspace(tmp_path_factory):
     beir(work / "scifact", documents, queries, judged)
     beir(work / "my-data", documents[:100], queries[:10], judged[:20], ("train", "test"))
     beir(work / "my-suite" / "one", documents[:60], queries[:6], judged[:12])
+    (work / "questions.txt").write_text("".join(f"{text}\n" for _, text in queries))
     (work / "ids.txt").write_text("d0\nd1\nd2\nd3\n")
     np.save(work / "vectors.npy", np.eye(4, 256, dtype=np.float32))
     pairs = [
