@@ -37,12 +37,26 @@ QUICK = {
         "max_length": 32,
         "batch_size": 16,
         "bank_size": 24,
+        "max_documents": 100,
         "device": "cpu",
     },
-    "few texts": {"max_documents": 200},
-    "--stage": {"finetune_steps": 2, "finetune_batch_size": 4},
     "compare": {"rounds": 1, "peak_memory": False},
 }
+HIDDEN = 64
+"""Numbers in a vector of a tiny model. Students have fewer."""
+
+
+def quick_options(command, words):
+    """Options that make a line quick and fit it to tiny models, by name."""
+    found = dict(QUICK.get(command, {}))
+    if command == "distill":
+        if "--stage" in words:
+            found |= {"finetune_steps": 2, "finetune_batch_size": 4}
+        if "--dims" in words:
+            found["dims"] = "48,16"
+        elif not {"MODEL", "--config"} & set(words):
+            found["dim"] = 48
+    return found
 
 
 def lines(path, records):
@@ -91,10 +105,9 @@ def workspace(tmp_path_factory):
     root = tmp_path_factory.mktemp("docs")
     work = root / "work"
     work.mkdir()
-    # Of 512 numbers, so that a student may have 384.
-    large = save_sentence_transformer(work / "all-mpnet-base-v2", seed=1, hidden=512)
+    large = save_sentence_transformer(work / "all-mpnet-base-v2", seed=1, hidden=HIDDEN)
     shutil.copytree(large, work / "sentence-transformers" / "all-mpnet-base-v2")
-    small = save_sentence_transformer(work / "all-MiniLM-L6-v2", hidden=256)
+    small = save_sentence_transformer(work / "all-MiniLM-L6-v2", hidden=HIDDEN)
     shutil.copytree(small, work / "MODEL")
     shutil.copytree(small, work / "intfloat" / "e5-base-v2")
     config = transformer().config
@@ -109,10 +122,7 @@ def workspace(tmp_path_factory):
     documents = [(f"d{number}", text) for number, text in enumerate(texts)]
     queries = [(f"q{number}", " ".join(texts[7 * number].split()[:3])) for number in range(20)]
     judged = [(f"q{number}", f"d{7 * number + more}", 2 - more) for number in range(20) for more in (0, 1)]
-    plenty = [*texts, *sentences(500, seed=9)[200:]]
-    lines(
-        work / "docs.jsonl", [{"_id": f"d{n}", "text": text, "year": 1980 + len(text)} for n, text in enumerate(plenty)]
-    )
+    lines(work / "docs.jsonl", [{"_id": name, "text": text, "year": 1980 + len(text)} for name, text in documents])
     lines(work / "more.jsonl", [{"_id": f"m{n}", "text": text} for n, text in enumerate(sentences(9, seed=4))])
     lines(work / "queries.jsonl", [{"_id": name, "text": text} for name, text in queries])
     (work / "qrels.tsv").write_text("".join(f"{query}\t0\t{document}\t{grade}\n" for query, document, grade in judged))
@@ -121,7 +131,7 @@ def workspace(tmp_path_factory):
     beir(work / "my-suite" / "one", documents[:60], queries[:6], judged[:12])
     (work / "questions.txt").write_text("".join(f"{text}\n" for _, text in queries))
     (work / "ids.txt").write_text("d0\nd1\nd2\nd3\n")
-    np.save(work / "vectors.npy", np.eye(4, 256, dtype=np.float32))
+    np.save(work / "vectors.npy", np.eye(4, HIDDEN, dtype=np.float32))
     pairs = [
         f"{number % 6}\t{one}\t{other}"
         for number, (one, other) in enumerate(zip(texts[:12], texts[20:32], strict=True))
@@ -173,10 +183,9 @@ class Documented:
         """What a command printed, on both channels. It has to work."""
         _, command, *rest = words
         self._make_room(words)
-        quick = QUICK.get(command, {}) | (QUICK["--stage"] if "--stage" in words else {})
-        if "--dim" not in words and "--config" not in words:  # Many dimensions want many texts.
-            quick = quick | QUICK["few texts"] if command == "distill" else quick
-        given = [word for name, value in quick.items() for word in self._option(name, value, rest)]
+        given = [
+            word for name, value in quick_options(command, words).items() for word in self._option(name, value, rest)
+        ]
         with self.here():
             answer = self.shell(command, *rest, *given, stdin="river bank\n")
         assert answer.code == 0, f"{' '.join(words)}\n{answer.err}"
@@ -255,7 +264,7 @@ def test_the_python_of_a_page_runs(page, documented, monkeypatch):
                 return real
 
             def quick(*args, **given):
-                given |= QUICK.get(name, {})
+                given |= QUICK.get(name, {}) | ({"dim": 48} if name == "distill" else {})
                 output = args[2] if name == "build_index" else given.get("output", "nothing")
                 shutil.rmtree(output, ignore_errors=True)
                 return real(*args, **given)
