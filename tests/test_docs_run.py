@@ -195,12 +195,12 @@ class Documented:
     def here(self):
         """The machine's packages are those of the workspace, and few texts are held out for the dev set."""
         from ibkd_retrieval.corpora import pydocs
-        from ibkd_retrieval.distill import pipeline
+        from ibkd_retrieval.distill import preparing
 
         pydocs._entries_read.clear()
         with (
             mock.patch.object(pydocs, "installed_roots", return_value=[self.packages]),
-            mock.patch.multiple(pipeline, _DEV_QUERIES=20, _DEV_NEIGHBOURS=40),
+            mock.patch.multiple(preparing, _DEV_QUERIES=20, _DEV_NEIGHBOURS=40),
         ):
             yield
         pydocs._entries_read.clear()
