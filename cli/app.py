@@ -217,10 +217,30 @@ def _root(
     """Take what belongs to no command."""
 
 
+def _open_closed_streams() -> None:
+    """Lead standard streams that were closed to nowhere: a file of ours would get the number of one."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # The lowest free number, which is this one.
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+
+
 def main() -> None:
     """Run the command line: 0 done, 1 the work failed, 2 the input was wrong."""
+    _open_closed_streams()
     try:
         app(prog_name="ibkd")
     except UserError as error:
         # Of an option that is looked at before its command begins.
         fail(str(error), 2)
+    except OSError as error:
+        # Of the help or the version, on a full disk.
+        fail(f"{error.strerror or error}.", 1)
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -50,6 +50,33 @@ def test_the_installed_command_is_this_one(shell):
     assert found.stderr.startswith(b"ibkd: ")
 
 
+def in_shell(shell, words, program=COMMAND):
+    """A program of Python's in a shell, for words that only a shell understands."""
+    script = f"{sys.executable} -c '{program}' {words}"
+    return subprocess.run(
+        script, shell=True, cwd=shell.folder, env=shell.environment(), capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize("words", ["datasets >&-", "datasets --json >&- 2>&- <&-"])
+def test_closed_streams_are_written_to_in_silence(words, shell):
+    ended = in_shell(shell, words)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_no_file_gets_the_number_of_a_closed_stream(shell):
+    opening = (
+        'from ibkd_cli import app; app._open_closed_streams(); open("told", "w").write(str(open("f", "w").fileno()))'
+    )
+    assert in_shell(shell, ">&- 2>&- <&-", opening).returncode == 0
+    assert int((shell.folder / "told").read_text()) > 2
+
+
+def test_a_version_that_finds_no_room_is_a_sentence(shell):
+    ended = in_shell(shell, "--version > /dev/full")
+    assert (ended.returncode, ended.stderr) == (1, "ibkd: No space left on device.\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["--json", "--quiet"])
 def test_a_reader_that_leaves_early_ends_the_command_in_silence(form, shell, chain):

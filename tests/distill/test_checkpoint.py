@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ibkd_retrieval.distill.training.checkpoint import list_checkpoints, load_checkpoint, read_state, save_checkpoint
+from ibkd_retrieval.distill.training.log import TrainingLog
 from ibkd_retrieval.errors import UserError
 
 STATE = {"identity": {}, "seconds": 1.5, "history": [], "ended": False}
@@ -58,6 +59,16 @@ def test_a_checkpoint_killed_while_written_or_deleted_is_none(tmp_path):
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-0000005"]
     save_checkpoint(tmp_path, 10, modules, optimizer, STATE)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("damaged", [b'{"step": 1, "lo\xff', b'{"step": 1, "loss": [[', b"[" * 100_000, b"7"])
+def test_a_damaged_line_of_a_log_is_dropped_when_the_log_is_gone_on_with(tmp_path, damaged):
+    lines = [b'{"step": 0, "loss": 2.5}', damaged, b'{"step": 1, "loss": 1.5}', b'{"step": 7, "loss": 1.0}']
+    (tmp_path / "log.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+    log = TrainingLog(tmp_path / "log.jsonl", 2)
+    log.write({"step": 2, "loss": 1.25})
+    kept = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert kept == [2.5, 1.5, 1.25]
 
 
 @pytest.mark.parametrize("name", ["student.safetensors", "optimizer.safetensors", "state.json"])

@@ -35,11 +35,11 @@ class TrainingLog:
         self._events = None if tensorboard is None else event_writer(tensorboard, first)
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept: list[str] = []
+        kept: list[bytes] = []
         if first and path.is_file():
-            kept = [line for line in path.read_text("utf-8").splitlines() if _done_by(line) <= first]
+            kept = [line for line in path.read_bytes().splitlines() if _done_by(line) <= first]
         with atomic_write(path) as file:
-            file.write("".join(line + "\n" for line in kept).encode("utf-8"))
+            file.write(b"".join(line + b"\n" for line in kept))
 
     def write(self, values: dict[str, Any]) -> None:
         """Add a line."""
@@ -78,8 +78,8 @@ def event_writer(folder: Path, first: int) -> Any:
     return SummaryWriter(str(folder), purge_step=first or None)
 
 
-def _done_by(line: str) -> float:
-    """The number of finished steps when a line was written. It is infinite for an incomplete line."""
+def _done_by(line: bytes) -> float:
+    """How many steps are done when a line is written; infinity for one that is damaged or cut off by a kill."""
     try:
         values = parse(line)
         return float(values["step"]) + (1 if "loss" in values else 0)
