@@ -279,3 +279,10 @@ def test_an_unknown_format_and_an_unwritable_compression_are_refused(tmp_path):
         write_run(run, tmp_path / "run", "csv")
     with pytest.raises(UserError, match=r"not as \.zst"):
         write_run(run, tmp_path / "run.zst")
+
+
+def test_a_line_that_never_ends_is_refused_before_it_fills_the_memory(tmp_path):
+    zeros = gzip.compress(bytes(runs_module.LONGEST_LINE), 1)
+    (tmp_path / "r.trec.gz").write_bytes(gzip.compress(b"q1 Q0 d1 1 0.5 tag\nq1 Q0 d2 2 ") + 3 * zeros)
+    with pytest.raises(UserError, match=r"r\.trec\.gz holds a line longer than 32 MiB"):
+        read_run(tmp_path / "r.trec.gz")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.dtypes import StringDType
 from numpy.typing import NDArray
 
+from ibkd_retrieval.corpora.formats import LONGEST_LINE
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, open_bytes, require_writable
 from ibkd_retrieval.search.runs import Hit, Run, RunFormat, first_repeated, in_rank_order, strictly_decreasing
@@ -179,11 +180,18 @@ def _grouped(
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """The bytes of the file in large blocks of whole lines."""
+    """The bytes of the file in large blocks of whole lines.
+
+    Raises:
+        UserError: the file cannot be read, or a line goes on for more than `LONGEST_LINE` bytes.
+    """
     try:
         with open_bytes(path) as file:
             while block := file.read(_READ_BYTES):
-                yield block if block.endswith(b"\n") else block + file.readline()
+                rest = b"" if block.endswith(b"\n") else file.readline(LONGEST_LINE)
+                if len(rest) == LONGEST_LINE:
+                    raise UserError(f"{path} holds a line longer than {LONGEST_LINE >> 20} MiB: it is no run.")
+                yield block + rest
     except FileNotFoundError as error:
         raise UserError(f"There is no run at {path}: check the name.") from error
     except (OSError, EOFError, zlib.error) as error:
