@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import shutil
@@ -235,7 +236,7 @@ def quantise(whole: Path, path: Path) -> None:
     # The exported graph transposes weights. Only plain constants are quantised.
     folded = path.with_name("folded.onnx")
     open_session(whole, folded)
-    with _quiet():
+    with quiet_converters():
         quantize_dynamic(
             folded,
             path,
@@ -273,11 +274,12 @@ def open_session(path: Path, folded: Path | None = None) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the advice of the quantiser off the terminal."""
+def quiet_converters() -> Iterator[None]:
+    """Keep the advice and the progress bars of converters off the terminal."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.disable(before)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from ibkd_retrieval.encoders.backends.onnx_runtime import (
     exportable,
     not_exportable,
     opening,
+    quiet_converters,
     tracing,
 )
 from ibkd_retrieval.errors import UserError
@@ -82,7 +81,7 @@ def openvino_file(model: SentenceTransformer, dtype: str, weight_hash: str, samp
     def convert(folder: Path) -> None:
         import openvino
 
-        with tracing(), _quiet():
+        with tracing(), quiet_converters():
             try:
                 converted = openvino.convert_model(exportable(model), example_input=example_inputs())
             except (RuntimeError, openvino.frontend.OpConversionFailure) as error:
@@ -106,7 +105,7 @@ def openvino_file(model: SentenceTransformer, dtype: str, weight_hash: str, samp
 
         with opening("openvino", whole):
             read = openvino.Core().read_model(whole)
-        with _quiet():
+        with quiet_converters():
             quantised = nncf.quantize(
                 read,
                 nncf.Dataset(sample, lambda tokens: dict(zip(INPUTS, (tokens.ids, tokens.full_mask), strict=True))),
@@ -132,17 +131,3 @@ def _compiled(path: Path, dtype: str) -> Any:
     }
     with opening("openvino", path):
         return openvino.Core().compile_model(path, "CPU", settings)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the advice and the progress bars of converters off the terminal."""
-    import io
-
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
