@@ -238,8 +238,6 @@ def nested(world: World, search: tuple[str, ...]) -> Iterator[Case]:
         "nested: queries",
         alone("q.jsonl"),
         ("search", "--index", str(world.index), "--queries", "q.jsonl", "--output", "r.trec", "-q"),
-        alone("q.jsonl"),
-        ("search", "--index", str(world.index), "--queries", "q.jsonl", "--output", "r.trec", "-q"),
     )
     for name in ("ibkd.json", "config.json", "modules.json", "tokenizer.json", "tokenizer_config.json",
                  "1_Pooling/config.json", "config_sentence_transformers.json"):  # fmt: skip
@@ -306,16 +304,19 @@ def shown(world: World) -> Iterator[Case]:
         indexed,
         ("compare", "--index", f"i,name={SCRIPT}{FORMULA}", "--index", "i,name=b", "--queries", "c", "--rounds", "1",
          "--no-peak-memory", "--output", "out", "--quiet"),
-        (*terminal, SCRIPT),
+        terminal,
         ("out/*.html", "out/*.md", "out/*.svg"),
     )  # fmt: skip
 
 
 def prepare(warm: Warm, world: World) -> None:
     """Make the further indexes that cases forge."""
+    fresh(warm.root, _empty(warm))
+    two = ("--index", f"{world.index},name=a", "--index", f"{world.index},name=b", "--queries", str(world.corpus))
+    # A child that loads libraries would count them as memory that the input took.
+    warm.learn_modules(("compare", *two, "--rounds", "1", "--no-peak-memory", "--output", "c", "--quiet"))
     if (world.folder / "odd").exists():
         return
-    fresh(warm.root, _empty(warm))
     case = next(case for case in shown(world) if case.name == "shown: hits side by side")
     lay = case.lay.__closure__
     assert lay is not None
@@ -365,12 +366,12 @@ def try_case(warm: Warm, case: Case) -> dict[str, Any]:
         faults.append(f"no sentence: {ended.sentence[-300:]}")
     if taken > case.mebibytes:
         faults.append(f"{taken} MiB")
-    if case.forbidden and ended.code == 0:
-        for path in (path for pattern in case.written for path in warm.root.glob(pattern)):
-            # Indented lines of Markdown are code, shown to the letter.
-            lines = path.read_text("utf-8").splitlines()
-            said += "\n".join(line for line in lines if path.suffix != ".md" or not line.startswith("    "))
-    faults += [f"shows {text!r}" for text in (*case.forbidden, "\x1b[2J") if text in said]
+    for path in (path for pattern in case.written for path in warm.root.glob(pattern)):
+        # Indented lines of Markdown are code, shown to the letter.
+        lines = path.read_text("utf-8").splitlines()
+        text = "\n".join(line for line in lines if path.suffix != ".md" or not line.startswith("    "))
+        faults += [f"{path.name} holds {each!r}" for each in (*case.forbidden, SCRIPT) if each in text]
+    faults += [f"shows {each!r}" for each in (*case.forbidden, "\x1b[2J") if each in said]
     outcome = "shown" if ended.code == 0 else "refused"
     return {
         "outcome": outcome,
@@ -403,6 +404,7 @@ def main() -> None:
         if not given.only or case.name in given.only:
             found[case.name] = try_case(warm, case)
             print(case.name, json.dumps(found[case.name]), flush=True)
+    found = {case.name: found[case.name] for case in cases(world) if case.name in found}
     wrong = sum(bool(each["faults"]) for each in found.values())
     result = {
         "what": "inputs made to do harm: each refused in one sentence, or shown harmlessly, and the memory it took",
