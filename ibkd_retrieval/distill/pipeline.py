@@ -143,12 +143,20 @@ def _train(job: Job, models: Models, data: JobData) -> _Trained:
         stage = _stage(job, CHECKPOINTS, origin, "distilling")
         distilled = train_student(models.student, models.cache, data.texts, data.dev, config, stage)
         final = finished_model(models.student, distilled.projection, config)
-        origin = f"{origin}, distilled with {config.distilling_record()} from {data.texts.fingerprint}"
+        origin = _distilled(origin, config, data.texts.fingerprint)
     if data.pairs is not None:
         stage, corpus = _stage(job, FINETUNING, origin, "finetuning"), job.pair_corpus or job.corpus
         finetuned = finetune_student(final.model, models.cache, data.pairs, corpus, data.dev, config, stage)
         final = FinishedModel(final.model, None)
     return _Trained(final, distilled, finetuned)
+
+
+def _distilled(origin: str, config: DistillConfig, texts: str) -> str:
+    """The origin of a model that stage 1 distilled. Stage 2 of 0.1.0, which had no regression, resumes by it."""
+    record = config.distilling_record()
+    if not record["objective_settings"]["regression_weight"]:
+        del record["objective_settings"]["regression_weight"]
+    return f"{origin}, distilled with {record} from {texts}"
 
 
 def _stage(job: Job, folder: str, origin: str, events: str) -> StageRun:

@@ -6,6 +6,7 @@ import ibkd_retrieval as ibkd
 from helpers.tiny_models import sentences
 from ibkd_retrieval.distill.config import PARAMETERS, USUAL, DistillConfig
 from ibkd_retrieval.distill.defaults import decided, recorded, usual_learning_rate
+from ibkd_retrieval.distill.pipeline import _distilled
 from ibkd_retrieval.distill.sections import StudentConfig
 from ibkd_retrieval.errors import UserError
 
@@ -188,3 +189,10 @@ def test_texts_from_python_become_a_student_that_repeats_itself(bert, tmp_path):
     again = ibkd.distill(student, corpus=sentences(150), pairs=pairs, output=tmp_path / "two", **places)
     weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path / "one", again.path)]
     assert weights[0] == weights[1]
+
+
+def test_a_second_stage_of_the_first_release_is_continued():
+    config = decided(DistillConfig().with_parameters(preset="paper"))
+    assert "'hsic_estimator': 'biased'}} from texts" in _distilled("layers", config, "texts")
+    regression = config.with_parameters(regression_weight=5.0)
+    assert "'regression_weight': 5.0}} from texts" in _distilled("layers", regression, "texts")
