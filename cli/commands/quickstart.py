@@ -12,8 +12,9 @@ from ..options.declare import grouped, option
 
 @grouped
 def quickstart(
-    steps: Annotated[int, option("Optimiser steps; more gives a better student.")] = 300,
-    max_documents: Annotated[int, option("Documents the student learns from.")] = 6000,
+    minutes: Annotated[float, option("How long it may take; sizes are chosen to fit, by the speed measured here.")] = 5,
+    steps: Annotated[int | None, option("Optimiser steps; more gives a better student.", default="what fits")] = None,
+    max_documents: Annotated[int | None, option("Documents the students learn from.", default="what fits")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Distil, index, search and compare, on documentation that is on this machine.
@@ -22,12 +23,13 @@ def quickstart(
     """
     from ibkd_retrieval.distill.quickstart import quickstart as run
 
-    made = run(steps, max_documents, reporter(quiet))
+    made = run(minutes, steps, max_documents, reporter(quiet))
     print_comparison(made.comparison)
     console = stdout()
     console.print()
-    console.print(f"Done in {made.seconds:.0f} s. Student: {made.student}, report: {made.report}/report.md")
-    console.print("Search the student's index:")
+    console.print(f"Done in {made.seconds:.0f} s. Students: {made.student}, {made.static}. Report: {made.report_page}")
+    console.print("Search, and make a student of your own texts:")
     console.print(
         f'  ibkd search "split an array into sub-arrays of equal size" --index {made.indexes["student ivf-pq"]}',
     )
+    console.print("  ibkd distill --corpus my-documents.csv")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import inspect
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -154,11 +156,25 @@ def save_plain(model: SentenceTransformer, folder: Path) -> None:
         raise UserError(f"{folder} exists and is no model folder: give another place for the undistilled student.")
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    with quiet_transformers():
-        model.save(str(temporary), create_model_card=False)
-        make_portable(model, temporary)
+    _save(model, temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
+
+
+def _save(model: SentenceTransformer, folder: Path) -> None:
+    """Save a model as sentence-transformers does, and say that it has no pooler, where its architecture has one.
+
+    Otherwise, transformers reports at each load that it has made one of random numbers.
+    """
+    with quiet_transformers():
+        model.save(str(folder), create_model_card=False)
+        make_portable(model, folder)
+    transformer: Any = getattr(model[0], "auto_model", None)
+    named = inspect.signature(type(transformer)).parameters if transformer is not None else {}
+    if "add_pooling_layer" in named and transformer.pooler is None:
+        path = folder / "sentence_bert_config.json"
+        settings = json.loads(path.read_text("utf-8"))
+        write_json(path, settings | {"model_args": {"add_pooling_layer": False}})
 
 
 PROJECTION = "projection.safetensors"
@@ -185,9 +201,7 @@ def save_student(
     from safetensors.torch import save_file
 
     staging = staging_folder(output)
-    with quiet_transformers():
-        model.save(str(staging), create_model_card=False)
-        make_portable(model, staging)
+    _save(model, staging)
     if projection is not None:
         save_file({"weight": torch.from_numpy(np.ascontiguousarray(projection))}, staging / PROJECTION)
     for source, name in (
@@ -198,7 +212,7 @@ def save_student(
         if (output / source).is_file():
             shutil.copy(output / source, staging / name)
     with atomic_write(staging / "README.md") as file:
-        file.write(model_card(report, output.name).encode("utf-8"))
+        file.write(model_card(report, output).encode("utf-8"))
     write_json(staging / RECORD, report.as_dict() | {"files": _measured(staging)})
     take_place(staging, output)
 

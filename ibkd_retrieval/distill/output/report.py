@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -251,7 +253,7 @@ def _rows(report: StudentReport) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def model_card(report: StudentReport, name: str) -> str:
+def model_card(report: StudentReport, folder: Path) -> str:
     """The README of a student's folder: what it is, how it compares with its teacher, and how it was made."""
     teacher, student = report.teacher, report.student
     kept = student.dev / teacher.dev if teacher.dev else float("nan")
@@ -264,7 +266,7 @@ pipeline_tag: sentence-similarity
 tags: [sentence-transformers, feature-extraction, dense-retrieval, distillation]
 ---
 
-# {name}
+# {folder.name}
 
 A text encoder with {student.dim} dimensions, {_made(report)}.
 It keeps {kept:.1%} of its teacher's {report.dev_metric} on the dev set that was watched while training; test figures
@@ -273,7 +275,7 @@ are for you to take on your own data (`ibkd compare`).
 ```python
 from sentence_transformers import SentenceTransformer
 
-vectors = SentenceTransformer("{name}").encode(["a text"])
+vectors = SentenceTransformer({json.dumps(str(folder.resolve()), ensure_ascii=False)}).encode(["a text"])
 ```
 
 | | teacher | student before distillation | student |

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 
 USUAL_MEMORY = 2_000_000_000
 """Memory of a process on a CPU, in bytes, if none is given. Models and texts that need more get more."""
-LIBRARIES = 700_000_000
-"""Memory of torch, transformers and the rest of the program, in bytes."""
-_CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 2048, 65_536
+LIBRARIES = 900_000_000
+"""Memory of torch, transformers, the evaluation and the rest of the program, in bytes."""
+# A larger chunk is a little faster. A smaller one leaves more of the memory for what is kept.
+_CHUNK_TOKENS, _GPU_CHUNK_TOKENS = (4096, 2048), (65_536,)
 # Memory by that of the intermediate results: the backward pass adds gradients, and the heap has gaps.
 _OF_CHUNK, _OF_KEPT, _OF_WHOLE = 2.0, 1.1, 1.75
 # Matrices of similarities that a loss holds at once: logits, their softmax and gradients, and kernels.
@@ -109,15 +110,14 @@ class EncodedBatch:
                 self._rows.append(count + own[rows])
             count += len(group)
         self._again = self._encoded_again()
-        self._graphs: list[Tensor] = []
-        vectors, inputs = [], []
-        for number, chunk in enumerate(self._chunks):
-            with torch.set_grad_enabled(number >= self._again):
-                found, embedded = student.forward(chunk)
-            if number >= self._again:
-                self._graphs.append(found)
-            vectors.append(found.detach())
-            inputs += [] if embedded is None else [embedded]
+        with torch.no_grad():
+            again = [student.forward(chunk) for chunk in self._chunks[: self._again]]
+        # The kept chunks share one copy of the weights in the number format of the computation.
+        with student.module.casting():
+            kept = [student.forward(chunk) for chunk in self._chunks[self._again :]]
+        self._graphs = [vectors for vectors, _ in kept]
+        vectors = [vectors.detach() for vectors, _ in (*again, *kept)]
+        inputs = [embedded for _, embedded in (*again, *kept) if embedded is not None]
         self.vectors = ranks.gather(vectors, self._rows, count).requires_grad_(True)
         self.inputs = ranks.gather(inputs, self._rows, count) if inputs else None
 
@@ -166,17 +166,21 @@ def plan_chunks(module: StudentModule, token_ids: TokenIds, texts: int, memory: 
     free = (USUAL_MEMORY if memory is None else memory) - fixed
     if _OF_WHOLE * a_token * math.ceil(texts / ranks.count()) * longest <= free:
         return ChunkPlan()
-    most, least = _CHUNK_TOKENS if on_cpu else _GPU_CHUNK_TOKENS, _OF_CHUNK * a_token * longest
+    sizes, least = _CHUNK_TOKENS if on_cpu else _GPU_CHUNK_TOKENS, _OF_CHUNK * a_token * longest
     if memory is None:
-        free = max(free, int(_OF_CHUNK * a_token * max(most, longest)))
+        free = max(free, int(_OF_CHUNK * a_token * max(sizes[-1], longest)))
     elif free < least:
         raise UserError(
             f"`memory={memory / 1e6:.0f}MB` is too little: the program, the models, the texts and the loss take about "
             f"{fixed / 1e6:,.0f}MB and training on one text {least / 1e6:,.0f}MB; give at least "
             f"{math.ceil((fixed + least) / 1e8) * 100}MB."
         )
-    tokens = max(longest, min(most, int(free / 2 / (_OF_CHUNK * a_token))))
-    return ChunkPlan(tokens, int((free - _OF_CHUNK * a_token * tokens) / (_OF_KEPT * a_token)))
+    for size in sizes:
+        tokens = max(longest, min(size, int(free / 2 / (_OF_CHUNK * a_token))))
+        kept = int((free - _OF_CHUNK * a_token * tokens) / (_OF_KEPT * a_token))
+        if kept >= math.ceil(texts / ranks.count()) * longest:
+            break
+    return ChunkPlan(tokens, kept)
 
 
 def graph_bytes(module: StudentModule, token_ids: TokenIds) -> float:

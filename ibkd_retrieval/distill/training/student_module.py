@@ -88,6 +88,10 @@ class StudentModule(torch.nn.Module):
         layer: torch.nn.Module = self.transformer.get_input_embeddings()
         return layer
 
+    def casting(self) -> torch.autocast:
+        """The context in which the transformer runs in the number format of the computation."""
+        return torch.autocast(self.model.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32)
+
     def forward(self, features: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Encode padded features.
 
@@ -102,11 +106,10 @@ class StudentModule(torch.nn.Module):
         if self._static:
             return self._unit(self.model[0](features)), None
         prompts = features.pop("prompt_lengths", None)
-        device = features["input_ids"].device.type
         embedded: list[Tensor] = []
         hook = self.token_layer.register_forward_hook(lambda module, arguments, output: embedded.append(output))
         try:
-            with torch.autocast(device, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            with self.casting():
                 out = self.model[0](dict(features))
         finally:
             hook.remove()
