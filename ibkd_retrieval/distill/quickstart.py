@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 LAYERS = 2
 DIM = 128
+BATCH_SIZE = 128
+"""Half of the usual one, so that a slow machine takes enough steps."""
 _TRAIN, _TEST = "pydocs:train", "pydocs:test"
 _STATIC_STEPS = 200
 _AFTER_INDEXING = 30.0
@@ -128,6 +130,7 @@ def quickstart(
     student = distill(
         layers=LAYERS,
         dim=DIM,
+        batch_size=BATCH_SIZE,
         steps=planned.steps,
         output=MODELS / "quickstart",
         keep_undistilled=undistilled,
@@ -175,7 +178,7 @@ def _check_installed() -> None:
 
 
 def _measured(texts: list[str]) -> Speeds:
-    config = decided(DistillConfig().with_parameters(layers=LAYERS, dim=DIM))
+    config = decided(DistillConfig().with_parameters(layers=LAYERS, dim=DIM, batch_size=BATCH_SIZE))
     return measure_speeds(Encoder.load(DEFAULT_TEACHER), config, texts)
 
 

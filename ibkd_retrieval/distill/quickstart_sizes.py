@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ibkd_retrieval.distill.config import DistillConfig
     from ibkd_retrieval.encoders.encoder import Encoder
 
-LEAST_STEPS, LEAST_DOCUMENTS, LEAST_INDEXED = 40, 600, 400
-_MOST_STEPS, _MOST_DOCUMENTS = 600, 6000
+LEAST_STEPS, LEAST_DOCUMENTS, LEAST_INDEXED = 60, 600, 400
+_MOST_STEPS, _MOST_DOCUMENTS = 1000, 6000
 _SAMPLE, _STEP_SAMPLE = 48, 64
 # A step beside the student's two passes: chunks that are encoded again, the loss and the optimiser.
 _STEP_FACTOR = 1.4

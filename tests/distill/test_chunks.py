@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,6 +78,17 @@ def test_distilling_in_chunks_has_the_gradients_of_the_whole_batch(tmp_path, ber
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_fine_tuning_in_chunks_has_the_gradients_of_the_whole_batch(bert, plan):
     same(stage2(bert), stage2(bert, plan))
+
+
+@pytest.mark.parametrize("plan", [None, *PLANS.values()], ids=["whole", *PLANS])
+def test_half_precision_stays_in_the_transformer(tmp_path, bert, teacher, plan):
+    run = stage1(bert, TeacherCache(tmp_path / "cache", teacher), plan, dtype="bfloat16", dim=8)
+    encoded = run.student.encode(np.arange(32))
+    assert encoded.vectors.dtype == encoded.inputs.dtype == torch.float32
+    figures, found = gradients(run)
+    assert np.isfinite(figures["loss"])
+    assert all(bool(gradient.abs().sum() > 0) for name, gradient in found.items() if "word_embeddings" in name)
+    assert any("word_embeddings" in name for name in found)
 
 
 def test_the_untrained_student_gives_the_same_vectors_in_chunks(tmp_path, bert, teacher):

@@ -119,7 +119,9 @@ class StudentModule(torch.nn.Module):
             # The modules after the transformer know one prompt length per batch. This batch has documents and queries.
             positions = torch.arange(out["attention_mask"].shape[1], device=prompts.device)
             out["attention_mask"] = out["attention_mask"] * (positions >= prompts[:, None])
-        vectors = self._unit(out)
+        # Within `casting` too, what comes after the transformer runs in float32.
+        with torch.autocast(self.model.device.type, enabled=False):
+            vectors = self._unit(out)
         mask = features["attention_mask"][..., None].float()
         inputs = (embedded[0].detach().float() * mask).sum(1) / mask.sum(1).clamp_min(1.0)
         return vectors, inputs
