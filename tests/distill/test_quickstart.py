@@ -22,8 +22,8 @@ from ibkd_retrieval.distill.quickstart_sizes import (
 )
 from ibkd_retrieval.errors import UserError
 
-FAST = Speeds(documents=400.0, tokens=50_000.0, query=0.003, step=0.4)
-SLOW = Speeds(documents=60.0, tokens=8_000.0, query=0.01, step=2.5)
+FAST = Speeds(documents=400.0, tokens=50_000.0, query=0.003, step=0.2)
+SLOW = Speeds(documents=60.0, tokens=8_000.0, query=0.01, step=1.25)
 
 
 @pytest.mark.parametrize("speeds", [FAST, SLOW])
