@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.distill.api import MODELS, Student, distill
-from ibkd_retrieval.distill.config import STATIC, DistillConfig
+from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.defaults import decided
 from ibkd_retrieval.distill.quickstart_sizes import (
     INDEXED_TWICE,
@@ -24,6 +24,7 @@ from ibkd_retrieval.distill.quickstart_sizes import (
     measure_speeds,
     part_of,
 )
+from ibkd_retrieval.distill.sections import STATIC
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import DEFAULT_TEACHER, resolve_model_name
 from ibkd_retrieval.errors import MissingPackage, UserError
@@ -145,8 +146,9 @@ def quickstart(
     fits = int((left() - _AFTER_INDEXING) * speeds.documents / INDEXED_TWICE)
     indexed, questions = part_of(*test, max(min(planned.indexed, fits), LEAST_INDEXED))
     stage(3, f"index {indexed.count:,} documents of the test packages, which no student saw")
-    models = {"teacher": DEFAULT_TEACHER, "student": student, "static student": static}
-    folders = _index_all(indexed, models | {"undistilled student": undistilled}, progress)
+    models: dict[str, str | Path | Student] = {"teacher": DEFAULT_TEACHER, "student": student}
+    models |= {"static student": static, "undistilled student": undistilled}
+    folders = _index_all(indexed, models, progress)
     stage(4, "search, evaluate and compare")
     known: dict[str, Encoder] = {}
     searchers = {name: open_searcher(folder, known=known) for name, folder in folders.items()}

@@ -35,8 +35,9 @@ LIBRARIES = 900_000_000
 """Memory of torch, transformers, the evaluation and the rest of the program, in bytes."""
 # A larger chunk is a little faster. A smaller one leaves more of the memory for what is kept.
 _CHUNK_TOKENS, _GPU_CHUNK_TOKENS = (4096, 2048), (65_536,)
-# Memory by that of the intermediate results: the backward pass adds gradients, and the heap has gaps.
-_OF_CHUNK, _OF_KEPT, _OF_WHOLE = 2.0, 1.1, 1.75
+# Memory by that of the intermediate results. The backward pass adds gradients. Whole batches leave gaps in the heap, as
+# they differ in length.
+_OF_CHUNK, _OF_KEPT, _OF_WHOLE = 2.0, 1.1, 2.5
 # Matrices of similarities that a loss holds at once: logits, their softmax and gradients, and kernels.
 _SCORES = 8
 
