@@ -40,7 +40,7 @@ class BenchOptions:
 def bench_encode(asked: BenchOptions, shown: Output) -> None:
     """Measure a model in every installed backend and number format.
 
-    The best is remembered: `ibkd index`, `search`, `eval` and `compare` take it by themselves (--backend auto).
+    The best is remembered: `ibkd index`, `search`, `eval`, `compare` and `serve` use it (--backend auto).
     """
     import ibkd_retrieval as ibkd
     from ibkd_retrieval.indexing.faiss_binding import device_there

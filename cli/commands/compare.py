@@ -22,8 +22,8 @@ class CompareOptions:
         tuple[str, ...],
         option(
             "Index folder; repeat, the others are compared with the first. Settings: name, nprobe, refine, ef-search, "
-            "query-model (a student that asks this index), sweep=no. Indexes of several corpora are compared corpus "
-            "by corpus and averaged.",
+            "query-model (a student that searches this index), sweep=no. Indexes of several corpora are compared "
+            "corpus by corpus and averaged.",
             metavar="INDEX[,SETTING=VALUE...]",
         ),
     ] = ()
@@ -38,12 +38,12 @@ class CompareOptions:
     ] = ()
     qrels: Annotated[
         tuple[str, ...],
-        option("Judgements: TREC or BEIR file; one for each --queries.", metavar="QRELS"),
+        option("Judgements: a TREC, BEIR, CSV, TSV, JSONL or parquet file; one for each --queries.", metavar="QRELS"),
     ] = ()
     metrics: Annotated[
         tuple[str, ...],
         option(
-            "Repeatable; figures show the first.",
+            "Metric, such as ndcg@10. Repeatable; figures show the first.",
             "--metric",
             default="ndcg@10, mrr@10, recall@100",
             metavar="METRIC",
@@ -60,7 +60,10 @@ class CompareOptions:
     output: Annotated[Path | None, option("Folder for the report.", default="none", metavar="FOLDER")] = None
     fail_under: Annotated[
         tuple[str, ...],
-        option("Exit with 1 where a system keeps less, as in ndcg@10=0.97.", metavar="METRIC=SHARE"),
+        option(
+            "Exit with 1 if a system keeps less than this share of the baseline's score, as in ndcg@10=0.97.",
+            metavar="METRIC=SHARE",
+        ),
     ] = ()
     sweep: Annotated[
         tuple[str, ...],

@@ -53,7 +53,11 @@ class ServeOptions:
     ] = 10.0
     remember: Annotated[
         int,
-        option("Queries whose vectors are kept, a few kB each, for who asks again; 0 for none.", panel=LIMITS, min=0),
+        option(
+            "Recent queries whose vectors are kept for repeated queries, a few kB each; 0 for none.",
+            panel=LIMITS,
+            min=0,
+        ),
     ] = 1024
 
 

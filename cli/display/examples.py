@@ -4,15 +4,15 @@ from __future__ import annotations
 
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "": (
-        ("Everything once, on documentation that is on this machine", "ibkd quickstart"),
+        ("All steps once, on documentation that is on this machine", "ibkd quickstart"),
         ("Your own documents, in four steps", "ibkd distill --corpus docs.jsonl"),
         ("", "ibkd index --corpus docs.jsonl"),
         ("", "ibkd search how do I return an item"),
         ("", "ibkd eval --queries questions.csv --qrels clicks.tsv"),
     ),
     "quickstart": (
-        ("A student, two indexes and a report, to look at", "ibkd quickstart"),
-        ("Fewer steps: sooner done, and a worse student", "ibkd quickstart --steps 100"),
+        ("Two students, their indexes and a report", "ibkd quickstart"),
+        ("Fewer steps: faster, but worse students", "ibkd quickstart --steps 100"),
     ),
     "distill": (
         ("A student for your own documents, from the usual teacher", "ibkd distill --corpus docs.jsonl"),
@@ -46,7 +46,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "search": (
         ("One question to the newest index", "ibkd search what is soy"),
-        ("A prompt that takes one question after another", "ibkd search --index indexes/mine"),
+        ("An interactive prompt: one question after another", "ibkd search --index indexes/mine"),
         ("Two indexes side by side", "ibkd search what is soy --index indexes/teacher --index indexes/student"),
         (
             "A run file for every query of a data set",
@@ -75,7 +75,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "ibkd compare --index indexes/a --index indexes/b --queries questions.txt",
         ),
         (
-            "A gate for a build: at least 97 % of the teacher's score",
+            "A check for CI: at least 97 % of the teacher's score",
             "ibkd compare --index indexes/a --index indexes/b --fail-under ndcg@10=0.97",
         ),
     ),

@@ -50,7 +50,7 @@ COMPUTATION: dict[str, Any] = {
         choices=("auto", "float32", "bfloat16", "float16", "int8"),
     ),
     "backend": option(
-        "What runs the encoder. auto is the fastest that was measured here and keeps the vectors, else torch; "
+        "What runs the encoder. auto is the fastest that was measured here with vectors close to float32, else torch; "
         "`ibkd bench encode` measures.",
         panel=COMPUTING,
         choices=("auto", "torch", "onnx", "openvino"),

@@ -30,14 +30,14 @@ OPTIONS: dict[str, Any] = {
     "teacher": Annotated[
         list[str],
         option(
-            "Encoder to learn from: folder or hub name. Repeatable: their vectors side by side, the first's layers.",
+            "Encoder to learn from: folder or hub name. Repeatable: vectors are concatenated, layers are the first's.",
             metavar="MODEL",
         ),
     ],
     "student": Annotated[
         str | None,
         option(
-            "A small model to train, or static: one vector a token out of the teacher.",
+            "A small model to train, or static: one vector for each token, taken from the teacher.",
             default="layers of the teacher",
             metavar="MODEL|static",
         ),
@@ -68,8 +68,8 @@ OPTIONS: dict[str, Any] = {
     "preset": Annotated[
         str | None,
         option(
-            "thorough: 3,000 steps, with no care for what a small model knew, for much text and a GPU. paper: the "
-            "published settings of the method. Both give way to other options.",
+            "thorough: 3,000 steps, for much text and a GPU; a small model keeps less of what it knew. paper: the "
+            "published settings of the method. Other options override both.",
             default="none",
             choices=("thorough", "paper"),
         ),
@@ -80,7 +80,7 @@ OPTIONS: dict[str, Any] = {
     "dims": Annotated[
         str | None,
         option(
-            "Lengths at which vectors are to be usable when cut, the full one first: 128,64,32.",
+            "Matryoshka dims: lengths at which cut vectors still work, the full one first: 128,64,32.",
             panel=_STUDENT,
             default="the full one",
             metavar="LIST",
@@ -98,7 +98,7 @@ OPTIONS: dict[str, Any] = {
     "freeze_embeddings": Annotated[
         bool | None,
         option(
-            "Leave the student's token tables as they are.",
+            "Do not train the student's token tables.",
             "--freeze-embeddings/--train-embeddings",
             panel=_STUDENT,
             default="freeze, with --student train",
@@ -116,7 +116,7 @@ OPTIONS: dict[str, Any] = {
     "dev": Annotated[
         str | None,
         option(
-            "Judged queries to watch (BEIR folder:split, a data set by name).",
+            "Dev set: judged queries to evaluate on (BEIR folder:split, a data set by name).",
             panel=_TEXT,
             default="pydocs:train with pydocs, else neighbours of the teacher among held-out texts",
             metavar="QUERIES",
@@ -144,7 +144,7 @@ OPTIONS: dict[str, Any] = {
     "projection": Annotated[
         str,
         option(
-            "Map to the teacher's space: trained, or isometry, held where it changes no cosine of the student.",
+            "Linear map to the teacher's space: trained, or kept an isometry, which changes no cosine.",
             panel=_DISTIL,
             default="isometry for a --student trained before, else trained",
             choices=("auto", "trained", "isometry"),
@@ -155,11 +155,11 @@ OPTIONS: dict[str, Any] = {
     "accumulate": Annotated[
         int,
         option(
-            "Batches a step, their losses averaged; negatives stay those of one batch and the bank; for both stages.",
+            "Batches for each step, their losses averaged. Negatives come from one batch and the bank. Both stages.",
             panel=_DISTIL,
         ),
     ],
-    "bank_size": Annotated[int, option("Further teacher vectors a batch, as negatives.", panel=_DISTIL)],
+    "bank_size": Annotated[int, option("Further teacher vectors for each batch, as negatives.", panel=_DISTIL)],
     "learning_rate": Annotated[
         float | None,
         option(
@@ -172,16 +172,16 @@ OPTIONS: dict[str, Any] = {
     "merge": Annotated[
         float | None,
         option(
-            "Share of the weights from before training in the finished student, the mean of both.",
+            "Share of the weights from before training in the finished student.",
             panel=_DISTIL,
-            default="0.5 for a whole --student in a space of its own, 0 with --pooling, --layers and else",
+            default="0.5 for a whole --student in a space of its own, otherwise 0",
             metavar="SHARE",
         ),
     ],
     "temperature": Annotated[
         float | None,
         option(
-            "Temperature of the contrast; a smaller one looks harder at near negatives.",
+            "Temperature of the contrastive loss; a smaller one gives near negatives more weight.",
             panel=_DISTIL,
             default=f"{USUAL_TEMPERATURE}; " + ", ".join(f"{name} {value}" for name, value in TEMPERATURES.items()),
         ),
@@ -207,17 +207,19 @@ OPTIONS: dict[str, Any] = {
         ),
     ],
     "finetune_steps": Annotated[int, option("Optimiser steps.", panel=_FINETUNE)],
-    "finetune_batch_size": Annotated[int, option("Queries a step, each with one passage.", panel=_FINETUNE)],
+    "finetune_batch_size": Annotated[int, option("Queries in each step, each with one passage.", panel=_FINETUNE)],
     "finetune_learning_rate": Annotated[float, option("Peak learning rate.", panel=_FINETUNE)],
     "finetune_temperature": Annotated[float, option("Temperature of the contrast.", panel=_FINETUNE)],
     "finetune_hsic_weight": Annotated[float, option("Weight of the forgetting term (lambda).", panel=_FINETUNE)],
-    "negatives": Annotated[int, option("Hard negatives a query and step; 0 mines none.", panel=_FINETUNE)],
+    "negatives": Annotated[int, option("Hard negatives for each query in a step; 0 mines none.", panel=_FINETUNE)],
     "negative_ranks": Annotated[
         str, option("The teacher's ranks that negatives come from.", panel=_FINETUNE, metavar="FIRST-LAST")
     ],
     "negative_margin": Annotated[
         float,
-        option("Leave out what scores above the best positive less this much: likely an answer.", panel=_FINETUNE),
+        option(
+            "Leave out passages that score above the best positive minus this margin: likely answers.", panel=_FINETUNE
+        ),
     ],
     "soft_labels": Annotated[
         str | None,
@@ -236,7 +238,9 @@ OPTIONS: dict[str, Any] = {
     "eval_every": Annotated[int, option("Steps between evaluations on the dev set.", panel=_RUN)],
     "patience": Annotated[
         int,
-        option("End after so many evaluations without a better figure, with the best weights; 0: never.", panel=_RUN),
+        option(
+            "Stop after this many evaluations without a better figure, and keep the best weights; 0: never.", panel=_RUN
+        ),
     ],
     "checkpoint_every": Annotated[int, option("Steps between checkpoints.", panel=_RUN)],
     "tensorboard": Annotated[bool, flag("Also log to <output>/tensorboard.", "--tensorboard", panel=_RUN)],

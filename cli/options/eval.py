@@ -35,7 +35,7 @@ class EvalOptions:
     metrics: Annotated[
         tuple[str, ...],
         option(
-            "mrr@10, ndcg@10, recall@1000, ...; repeatable.",
+            "Metric: mrr@10, ndcg@10, recall@1000, ...; repeatable.",
             "--metric",
             metavar="METRIC",
             default="the data set's own, ndcg@10, mrr@10, recall@100",
@@ -43,7 +43,10 @@ class EvalOptions:
     ] = ()
     run: Annotated[tuple[Path, ...], option("Score this run instead of searching; repeatable.", metavar="RUN")] = ()
     qrels: Annotated[
-        str | None, option("Judgements: TREC or BEIR file, or any QUERIES that have them.", metavar="QRELS")
+        str | None,
+        option(
+            "Judgements: a TREC, BEIR, CSV, TSV, JSONL or parquet file, or any QUERIES that have them.", metavar="QRELS"
+        ),
     ] = None
     baseline: Annotated[
         tuple[Path, ...], option("Another run to test the differences against; repeatable.", metavar="RUN")
@@ -94,7 +97,7 @@ class EvalOptions:
     suite: Annotated[
         str | None,
         option(
-            "beir, msmarco, or a folder of BEIR folders: index and score each of them.",
+            "beir, nano-beir, lotte, msmarco, cqadupstack, or a folder of BEIR folders: index and score each data set.",
             metavar="SUITE",
             panel=TASKS_PANEL,
         ),

@@ -22,14 +22,14 @@ CHOICES: dict[str, Any] = {
         choices=("flat", "ivf-pq", "ivf-flat", "hnsw", "sq8", "rabitq", "factory"),
     ),
     "recall": option(
-        "Share of the exact ten nearest to find; without --type, the type is chosen by trial.",
+        "Share of the exact ten nearest to find. Without --type, a trial chooses the type.",
         panel=STRUCTURED,
         metavar="SHARE",
     ),
     "memory_per_vector": option(
-        "Most memory a vector may take while searched, for --recall.", panel=STRUCTURED, metavar="BYTES"
+        "For --recall: most memory that a vector may take during a search.", panel=STRUCTURED, metavar="BYTES"
     ),
-    "latency": option("Most time a query may take, for --recall.", panel=STRUCTURED, metavar="MILLISECONDS"),
+    "latency": option("For --recall: most time that a query may take.", panel=STRUCTURED, metavar="MILLISECONDS"),
     "factory": option("A faiss factory string, as in OPQ48,IVF4096,PQ48x4fs.", panel=STRUCTURED, metavar="STRING"),
     "vectors": option(
         "How exact vectors are stored: float16 is half the bytes and int8 a quarter; both round.",
@@ -38,14 +38,16 @@ CHOICES: dict[str, Any] = {
         choices=("float32", "float16", "int8"),
     ),
     "lists": option("Inverted lists.", panel=STRUCTURED, default="by the number of documents"),
-    "subquantisers": option("Parts a vector is coded in, for ivf-pq.", panel=STRUCTURED, default="dimensions / 4"),
-    "bits": option("Bits a part, for ivf-pq (4 or 8) and rabitq.", panel=STRUCTURED),
+    "subquantisers": option(
+        "For ivf-pq: parts of a vector that are compressed one by one.", panel=STRUCTURED, default="dimensions / 4"
+    ),
+    "bits": option("Bits for each part, for ivf-pq (4 or 8) and rabitq.", panel=STRUCTURED),
     "nprobe": option("Inverted lists that a search visits by default.", panel=STRUCTURED, default="measured"),
     "refine": option(
         "Candidates per result that a search scores exactly by default.", panel=STRUCTURED, default="measured"
     ),
     "ef_search": option(
-        "Nodes of an hnsw graph that a search keeps in view by default.", panel=STRUCTURED, default="measured"
+        "Size of the candidate list of a search in an hnsw graph, by default.", panel=STRUCTURED, default="measured"
     ),
     "dim": option(
         "Leading dimensions to keep of a vector, for students of `ibkd distill --dims`.",
@@ -58,15 +60,15 @@ CHOICES: dict[str, Any] = {
         panel=COMPUTING,
         default="4096 (65536 on a GPU), less in little memory",
     ),
-    "workers": option("Encoder processes: they share the cores, or take a GPU each in turn.", panel=RESOURCES),
+    "workers": option("Encoder processes. They share the cores, or are spread over the GPUs.", panel=RESOURCES),
     "memory": option(
-        "Most memory to take, such as 2GB or 512MB; an index type that needs more is refused.",
+        "Most memory to take, such as 2GB or 512MB. An index type that needs more is refused.",
         panel=RESOURCES,
         default="a quarter of the machine's",
         metavar="SIZE",
     ),
     "shard_size": option(
-        "Documents a shard; a killed run loses the few in the making.",
+        "Documents in a shard. A killed run loses only unfinished shards.",
         panel=RESOURCES,
         default="8192, less in little memory",
     ),

@@ -33,7 +33,7 @@ RANKING: dict[str, Any] = {
         metavar="NUMBER",
     ),
     "tune": option(
-        "For --hybrid sum: find the weights on these judged queries; never those you report.",
+        "For --hybrid sum: find the weights on these judged queries. Use other queries than those you report.",
         panel=RANKED,
         metavar="QUERIES",
     ),
@@ -49,14 +49,20 @@ RANKING: dict[str, Any] = {
         panel=SEARCHED,
         metavar="CONDITION",
     ),
-    "exclude_self": flag("A query's own id is no answer (ArguAna, Quora).", "--exclude-self", panel=SEARCHED),
+    "exclude_self": flag(
+        "Leave the document with the query's own id out of its results (ArguAna, Quora).",
+        "--exclude-self",
+        panel=SEARCHED,
+    ),
     "nprobe": option("Inverted lists to visit.", panel=SEARCHED, default="the index's own"),
     "refine": option("Candidates per result scored exactly.", panel=SEARCHED, default="the index's own"),
-    "ef_search": option("Nodes of an hnsw graph kept in view.", panel=SEARCHED, default="the index's own"),
+    "ef_search": option(
+        "Size of the candidate list of a search in an hnsw graph.", panel=SEARCHED, default="the index's own"
+    ),
     "recall": option(
-        "Search with the fastest measured setting that finds this share of the exact ten nearest.",
+        "Use the fastest search parameters that were measured to find this share of the exact ten nearest.",
         panel=SEARCHED,
-        default="the index's own setting",
+        default="the index's own",
         metavar="SHARE",
     ),
     "model": option(

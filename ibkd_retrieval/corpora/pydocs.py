@@ -1,4 +1,4 @@
-"""The embedded corpus: the documentation of the Python packages installed on this machine.
+"""The corpus `pydocs`: the documentation of the Python packages installed on this machine.
 
 One document for each public module, class, function and method whose docstring has two or more paragraphs. Its query is
 the summary, its text the rest; it has no title, since the name would give the query away. Source files are read, never

@@ -67,7 +67,7 @@ class Encoder:
     """A sentence-transformers model behind one call, `encode`.
 
     It satisfies `TextEncoder`. `backend` runs the transformer in `dtype`. Pooling and the modules after it run in
-    float32 for every backend, where they cost little and rounding would show.
+    float32 for every backend. They cost little, and rounding would show there.
 
     Attributes:
         backend: "torch", "onnx" or "openvino".
@@ -159,7 +159,7 @@ class Encoder:
         """Load a model by folder or hub name.
 
         Args:
-            name: sentence-transformers folder, transformers folder, hub name, or the embedded default's name.
+            name: a sentence-transformers folder, a transformers folder, a hub name, or the name of the default teacher.
             device: "auto", "cpu", "cuda", "cuda:1".
             dtype: "auto", "float32", "bfloat16", "float16" or "int8", for the transformer.
             pooling: "mean" or "cls", for a plain transformers encoder.
@@ -343,7 +343,7 @@ class Encoder:
         """How many tokens are read of each text, prompt and special tokens included.
 
         Raises:
-            UserError: something in `texts` is no text.
+            UserError: an item of `texts` is not a string.
         """
         if self._run == "whole":
             return self._whole_lengths(texts, kind, 0)

@@ -1,4 +1,4 @@
-"""The interface of an encoder for the other packages."""
+"""The interface of an encoder for the other rooms."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def score_named_runs(
         relevance_level: lowest grade that counts as relevant.
         source: where the judgements came from.
         tuned_on: how many judged queries fusion weights were tuned on.
-        drawn: of `score_runs`: confidence, resamples, permutations, seed.
+        drawn: `confidence`, `resamples`, `permutations` and `seed` of intervals and tests.
     """
 
     def scored(run: Run, name: str) -> Evaluation:

@@ -196,7 +196,7 @@ def evaluate_index(
         baseline: runs to test the differences against.
         relevance_level: lowest grade that counts as relevant. The data set's unless given.
         progress: receives progress reports.
-        drawn: of `score_runs`: confidence, resamples, permutations, seed.
+        drawn: `confidence`, `resamples`, `permutations` and `seed` of intervals and tests.
 
     Raises:
         UserError: there are no judgements, or an index, a model or an option is wrong.

@@ -51,7 +51,7 @@ def evaluate_suite(
     Quora, each is left out of its own results.
 
     Args:
-        suite: "beir", "msmarco", or a folder of BEIR folders.
+        suite: "beir", "nano-beir", "lotte", "msmarco", "cqadupstack", or a folder of BEIR folders.
         options: the model and the ranking options. None is the newest student and an exact search.
         data_dir: folder with local copies of the data sets.
         metrics: metric names. None is each data set's own metric and Recall@100.

@@ -271,9 +271,7 @@ class StoredIndex(IndexContents):
         if given.nprobe is not None and given.nprobe < 1:
             raise UserError(f"The number of lists to visit (nprobe) must be at least 1, not {given.nprobe}.")
         if given.ef_search is not None and given.ef_search < 1:
-            raise UserError(
-                f"The number of nodes to keep in view (ef_search) must be at least 1, not {given.ef_search}."
-            )
+            raise UserError(f"The size of the candidate list (ef_search) must be at least 1, not {given.ef_search}.")
         if given.refine is not None and given.refine < 0:
             raise UserError(f"The candidates to refine per result must be 0 (off) or more, not {given.refine}.")
 

@@ -1,1 +1,1 @@
-"""The HTTP server: micro-batched queries, a JSON API, and a page that shows answers side by side."""
+"""The HTTP server: batches of concurrent queries, JSON APIs, and a page that shows answers side by side."""

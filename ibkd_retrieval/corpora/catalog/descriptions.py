@@ -232,6 +232,9 @@ class SetDescription:
 def datasets(suite: str | None = None) -> tuple[SetDescription, ...]:
     """Describe the data sets with a short name, or the sets of a suite with their parts.
 
+    Args:
+        suite: name of a suite, such as "beir". None is every data set with a short name.
+
     Raises:
         UserError: there is no suite of that name.
 

@@ -68,7 +68,7 @@ class TradeoffPoint:
 
     Attributes:
         nprobe: inverted lists visited, None for a graph.
-        ef_search: nodes of a graph kept in view, None where there are lists.
+        ef_search: size of the candidate list of an HNSW graph. None for other structures.
         recall_at_10: of the exact ten nearest.
         search_p50_ms: median of a search for ten results, without encoding.
         score: first metric.

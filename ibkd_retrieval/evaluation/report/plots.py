@@ -130,7 +130,7 @@ def _fronts(
 def _recall(name: str, data_set: DataSetReport, systems: Sequence[SystemRecord], drawn: dict[str, Look]) -> list[Plot]:
     axes: tuple[tuple[str, str, str, Callable[[TradeoffPoint], float | None]], ...] = (
         ("nprobe", "Recall and nprobe", "nprobe (inverted lists visited)", lambda point: point.nprobe),
-        ("ef-search", "Recall and efSearch", "efSearch (graph nodes kept in view)", lambda point: point.ef_search),
+        ("ef-search", "Recall and efSearch", "efSearch (size of the candidate list)", lambda point: point.ef_search),
         ("search-time", "Recall and search time", "time per search, p50 (ms)", lambda point: point.search_p50_ms),
     )
     plots = []
