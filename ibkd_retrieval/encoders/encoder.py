@@ -8,7 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,7 +42,7 @@ from ibkd_retrieval.encoders.weights import (
     word_on_prompts,
 )
 from ibkd_retrieval.encoders.word_tokenizer import WordTokens, reads_words_alone
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -422,10 +422,11 @@ class Encoder:
             return
 
         def encode(rows: NDArray[np.int64]) -> torch.Tensor:
-            if self._run == "whole":
-                return self._whole_vectors([window.texts[row] for row in rows], window.kind)
-            tokens = pad_ids([window.token_ids[row] for row in rows], self._padding)
-            return self._vectors(backend, tokens, window.prompt_length)
+            with self._reading([window.lengths[row] for row in rows]):
+                if self._run == "whole":
+                    return self._whole_vectors([window.texts[row] for row in rows], window.kind)
+                tokens = pad_ids([window.token_ids[row] for row in rows], self._padding)
+                return self._vectors(backend, tokens, window.prompt_length)
 
         batches = list(token_budget_batches(window.lengths, self.batch_tokens))
         fetching = _Fetching(out)
@@ -438,6 +439,23 @@ class Encoder:
                 if progress is not None:
                     progress.advance(len(rows))
         fetching.finish()
+
+    @contextmanager
+    def _reading(self, lengths: Sequence[int]) -> Iterator[None]:
+        """Turn an architecture's own error for a batch into a message. Our own forward pass has none.
+
+        Raises:
+            UserError: the architecture cannot compute the batch.
+        """
+        try:
+            yield
+        except (RuntimeError, IndexError, ValueError) as error:
+            if self._run == "lean" or "memory" in str(error):
+                raise
+            raise UserError(
+                f"`{self.name}` cannot read a batch of {len(lengths)} texts of up to {max(lengths)} tokens "
+                f"({first_line(error).rstrip('.')}): give a smaller `max_length`, or another model."
+            ) from error
 
     def _static_vectors(self, window: TokenWindow) -> NDArray[np.float32]:
         import torch
@@ -464,7 +482,9 @@ class Encoder:
             features = transformer(features)
             features[transformer.module_output_name] = features[transformer.module_output_name].float()
             for module in list(self._model)[1:]:
-                features = module(features)
+                # A router takes the way for the kind.
+                further = {"task": kind} if "task" in getattr(module, "forward_kwargs", ()) else {}
+                features = module(features, **further)
         return features["sentence_embedding"]  # type: ignore[no-any-return]
 
     def _vectors(self, backend: Backend, tokens: PaddedTokens, prompt_length: int) -> torch.Tensor:

@@ -105,7 +105,9 @@ def load_sentence_transformer(
             for module in model:
                 if isinstance(module, Pooling):
                     module.pooling_mode = pooling
+                    module.pooling_output_dimension = module.embedding_dimension  # One mode, where there were several.
     model.eval()
+    _check_numbers(model, name)
     if max_length is not None:
         _set_max_length(model, max_length, name)
     elif (limit := position_limit(model)) is not None and int(model.max_seq_length or 0) > limit:
@@ -114,6 +116,21 @@ def load_sentence_transformer(
     _check_vectors(model, name)
     _make_comparable(model, name)
     return model
+
+
+def _check_numbers(model: SentenceTransformer, name: str) -> None:
+    """Refuse lengths in a model's settings that are no lengths.
+
+    Raises:
+        UserError: a length is not a whole number above zero.
+    """
+    for setting in ("max_seq_length", "truncate_dim"):
+        value = getattr(model, setting, None)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UserError(
+                f"The settings of `{name}` have `{setting}` {value!r}, which is no length: write a whole number above "
+                "zero into its configuration, or leave it out."
+            )
 
 
 def _check_vectors(model: SentenceTransformer, name: str) -> None:
@@ -136,6 +153,12 @@ def _check_vectors(model: SentenceTransformer, name: str) -> None:
     if not np.isfinite(vector).all():
         raise UserError(
             f"The vectors of `{name}` are not numbers (NaN or infinite): its weights are damaged, get them again."
+        )
+    stated = model.truncate_dim or model.get_embedding_dimension()
+    if vector.shape[1] != min(stated or 0, model.get_embedding_dimension() or 0):
+        raise UserError(
+            f"The modules of `{name}` state {stated} dimensions, and its vectors have {vector.shape[1]}: correct the "
+            "dimensions in the configuration of its pooling."
         )
 
 
@@ -260,12 +283,15 @@ def _drop_unused(transformer: Any) -> None:
 
     A missing part gets new random numbers at each load, which would change the weight hash.
     """
+    import torch
+
     unused = ["contact_head"]  # ESM's, as wide as all its layers.
     if transformer.module_output_name != "pooler_output":
         unused.append("pooler")
     for name in unused:
         if getattr(transformer.auto_model, name, None) is not None:
-            setattr(transformer.auto_model, name, None)
+            # Some architectures call their pooler whether they have one or not.
+            setattr(transformer.auto_model, name, torch.nn.Identity())
 
 
 def _set_max_length(model: Any, max_length: int, name: str) -> None:

@@ -56,6 +56,12 @@ def student_from_layers(teacher: SentenceTransformer, layers: int | Sequence[int
         )
     config = transformer.auto_model.config
     total = config.num_hidden_layers
+    none = UserError(
+        f"Cannot take layers from a {config.model_type} teacher (no list of {total} layers in it): "
+        "name a small model as `student` instead."
+    )
+    if getattr(config, "num_hidden_groups", None):  # ALBERT's list is of groups, however many layers there are.
+        raise none
     positions = evenly_spaced_layers(total, layers) if isinstance(layers, int) else list(layers)
     if any(not 0 <= position < total for position in positions) or not positions:
         raise UserError(f"The teacher has layers 0 to {total - 1}; {positions} names another.")
@@ -70,12 +76,12 @@ def student_from_layers(teacher: SentenceTransformer, layers: int | Sequence[int
                 for setting, value in config.to_dict().items():
                     if isinstance(value, list) and len(value) == total:
                         setattr(config, setting, [value[position] for position in positions])
-                config.num_hidden_layers = len(positions)
+                try:
+                    config.num_hidden_layers = len(positions)
+                except NotImplementedError:
+                    raise none from None
                 return student
-    raise UserError(
-        f"Cannot take layers from a {config.model_type} teacher (no list of {total} layers in it): "
-        "name a small model as `student` instead."
-    )
+    raise none
 
 
 def _check_alike(layers: Any, positions: Sequence[int]) -> None:

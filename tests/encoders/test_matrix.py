@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.modules import (
     LayerNorm,
     Normalize,
     Pooling,
+    Router,
     Transformer,
     WeightedLayerPooling,
 )
@@ -165,6 +166,103 @@ def test_a_layer_is_not_put_in_a_place_that_has_other_parts(plain, family):
         student_from_layers(load_sentence_transformer(str(plain(family))), 1)
 
 
+SIBLINGS = {
+    "SqueezeBERT": lambda: t.SqueezeBertModel(t.SqueezeBertConfig(embedding_size=32, **SIZE)),  # Calls its pooler.
+    "LayoutLM": lambda: t.LayoutLMModel(t.LayoutLMConfig(**SIZE)),
+    "FNet": lambda: t.FNetModel(t.FNetConfig(**{k: v for k, v in SIZE.items() if k != "num_attention_heads"})),
+    "no layers": lambda: t.BertModel(t.BertConfig(**{**SIZE, "num_hidden_layers": 0})),
+}
+
+
+def made(folder, family):
+    torch.manual_seed(0)
+    SIBLINGS[family]().eval().save_pretrained(folder)
+    tokenizer("roberta").save_pretrained(folder)
+    return save(folder.with_name("made"), folder)
+
+
+@pytest.mark.parametrize("family", SIBLINGS)
+def test_a_family_with_a_way_of_its_own_gives_them_in_either_number_format(tmp_path, family):
+    folder = str(made(tmp_path / "p", family))
+    reference = SentenceTransformer(folder, device="cpu").encode_document(TEXTS[:8])
+    exact, either = (Encoder.load(folder, device="cpu", dtype=dtype).encode(TEXTS[:8]) for dtype in ("float32", "auto"))
+    np.testing.assert_allclose(exact, reference, atol=1e-5, rtol=0)
+    assert (either * reference).sum(axis=1).min() > 0.99
+
+
+def test_a_number_format_that_an_architecture_lacks_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"does not compute in bfloat16 .* use `dtype='float32'`"):
+        Encoder.load(str(made(tmp_path / "p", "FNet")), device="cpu", dtype="bfloat16")
+
+
+def test_layers_in_groups_are_not_taken_for_layers(tmp_path):
+    t.AlbertModel(t.AlbertConfig(embedding_size=16, num_hidden_groups=3, **SIZE)).save_pretrained(tmp_path)
+    tokenizer("roberta").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="Cannot take layers from"):
+        student_from_layers(load_sentence_transformer(str(tmp_path)), 2)
+
+
+@pytest.mark.parametrize("family", ["XLNet", "T5 encoder", "DeBERTa v2", "GPT-2"])
+def test_a_family_is_trained(plain, family):
+    from ibkd_retrieval.distill.training.student_module import StudentModule
+    from ibkd_retrieval.encoders.tokens import pad, tokenize
+
+    model = load_sentence_transformer(str(plain(family)))
+    texts = TEXTS[:4]
+    vectors, inputs = StudentModule(model, "float32")(pad(model, tokenize(model, texts)))
+    table = model[0].auto_model.get_input_embeddings().weight
+    assert inputs.shape == (len(texts), table.shape[1])
+    np.testing.assert_allclose(vectors.detach(), model.encode(texts), atol=1e-5)
+    if family in ("XLNet", "T5 encoder"):  # Their input is the token vectors alone.
+        expected = torch.stack([table[ids].mean(0) for ids in tokenize(model, texts)])
+        np.testing.assert_allclose(inputs, expected.detach(), atol=1e-6)
+
+
+def with_router(plain, folder):
+    router = Router.for_query_document([Dense(32, 16)], [Dense(32, 16, activation_function=torch.nn.ReLU())])
+    modules = [Transformer(str(plain("BERT"))), Pooling(32), router, Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
+    return folder
+
+
+def test_ways_by_kind_are_taken(plain, tmp_path):
+    assert_equal(with_router(plain, tmp_path / "m"))
+
+
+def test_one_pooling_in_place_of_two_has_its_length(plain, tmp_path):
+    folder = save(tmp_path / "m", plain("BERT"), pooling=("cls", "mean"))
+    one = Encoder.load(str(folder), device="cpu", dtype="float32", pooling="cls")
+    plainly = Encoder.load(str(save(tmp_path / "n", plain("BERT"), pooling="cls")), device="cpu", dtype="float32")
+    np.testing.assert_allclose(one.encode(TEXTS), plainly.encode(TEXTS), atol=1e-6)
+
+
+def change(folder, name, **values):
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return str(folder)
+
+
+@pytest.mark.parametrize("length", [0, -1, "9", 9.5, True])
+def test_a_length_that_is_none_is_refused(plain, tmp_path, length):
+    folder = save(tmp_path / "m", plain("BERT"))
+    with pytest.raises(UserError, match=r"`truncate_dim` .* is no length"):
+        load_sentence_transformer(change(folder, "config_sentence_transformers.json", truncate_dim=length))
+    with pytest.raises(UserError, match="max_seq_length"):
+        load_sentence_transformer(change(folder, "sentence_bert_config.json", max_seq_length=length))
+
+
+def test_dimensions_that_the_vectors_do_not_have_are_refused(plain, tmp_path):
+    folder = save(tmp_path / "m", plain("BERT"))
+    with pytest.raises(UserError, match="state 16 dimensions, and its vectors have 32"):
+        load_sentence_transformer(change(folder, "1_Pooling/config.json", embedding_dimension=16))
+
+
+def test_a_text_that_an_architecture_cannot_read_is_told(plain, tmp_path):
+    folder = save(tmp_path / "m", plain("BERT"), settings={"processing_kwargs": {"text": {"truncation": False}}})
+    with pytest.raises(UserError, match="cannot read a batch of 1 texts of up to 202 tokens"):
+        Encoder.load(str(folder), device="cpu", dtype="float32").encode(["word " * 200])
+
+
 SETTINGS = {
     "lengths by kind": {"settings": {"query_length": 6, "document_length": 5}},
     "no special tokens": {"settings": {"processing_kwargs": {"text": {"add_special_tokens": False}}}},
@@ -172,6 +270,7 @@ SETTINGS = {
     "lower case": {"settings": {"do_lower_case": True}},
     "prompts": {"prompts": {"query": "river: ", "document": "page: "}},
     "a default prompt": {"prompts": {"query": "", "document": "", "a": "river: "}, "default_prompt_name": "a"},
+    "a passage prompt": {"prompts": {"query": "river: ", "passage": "page: "}},
     "prompts left out of pooling": {"prompts": {"query": "river bank: "}, "include_prompt": False},
     "cls": {"pooling": "cls"},
     "max": {"pooling": "max"},

@@ -11,6 +11,7 @@ from ibkd_retrieval.distill.student import check_freezing
 from ibkd_retrieval.encoders.device import choose_dtype
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.students import is_static
+from ibkd_retrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -55,6 +56,33 @@ class StudentModule(torch.nn.Module):
         if model.device.type == "cpu":
             # On CPUs, the backward pass of fused attention takes three times as long as that of plain attention.
             self.transformer.set_attn_implementation("eager")
+        self._check_format(dtype)
+
+    def _check_format(self, asked: str) -> None:
+        """Train in float32 what does not compute in a half format, and refuse what does not compute at all.
+
+        Raises:
+            UserError: the student cannot be trained, or not in the number format that is asked for.
+        """
+        if (fault := self._fault()) and asked == "auto" and self._dtype != torch.float32:
+            self._dtype, self.arithmetic = torch.float32, "float32"
+            fault = self._fault()
+        if fault:
+            raise UserError(
+                f"The student's architecture ({type(self.transformer).__name__}) cannot be trained in "
+                f"{self.arithmetic} ({fault.rstrip('.')}): give another `student`."
+            )
+
+    def _fault(self) -> str:
+        ids = torch.ones((2, 4), dtype=torch.long, device=self.model.device)
+        try:
+            with torch.no_grad():
+                self({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            if "memory" in str(error):
+                raise
+            return first_line(error)
+        return ""
 
     def close(self) -> None:
         """Restore the student's attention implementation and unfreeze all parameters."""
@@ -106,7 +134,7 @@ class StudentModule(torch.nn.Module):
         if self._static:
             return self._unit(self.model[0](features)), None
         prompts = features.pop("prompt_lengths", None)
-        embedded: list[Tensor] = []
+        embedded: list[Any] = []
         hook = self.token_layer.register_forward_hook(lambda module, arguments, output: embedded.append(output))
         try:
             with self.casting():
@@ -123,8 +151,17 @@ class StudentModule(torch.nn.Module):
         with torch.autocast(self.model.device.type, enabled=False):
             vectors = self._unit(out)
         mask = features["attention_mask"][..., None].float()
-        inputs = (embedded[0].detach().float() * mask).sum(1) / mask.sum(1).clamp_min(1.0)
+        inputs = (self._embedded(embedded, features["input_ids"]).float() * mask).sum(1) / mask.sum(1).clamp_min(1.0)
         return vectors, inputs
+
+    def _embedded(self, outputs: list[Any], ids: Tensor) -> Tensor:
+        """The output of the embedding layer [n, tokens, e], or the token vectors where the model has no such layer."""
+        found = outputs[0] if outputs else None
+        found = found[0] if isinstance(found, tuple) else found
+        # T5 and BART look tokens up in another module that has the same table, XLNet with the tokens first.
+        if found is None or found.shape[:2] != ids.shape or found.ndim != 3:
+            return torch.nn.functional.embedding(ids, self.transformer.get_input_embeddings().weight.detach())
+        return found.detach()  # type: ignore[no-any-return]
 
     def _unit(self, out: dict[str, Any]) -> Tensor:
         """The unit vectors [n, d] from the output of the first module."""

@@ -145,7 +145,12 @@ def open_backend(
         return OpenVinoBackend(model, dtype, weight_hash, sample)
     from ibkd_retrieval.encoders.backends.torch_modules import TorchBackend
 
-    return TorchBackend(model, choose_dtype(dtype, device), lean=run == "lean")
+    chosen = TorchBackend(model, choose_dtype(dtype, device), lean=run == "lean")
+    if run != "lean" and chosen.dtype != "float32" and (fault := chosen.fault()):
+        if dtype != "auto":
+            raise UserError(f"This architecture does not compute in {dtype} ({fault}): use `dtype='float32'`.")
+        return TorchBackend(model, choose_dtype("float32", device), lean=False)
+    return chosen
 
 
 def _first_for_int8() -> str:

@@ -56,6 +56,7 @@ def is_lean(model: Any) -> bool:
     return (
         type(model).__name__ in ("BertModel", "RobertaModel", "XLMRobertaModel", "MPNetModel")
         and config.hidden_act == "gelu"
+        and config.num_hidden_layers > 0
         and getattr(config, "position_embedding_type", None) in (None, "absolute")
         and not getattr(config, "is_decoder", False)
         and not getattr(config, "add_cross_attention", False)

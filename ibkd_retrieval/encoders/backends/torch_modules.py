@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.loading import quiet_transformers
 from ibkd_retrieval.encoders.students import is_static
-from ibkd_retrieval.encoders.tokens import excluded_prompt_length, pad, tokenize
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.encoders.tokens import PaddedTokens, excluded_prompt_length, pad, tokenize
+from ibkd_retrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from ibkd_retrieval.encoders.backends.lean import LeanTransformer
     from ibkd_retrieval.encoders.protocol import Kind
-    from ibkd_retrieval.encoders.tokens import PaddedTokens
 
 
 _QUERY_TOKENS = 128
@@ -51,6 +50,17 @@ class TorchBackend:
         packed = padded or (self._lean.packs_weights and tokens.ids.size > _QUERY_TOKENS)
         states = self._packed(self._lean, tokens) if packed else self._padded(self._lean, tokens, mask)
         return {self._output: states, "attention_mask": mask}
+
+    def fault(self) -> str:
+        """Why the transformer does not run in this number format, "" where it does."""
+        import torch
+
+        try:
+            with torch.inference_mode():
+                self(PaddedTokens(np.ones((2, 4), dtype=np.int64), None))
+        except RuntimeError as error:
+            return first_line(error)
+        return ""
 
     def _padded(self, lean: LeanTransformer, tokens: PaddedTokens, mask: torch.Tensor) -> torch.Tensor:
         states: torch.Tensor = lean(self._on_device(tokens.ids), None if tokens.mask is None else mask)
