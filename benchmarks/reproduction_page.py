@@ -34,7 +34,7 @@ _READING = """
 - *student before* is the student before training.
 - Tests are paired randomisation tests over queries. Values are averaged over seeds first. Holm's correction is over all
   tests of a table. \\* marks p < 0.05.
-- *expected* lists figures that are known, with a tolerance, or wanted. ✓ is reached. ✗ is not.
+- *expected* lists known figures with a tolerance, and targets. ✓ means reached, ✗ not reached.
 - Recipes were chosen on the dev sets. The final sets were measured once.
 - Times and speeds were taken while other runs of the recipe shared the processors.
 - A source of the training text that ends in `:train` gives its queries, without their judgements.
@@ -47,8 +47,8 @@ python benchmarks/reproduction.py benchmarks/reproduction/NAME.yaml --final \\
 ```
 
 [The page of the benchmarks](../benchmarks/README.md#reproduction) says which data and models it expects. Then
-`python benchmarks/reproduction_page.py` makes these pages from the recipes and the results. A test holds that they are
-what it makes.
+`python benchmarks/reproduction_page.py` makes these pages from the recipes and the results. A test checks that they
+are what it makes.
 """
 
 
