@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,9 @@ def _check_numbers(model: SentenceTransformer, name: str) -> None:
     """
     for setting in ("max_seq_length", "truncate_dim"):
         value = getattr(model, setting, None)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        if value is None or (value == math.inf and type(model[0]).__name__ == "StaticEmbedding"):
+            continue  # A static model reads texts of any length.
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(
                 f"The settings of `{name}` have `{setting}` {value!r}, which is no length: write a whole number above "
                 "zero into its configuration, or leave it out."
