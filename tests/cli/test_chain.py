@@ -175,8 +175,15 @@ def test_verifying_a_student_looks_at_its_weights(chain, tmp_path):
     (moved / "model.safetensors").write_bytes(weights)
     answer = chain.shell("info", moved, "--verify")
     assert answer.code == 2
-    assert f"The model in {moved} is not the one that was distilled" in answer.err
+    assert f"{moved / 'model.safetensors'} is damaged or" in answer.err
     assert answer.out == ""
+    # Students of 0.1.0 have no checksums of files.
+    record = json.loads((moved / "ibkd.json").read_text())
+    del record["files"]
+    (moved / "ibkd.json").write_text(json.dumps(record))
+    answer = chain.shell("info", moved, "--verify")
+    assert answer.code == 2
+    assert f"The model in {moved} is not the one that was distilled" in answer.err
     (moved / "model.safetensors").write_bytes(weights + b"x")
     assert "Cannot load the model" in chain.shell("info", moved, "--verify").err
     (moved / "ibkd.json").write_text("{}")
