@@ -276,5 +276,5 @@ def prompt_of(model: SentenceTransformer, kind: Kind) -> str:
     """Return the prompt of a model for a kind of text, "" for none."""
     prompts = model.prompts or {}
     names = ("query",) if kind == "query" else ("document", "passage", "corpus")
-    # As sentence-transformers does: the first name that is registered counts, if only with an empty prompt.
-    return next((prompts[name] or "" for name in names if name in prompts), "")
+    # sentence-transformers registers an empty prompt named `document` in every model. So an empty one does not count.
+    return next((prompt for name in names if (prompt := prompts.get(name))), "")

@@ -270,7 +270,6 @@ SETTINGS = {
     "lower case": {"settings": {"do_lower_case": True}},
     "prompts": {"prompts": {"query": "river: ", "document": "page: "}},
     "a default prompt": {"prompts": {"query": "", "document": "", "a": "river: "}, "default_prompt_name": "a"},
-    "a passage prompt": {"prompts": {"query": "river: ", "passage": "page: "}},
     "prompts left out of pooling": {"prompts": {"query": "river bank: "}, "include_prompt": False},
     "cls": {"pooling": "cls"},
     "max": {"pooling": "max"},
