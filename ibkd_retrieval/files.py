@@ -132,9 +132,9 @@ def new_folder(destination: Path | str) -> Iterator[Path]:
     destination = Path(os.path.abspath(destination))
     if destination == Path.cwd():
         raise UserError("An export makes a folder of its own, not the current one: name one with `output`.")
+    check_name(destination)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UserError(f"{destination} exists and is not an empty folder: name another with `output`.")
-    check_name(destination)
     made = own_folder(destination)
     try:
         yield made

@@ -121,8 +121,8 @@ class Columns(NamedTuple):
 
 
 def normalised(name: str) -> str:
-    """Normalise a field name for the lookup of usual names: `Article No` becomes `article_no`."""
-    return re.sub(r"[\s.\-]+", "_", name.strip().lower())
+    """Normalise a field name for the lookup of usual names: `Article No` and `"Article No"` become `article_no`."""
+    return re.sub(r"[\s.\-]+", "_", name.strip().strip('"').strip().lower())
 
 
 def is_header(

@@ -118,7 +118,9 @@ STAGES = ("distill", "finetune", "both")
 OUTPUT_SPACES = ("student", "teacher")
 PROJECTIONS = ("auto", "trained", "isometry")
 HSIC_ESTIMATORS = ("biased", "unbiased", "cka")
+_SEEDS = 1 << 63
 _LEAST = {
+    "seed": 0,
     "steps": 1,
     "batch_size": 2,
     "accumulate": 1,
@@ -182,6 +184,8 @@ def _check_numbers(values: Mapping[str, Any]) -> None:
     for name, least in _LEAST.items():
         if values[name] < least:
             raise refuse(name, f"at least {least}")
+    if not values["seed"] < _SEEDS:
+        raise refuse("seed", f"a number below {_SEEDS}")
     for name in _ABOVE_0:
         if values[name] is not None and not 0 < values[name] < math.inf:
             raise refuse(name, "a number above 0")

@@ -40,6 +40,10 @@ def set_prompts(model: SentenceTransformer, query: str | None, document: str | N
     """Set the prompts of a model, in place. None keeps its own."""
     kinds: tuple[tuple[Kind, str | None], ...] = (("query", query), ("document", document))
     for kind, prompt in kinds:
+        if prompt is not None and any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise UserError(
+                f"`{kind}_prompt` {prompt!r} is no text (it holds half of a surrogate pair): write it again."
+            )
         if prompt is not None and prompt != prompt_of(model, kind):
             model.prompts = {**(model.prompts or {}), kind: prompt}
             if not prompt and kind == "document":

@@ -60,6 +60,12 @@ def test_a_header_is_no_document(tmp_path, name):
     assert said == ["id <- Article No, text <- Headline + Body; not embedded: url"]
 
 
+@pytest.mark.parametrize("header", ['"id"\t"text"', '\ufeff"ID"\t"Text"', ' "id" \t "text" '])
+def test_a_header_in_quotes_is_no_document_either(tmp_path, header):
+    found, _ = documents(tmp_path, "c.tsv", f"{header}\r\n1\triver\r\n")
+    assert found == [Document("1", "river")]
+
+
 def test_the_passages_of_dpr_are_read_with_their_quotes_and_columns(tmp_path):
     content = (
         'id\ttext\ttitle\n1\t"The ""river"" bank, by boat"\tRiver\n2\t"""Cheese"" is milk"\tCheese\n3\tsay "x" now\ty\n'

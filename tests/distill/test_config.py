@@ -196,3 +196,22 @@ def test_a_second_stage_of_the_first_release_is_continued():
     assert "'hsic_estimator': 'biased'}} from texts" in _distilled("layers", config, "texts")
     regression = config.with_parameters(regression_weight=5.0)
     assert "'regression_weight': 5.0}} from texts" in _distilled("layers", regression, "texts")
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 63, 10**20])
+def test_a_seed_that_torch_does_not_take_is_refused(seed):
+    with pytest.raises(UserError, match=r"`seed` is .*: give"):
+        ibkd.distill(corpus=["a"], seed=seed)
+
+
+def test_a_name_may_be_as_long_as_file_systems_take_and_no_longer(tmp_path):
+    from ibkd_retrieval.distill.output.folder import prepare_output, staging_folder, take_place
+
+    longest = tmp_path / ("n" * 255)
+    prepare_output(longest, resume=False, overwrite=False)
+    made = staging_folder(longest)
+    made.mkdir()
+    take_place(made, longest)
+    assert [path.name for path in tmp_path.iterdir()] == [longest.name]
+    with pytest.raises(UserError, match="has 256 letters, too many for a file"):
+        prepare_output(tmp_path / ("n" * 256), resume=False, overwrite=False)

@@ -7,6 +7,7 @@ import pytest
 
 from helpers.tiny_models import save_sentence_transformer, sentences
 from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.errors import UserError
 
 TEXTS = sentences(4)
 
@@ -33,6 +34,11 @@ def test_the_models_own_prompts_given_again_change_nothing(prompted):
     own = load(prompted)
     again = load(prompted, query_prompt=own.prompts["query"], document_prompt=own.prompts["document"])
     assert again.weight_hash == own.weight_hash
+
+
+def test_a_prompt_that_is_no_text_is_refused(plain):
+    with pytest.raises(UserError, match=r"`query_prompt` .* is no text"):
+        Encoder.load(str(plain), query_prompt="river \udcff")
 
 
 def test_prompts_can_be_taken_away(prompted, plain):

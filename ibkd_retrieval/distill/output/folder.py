@@ -22,7 +22,7 @@ from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_tra
 from ibkd_retrieval.encoders.portable import make_portable
 from ibkd_retrieval.encoders.weights import former_weight_hash, weight_hash
 from ibkd_retrieval.errors import UserError, WorkFailed, first_line
-from ibkd_retrieval.files import atomic_write, is_leftover, sha256_file, sync_directory, write_json
+from ibkd_retrieval.files import atomic_write, beside, check_name, is_leftover, sha256_file, sync_directory, write_json
 from ibkd_retrieval.json_io import parse
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def prepare_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     Raises:
         UserError: the folder holds other files, or it holds a student, and neither `resume` nor `overwrite` applies.
     """
+    check_name(output)
     if resume and overwrite:
         raise UserError("`resume` goes on with a student and `overwrite` starts anew: give one of them.")
     if not output.exists() or _is_empty(output):
@@ -116,7 +117,7 @@ _OURS = (CHECKPOINTS, ".staging")
 
 
 def _beside(output: Path, state: str) -> Path:
-    return output.with_name(f".{output.name}.{state}")
+    return beside(output, f".{state}")
 
 
 def _is_empty(folder: Path) -> bool:
@@ -154,7 +155,7 @@ def save_plain(model: SentenceTransformer, folder: Path) -> None:
     """
     if folder.exists() and not (folder / "modules.json").is_file() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is no model folder: give another place for the undistilled student.")
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary = beside(folder, ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     _save(model, temporary)
     shutil.rmtree(folder, ignore_errors=True)
@@ -171,7 +172,7 @@ def _save(model: SentenceTransformer, folder: Path) -> None:
         make_portable(model, folder)
     transformer: Any = getattr(model[0], "auto_model", None)
     named = inspect.signature(type(transformer)).parameters if transformer is not None else {}
-    if "add_pooling_layer" in named and transformer.pooler is None:
+    if "add_pooling_layer" in named and not list(transformer.pooler.parameters() if transformer.pooler else ()):
         path = folder / "sentence_bert_config.json"
         settings = json.loads(path.read_text("utf-8"))
         write_json(path, settings | {"model_args": {"add_pooling_layer": False}})
