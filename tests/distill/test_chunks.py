@@ -15,6 +15,7 @@ from ibkd_retrieval.distill.data.pairs import TrainingPair
 from ibkd_retrieval.distill.data.texts import TrainingTexts
 from ibkd_retrieval.distill.dev_metric import neighbour_dev
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
+from ibkd_retrieval.distill.training import chunks
 from ibkd_retrieval.distill.training.checkpoint import list_checkpoints
 from ibkd_retrieval.distill.training.chunks import ChunkedStudent, ChunkPlan, fixed_bytes, graph_bytes, plan_chunks
 from ibkd_retrieval.distill.training.loop import StageRun
@@ -109,7 +110,7 @@ def test_chunks_follow_from_the_memory(tmp_path, bert, teacher):
     cache = TeacherCache(tmp_path / "cache", teacher)
     run = stage1(bert, cache)
     a_text = graph_bytes(run.module, run.token_ids) * run.token_ids.lengths.max()
-    assert stage1(bert, cache, memory=limit(bert, cache, int(40 * a_text))).student.plan == ChunkPlan()
+    assert stage1(bert, cache, memory=limit(bert, cache, int(40 * a_text))).student.plan.tokens is None
     plan = stage1(bert, cache, memory=limit(bert, cache, int(10 * a_text))).student.plan
     assert 0 < plan.tokens < 16 * run.token_ids.lengths.max()
     with pytest.raises(UserError, match=r"`memory=0MB` is too little.* give at least"):
@@ -149,6 +150,17 @@ def test_a_run_in_chunks_resumes_bit_for_bit(tmp_path, bert, teacher, monkeypatc
 def graph_of(bert, cache):
     run = stage1(bert, cache)
     return graph_bytes(run.module, run.token_ids) * run.token_ids.lengths.max()
+
+
+def test_freed_memory_is_given_back_near_the_limit_and_not_in_every_step(tmp_path, bert, teacher, monkeypatch):
+    run = stage1(bert, TeacherCache(tmp_path / "cache", teacher))
+    given = []
+    monkeypatch.setattr(chunks, "give_freed_memory_back", lambda: given.append(1))
+    for memory, times in ((None, 0), (10**15, 0), (10**6, 1)):
+        split(run, ChunkPlan(60, 150, memory))
+        for step in range(3):
+            run.step(step, detailed=False)
+        assert len(given) == times
 
 
 PROGRAM = """

@@ -18,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from ibkd_retrieval.distill.training import distributed as ranks
+from ibkd_retrieval.encoders.device import give_freed_memory_back
 from ibkd_retrieval.encoders.students import is_static
 from ibkd_retrieval.encoders.tokens import token_budget_batches
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.building.memory import resident_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +39,9 @@ LIBRARIES = 900_000_000
 _CHUNK_TOKENS, _GPU_CHUNK_TOKENS = (4096, 2048), (65_536,)
 # Memory by that of the intermediate results. The backward pass adds gradients. Whole batches leave gaps in the heap, as
 # they differ in length.
-_OF_CHUNK, _OF_KEPT, _OF_WHOLE = 2.0, 1.1, 2.5
+_OF_CHUNK, _OF_KEPT, _OF_WHOLE = 2.0, 1.1, 2.0
+# The share of the limit above which freed memory is given back, and how much larger the process should be than without.
+_FULL, _WORTH = 0.8, 1.25
 # Matrices of similarities that a loss holds at once: logits, their softmax and gradients, and kernels.
 _SCORES = 8
 
@@ -49,10 +53,12 @@ class ChunkPlan:
     Attributes:
         tokens: maximum number of tokens of a chunk, with padding. None never splits.
         kept: maximum number of tokens, with padding, whose intermediate results are kept for the backward pass.
+        memory: limit in bytes of this process. None sets none.
     """
 
     tokens: int | None = None
     kept: int = 0
+    memory: int | None = None
 
 
 class ChunkedStudent:
@@ -61,6 +67,7 @@ class ChunkedStudent:
     def __init__(self, module: StudentModule, token_ids: TokenIds, plan: ChunkPlan) -> None:
         self.module, self.plan = module, plan
         self._token_ids, self._lengths = token_ids, token_ids.lengths
+        self._full = math.inf if plan.memory is None else _FULL * plan.memory
 
     def encode(self, *groups: NDArray[np.int64]) -> EncodedBatch:
         """Encode groups of texts by their positions. Each process encodes its share of every group."""
@@ -84,6 +91,16 @@ class ChunkedStudent:
         if self.plan.tokens is None or self.padded(positions) <= self.plan.tokens:
             return [np.arange(len(positions))]
         return list(token_budget_batches(self._lengths[positions].tolist(), self.plan.tokens))
+
+    def tidy(self) -> None:
+        """Return what is free to the system when the process is nearly at its limit.
+
+        Batches differ in length, so the heap gets gaps. New pages take time, so this is not done after every batch.
+        """
+        if math.isfinite(self._full) and resident_bytes() > self._full:
+            give_freed_memory_back()
+            # Where something else fills the memory, giving back in every step would not help.
+            self._full = max(self._full, _WORTH * resident_bytes())
 
     def padded(self, positions: NDArray[np.int64]) -> int:
         """Number of tokens of a chunk, with padding."""
@@ -143,6 +160,7 @@ class EncodedBatch:
             self._graphs.clear()
         for chunk, part in zip(self._chunks[: self._again], parts, strict=False):
             self._student.forward(chunk)[0].backward(part)  # type: ignore[no-untyped-call]
+        self._student.tidy()
 
 
 def plan_chunks(module: StudentModule, token_ids: TokenIds, texts: int, memory: int | None, fixed: int) -> ChunkPlan:
@@ -164,9 +182,10 @@ def plan_chunks(module: StudentModule, token_ids: TokenIds, texts: int, memory: 
         return ChunkPlan()
     longest = int(token_ids.lengths.max())
     a_token = graph_bytes(module, token_ids)
-    free = (USUAL_MEMORY if memory is None else memory) - fixed
+    limit = USUAL_MEMORY if memory is None else memory
+    free = limit - fixed
     if _OF_WHOLE * a_token * math.ceil(texts / ranks.count()) * longest <= free:
-        return ChunkPlan()
+        return ChunkPlan(memory=limit if on_cpu else None)
     sizes, least = _CHUNK_TOKENS if on_cpu else _GPU_CHUNK_TOKENS, _OF_CHUNK * a_token * longest
     if memory is None:
         free = max(free, int(_OF_CHUNK * a_token * max(sizes[-1], longest)))
@@ -181,7 +200,7 @@ def plan_chunks(module: StudentModule, token_ids: TokenIds, texts: int, memory: 
         kept = int((free - _OF_CHUNK * a_token * tokens) / (_OF_KEPT * a_token))
         if kept >= math.ceil(texts / ranks.count()) * longest:
             break
-    return ChunkPlan(tokens, kept)
+    return ChunkPlan(tokens, kept, max(limit, fixed + free) if on_cpu else None)
 
 
 def graph_bytes(module: StudentModule, token_ids: TokenIds) -> float:
