@@ -12,7 +12,13 @@ from ..options.declare import grouped, option
 
 @grouped
 def quickstart(
-    minutes: Annotated[float, option("How long it may take; sizes are chosen to fit, by the speed measured here.")] = 5,
+    minutes: Annotated[
+        float | None,
+        option(
+            "How long it may take; sizes are chosen to fit, by the speed measured here.",
+            default="5, or what the smallest takes",
+        ),
+    ] = None,
     steps: Annotated[int | None, option("Optimiser steps; more gives a better student.", default="what fits")] = None,
     max_documents: Annotated[int | None, option("Documents the students learn from.", default="what fits")] = None,
     quiet: Quiet = False,

@@ -77,8 +77,11 @@ class Quickstart:
         return page if page.is_file() else self.report / "report.md"
 
 
+_USUAL_MINUTES = 5.0
+
+
 def quickstart(
-    minutes: float = 5.0,
+    minutes: float | None = None,
     steps: int | None = None,
     max_documents: int | None = None,
     progress: Progress | bool = SILENT,
@@ -92,7 +95,8 @@ def quickstart(
     quickstart are replaced.
 
     Args:
-        minutes: how long it may take. More minutes give better students, up to about an hour.
+        minutes: how long it may take. More minutes give better students, up to about an hour. None is 5, or as long
+            as the smallest quickstart takes on a slower machine.
         steps: optimiser steps of the student with a transformer. None is what fits.
         max_documents: maximum number of training documents. None is what fits.
         progress: receives progress reports. True shows bars.
@@ -105,6 +109,7 @@ def quickstart(
         >>> quickstart(minutes=2).student.figures  # doctest: +SKIP
     """
     began = time.monotonic()
+    asked, minutes = minutes is not None, _USUAL_MINUTES if minutes is None else minutes
     if not 0 < minutes < math.inf:
         raise UserError(f"`minutes` is {minutes}: give a number above 0, such as 5.")
     progress = as_progress(progress)
@@ -121,9 +126,10 @@ def quickstart(
         for name in (_TRAIN, _TEST)
     )
     speeds = _measured([document.content for document in train[0].documents()])
-    planned = _planned(speeds, minutes, left(), (train[0].count or 0, test[0].count or 0))
+    most = train[0].count or 0, test[0].count or 0
+    planned = _planned(speeds, minutes if asked else None, left(), most)
     planned = replace(planned, steps=steps or planned.steps, documents=max_documents or planned.documents)
-    progress.say(_described(planned, speeds, left()))
+    progress.say(_described(planned, speeds))
     corpus, queries = part_of(*train, planned.documents)
     undistilled = MODELS / "quickstart-undistilled"
     stage(1, f"distil {DEFAULT_TEACHER} into {LAYERS} of its layers, on docstrings of the train packages")
@@ -184,8 +190,8 @@ def _measured(texts: list[str]) -> Speeds:
     return measure_speeds(Encoder.load(DEFAULT_TEACHER), config, texts)
 
 
-def _planned(speeds: Speeds, minutes: float, left: float, most: tuple[int, int]) -> Sizes:
-    """The sizes that fit.
+def _planned(speeds: Speeds, minutes: float | None, left: float, most: tuple[int, int]) -> Sizes:
+    """The sizes that fit. The smallest sizes, where nothing fits and the user asked for no time.
 
     Raises:
         UserError: nothing fits.
@@ -193,6 +199,8 @@ def _planned(speeds: Speeds, minutes: float, left: float, most: tuple[int, int])
     try:
         return fitting(speeds, left, *most)
     except TooShort as short:
+        if minutes is None:
+            return fitting(speeds, short.seconds + 1, *most)
         needed = math.ceil((60 * minutes - left + short.seconds) / 30) / 2
         raise UserError(
             f"`minutes` is {minutes:g}, and the smallest quickstart takes about {needed:g} minutes at the present "
@@ -200,8 +208,8 @@ def _planned(speeds: Speeds, minutes: float, left: float, most: tuple[int, int])
         ) from None
 
 
-def _described(sizes: Sizes, speeds: Speeds, left: float) -> str:
-    end = datetime.now() + timedelta(seconds=min(left, sizes.seconds))
+def _described(sizes: Sizes, speeds: Speeds) -> str:
+    end = datetime.now() + timedelta(seconds=sizes.seconds)
     return (
         f"the teacher encodes {speeds.documents:.0f} documents/s and a training step takes {speeds.step:.2g} s here: "
         f"{sizes.steps} steps on {sizes.documents:,} documents, {sizes.indexed:,} documents in each index, until about "

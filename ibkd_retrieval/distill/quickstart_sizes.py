@@ -15,18 +15,19 @@ if TYPE_CHECKING:
     from ibkd_retrieval.distill.config import DistillConfig
     from ibkd_retrieval.encoders.encoder import Encoder
 
-LEAST_STEPS, LEAST_DOCUMENTS, LEAST_INDEXED = 60, 600, 400
+LEAST_STEPS, LEAST_DOCUMENTS, LEAST_INDEXED = 50, 500, 400
 _MOST_STEPS, _MOST_DOCUMENTS = 1000, 6000
 _SAMPLE, _STEP_SAMPLE = 48, 64
-# A step beside the student's two passes: chunks that are encoded again, the loss and the optimiser.
-_STEP_FACTOR = 1.4
-# Queries are trained on too. They are short.
-_WITH_QUERIES = 1.4
+# A step beside the two passes of as many documents. Queries are shorter. Some chunks are encoded again, and the loss
+# and the optimiser take time.
+_STEP_FACTOR = 1.1
+# Queries are trained on too, and a fifth of the documents is held out and encoded by both distillations.
+_WITH_QUERIES = 2.2
 # The student has a third of the teacher's layers, and every document is indexed with both students, trained or not.
 INDEXED_TWICE = 1.8
-# What is independent of the sizes: held-out texts and texts for timing, by all encoders; queries one by one; the tokens
-# of the static student's table, encoded in float32 with padding; seconds of the rest.
-_OTHER_DOCUMENTS, _OTHER_QUERIES, _TABLE_TOKENS, _REST = 2500, 1200, 250_000, 25.0
+# What is independent of the sizes: texts for timing, by all encoders; queries one by one; the tokens of the static
+# student's table; seconds of the rest.
+_OTHER_DOCUMENTS, _OTHER_QUERIES, _TABLE_TOKENS, _REST = 1070, 1200, 90_000, 25.0
 _SAFETY = 0.85
 
 

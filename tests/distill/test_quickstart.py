@@ -8,7 +8,7 @@ import pytest
 from helpers.programs import environment
 from helpers.tiny_runs import corpus, run
 from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
-from ibkd_retrieval.distill.quickstart import quickstart
+from ibkd_retrieval.distill.quickstart import _planned, quickstart
 from ibkd_retrieval.distill.quickstart_sizes import (
     LEAST_DOCUMENTS,
     LEAST_INDEXED,
@@ -99,3 +99,13 @@ def test_the_card_of_a_student_runs_from_any_folder_without_a_report_of_missing_
     assert done.stdout.endswith("(1, 8)\n")
     assert "MISSING" not in done.stdout + done.stderr
     assert "newly initialized" not in done.stdout + done.stderr
+
+
+def test_a_machine_that_is_slow_gets_the_smallest_sizes_where_no_time_was_asked_for():
+    slow = Speeds(documents=5.0, query=0.05, step=10.0, tokens=5000.0)
+    found = _planned(slow, None, 300.0, (6000, 6000))
+    assert LEAST_STEPS <= found.steps <= LEAST_STEPS + 1
+    assert found.indexed <= LEAST_INDEXED + 5
+    assert found.seconds > 300
+    with pytest.raises(UserError, match=r"`minutes` is 5, and the smallest quickstart takes about \d"):
+        _planned(slow, 5.0, 300.0, (6000, 6000))
