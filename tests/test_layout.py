@@ -53,6 +53,7 @@ WEB_MODULES = {
     "ibkd_retrieval/serving/app.py",
     "ibkd_retrieval/serving/embeddings.py",
     "ibkd_retrieval/serving/server.py",
+    "ibkd_retrieval/serving/waiting.py",
 }
 
 

@@ -121,17 +121,21 @@ static int moment(const char *what, const char *path, int grows)
     } while (0)
 #define WRITES(flags) (((flags) & O_ACCMODE) != O_RDONLY || ((flags) & (O_CREAT | O_TRUNC)))
 
+/* The mode that an open has beside its flags, where it makes a file. */
+#define MODE_GIVEN(given, flags)                      \
+    mode_t given = 0;                                 \
+    if (flags & (O_CREAT | O_TMPFILE)) {              \
+        va_list rest;                                 \
+        va_start(rest, flags);                        \
+        given = va_arg(rest, mode_t);                 \
+        va_end(rest);                                 \
+    }
+
 #define OPEN(name)                                                                \
     int name(const char *path, int flags, ...)                                    \
     {                                                                             \
         char whole[PATH_MAX];                                                     \
-        mode_t given = 0;                                                         \
-        if (flags & (O_CREAT | O_TMPFILE)) {                                      \
-            va_list rest;                                                         \
-            va_start(rest, flags);                                                \
-            given = va_arg(rest, mode_t);                                         \
-            va_end(rest);                                                         \
-        }                                                                         \
+        MODE_GIVEN(given, flags);                                                 \
         GUARD(WRITES(flags) && named(AT_FDCWD, path, whole), "open", 1, -1);      \
         return ((int (*)(const char *, int, ...))dlsym(RTLD_NEXT, #name))(path, flags, given); \
     }
@@ -142,13 +146,7 @@ OPEN(open64)
     int name(int folder, const char *path, int flags, ...)                        \
     {                                                                             \
         char whole[PATH_MAX];                                                     \
-        mode_t given = 0;                                                         \
-        if (flags & (O_CREAT | O_TMPFILE)) {                                      \
-            va_list rest;                                                         \
-            va_start(rest, flags);                                                \
-            given = va_arg(rest, mode_t);                                         \
-            va_end(rest);                                                         \
-        }                                                                         \
+        MODE_GIVEN(given, flags);                                                 \
         GUARD(WRITES(flags) && named(folder, path, whole), "open", 1, -1);        \
         return ((int (*)(int, const char *, int, ...))dlsym(RTLD_NEXT, #name))(folder, path, flags, given); \
     }

@@ -109,14 +109,14 @@ def quickstart(
         >>> quickstart(minutes=2).student.figures  # doctest: +SKIP
     """
     began = time.monotonic()
-    asked, minutes = minutes is not None, _USUAL_MINUTES if minutes is None else minutes
-    if not 0 < minutes < math.inf:
+    budget = _USUAL_MINUTES if minutes is None else minutes
+    if not 0 < budget < math.inf:
         raise UserError(f"`minutes` is {minutes}: give a number above 0, such as 5.")
     progress = as_progress(progress)
     _check_installed()
 
     def left() -> float:
-        return began + 60 * minutes - time.monotonic()
+        return began + 60 * budget - time.monotonic()
 
     def stage(number: int, title: str) -> None:
         progress.say(f"[{number}/4] {title}  ({time.monotonic() - began:.0f} s)")
@@ -127,7 +127,7 @@ def quickstart(
     )
     speeds = _measured([document.content for document in train[0].documents()])
     most = train[0].count or 0, test[0].count or 0
-    planned = _planned(speeds, minutes if asked else None, left(), most)
+    planned = _planned(speeds, minutes, left(), most)
     planned = replace(planned, steps=steps or planned.steps, documents=max_documents or planned.documents)
     progress.say(_described(planned, speeds))
     corpus, queries = part_of(*train, planned.documents)

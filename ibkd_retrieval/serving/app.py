@@ -31,10 +31,8 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.serving import payload
 from ibkd_retrieval.serving.answering import (
     Answer,
-    Closed,
     MicroBatcher,
     Question,
-    QueueFull,
     ServedIndex,
     answer_all,
     can_share,
@@ -42,6 +40,7 @@ from ibkd_retrieval.serving.answering import (
 )
 from ibkd_retrieval.serving.embeddings import MODELS_PATH, EmbeddingsService, add_embeddings
 from ibkd_retrieval.serving.limits import EMBEDDINGS_PATH, Guard, Limits, error_body
+from ibkd_retrieval.serving.waiting import answer_of
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder
@@ -213,17 +212,8 @@ class _Service:
         if not text.strip():
             raise HTTPException(422, "The query is empty: type at least one word.")
         question = Question(text, k)
-        try:
-            async with asyncio.timeout(self.limits.seconds):
-                answers = await asyncio.wrap_future(self.batcher.submit(question))
-        except QueueFull:
-            waiting = f"{self.limits.waiting:,} queries wait already: ask again in a second."
-            raise HTTPException(429, waiting, {"Retry-After": "1"}) from None
-        except Closed:
-            raise HTTPException(503, "The server is stopping.", {"Retry-After": "5"}) from None
-        except TimeoutError:
-            late = f"The search did not end within {self.limits.seconds:g} seconds: ask again later."
-            raise HTTPException(503, late, {"Retry-After": "5"}) from None
+        late = f"The search did not end within {self.limits.seconds:g} seconds: ask again later."
+        answers = await answer_of(self.batcher, question, self.limits, waiting="queries", late=late)
         if not passages:
             return JSONResponse(payload.search_answer(self.indexes, question, answers))
         # Finding passages in long texts takes time, and other requests must not wait for it.

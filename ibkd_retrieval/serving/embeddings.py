@@ -15,15 +15,9 @@ from pydantic import BaseModel, Field, field_validator
 from pydantic_core import PydanticCustomError
 from starlette.responses import JSONResponse, Response
 
-from ibkd_retrieval.serving.answering import (
-    Closed,
-    MicroBatcher,
-    QueueFull,
-    names_apart,
-    suit_to_queries,
-    thread_sharer,
-)
+from ibkd_retrieval.serving.answering import MicroBatcher, names_apart, thread_sharer
 from ibkd_retrieval.serving.limits import EMBEDDINGS_PATH, Limits
+from ibkd_retrieval.serving.waiting import answer_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -131,8 +125,6 @@ class EmbeddingsService:
     def __init__(self, encoders: Mapping[str, Encoder], limits: Limits) -> None:
         """Start the thread that encodes."""
         self.encoders, self.limits = encoders, limits
-        for encoder in encoders.values():
-            suit_to_queries(encoder, 0)
         # One thread: an encoder tokenises for one caller at a time.
         self.batcher = MicroBatcher(
             _encode_all, max_batch=limits.batch, max_waiting=limits.waiting, begin=thread_sharer()
@@ -157,17 +149,8 @@ class EmbeddingsService:
         if not 1 <= len(texts) <= self.limits.inputs:
             raise HTTPException(422, f"input: {len(texts):,} texts: send 1 to {self.limits.inputs:,} a request.")
         work = _Work(encoder, _KINDS[request.input_type], texts)
-        try:
-            async with asyncio.timeout(self.limits.seconds):
-                encoded = await asyncio.wrap_future(self.batcher.submit(work))
-        except QueueFull:
-            waiting = f"{self.limits.waiting:,} requests wait already: ask again in a second."
-            raise HTTPException(429, waiting, {"Retry-After": "1"}) from None
-        except Closed:
-            raise HTTPException(503, "The server is stopping.", {"Retry-After": "5"}) from None
-        except TimeoutError:
-            late = f"Encoding did not end within {self.limits.seconds:g} seconds: send fewer texts, or ask again later."
-            raise HTTPException(503, late, {"Retry-After": "5"}) from None
+        late = f"Encoding did not end within {self.limits.seconds:g} seconds: send fewer texts, or ask again later."
+        encoded = await answer_of(self.batcher, work, self.limits, waiting="requests", late=late)
         return await asyncio.to_thread(_answer, request, encoded)
 
     async def models(self) -> Response:

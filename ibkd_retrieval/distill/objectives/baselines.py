@@ -64,12 +64,8 @@ class HPD(torch.nn.Module):
         return LossTerms(loss, {"mse": loss.detach()})
 
 
-class InfoNCE(torch.nn.Module):
-    """InfoNCE between W s and t over batch and bank, at temperature tau, plus the weighted regression of W s on t.
-
-    Among easy negatives the contrast is solved early and then teaches little. The regression goes on teaching where the
-    teacher's vectors lie. With a weight of 0 there is the contrast alone.
-    """
+class _Contrast(torch.nn.Module):
+    """W at a temperature tau, and the weighted regression beside a contrast."""
 
     def __init__(self, sizes: Sizes, settings: ObjectiveConfig) -> None:
         super().__init__()
@@ -77,15 +73,31 @@ class InfoNCE(torch.nn.Module):
         self.temperature = settings.temperature
         self.regression_weight = settings.regression_weight
 
+    def with_regression(self, terms: LossTerms, projected: torch.Tensor, teacher: torch.Tensor) -> LossTerms:
+        """Add the weighted regression of unit W s [n, D] on unit teacher vectors [n, D]. A weight of 0 adds nothing."""
+        if not self.regression_weight:
+            return terms
+        regressed = regression(projected, teacher)
+        total = terms.total + self.regression_weight * regressed
+        return LossTerms(total, terms.terms | {"regression": regressed.detach()}, terms.watch)
+
+
+class InfoNCE(_Contrast):
+    """InfoNCE between W s and t over batch and bank, at temperature tau, plus the weighted regression of W s on t.
+
+    Among easy negatives the contrast is solved early and then teaches little. The regression goes on teaching where the
+    teacher's vectors lie. With a weight of 0 there is the contrast alone.
+    """
+
     def forward(self, batch: Batch) -> LossTerms:
         """The keep term of a batch, with the contrast's lower bound on I(S;T) in nats."""
         projected = self.projection(batch.student)
         contrast = infonce(projected, batch.teacher, self.temperature, bank=batch.bank, duplicate=batch.duplicate)
         terms = {"keep": contrast.loss.detach(), "bound": contrast.bound}
-        return _with_regression(LossTerms(contrast.loss, terms), projected, batch.teacher, self.regression_weight)
+        return self.with_regression(LossTerms(contrast.loss, terms), projected, batch.teacher)
 
 
-class SimilarityKL(torch.nn.Module):
+class SimilarityKL(_Contrast):
     """KL from the teacher's distribution of similarities over batch and bank to that of W s, at temperature tau.
 
     Fang et al. 2021, SEED: Self-supervised Distillation for Visual Representation, arXiv 2101.04731.
@@ -93,23 +105,9 @@ class SimilarityKL(torch.nn.Module):
     regression of W s on t is added.
     """
 
-    def __init__(self, sizes: Sizes, settings: ObjectiveConfig) -> None:
-        super().__init__()
-        self.projection = Projection(sizes.student, sizes.teacher)
-        self.temperature = settings.temperature
-        self.regression_weight = settings.regression_weight
-
     def forward(self, batch: Batch) -> LossTerms:
         """The divergence of a batch, in nats, and the regression."""
         projected = self.projection(batch.student)
         loss = similarity_kl(projected, batch.teacher, self.temperature, bank=batch.bank, duplicate=batch.duplicate)
         terms = {"kl": loss.detach()}
-        return _with_regression(LossTerms(loss, terms), projected, batch.teacher, self.regression_weight)
-
-
-def _with_regression(terms: LossTerms, projected: torch.Tensor, teacher: torch.Tensor, weight: float) -> LossTerms:
-    """Add the weighted regression of unit W s [n, D] on unit teacher vectors [n, D]. A weight of 0 adds nothing."""
-    if not weight:
-        return terms
-    regressed = regression(projected, teacher)
-    return LossTerms(terms.total + weight * regressed, terms.terms | {"regression": regressed.detach()}, terms.watch)
+        return self.with_regression(LossTerms(loss, terms), projected, batch.teacher)
