@@ -72,7 +72,11 @@ class IndexContents:
     def documents(self) -> Iterator[Document]:
         """The stored document of every row in order, deleted ones included, as a stream."""
         for number in range(len(self.manifest.shards)):
-            yield from map(document_from_json, self._open_texts(number))
+            yield from self.shard_documents(number)
+
+    def shard_documents(self, number: int) -> Iterator[Document]:
+        """The stored document of every row of one shard, as a stream."""
+        yield from map(document_from_json, self._open_texts(number))
 
     def fields(self) -> Iterator[dict[str, FieldValue]]:
         """The fields of every row's document in order, as a stream. Several times faster than `documents`."""
@@ -108,7 +112,7 @@ class IndexContents:
         """Texts of the first documents that have any, and their stored vectors [at most count, dim], from one shard."""
         if not self.manifest.shards:
             return [], np.empty((0, self.manifest.dim), dtype=np.float32)
-        texts = (document.content for document in islice(self.documents(), self.manifest.shards[0].documents))
+        texts = (document.content for document in self.shard_documents(0))
         found = dict(islice(((row, text) for row, text in enumerate(texts) if text.strip()), count))
         return list(found.values()), self.shard_vectors(0)[list(found)]
 

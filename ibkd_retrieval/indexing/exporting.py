@@ -95,7 +95,7 @@ def _write_vectors(file: IO[bytes], shards: Iterable[NDArray[np.float32]], count
 def _write_numpy(index: IndexContents, made: Path, progress: Progress) -> None:
     """Write `vectors.npy`, float32 [n, dim], and `ids.txt`, one id a line in the order of the rows."""
     with open(made / "ids.txt", "w", encoding="utf-8", newline="\n") as lines:
-        lines.writelines(f"{index.doc_id(row)}\n" for row in _rows(index))
+        lines.writelines(f"{doc_id}\n" for doc_id in index.present_ids())
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(index), index.manifest.dim)}
     with open(made / "vectors.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -134,17 +134,11 @@ FORMATS: dict[str, Callable[..., None]] = {
 """The tools that an index can be written for."""
 
 
-def _rows(index: IndexContents) -> Iterator[int]:
-    """The rows whose documents were not deleted."""
-    rows = range(index.manifest.rows)
-    return iter(rows) if index.present is None else compress(rows, index.present)
-
-
 def _shards(index: IndexContents) -> Iterator[tuple[NDArray[np.float32], Iterator[Document]]]:
     """Shard by shard, the vectors and the documents that were not deleted."""
-    row, every = 0, index.documents()
-    for shard, vectors in zip(index.manifest.shards, index.vectors(), strict=True):
-        documents = islice(every, shard.documents)
+    row = 0
+    for number, (shard, vectors) in enumerate(zip(index.manifest.shards, index.vectors(), strict=True)):
+        documents = index.shard_documents(number)
         if index.present is None:
             yield vectors, documents
         else:

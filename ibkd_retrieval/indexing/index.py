@@ -41,8 +41,6 @@ from ibkd_retrieval.progress import SILENT, Progress
 EXACT_ALLOWED_ROWS = 20_000
 """Maximum number of allowed rows for which a filtered search is exact."""
 
-_FEW_ROWS = 64
-
 _HARDER = 4
 """Factor by which nprobe grows when a query has too few results."""
 

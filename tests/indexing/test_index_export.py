@@ -20,6 +20,7 @@ from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing import exporting as export_module
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.exporting import FORMATS, export_index
 from ibkd_retrieval.indexing.faiss_binding import load_faiss, write_structure
 from ibkd_retrieval.indexing.index import open_index
@@ -171,3 +172,19 @@ def test_a_flat_file_written_shard_by_shard_is_that_of_faiss(tmp_path: Path):
     shards = ShardVectors(tmp_path / "i", [10, 10, 5], 16)
     export_module._write_flat(shards, (25, 16), tmp_path / "out", SILENT)
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole.faiss").read_bytes()
+
+
+@pytest.mark.parametrize("deleted", [["d2"], ["d0", "d1", "d2"], ["d1", "d5"]])
+def test_vectors_and_documents_stay_together_where_the_last_of_a_shard_are_deleted(tmp_path: Path, deleted):
+    build_index(numbered_corpus(7), HashingEncoder(), tmp_path / "i", shard_size=3)
+    delete_documents(tmp_path / "i", deleted)
+    export_index(tmp_path / "i", tmp_path / "out", "parquet")
+    export_index(tmp_path / "i", tmp_path / "arrays", "numpy")
+    left = [document for document in numbered_corpus(7).documents() if document.doc_id not in deleted]
+    ids = [document.doc_id for document in left]
+    vectors = HashingEncoder().encode([document.content for document in left])
+    table = pq.read_table(tmp_path / "out" / "documents.parquet")
+    assert table["id"].to_pylist() == (tmp_path / "arrays" / "ids.txt").read_text().split() == ids
+    assert table["text"].to_pylist() == [document.text for document in left]
+    assert np.allclose(table["vector"].to_pylist(), vectors)
+    assert np.allclose(np.load(tmp_path / "arrays" / "vectors.npy"), vectors)
