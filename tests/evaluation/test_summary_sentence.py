@@ -236,6 +236,8 @@ def names(steps):
 def test_what_to_try_next_leaves_out_what_the_student_has():
     everything = ["layers", "dim", "output_space", "preset", "hybrid"]
     assert names(next_steps(made({"layers": 2}), 0.8)) == everything
+    assert names(next_steps(made({"layers": [0, 5]}), 0.8)) == everything
+    assert names(next_steps(made({"layers": [0, 3, 5]}), 0.8)) == everything[1:]
     assert names(next_steps(made({"model": "small"}), 0.8)) == everything
     assert names(next_steps(made({"layers": 3}, dim=384), 0.8)) == everything[2:]
     assert names(next_steps(made({"layers": 3}, dim=384, preset="thorough", output_space="teacher"), 0.8)) == ["hybrid"]

@@ -89,10 +89,9 @@ def document_questions(corpus: PlannedCorpus, most: int = MOST_QUESTIONS) -> Que
     folder = corpus.systems[0].source.folder
     index = open_index(folder, memory_limit=0)
     rows = range(index.manifest.rows) if index.present is None else np.flatnonzero(index.present).tolist()
-    step = max(1, len(rows) // most)
     questions: dict[str, Query] = {}
-    for row in rows[::step][:most]:
-        document = index.document(row)
+    for place in np.linspace(0, len(rows), min(most, len(rows)), endpoint=False, dtype=np.int64).tolist():
+        document = index.document(rows[place])
         text = _question(document)
         if text:
             questions.setdefault(text, Query(document.doc_id, text))

@@ -244,18 +244,19 @@ def next_steps(record: Mapping[str, Any], retention: float | None) -> tuple[str,
     config = record.get("config") or {}
     student, settings = config.get("student") or {}, record.get("settings") or {}
     dim, teacher_dim = record["student"]["dim"], record["teacher"]["dim"]
+    layers = student.get("layers") or _LAYERS  # A number of layers, or their positions.
     steps = []
     if student.get("model") == "static":
         steps.append(f"`distill(layers={_LAYERS})`: layers of the teacher kept 96 % where a static student kept 84 %")
     elif student.get("model"):
         steps.append(f"`distill(layers={_LAYERS})`: layers of the teacher kept 96 % where a small model kept 88 %")
-    elif (student.get("layers") or _LAYERS) < _LAYERS:
+    elif (layers if isinstance(layers, int) else len(layers)) < _LAYERS:
         steps.append(f"`distill(layers={_LAYERS})`: three layers of the teacher kept 96 %")
     if dim < min(_DIM, teacher_dim):
         steps.append(f"`distill(dim={min(_DIM, teacher_dim)})`: 384 dimensions kept 96 % where 128 kept 92 %")
     if settings.get("output_space", "student") == "student" and student.get("model") != "static":
         steps.append(
-            '`distill(output_space="teacher")`: a student that asks the teacher\'s index kept 92 % instead of 88 %'
+            '`distill(output_space="teacher")`: a student that searches the teacher\'s index kept 92 % instead of 88 %'
         )
     if config.get("preset") != "thorough":
         steps.append(
