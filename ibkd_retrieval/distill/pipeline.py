@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.data.pairs import PairSet
+from ibkd_retrieval.distill.data.synthetic import SYNTHETIC, write_queries
 from ibkd_retrieval.distill.defaults import check_stage, recorded
 from ibkd_retrieval.distill.output.folder import (
     CHECKPOINTS,
@@ -27,10 +27,7 @@ from ibkd_retrieval.distill.output.folder import (
 )
 from ibkd_retrieval.distill.output.report import EncoderFacts, FinetuneFacts, StudentReport, final_figures
 from ibkd_retrieval.distill.preparing import Job, JobData, Models, complete_student, load_models, read_data
-from ibkd_retrieval.distill.student import (
-    FinishedModel,
-    finished_model,
-)
+from ibkd_retrieval.distill.student import FinishedModel, finished_model
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.checkpoint import list_checkpoints, read_state
 from ibkd_retrieval.distill.training.log import require_tensorboard
@@ -40,9 +37,6 @@ from ibkd_retrieval.distill.training.stage2 import FinetuneResult, finetune_stud
 from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.format.writing import only_writer
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -84,6 +78,8 @@ def distill_student(job: Job) -> StudentReport:
                 save_plain(models.student, job.keep_undistilled)
             if job.overwrite:
                 clear_unfinished(job.output)
+            if data.synthetic:
+                write_queries(data.synthetic, job.output / CHECKPOINTS / SYNTHETIC)
         trained = _train(job, models, data)
         report = _report(job, models, data, trained)
         if ranks.is_first():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -12,13 +13,12 @@ import numpy as np
 from ibkd_retrieval.corpora.records import Corpus, QuerySet
 from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.data.pairs import PairSet
-from ibkd_retrieval.distill.data.synthetic import SYNTHETIC, synthetic_queries, write_queries
+from ibkd_retrieval.distill.data.synthetic import SyntheticQuery, synthetic_queries
 from ibkd_retrieval.distill.data.texts import TrainingTexts, gather_texts
 from ibkd_retrieval.distill.defaults import with_models
 from ibkd_retrieval.distill.dev_metric import Dev, TeacherSpaceDev, judged_dev, neighbour_dev
 from ibkd_retrieval.distill.objectives import build_objective, check_dims
 from ibkd_retrieval.distill.objectives.base import Sizes
-from ibkd_retrieval.distill.output.folder import CHECKPOINTS
 from ibkd_retrieval.distill.sections import STATIC, TrainingConfig
 from ibkd_retrieval.distill.student import (
     check_freezing,
@@ -112,11 +112,19 @@ class Models:
 
 @dataclass(frozen=True)
 class JobData:
-    """The training data and the dev set."""
+    """The training data and the dev set.
+
+    Attributes:
+        texts: the unlabelled text, with the synthetic queries.
+        dev: what checkpoints are evaluated on.
+        pairs: the judged pairs of stage 2. None without that stage.
+        synthetic: the synthetic queries.
+    """
 
     texts: TrainingTexts
     dev: Dev
     pairs: PairSet | None
+    synthetic: Sequence[SyntheticQuery] = ()
 
 
 def load_models(job: Job) -> tuple[Job, Models]:
@@ -184,7 +192,7 @@ def open_cache(name: str, model: SentenceTransformer, settings: TrainingConfig, 
     Args:
         name: name of the teacher.
         model: the teacher. It is converted in place.
-        settings: the recipe, which gives the maximum length and the dtype.
+        settings: the training settings, which give the maximum length and the dtype.
         root: folder of all caches.
 
     Raises:
@@ -223,26 +231,28 @@ def read_data(job: Job, models: Models) -> JobData:
     if watched is None:
         watched = neighbour_dev(texts.documents or texts.queries, models.teacher, size=_DEV_NEIGHBOURS, seed=seed)
         texts = texts.without(watched.texts)
+    made: Sequence[SyntheticQuery] = ()
     if each := job.config.data.synthetic_queries:
-        texts = _with_synthetic(job, texts, watched, each)
+        texts, made = _with_synthetic(job, texts, watched, each)
     pairs = job.pairs
     if pairs is not None:
         pairs = usable_pairs(pairs, watched, job.config.finetuning)
     if job.config.student.output_space == "teacher":
         watched = TeacherSpaceDev(watched, models.teacher)
-    return JobData(texts, watched, pairs)
+    return JobData(texts, watched, pairs, made)
 
 
-def _with_synthetic(job: Job, texts: TrainingTexts, dev: Dev, each: int) -> TrainingTexts:
-    """The texts and queries made of their documents, which the first process writes beside the checkpoints."""
+def _with_synthetic(
+    job: Job, texts: TrainingTexts, dev: Dev, each: int
+) -> tuple[TrainingTexts, Sequence[SyntheticQuery]]:
+    """The texts with queries made of their documents, and these queries."""
     held_out = {*dev.texts, *texts.queries}
     with ranks.in_turn():
         made = synthetic_queries(job.corpus, texts.documents, each, job.config.training.seed)
     made = [query for query in made if query.text not in held_out]
     if ranks.is_first():
-        write_queries(made, job.output / CHECKPOINTS / SYNTHETIC)
         job.progress.say(f"{len(made)} synthetic queries of {len(texts.documents)} documents")
-    return TrainingTexts(texts.documents, (*texts.queries, *(query.text for query in made)))
+    return TrainingTexts(texts.documents, (*texts.queries, *(query.text for query in made))), made
 
 
 def complete_student(config: DistillConfig, student: SentenceTransformer, texts: TrainingTexts) -> None:

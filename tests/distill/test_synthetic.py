@@ -86,6 +86,8 @@ def test_a_student_learns_from_them_and_its_folder_has_them_as_queries(bert, tmp
     assert len(rows) + len(documents) <= student.record["texts"] < len(rows) + 120
     assert [query.text for query in ibkd.open_queries(str(path)).queries] == [row["text"] for row in rows]
     assert student.config.data.synthetic_queries == 2
+    again = ibkd.distill(config=student.config, corpus=docs, output=student.path, overwrite=True, cache=tmp_path)
+    assert again.path.joinpath("synthetic-queries.jsonl").read_text("utf-8") == path.read_text("utf-8")
 
 
 def test_a_number_below_0_or_without_distilling_is_refused():
