@@ -109,8 +109,11 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     413: {"model": payload.Problem, "description": "The body is too large."},
     415: {"model": payload.Problem, "description": "The body is not declared as JSON."},
     422: {"model": payload.Problem, "description": "A value is missing or out of bounds."},
-    429: {"model": payload.Problem, "description": "Too many queries wait; ask again after `Retry-After` seconds."},
-    503: {"model": payload.Problem, "description": "The search took too long, or the server is stopping."},
+    429: {"model": payload.Problem, "description": "Too many requests wait; ask again after `Retry-After` seconds."},
+    503: {"model": payload.Problem, "description": "The answer took too long, or the server is stopping."},
+}
+_FAILURES = {status: known | {"model": payload.Failure} for status, known in _PROBLEMS.items()} | {
+    404: {"model": payload.Failure, "description": "The model is not served."}
 }
 _ABOUT = """Answers of each index to a query, side by side. A query waits while the batch before it is worked on and
 then joins the next one."""
@@ -134,8 +137,8 @@ def create_app(
         ready: called after the first query is answered. That query loads everything that is loaded at first use.
         encoders: encoders by name, for `/v1/embeddings`.
     """
-    service = _Service(indexes, limits, list(encoders or ()))
     embeddings = EmbeddingsService(encoders, limits) if encoders else None
+    service = _Service(indexes, limits, embeddings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -168,7 +171,7 @@ def create_app(
     if indexes:
         _add_search(app, service)
     if embeddings is not None:
-        add_embeddings(app, embeddings, _PROBLEMS)
+        add_embeddings(app, embeddings, _FAILURES)
     app.add_api_route("/healthz", service.health, response_model=payload.Health, summary="Whether queries are answered")
     app.add_api_route("/metrics", service.count, response_class=Response, summary="Counters in Prometheus' text form")
     # Without an index there is nothing to search: the first page is the description of the API.
@@ -183,15 +186,15 @@ def create_app(
 class _Service:
     """What the routes share."""
 
-    def __init__(self, indexes: Sequence[ServedIndex], limits: Limits, models: Sequence[str]) -> None:
-        self.indexes, self.limits, self.models = tuple(indexes), limits, models
+    def __init__(self, indexes: Sequence[ServedIndex], limits: Limits, embeddings: EmbeddingsService | None) -> None:
+        self.indexes, self.limits, self.embeddings = tuple(indexes), limits, embeddings
         self.fault: str | None = None
         self.metrics = Metrics(indexes, lambda: self.batcher.waiting)
         self.batcher = MicroBatcher(
             self._work,
             max_batch=limits.batch,
             max_waiting=limits.waiting,
-            workers=2 if can_share(indexes) else 1,
+            workers=2 if indexes and can_share(indexes) else 1,
             begin=thread_sharer(),
         )
 
@@ -203,7 +206,7 @@ class _Service:
         return answers
 
     async def unfit(self, request: Request, error: Exception) -> Response:
-        """Answer a search of an index whose folder was replaced or damaged. Nothing is logged."""
+        """Answer where an index or a model cannot, such as one whose folder was replaced. Nothing is logged."""
         if request.url.path != EMBEDDINGS_PATH:
             self.fault = str(error)
         return _problem(request, 503, str(error))
@@ -220,8 +223,9 @@ class _Service:
         return JSONResponse(await asyncio.to_thread(payload.search_answer, self.indexes, question, answers, True))
 
     async def health(self) -> Response:
-        alive = self.batcher.alive
-        state = payload.health(self.indexes, self.models, self.limits, alive, self.fault)
+        alive = self.batcher.alive and (self.embeddings is None or self.embeddings.batcher.alive)
+        models = [] if self.embeddings is None else list(self.embeddings.encoders)
+        state = payload.health(self.indexes, models, self.limits, alive, self.fault)
         return JSONResponse(state, 200 if alive and self.fault is None else 503)
 
     async def count(self) -> Response:

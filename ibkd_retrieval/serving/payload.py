@@ -125,6 +125,23 @@ class Problem:
     error: str
 
 
+@dataclass
+class Fault:
+    """What was wrong, in one sentence, for clients of OpenAI's API."""
+
+    message: str
+    type: str
+    param: str | None
+    code: int
+
+
+@dataclass
+class Failure:
+    """The form of errors under `/v1/`."""
+
+    error: Fault
+
+
 def search_answer(
     indexes: Sequence[ServedIndex], question: Question, answers: Sequence[Answer], passages: bool = False
 ) -> dict[str, Any]:

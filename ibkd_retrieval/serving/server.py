@@ -96,8 +96,7 @@ def bounded_protocol(limits: Limits) -> type[H11Protocol]:
 
     A client must send its request and read its answer in time.
 
-    uvicorn limits none of this. Idle connections would use up all
-    descriptors, and unread answers would fill the memory.
+    uvicorn limits none of this. Idle connections would use up all descriptors. Unread answers would fill the memory.
     """
     open_of: Counter[str] = Counter()
     # Beyond `limits.connections`, this many clients are told that the server is busy. Others are closed.
