@@ -32,3 +32,9 @@ def first_line(error: Exception) -> str:
     """The first line of what an error says, "" where it says nothing: libraries go on with pages."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else ""
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of a library's message without its full stop, or the class of the error."""
+    said = first_line(error)
+    return said.rstrip(".") if said else type(error).__name__

@@ -96,7 +96,7 @@ _MOST_NEIGHBOURS = 1000
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove what processes of this machine that are gone left of making `path`."""
+    """Remove the temporary files of `path` that ended processes of this machine left."""
     mine = temporary_name(path).name
     start = mine[: mine.rindex(".", 0, -len(".tmp")) + 1]
     with suppress(OSError), os.scandir(path.parent) as entries:
@@ -138,13 +138,7 @@ def new_folder(destination: Path | str) -> Iterator[Path]:
     made = own_folder(destination)
     try:
         yield made
-        for path in sorted(made.rglob("*"), reverse=True):  # What is in a folder comes before the folder.
-            if path.is_dir():
-                sync_directory(path)
-            else:
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
-        sync_directory(made)
+        sync_tree(made)
         os.replace(made, destination)
         sync_directory(destination.parent)
     finally:
@@ -225,6 +219,17 @@ def sync_directory(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make a folder and all that is below it durable. What is in a folder comes before the folder."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            sync_directory(path)
+        else:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    sync_directory(folder)
 
 
 def write_json(path: Path | str, value: Any) -> None:

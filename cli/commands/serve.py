@@ -10,7 +10,7 @@ from typing import Annotated
 from ..display.console import reporter
 from ..options.common import Quiet
 from ..options.declare import ADVANCED, grouped, option
-from ..options.ranking import RankingTyped, opened, say_loading
+from ..options.ranking import RankingTyped, opened
 
 LIMITS = f"{ADVANCED}: limits"
 
@@ -77,14 +77,15 @@ def serve(asked: ServeOptions, ranking: RankingTyped) -> None:
         waiting=asked.max_waiting,
         seconds=asked.timeout,
     )
-    from ibkd_retrieval.search.open import index_folder
+    from ibkd_retrieval.indexing.format.manifest import read_manifest
+    from ibkd_retrieval.search.open import index_folder, say_loading
 
     progress = reporter(asked.quiet)
     folders = list(asked.index) or ([] if asked.embeddings else [index_folder(None, progress)])
     from ibkd_retrieval.serving.answering import names_apart, served
 
     names_apart(folders)  # Refuses one that was given twice, before any is loaded.
-    say_loading(folders, progress)
+    say_loading({folder: read_manifest(folder) for folder in folders}, progress)
     run, is_loopback = _server()
     indexes = served(opened([[each] for each in folders], ranking, progress), asked.remember)
     encoders = {}

@@ -84,15 +84,6 @@ RankingTyped = Annotated[RankerOptions, {name: each for name, each in RANKING.it
 """Of questions that are typed: they have no id."""
 
 
-def say_loading(folders: Sequence[Path], progress: Progress) -> None:
-    """Say which indexes are loaded, at once: loading takes seconds."""
-    from ibkd_retrieval.indexing.format.manifest import read_manifest
-
-    for folder in folders:
-        made = read_manifest(folder)
-        progress.say(f"loading {folder}: {made.document_count:,} documents, model {made.encoder.called}")
-
-
 def opened(given: Sequence[Sequence[Path] | None], options: RankerOptions, progress: Progress) -> list[Index]:
     """Open indexes with their models; None is the newest index. Those of one encoder share it."""
     import ibkd_retrieval as ibkd

@@ -20,11 +20,12 @@ from ibkd_retrieval.distill.sections import (
     TrainingConfig,
 )
 from ibkd_retrieval.encoders.loading import DEFAULT_TEACHER
+from ibkd_retrieval.encoders.model_folder import STUDENT_RECORD
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import write_json
 from ibkd_retrieval.json_io import parse
 
-RECORD = "ibkd.json"
+RECORD = STUDENT_RECORD
 """The file in a student's folder that records how it was made, with its configuration."""
 
 

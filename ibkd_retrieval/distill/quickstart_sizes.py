@@ -125,7 +125,7 @@ def fitting(speeds: Speeds, seconds: float, documents: int, indexed: int) -> Siz
         indexed: number of documents to index.
 
     Raises:
-        UserError: the time is too short for the smallest sizes.
+        TooShort: the time is too short for the smallest sizes.
     """
     documents = min(documents, _MOST_DOCUMENTS)
     least = Sizes(LEAST_STEPS, min(documents, LEAST_DOCUMENTS), min(indexed, LEAST_INDEXED), 0.0)

@@ -11,7 +11,7 @@ from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.sections import STATIC, StudentConfig
 from ibkd_retrieval.encoders.backends.torch_modules import check_trainable
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit
-from ibkd_retrieval.encoders.students import is_static, static_student, student_from_layers
+from ibkd_retrieval.encoders.students import is_static, linear_layer, static_student, student_from_layers
 from ibkd_retrieval.encoders.weights import prompt_of
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import Progress
@@ -134,7 +134,7 @@ def finished_model(
             raise UserError(f"The objective {config.objective.name} has no projection to the teacher's space.")
         return FinishedModel(model, None)
     if config.student.output_space == "teacher":
-        model.append(_linear(projection, model))
+        model.append(linear_layer(projection, model))
         model.append(Normalize())
         return FinishedModel(model, None)
     left, sizes, right = np.linalg.svd(projection.astype(np.float64), full_matrices=False)
@@ -171,15 +171,4 @@ def stretch_output(model: SentenceTransformer, stretch: NDArray[np.float32]) -> 
                 weight = last.linear.weight
                 weight.copy_(torch.from_numpy(stretch).to(weight) @ weight)
     else:
-        model.insert(len(model) - 1, _linear(stretch, model))
-
-
-def _linear(matrix: NDArray[np.float32], model: SentenceTransformer) -> Any:
-    import torch
-    from sentence_transformers.sentence_transformer.modules import Dense
-
-    rows, columns = matrix.shape
-    layer = Dense(columns, rows, bias=False, activation_function=torch.nn.Identity())
-    with torch.no_grad():
-        layer.linear.weight.copy_(torch.from_numpy(np.ascontiguousarray(matrix)))
-    return layer.to(model.device)
+        model.insert(len(model) - 1, linear_layer(stretch, model))

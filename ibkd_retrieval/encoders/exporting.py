@@ -78,7 +78,11 @@ def export_model(name: Path | str, output: Path | str, *, int8: bool = False) ->
         raise UserError(f"The pooling of {name} leaves the prompt out, which a graph cannot: it cannot be exported.")
     with new_folder(output) as made:
         (made / WHOLE.parent).mkdir()
-        _write_graph(model, made / WHOLE)
+        try:
+            _write_graph(model, made / WHOLE)
+        except UserError as error:
+            # The advice is to take another backend, which an export has not.
+            raise UserError(f"{name} cannot be exported: {str(error).rpartition(':')[0]}.") from error
         expected = model.encode(list(_PROBE), convert_to_numpy=True)
         difference = float(np.abs(_vectors(model, made / WHOLE) - expected).max())
         if not difference <= _TOLERANCE:

@@ -7,8 +7,8 @@ one message. Missing settings are reported.
 - `load_sentence_transformer` adapts the model to search. Vectors that are compared by cosine are normalised, and
   `truncate_dim` becomes a module. Unsupported distances, random weights, models without a vector per text and vectors
   with NaN are refused.
-- `encoders.faithful` compares faster forms of the model with sentence-transformers on a probe, and uses
-  sentence-transformers where they differ.
+- `encoders.backends.torch_modules.faithful_run` compares faster forms of the model with sentence-transformers on a
+  probe, and uses sentence-transformers where they differ.
 - `encoders.weights` includes everything that decides a vector in the weight hash.
 """
 

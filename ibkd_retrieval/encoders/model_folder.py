@@ -42,6 +42,7 @@ def check_model_folder(folder: Path) -> None:
 
 
 STUDENT_RECORD = "ibkd.json"
+"""The last file written to a student folder. A folder with this file is complete."""
 
 
 def _check_recorded(folder: Path) -> None:

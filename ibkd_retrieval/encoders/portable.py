@@ -86,7 +86,7 @@ def _rewrite_transformer(folder: Path, model: SentenceTransformer) -> bool:
         "modality_config": {"text": forward},
         "module_output_name": "token_embeddings",
     }
-    others = {name: value for name, value in settings.items() if usual.get(name, not value) != value}
+    others = {name: value for name, value in settings.items() if name not in usual or usual[name] != value}
     lower = bool(others.pop("do_lower_case", False))
     others.pop("max_seq_length", None)
     if others:

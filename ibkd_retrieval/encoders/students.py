@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.loading import quiet_transformers, resolve_model_name
-from ibkd_retrieval.errors import MissingPackage, UserError
+from ibkd_retrieval.errors import UserError, reason_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -144,15 +143,22 @@ def add_output_layer(model: SentenceTransformer) -> None:
 
 
 def _append_linear(model: SentenceTransformer, matrix: NDArray[np.float32], *, last: bool = False) -> None:
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    normalises = isinstance(model[len(model) - 1], Normalize) and not last
+    model.insert(len(model) - 1 if normalises else len(model), linear_layer(matrix, model))
+
+
+def linear_layer(matrix: NDArray[np.float32], model: SentenceTransformer) -> Any:
+    """Make the module that maps vectors by a matrix [rows, columns], on the device of a model."""
     import torch
-    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+    from sentence_transformers.sentence_transformer.modules import Dense
 
     rows, columns = matrix.shape
     layer = Dense(columns, rows, bias=False, activation_function=torch.nn.Identity())
     with torch.no_grad():
-        layer.linear.weight.copy_(torch.from_numpy(matrix))
-    normalises = isinstance(model[len(model) - 1], Normalize) and not last
-    model.insert(len(model) - 1 if normalises else len(model), layer.to(model.device))
+        layer.linear.weight.copy_(torch.from_numpy(np.ascontiguousarray(matrix)))
+    return layer.to(model.device)
 
 
 def principal_directions(vectors: NDArray[np.float32], count: int) -> NDArray[np.float32]:
@@ -187,17 +193,17 @@ def static_student(teacher: str, dim: int | None, device: str) -> SentenceTransf
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
+    from ibkd_retrieval.encoders.backends.backend import require
+
     for package in ("model2vec", "skeletoken"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingPackage(package, "`student='static'`", "static")
+        require(package, "`student='static'`", "static")
     try:
         with quiet_transformers():
             table = StaticEmbedding.from_distillation(
                 resolve_model_name(teacher), device=device, pca_dims=dim or DEFAULT_DIM
             )
     except (ValueError, OSError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        raise UserError(f"No static student can be made of `{teacher}`: {reason}.") from error
+        raise UserError(f"No static student can be made of `{teacher}`: {reason_of(error)}.") from error
     if dim is not None and table.get_embedding_dimension() != dim:
         raise UserError(f"`dim={dim}`: the teacher's token vectors have {table.get_embedding_dimension()} dimensions.")
     # Training needs full precision.

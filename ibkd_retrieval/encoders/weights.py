@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.loading import quiet_transformers, short_model_name
+from ibkd_retrieval.encoders.model_folder import STUDENT_RECORD
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def word_on_prompts(name: str, prompts: Iterable[str | None], *, known: bool) ->
     """
     folder = Path(name)
     # A student has the prompts of its teacher.
-    if any(prompts) or (folder / "ibkd.json").is_file():
+    if any(prompts) or (folder / STUDENT_RECORD).is_file():
         return None
     names = [short_model_name(name), short_model_name(_first_name(folder))]
     for pattern, query, document in _FAMILIES:

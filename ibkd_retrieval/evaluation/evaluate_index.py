@@ -8,7 +8,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
-from ibkd_retrieval.corpora.catalog.registry import find_known
+from ibkd_retrieval.corpora.catalog.registry import find_known, main_metric
 from ibkd_retrieval.corpora.records import Judgement, Query, QuerySet
 from ibkd_retrieval.corpora.spec import Source, judged_by, open_queries, queries_for
 from ibkd_retrieval.errors import UserError
@@ -27,7 +27,6 @@ from ibkd_retrieval.search.runs.fusion import weighted_sum
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder
-    from ibkd_retrieval.progress import Progress
 
 
 P = ParamSpec("P")
@@ -132,8 +131,6 @@ def with_tuned_weights(
         raise UserError(
             '`tune` finds the weights of `hybrid="sum"` on one index: give it with that, without `weights`.'
         )
-    from ibkd_retrieval.corpora.catalog.registry import main_metric
-    from ibkd_retrieval.corpora.spec import open_queries
     from ibkd_retrieval.search.ranker import HybridSearcher
 
     asked = open_queries(options.tune, need_judgements=True, progress=progress)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ibkd_retrieval.encoders.autotune.load import load_encoder
+from ibkd_retrieval.encoders.model_folder import STUDENT_RECORD
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import INDEXES
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from ibkd_retrieval.progress import Progress
     from ibkd_retrieval.search.ranker import Ranker
     from ibkd_retrieval.search.searcher import Searcher
+
+
+def say_loading(indexes: Mapping[Path, IndexManifest], progress: Progress) -> None:
+    """Say which indexes, by folder, are loaded now. Loading takes seconds."""
+    for folder, made in indexes.items():
+        progress.say(f"loading {folder}: {made.document_count:,} documents, model {made.encoder.called}")
 
 
 def index_folder(given: Path | None, progress: Progress) -> Path:
@@ -289,7 +296,6 @@ def aimed(index: StoredIndex, options: RankerOptions) -> StoredIndex:
     return index if options.recall is None else index.aimed_at(options.recall)
 
 
-STUDENT_FILE = "ibkd.json"
 """The file in a student's folder that records how it was made (docs/formats.md)."""
 
 
@@ -319,7 +325,7 @@ def check_query_model(folder: Path, encoder: TextEncoder, manifest: IndexManifes
     made = _student_record(folder)
     if made is None:
         raise UserError(
-            f"{folder} has no {STUDENT_FILE} that says what it was distilled from, so nothing tells that its vectors "
+            f"{folder} has no {STUDENT_RECORD} that says what it was distilled from, so nothing tells that its vectors "
             f"compare with those of the index: {advice}."
         )
     teacher, settings = made.get("teacher"), made.get("settings")
@@ -340,7 +346,7 @@ def check_query_model(folder: Path, encoder: TextEncoder, manifest: IndexManifes
 
 def _student_record(folder: Path) -> dict[str, Any] | None:
     try:
-        record = parse((folder / STUDENT_FILE).read_bytes())
+        record = parse((folder / STUDENT_RECORD).read_bytes())
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None

@@ -22,26 +22,25 @@ from ibkd_retrieval.progress import SILENT, Progress
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from ibkd_retrieval.distill.data.texts import TrainingTexts
-
 
 # Texts tokenised at a time. A tokenizer's own records take some hundred bytes per token.
 _WINDOW = 8192
 
 
 class TokenIds:
-    """The token ids of all texts, in one array of a few bytes per token."""
+    """The token ids of all texts, in one array of a few bytes per token.
+
+    Attributes:
+        prompts: the number of tokens that pooling leaves out of each text, [n].
+        lengths: the number of tokens of each text, [n].
+    """
 
     def __init__(self, parts: Sequence[NDArray[np.int32]], lengths: Sequence[int], prompts: NDArray[np.int64]) -> None:
         """Join `parts`. Their texts have `lengths` tokens, of which pooling leaves out the first `prompts`."""
         self.prompts = prompts
         self._ids = np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
-        self._ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """The number of tokens of each text, [n]."""
-        return np.diff(self._ends, prepend=0)
+        self.lengths = np.asarray(lengths, dtype=np.int64)
+        self._ends = np.cumsum(self.lengths)
 
     def __len__(self) -> int:
         return len(self._ends)

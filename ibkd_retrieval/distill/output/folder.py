@@ -16,13 +16,21 @@ import numpy as np
 from ibkd_retrieval.distill.config import RECORD
 from ibkd_retrieval.distill.data.synthetic import SYNTHETIC
 from ibkd_retrieval.distill.output.report import StudentReport, model_card
-from ibkd_retrieval.distill.training.checkpoint import sync_files
 from ibkd_retrieval.distill.training.log import LOG_FILE
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
 from ibkd_retrieval.encoders.portable import make_portable
 from ibkd_retrieval.encoders.weights import former_weight_hash, weight_hash
 from ibkd_retrieval.errors import UserError, WorkFailed, first_line
-from ibkd_retrieval.files import atomic_write, beside, check_name, is_leftover, sha256_file, sync_directory, write_json
+from ibkd_retrieval.files import (
+    atomic_write,
+    beside,
+    check_name,
+    is_leftover,
+    sha256_file,
+    sync_directory,
+    sync_tree,
+    write_json,
+)
 from ibkd_retrieval.json_io import parse
 
 if TYPE_CHECKING:
@@ -87,7 +95,7 @@ def take_place(staging: Path, output: Path) -> None:
             target = staging / item.name
             if not target.exists():
                 shutil.copytree(item, target) if item.is_dir() else shutil.copy2(item, target)
-    sync_files(staging)
+    sync_tree(staging)
     old = _beside(output, "removed")
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import sha256_file, sync_directory, write_json
+from ibkd_retrieval.errors import UserError, reason_of
+from ibkd_retrieval.files import sha256_file, sync_directory, sync_tree, write_json
 from ibkd_retrieval.json_io import parse
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def save_checkpoint(
         if isinstance(value, torch.Tensor)
     }
     save_file(tensors, temporary / "optimizer.safetensors")
-    sync_files(temporary)
+    sync_tree(temporary)
     files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
     value = state | {"step": step, "files": files}
     write_json(temporary / "state.json", value | {"sha256": _digest(value)})
@@ -82,14 +81,6 @@ def remove_checkpoint(checkpoint: Path) -> None:
     """Delete a checkpoint. If the process is killed meanwhile, the checkpoint is no longer listed."""
     (checkpoint / "state.json").unlink(missing_ok=True)
     shutil.rmtree(checkpoint)
-
-
-def sync_files(folder: Path) -> None:
-    """Make the contents of all files below `folder` durable."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -145,9 +136,8 @@ def load_checkpoint(checkpoint: Path, modules: Mapping[str, Stateful], optimizer
             saved["state"].setdefault(int(index), {})[name] = value
         optimizer.load_state_dict(saved)
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{checkpoint} cannot be resumed ({reason}): delete it to resume from the one before."
+            f"{checkpoint} cannot be resumed ({reason_of(error)}): delete it to resume from the one before."
         ) from error
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ibkd_retrieval.encoders.model_folder import STUDENT_RECORD
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import MODELS
 from ibkd_retrieval.progress import SILENT
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     from ibkd_retrieval.encoders.autotune.choice import Purpose
     from ibkd_retrieval.encoders.encoder import Encoder, Prefer
     from ibkd_retrieval.progress import Progress
-
-STUDENT_RECORD = "ibkd.json"
-"""The last file written to a student folder. A folder with this file is complete."""
 
 
 def newest_student(folder: Path | str = MODELS) -> Path:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.encoders.backends.backend import require
-from ibkd_retrieval.errors import UserError, WorkFailed, first_line
-from ibkd_retrieval.files import cache_folder, sync_directory
+from ibkd_retrieval.errors import UserError, WorkFailed, reason_of
+from ibkd_retrieval.files import cache_folder, sync_directory, sync_tree
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ def cached(backend: str, name: str, make: Callable[[Path], None]) -> Path:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             make(temporary)
-            _sync_files(temporary)  # After a power cut, no name may exist without its content.
+            sync_tree(temporary)  # After a power cut, no name may exist without its content.
             # Another process may have written the same content first.
             with contextlib.suppress(FileExistsError, OSError) if folder.is_dir() else contextlib.nullcontext():
                 os.replace(temporary, folder)
@@ -63,14 +63,6 @@ def cached(backend: str, name: str, make: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _sync_files(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-    sync_directory(folder)
-
-
 @contextlib.contextmanager
 def opening(backend: str, path: Path) -> Iterator[None]:
     """Turn the error of a runtime that cannot open a cached file into a message.
@@ -85,12 +77,6 @@ def opening(backend: str, path: Path) -> Iterator[None]:
             f"{path}, made before for `backend='{backend}'`, cannot be opened ({reason_of(error)}): delete the folder "
             f"{path.parent}, and it is made anew, or give `backend='torch'`."
         ) from error
-
-
-def reason_of(error: Exception) -> str:
-    """Return the first line of a library's message without its full stop, or the class of the error."""
-    said = first_line(error)
-    return said.rstrip(".") if said else type(error).__name__
 
 
 def exportable(model: SentenceTransformer) -> Any:

@@ -68,7 +68,6 @@ class TorchBackend:
 
     def _packed(self, lean: LeanTransformer, tokens: PaddedTokens) -> torch.Tensor:
         """Run texts laid end to end, and return their states as a padded batch with zeros for padding."""
-        import numpy as np
         import torch
 
         from ibkd_retrieval.encoders.backends.packing import places_in_padded
@@ -139,7 +138,6 @@ def faithful_run(model: SentenceTransformer, prompts: Mapping[str, str]) -> Run:
     import torch
 
     from ibkd_retrieval.encoders.backends.lean import LeanTransformer, is_lean
-    from ibkd_retrieval.encoders.backends.torch_modules import gives_token_states
 
     transformer: Any = model[0]
     expected = _given_on_tokens(model, prompts)

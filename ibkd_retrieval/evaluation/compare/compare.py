@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.corpora.records import Judgement, QuerySet
 from ibkd_retrieval.corpora.spec import Source
-from ibkd_retrieval.encoders.autotune.load import STUDENT_RECORD
+from ibkd_retrieval.encoders.model_folder import STUDENT_RECORD
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.agreement import AGREEMENT
 from ibkd_retrieval.evaluation.compare.bars import JudgedData, QualityBar, Recorded, hold, parse_bar, read_recorded
@@ -37,7 +37,7 @@ from ibkd_retrieval.evaluation.metric_names import parse_metric
 from ibkd_retrieval.evaluation.report.sentence import headline, next_steps
 from ibkd_retrieval.indexing.faiss_binding import device_there
 from ibkd_retrieval.progress import Progress, as_progress
-from ibkd_retrieval.search.open import Computing, cut_encoder, open_searcher
+from ibkd_retrieval.search.open import Computing, cut_encoder, open_searcher, say_loading
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder
@@ -122,8 +122,7 @@ def compare(
     if len(corpora[0].systems) < 2 and baseline is None:
         raise UserError(TOO_FEW)
     named = {each.folder: each.manifest for corpus in corpora for each in corpus.systems if each.variant is None}
-    for folder, manifest in named.items():
-        progress.say(f"loading {folder}: {manifest.document_count:,} documents, model {manifest.encoder.called}")
+    say_loading(named, progress)
     pairs = open_query_sets(corpora, _listed(queries), _listed(qrels), progress)
     if not pairs[0][1].judgements:
         if metrics or bars:

@@ -238,7 +238,8 @@ def _opinions(
     for data in data_sets:
         runs = {name: ranking.runs[OVERLAP_DEPTH] for name, ranking in rankings[data.name].items()}
         found = {doc_id for run in runs.values() for doc_id in run.doc_ids.tolist()}
-        texts = StoredTexts([searcher.index for searcher in data.searchers.values()][:1], found)
+        first = next(iter(data.searchers.values())).index  # All indexes are of one corpus.
+        texts = StoredTexts([first], found)
         queries = {query.query_id: query.text for query in data.used_queries}
         evaluations[data.name] = judge_runs(judge, queries, runs, texts.content, progress)
     return compare_scores(evaluations, measuring.resampling)

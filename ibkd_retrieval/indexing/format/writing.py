@@ -104,7 +104,7 @@ def working_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Path
     It is `folder` itself, unless a finished index there is replaced, or such a replacement is resumed.
 
     Args:
-        folder: the index folder, locked by this process (`lock.only_writer`).
+        folder: the index folder, locked by this process (`only_writer`).
         resume: continue an interrupted replacement.
         overwrite: replace the existing index.
 
