@@ -55,6 +55,13 @@ OPTIONS: dict[str, Any] = {
         option("Dimensions of the student's vectors.", default="128 without --student, else its own"),
     ],
     "steps": Annotated[int, option("Optimiser steps of stage 1.")],
+    "minutes": Annotated[
+        float | None,
+        option(
+            "Train stage 1 for about this long: chooses the steps by the measured time of a step.",
+            default="as long as --steps take",
+        ),
+    ],
     "stage": Annotated[str, option("What to run: stage 1, stage 2 or both.", choices=("distill", "finetune", "both"))],
     "pairs": Annotated[
         str | None,

@@ -180,6 +180,9 @@ def distill(
     """
     progress = as_progress(progress)
     base = config if isinstance(config, DistillConfig) else DistillConfig.load(config) if config else DistillConfig()
+    # One of the two replaces the other of a configuration.
+    instead = {"steps": "minutes", "minutes": "steps"}
+    base = base.with_parameters(**{instead[each]: None for each in instead if parameters.get(each) is not None})
     given = base.with_parameters(**parameters)
     if not given.teacher:
         raise UserError("There is no `teacher`: name at least one.")

@@ -18,7 +18,7 @@ _USUAL_CORPUS = "pydocs:train"
 _NARROW = 384
 """Hidden size of the teachers on which the learning rate for layers was tuned."""
 _STAGE_1 = (
-    *("objective", "projection", "steps", "batch_size", "bank_size", "learning_rate", "merge"),
+    *("objective", "projection", "steps", "minutes", "batch_size", "bank_size", "learning_rate", "merge"),
     *("temperature", "regression_weight", "hsic_weight", "projection_learning_rate", "synthetic_queries"),
 )
 _STAGE_2 = (
@@ -61,6 +61,8 @@ def decided(config: DistillConfig) -> DistillConfig:
     """
     given = config.given()
     _check_given(given, config.stage)
+    if {"steps", "minutes"} <= given.keys():
+        raise UserError("`minutes` chooses the steps that fit: leave out `minutes` or `steps`.")
     student = config.student
     by_kind: dict[str, Any] = {
         "freeze_embeddings": student.model is None,

@@ -136,6 +136,7 @@ _LEAST = {
 }
 """The smallest valid value of whole numbers."""
 _ABOVE_0 = (
+    "minutes",
     "projection_learning_rate",
     "learning_rate",
     "temperature",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.checkpoint import list_checkpoints, read_state
 from ibkd_retrieval.distill.training.log import require_tensorboard
 from ibkd_retrieval.distill.training.loop import LoopResult, StageRun
-from ibkd_retrieval.distill.training.stage1 import check_enough, train_student
+from ibkd_retrieval.distill.training.stage1 import check_enough, step_seconds, train_student
 from ibkd_retrieval.distill.training.stage2 import FinetuneResult, finetune_student
 from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.errors import UserError
@@ -73,6 +74,7 @@ def distill_student(job: Job) -> StudentReport:
         complete_student(job.config, models.student, data.texts)
         if job.config.stage != "finetune":
             check_enough(data.texts, job.config.training.batch_size)
+            job = _with_steps(job, models, data)
         if ranks.is_first():
             if job.keep_undistilled is not None:
                 save_plain(models.student, job.keep_undistilled)
@@ -89,12 +91,32 @@ def distill_student(job: Job) -> StudentReport:
 
 
 def _as_begun(job: Job) -> Job:
-    """The job with the regression weight of the run that it resumes, unless one is given: 0.1.0 had another default."""
+    """The job with what the run that it resumes had chosen, unless it is given.
+
+    This is the steps that fitted its minutes, and the regression weight: 0.1.0 had another default.
+    """
     checkpoints = list_checkpoints(job.output / CHECKPOINTS) if job.resume and job.config.stage != "finetune" else []
-    if not checkpoints or job.given is None or "regression_weight" in job.given.given():
+    if not checkpoints:
         return job
-    begun = read_state(checkpoints[-1])["identity"]["settings"]["objective_settings"]["regression_weight"]
-    return replace(job, config=job.config.with_parameters(regression_weight=begun))
+    begun = read_state(checkpoints[-1])["identity"]["settings"]
+    kept: dict[str, Any] = {"steps": begun["steps"], "minutes": None} if job.config.training.minutes else {}
+    if job.given is not None and "regression_weight" not in job.given.given():
+        kept["regression_weight"] = begun["objective_settings"]["regression_weight"]
+    return replace(job, config=job.config.with_parameters(**kept))
+
+
+def _with_steps(job: Job, models: Models, data: JobData) -> Job:
+    """The job with the steps that fit its minutes, if it has any."""
+    minutes = job.config.training.minutes
+    if minutes is None:
+        return job
+    seconds = step_seconds(models.student, models.cache, data.texts, job.config, job.progress)
+    steps = max(1, round(60 * minutes / seconds))
+    passes = steps * job.config.training.batch_size * job.config.training.accumulate / len(data.texts)
+    job.progress.say(
+        f"a step takes {seconds:.2g} s: {steps} steps in {minutes:g} minutes, which read all texts {passes:.1f} times"
+    )
+    return replace(job, config=job.config.with_parameters(steps=steps, minutes=None))
 
 
 def _cost(report: StudentReport, seconds: float) -> str:

@@ -115,6 +115,8 @@ class TrainingConfig:
 
     Attributes:
         steps: optimiser steps.
+        minutes: how long stage 1 may train. It chooses the steps by the measured time of a step. Teacher vectors and
+            evaluations come on top. None trains for `steps`.
         batch_size: texts per batch.
         accumulate: batches per optimiser step (gradient accumulation), for both stages. Their losses are averaged. This
             differs from one large batch: negatives come from a text's own batch and the bank, and HSIC compares within
@@ -142,6 +144,7 @@ class TrainingConfig:
     """
 
     steps: int = usual(500)
+    minutes: float | None = None
     batch_size: int = usual(256)
     accumulate: int = usual(1)
     bank_size: int = usual(4096)

@@ -191,6 +191,36 @@ def test_texts_from_python_become_a_student_that_repeats_itself(bert, tmp_path):
     assert weights[0] == weights[1]
 
 
+def test_minutes_choose_the_steps_and_the_run_repeats_with_these(bert, tmp_path):
+    few = {"batch_size": 16, "bank_size": 8, "max_length": 24, "dtype": "float32", "layers": 1, "dim": 8}
+    places = {"teacher": bert, "corpus": sentences(150), "device": "cpu", "cache": tmp_path / "cache"}
+    short, long = (
+        ibkd.distill(minutes=minutes, output=tmp_path / name, **few, **places)
+        for name, minutes in (("short", 1e-9), ("long", 0.01))
+    )
+    assert short.record["settings"]["steps"] == 1
+    steps = long.record["settings"]["steps"]
+    assert 2 < steps < 2000
+    assert (long.config.training.steps, long.config.training.minutes) == (steps, None)
+    with pytest.raises(UserError, match="leave out `minutes` or `steps`"):
+        ibkd.distill(minutes=1, steps=3, output=tmp_path / "both", **few, **places)
+    again = ibkd.distill(long, minutes=1e-9, output=tmp_path / "again", **places)
+    assert again.config.training.steps == 1
+
+
+def test_a_run_of_some_minutes_is_resumed_with_its_steps(tmp_path, monkeypatch):
+    from ibkd_retrieval.distill import pipeline
+    from ibkd_retrieval.distill.preparing import Job
+
+    begun = {"identity": {"settings": {"steps": 7, "objective_settings": {"regression_weight": 0.0}}}}
+    monkeypatch.setattr(pipeline, "list_checkpoints", lambda folder: [folder])
+    monkeypatch.setattr(pipeline, "read_state", lambda checkpoint: begun)
+    given = DistillConfig().with_parameters(minutes=3)
+    job = Job(decided(given), ibkd.open_corpus(["a"]), None, tmp_path, tmp_path, resume=True, given=given)
+    training = pipeline._as_begun(job).config.training
+    assert (training.steps, training.minutes) == (7, None)
+
+
 def test_a_second_stage_of_the_first_release_is_continued():
     config = decided(DistillConfig().with_parameters(preset="paper"))
     assert "'hsic_estimator': 'biased'}} from texts" in _distilled("layers", config, "texts")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _START_SAMPLE, _START_BATCH = 4_096, 256
 _DIRECTIONS_SAMPLE = 32_768
+_TIMED_STEPS = 6
 
 
 def check_enough(texts: TrainingTexts, batch_size: int) -> None:
@@ -212,6 +214,41 @@ class TrainingRun(StudentRun):
 
 def _weight(projection: Projection | None) -> NDArray[np.float32] | None:
     return None if projection is None else projection.weight.detach().cpu().float().numpy().copy()
+
+
+def step_seconds(
+    student: SentenceTransformer,
+    cache: TeacherVectors,
+    texts: TrainingTexts,
+    config: DistillConfig,
+    progress: Progress,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds of a step here: the mean of a few steps of a copy of the student, from the shortest texts to the longest.
+
+    Args:
+        student: the untrained student.
+        cache: cache of teacher vectors. Missing vectors are computed first, and not timed.
+        texts: the training texts.
+        config: the decided configuration.
+        progress: receives the progress of the teacher vectors.
+        clock: tells the seconds.
+    """
+    run = TrainingRun(copy.deepcopy(student), cache, texts, config, progress)
+    each, batch, lengths = config.training.accumulate, run.schedule.batch, run.token_ids.lengths
+    epoch = range(max(1, run.schedule.steps_per_epoch // each))
+    # A batch holds texts of similar length, so steps differ.
+    tokens = [sum(lengths[batch(each * step + part)].sum() for part in range(each)) for step in epoch]
+    places = (2 * np.arange(_TIMED_STEPS) + 1) * len(epoch) // (2 * _TIMED_STEPS)
+    seconds = []
+    try:
+        for step in np.argsort(tokens, kind="stable")[[places[-1], *places]].tolist():
+            began = clock()
+            run.step(step, detailed=False)
+            seconds.append(clock() - began)
+    finally:
+        run.close()
+    return float(ranks.from_first(lambda: np.array(np.mean(seconds[1:]))))
 
 
 @dataclass(frozen=True)
