@@ -40,6 +40,17 @@ class IndexOptions:
     append: Annotated[
         bool, flag("Add the corpus to the finished index named by --output.", "--append", panel=CHANGES)
     ] = False
+    replace: Annotated[
+        bool, flag("With --append: documents take the place of those with their ids.", panel=CHANGES)
+    ] = False
+    since: Annotated[
+        str | None,
+        option(
+            "With --append: add only documents newer than the index's newest, by this field.",
+            panel=CHANGES,
+            metavar="FIELD",
+        ),
+    ] = None
     delete: Annotated[
         Path | None,
         option("Delete documents, one id a line, from the index named by --output.", panel=CHANGES, metavar="FILE"),
@@ -57,8 +68,8 @@ def index(
 ) -> None:
     """Encode a corpus and build an index folder, or change one.
 
-    A killed run goes on with --resume. A finished index grows with --append and shrinks with --delete. --from and
-    --merge make a new index of finished ones, without encoding.
+    A killed run goes on with --resume. A finished index grows with --append, changes with --append --replace and
+    shrinks with --delete. --from and --merge make a new index of finished ones, without encoding.
     """
     from ibkd_retrieval.indexing import api
 
@@ -68,7 +79,7 @@ def index(
     if job == "delete":
         made = api.delete(asked.output, asked.delete or Path())
     elif job == "append":
-        made = api.append(asked.output, source, asked.model, **running)
+        made = api.append(asked.output, source, asked.model, replace=asked.replace, since=asked.since, **running)
     elif job in ("from_", "merge"):
         made = api.combine(asked.from_ or list(asked.merge), asked.output, **running)
     else:

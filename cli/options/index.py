@@ -105,12 +105,13 @@ class Job(NamedTuple):
 
 
 _RUNS = {"resume", "overwrite"}
+_APPENDED = {"replace", "since"}
 JOBS = {
     "from_": Job("makes a new index", USES["combine"] | _RUNS, {}),
     "merge": Job("makes a new index", USES["combine"] | _RUNS, {"output": "its folder"}),
     "append": Job(
         "adds the documents of a corpus to a finished index",
-        USES["append"] | _RUNS | {"corpus", "model", "id_field", "text_field", "title_field"},
+        USES["append"] | _RUNS | _APPENDED | {"corpus", "model", "id_field", "text_field", "title_field"},
         {"output": "the index", "corpus": "the corpus"},
     ),
     "delete": Job("changes a finished index", USES["delete"], {"output": "the index"}),
@@ -127,6 +128,9 @@ def chosen_job(given: Given) -> str | None:
     if len(jobs) > 1:
         raise UserError(f"{' and '.join(f'`{name}`' for name in jobs)} are different jobs: give one of them.")
     if not jobs:
+        alone = [f"`{name}`" for name in sorted(_APPENDED) if name in given]
+        if alone:
+            raise UserError(f"{' and '.join(alone)} can only be used with `append`: give that too.")
         return None
     job = JOBS[jobs[0]]
     refuse_unused(jobs[0], given, {jobs[0], *job.uses, *_ALWAYS})

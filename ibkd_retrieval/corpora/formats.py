@@ -210,10 +210,15 @@ def _parquet_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _holds_fields(column: Any) -> bool:
-    """Whether a parquet column may hold field values. Others, such as embeddings and lists, are not read."""
+    """Whether a parquet column may hold field values. Others, such as embeddings, are not read."""
     import pyarrow as pa
 
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    kind = column.type
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    kind = kind.value_type if listed else kind
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if listed and (pa.types.is_floating(kind) or pa.types.is_struct(kind) or pa.types.is_int8(kind)):
+        return False
     if pa.types.is_struct(kind):
         return bool(column.name == METADATA)
     texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)

@@ -132,10 +132,14 @@ def _items(source: Any) -> Iterator[Any]:
     elif hasattr(source, "itertuples"):
         names = [str(column) for column in source.columns]
         for values in source.itertuples(index=False, name=None):
-            # Missing values of a table are NaN, which is unequal to itself.
-            yield {name: value for name, value in zip(names, values, strict=True) if value == value}
+            yield {name: value for name, value in zip(names, values, strict=True) if not _is_missing(value)}
     else:
         yield from source
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a cell of a table is empty. It is NaN then, which is unequal to itself."""
+    return not hasattr(value, "__len__") and bool(value != value)
 
 
 def _readable_again(source: Any) -> Any:

@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 from ibkd_retrieval.errors import UserError
 
-FieldValue = str | int | float | bool
+FieldScalar = str | int | float | bool
+FieldValue = FieldScalar | list[FieldScalar]
 NO_FIELDS: Mapping[str, FieldValue] = MappingProxyType({})
 
 
 class Document(NamedTuple):
-    """A document. `doc_id` has no white space, so that a TREC run can contain it.
+    """A document. A TREC run can contain it only if `doc_id` has no space.
 
     `fields` holds what else the corpus says of it (a year, a source): stored and searched by filters, never encoded.
     """
@@ -104,10 +105,22 @@ METADATA = "metadata"
 
 
 def field_value(value: object) -> FieldValue | None:
-    """Convert a value to a field value. Nulls, nested values, infinite numbers and NaN become None.
+    """Convert a value to a field value. Nulls, nested values, empty lists, infinite numbers and NaN become None.
 
-    A date or a time becomes ISO 8601 text, which sorts by time.
+    A date or a time becomes ISO 8601 text, which sorts by time. Of a list, the entries that become None are left out. A
+    list of floats is an embedding, and becomes None.
     """
+    if hasattr(value, "tolist"):  # of numpy
+        value = value.tolist()
+    if not isinstance(value, list | tuple) or hasattr(value, "_fields"):
+        return _scalar(value)
+    kept = [scalar for scalar in map(_scalar, value) if scalar is not None]
+    if any(isinstance(scalar, float) for scalar in kept):
+        return None
+    return kept or None
+
+
+def _scalar(value: object) -> FieldScalar | None:
     if isinstance(value, str | int):
         return value
     if isinstance(value, float):
@@ -118,7 +131,7 @@ def field_value(value: object) -> FieldValue | None:
 
 
 def fields_of(record: Mapping[str, object], used: Collection[str | None], where: str) -> Mapping[str, FieldValue]:
-    """Return the fields of a record: its scalar entries, and those of `metadata` under other names.
+    """Return the fields of a record, and those of `metadata` under other names.
 
     Args:
         record: the names and values as read from the source.
@@ -142,7 +155,15 @@ def _take(found: dict[str, FieldValue], record: Mapping[str, object], used: Coll
             continue
         kept = field_value(value)
         if kept is not None:
-            found[encodable(name, where)] = encodable(kept, where) if isinstance(kept, str) else kept
+            for each in kept if isinstance(kept, list) else [kept]:
+                if isinstance(each, str):
+                    encodable(each, where)
+            found[encodable(name, where)] = kept
+
+
+def is_id(text: str) -> bool:
+    """Whether a text can be an id: it has no white space but single spaces within it."""
+    return "  " not in text and text.strip() == text and len(text.replace(" ", "").split()) == 1
 
 
 def checked_id(value: object, where: str) -> str:
@@ -153,15 +174,17 @@ def checked_id(value: object, where: str) -> str:
         where: the file and line for the error, as in `corpus.jsonl, line 3`.
 
     Raises:
-        UserError: it is no text, is empty or holds white space, which no TREC run could hold.
+        UserError: it is no text, is empty, or holds other white space than single spaces within it.
     """
     if type(value) is int:
         return str(value)
     if not isinstance(value, str):
         raise UserError(f"{where}: the id is {value!r}; expected text or a whole number.")
-    if len(value.split()) != 1 or value.strip() != value:
+    if not is_id(value):
         problem = "is empty" if not value.strip() else f"{value!r} holds white space"
-        raise UserError(f"{where}: the id {problem}; give every line an id of one word.")
+        raise UserError(
+            f"{where}: the id {problem}; give every line an id without line breaks, tabs and spaces at its ends."
+        )
     return value
 
 

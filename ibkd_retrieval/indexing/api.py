@@ -19,6 +19,7 @@ from ibkd_retrieval.indexing.building.encoding import prepare_encoding
 from ibkd_retrieval.indexing.building.plan import begun_encoder
 from ibkd_retrieval.indexing.combine import combine_indexes
 from ibkd_retrieval.indexing.config import PROMPTS, EncodingConfig, IndexConfig
+from ibkd_retrieval.indexing.contents import open_contents
 from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.describe import IndexDescription, folder_of
 from ibkd_retrieval.indexing.exporting import export_index
@@ -28,6 +29,7 @@ from ibkd_retrieval.indexing.format.manifest import read_manifest
 from ibkd_retrieval.indexing.importing.documents import read_ids
 from ibkd_retrieval.indexing.importing.folder import import_vectors as bring_in
 from ibkd_retrieval.indexing.importing.formats import open_vectors
+from ibkd_retrieval.indexing.newer import newer_documents
 from ibkd_retrieval.progress import SILENT, Progress, as_progress
 
 if TYPE_CHECKING:
@@ -111,6 +113,8 @@ def append(
     corpus: Any,
     model: str | os.PathLike[str] | TextEncoder | None = None,
     *,
+    replace: bool = False,
+    since: str | None = None,
     config: IndexConfig | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -119,10 +123,15 @@ def append(
 ) -> IndexDescription:
     """Encode the documents of a corpus and add them to a finished index.
 
+    A search sees the old index until all documents are added, and then all of them at once.
+
     Args:
         index: its folder, or the index opened.
-        corpus: a name, a path, or the documents. Their ids must not be in the index.
+        corpus: a name, a path, or the documents. Without `replace`, their ids must not be in the index.
         model: the encoder of the index: a folder, a hub name or an encoder. None is the recorded one.
+        replace: let documents with ids of the index take the place of those, in the same step.
+        since: a field of the documents, such as the time of the last change. Only documents whose value is above the
+            largest in the index are added. If there are none, nothing changes.
         config: the configuration. `options` override it.
         resume: continue an interrupted append.
         overwrite: discard an interrupted append.
@@ -130,11 +139,13 @@ def append(
         options: fields of `EncodingConfig` by name.
 
     Raises:
-        UserError: there is no sound index, the model is another one, or an id is taken.
+        UserError: there is no sound index, the model is another one, an id is taken, or values of `since` do not
+            compare.
         WorkFailed: an encoder process died, or the disk is full.
 
     Example:
         >>> append("indexes/mine", [{"_id": "d9", "text": "one more"}])  # doctest: +SKIP
+        >>> append("indexes/mine", "articles.jsonl", replace=True, since="updated")  # doctest: +SKIP
     """
     progress = as_progress(progress)
     config = _on_device(IndexConfig.of(config, "append", **options), progress)
@@ -143,12 +154,17 @@ def append(
     begun.refuse_unnamed(folder)
     model = _model(begun.name if model is None else model, config.encoding)
     opened = open_corpus(corpus, progress)
+    if since is not None:
+        opened = newer_documents(open_contents(folder), opened, since, progress)
+        if not opened.count:
+            return IndexDescription(folder, read_manifest(folder))
     encoder, memory, processes = prepare_encoding(model, config.encoding.like(begun), opened, progress)
     progress.say(f"corpus {opened.name} · model {encoder.name} → {folder}")
     made = append_documents(
         opened,
         encoder,
         folder,
+        replace=replace,
         resume=resume,
         restart=overwrite,
         memory=memory,

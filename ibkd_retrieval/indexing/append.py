@@ -36,6 +36,7 @@ from ibkd_retrieval.indexing.building.plan import (
 from ibkd_retrieval.indexing.building.stage import ShardStage
 from ibkd_retrieval.indexing.building.workers import EncoderProcesses
 from ibkd_retrieval.indexing.contents import IndexContents, open_contents
+from ibkd_retrieval.indexing.delete import without_rows
 from ibkd_retrieval.indexing.faiss_binding import write_structure
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import write_lines
@@ -61,10 +62,12 @@ class AppendPlan:
     Attributes:
         build: the plan of the new shards.
         first: number of the first new shard.
+        replace: whether the new documents replace those of the same ids.
     """
 
     build: BuildPlan
     first: int
+    replace: bool = False
 
 
 def append_documents(
@@ -72,6 +75,7 @@ def append_documents(
     encoder: TextEncoder,
     folder: Path | str,
     *,
+    replace: bool = False,
     resume: bool = False,
     restart: bool = False,
     memory: MemoryPlan | None = None,
@@ -82,7 +86,8 @@ def append_documents(
 
     The new rows follow the existing ones. The structure is not trained again: new vectors go into its existing lists
     and codes. New files are written beside the old ones, and then the manifest is replaced in one step. If the process
-    is killed before that, the index is unchanged.
+    is killed before that, the index is unchanged. With `replace`, the same step deletes the old documents of the new
+    ids, so a search finds all old documents or all new ones.
 
     `api.append` describes the arguments; `restart` is its `overwrite`. `memory` and `processes` are those of
     `build.build_index`; without `memory`, new shards are as large as the index's own.
@@ -109,7 +114,7 @@ def append_documents(
             vector_format=manifest.vector_format,
         )
         with refusals_named(folder):
-            plan = _claim(folder, AppendPlan(build, len(manifest.shards)), resume, restart)
+            plan = _claim(folder, AppendPlan(build, len(manifest.shards), replace), resume, restart)
             stage = ShardStage(
                 corpus=corpus,
                 encoder=encoder,
@@ -118,7 +123,7 @@ def append_documents(
                 begun=_records_from(folder, plan.first),
                 progress=progress,
                 first=plan.first,
-                taken=TakenIds(before.present_ids, partial(_refusal, folder, corpus.name)),
+                taken=None if plan.replace else TakenIds(before.present_ids, partial(_refusal, folder, corpus.name)),
                 processes=processes,
                 depth=memory.depth,
             )
@@ -129,7 +134,22 @@ def append_documents(
                     # No shard was encoded that another run could resume from.
                     (folder / layout.APPEND_PLAN).unlink(missing_ok=True)
                 raise
-            return _add(folder, before, records, Change("append", 0, corpus.name, fingerprint), progress)
+            manifest = _without_replaced(folder, before, len(records), progress) if plan.replace else manifest
+            change = Change("append", 0, corpus.name, fingerprint)
+            return _add(folder, before, manifest, records, change, progress)
+
+
+def _without_replaced(folder: Path, before: IndexContents, shards: int, progress: Progress) -> IndexManifest:
+    """The manifest without the documents whose ids the new shards hold. It is not written yet."""
+    first = len(before.manifest.shards)
+    new = set(stored_ids(folder, first + shards, first))
+    rows, ids, present = [], [], before.present
+    for row, doc_id in enumerate(before.all_ids()):
+        if doc_id in new and (present is None or present[row]):
+            rows.append(row)
+            ids.append(doc_id)
+    progress.say(f"{len(rows):,} documents are replaced and {len(new) - len(rows):,} are added.")
+    return without_rows(folder, before.manifest, rows, ids) if rows else before.manifest
 
 
 def _records_from(folder: Path, first: int) -> dict[int, ShardRecord]:
@@ -165,6 +185,11 @@ def _claim(folder: Path, plan: AppendPlan, resume: bool, restart: bool) -> Appen
                 f"An append of {begun.build.corpus} to {folder} is unfinished, not one of {plan.build.corpus}: finish "
                 "that with `append(resume=True)`, or drop it with `append(overwrite=True)`."
             )
+        if plan.replace and not begun.replace:
+            raise UserError(
+                f"The unfinished append to {folder} was begun without `replace`: leave that out with `resume`, or drop "
+                "that append with `append(overwrite=True)`."
+            )
         layout.remove_leftovers(folder, read_manifest(folder).files)
         return begun
     manifest = read_manifest(folder)
@@ -186,11 +211,15 @@ def _begun(folder: Path, first: int) -> AppendPlan | None:
 
 
 def _add(
-    folder: Path, before: IndexContents, records: Sequence[ShardRecord], change: Change, progress: Progress
+    folder: Path,
+    before: IndexContents,
+    manifest: IndexManifest,
+    records: Sequence[ShardRecord],
+    change: Change,
+    progress: Progress,
 ) -> IndexManifest:
     """Add the new shards to the structure and to the ids, and replace the manifest."""
     start = time.perf_counter()
-    manifest = before.manifest
     change = dataclasses.replace(change, documents=sum(record.documents for record in records))
     counts = [*(shard.documents for shard in manifest.shards), *(record.documents for record in records)]
     replaced = {manifest.structure, *layout.doc_id_files(manifest.doc_ids)}
@@ -260,5 +289,5 @@ def _as_records(manifest: IndexManifest) -> Iterator[ShardRecord]:
 def _refusal(folder: Path, corpus: str, doc_id: str) -> UserError:
     return UserError(
         f"The document id {doc_id!r} of {corpus} is already in the index in {folder}: leave the document out, or "
-        "delete the old one first with `delete()`."
+        "let it take the old one's place with `append(replace=True)`."
     )

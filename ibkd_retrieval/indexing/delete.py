@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,27 +57,37 @@ def _delete(folder: Path, ids: Collection[str]) -> IndexManifest:
         )
     if len(rows) == manifest.document_count:
         raise UserError(f"These are all the documents of the index in {folder}: delete its folder instead.")
-    gone = np.array(rows, dtype=np.int64)
-    if manifest.tombstones is not None:
-        gone = np.union1d(gone, np.load(folder / manifest.tombstones, allow_pickle=False))
-    digest = hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest()
-    change = Change("delete", len(rows), "", digest)
     with refusals_named(folder):
         layout.remove_leftovers(folder, manifest.files)
-        tombstones = layout.next_name(folder, layout.TOMBSTONES, ".npy")
-        with atomic_write(folder / tombstones) as file:
-            save_array(file, gone)
-        files = {name: record for name, record in manifest.files.items() if name != manifest.tombstones}
-        after = dataclasses.replace(
-            manifest,
-            corpus=manifest.corpus.changed(change),
-            document_count=manifest.document_count - len(rows),
-            deleted_count=len(gone),
-            tombstones=tombstones,
-            files=files | {tombstones: file_record(folder, tombstones)},
-            changes=(*manifest.changes, change),
-        )
-        after = write_manifest(folder, after)
+        after = write_manifest(folder, without_rows(folder, manifest, rows, wanted))
         if manifest.tombstones is not None:
             (folder / manifest.tombstones).unlink(missing_ok=True)
     return after
+
+
+def without_rows(folder: Path, manifest: IndexManifest, rows: Sequence[int], ids: Collection[str]) -> IndexManifest:
+    """Write a new list of deleted rows beside the old one, and return a manifest that names it, not yet written.
+
+    Args:
+        folder: the index folder.
+        manifest: its manifest.
+        rows: the rows to delete, none of which is deleted already.
+        ids: the ids of these rows.
+    """
+    gone = np.array(rows, dtype=np.int64)
+    if manifest.tombstones is not None:
+        gone = np.union1d(gone, np.load(folder / manifest.tombstones, allow_pickle=False))
+    change = Change("delete", len(rows), "", hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest())
+    tombstones = layout.next_name(folder, layout.TOMBSTONES, ".npy")
+    with atomic_write(folder / tombstones) as file:
+        save_array(file, gone)
+    files = {name: record for name, record in manifest.files.items() if name != manifest.tombstones}
+    return dataclasses.replace(
+        manifest,
+        corpus=manifest.corpus.changed(change),
+        document_count=manifest.document_count - len(rows),
+        deleted_count=len(gone),
+        tombstones=tombstones,
+        files=files | {tombstones: file_record(folder, tombstones)},
+        changes=(*manifest.changes, change),
+    )

@@ -293,8 +293,9 @@ class Index:
         """Encode documents and add them to the index.
 
         Args:
-            corpus: a name, a path, or the documents (`open_corpus`). Their ids must not be in the index.
-            options: options of `append`, such as `batch_tokens`.
+            corpus: a name, a path, or the documents (`open_corpus`). Without `replace`, their ids must not be in the
+                index.
+            options: options of `append`, such as `replace=True`, `since="updated"` or `batch_tokens`.
 
         Raises:
             UserError: several indexes are searched as one, or an id is taken.

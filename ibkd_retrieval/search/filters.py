@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ibkd_retrieval.corpora.records import FieldValue
+from ibkd_retrieval.corpora.records import FieldScalar, FieldValue
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.importing.documents import read_ids
 from ibkd_retrieval.progress import SILENT, Progress, Task
@@ -42,7 +42,8 @@ class Condition:
         field: `id`, `title`, or one of `Document.fields`.
         comparison: =, !=, <, <=, > or >=.
         value: the text as typed. It is read as a number for fields that hold numbers, and as true or false for fields
-            that hold these. Texts compare by code point, so dates such as 2024-05-31 compare by time.
+            that hold these. Texts compare by code point, so dates such as 2024-05-31 compare by time. Of a list, one
+            entry must satisfy the comparison, and for != every entry.
     """
 
     field: str
@@ -59,7 +60,12 @@ class Condition:
         Raises:
             UserError: the field holds numbers, or true and false, and the value is something else.
         """
-        wanted: FieldValue | None = self.value
+        if isinstance(stored, list):
+            return (all if self.comparison == "!=" else any)(map(self._holds, stored))
+        return self._holds(stored)
+
+    def _holds(self, stored: FieldScalar) -> bool:
+        wanted: FieldScalar | None = self.value
         if isinstance(stored, bool):
             wanted = _TRUTH.get(self.value.lower())
         elif isinstance(stored, int | float):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ibkd_retrieval.corpora.records import FieldValue
 from ibkd_retrieval.search.hits import hit_as_json, moves, overlap, snippet
 from ibkd_retrieval.serving.answering import Answer, Question, ServedIndex
 from ibkd_retrieval.serving.limits import Limits
@@ -44,7 +45,7 @@ class ShownHit:
     title: str
     text: str
     moved: int | None
-    fields: dict[str, str | int | float | bool] | None = None
+    fields: dict[str, FieldValue] | None = None
     passage: Passage | None = None
 
 

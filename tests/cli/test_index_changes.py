@@ -67,9 +67,56 @@ def test_an_index_grows_shrinks_and_is_made_anew_from_itself(shell, index, more,
     assert found(shell, "river 3 bank cup dish", "both")[0] == "m3"
 
 
+def test_an_index_is_brought_up_to_date_with_what_is_newer(shell, teacher):
+    def save(name, **days):
+        lines = [
+            {"_id": f"page {number}", "text": f"river {number} of {day}", "day": day, "tags": [number, day[:2]]}
+            for number, day in days.items()
+        ]
+        (shell.folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return name
+
+    corpus = save("pages.jsonl", one="2024-01-02", two="2024-01-03")
+    shell.must("index", "--corpus", corpus, "--model", teacher, "--output", "daily", "--quiet")
+    update = (
+        "index",
+        "--append",
+        "--corpus",
+        save("pages.jsonl", one="2024-02-01", two="2024-01-03", three="2024-02-02"),
+    )
+    answer = shell(*update, "--output", "daily", "--since", "day")
+    assert answer.code == 2
+    assert "'page one' of " in answer.err
+    assert "is already in the index in daily" in answer.err
+    assert "`ibkd index --append --replace`" in answer.err
+    said = shell.must(*update, "--output", "daily", "--since", "day", "--replace")
+    assert "pages.jsonl are newer than day=2024-01-03 of the index." in said.err
+    assert "daily: 3 documents (1 deleted)" in said.out
+    assert "\n0 documents of " in shell.must(*update, "--output", "daily", "--since", "day").err
+    hits = json.loads(shell.must("search", "river", "--index", "daily", "--json").out)["hits"]
+    assert {hit.get("doc_id", hit.get("id")): hit["text"][-10:] for hit in hits} == {
+        "page one": "2024-02-01",
+        "page two": "2024-01-03",
+        "page three": "2024-02-02",
+    }
+    for filters, ids in (
+        (["tags=two"], ["page two"]),
+        (["tags!=two", "tags!=one"], ["page three"]),
+        (["id=page one"], ["page one"]),
+    ):
+        words = [word for each in filters for word in ("--filter", each)]
+        hits = json.loads(shell.must("search", "river", "--index", "daily", *words, "--json").out)["hits"]
+        assert [hit.get("doc_id", hit.get("id")) for hit in hits] == ids
+    (shell.folder / "gone.txt").write_text("page two\n")
+    assert "daily: 2 documents" in shell.must("index", "--delete", "gone.txt", "--output", "daily").out
+    assert "`" not in shell("index", "--replace", "--corpus", corpus).err
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
+        (("--replace", "--since", "day"), "--replace and --since can only be used with --append"),
+        (("--delete", "x", "--output", "i", "--replace"), "--replace cannot be used with --delete"),
         (("--append", "--output", "i"), "name the corpus with --corpus"),
         (("--append", "--corpus", "x.jsonl"), "name the index with --output"),
         (

@@ -90,7 +90,7 @@ def test_queries_take_judgements_and_lose_those_that_nobody_judged():
         (b"x", "is no corpus"),
         ([3], "document 0 is 3: expected a text, a dict"),
         (["x", {"_id": "a"}], "document 1: no text"),
-        ([("a b", "x")], "document 0: the id 'a b' holds white space"),
+        ([("a\nb", "x")], r"document 0: the id 'a\\nb' holds white space"),
         ([("a", "b", "c", "d")], "expected a text, a dict with an id and a text"),
         ([{"_id": "a", "text": None}], "document 0: the text is NoneType"),
         (["\ud800"], "half of a surrogate"),

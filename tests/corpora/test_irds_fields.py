@@ -44,7 +44,7 @@ def registered():
         del ir_datasets.registry._registered[name]
 
 
-def test_scalars_beside_the_text_are_fields(registered):
+def test_scalars_and_lists_beside_the_text_are_fields(registered):
     from ir_datasets.datasets.beir import BeirSciDoc, BeirTitleUrlDoc
     from ir_datasets.formats import GenericDoc
 
@@ -52,7 +52,7 @@ def test_scalars_beside_the_text_are_fields(registered):
     science = registered(
         BeirSciDoc("d1", "text", "title", ["A"], 1999, [], []), BeirSciDoc("d2", "x", "", [], None, [], [])
     )
-    assert science == [Document("d1", "text", "title", {"year": 1999}), Document("d2", "x")]
+    assert science == [Document("d1", "text", "title", {"authors": ["A"], "year": 1999}), Document("d2", "x")]
     (plain,) = registered(GenericDoc("d1", "text"))
     assert plain.fields is science[1].fields is NO_FIELDS
 

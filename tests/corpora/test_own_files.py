@@ -51,6 +51,29 @@ def test_usual_names_are_found_in_parquet(tmp_path):
     assert said.lines == [f"{tmp_path / 'c.parquet'}: {TOLD}"]
 
 
+def test_lists_of_values_and_ids_with_spaces_are_kept_from_every_source(tmp_path):
+    record = {
+        "id": "report 7 b",
+        "text": "x",
+        "tags": ["a", "b c"],
+        "years": [1999, 2001],
+        "none": [],
+        "deep": [{}, [1]],
+        "embedding": [0.5, 1],
+    }
+    kept = Document("report 7 b", "x", "", {"tags": ["a", "b c"], "years": [1999, 2001]})
+    assert documents(tmp_path, "c.jsonl", json.dumps(record))[0] == [kept]
+    del record["deep"]
+    record["embedding"] = [0.5, 1.0]
+    table = pa.Table.from_pylist([record | {"none": ["n"]}])
+    pq.write_table(table, tmp_path / "c.parquet")
+    kept = Document(*kept[:3], {**kept.fields, "none": ["n"]})
+    for source in (tmp_path / "c.parquet", table.to_pandas(), table.to_pylist()):
+        assert list(open_corpus(source).documents()) == [kept]
+    with pytest.raises(UserError, match="half of a surrogate"):
+        list(open_corpus([record | {"tags": ["\ud800"]}]).documents())
+
+
 @pytest.mark.parametrize("name", ["c.csv", "c.tsv", "semicolons.csv", "tabs.csv"])
 def test_a_header_is_no_document(tmp_path, name):
     split = {"c.csv": ",", "semicolons.csv": ";"}.get(name, "\t")

@@ -42,8 +42,8 @@ def test_stored_ids_are_read_only_when_a_hash_was_seen_before():
     assert len(guard._sorted) <= 13
 
 
-@pytest.mark.parametrize("bad", ["", " ", "a b", "a\tb", "a\n", "\u2028", "a\u00a0b", "\ud800"])
-def test_ids_that_no_run_file_can_hold_are_refused_with_their_position(bad: str):
+@pytest.mark.parametrize("bad", ["", " ", "a  b", "a b ", "a\tb", "a\n", "\u2028", "a\u00a0b", "\ud800"])
+def test_ids_that_no_line_can_hold_are_refused_with_their_position(bad: str):
     guard = IdGuard("corpus")
     guard.admit(["x"], lambda: iter([]))
     with pytest.raises(UserError, match="Document 3 of corpus"):

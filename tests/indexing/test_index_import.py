@@ -247,7 +247,7 @@ def spoilt(row: int, value: float) -> np.ndarray:
         (spoilt(7, 2.0), None, "Vector 8 .* has length 5.6569, where .* `normalise`"),
         (clustered(20, 8), ["a", "b"], "20 vectors and .* lists 2 ids"),
         (clustered(3, 8), ["a", "b", "a"], "'a' appears twice in .* as documents 1 and 3"),
-        (clustered(2, 8), ["a", "b c"], "white space"),
+        (clustered(2, 8), ["a", "b  c"], "white space"),
         (clustered(20, 9), None, "9 dimensions and hashing makes 8"),
         (np.ones(8, dtype=np.float32), None, "of shape"),
         (np.ones((3, 8), dtype=np.int8), None, "floating-point vectors"),

@@ -18,13 +18,15 @@ DOCUMENTS = [
         f"d{number}",
         f"text {number}",
         f"page {number}",
-        {"year": 1980 + number, "source": SOURCES[number % 2], "open": number % 3 == 0, "day": f"2024-05-{number:02}"},
+        {"year": 1980 + number, "source": SOURCES[number % 2], "open": number % 3 == 0, "day": f"2024-05-{number:02}"}
+        | {"tags": ["few"] * (number < 4) + ["even"] * (number % 2 == 0), "pages": [number, number // 10]},
     )
     for number in range(1, 20)
 ] + [Document("bare", "no fields")]
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",))) | st.sampled_from(['", "fields": {', ', "fields": {"a": 1}'])
-FIELDS = st.dictionaries(TEXTS, TEXTS | st.integers() | st.booleans() | st.floats(allow_nan=False), max_size=3)
+SCALARS = TEXTS | st.integers() | st.booleans() | st.floats(allow_nan=False)
+FIELDS = st.dictionaries(TEXTS, SCALARS | st.lists(SCALARS, max_size=3), max_size=3)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,9 @@ def index(tmp_path_factory):
         (["source!=arxiv"], lambda d: d.fields["source"] != "arxiv"),
         (["open=True"], lambda d: d.fields["open"]),
         (["day>=2024-05-10"], lambda d: d.fields["day"] >= "2024-05-10"),
+        (["tags=even"], lambda d: "even" in d.fields["tags"]),
+        (["tags!=even", "tags!=few"], lambda d: not {"even", "few"} & set(d.fields["tags"])),
+        (["pages>=18", "pages<2"], lambda d: max(d.fields["pages"]) >= 18 and min(d.fields["pages"]) < 2),
     ],
 )
 def test_a_condition_keeps_the_documents_that_hold_it_and_no_others(index, filters, passes):
@@ -78,7 +83,10 @@ def test_one_of_several_indexes_may_be_left_empty(index, tmp_path):
 @pytest.mark.parametrize(
     ("filters", "sentence"),
     [
-        (["yaer>1990"], r"No document has the field `yaer` .*: the fields are day, id, open, source, title, year\."),
+        (
+            ["yaer>1990"],
+            r"No document has the field `yaer` .*: the fields are day, id, open, pages, source, tags, title, year\.",
+        ),
         (["year>2100"], "No document passes the filter year>2100"),
         (["year>1990", "year<1980"], "No document passes the filter year>1990 and year<1980"),
         (["year>soon"], "compares year, which holds numbers, such as 1981, with 'soon'"),

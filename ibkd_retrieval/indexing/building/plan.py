@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.corpora.records import Document
+from ibkd_retrieval.corpora.records import Document, is_id
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import make_folder, write_json
 from ibkd_retrieval.indexing.families import FAMILIES, Family, family_named, family_options
@@ -200,7 +200,7 @@ class IdGuard:
             stored: reads all ids admitted so far, in order. It is called only if a hash was seen before.
 
         Raises:
-            UserError: an id is empty, has white space, cannot be written as UTF-8 or was used before.
+            UserError: an id is empty, is no id (`records.is_id`), cannot be written as UTF-8 or was used before.
         """
         self._check_form(ids)
         here: dict[str, int] = {}
@@ -220,15 +220,15 @@ class IdGuard:
 
     def _check_form(self, ids: Sequence[str]) -> None:
         for position, doc_id in enumerate(ids, start=self._count + 1):
-            if doc_id.split() != [doc_id]:
+            if not is_id(doc_id):
                 fault = "has white space in its id" if doc_id else "has an empty id"
             elif not _is_utf8(doc_id):
                 fault = "has an id that cannot be written as UTF-8,"
             else:
                 continue
             raise UserError(
-                f"Document {position:,} of {self._corpus} {fault} {doc_id!r}, which no run file can hold: "
-                "give it an id without spaces."
+                f"Document {position:,} of {self._corpus} {fault} {doc_id!r}, which no line of ids can hold: "
+                "give it an id without line breaks, tabs and spaces at its ends."
             )
 
     def _twice(self, doc_id: str, first: int, second: int) -> UserError:

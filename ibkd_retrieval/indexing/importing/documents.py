@@ -27,7 +27,7 @@ def read_ids(path: Path) -> Iterator[str]:
     and any other file its lines. `.gz` and `.zst` are decompressed.
 
     Raises:
-        UserError: the file cannot be read, or an id is empty or holds white space.
+        UserError: the file cannot be read, or a line is no id (`records.is_id`).
     """
     if path.suffix == ".parquet":
         yield from _of_parquet(path)
