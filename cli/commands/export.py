@@ -15,7 +15,10 @@ from ..options.declare import ADVANCED, flag, grouped, option
 HOW_TO_USE = {
     "pyserini": "search it with FaissSearcher({!r}, ...)",
     "numpy": 'read it with numpy.load("vectors.npy", mmap_mode="r"); ids.txt has an id for each row',
-    "parquet": "documents.parquet has the columns id, title, text and vector",
+    "parquet": "documents.parquet has the columns id, title, text, metadata (the fields) and vector",
+    "lancedb": "search it with table.search(vector).distance_type('dot')",
+    "pgvector": "search it with SELECT id FROM {} ORDER BY embedding <#> %s LIMIT 10",
+    "qdrant": "search it with client.query_points({!r}, query=vector)",
     "onnx": "onnx/model.onnx takes input_ids and attention_mask and gives sentence_embedding",
 }
 
@@ -28,11 +31,12 @@ class ExportOptions:
         str,
         option(
             "Format. Of an index: pyserini (index, docid: what its FaissSearcher reads), numpy (vectors.npy, ids.txt) "
-            "or parquet (id, title, text, vector). Of a model: onnx (one graph and the tokenizer).",
+            "or parquet (id, title, text, fields, vector), or a database at `--url`: lancedb, pgvector or qdrant. Of a "
+            "model: onnx (one graph and the tokenizer).",
             choices=tuple(HOW_TO_USE),
         ),
     ]
-    output: Annotated[Path, option("New folder to write.", metavar="FOLDER")]
+    output: Annotated[Path | None, option("New folder to write.", metavar="FOLDER", default=False)] = None
     folder: Annotated[
         Path | None,
         typer.Argument(
@@ -48,6 +52,17 @@ class ExportOptions:
         flag("For pyserini: write exact vectors, whatever the index's type.", "--exact", panel=ADVANCED),
     ] = False
     int8: Annotated[bool, flag("For onnx: also write the graph with weights in int8.", "--int8")] = False
+    url: Annotated[
+        str | None,
+        option(
+            "Address of the database: postgresql://USER@HOST/DATABASE, http://HOST:6333, or a folder.",
+            metavar="URL",
+            default=False,
+        ),
+    ] = None
+    table: Annotated[str, option("For a database: the table or collection to make.", metavar="NAME")] = "documents"
+    resume: Annotated[bool, flag("For a database: continue an interrupted export.", "--resume")] = False
+    overwrite: Annotated[bool, flag("For a database: replace the table.", "--overwrite")] = False
 
 
 @grouped
@@ -62,5 +77,23 @@ def export(asked: ExportOptions) -> None:
     progress = reporter(asked.quiet)
     named = asked.folder or asked.index
     source: Path | None = named if asked.to == "onnx" else index_folder(named, progress)
-    ibkd.export(source, asked.to, asked.output, exact=asked.exact, int8=asked.int8, progress=progress)
-    stdout().print(f"{asked.output}: {HOW_TO_USE[asked.to].format(str(asked.output))}")
+    made = ibkd.export(
+        source,
+        asked.to,
+        asked.output,
+        exact=asked.exact,
+        int8=asked.int8,
+        url=asked.url,
+        table=asked.table,
+        resume=asked.resume,
+        overwrite=asked.overwrite,
+        progress=progress,
+    )
+    if isinstance(made, Path):
+        stdout().print(f"{made}: {HOW_TO_USE[asked.to].format(str(made))}")
+        return
+    stdout().print(
+        f"{made.table}: {made.documents:,} documents, overlap@10 with exact search {made.overlap_at_10:.3f} "
+        f"({made.queries} queries{f', {made.search_params}' if made.search_params else ''}). "
+        f"{HOW_TO_USE[asked.to].format(made.table)}"
+    )

@@ -23,6 +23,7 @@ from ibkd_retrieval.indexing.contents import open_contents
 from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.describe import IndexDescription, folder_of
 from ibkd_retrieval.indexing.exporting import export_index
+from ibkd_retrieval.indexing.exporting.databases import DATABASES, ExportedTable, export_to_database
 from ibkd_retrieval.indexing.faiss_binding import device_there, load_faiss
 from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS
 from ibkd_retrieval.indexing.format.manifest import read_manifest
@@ -316,29 +317,43 @@ def import_vectors(
 def export(
     source: Any,
     to: str,
-    output: Path | str,
+    output: Path | str | None = None,
     *,
     exact: bool = False,
     int8: bool = False,
+    url: str | None = None,
+    table: str = "documents",
+    resume: bool = False,
+    overwrite: bool = False,
     progress: bool | Progress = False,
-) -> Path:
-    """Write an index or a model in another tool's format, as a folder that appears whole or not at all.
+) -> Path | ExportedTable:
+    """Write an index or a model in another tool's format, or load an index into a vector database.
+
+    A folder appears whole or not at all. A database is loaded shard by shard. Then its vectors are indexed, its rows
+    are counted, and its answers are compared with exact search.
 
     Args:
         source: an index: its folder, or the index opened. For "onnx": a model, by folder or hub
             name. None is the newest student in `models/`.
-        to: "pyserini", "numpy" or "parquet" for an index, "onnx" for a model.
-        output: a new or an empty folder.
+        to: "pyserini", "numpy" or "parquet" for an index, "onnx" for a model; "lancedb", "pgvector" or "qdrant" for
+            an index into a database.
+        output: a new or an empty folder. None for a database.
         exact: for "pyserini": write exact vectors, whatever the index's type.
         int8: for "onnx": also write the graph with weights in int8.
+        url: for a database: its address, such as `postgresql://USER@HOST/DATABASE`, `http://HOST:6333` or a folder.
+        table: for a database: the table or collection to make.
+        resume: for a database: continue an interrupted export of the same index.
+        overwrite: for a database: replace the table.
         progress: True for progress bars, or an object that receives the progress.
 
     Returns:
-        The folder.
+        The folder, or what the table of the database holds.
 
     Raises:
-        UserError: there is no such format, no sound index or model, or the folder is taken.
-        MissingPackage: onnx or onnxruntime is not installed.
+        UserError: there is no such format, no sound index or model, the folder or table is taken, or the database
+            cannot be reached.
+        MissingPackage: a package for the format is not installed.
+        WorkFailed: the database went away, or its answers have an overlap@10 below 0.99 with exact search.
 
     Example:
         >>> import tempfile
@@ -350,6 +365,14 @@ def export(
     progress = as_progress(progress)
     if int8 and to != "onnx":
         raise UserError(f"`int8` is for `to='onnx'`: leave it out for {to}.")
+    if to in DATABASES:
+        if url is None or output is not None:
+            raise UserError(f"An export to {to} goes to the database that `url` names: give it, and no `output`.")
+        return export_to_database(
+            folder_of(source), to, url, table=table, resume=resume, overwrite=overwrite, progress=progress
+        )
+    if output is None or url is not None:
+        raise UserError(f"An export to {to} makes a folder: name a new one with `output`, and give no `url`.")
     if to == "onnx":
         from ibkd_retrieval.encoders.exporting import export_model
 

@@ -20,6 +20,7 @@ from ibkd_retrieval.indexing.format.layout import documents_file
 from ibkd_retrieval.indexing.format.lines import LineStore, offsets_path
 from ibkd_retrieval.indexing.format.manifest import IndexManifest
 from ibkd_retrieval.indexing.format.shards import OpenFiles, document_from_json, fields_from_json
+from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
 
 _FEW_ROWS = 64
@@ -98,6 +99,11 @@ class IndexContents:
         for name in (texts, offsets_path(Path(texts)).as_posix()):
             self._unchanged.check_contents(name)
         return LineStore(self.folder / texts)
+
+    @property
+    def vector_source(self) -> VectorSource:
+        """The stored vectors of every row, deleted ones included, block by block or by row."""
+        return self._vectors
 
     def vectors(self) -> Iterator[NDArray[np.float32]]:
         """The stored vectors as float32, shard by shard [n, dim], rows of deleted documents included."""

@@ -86,6 +86,7 @@ def choices_of(command, option):
 def test_the_choices_shown_are_those_that_the_library_takes():
     from ibkd_retrieval.distill.objectives import OBJECTIVES
     from ibkd_retrieval.indexing.exporting import FORMATS as EXPORTS
+    from ibkd_retrieval.indexing.exporting.databases import DATABASES
     from ibkd_retrieval.indexing.families import FAMILIES
     from ibkd_retrieval.indexing.format.vectors import FORMATS
     from ibkd_retrieval.search.lexical import ENGINES
@@ -93,7 +94,7 @@ def test_the_choices_shown_are_those_that_the_library_takes():
     assert choices_of("distill", "--objective") == OBJECTIVES
     assert set(choices_of("index", "--type")) == set(FAMILIES)
     assert choices_of("index", "--vectors") == choices_of("import", "--vectors") == FORMATS
-    assert choices_of("export", "--to") == (*EXPORTS, "onnx")
+    assert choices_of("export", "--to") == (*EXPORTS, *DATABASES, "onnx")
     for command in ("search", "eval", "serve"):
         assert choices_of(command, "--engine") == ("dense", *ENGINES)
 

@@ -1,4 +1,4 @@
-"""Reads vectors from a list column of parquet files, with ids and optional titles and texts."""
+"""Reads vectors from a list column of parquet files, with ids and optional titles, texts and fields."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.corpora.records import Document, checked_id
+from ibkd_retrieval.corpora.records import METADATA, Document, checked_id, fields_of
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.importing import ForeignVectors, VectorBlock
 
@@ -99,12 +99,20 @@ def _read(path: Path) -> Iterator[VectorBlock]:
         names = file.schema_arrow.names
         ids, vectors = id_column(path, names), _vector_column(path, file.schema_arrow)
         title, text = _first(("title",), names), _first(TEXT_COLUMNS, names)
+        fields = _first((METADATA,), names)
         row = 0
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[n for n in (ids, vectors, title, text) if n]):
+        wanted = [name for name in (ids, vectors, title, text, fields) if name]
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
             titles = batch.column(title).to_pylist() if title else [""] * len(batch)
             texts = batch.column(text).to_pylist() if text else [""] * len(batch)
+            held = batch.column(fields).to_pylist() if fields else [None] * len(batch)
             documents = [
-                Document(checked_id(doc_id, f"{path}, row {row + i + 1}"), texts[i] or "", titles[i] or "")
+                Document(
+                    checked_id(doc_id, f"{path}, row {row + i + 1}"),
+                    texts[i] or "",
+                    titles[i] or "",
+                    fields_of({METADATA: held[i]}, (METADATA,), f"{path}, row {row + i + 1}"),
+                )
                 for i, doc_id in enumerate(batch.column(ids).to_pylist())
             ]
             yield VectorBlock(documents, _matrix(batch.column(vectors), f"{path}, column {vectors}", row))

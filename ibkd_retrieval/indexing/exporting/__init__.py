@@ -5,22 +5,20 @@ from __future__ import annotations
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from itertools import compress, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import new_folder
 from ibkd_retrieval.indexing.contents import IndexContents, open_contents
+from ibkd_retrieval.indexing.exporting.databases import DATABASES
+from ibkd_retrieval.indexing.exporting.rows import ArrowRows, shard_present, shard_rows
 from ibkd_retrieval.indexing.faiss_binding import load_faiss, read_structure_file, write_structure
 from ibkd_retrieval.indexing.families.search_params import set_defaults
 from ibkd_retrieval.progress import SILENT, Progress
-
-_ROW_GROUP = 8192
 
 
 def export_index(
@@ -33,7 +31,9 @@ def export_index(
         OSError: the disk is full or fails.
     """
     if to not in FORMATS:
-        raise UserError(f"Unknown format `{to}`: use {', '.join(FORMATS)} for an index, or onnx for a model.")
+        raise UserError(
+            f"Unknown format `{to}`: use {', '.join([*FORMATS, *DATABASES])} for an index, or onnx for a model."
+        )
     with new_folder(destination) as made:
         index = open_contents(folder, structure=to == "pyserini")
         if to == "pyserini":
@@ -99,31 +99,31 @@ def _write_numpy(index: IndexContents, made: Path, progress: Progress) -> None:
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(index), index.manifest.dim)}
     with open(made / "vectors.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        _write_vectors(file, (shard for shard, _ in _shards(index)), len(index), progress)
+        _write_vectors(file, _present_vectors(index), len(index), progress)
+
+
+def _present_vectors(index: IndexContents) -> Iterator[NDArray[np.float32]]:
+    for number, vectors in enumerate(index.vectors()):
+        present = shard_present(index, number)
+        yield vectors if present is None else vectors[present]
 
 
 def _write_parquet(index: IndexContents, made: Path, progress: Progress) -> None:
-    """Write `documents.parquet`: `id`, `title`, `text` and `vector` (fixed-size list of dim float32).
+    """Write `documents.parquet`: `id`, `title`, `text`, `metadata` (the fields) and `vector` (a list of dim float32).
 
-    A row group holds a shard, or part of one. Other fields of documents are left out.
+    A row group holds a shard, or part of one.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    dim = index.manifest.dim
-    texts = [pa.field(name, pa.string(), nullable=False) for name in ("id", "title", "text")]
-    schema = pa.schema([*texts, pa.field("vector", pa.list_(pa.float32(), dim), nullable=False)])
+    arrow = ArrowRows(index)
     with (
-        pq.ParquetWriter(made / "documents.parquet", schema, compression="zstd") as writer,
+        pq.ParquetWriter(made / "documents.parquet", arrow.schema, compression="zstd") as writer,
         progress.task("Writing documents", len(index), "documents") as task,
     ):
-        for shard, documents in _shards(index):
-            for start in range(0, len(shard), _ROW_GROUP):
-                rows = np.ascontiguousarray(shard[start : start + _ROW_GROUP], dtype=np.float32)
-                here = list(islice(documents, len(rows)))
-                vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), dim)
-                writer.write_table(pa.table([*_columns(here, pa), vectors], schema=schema))
-                task.advance(len(rows))
+        for number in range(len(index.manifest.shards)):
+            for rows in shard_rows(index, number):
+                writer.write_batch(arrow.batch(rows))
+                task.advance(len(rows.documents))
 
 
 FORMATS: dict[str, Callable[..., None]] = {
@@ -132,29 +132,3 @@ FORMATS: dict[str, Callable[..., None]] = {
     "parquet": _write_parquet,
 }
 """The tools that an index can be written for."""
-
-
-def _shards(index: IndexContents) -> Iterator[tuple[NDArray[np.float32], Iterator[Document]]]:
-    """Shard by shard, the vectors and the documents that were not deleted."""
-    row = 0
-    for number, (shard, vectors) in enumerate(zip(index.manifest.shards, index.vectors(), strict=True)):
-        documents = index.shard_documents(number)
-        if index.present is None:
-            yield vectors, documents
-        else:
-            kept = index.present[row : row + shard.documents]
-            yield vectors[kept], compress(documents, kept)
-        row += shard.documents
-
-
-def _columns(documents: list[Document], pa: Any) -> list[Any]:
-    try:
-        return [
-            pa.array([getattr(document, name) for document in documents], pa.string())
-            for name in ("doc_id", "title", "text")
-        ]
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"A text among {documents[0].doc_id!r} to {documents[-1].doc_id!r} holds half of a surrogate pair, which "
-            "parquet cannot hold: export with `to='numpy'`."
-        ) from error
