@@ -40,6 +40,7 @@ def evaluate(asked: EvalOptions, ranking: Ranking, fields: QueryFields, shown: O
     if task == "suite":
         result = _suite(asked, ranking, shown)
         show_suite(result, form)
+        shown.say_where_time_went()
         if result.failures:
             told = " ".join(f"{name}: {why}" for name, why in result.failures.items())
             raise WorkFailed(f"{len(result.failures)} of {len(result.groups)} data sets are not scored. {told}")
@@ -48,6 +49,7 @@ def evaluate(asked: EvalOptions, ranking: Ranking, fields: QueryFields, shown: O
     if asked.per_query is not None:
         write_per_query(scores, asked.per_query)
     show_scores(scores, form, asked.output)
+    shown.say_where_time_went()
 
 
 def _sts(asked: EvalOptions, ranking: RankerOptions, shown: Output) -> Any:

@@ -92,6 +92,7 @@ def _run(asked: SearchOptions, ranking: RankerOptions, fields: QueryFields, show
         print_json({"run": str(asked.output), **results})
     else:
         stdout().print(f"{asked.output}: {len(run):,} queries, {len(run.doc_ids):,} results")
+    shown.say_where_time_went()
 
 
 def _answer(asked: SearchOptions, ranking: RankerOptions, fields: QueryFields, shown: Output) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -249,17 +250,20 @@ _EXAMPLE = "`sentence-transformers/all-mpnet-base-v2`"
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Hide the progress bars and reports of transformers. The settings are restored afterwards."""
+    """Hide the progress bars and reports of transformers and sentence-transformers. The settings are restored."""
     import transformers
 
     log: Any = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    other = logging.getLogger("sentence_transformers")
+    levels, bars = (log.get_verbosity(), other.level), log.is_progress_bar_enabled()
     log.set_verbosity_error()
+    other.setLevel(logging.ERROR)
     log.disable_progress_bar()
     try:
         yield
     finally:
-        log.set_verbosity(level)
+        log.set_verbosity(levels[0])
+        other.setLevel(levels[1])
         if bars:
             log.enable_progress_bar()
 

@@ -98,6 +98,7 @@ def evaluate(
         "resamples": resamples,
         "permutations": permutations,
         "seed": seed,
+        "progress": progress,
     }
     if judgements is None:
         return _agreement(ranked, baselines, drawn)
@@ -133,7 +134,7 @@ def score_named_runs(
         relevance_level: lowest grade that counts as relevant.
         source: where the judgements came from.
         tuned_on: how many judged queries fusion weights were tuned on.
-        drawn: `confidence`, `resamples`, `permutations` and `seed` of intervals and tests.
+        drawn: `confidence`, `resamples`, `permutations` and `seed` of intervals and tests, and `progress`.
     """
 
     def scored(run: Run, name: str) -> Evaluation:

@@ -235,6 +235,7 @@ def evaluate_index(
         level if relevance_level is None else relevance_level,
         source,
         tuned_on,
+        progress=progress,
         **drawn,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +14,7 @@ from ibkd_retrieval.evaluation.agreement import AGREEMENT
 from ibkd_retrieval.evaluation.formatting import html_table, text_table
 from ibkd_retrieval.evaluation.metrics import JUDGED_DEPTH, Evaluation
 from ibkd_retrieval.evaluation.significance import Values, WinTieLoss, bootstrap_means, holm, paired_tests, percentiles
+from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -242,6 +244,7 @@ def score_runs(
     seed: int = 0,
     judgements: str = "the judgements",
     tuned_on: int | None = None,
+    progress: Progress = SILENT,
 ) -> Scores:
     """Compute intervals of the scores, and test every run against every baseline.
 
@@ -254,6 +257,7 @@ def score_runs(
         seed: of resampling and randomisation.
         judgements: where the judgements came from; without judgements the baseline that runs are compared with.
         tuned_on: how many of the judged queries fusion weights were tuned on; None where none were tuned.
+        progress: where to report the tests, which take seconds each on thousands of queries.
 
     Raises:
         UserError: no run, two of one name, evaluations that differ in queries, metrics or level, a baseline that
@@ -270,14 +274,14 @@ def score_runs(
     }
     values = np.stack([run.evaluation.per_query[metric] for run in everyone for metric in metrics], axis=1)
     means = bootstrap_means(values, resamples, seed)
-    contrasts = [
-        _contrast(run, baseline, metric, columns, means, confidence, permutations, seed)
-        for run in runs
-        for baseline in baselines
-        # A run among its own baselines would only make the correction of the others stricter.
-        if run.source != baseline.source
-        for metric in metrics
-    ]
+    # A run among its own baselines would only make the correction of the others stricter.
+    pairs = [(run, baseline) for run in runs for baseline in baselines if run.source != baseline.source]
+    contrasts = []
+    if pairs:
+        with progress.task("Testing differences", len(pairs) * len(metrics), "tests") as task:
+            for (run, baseline), metric in itertools.product(pairs, metrics):
+                contrasts.append(_contrast(run, baseline, metric, columns, means, confidence, permutations, seed))
+                task.advance(1)
     if baselines and not contrasts:
         raise UserError(f"{runs[0].source} is its own baseline: name another run to compare it with.")
     corrected = holm([contrast.randomisation_p for contrast in contrasts])
