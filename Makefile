@@ -5,7 +5,7 @@ BIN := .venv/bin
 TEST_WORKERS ?= 2
 SETUP := Makefile pyproject.toml setup.py constraints.txt
 
-.PHONY: quickstart test test-fast test-lucene lint types unit coverage fix docs clean
+.PHONY: quickstart test test-fast test-lucene test-cluster lint types unit coverage fix docs clean
 
 quickstart: .venv/.installed-demo
 	$(BIN)/ibkd quickstart
@@ -14,7 +14,7 @@ test: lint types unit
 
 # The same without the tests that are marked slow, for use while writing.
 test-fast: .venv/.installed-dev
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not slow and not lucene"
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not slow and not lucene and not cluster"
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -42,6 +42,15 @@ docs: .venv/.installed-docs
 test-lucene: .venv-lucene/.installed
 	.venv-lucene/bin/python -m pytest -m lucene tests/search
 
+# Ray, too.
+test-cluster: .venv-cluster/.installed
+	.venv-cluster/bin/python -m pytest -m cluster tests/indexing
+
+.venv-cluster/.installed: $(SETUP)
+	test -x .venv-cluster/bin/python || $(PYTHON) -m venv .venv-cluster
+	.venv-cluster/bin/pip install -q -c constraints.txt -e '.[cpu,ray,demo,dev]'
+	touch $@
+
 .venv-lucene/.installed: $(SETUP)
 	test -x .venv-lucene/bin/python || $(PYTHON) -m venv .venv-lucene
 	.venv-lucene/bin/pip install -q -c constraints.txt -e '.[cpu,bm25,pyserini,dev]'
@@ -63,4 +72,4 @@ test-lucene: .venv-lucene/.installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lucene .mypy_cache .ruff_cache .pytest_cache .coverage site *.egg-info
+	rm -rf .venv .venv-lucene .venv-cluster .mypy_cache .ruff_cache .pytest_cache .coverage site *.egg-info

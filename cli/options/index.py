@@ -60,7 +60,17 @@ CHOICES: dict[str, Any] = {
         panel=COMPUTING,
         default="4096 (65536 on a GPU), less in little memory",
     ),
-    "workers": option("Encoder processes. They share the cores, or are spread over the GPUs.", panel=RESOURCES),
+    "workers": option(
+        "Encoder processes. They share the cores, or are spread over the GPUs.",
+        panel=RESOURCES,
+        default="1; on a cluster, as many as it has room for",
+    ),
+    "cluster": option(
+        "Ray cluster that encodes: auto for the one that this machine belongs to, or its HOST:PORT.",
+        panel=RESOURCES,
+        metavar="ADDRESS",
+    ),
+    "worker_cpus": option("Cores of an encoder on a cluster.", panel=RESOURCES, default="1"),
     "memory": option(
         "Most memory to take, such as 2GB or 512MB. An index type that needs more is refused.",
         panel=RESOURCES,

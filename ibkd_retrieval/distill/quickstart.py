@@ -26,6 +26,7 @@ from ibkd_retrieval.distill.quickstart_sizes import (
 )
 from ibkd_retrieval.distill.sections import STATIC
 from ibkd_retrieval.encoders.backends.backend import require
+from ibkd_retrieval.encoders.device import give_freed_memory_back
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import DEFAULT_TEACHER, resolve_model_name
 from ibkd_retrieval.errors import MissingPackage, UserError
@@ -120,6 +121,7 @@ def quickstart(
         return began + 60 * budget - time.monotonic()
 
     def stage(number: int, title: str) -> None:
+        give_freed_memory_back()
         progress.say(f"[{number}/4] {title}  ({time.monotonic() - began:.0f} s)")
 
     train, test = (

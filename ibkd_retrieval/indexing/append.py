@@ -34,7 +34,7 @@ from ibkd_retrieval.indexing.building.plan import (
     write_plan,
 )
 from ibkd_retrieval.indexing.building.stage import ShardStage
-from ibkd_retrieval.indexing.building.workers import EncoderProcesses
+from ibkd_retrieval.indexing.building.workers import ShardEncoders
 from ibkd_retrieval.indexing.contents import IndexContents, open_contents
 from ibkd_retrieval.indexing.delete import without_rows
 from ibkd_retrieval.indexing.faiss_binding import write_structure
@@ -79,7 +79,7 @@ def append_documents(
     resume: bool = False,
     restart: bool = False,
     memory: MemoryPlan | None = None,
-    processes: EncoderProcesses | None = None,
+    processes: ShardEncoders | None = None,
     progress: Progress = SILENT,
 ) -> IndexManifest:
     """Encode the documents of a corpus and add them to a finished index.

@@ -11,7 +11,7 @@ from ibkd_retrieval.indexing.building.finish import check_structure_fits, finish
 from ibkd_retrieval.indexing.building.memory import DEFAULT_SHARD_SIZE, MemoryPlan
 from ibkd_retrieval.indexing.building.plan import BuildPlan, claim, noted_family
 from ibkd_retrieval.indexing.building.stage import ShardStage
-from ibkd_retrieval.indexing.building.workers import EncoderProcesses
+from ibkd_retrieval.indexing.building.workers import ShardEncoders
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Family, family_named, family_options
 from ibkd_retrieval.indexing.format import layout
@@ -34,7 +34,7 @@ def build_index(
     shard_size: int = DEFAULT_SHARD_SIZE,
     vector_format: str = "float32",
     memory: MemoryPlan | None = None,
-    processes: EncoderProcesses | None = None,
+    processes: ShardEncoders | None = None,
     device: str = "cpu",
     progress: Progress = SILENT,
 ) -> IndexManifest:

@@ -135,7 +135,9 @@ class EncodingConfig:
         query_prompt: text put before every query that will be asked. None is the model's own.
         document_prompt: text put before every document. None is the model's own.
         batch_tokens: most tokens in a batch, padding counted. None is 4,096 (65,536 on a GPU), less in little memory.
-        workers: encoder processes.
+        workers: encoder processes. None is this process alone, or with `cluster` as many as there is room for.
+        cluster: a Ray cluster that encodes: "auto" for the one that this machine belongs to, or its HOST:PORT.
+        worker_cpus: cores of an encoder on a cluster.
         memory: most memory to take, such as "2GB" or "512MB". None is a quarter of the machine's.
         shard_size: documents in a shard. None is 8,192, less in little memory.
     """
@@ -149,7 +151,9 @@ class EncodingConfig:
     query_prompt: str | None = None
     document_prompt: str | None = None
     batch_tokens: int | None = None
-    workers: int = 1
+    workers: int | None = None
+    cluster: str | None = None
+    worker_cpus: int | None = None
     memory: str | None = None
     shard_size: int | None = None
 

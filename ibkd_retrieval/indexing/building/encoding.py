@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ibkd_retrieval.encoders.device import choose_device, give_freed_memory_back
@@ -12,7 +14,7 @@ from ibkd_retrieval.encoders.tokens import default_batch_tokens
 from ibkd_retrieval.encoders.weights import word_on_prompts
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.memory import MemoryPlan, parse_size, plan_memory
-from ibkd_retrieval.indexing.building.workers import EncoderProcesses, LoadEncoder, available_threads
+from ibkd_retrieval.indexing.building.workers import EncoderProcesses, LoadEncoder, ShardEncoders, available_threads
 from ibkd_retrieval.indexing.config import PROMPTS
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class Encoding(NamedTuple):
 
     encoder: TextEncoder
     memory: MemoryPlan
-    processes: EncoderProcesses | None
+    processes: ShardEncoders | None
 
 
 def prepare_encoding(model: str | TextEncoder, config: EncodingConfig, corpus: Corpus, progress: Progress) -> Encoding:
@@ -52,8 +54,12 @@ def prepare_encoding(model: str | TextEncoder, config: EncodingConfig, corpus: C
     Raises:
         UserError: there is no such model, it cannot honour an option, or the memory does not suffice.
     """
-    if config.workers < 1:
-        raise UserError(f"`workers` is {config.workers}: give at least 1.")
+    for name in ("workers", "worker_cpus"):
+        number = getattr(config, name)
+        if number is not None and number < 1:
+            raise UserError(f"`{name}` is {number}: give at least 1.")
+    if config.cluster is None and config.worker_cpus is not None:
+        raise UserError("`worker_cpus` is for encoders on a cluster: give `cluster` too, or `workers` alone.")
     if config.shard_size is not None and config.shard_size < 1:
         raise UserError(
             f"A shard must hold at least one document, not {config.shard_size}: give a larger `shard_size`."
@@ -67,11 +73,27 @@ def prepare_encoding(model: str | TextEncoder, config: EncodingConfig, corpus: C
     sizes = _sizes(encoder, config, limit, wanted)
     if config.batch_tokens is None and isinstance(model, str):
         encoder.batch_tokens = sizes.batch_tokens
-    processes = None
-    if config.workers > 1:
-        load = _loader(model, encoder, config, corpus, sizes)
-        processes = EncoderProcesses(config.workers, load)
-    return Encoding(encoder, sizes, processes)
+    return Encoding(encoder, sizes, _encoders(model, encoder, config, corpus, sizes))
+
+
+def _encoders(
+    model: str | TextEncoder, encoder: Any, config: EncodingConfig, corpus: Corpus, sizes: MemoryPlan
+) -> ShardEncoders | None:
+    """The encoders outside this process. None where this process encodes."""
+    if config.cluster is None and (config.workers or 1) == 1:
+        return None
+    load = _loader(model, encoder, config, corpus, sizes)
+    if config.cluster is None:
+        return EncoderProcesses(config.workers or 1, load)
+    from ibkd_retrieval.indexing.building.cluster import ClusterEncoders, connected
+
+    with connected(config.cluster):
+        pass  # An address without a cluster is refused before a folder is made.
+
+    # The processes of a cluster start in a folder of their own.
+    name = str(Path(load.name).resolve()) if Path(load.name).is_dir() else load.name
+    load, gpus = dataclasses.replace(load, name=name), int(encoder.device.startswith("cuda"))
+    return ClusterEncoders(config.cluster, load, encoder.weight_hash, config.workers, config.worker_cpus or 1, gpus)
 
 
 def _loaded(model: str, config: EncodingConfig, corpus: Corpus, progress: Progress) -> Any:
@@ -128,8 +150,10 @@ def _sizes(encoder: Any, config: EncodingConfig, limit: int | None, batch_tokens
         UserError: it does not suffice.
     """
     at_once = getattr(encoder, "batches_at_once", 1)
-    if at_once > 1 and config.workers > 1:
-        at_once = thread_count(max(1, available_threads() // config.workers))
+    # Encoders on a cluster have the memory of their nodes.
+    workers = 1 if config.cluster is not None else config.workers or 1
+    if at_once > 1 and workers > 1:
+        at_once = thread_count(max(1, available_threads() // workers))
     # Up to seven encoders were tried. Encoding does not need their memory.
     give_freed_memory_back()
     sizes = plan_memory(
@@ -138,8 +162,8 @@ def _sizes(encoder: Any, config: EncodingConfig, limit: int | None, batch_tokens
         width=getattr(encoder, "width", None),
         batch_tokens=batch_tokens,
         shard_size=config.shard_size,
-        workers=config.workers,
-        batches=config.workers * at_once,
+        workers=workers,
+        batches=workers * at_once,
     )
     # A GPU computes in memory of its own.
     if config.batch_tokens is not None and sizes.batch_tokens < config.batch_tokens and encoder.device == "cpu":

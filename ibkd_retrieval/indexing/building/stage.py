@@ -19,7 +19,7 @@ from ibkd_retrieval.encoders.protocol import PreparingEncoder, TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.pipeline import WriteBehind, read_ahead
 from ibkd_retrieval.indexing.building.plan import BuildPlan, Fingerprint, IdGuard, TakenIds, fingerprint
-from ibkd_retrieval.indexing.building.workers import EncodedShard, EncoderProcesses, UnencodedShard
+from ibkd_retrieval.indexing.building.workers import EncodedShard, ShardEncoders, UnencodedShard
 from ibkd_retrieval.indexing.format.shards import ShardRecord, is_intact, write_shard
 from ibkd_retrieval.progress import Progress, Task
 
@@ -54,7 +54,7 @@ class ShardStage:
     progress: Progress
     first: int = 0
     taken: TakenIds | None = None
-    processes: EncoderProcesses | None = None
+    processes: ShardEncoders | None = None
     depth: int = 1
     before_writing: Callable[[], None] = lambda: None
 

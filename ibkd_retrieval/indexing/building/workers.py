@@ -153,6 +153,13 @@ class LoadEncoder:
         return Encoder.load(settings.pop("name"), **settings, progress=SILENT)
 
 
+class ShardEncoders(Protocol):
+    """Whatever encodes whole shards outside this process."""
+
+    def encode(self, shards: Iterator[UnencodedShard], task: Task) -> Iterator[EncodedShard]:
+        """Encode shards from a stream. Results come in the order in which they finish."""
+
+
 @dataclass(frozen=True)
 class EncoderProcesses:
     """Processes that encode whole shards.
@@ -218,7 +225,7 @@ class EncoderProcesses:
             message = connection.recv()
         except (EOFError, ConnectionError):
             raise self._died(process, shard) from None
-        if isinstance(message, _Failed):
+        if isinstance(message, Failure):
             raise message.error()
         return message
 
@@ -247,13 +254,22 @@ class _Advanced(NamedTuple):
     texts: int
 
 
-class _Failed(NamedTuple):
+class Failure(NamedTuple):
+    """An error of an encoder process, on its way to the process that reports it.
+
+    Attributes:
+        kind: "user", "system" or "work": which class of error it is.
+        text: what it says.
+        number: the error number of a "system" error.
+    """
+
     kind: str
     text: str
     number: int | None = None
 
     @classmethod
-    def of(cls, error: Exception) -> _Failed:
+    def of(cls, error: Exception) -> Failure:
+        """What an error says."""
         if isinstance(error, UserError):
             return cls("user", str(error))
         if isinstance(error, OSError) and error.errno is not None:
@@ -261,7 +277,12 @@ class _Failed(NamedTuple):
             return cls("system", f"{error.strerror}{where}", error.errno)
         return cls("work", f"Encoding failed with {type(error).__name__}: {error}")
 
+    def at(self, where: str) -> Failure:
+        """The same, with where it happened."""
+        return self._replace(text=f"{where}: {self.text}")
+
     def error(self) -> Exception:
+        """The error to raise."""
         if self.kind == "user":
             return UserError(self.text)
         return OSError(self.number, self.text) if self.kind == "system" else WorkFailed(self.text)
@@ -296,6 +317,6 @@ def _work(connection: Connection, load: EncoderLoader, number: int, count: int) 
         return
     except Exception as error:  # Any library can raise here. The parent process turns it into a message.
         try:
-            connection.send(_Failed.of(error))
+            connection.send(Failure.of(error))
         except ConnectionError:
             return
