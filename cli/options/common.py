@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
+from ibkd_retrieval.encoders.loading import POOLINGS
 from ibkd_retrieval.errors import UserError
 
 from .declare import ADVANCED, at_least, flag, option
@@ -56,7 +57,10 @@ COMPUTATION: dict[str, Any] = {
         choices=("auto", "torch", "onnx", "openvino"),
     ),
     "pooling": option(
-        "How a plain transformers encoder pools its tokens.", panel=COMPUTING, default="mean", choices=("mean", "cls")
+        "How tokens are pooled, in place of what the model's folder says.",
+        panel=COMPUTING,
+        default="the folder's; without one lasttoken for a causal language model, else mean",
+        choices=POOLINGS,
     ),
     "max_length": option("Tokens to read of a text.", panel=COMPUTING, default="the model's own limit"),
     "query_prompt": option(

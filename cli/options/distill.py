@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from ibkd_retrieval.distill.config import PARAMETERS, USUAL, DistillConfig
 from ibkd_retrieval.distill.objectives import OBJECTIVES, TEMPERATURES, USUAL_TEMPERATURE
+from ibkd_retrieval.encoders.loading import POOLINGS
 
 from .common import COMPUTATION, COMPUTING, CORPUS_HELP, CorpusFields, Output, Unfinished, seed_option
 from .declare import ADVANCED, Given, Group, flag, group, option, parameter
@@ -96,10 +97,10 @@ OPTIONS: dict[str, Any] = {
     "pooling": Annotated[
         str | None,
         option(
-            "How a plain transformers student pools its tokens.",
+            "How the model of --student pools its tokens, in place of what its folder says.",
             panel=_STUDENT,
-            default="mean",
-            choices=("mean", "cls"),
+            default="the folder's, else mean",
+            choices=POOLINGS,
         ),
     ],
     "freeze_embeddings": Annotated[

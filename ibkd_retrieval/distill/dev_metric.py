@@ -32,6 +32,10 @@ class Dev(Protocol):
     def texts(self) -> list[str]:
         """The texts that must not be in the training data."""
 
+    @property
+    def searched(self) -> Sequence[str]:
+        """The texts that are searched."""
+
     def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
         """Measure `encoder`. `searched` encodes the documents in its place, if given."""
 
@@ -60,13 +64,17 @@ class JudgedDev:
             document.content for document in self.documents if document.doc_id in relevant
         ]
 
+    @property
+    def searched(self) -> list[str]:
+        """The texts of the documents."""
+        return [document.content for document in self.documents]
+
     def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
         """The mean of the metric, by exact search."""
         from ibkd_retrieval.evaluation.metrics import evaluate_run
         from ibkd_retrieval.search.runs import Run
 
-        texts = [document.content for document in self.documents]
-        documents = searched(texts) if searched else encoder.encode(texts, "document")
+        documents = searched(self.searched) if searched else encoder.encode(self.searched, "document")
         queries = encoder.encode([query.text for query in self.queries], "query")
         scores = queries @ documents.T
         depth = min(100, len(self.documents))
@@ -97,6 +105,11 @@ class NeighbourDev:
         """The held-out texts."""
         return list(self.held_out)
 
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The held-out texts."""
+        return self.held_out
+
     def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
         """Mean overlap, 0 to 1."""
         vectors = encoder.encode(self.held_out)
@@ -126,6 +139,15 @@ class TeacherSpaceDev:
     def texts(self) -> list[str]:
         """The texts of the inner dev set."""
         return self._inner.texts
+
+    @property
+    def searched(self) -> Sequence[str]:
+        """The texts that are searched in the inner dev set."""
+        return self._inner.searched
+
+    def encode_searched(self) -> None:
+        """Let the teacher encode the texts that are searched, while it is in memory."""
+        self._searched(self.searched)
 
     def score(self, encoder: TextEncoder, searched: DocumentEncoder | None = None) -> float:
         """Measure by the inner dev set. It is 0 for an untrained student with another dimension than the teacher's."""

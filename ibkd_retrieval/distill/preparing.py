@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -33,6 +34,7 @@ from ibkd_retrieval.distill.teacher.cache import TeacherCache, TeacherVectors
 from ibkd_retrieval.distill.teacher.joint import JointCache, JointTeacher
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.stage2 import usable_pairs
+from ibkd_retrieval.encoders.backends.backend import weights_in
 from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, short_model_name
@@ -131,7 +133,7 @@ def load_models(job: Job) -> tuple[Job, Models]:
     """Load the teachers, initialise the student, and make the choices that depend on them."""
     config = job.config
     device = ranks.local_device(choose_device(job.device))
-    teacher = load_sentence_transformer(config.teacher[0], device=device)
+    teacher = _load_teacher(config.teacher[0], config.training.dtype, device)
     dims = config.student.dims
     if dims and not config.student.dim and config.student.model == STATIC:
         config = config.with_parameters(dim=dims[0])
@@ -159,31 +161,39 @@ def _teachers(
     config: DistillConfig, cache_root: Path, first: SentenceTransformer, device: str
 ) -> tuple[Encoder | JointTeacher, TeacherVectors]:
     """The teacher for evaluation, and the cache of target vectors. Several teachers are joined into one."""
-    models = {config.teacher[0]: first} | {
-        name: load_sentence_transformer(name, device=device) for name in config.teacher[1:]
-    }
-    pairs = [_whole_and_cut(name, model, config.training) for name, model in models.items()]
+    pairs = [_whole_and_cut(config.teacher[0], first, config.training)]
+    for name in list(dict.fromkeys(config.teacher))[1:]:
+        pairs.append(_whole_and_cut(name, _load_teacher(name, config.training.dtype, device), config.training))
     encoders = [whole for whole, _ in pairs]
     with ranks.in_turn():
-        caches = [_cache_of(reader, name, cache_root) for (_, reader), name in zip(pairs, models, strict=True)]
+        caches = [_cache_of(reader, reader.name, cache_root) for _, reader in pairs]
     if len(encoders) == 1:
         return encoders[0], caches[0]
     return JointTeacher(encoders), JointCache(caches, JointTeacher([cast(Encoder, each.teacher) for each in caches]))
 
 
+def _load_teacher(name: str, dtype: str, device: str) -> SentenceTransformer:
+    return load_sentence_transformer(name, device=device, dtype=weights_in(dtype, "torch", device))
+
+
 def _whole_and_cut(name: str, model: SentenceTransformer, settings: TrainingConfig) -> tuple[Encoder, Encoder]:
     """A teacher with its own length, and one that reads no more of a text than the student. They share the weights."""
+    device = str(model.device)
+
+    def again(which: int) -> Encoder:
+        return _whole_and_cut(name, _load_teacher(name, settings.dtype, device), settings)[which]
+
     own = model.max_seq_length
     # A static model has no length limit.
     length = settings.max_length if own is None else min(settings.max_length, own)
     if is_static(model) or length == own:
-        whole = Encoder(model, name, dtype=settings.dtype)
+        whole = Encoder(model, name, dtype=settings.dtype, again=partial(again, 0))
         return whole, whole
     model.max_seq_length = length
     cut = weight_hash(model)
     model.max_seq_length = own
-    whole = Encoder(model, name, dtype=settings.dtype)
-    return whole, whole.shortened(length, cut)
+    whole = Encoder(model, name, dtype=settings.dtype, again=partial(again, 0))
+    return whole, whole.shortened(length, cut, partial(again, 1))
 
 
 def open_cache(name: str, model: SentenceTransformer, settings: TrainingConfig, root: Path) -> TeacherCache:
@@ -239,6 +249,8 @@ def read_data(job: Job, models: Models) -> JobData:
         pairs = usable_pairs(pairs, watched, job.config.finetuning)
     if job.config.student.output_space == "teacher":
         watched = TeacherSpaceDev(watched, models.teacher)
+        if ranks.is_first():
+            watched.encode_searched()
     return JobData(texts, watched, pairs, made)
 
 

@@ -35,7 +35,7 @@ class StudentConfig:
             otherwise 0.
         dims: Matryoshka dims: the lengths to which vectors may be truncated, largest first. () trains the full length
             only.
-        pooling: "mean" or "cls", for a plain transformers model.
+        pooling: "mean", "cls" or "lasttoken", in place of that of the folder of `model`.
         freeze_embeddings: whether the token embeddings are frozen. The default is to freeze them for layers of the
             teacher. This is faster, and tokens that the training text lacks stay consistent with the others.
         output_space: "student" for compact vectors, without W. "teacher" for vectors that search the teacher's index:

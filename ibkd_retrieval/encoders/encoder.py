@@ -9,15 +9,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.encoders.backends.backend import check_choice, check_static, open_backend
-from ibkd_retrieval.encoders.backends.torch_modules import faithful_run
-from ibkd_retrieval.encoders.device import choose_device, keep_freed_memory
+from ibkd_retrieval.encoders.backends.backend import check_choice, check_static, open_backend, weights_in
+from ibkd_retrieval.encoders.backends.torch_modules import faithful_run, runs_in_float32
+from ibkd_retrieval.encoders.device import choose_device, give_freed_memory_back, keep_freed_memory
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
 from ibkd_retrieval.encoders.students import is_static, keep_leading_dimensions
@@ -63,11 +64,22 @@ Prefer = Callable[[str, str], tuple[str, str, Sequence[str]] | None]
 _KINDS: dict[str, Kind] = {"document": "document", "documents": "document", "query": "query", "queries": "query"}
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """What of an encoder takes memory: the model and what runs it."""
+
+    model: SentenceTransformer
+    backend: Backend | None = None
+    words: WordTokens | None = None
+
+
 class Encoder:
     """A sentence-transformers model behind one call, `encode`.
 
     It satisfies `TextEncoder`. `backend` runs the transformer in `dtype`. Pooling and the modules after it run in
     float32 for every backend. They cost little, and rounding would show there.
+
+    `release` frees the weights of an encoder that knows how to load itself again.
 
     Attributes:
         backend: "torch", "onnx" or "openvino".
@@ -90,8 +102,12 @@ class Encoder:
         backend: str = "torch",
         sample: Sequence[str] = (),
         prefer: Prefer | None = None,
+        again: Callable[[], Encoder] | None = None,
     ) -> None:
-        """Take over a float32 `model` on its device. Its transformer is converted in place."""
+        """Take over a `model` on its device, in float32 or in the `dtype` it is stored in.
+
+        Its transformer is converted in place. `again` loads the same encoder anew after `release`.
+        """
         from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
         self.name = name
@@ -118,21 +134,22 @@ class Encoder:
         self.remembered_queries = 0
         self._recent: dict[str, NDArray[np.float32]] = {}
         self._recent_lock = threading.Lock()
-        self._model = model
+        self._again = again
+        self._together = [self]
+        alone = self._static and reads_words_alone(model.tokenizer)
+        self._loaded: _Loaded | None = _Loaded(model, words=WordTokens(model.tokenizer) if alone else None)
         self._excluded = self._excluded_lengths()
         self._padding = 0 if self._static else int(model.tokenizer.pad_token_id or 0)
-        alone = self._static and reads_words_alone(model.tokenizer)
-        self._words = WordTokens(model.tokenizer) if alone else None
         if prefer is not None and not self._static:
             backend, dtype, sample = prefer(self.weight_hash, self.device) or (backend, dtype, sample)
         check_choice(backend, dtype, self.device)
+        if not self._static and runs_in_float32(model, backend, dtype):
+            model.float()
         self._run: Run = "tokens" if self._static else faithful_run(model, self.prompts)
         self._tokenizing = threading.Lock()
-        self._backend = (
-            None
-            if self._static
-            else open_backend(model, backend, dtype, self.weight_hash, self._tokens_of(sample), run=self._run)
-        )
+        if not self._static:
+            opened = open_backend(model, backend, dtype, self.weight_hash, self._tokens_of(sample), run=self._run)
+            self._loaded = _Loaded(model, opened)
         self.backend = "torch" if self._backend is None else self._backend.name
         self.dtype = "float32" if self._backend is None else self._backend.dtype
         if not self._static:
@@ -162,7 +179,7 @@ class Encoder:
             name: a sentence-transformers folder, a transformers folder, a hub name, or the name of the default teacher.
             device: "auto", "cpu", "cuda", "cuda:1".
             dtype: "auto", "float32", "bfloat16", "float16" or "int8", for the transformer.
-            pooling: "mean" or "cls", for a plain transformers encoder.
+            pooling: "mean", "cls" or "lasttoken", in place of the folder's own.
             max_length: tokens to read of a text; None keeps the model's own limit.
             dim: length to cut vectors to before they are normalised; None keeps all. An encoder of cut vectors has a
                 weight hash of its own.
@@ -191,7 +208,10 @@ class Encoder:
         if batch_tokens is not None and batch_tokens < 1:
             raise UserError(f"`batch_tokens` is {batch_tokens}: give at least 1.")
         name = str(name)
-        model = load_sentence_transformer(name, device=choose_device(device), pooling=pooling, max_length=max_length)
+        device = choose_device(device)
+        model = load_sentence_transformer(
+            name, device=device, pooling=pooling, max_length=max_length, dtype=weights_in(dtype, backend, device)
+        )
         if is_static(model):
             check_static(name, backend, dtype)
         if dim is not None:
@@ -216,6 +236,43 @@ class Encoder:
             prefer=prefer,
         )
 
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of the weights in memory. 0 after `release`."""
+        return 0 if self._loaded is None else self.model_bytes
+
+    def release(self) -> None:
+        """Free the weights, also for the copies that share them. They are loaded again for the next text.
+
+        An encoder that cannot load itself again keeps them.
+        """
+        for each in self._together:
+            if each._again is not None:
+                each._loaded = None
+        give_freed_memory_back()
+
+    @property
+    def _present(self) -> _Loaded:
+        if self._loaded is not None:
+            return self._loaded
+        anew = cast(Callable[[], Encoder], self._again)()
+        if anew.weight_hash != self.weight_hash:
+            raise UserError(f"The model `{self.name}` was changed while it was in use: run again.")
+        self._loaded = anew._present
+        return self._loaded
+
+    @property
+    def _model(self) -> SentenceTransformer:
+        return self._present.model
+
+    @property
+    def _backend(self) -> Backend | None:
+        return self._present.backend
+
+    @property
+    def _words(self) -> WordTokens | None:
+        return self._present.words
+
     def _excluded_lengths(self) -> dict[str, int]:
         # Computed once, because this call of transformers turns truncation off, and threads share the tokenizer.
         return {
@@ -239,17 +296,21 @@ class Encoder:
             cut_to_length(other._model)
         return other
 
-    def shortened(self, max_length: int, weight_hash: str) -> Encoder:
+    def shortened(self, max_length: int, weight_hash: str, again: Callable[[], Encoder] | None = None) -> Encoder:
         """Return the same model, with the same weights in memory, that reads fewer tokens of a text.
 
         Args:
             max_length: the most tokens to read of a text.
             weight_hash: the weight hash of the model with this length, taken before its transformer was converted.
+            again: loads this shorter model anew after `release`.
         """
         other = copy.copy(self)
         weights = (*self._model.parameters(), *self._model.buffers())
-        other._model = copy.deepcopy(self._model, {id(tensor): tensor for tensor in weights})
-        other._model.max_seq_length = other.max_length = max_length
+        model = copy.deepcopy(self._model, {id(tensor): tensor for tensor in weights})
+        model.max_seq_length = other.max_length = max_length
+        other._loaded = replace(self._present, model=model)
+        other._again = again
+        self._together.append(other)
         other.weight_hash = other.former_hash = weight_hash
         other._tokenizing = threading.Lock()
         other._recent, other._recent_lock = {}, threading.Lock()

@@ -27,10 +27,12 @@ from ibkd_retrieval.encoders.model_folder import (
     check_no_weight_lacks,
     lacking_weights,
     needs_own_code,
+    stored_format,
 )
 from ibkd_retrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
 DEFAULT_TEACHER = "all-MiniLM-L6-v2"
@@ -63,19 +65,27 @@ def short_model_name(name: str) -> str:
     return path.resolve().name if path.is_dir() else name.rstrip("/").split("/")[-1]
 
 
-POOLINGS = ("mean", "cls")
+POOLINGS = ("mean", "cls", "lasttoken")
 
 
 def load_sentence_transformer(
-    name: str, *, device: str = "cpu", pooling: str | None = None, max_length: int | None = None
+    name: str,
+    *,
+    device: str = "cpu",
+    pooling: str | None = None,
+    max_length: int | None = None,
+    dtype: torch.dtype | None = None,
 ) -> SentenceTransformer:
     """Load a model in float32. Vectors that are compared by cosine get unit length.
 
     Args:
-        name: a sentence-transformers folder, a folder of a plain transformers encoder, or a hub name.
+        name: a sentence-transformers folder, a folder of a plain transformers model, or a hub name.
         device: the torch device.
-        pooling: "mean" or "cls" for a plain encoder; None keeps the setting of the folder, with mean as default.
+        pooling: "mean", "cls" or "lasttoken" replaces the pooling of the folder. None keeps it. A folder without one
+            has the last token for a causal language model, and the mean for others.
         max_length: the most tokens of a text. None keeps the limit of the model.
+        dtype: a number format that the weights keep if they are stored in it. They are then read from the file in
+            place, and never take more memory than the file. None converts all to float32.
 
     Raises:
         UserError: no such model, a folder that is not a model, a length above what the model can read.
@@ -88,11 +98,12 @@ def load_sentence_transformer(
         raise UserError(f"Unknown pooling `{pooling}`: use one of {', '.join(POOLINGS)}.")
     resolved = find_model(name)
     with quiet_transformers(), model_load_errors(name), lacking_weights() as lacking:
+        kept = dtype if dtype is not None and dtype == _stored_dtype(resolved) else torch.float32
         model = SentenceTransformer(
             resolved,
             device=device,
             trust_remote_code=False,
-            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+            model_kwargs={"dtype": kept, "use_safetensors": True},
         )
     transformer = model[0]
     if not isinstance(transformer, Transformer | StaticEmbedding):
@@ -118,6 +129,18 @@ def load_sentence_transformer(
     _check_vectors(model, name)
     _make_comparable(model, name)
     return model
+
+
+def _stored_dtype(name: str) -> torch.dtype | None:
+    """Return the number format that all weights of a model are stored in. None for several."""
+    import torch
+    from transformers import AutoConfig
+
+    folder = Path(name) if Path(name).is_dir() else _cached_folder(name)
+    if folder is not None:
+        return {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}.get(stored_format(folder) or "")
+    # The hub's files are not here yet, but the configuration is small.
+    return AutoConfig.from_pretrained(name, trust_remote_code=False).dtype  # type: ignore[no-any-return]
 
 
 def _check_numbers(model: SentenceTransformer, name: str) -> None:
@@ -218,20 +241,11 @@ def find_model(name: str) -> str:
 
 def _require_hub(name: str) -> None:
     """Fail at once if a hub name is neither cached nor reachable. The hub client retries for a minute."""
-    import os
-
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
 
     try:
-        candidates = [name] if "/" in name else [f"sentence-transformers/{name}", name]
-        # This variable sets the cache of sentence-transformers. The default is the cache of the hub client.
-        cache = os.environ.get("SENTENCE_TRANSFORMERS_HOME")
-        if any(
-            isinstance(huggingface_hub.try_to_load_from_cache(each, name_in_repository, cache_dir=cache), str)
-            for each in candidates
-            for name_in_repository in ("config.json", "modules.json")
-        ):
+        if _cached_folder(name) is not None:
             return
     except HFValidationError as error:
         raise UserError(f"No model `{name}`: give an existing folder or a hub name such as {_EXAMPLE}.") from error
@@ -243,6 +257,21 @@ def _require_hub(name: str) -> None:
             f"No model `{name}`: there is no such folder, it is not in the hub's local cache, and {endpoint} cannot be "
             f"reached ({type(error).__name__}); give a model folder or get a connection."
         ) from error
+
+
+def _cached_folder(name: str) -> Path | None:
+    """Return the folder of a hub model in the local cache, None where it is not cached."""
+    import os
+
+    from huggingface_hub import try_to_load_from_cache
+
+    # This variable sets the cache of sentence-transformers. The default is the cache of the hub client.
+    cache = os.environ.get("SENTENCE_TRANSFORMERS_HOME")
+    for each in [name] if "/" in name else [f"sentence-transformers/{name}", name]:
+        for file in ("config.json", "modules.json"):
+            if isinstance(found := try_to_load_from_cache(each, file, cache_dir=cache), str):
+                return Path(found).parent
+    return None
 
 
 _EXAMPLE = "`sentence-transformers/all-mpnet-base-v2`"

@@ -80,6 +80,19 @@ def _is_known(model_type: object) -> bool:
     return isinstance(model_type, str) and model_type in CONFIG_MAPPING
 
 
+def stored_format(folder: Path) -> str | None:
+    """Return the number format that all weights of a model folder are stored in, such as "BF16". None for several."""
+    formats: set[str] = set()
+    for path in folder.rglob("*.safetensors"):
+        try:
+            with open(path, "rb") as file:
+                tensors = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            formats |= {each["dtype"] for name, each in tensors.items() if name != "__metadata__"}
+        except (OSError, ValueError, RecursionError, OverflowError, MemoryError, AttributeError, KeyError, TypeError):
+            return None  # The libraries say what is wrong with it.
+    return formats.pop() if len(formats) == 1 else None
+
+
 def _object(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None

@@ -53,7 +53,7 @@ class TextEncoder(Protocol):
         dim: the length of a vector.
         max_length: the most tokens of a text. Longer texts are cut. 0 means no limit.
         prompts: the text before a query and before a document, "" for none.
-        pooling: "mean" or "cls" where the user chose it, else None.
+        pooling: "mean", "cls" or "lasttoken" where the user chose it, else None.
         dtype: the number format of the transformer ("float32", "bfloat16", ...).
         device: "cpu", "cuda", ...
     """

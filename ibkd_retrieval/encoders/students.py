@@ -44,15 +44,14 @@ def student_from_layers(teacher: SentenceTransformer, layers: int | Sequence[int
     """
     import torch
 
-    student = copy.deepcopy(teacher)
-    transformer: Any = student[0]
-    if not hasattr(transformer, "auto_model"):
+    if not hasattr(teacher[0], "auto_model"):
         raise UserError("The teacher has no transformer layers to take: name a small model as `student` instead.")
-    if any(type(module).__name__ == "WeightedLayerPooling" for module in student):
+    if any(type(module).__name__ == "WeightedLayerPooling" for module in teacher):
         raise UserError(
             "The teacher weighs the outputs of all its layers (WeightedLayerPooling), so that some of them do not make "
             "a student: name a small model as `student` instead."
         )
+    transformer: Any = teacher[0]
     config = transformer.auto_model.config
     total = config.num_hidden_layers
     none = UserError(
@@ -66,21 +65,29 @@ def student_from_layers(teacher: SentenceTransformer, layers: int | Sequence[int
         raise UserError(f"The teacher has layers 0 to {total - 1}; {positions} names another.")
     if len(set(positions)) < len(positions):
         raise UserError(f"`layers` {positions} names a layer twice: name each once.")
-    for parent in transformer.auto_model.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, torch.nn.ModuleList) and len(child) == total:
-                _check_alike(child, positions)
-                setattr(parent, name, torch.nn.ModuleList(child[position] for position in positions))
-                # Some configurations describe each layer. Loading reads the description again.
-                for setting, value in config.to_dict().items():
-                    if isinstance(value, list) and len(value) == total:
-                        setattr(config, setting, [value[position] for position in positions])
-                try:
-                    config.num_hidden_layers = len(positions)
-                except NotImplementedError:
-                    raise none from None
-                return student
-    raise none
+    every = next(
+        (m for m in transformer.auto_model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == total), None
+    )
+    if every is None:
+        raise none
+    _check_alike(every, positions)
+    chosen = torch.nn.ModuleList(every[position] for position in positions)
+    # The copy of the list is the copy of this shorter one: a large teacher may not fit into the memory twice.
+    memo: dict[int, Any] = {}
+    memo[id(every)] = copy.deepcopy(chosen, memo)
+    student = copy.deepcopy(teacher, memo).float()
+    taken: Any = student[0]
+    own = taken.auto_model.config
+    # Some configurations describe each layer. Loading reads the description again.
+    for setting, value in own.to_dict().items():
+        if isinstance(value, list) and len(value) == total:
+            setattr(own, setting, [value[position] for position in positions])
+    try:
+        own.num_hidden_layers = len(positions)
+    except NotImplementedError:
+        raise none from None
+    own.dtype = torch.float32
+    return student
 
 
 def _check_alike(layers: Any, positions: Sequence[int]) -> None:

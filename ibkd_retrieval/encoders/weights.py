@@ -194,8 +194,13 @@ def _digest(model: SentenceTransformer, modules: list[list[Any]]) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
+        # A table of token vectors may take gigabytes, and in float32 twice as many.
+        for part in tensor.detach().reshape(-1).split(_HASHED_AT_ONCE):
+            digest.update(part.cpu().float().numpy().data)
     return digest.hexdigest()
+
+
+_HASHED_AT_ONCE = 1 << 22
 
 
 # Settings of an architecture that decide no vector: names, training, unused outputs, tasks, and sizes that the shapes

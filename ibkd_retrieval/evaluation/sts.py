@@ -151,7 +151,7 @@ def evaluate_sts(
         device: the device to encode on.
         dtype: number format of the encoder.
         backend: backend of the encoder.
-        pooling: "mean" or "cls", for a plain transformers encoder.
+        pooling: "mean", "cls" or "lasttoken", in place of the folder's own.
         resamples: bootstrap resamples of the pairs per interval.
         seed: random seed of the resamples.
         progress: receives the number of sentences encoded.

@@ -129,7 +129,7 @@ class EncodingConfig:
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "auto", "float32", "bfloat16", "float16" or "int8".
         backend: "auto", "torch", "onnx" or "openvino".
-        pooling: "mean" or "cls", for a plain transformers encoder.
+        pooling: "mean", "cls" or "lasttoken", in place of the folder's own.
         max_length: tokens to read of a text. None is the model's own limit.
         dim: leading dimensions to keep of a vector. None keeps all.
         query_prompt: text put before every query that will be asked. None is the model's own.

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
+from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.weights import ParameterCount
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.encoders.protocol import Kind
     from ibkd_retrieval.progress import Task
 
@@ -27,6 +27,16 @@ def side_by_side(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), np.finfo(np.float32).tiny) for part in parts
     ]
     return (np.concatenate(units, axis=1) / math.sqrt(len(parts))).astype(np.float32)
+
+
+_LARGE = 1 << 30
+"""The bytes of weights from which loading them twice is better than holding them while the student is trained."""
+
+
+def release_large(teacher: object) -> None:
+    """Free the weights of a large teacher until it has to encode again."""
+    if isinstance(teacher, Encoder | JointTeacher) and teacher.held_bytes > _LARGE:
+        teacher.release()
 
 
 class JointTeacher:
@@ -40,12 +50,21 @@ class JointTeacher:
         self.dim = sum(encoder.dim for encoder in encoders)
         self.max_length = max(encoder.max_length for encoder in encoders)
         self.pooling = first.pooling
-        self.model_bytes = sum(encoder.model_bytes for encoder in encoders)
         self.dtype, self.device = first.dtype, first.device
         kinds: tuple[Kind, Kind] = ("query", "document")
         self.prompts: Mapping[str, str] = {kind: " | ".join(e.prompts[kind] for e in encoders) for kind in kinds}
         parts = ("embedding", "transformer")
         self.parameters = ParameterCount({part: sum(e.parameters[part] for e in encoders) for part in parts})
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of the weights that are in memory now."""
+        return sum(encoder.held_bytes for encoder in self._encoders)
+
+    def release(self) -> None:
+        """Free the weights of all teachers. They are loaded again for the next text."""
+        for encoder in self._encoders:
+            encoder.release()
 
     def encode(
         self, texts: Sequence[str], kind: Kind = "document", progress: Task | None = None

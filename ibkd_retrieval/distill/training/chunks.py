@@ -230,7 +230,7 @@ def fixed_bytes(
 
     Args:
         modules: student and objective. What is trained has a gradient and two moments of the optimiser.
-        teacher: the teacher, which measures the dev set at the end.
+        teacher: the teacher, which is in memory unless it was released.
         texts: the training texts.
         token_ids: their tokens.
         scores: number of similarities that the loss computes for a batch.
@@ -239,4 +239,4 @@ def fixed_bytes(
     weights = sum(copies * p.numel() * p.element_size() for p, copies in parameters.items())
     strings = sum(len(text) + 60 for part in (texts.documents, texts.queries) for text in part)
     tokens = 4 * int(token_ids.lengths.sum()) + 64 * len(token_ids)
-    return LIBRARIES + weights + int(getattr(teacher, "model_bytes", 0)) + strings + tokens + 4 * _SCORES * scores
+    return LIBRARIES + weights + int(getattr(teacher, "held_bytes", 0)) + strings + tokens + 4 * _SCORES * scores

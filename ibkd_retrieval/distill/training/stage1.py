@@ -19,6 +19,7 @@ from ibkd_retrieval.distill.objectives import TEXT_BY_TEXT, build_objective
 from ibkd_retrieval.distill.objectives.base import Batch, LossTerms, OwnMaps, Sizes
 from ibkd_retrieval.distill.student import finished_model, stretch_output
 from ibkd_retrieval.distill.teacher.cache import StepVectors, TeacherVectors
+from ibkd_retrieval.distill.teacher.joint import release_large
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.log import StepTimes
 from ibkd_retrieval.distill.training.loop import LoopResult, Pace, StageRun, TrainingLoop
@@ -75,6 +76,7 @@ class TrainingRun(StudentRun):
             self.rows = np.concatenate(
                 [cache.rows(texts.documents, "document", progress), cache.rows(texts.queries, "query", progress)]
             )
+        release_large(cache.teacher)
         super().__init__(student, texts, config, progress)
         self.pace = Pace(settings.steps, settings.batch_size * settings.accumulate, settings)
         self._read_bank(texts)

@@ -18,6 +18,7 @@ from ibkd_retrieval.distill.objectives.base import LossTerms, mean_terms
 from ibkd_retrieval.distill.objectives.functional import infonce
 from ibkd_retrieval.distill.sections import FinetuneConfig
 from ibkd_retrieval.distill.teacher.cache import TeacherVectors
+from ibkd_retrieval.distill.teacher.joint import release_large
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.log import StepTimes
 from ibkd_retrieval.distill.training.loop import LoopResult, Pace, StageRun, TrainingLoop
@@ -160,6 +161,7 @@ def finetune_student(
     texts = PairTexts(pairs.pairs)
     with ranks.in_turn():
         labels, labelled_by = _labels(cache, texts, config, str(student.device), stage.progress)
+    release_large(cache.teacher)
     run = FinetuneRun(student, texts, config, labels, stage.progress, cache.teacher)
     identity: dict[str, Any] = {
         "finetuning": config.finetuning_record(),

@@ -157,7 +157,7 @@ def bench_encode(
         documents: how many of them to encode in each run.
         rounds: runs of each backend, in turn. Medians are given.
         max_length: tokens to read of a text. None is the model's own limit.
-        pooling: "mean" or "cls", for a plain transformers encoder.
+        pooling: "mean", "cls" or "lasttoken", in place of the folder's own.
         device: "auto", "cpu", "cuda" or "cuda:N".
         progress: True for bars, or a display object.
 

@@ -9,6 +9,7 @@ from ibkd_retrieval.encoders.device import choose_dtype
 from ibkd_retrieval.errors import MissingPackage, UserError
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
     from ibkd_retrieval.encoders.backends.torch_modules import Run
@@ -80,6 +81,14 @@ def check_static(name: str, backend: str, dtype: str) -> None:
             f"`{name}` is a static model, which looks vectors up in float32 and has no transformer to run otherwise: "
             "leave `backend` and `dtype` out."
         )
+
+
+def weights_in(dtype: str, backend: str, device: str) -> torch.dtype | None:
+    """Return the half format that weights may keep from their file to the arithmetic. None for float32."""
+    if backend not in ("auto", "torch") or dtype not in ("auto", "bfloat16", "float16"):
+        return None
+    found = choose_dtype(dtype, device)
+    return None if found.itemsize == 4 else found
 
 
 def require(package: str, purpose: str, extra: str) -> None:

@@ -123,16 +123,32 @@ Run = Literal["lean", "tokens", "whole"]
 _PROBE = ("A river, and the boats on it; 3.14 of them.", "Milk", "cheese and bread")
 # Any other setting changes a vector of length 1 by more than this.
 _TOLERANCE = 1e-4
+# Half formats round more than that. Another setting still changes a vector by tenths of its length.
+_HALF_TOLERANCE = 1e-2
 # A longer limit would need too long a probe.
 _LONGEST = 100_000
 _KNOWN = {"input_ids", "attention_mask", "token_type_ids", "modality", "prompt_length"}
 
 
+def runs_in_float32(model: SentenceTransformer, backend: str, dtype: str) -> bool:
+    """Whether a model in a half format has to be brought to float32 before it is checked and run.
+
+    Other backends and number formats need it. Our own forward pass is checked in it, and its architectures are small.
+    """
+    from ibkd_retrieval.encoders.backends.backend import weights_in
+    from ibkd_retrieval.encoders.backends.lean import is_lean
+
+    transformer: Any = model[0]
+    if transformer.auto_model.dtype.itemsize == 4:
+        return False
+    return is_lean(transformer.auto_model) or weights_in(dtype, backend, str(model.device)) != model.dtype
+
+
 def faithful_run(model: SentenceTransformer, prompts: Mapping[str, str]) -> Run:
-    """Return the fastest form of a float32 transformer that gives the vectors of sentence-transformers.
+    """Return the fastest form of a transformer that gives the vectors of sentence-transformers.
 
     Args:
-        model: the model in float32, on its device. It is not changed.
+        model: the model on its device, in float32 or a half format. It is not changed.
         prompts: the prompts for each kind of text.
     """
     import torch
@@ -168,6 +184,7 @@ def _given_on_tokens(model: SentenceTransformer, prompts: Mapping[str, str]) -> 
     """Return the document vectors of the probe, or None where our token ids give other vectors."""
     import torch
 
+    transformer: Any = model[0]
     kinds: list[Kind] = ["query", "document"]
     with quiet_transformers(), torch.inference_mode():
         if not all(_same_tokens(model, kind, prompts[kind]) for kind in kinds):
@@ -176,13 +193,14 @@ def _given_on_tokens(model: SentenceTransformer, prompts: Mapping[str, str]) -> 
         for kind in kinds:
             if prompts[kind] not in expected:
                 expected[prompts[kind]] = _one_by_one(model, kind, prompts[kind])
-        close = [_close(_on_tokens(model, prompt), vectors) for prompt, vectors in expected.items()]
+        tolerance = _TOLERANCE if transformer.auto_model.dtype.itemsize == 4 else _HALF_TOLERANCE
+        close = [_close(_on_tokens(model, prompt), vectors, tolerance) for prompt, vectors in expected.items()]
     return expected[prompts["document"]] if all(close) else None
 
 
-def _close(found: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
+def _close(found: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float = _TOLERANCE) -> bool:
     scale = max(1.0, float(np.abs(expected).max()))
-    return found.shape == expected.shape and bool(np.abs(found - expected).max() <= _TOLERANCE * scale)
+    return found.shape == expected.shape and bool(np.abs(found - expected).max() <= tolerance * scale)
 
 
 def _same_tokens(model: SentenceTransformer, kind: Kind, prompt: str) -> bool:
