@@ -70,7 +70,8 @@ def needs_own_code(name: str) -> str:
     """Return the message for a model whose architecture is not part of the installed libraries."""
     return (
         f"`{name}` needs code of its own (auto_map in config.json or a class in modules.json), which is never run: "
-        "give a model whose architecture is part of transformers and sentence-transformers"
+        "give a model whose architecture is part of transformers and sentence-transformers, or the vectors that a "
+        "program you trust with that code writes"
     )
 
 

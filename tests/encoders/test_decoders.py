@@ -1,4 +1,4 @@
-"""Decoders: pooling of the last token, padding on either side, instructions, and weights that stay as they are stored."""
+"""Decoders: the last token is pooled, padding is on either side, and weights stay in the format of their file."""
 
 import json
 
@@ -41,7 +41,7 @@ def plain_decoder(folder, dtype=torch.float32, kind=t.Qwen3Model, side="left"):
 
 
 def decoder(folder, dtype=torch.float32, side="left"):
-    """A sentence-transformers folder as Qwen3-Embedding's: last token, padding on the left, an instruction."""
+    """A folder like those of Qwen3-Embedding: last token, padding on the left, an instruction."""
     first = Transformer(str(plain_decoder(folder.with_name("plain"), dtype, side=side)))
     modules = [first, Pooling(32, "lasttoken"), Normalize()]
     prompts = {"query": INSTRUCTION, "document": ""}
