@@ -20,6 +20,11 @@ SEARCHED = f"{ADVANCED}: how the index is searched"
 
 RANKING: dict[str, Any] = {
     "engine": option("Search by vectors (dense) or by words.", panel=RANKED, choices=("dense", "bm25", "lucene")),
+    "language": option(
+        "Language of the words, for --engine bm25 and --hybrid: german, zh, arabic, hindi, ..., or none.",
+        panel=RANKED,
+        metavar="LANGUAGE",
+    ),
     "hybrid": option(
         "Fuse dense with bm25 (or --engine lucene) by ranks (rrf) or scores (sum).",
         panel=RANKED,

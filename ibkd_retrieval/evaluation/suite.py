@@ -138,7 +138,7 @@ def _check(options: RankerOptions, type: str, k: int) -> None:
     if options.recall is not None:
         check_recall(options.recall)
     if options.engine != "dense" or options.hybrid is not None:
-        check_engine(options.lexical_engine)
+        check_engine(options.lexical_engine, options.language)
     for condition in options.filters:
         if not condition.startswith("@"):
             parse_condition(condition)
@@ -254,6 +254,7 @@ class _SuiteRun:
         return [
             self.type,
             *([options.engine] if options.engine != "dense" else []),
+            *([f"language-{options.language}"] if options.language != usual.language else []),
             *([f"hybrid-{options.hybrid}"] if options.hybrid else []),
             *(["-".join(["weights", *(f"{weight:g}" for weight in options.weights)])] if options.weights else []),
             *([f"rerank-{Path(options.rerank).name}"] if options.rerank else []),

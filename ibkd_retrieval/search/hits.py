@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from ibkd_retrieval.corpora.records import Document
+from ibkd_retrieval.corpora.words import can_be_cut, word_patterns
 from ibkd_retrieval.search.runs import Hit
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class _Match(NamedTuple):
 def snippet(document: Document, query: str, width: int = 200) -> Snippet:
     """Cut out the window of whole words that shares most distinct terms with the query.
 
+    In scripts without spaces between words, the terms are pairs of characters.
+
     Case and a plural s do not count. Of equally good windows the one with more matches wins, then the one whose matches
     are closer together, then the earlier one. White space becomes single spaces. Control characters, characters that
     change the direction of text, and terminal escapes are dropped, so that a document cannot disturb a terminal. An
@@ -57,7 +61,7 @@ def snippet(document: Document, query: str, width: int = 200) -> Snippet:
     width = max(width, 20)
     text = one_line(document.text) or one_line(document.title)
     terms = _terms(query)
-    matches = [_Match(*word.span(), _normal(word[0])) for word in _WORD.finditer(text) if _normal(word[0]) in terms]
+    matches = list(_matches(text, terms))
     if len(text) <= width:
         return Snippet(text, tuple((match.start, match.end) for match in matches))
     room = width - 2 * len(_CUT)
@@ -80,8 +84,42 @@ def _normal(word: str) -> str:
 
 
 def _terms(query: str) -> frozenset[str]:
-    words = {word.casefold() for word in _WORD.findall(query)}
-    return frozenset(_normal(word) for word in words - _COMMON or words)
+    words = {word[0].casefold() for word in word_patterns()[0].finditer(query)}
+    return frozenset(itertools.chain.from_iterable(_parts(word) for word in words - _COMMON or words))
+
+
+def _parts(word: str) -> list[str]:
+    """A word as a list, and a run of characters of an unspaced script as its overlapping pairs."""
+    if not can_be_cut(word, 0):
+        return [_normal(word)]
+    characters = word_patterns()[1].findall(word)
+    return [first + second for first, second in itertools.pairwise(characters)] or characters
+
+
+def _matches(text: str, terms: frozenset[str]) -> Iterator[_Match]:
+    """The words of a text that are terms. Of unspaced scripts, the longest runs whose parts are terms."""
+    for word in (_WORD if text.isascii() else word_patterns()[0]).finditer(text):
+        if word.lastindex is None:
+            if _normal(word[0]) in terms:
+                yield _Match(*word.span(), _normal(word[0]))
+            continue
+        characters = word_patterns()[1].findall(word[0])
+        places = [word.start(), *itertools.accumulate(map(len, characters), initial=word.start())][1:]
+        start = end = word.start()
+        for number, first in enumerate(characters):
+            pair = "".join(characters[number : number + 2])
+            reach = places[number + 1] if first in terms else places[min(number + 2, len(characters))]
+            if first not in terms and pair not in terms:
+                continue
+            if places[number] > end:
+                if end > start:
+                    yield _Match(start, end, text[start:end])
+                start = places[number]
+            elif end == start:
+                start = places[number]
+            end = max(end, reach)
+        if end > start:
+            yield _Match(start, end, text[start:end])
 
 
 def _best_span(matches: list[_Match], room: int) -> tuple[int, int]:
@@ -108,10 +146,10 @@ def _widen(text: str, first: int, last: int, room: int) -> tuple[int, int]:
     start = max(0, first - (room - (last - first)) // 3)
     end = min(len(text), start + room)
     start = max(0, end - room)
-    if start > 0 and text[start - 1] != " ":
+    if start > 0 and text[start - 1] != " " and not can_be_cut(text, start):
         space = text.find(" ", start, first)
         start = space + 1 if space >= 0 else first
-    if end < len(text) and text[end] != " ":
+    if end < len(text) and text[end] != " " and not can_be_cut(text, end):
         space = text.rfind(" ", last, end)
         end = space if space > 0 else last or end
     return start, len(text[:end].rstrip())

@@ -218,7 +218,9 @@ def _first_stage(
         from ibkd_retrieval.search.lexical import open_lexical
 
         (only,) = opened
-        ranker = open_lexical(only.index, options.lexical_engine, allowed=only.allowed, progress=progress)
+        ranker = open_lexical(
+            only.index, options.lexical_engine, language=options.language, allowed=only.allowed, progress=progress
+        )
     if not options.exclude_self:
         return ranker
     from ibkd_retrieval.search.ranker import ExcludingSelf

@@ -14,6 +14,7 @@ class RankerOptions:
 
     Attributes:
         engine: "dense" (vectors), or "bm25" or "lucene" (words).
+        language: language of the words, by name or ISO 639-1 code.
         hybrid: fusion of dense and lexical search, by "rrf" (ranks) or "sum" (scores).
         weights: fusion weights, dense first. Empty is equal weights.
         tune: judged queries on which the weights of `hybrid="sum"` are tuned.
@@ -33,6 +34,7 @@ class RankerOptions:
     """
 
     engine: str = "dense"
+    language: str = "english"
     hybrid: str | None = None
     weights: tuple[float, ...] = ()
     tune: str | None = None
@@ -71,6 +73,12 @@ def check_ranking(options: RankerOptions, indexes: int = 1) -> None:
 
         if options.engine not in ENGINES:
             raise UserError(f"Unknown engine `{options.engine}`: use dense, {' or '.join(ENGINES)}.")
+    if options.language != "english":
+        from ibkd_retrieval.search.lexical.languages import check_language
+
+        check_language(options.language)
+        if options.engine == "dense" and options.hybrid is None:
+            raise UserError('`language` is that of words: give `engine="bm25"` or `hybrid` too, or leave it out.')
     if options.hybrid is not None:
         from ibkd_retrieval.search.ranker import METHODS
         from ibkd_retrieval.search.runs.fusion import checked_weights

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ibkd_retrieval.corpora.records import Corpus, Document
+from ibkd_retrieval.corpora.words import SENTENCE_END, in_words
 from ibkd_retrieval.files import atomic_write
 
 SYNTHETIC = "synthetic-queries.jsonl"
@@ -25,7 +26,7 @@ _SPAN = (4, 12)
 _KEYWORDS = (2, 4)
 _RAREST = 10
 _LONGEST = 32
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
+_SENTENCE_END = re.compile(rf"{SENTENCE_END}|\n+")
 _WORD = re.compile(r"[^\W\d_][\w-]+")
 
 
@@ -90,7 +91,7 @@ def _query(
         return document.title.strip(), kind
     if kind == "sentence":
         sentences = [each.strip() for each in _SENTENCE_END.split(document.text)]
-        fitting = [each for each in sentences if _SPAN[0] <= len(each.split()) <= _LONGEST]
+        fitting = [each for each in sentences if _SPAN[0] <= len(in_words(each)) <= _LONGEST]
         if fitting:
             return fitting[int(generator.integers(len(fitting)))], kind
     if kind == "keywords":
@@ -101,7 +102,7 @@ def _query(
         if len(best) >= _KEYWORDS[0]:
             size = min(len(best), int(generator.integers(_KEYWORDS[0], _KEYWORDS[1] + 1)))
             return " ".join(best[place] for place in generator.choice(len(best), size=size, replace=False)), kind
-    words = document.text.split()
+    words = in_words(document.text)
     size = min(len(words), int(generator.integers(_SPAN[0], _SPAN[1] + 1)))
     start = int(generator.integers(len(words) - size + 1)) if words else 0
-    return " ".join(words[start : start + size]), "span"
+    return "".join(words[start : start + size]).strip(), "span"

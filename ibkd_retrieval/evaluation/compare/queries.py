@@ -11,6 +11,7 @@ import numpy as np
 
 from ibkd_retrieval.corpora.records import Document, Query, QuerySet
 from ibkd_retrieval.corpora.spec import Source, open_queries, queries_for
+from ibkd_retrieval.corpora.words import SENTENCE_END, in_words
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.evaluation.compare.plan import PlannedCorpus
 from ibkd_retrieval.indexing.index import open_index
@@ -21,7 +22,7 @@ DOCUMENTS = "documents"
 
 MOST_QUESTIONS = 200
 _TITLE_WORDS, _MOST_WORDS = 3, 40
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n\s*\n")
+_SENTENCE_END = re.compile(rf"{SENTENCE_END}|\n\s*\n")
 _ENOUGH = 0.5
 """Share of the relevant documents that a corpus has to hold for the queries to be about it."""
 
@@ -102,9 +103,9 @@ def document_questions(corpus: PlannedCorpus, most: int = MOST_QUESTIONS) -> Que
 
 def _question(document: Document) -> str:
     """A title of several words, or else the first sentence."""
-    if len(document.title.split()) >= _TITLE_WORDS:
+    if len(in_words(document.title)) >= _TITLE_WORDS:
         return document.title
-    return " ".join(_SENTENCE_END.split(document.text.strip(), maxsplit=1)[0].split()[:_MOST_WORDS])
+    return "".join(in_words(_SENTENCE_END.split(document.text.strip(), maxsplit=1)[0])[:_MOST_WORDS]).strip()
 
 
 def _may_lack_judgements(source: Source) -> bool:

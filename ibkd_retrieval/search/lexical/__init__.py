@@ -15,6 +15,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 from ibkd_retrieval.search.lexical.bm25 import Bm25
 from ibkd_retrieval.search.lexical.engine import Engine, Found, Opened, made_folder
+from ibkd_retrieval.search.lexical.languages import check_language
 from ibkd_retrieval.search.lexical.lucene import Lucene
 from ibkd_retrieval.search.ranker import check_queries
 from ibkd_retrieval.search.runs import Hit, Run, Scores, in_rank_order
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "LexicalSearcher", "check_engine", "open_lexical"]
 
-_TABLE: dict[str, Callable[[float, float, Progress], Engine]] = {"bm25": Bm25, "lucene": Lucene}
+_TABLE: dict[str, Callable[..., Engine]] = {"bm25": Bm25, "lucene": Lucene}
 
 ENGINES = tuple(_TABLE)
 """Names of the engines, the default first."""
@@ -34,14 +35,14 @@ DEFAULT_K1, DEFAULT_B = 0.9, 0.4
 """The defaults of Anserini."""
 
 
-def check_engine(engine: str) -> None:
+def check_engine(engine: str, language: str = "english") -> None:
     """Check that an engine is installed, before any work is done.
 
     Raises:
-        UserError: the engine is unknown.
+        UserError: the engine or the language is unknown, or the engine does not read the language.
         MissingPackage: its library is not installed.
     """
-    _engine(engine, DEFAULT_K1, DEFAULT_B, SILENT)
+    _engine(engine, DEFAULT_K1, DEFAULT_B, SILENT, language)
 
 
 def open_lexical(
@@ -50,6 +51,7 @@ def open_lexical(
     *,
     k1: float = DEFAULT_K1,
     b: float = DEFAULT_B,
+    language: str = "english",
     allowed: NDArray[np.bool_] | None = None,
     progress: Progress = SILENT,
 ) -> LexicalSearcher:
@@ -62,11 +64,12 @@ def open_lexical(
         engine: one of `ENGINES`.
         k1: term frequency saturation of BM25, 0 or more.
         b: length normalisation of BM25, from 0 to 1.
+        language: the language of the words, by name or ISO 639-1 code (`languages.LANGUAGES`).
         allowed: one bool per row [n]. Only rows with True are found.
         progress: receives progress reports of the indexing.
 
     Raises:
-        UserError: there is no such engine, k1 or b is out of range, the index stores no text, or its folder
+        UserError: there is no such engine or language, k1 or b is out of range, the index stores no text, or its folder
             cannot be written.
         MissingPackage: the engine's library is not installed.
     """
@@ -74,15 +77,20 @@ def open_lexical(
         raise UserError(f"BM25's k1 must be a number of at least 0, not {k1}: leave it out for 0.9.")
     if not 0 <= b <= 1:
         raise UserError(f"BM25's b must lie between 0 and 1, not {b}: leave it out for 0.4.")
-    chosen = _engine(engine, k1, b, progress)
+    chosen = _engine(engine, k1, b, progress, language)
     findable = index.findable(allowed)
     return LexicalSearcher(index, engine, chosen.open(made_folder(index, chosen, progress)), findable)
 
 
-def _engine(name: str, k1: float, b: float, progress: Progress) -> Engine:
+def _engine(name: str, k1: float, b: float, progress: Progress, language: str) -> Engine:
     if name not in _TABLE:
         raise UserError(f"There is no lexical engine {name!r}: choose one of {', '.join(ENGINES)}.")
-    return _TABLE[name](float(k1), float(b), progress)
+    language = check_language(language)
+    if language == "english":
+        return _TABLE[name](float(k1), float(b), progress)
+    if name != "bm25":
+        raise UserError(f"The engine {name} reads English: leave out `language`, or use the engine bm25.")
+    return Bm25(float(k1), float(b), progress, language)
 
 
 QUERY_BLOCK = 256

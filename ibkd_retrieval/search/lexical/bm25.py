@@ -11,8 +11,10 @@ Chinese, Japanese, Thai, Lao, Khmer and Burmese have no spaces between words, an
 of such characters become their overlapping pairs, as in Lucene's CJKAnalyzer. Documents also have the single
 characters, so that a query of one character finds them.
 
-With PyStemmer, English stop words (Lucene's 33) are dropped, and words are stemmed by Snowball's English stemmer.
-Without it words are compared as they are.
+In Chinese and Thai given as the language, a library with a dictionary cuts such runs into words instead.
+
+Stop words are dropped (in English Lucene's 33), and words are stemmed by Snowball's stemmer of the language, which is
+in PyStemmer. Without PyStemmer, the words of English are compared as they are.
 
 The files on disk are bm25s' own: arrays in numpy's format, and JSON. The arrays are memory-mapped and never unpickled.
 Indexing takes 4 bytes of memory per word, and about 45 bytes for each different word of each document while bm25s sorts
@@ -21,7 +23,6 @@ its matrix by word. Searching takes 4 bytes per document.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import itertools
 import re
@@ -35,44 +36,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Document
-from ibkd_retrieval.errors import MissingPackage
+from ibkd_retrieval.corpora.words import word_patterns
+from ibkd_retrieval.errors import MissingPackage, UserError
 from ibkd_retrieval.progress import Progress, Task
 from ibkd_retrieval.search.lexical.engine import Found
+from ibkd_retrieval.search.lexical.languages import NO_LANGUAGE, open_language
 
-_UNSPACED = (
-    "\u0e01-\u0e3a\u0e40-\u0e4e"  # Thai
-    "\u0e81-\u0ebd\u0ec0-\u0ece\u0edc-\u0edf"  # Lao
-    "\u1000-\u103f\u1050-\u109d\u1780-\u17d3"  # Burmese and Khmer
-    "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"  # Chinese characters
-    "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3105-\u312f"  # kana and bopomofo
-    "\uac00-\ud7a3"  # Korean
-)
-_LAST_MARK = 0x1F000
-"""Beyond it the only combining marks are those that choose among forms of a character."""
 _ASCII = re.compile(r"[a-z0-9_]{2,}")
 
 
-def words_of_document(text: str) -> list[str]:
-    """The words of a document, in lower case."""
-    return _words(text, singles=True)
+Cut = Callable[[str], list[str]] | None
 
 
-def words_of_query(text: str) -> list[str]:
+def words_of_document(text: str, cut: Cut = None) -> list[str]:
+    """The words of a document, in lower case. `cut` makes words of unspaced scripts, in place of pairs."""
+    return _words(text, cut, singles=True)
+
+
+def words_of_query(text: str, cut: Cut = None) -> list[str]:
     """The words of a query, in lower case. Unspaced scripts give pairs only, unless a character stands alone."""
-    return _words(text, singles=False)
+    return _words(text, cut, singles=False)
 
 
-def _words(text: str, singles: bool) -> list[str]:
+def _words(text: str, cut: Cut, singles: bool) -> list[str]:
     text = text.lower()
     if text.isascii():
         return _ASCII.findall(text)
     text = unicodedata.normalize("NFKC", text).lower()
-    pattern, characters = _patterns()
+    pattern, characters = word_patterns()
     found: list[str] = []
     for match in pattern.finditer(text):
         run = match[0]
         if match.lastindex is None:
             found += [run] * (len(run) > 1)
+            continue
+        if cut is not None:
+            found += cut(run)
             continue
         parts = characters.findall(run)
         if singles or len(parts) == 1:
@@ -81,43 +80,41 @@ def _words(text: str, singles: bool) -> list[str]:
     return found
 
 
-@functools.cache
-def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Two patterns: words, with runs of unspaced scripts in group 1, and the characters of such a run."""
-    points = (point for point in range(0x300, _LAST_MARK) if unicodedata.category(chr(point)).startswith("M"))
-    marks = "".join(map(chr, points))
-    letters = rf"[^\W{_UNSPACED}]+"
-    words = re.compile(rf"([{_UNSPACED}][{_UNSPACED}{marks}]*)|{letters}(?:[{marks}]+(?:{letters})?)*")
-    return words, re.compile(rf"[^{marks}][{marks}]*|[{marks}]+")
-
-
-_STEMMER = "english"
-
-
 class Bm25:
     """The engine `bm25`."""
 
     name = "bm25"
 
-    def __init__(self, k1: float, b: float, progress: Progress) -> None:
+    def __init__(self, k1: float, b: float, progress: Progress, language: str = "english") -> None:
         """Load bm25s.
 
         Raises:
-            MissingPackage: bm25s is not installed.
+            UserError: the language is unknown, or PyStemmer has no stemmer of it.
+            MissingPackage: bm25s, or a library that the language needs, is not installed.
         """
         try:
             self._bm25s: Any = importlib.import_module("bm25s")
         except ImportError as error:
             raise MissingPackage("bm25s", "BM25 search", "bm25") from error
         self._k1, self._b = k1, b
+        self._language = open_language(language)
+        self._stemmers: Any = None
+        stemmer = self._language.stemmer
+        if stemmer is None:
+            return
         try:
-            self._stemmers: Any = importlib.import_module("Stemmer")
-        except ImportError:
-            self._stemmers = None
+            self._stemmers = importlib.import_module("Stemmer")
+        except ImportError as error:
+            if stemmer != "english":
+                raise MissingPackage("PyStemmer", f"BM25 search in {stemmer.capitalize()}", "bm25") from error
+            self._language = open_language(NO_LANGUAGE)
             progress.say(
                 "PyStemmer is not installed: BM25 compares words as they are written, which finds less in English; "
                 "type `pip install 'ibkd-retrieval[bm25]'`."
             )
+            return
+        if stemmer not in self._stemmers.algorithms():
+            raise UserError(f"This PyStemmer has no stemmer of {stemmer}: type `pip install -U PyStemmer`.")
 
     @property
     def version(self) -> str:
@@ -131,9 +128,9 @@ class Bm25:
             "method": "lucene",
             "k1": repr(self._k1),
             "b": repr(self._b),
-            "stemmer": "none" if self._stemmers is None else f"snowball {_STEMMER}",
-            "stopwords": "none" if self._stemmers is None else "english",
-            "words": "nfkc, bigrams of unspaced scripts",
+            "stemmer": "none" if self._stemmers is None else f"snowball {self._language.stemmer}",
+            "stopwords": self._language.stopwords or "none",
+            "words": self._language.words,
         }
 
     def build(self, folder: Path, documents: Iterable[Document], task: Task) -> None:
@@ -154,14 +151,16 @@ class Bm25:
         retriever = self._bm25s.BM25.load(folder, mmap=True, allow_pickle=False)
         return OpenedBm25(retriever, lambda: self._tokenizer(retriever.vocab_dict, words_of_query))
 
-    def _tokenizer(self, vocabulary: dict[str, int], splitter: Callable[[str], list[str]]) -> Any:
-        new = self._bm25s.tokenization.Tokenizer
-        if self._stemmers is None:
-            tokenizer = new(splitter=splitter, stopwords=None)
+    def _tokenizer(self, vocabulary: dict[str, int], words: Callable[[str, Cut], list[str]]) -> Any:
+        language = self._language
+        # A stemmer of its own for each tokenizer: PyStemmer's cannot be shared between threads.
+        stemmer = None if self._stemmers is None else self._stemmers.Stemmer(language.stemmer)
+        tokenizer = self._bm25s.tokenization.Tokenizer(
+            splitter=lambda text: words(text, language.cut), stopwords=language.stopwords, stemmer=stemmer
+        )
+        if stemmer is None:
             tokenizer.word_to_id = vocabulary
         else:
-            # A stemmer of its own for each tokenizer: PyStemmer's cannot be shared between threads.
-            tokenizer = new(splitter=splitter, stopwords="english", stemmer=self._stemmers.Stemmer(_STEMMER))
             tokenizer.stem_to_sid = vocabulary
         return tokenizer
 

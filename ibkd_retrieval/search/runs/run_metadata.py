@@ -108,6 +108,7 @@ def _indexing(folder: Path, manifest: IndexManifest) -> dict[str, Any]:
 def _retrieval(options: RankerOptions, k: int) -> list[dict[str, Any]]:
     """The stages in order, named as in the schema: retrieval, interpolation, reranking."""
     shared = {"k": k, "filters": list(options.filters), "exclude self": options.exclude_self}
+    spoken = {} if options.language == "english" else {"language": options.language}
     words = options.engine if options.engine != "dense" else "bm25"
     names = ("model", "query_model", "device", "dtype", "backend", "pooling", "recall")
     chosen = {name: getattr(options, name) for name in names} | options.search_params.to_json()
@@ -118,7 +119,7 @@ def _retrieval(options: RankerOptions, k: int) -> list[dict[str, Any]]:
     if options.hybrid is not None or options.engine != "dense":
         from ibkd_retrieval.search.lexical import DEFAULT_B, DEFAULT_K1
 
-        stages.append({"name": words, "method": words, "k1": DEFAULT_K1, "b": DEFAULT_B, **shared})
+        stages.append({"name": words, "method": words, "k1": DEFAULT_K1, "b": DEFAULT_B, **spoken, **shared})
     if options.hybrid is not None:
         stage: dict[str, Any] = {"name": "hybrid", "method": options.hybrid, "interpolates": ["dense", words]}
         stage["weights"] = list(options.weights) or "equal"
