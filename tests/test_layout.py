@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "ibkd_retrieval"
 COMMANDS = ROOT / "cli"
-ROOMS = ("corpora", "encoders", "indexing", "search", "evaluation", "distill", "serving")
+ROOMS = ("corpora", "encoders", "indexing", "search", "evaluation", "distill", "serving", "integrations")
 ROOT_MODULES = {"errors", "files", "json_io", "progress"}
 HEAVY = {
     "torch",

@@ -27,7 +27,7 @@ class Lance:
         return OSError, RuntimeError, ValueError
 
     def __init__(self, url: str, table: str, index: IndexContents) -> None:
-        os.environ.setdefault("LANCE_LOG", "error")  # Otherwise it warns of each table that it makes.
+        os.environ.setdefault("LANCEDB_LOG", "error")  # Otherwise it warns of each table that it makes.
         import lancedb
 
         self._database: Any = lancedb.connect(url)
