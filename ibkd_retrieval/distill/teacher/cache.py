@@ -150,8 +150,7 @@ class TeacherCache:
         for shard in np.unique(shards):
             chosen = shards == shard
             out[chosen] = self._shards[shard][rows[chosen] - self._starts[shard]]
-        out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        return out
+        return _unit(out)
 
     def _check(self, shard: int) -> None:
         """Compare a shard with its hash, once.
@@ -174,7 +173,7 @@ class TeacherCache:
         return self._index.find(keys)
 
     def _append(self, keys: NDArray[np.uint64], vectors: NDArray[np.float32]) -> None:
-        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        unit = _unit(vectors)
         if not np.isfinite(unit).all():
             raise UserError(
                 f'The teacher `{self.teacher.name}` gives vectors that are not finite: try `dtype="float32"`.'
@@ -215,6 +214,17 @@ class TeacherCache:
             return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)  # type: ignore[no-any-return]
         except (OSError, ValueError, EOFError, TypeError, OverflowError, SyntaxError, TokenError) as error:
             raise UserError(f"{path} is damaged: delete {self.folder} and run again to rebuild it.") from error
+
+
+def as_cached(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors [n, D] as a cache gives them: unit vectors, rounded to float16."""
+    return _unit(_unit(vectors).astype(np.float16).astype(np.float32))
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit
 
 
 def _digest(content: bytes) -> bytes:

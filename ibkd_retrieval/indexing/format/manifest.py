@@ -64,6 +64,7 @@ class EncoderRecord:
     Attributes:
         backend: the backend that ran the model. "torch" in older indexes, which do not record it.
         hash_version: which settings the weight hash includes. 1 in older indexes, which do not record it.
+        vectors: digest of the vectors if they were imported without their model. "" for others, and in older indexes.
     """
 
     name: str
@@ -75,6 +76,7 @@ class EncoderRecord:
     dtype: str
     backend: str = "torch"
     hash_version: int = dataclasses.field(default=1, compare=False)
+    vectors: str = dataclasses.field(default="", compare=False)
 
     @classmethod
     def of(cls, encoder: TextEncoder) -> EncoderRecord:
@@ -97,6 +99,11 @@ class EncoderRecord:
         """The name as it is shown: "none" if the vectors were imported without their model."""
         return "none" if self.name == UNNAMED_MODEL else self.name
 
+    @property
+    def space(self) -> str:
+        """What stands for the vector space: the weight hash, or else the digest of the vectors."""
+        return self.weight_hash or self.vectors
+
     def refuse_unnamed(self, folder: Path) -> None:
         """Refuse to encode texts for an index whose vectors were imported without their model.
 
@@ -106,7 +113,8 @@ class EncoderRecord:
         if self.name == UNNAMED_MODEL:
             raise UserError(
                 f"The index {folder} was imported without the model of its vectors, so it can be searched by vectors "
-                "only: import them again with `import_vectors(model=MODEL)`."
+                "only: import them again with `import_vectors(model=MODEL)`, or distil a student of them with "
+                f'`distill(teacher="{folder}", output_space="teacher")` and name it as `query_model`.'
             )
 
     @property

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from ibkd_retrieval.corpora.formats import format_suffix, read_lines
 from ibkd_retrieval.corpora.records import Corpus, Document, checked_id
+from ibkd_retrieval.corpora.tabular import read_documents
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.importing.parquet import id_column, open_parquet
 from ibkd_retrieval.progress import Progress
@@ -23,14 +24,17 @@ _BATCH_ROWS = 65536
 def read_ids(path: Path) -> Iterator[str]:
     """Read the ids of a file in its order, one at a time.
 
-    A parquet file gives its id column (`_id`, `id`, `docid` or `doc_id`, or its only one), a `.tsv` its first column,
-    and any other file its lines. `.gz` and `.zst` are decompressed.
+    A parquet file gives its id column (`_id`, `id`, `docid` or `doc_id`, or its only one), a `.tsv` its first column, a
+    `.jsonl` its ids under their usual names, and any other file its lines. `.gz` and `.zst` are decompressed.
 
     Raises:
         UserError: the file cannot be read, or a line is no id (`records.is_id`).
     """
     if path.suffix == ".parquet":
         yield from _of_parquet(path)
+        return
+    if format_suffix(path) in (".jsonl", ".ndjson"):
+        yield from (document.doc_id for document in read_documents(path))
         return
     first_column = format_suffix(path) == ".tsv"
     for number, line in read_lines(path):

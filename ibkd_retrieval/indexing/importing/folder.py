@@ -26,12 +26,16 @@ from ibkd_retrieval.indexing.format.manifest import UNNAMED_MODEL, EncoderRecord
 from ibkd_retrieval.indexing.format.shards import ShardRecord, document_from_json, is_intact, read_records, write_shard
 from ibkd_retrieval.indexing.format.vectors import check_format, pack
 from ibkd_retrieval.indexing.format.writing import new_index
-from ibkd_retrieval.indexing.importing import BLOCK_ROWS, ForeignVectors, VectorBlock
+from ibkd_retrieval.indexing.importing import (
+    BLOCK_ROWS,
+    UNIT_TOLERANCE,
+    ForeignVectors,
+    VectorBlock,
+    VectorsDigest,
+    checked_lengths,
+)
 from ibkd_retrieval.indexing.importing.documents import TextsById, texts_by_id
 from ibkd_retrieval.progress import SILENT, Progress
-
-UNIT_TOLERANCE = 1e-3
-"""Tolerance for the length of a unit vector. float16 vectors are within 3e-4."""
 
 _COMPARED_TEXTS = 8
 _LEAST_COSINE = 0.9
@@ -71,9 +75,9 @@ def import_vectors(
     check_format(vector_format)
     with new_index(folder, resume, overwrite) as folder:
         with texts_by_id(corpus, folder, progress) if corpus else nullcontext() as texts:
-            reading = _Reading(source, texts, normalise)
-            dim = _check(reading, encoder, progress)
-            unnamed = EncoderRecord(UNNAMED_MODEL, "", dim, 0, {}, None, "float32")
+            reading, digest = _Reading(source, texts, normalise), VectorsDigest()
+            dim = _check(reading, encoder, digest, progress)
+            unnamed = EncoderRecord(UNNAMED_MODEL, "", dim, 0, {}, None, "float32", vectors=digest.hexdigest())
             record = EncoderRecord.of(encoder) if encoder else unnamed
             name = corpus.name if corpus else source.name
             due = BuildPlan(name, record, shard_size, vector_format=vector_format)
@@ -105,9 +109,12 @@ class _Reading:
     texts: TextsById | None
     normalise: bool
 
-    def blocks(self, size: int) -> Iterator[VectorBlock]:
+    def blocks(self, size: int, digest: VectorsDigest | None = None) -> Iterator[VectorBlock]:
+        """Blocks of `size`. `digest` takes the vectors in before they are scaled."""
         position = 0
         for documents, vectors in self.source.blocks_of(size):
+            if digest is not None:
+                digest.update(vectors)
             if self.texts is not None:
                 documents = self.texts.documents(document.doc_id for document in documents)
             if self.normalise:
@@ -125,14 +132,14 @@ class _Reading:
         return np.asarray(wide / lengths, dtype=np.float32)
 
 
-def _check(reading: _Reading, encoder: TextEncoder | None, progress: Progress) -> int:
-    """Read everything once, refuse unusable vectors and ids, and return the dimension."""
+def _check(reading: _Reading, encoder: TextEncoder | None, digest: VectorsDigest, progress: Progress) -> int:
+    """Read everything once into `digest`, refuse unusable vectors and ids, and return the dimension."""
     path = reading.source.path
     unit = encoder is not None and _gives_unit_vectors(encoder)
     guard = IdGuard(str(path))
     count, dim, shortest, longest = 0, encoder.dim if encoder else 0, np.inf, 0.0
     with progress.task("Checking vectors", reading.source.count, "vectors") as task:
-        for documents, vectors in reading.blocks(BLOCK_ROWS):
+        for documents, vectors in reading.blocks(BLOCK_ROWS, digest):
             dim = dim or vectors.shape[1]
             if vectors.shape[1] != dim:
                 due = f"{encoder.name} makes {dim}" if encoder else f"the first has {dim}"
@@ -140,7 +147,7 @@ def _check(reading: _Reading, encoder: TextEncoder | None, progress: Progress) -
                     f"{path} holds a vector of {vectors.shape[1]} dimensions and {due}: give vectors of one model, and "
                     "that one with `model`."
                 )
-            lengths = _checked_lengths(vectors, path, count, encoder.name if encoder is not None and unit else None)
+            lengths = checked_lengths(vectors, path, count, encoder.name if encoder is not None and unit else None)
             guard.admit([document.doc_id for document in documents], partial(_first_ids, reading.source, count))
             if encoder is not None and not count:
                 _compare_texts(documents, vectors, encoder, progress)
@@ -154,28 +161,9 @@ def _check(reading: _Reading, encoder: TextEncoder | None, progress: Progress) -
             f"The vectors have lengths from {shortest:.4g} to {longest:.4g}, and the search ranks by inner product: "
             "where cosine is meant, give `normalise`."
         )
+    elif encoder is None:
+        progress.say("The vectors have length 1: the search ranks by cosine.")
     return dim
-
-
-def _checked_lengths(
-    vectors: NDArray[np.float32], path: Path, before: int, unit_model: str | None
-) -> NDArray[np.float64]:
-    """The lengths [n] of vectors after `before` others. `unit_model` names a model with unit vectors."""
-    lengths: NDArray[np.float64] = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    # Not from the lengths, because the square of a large finite number can be infinite.
-    unfit = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(unfit):
-        raise UserError(
-            f"Vector {before + int(unfit[0]) + 1:,} in {path} is not finite (NaN or infinity): encode its document "
-            "again or leave it out."
-        )
-    off = np.flatnonzero(np.abs(lengths - 1) > UNIT_TOLERANCE)
-    if unit_model is not None and len(off):
-        raise UserError(
-            f"Vector {before + int(off[0]) + 1:,} in {path} has length {lengths[off[0]]:.4f}, where {unit_model} gives "
-            "vectors of length 1: scale them with `normalise`, or name the model that made them."
-        )
-    return lengths
 
 
 def _gives_unit_vectors(encoder: TextEncoder) -> bool:

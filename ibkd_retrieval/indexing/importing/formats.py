@@ -1,11 +1,12 @@
-"""Opens vectors written by other tools: NumPy arrays, and folders of Pyserini and Tevatron."""
+"""Opens vectors written by other tools: NumPy arrays, parquet, files of faiss, and folders of Pyserini and Tevatron."""
 
 from __future__ import annotations
 
 import hashlib
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count as numbers
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,27 +14,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval.corpora.columns import DOCUMENT, Fields, Kind
 from ibkd_retrieval.corpora.records import checked_id
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.faiss_binding import load_faiss, read_structure_file
+from ibkd_retrieval.indexing.contents import open_contents
 from ibkd_retrieval.indexing.importing import BLOCK_ROWS, ForeignVectors, VectorBlock, without_texts
 from ibkd_retrieval.indexing.importing.documents import read_ids, require_as_many
+from ibkd_retrieval.indexing.importing.faiss_files import is_faiss, is_pyserini, open_faiss, open_pyserini
 from ibkd_retrieval.indexing.importing.parquet import open_parquet_vectors
 
 _FORMS = (
-    "a .npy file with `ids`, a folder of vectors.npy and ids.txt, a .parquet file or a folder of them, a Pyserini "
-    "folder (index, docid), or a .pkl file of Tevatron or a folder of them"
+    "a .npy or .faiss file with `ids`, a folder of vectors.npy and ids.txt, a .parquet file or a folder of them, a "
+    "Pyserini folder (index, docid), or a .pkl file of Tevatron or a folder of them"
 )
 
 
-def open_vectors(path: Any, *, ids: Any = None, allow_pickle: bool = False) -> ForeignVectors:
-    """Open vectors for import.
+def open_vectors(
+    path: Any,
+    *,
+    ids: Any = None,
+    allow_pickle: bool = False,
+    kind: Kind = DOCUMENT,
+    fields: Fields = Fields(),
+    incomplete: bool = False,
+) -> ForeignVectors:
+    """Open vectors.
 
     Args:
-        path: a `.npy` file; a folder of `vectors.npy` and `ids.txt`; a `.parquet` file or a folder of such; a folder
-            of Pyserini's; a `.pkl` file of Tevatron's or a folder of such; or the vectors [n, d] themselves.
-        ids: the file of the ids of a `.npy` file (`documents.read_ids`). For vectors in memory, also a list of n ids.
+        path: a `.npy` file; a file of faiss; a folder of `vectors.npy` and `ids.txt`; a `.parquet` file or a folder of
+            such; a folder of Pyserini's; a `.pkl` file of Tevatron's or a folder of such; or the vectors [n, d]
+            themselves.
+        ids: the file of the ids of a `.npy` file (`documents.read_ids`) or of a file of faiss. For vectors in memory,
+            also a list of n ids.
         allow_pickle: unpickle Tevatron's files. Only for trusted files.
+        kind: what the texts of parquet files are. It decides the usual names of their columns.
+        fields: columns of parquet files that have other names.
+        incomplete: leave out rows of parquet files that have no vector, and take those without an id column.
 
     Raises:
         UserError: there is nothing of these forms, ids are missing or given twice, or pickle is not allowed.
@@ -52,13 +68,15 @@ def open_vectors(path: Any, *, ids: Any = None, allow_pickle: bool = False) -> F
         if ids is None:
             raise UserError(f"{array} holds vectors without ids: name the file that lists them with `ids`.")
         return open_array(array, ids)
+    if is_faiss(path):
+        return open_faiss(path, ids)
     if ids is not None:
-        raise UserError(f"{path} brings its own ids: leave out `ids`, which belongs to a .npy file.")
+        raise UserError(f"{path} brings its own ids: leave out `ids`, which belongs to a .npy or .faiss file.")
     if is_pyserini(path):
         return open_pyserini(path)
     tables = [path] if path.suffix == ".parquet" and path.is_file() else sorted(path.glob("*.parquet"))
     if tables:
-        return open_parquet_vectors(path, tables)
+        return open_parquet_vectors(path, tables, kind, fields, incomplete=incomplete)
     pickles = tevatron_files(path)
     if pickles:
         return open_tevatron(path, pickles, allow_pickle=allow_pickle)
@@ -73,9 +91,35 @@ def open_array(path: Path, ids: Path) -> ForeignVectors:
     """
     count = len(_map(path))
     require_as_many(count, path, ids)
+    return _array(path, count, lambda: read_ids(ids))
+
+
+def rows_in_order(path: Path) -> ForeignVectors:
+    """Open a `.npy` file of vectors [n, d] without ids. These are 1, 2, ..., n."""
+    return _array(path, len(_map(path)), lambda: map(str, numbers(1)))
+
+
+def index_vectors(folder: Path) -> ForeignVectors:
+    """The vectors of an index with their documents. Deleted documents are left out."""
+    contents = open_contents(folder)
 
     def blocks() -> Iterator[VectorBlock]:
-        names = read_ids(ids)
+        start = 0
+        for number, shard in enumerate(contents.manifest.shards):
+            documents, vectors = list(contents.shard_documents(number)), contents.shard_vectors(number)
+            if contents.present is not None:
+                kept = np.flatnonzero(contents.present[start : start + shard.documents])
+                documents, vectors = [documents[row] for row in kept.tolist()], vectors[kept]
+            start += shard.documents
+            if documents:
+                yield VectorBlock(documents, vectors)
+
+    return ForeignVectors(folder, len(contents), blocks)
+
+
+def _array(path: Path, count: int, names_of: Callable[[], Iterator[str]]) -> ForeignVectors:
+    def blocks() -> Iterator[VectorBlock]:
+        names = names_of()
         for start in range(0, count, BLOCK_ROWS):
             # Mapped again for each block. Pages that were read stay in memory as long as their map.
             vectors = np.array(_map(path)[start : start + BLOCK_ROWS], dtype=np.float32)
@@ -124,46 +168,6 @@ def _map(path: Path) -> NDArray[Any]:
         found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
         raise UserError(f"{path} holds {found}: give floating-point vectors of shape [number, dimensions].")
     return array
-
-
-def is_pyserini(path: Path) -> bool:
-    """Whether `path` is a folder of Pyserini's FaissSearcher: `index`, a flat faiss index, and `docid`, its ids."""
-    return (path / "index").is_file() and (path / "docid").is_file()
-
-
-def open_pyserini(path: Path) -> ForeignVectors:
-    """Open a folder of Pyserini's. The index is memory-mapped.
-
-    Raises:
-        UserError: faiss cannot read the index, it is not flat and so holds no exact vectors, or it has another number
-            of vectors than there are ids.
-        MissingPackage: faiss is not installed.
-    """
-    count = int(_read_flat(path / "index").ntotal)
-    require_as_many(count, path / "index", path / "docid")
-
-    def blocks() -> Iterator[VectorBlock]:
-        index = _read_flat(path / "index")
-        names = read_ids(path / "docid")
-        for start in range(0, count, BLOCK_ROWS):
-            vectors = index.reconstruct_n(start, min(BLOCK_ROWS, count - start))
-            yield VectorBlock(without_texts(islice(names, len(vectors))), vectors)
-
-    return ForeignVectors(path, count, blocks)
-
-
-def _read_flat(path: Path) -> Any:
-    faiss = load_faiss()
-    try:
-        index = read_structure_file(path, faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:
-        raise UserError(f"{path} cannot be read by faiss: give a folder made for Pyserini's FaissSearcher.") from error
-    if not isinstance(index, faiss.IndexFlat) or not index.ntotal:
-        found = "an empty index" if not index.ntotal else type(index).__name__
-        raise UserError(
-            f"{path} is {found}, which does not hold whole vectors: give the folder of a flat index (IndexFlat)."
-        )
-    return index
 
 
 SUFFIXES = (".pkl", ".pickle")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval.corpora.columns import DOCUMENT, Fields, Kind, listed, normalised
 from ibkd_retrieval.corpora.records import METADATA, Document, checked_id, fields_of
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.importing import ForeignVectors, VectorBlock
@@ -20,27 +21,54 @@ VECTOR_COLUMNS = ("vector", "embedding", "embeddings", "emb")
 _BATCH_ROWS = 4096
 
 
-def open_parquet_vectors(path: Path, files: Sequence[Path]) -> ForeignVectors:
+class _Columns(NamedTuple):
+    """The columns that are read. Without an id column, the ids are the numbers of the rows."""
+
+    ids: str | None
+    title: str | None
+    texts: tuple[str, ...]
+    fields: str | None
+    vectors: str
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in (self.ids, self.title, *self.texts, self.fields, self.vectors) if name is not None]
+
+
+def open_parquet_vectors(
+    path: Path,
+    files: Sequence[Path],
+    kind: Kind = DOCUMENT,
+    fields: Fields = Fields(),
+    *,
+    incomplete: bool = False,
+) -> ForeignVectors:
     """Open parquet files with an id column and a list or fixed-size list column of floating-point numbers.
 
     Args:
         path: the path that the user gave, a file or a folder.
         files: the files, in reading order, with the same columns.
+        kind: what the texts are. It decides the usual names of the columns.
+        fields: columns that have other names.
+        incomplete: leave out rows without a vector, and number the rows if there is no id column.
 
     Raises:
         UserError: a file cannot be read or lacks one of the columns.
     """
     count = 0
+    columns: list[_Columns] = []
     for each in files:
         with open_parquet(each) as file:
-            names = file.schema_arrow.names
-            id_column(each, names)
-            _vector_column(each, file.schema_arrow)
+            columns.append(_columns(each, file.schema_arrow, kind, fields, numbered=incomplete))
             count += int(file.metadata.num_rows)
 
     def blocks() -> Iterator[VectorBlock]:
-        for each in files:
-            yield from _read(each)
+        before = 0
+        for each, chosen in zip(files, columns, strict=True):
+            for documents, vectors, rows in _read(each, chosen, before, incomplete):
+                before += rows
+                if documents:
+                    yield VectorBlock(documents, vectors)
 
     return ForeignVectors(path, count, blocks)
 
@@ -94,29 +122,75 @@ def _vector_column(path: Path, schema: Any) -> str:
     return found
 
 
-def _read(path: Path) -> Iterator[VectorBlock]:
+def _columns(path: Path, schema: Any, kind: Kind, fields: Fields, *, numbered: bool) -> _Columns:
+    """The columns to read: those that the user chose, and others by their usual names.
+
+    Raises:
+        UserError: one that is chosen or needed is not there.
+    """
+    import pyarrow.types as kinds
+
+    names, vectors = schema.names, _vector_column(path, schema)
+    for parameter, chosen in (
+        ("id_field", (fields.id_field,)),
+        ("text_field", fields.text_field),
+        ("title_field", (fields.title_field,)),
+    ):
+        for name in chosen:
+            if name is not None and name not in names:
+                raise UserError(f"{path}: there is no column {name} for `{parameter}`; there are {listed(names)}.")
+    usual = {normalised(name): name for name in reversed(names)} | {name: name for name in names}
+    words = {
+        usual_name: name
+        for usual_name, name in usual.items()
+        if kinds.is_string(schema.field(name).type) or kinds.is_large_string(schema.field(name).type)
+    }
+    ids = fields.id_field or _named((*ID_COLUMNS, *kind.ids), usual)
+    if ids is None and not numbered:
+        ids = id_column(path, names)
+    texts = fields.text_field or tuple(filter(None, [_named((*TEXT_COLUMNS, *kind.texts), words, ids)]))
+    title = fields.title_field or (None if fields.text_field else _named(kind.titles, words, ids, *texts))
+    return _Columns(ids, title, texts, METADATA if METADATA in names else None, vectors)
+
+
+def _named(wanted: Sequence[str], names: Mapping[str, str], *taken: str | None) -> str | None:
+    """The first of the wanted columns that is there and not taken."""
+    return next((names[name] for name in wanted if name in names and names[name] not in taken), None)
+
+
+def _read(
+    path: Path, columns: _Columns, before: int, incomplete: bool
+) -> Iterator[tuple[list[Document], NDArray[np.float32], int]]:
+    """Documents, vectors and the number of rows of each batch. `before` rows were read of other files."""
     with open_parquet(path) as file:
-        names = file.schema_arrow.names
-        ids, vectors = id_column(path, names), _vector_column(path, file.schema_arrow)
-        title, text = _first(("title",), names), _first(TEXT_COLUMNS, names)
-        fields = _first((METADATA,), names)
         row = 0
-        wanted = [name for name in (ids, vectors, title, text, fields) if name]
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
-            titles = batch.column(title).to_pylist() if title else [""] * len(batch)
-            texts = batch.column(text).to_pylist() if text else [""] * len(batch)
-            held = batch.column(fields).to_pylist() if fields else [None] * len(batch)
-            documents = [
-                Document(
-                    checked_id(doc_id, f"{path}, row {row + i + 1}"),
-                    texts[i] or "",
-                    titles[i] or "",
-                    fields_of({METADATA: held[i]}, (METADATA,), f"{path}, row {row + i + 1}"),
-                )
-                for i, doc_id in enumerate(batch.column(ids).to_pylist())
-            ]
-            yield VectorBlock(documents, _matrix(batch.column(vectors), f"{path}, column {vectors}", row))
-            row += len(batch)
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns.names):
+            rows, size = row, len(batch)
+            vectors = batch.column(columns.vectors)
+            kept = _with_vector(vectors) if incomplete else np.arange(size)
+            if len(kept) < size:
+                batch = batch.take(kept)
+                vectors = batch.column(columns.vectors)
+            ids = batch.column(columns.ids).to_pylist() if columns.ids else [before + row + int(i) + 1 for i in kept]
+            titles = batch.column(columns.title).to_pylist() if columns.title else [""] * len(kept)
+            parts = [batch.column(name).to_pylist() for name in columns.texts]
+            held = batch.column(columns.fields).to_pylist() if columns.fields else [None] * len(kept)
+            documents = []
+            for i, place in enumerate(kept.tolist()):
+                where = f"{path}, row {rows + place + 1}"
+                text = " ".join(str(part[i]) for part in parts if part[i] not in (None, ""))
+                more = fields_of({METADATA: held[i]}, (METADATA,), where)
+                documents.append(Document(checked_id(ids[i], where), text, titles[i] or "", more))
+            yield documents, _matrix(vectors, f"{path}, column {columns.vectors}", rows), size
+            row += size
+
+
+def _with_vector(column: Any) -> NDArray[np.int64]:
+    """The places of the rows that have a vector."""
+    import pyarrow.compute as pc
+
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    return np.flatnonzero(lengths > 0)
 
 
 def _matrix(column: Any, where: str, row: int) -> NDArray[np.float32]:
