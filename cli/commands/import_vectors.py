@@ -22,14 +22,17 @@ class ImportOptions:
         Path,
         typer.Argument(
             metavar="PATH",
-            help=".npy file (with --ids) or folder of vectors.npy and ids.txt; parquet file or folder; Pyserini folder "
-            "(index, docid); Tevatron's .pkl file or folder (with --allow-pickle).",
+            help=".npy or .faiss file (with --ids) or folder of vectors.npy and ids.txt; parquet file or folder; "
+            "Pyserini folder (index, docid); Tevatron's .pkl file or folder (with --allow-pickle).",
         ),
     ]
     output: Annotated[Path, option("Index folder to make.", metavar="FOLDER")]
     ids: Annotated[
         Path | None,
-        option("Ids of a .npy file: one a line, first column of a .tsv, column of a .parquet.", metavar="FILE"),
+        option(
+            "Ids of a .npy or .faiss file: one a line, first column of a .tsv, ids of a .jsonl, column of a .parquet.",
+            metavar="FILE",
+        ),
     ] = None
     corpus: Annotated[
         str | None,

@@ -51,7 +51,8 @@ class SearchOptions:
     output: Annotated[
         Path | None,
         option(
-            "Run file to write for --queries, .gz is compressed; what made it goes to OUTPUT.metadata.yaml.",
+            "Run file to write for --queries, or for --query-vectors alone; .gz is compressed. What made it goes to "
+            "OUTPUT.metadata.yaml.",
             metavar="RUN",
         ),
     ] = None
@@ -64,9 +65,10 @@ def search(asked: SearchOptions, ranking: Ranking, fields: QueryFields, shown: O
 
     Lines of standard input are questions too. --queries with --output writes a run file.
     """
-    if (asked.queries is None) != (asked.output is None):
+    batch = asked.queries is not None or (asked.output is not None and ranking.query_vectors is not None)
+    if batch != (asked.output is not None):
         raise UserError("A batch search needs both --queries QUERIES and --output RUN.")
-    if asked.queries is None:
+    if not batch:
         _answer(asked, ranking, fields, shown)
     elif asked.question:
         raise UserError("Give either a question or --queries, not both.")
@@ -78,11 +80,10 @@ def _run(asked: SearchOptions, ranking: RankerOptions, fields: QueryFields, show
     """Search for all queries, and write the run."""
     from ibkd_retrieval.search.runs.run_files import require_run_target
 
-    assert asked.queries is not None
     assert asked.output is not None
     progress = shown.progress
     written = require_run_target(asked.output, asked.format)
-    queries = fields.queries(asked.queries, progress)
+    queries = None if asked.queries is None else fields.queries(asked.queries, progress)
     (index,) = opened([asked.index or None], ranking, progress)
     run = index.search_batch(queries, asked.k or 1000)
     run.save(asked.output, written)

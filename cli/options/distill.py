@@ -31,8 +31,18 @@ OPTIONS: dict[str, Any] = {
     "teacher": Annotated[
         list[str],
         option(
-            "Encoder to learn from: folder or hub name. Repeatable: vectors are concatenated, layers are the first's.",
+            "Encoder to learn from: folder or hub name, or an index. Repeatable: vectors are concatenated, layers are "
+            "the first's.",
             metavar="MODEL",
+        ),
+    ],
+    "teacher_vectors": Annotated[
+        str | None,
+        option(
+            "The teacher's vectors in place of a model, for a --student MODEL: parquet with texts, .npy in the order "
+            "of --corpus, or an index.",
+            default="none",
+            metavar="PATH",
         ),
     ],
     "student": Annotated[
@@ -119,6 +129,15 @@ OPTIONS: dict[str, Any] = {
             "student: compact vectors; teacher: vectors that search the teacher's index.",
             panel=_STUDENT,
             choices=("student", "teacher"),
+        ),
+    ],
+    "query_vectors": Annotated[
+        str | None,
+        option(
+            "The teacher's vectors of queries, beside --teacher-vectors: parquet, or .npy in the order of --queries.",
+            panel=_TEXT,
+            default="none",
+            metavar="PATH",
         ),
     ],
     "dev": Annotated[

@@ -148,7 +148,10 @@ TASKS = {
     "sts": Task("task=sts", frozenset({"task", "data", "model", "pooling"}) | _COMPUTED | _DRAWN | _SHOWN, {}),
     "suite": Task(
         "suite",
-        frozenset({"task", "suite", "data_dir", "type", "metrics", "k", "relevance_level", *RANKING} - {"tune"})
+        frozenset(
+            {"task", "suite", "data_dir", "type", "metrics", "k", "relevance_level", *RANKING}
+            - {"tune", "query_vectors"}
+        )
         | _SHOWN,
         dict.fromkeys(("run", "index", "queries", "qrels", "baseline", "per_query"), _OWN_QUERIES)
         | {"tune": "`tune` finds weights for one data set, not for a suite: give `weights` instead."},

@@ -81,12 +81,18 @@ RANKING: dict[str, Any] = {
         panel=SEARCHED,
         metavar="STUDENT",
     ),
+    "query_vectors": option(
+        "Vectors of the queries, in place of a model: parquet with id or text, or a folder of vectors.npy and ids.txt.",
+        panel=SEARCHED,
+        metavar="FILE",
+    ),
     **{name: COMPUTATION[name] for name in ("pooling", "device", "dtype", "backend")},
 }
 
 Ranking = Annotated[RankerOptions, RANKING]
-RankingTyped = Annotated[RankerOptions, {name: each for name, each in RANKING.items() if name != "exclude_self"}]
-"""Of questions that are typed: they have no id."""
+_OF_BATCHES = ("exclude_self", "query_vectors")
+RankingTyped = Annotated[RankerOptions, {name: each for name, each in RANKING.items() if name not in _OF_BATCHES}]
+"""Of questions that are typed: they have no id, and no vector."""
 
 
 def opened(given: Sequence[Sequence[Path] | None], options: RankerOptions, progress: Progress) -> list[Index]:

@@ -6,23 +6,20 @@ import html
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ibkd_retrieval.corpora.records import Corpus
-from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.distill.config import RECORD, DistillConfig
-from ibkd_retrieval.distill.data.pairs import PairSet, judged_pairs, pairs_of, read_pairs
-from ibkd_retrieval.distill.defaults import check_stage, decided, text_sources, unread
+from ibkd_retrieval.distill.defaults import check_stage, check_vectors, decided, text_sources, unread
 from ibkd_retrieval.distill.output.folder import prepare_output, read_student, settle_output
 from ibkd_retrieval.distill.pipeline import distill_student
 from ibkd_retrieval.distill.preparing import Job
-from ibkd_retrieval.distill.sections import DataConfig
+from ibkd_retrieval.distill.sources import open_sources
 from ibkd_retrieval.distill.teacher.cache import TEACHERS
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import absolute, cache_folder
+from ibkd_retrieval.files import cache_folder
 from ibkd_retrieval.progress import SILENT, Progress, as_progress
 
 MODELS = Path("models")
@@ -79,7 +76,9 @@ class Student:
             "retention": student["dev"] / teacher["dev"] if teacher["dev"] else None,
             "dim": student["dim"],
             "teacher_dim": teacher["dim"],
-            "speed_up": student["texts_per_second"] / max(teacher["texts_per_second"], 1e-9),
+            "speed_up": student["texts_per_second"] / teacher["texts_per_second"]
+            if teacher["texts_per_second"]
+            else None,
         }
 
     @property
@@ -95,10 +94,11 @@ class Student:
         """The figures in a sentence."""
         found = self.figures
         kept = f" = {found['retention']:.1%} of the teacher's {found['teacher_dev']:.4f}" if found["retention"] else ""
+        faster = f", {found['speed_up']:.1f} × as fast" if found["speed_up"] else ""
         return (
             f"dev {found['dev_metric']} {found['dev']:.4f}{kept} "
             f"(before distillation {found['undistilled_dev']:.4f}), "
-            f"{found['dim']} dimensions instead of {found['teacher_dim']}, {found['speed_up']:.1f} × as fast"
+            f"{found['dim']} dimensions instead of {found['teacher_dim']}{faster}"
         )
 
     @property
@@ -161,9 +161,9 @@ def distill(
         tensorboard: also log to TensorBoard, in `output`/tensorboard.
         progress: receives progress reports. True shows bars.
         parameters: choices that override those of `config`. Their names are in `config.PARAMETERS`: `teacher`,
-            `student`, `layers`, `dim`, `dims`, `corpus`, `queries`, `dev`, `pairs`, `objective`, `steps`, `batch_size`,
-            `learning_rate`, `stage`, `preset`, `finetune_steps`, ... `corpus`, `queries` and `dev` are names, paths, or
-            texts and records in Python. `pairs` may also be a list of (query, passage).
+            `teacher_vectors`, `student`, `layers`, `dim`, `dims`, `corpus`, `queries`, `dev`, `pairs`, `objective`,
+            `steps`, `batch_size`, `learning_rate`, `stage`, `preset`, `finetune_steps`, ... `corpus`, `queries` and
+            `dev` are names, paths, or texts and records in Python. `pairs` may also be a list of (query, passage).
 
     Returns:
         The finished student.
@@ -184,8 +184,11 @@ def distill(
     instead = {"steps": "minutes", "minutes": "steps"}
     base = base.with_parameters(**{instead[each]: None for each in instead if parameters.get(each) is not None})
     given = base.with_parameters(**parameters)
-    if not given.teacher:
+    if given.data.teacher_vectors is not None and not parameters.get("teacher"):
+        given = replace(given, teacher=())  # The default one.
+    if not given.teachers:
         raise UserError("There is no `teacher`: name at least one.")
+    check_vectors(given)
     chosen = decided(given)
     check_stage(chosen, given.data.pairs)
     target = default_output(chosen) if output is None else Path(output)
@@ -196,12 +199,13 @@ def distill(
             return Student.open(target)
         prepare_output(target, resume=resume, overwrite=overwrite)
     _say(chosen, target, parameters, progress)
+    cache_root = Path(cache) if cache is not None else cache_folder() / TEACHERS
     with ranks.in_turn():  # Collections may have to be downloaded first, once.
-        opened = _open_sources(*text_sources(given), given.data, progress)
+        opened = open_sources(*text_sources(given), given, cache_root, progress)
     job = Job(
         config=chosen,
         output=target,
-        cache_root=Path(cache) if cache is not None else cache_folder() / TEACHERS,
+        cache_root=cache_root,
         device=device,
         resume=resume,
         overwrite=overwrite,
@@ -222,14 +226,15 @@ def default_output(config: DistillConfig) -> Path:
     """The default folder of a student, such as `models/all-MiniLM-L6-v2-l2-d128-ibkd`."""
     objective = config.objective.name
     suffix = {"finetune": "finetuned", "both": f"{objective}-finetuned"}.get(config.stage, objective)
-    return MODELS / config.student.name(config.teacher[0], suffix)
+    return MODELS / config.student.name(config.teachers[0], suffix)
 
 
 def _say(config: DistillConfig, target: Path, parameters: Mapping[str, Any], progress: Progress) -> None:
     """Say what is about to run, and which parameters have no effect."""
     corpus, queries, _ = text_sources(config)
     progress.say(
-        f"teacher {' + '.join(config.teacher)} → student {target} · corpus {_shown(corpus)}"
+        f"teacher {' + '.join(config.teachers)} → student {target}"
+        + ("" if corpus is None else f" · corpus {_shown(corpus)}")
         + ("" if queries is None else f" · queries {_shown(queries)}")
     )
     given = {name for name, value in parameters.items() if value is not None}
@@ -242,51 +247,6 @@ def _shown(source: Any) -> str:
     if isinstance(source, str | os.PathLike):
         return str(source)
     return str(getattr(source, "name", None) or "given from Python")
-
-
-def _open_sources(corpus: Any, queries: Any, dev: Any, data: DataConfig, progress: Progress) -> dict[str, Any]:
-    """Open corpus, queries, dev set and pairs for the pipeline. A corpus that several share is opened once."""
-    opened: dict[str, Corpus] = {}
-
-    def documents(source: Any) -> Corpus:
-        if not isinstance(source, str):
-            return open_corpus(source, progress)
-        if source not in opened:
-            opened[source] = open_corpus(source, progress)
-        return opened[source]
-
-    fields: Any = {name: getattr(data, name) for name in ("id_field", "text_field", "title_field")}
-    found: dict[str, Any] = {
-        "corpus": open_corpus(corpus, progress, **fields) if any(fields.values()) else documents(corpus),
-        "queries": None if queries is None else open_queries(queries, progress=progress),
-    }
-    if dev is not None:
-        # Judgements given from Python refer to the training corpus.
-        found["dev_corpus"] = documents(_corpus_of(dev)) if isinstance(dev, str | os.PathLike) else found["corpus"]
-        found["dev_queries"] = open_queries(dev, need_judgements=True, progress=progress)
-    if data.pairs is not None:
-        found["pairs"], found["pair_corpus"] = _open_pairs(data.pairs, documents, progress)
-    return found
-
-
-def _open_pairs(source: Any, documents: Any, progress: Progress) -> tuple[PairSet, Corpus | None]:
-    """Open pairs from a file, or from judged queries and their corpus. Hard negatives come from that corpus too."""
-    if isinstance(source, PairSet):
-        return source, None
-    if not isinstance(source, str | os.PathLike):
-        return pairs_of(source), None
-    if absolute(os.fspath(source)).is_file():
-        return read_pairs(absolute(os.fspath(source)).resolve()), None
-    corpus = documents(_corpus_of(source))
-    return judged_pairs(corpus, open_queries(source, need_judgements=True), progress), corpus
-
-
-def _corpus_of(queries: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """The corpus of a query set: the same name, without the split of a BEIR folder."""
-    if not isinstance(queries, str):
-        return queries
-    folder, _, _ = queries.rpartition(":")
-    return folder if folder and Path(folder).is_dir() else queries
 
 
 def _is_number(value: Any) -> bool:

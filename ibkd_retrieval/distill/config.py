@@ -23,6 +23,7 @@ from ibkd_retrieval.encoders.loading import DEFAULT_TEACHER
 from ibkd_retrieval.encoders.model_folder import STUDENT_RECORD
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import write_json
+from ibkd_retrieval.indexing.format.layout import is_index
 from ibkd_retrieval.json_io import parse
 
 RECORD = STUDENT_RECORD
@@ -37,7 +38,8 @@ class DistillConfig:
     the usual one.
 
     Attributes:
-        teacher: teacher encoders by folder or hub name. The vectors of several teachers are concatenated.
+        teacher: teacher encoders by folder or hub name. The vectors of several teachers are concatenated. An index is a
+            teacher too: its vectors are learnt from, and no model.
         stage: "distill" for stage 1, "finetune" for stage 2, or "both".
         preset: "thorough" or "paper" for other defaults; None for the usual ones.
         student: how the student is initialised.
@@ -86,6 +88,18 @@ class DistillConfig:
         """The choices that are set, by parameter name."""
         every = {name: self.value(name) for name in PARAMETERS}
         return {name: value for name, value in every.items() if value is not None and value != ()}
+
+    @property
+    def vectors(self) -> str | None:
+        """Where the teacher's vectors are, if there is no model of it."""
+        if self.data.teacher_vectors is not None:
+            return self.data.teacher_vectors
+        return next((each for each in self.teacher if is_index(Path(each))), None)
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The teachers: models, an index or a file of vectors."""
+        return self.teacher if self.data.teacher_vectors is None else (self.data.teacher_vectors,)
 
     def value(self, name: str) -> Any:
         """The value of a parameter."""

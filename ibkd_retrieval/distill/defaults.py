@@ -181,6 +181,35 @@ def check_stage(config: DistillConfig, pairs: object | None) -> None:
         )
 
 
+def check_vectors(config: DistillConfig) -> None:
+    """Check that the run needs no more of its teacher than its vectors, where there is nothing else.
+
+    Raises:
+        UserError: it needs the model itself, or several teachers are named.
+    """
+    source, student = config.vectors, config.student
+    if source is None:
+        if config.data.query_vectors is not None:
+            raise UserError("`query_vectors` are those of a teacher without a model: give `teacher_vectors` too.")
+        return
+    if config.data.teacher_vectors is not None and config.teacher:
+        raise UserError("Give `teacher` (a model or an index) or `teacher_vectors` (its vectors alone), not both.")
+    if len(config.teacher) > 1:
+        raise UserError(f"{source} holds the vectors of a teacher, which is learnt from alone: leave out the others.")
+    if not student.trained_before:
+        raise UserError(
+            f"Layers of the teacher and static students are made of the teacher's model, and {source} holds its "
+            "vectors alone: name a small model with `student`."
+        )
+    if config.stage != "distill":
+        raise UserError(
+            f'`stage="{config.stage}"` mines negatives with the teacher\'s model, and {source} holds its vectors '
+            'alone: use `stage="distill"`.'
+        )
+    if config.data.synthetic_queries:
+        raise UserError(f"Synthetic queries have no vector in {source}: leave `synthetic_queries` out.")
+
+
 def _of_another_stage(stage: str) -> tuple[str, ...]:
     """The parameters that a stage does not read."""
     return {"distill": ("pairs", *_STAGE_2), "finetune": _STAGE_1}.get(stage, ())
@@ -230,8 +259,13 @@ def unread(given: Collection[str], stage: str, objective: str) -> tuple[str, ...
 
 
 def text_sources(config: DistillConfig) -> tuple[Any, Any, Any]:
-    """Corpus, queries and dev queries. The built-in corpus brings its own queries unless others are given."""
+    """Corpus, queries and dev queries. The built-in corpus brings its own queries unless others are given.
+
+    The vectors of a teacher may bring their own texts: None.
+    """
     data = config.data
+    if config.vectors is not None:
+        return data.corpus, data.queries, data.dev
     corpus = _USUAL_CORPUS if data.corpus is None else data.corpus
     own = _USUAL_CORPUS if isinstance(corpus, str) and corpus.split(":")[0] == "pydocs" else None
     queries = own if data.queries is None else data.queries

@@ -45,8 +45,8 @@ def read_value(name: str, value: Any, field: Field[Any], kind: Any) -> Any:
 
 
 def _teachers(value: Any) -> tuple[str, ...]:
-    found = (value,) if isinstance(value, str | os.PathLike) else tuple(value)
-    return tuple(os.fspath(each) for each in found)
+    found = (value,) if isinstance(value, str | os.PathLike) or hasattr(value, "folder") else tuple(value)
+    return tuple(os.fspath(getattr(each, "folder", each)) for each in found)
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -55,6 +55,10 @@ def _names(value: Any) -> tuple[str, ...]:
 
 def _model(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _folder(value: Any) -> Any:
+    return _model(getattr(value, "folder", value))
 
 
 def _layers(value: Any) -> Any:
@@ -104,6 +108,8 @@ def _bandwidth(value: Any) -> Any:
 _READERS: dict[str, Callable[[Any], Any]] = {
     "text_field": _names,
     "teacher": _teachers,
+    "teacher_vectors": _folder,
+    "query_vectors": _folder,
     "student": _model,
     "soft_labels": _model,
     "layers": _layers,

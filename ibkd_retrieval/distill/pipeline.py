@@ -204,7 +204,7 @@ def _report(job: Job, models: Models, data: JobData, trained: _Trained) -> Stude
         queries=job.queries.name if job.queries else None,
         texts=len(data.texts),
         fingerprint=data.texts.fingerprint,
-        origin=f"{config.student} of {config.teacher[0]}",
+        origin=f"{config.student} of {config.teachers[0]}",
         settings=config.distilling_record(),
         finetuning=_finetune_facts(config, data.pairs, trained.finetuned),
         train_seconds=loops[0].seconds,

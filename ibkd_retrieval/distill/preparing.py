@@ -32,6 +32,7 @@ from ibkd_retrieval.distill.student import (
 )
 from ibkd_retrieval.distill.teacher.cache import TeacherCache, TeacherVectors
 from ibkd_retrieval.distill.teacher.joint import JointCache, JointTeacher
+from ibkd_retrieval.distill.teacher.vectors import VectorTeacher
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.stage2 import usable_pairs
 from ibkd_retrieval.encoders.backends.backend import weights_in
@@ -71,6 +72,7 @@ class Job:
         overwrite: replace a finished or unfinished `output`.
         keep_undistilled: folder in which the untrained student is saved too.
         tensorboard: also log to TensorBoard, in `output`/tensorboard.
+        vectors: the teacher's vectors, if there is no model of it.
         given: the configuration as the user gave it, from which the one to be recorded is made. None records none.
         progress: receives progress reports.
     """
@@ -89,6 +91,7 @@ class Job:
     overwrite: bool = False
     keep_undistilled: Path | None = None
     tensorboard: bool = False
+    vectors: VectorTeacher | None = None
     given: DistillConfig | None = None
     progress: Progress = SILENT
 
@@ -106,7 +109,7 @@ class Models:
     """
 
     student: SentenceTransformer
-    teacher: Encoder | JointTeacher
+    teacher: Encoder | JointTeacher | VectorTeacher
     cache: TeacherVectors
     sizes: Sizes
     origin: str
@@ -133,11 +136,11 @@ def load_models(job: Job) -> tuple[Job, Models]:
     """Load the teachers, initialise the student, and make the choices that depend on them."""
     config = job.config
     device = ranks.local_device(choose_device(job.device))
-    teacher = _load_teacher(config.teacher[0], config.training.dtype, device)
+    teacher = None if job.vectors else _load_teacher(config.teacher[0], config.training.dtype, device)
     dims = config.student.dims
     if dims and not config.student.dim and config.student.model == STATIC:
         config = config.with_parameters(dim=dims[0])
-    student = initial_student(config.student, teacher, config.teacher[0], device)
+    student = initial_student(config.student, teacher, config.teachers[0], device)
     ranks.same_weights({"student": student})
     made_of = weight_hash(student)
     check_length(student, config.training.max_length)
@@ -146,9 +149,15 @@ def load_models(job: Job) -> tuple[Job, Models]:
         config = without_forgetting(config, job.progress)
     if dims and not config.student.dim and dims[0] < _dim(student):
         config = config.with_parameters(dim=dims[0])
-    measured, cache = _teachers(config, job.cache_root, teacher, device)
+    measured: Encoder | JointTeacher | VectorTeacher
+    cache: TeacherVectors
+    if teacher is None:
+        assert job.vectors is not None
+        measured = cache = job.vectors
+    else:
+        measured, cache = _teachers(config, job.cache_root, teacher, device)
     sizes = Sizes(config.student.dim or _dim(student), cache.dim)
-    config = with_models(config, sizes.student, sizes.teacher, transformer_width(teacher))
+    config = with_models(config, sizes.student, sizes.teacher, transformer_width(teacher) if teacher else None)
     check_dims(dims, sizes.student, sizes.teacher)
     check_freezing(student, config.student.freeze_embeddings)
     if config.stage != "finetune":

@@ -166,7 +166,10 @@ class DataConfig:
     """The training data and the dev set.
 
     Attributes:
-        corpus: training documents, in any form that `open_corpus` accepts. None is the built-in `pydocs:train`.
+        teacher_vectors: the teacher's vectors by text, in place of a model: a file or folder of vectors, or an index.
+        query_vectors: the teacher's vectors of queries, for a teacher of which there are only vectors.
+        corpus: training documents, in any form that `open_corpus` accepts. None is the built-in `pydocs:train`, or the
+            texts that are stored with the teacher's vectors.
         queries: training queries, in any form that `open_queries` accepts. They are used as unlabelled text.
         dev: judged queries of the dev set. None measures the overlap with the teacher's neighbours among held-out
             texts; with pydocs, None is its own queries.
@@ -178,6 +181,8 @@ class DataConfig:
         title_field: field that holds the title. None tries the usual names.
     """
 
+    teacher_vectors: str | None = None
+    query_vectors: str | None = None
     corpus: Any = None
     queries: Any = None
     dev: Any = None

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 
 def initial_student(
-    config: StudentConfig, teacher: SentenceTransformer, teacher_name: str, device: str
+    config: StudentConfig, teacher: SentenceTransformer | None, teacher_name: str, device: str
 ) -> SentenceTransformer:
     """Make the student that a configuration describes. Its last module is Normalize.
+
+    A teacher of which there are only vectors (None) has no layers to give.
 
     Raises:
         UserError: the configuration does not fit this teacher.
@@ -37,7 +39,7 @@ def initial_student(
             raise UserError("A static student has no layers: leave `layers` out.")
         return static_student(teacher_name, config.dim or None, device)
     if config.model is None:
-        if config.layers is None:
+        if config.layers is None or teacher is None:
             raise UserError("No student: name a small model with `student`, or take some `layers` of the teacher.")
         student = student_from_layers(teacher, config.layers)
     else:

@@ -20,7 +20,7 @@ from ibkd_retrieval.indexing.index import open_index as open_stored_index
 from ibkd_retrieval.progress import Progress, as_progress
 from ibkd_retrieval.search import api
 from ibkd_retrieval.search.api import Index
-from ibkd_retrieval.search.open import index_folder, open_ranker
+from ibkd_retrieval.search.open import given_vectors, index_folder, open_ranker
 from ibkd_retrieval.search.options import RankerOptions
 from ibkd_retrieval.search.runs import Run
 from ibkd_retrieval.search.runs.fusion import weighted_sum
@@ -186,7 +186,7 @@ def evaluate_index(
     Args:
         index: the folder of the index, or several that hold parts of one corpus. The newest unless given.
         options: how to rank.
-        queries: judged queries. Those of the index's corpus unless given.
+        queries: judged queries. Those of the index's corpus unless given; with `qrels`, those of `query_vectors`.
         qrels: judgements in place of those that come with the queries.
         metrics: names. The data set's own and the usual ones unless given.
         k: results per query.
@@ -204,6 +204,9 @@ def evaluate_index(
     """
     options, progress = options or RankerOptions(), as_progress(progress)
     folders = list(index) or [index_folder(None, progress)]
+    known: dict[str, Encoder] = {}
+    if queries is None and options.query_vectors is not None and qrels is not None:
+        queries = given_vectors(options.query_vectors, open_stored_index(folders[0]), known).queries
     if queries is None:
         queries = queries_for(read_manifest(folders[0]).corpus.name)
         progress.say(f"queries {queries} (those of the index's corpus; name others as `queries`)")
@@ -214,7 +217,6 @@ def evaluate_index(
         judgements, level, source = read_judgements(qrels, data_set, progress)
         judgements = judged_by(asked, judgements).judgements
     baselines = read_runs(list(baseline))  # Before the search: a name may be mistyped.
-    known: dict[str, Encoder] = {}
     tuned = with_tuned_weights(folders, options, known, progress)
     tuned_on = None
     if options.tune is not None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ibkd_retrieval.corpora.records import QuerySet
     from ibkd_retrieval.corpora.spec import Source
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.encoders.protocol import TextEncoder
@@ -141,8 +142,7 @@ class Index:
         """A short name of the index. It includes the ranking method unless that is vectors only."""
         options = self.options
         parts = ["+".join(folder.resolve().name for folder in self.folders)]
-        if options.query_model is not None:
-            parts.append(Path(options.query_model).name)
+        parts += [Path(each).name for each in (options.query_model, options.query_vectors) if each is not None]
         if options.hybrid is not None:
             parts.append(f"{options.hybrid}-{options.lexical_engine}")
         elif options.engine != "dense":
@@ -209,7 +209,7 @@ class Index:
 
     def search_batch(
         self,
-        queries: Source | NDArray[np.floating[Any]],
+        queries: Source | NDArray[np.floating[Any]] | None = None,
         k: int = 1000,
         *,
         ids: Sequence[str] | None = None,
@@ -221,7 +221,7 @@ class Index:
 
         Args:
             queries: a data set's name, a file, `Query` records, dicts or texts (`open_queries`), or an array of query
-                vectors [n, dim].
+                vectors [n, dim]. None is the queries of the file `query_vectors` in `options`.
             k: number of results.
             ids: query ids of the vectors [n]. None is "0", "1", ...
             exclude_self: whether to leave out the document that has the query's id. None follows `options`, and is True
@@ -243,7 +243,7 @@ class Index:
         from ibkd_retrieval.corpora.spec import open_queries
         from ibkd_retrieval.search.runs.run_metadata import RunOrigin
 
-        asked = open_queries(queries, progress=shown)
+        asked = self._given_queries() if queries is None else open_queries(queries, progress=shown)
         if exclude_self is None and asked.queries_are_documents and not self.options.exclude_self:
             shown.say(f"The queries of {asked.name} are documents: a query's own document is left out.")
         own = self.options.exclude_self or asked.queries_are_documents
@@ -255,6 +255,24 @@ class Index:
             self.folders, replace(self.options, exclude_self=own), k, asked.name, time.perf_counter() - began
         )
         return replace(run, origin=origin)
+
+    def _given_queries(self) -> QuerySet:
+        """The queries of the file of query vectors.
+
+        Raises:
+            UserError: none is given, or words are searched too and it holds no texts.
+        """
+        from ibkd_retrieval.search.open import given_vectors
+
+        options = self.options
+        if options.query_vectors is None:
+            raise UserError("There are no `queries`: name some, or give `query_vectors`.")
+        given = given_vectors(options.query_vectors, self._stored[0].index, self.known)
+        if not given.texts and (options.hybrid is not None or options.rerank is not None):
+            raise UserError(
+                f"{given.name} holds no texts of queries: leave out `hybrid` and `rerank`, or give `queries`."
+            )
+        return given.queries
 
     def _search_vectors(
         self,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ibkd_retrieval.encoders.autotune.load import load_encoder
 from ibkd_retrieval.encoders.model_folder import STUDENT_RECORD
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.indexing.format.manifest import IndexManifest
     from ibkd_retrieval.indexing.index import StoredIndex
     from ibkd_retrieval.progress import Progress
+    from ibkd_retrieval.search.query_vectors import QueryVectors
     from ibkd_retrieval.search.ranker import Ranker
     from ibkd_retrieval.search.searcher import Searcher
 
@@ -243,10 +244,15 @@ def _by_vectors(
 def query_encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encoder], progress: Progress) -> Encoder:
     """The query encoder of an index. It is loaded unless known, and a student is checked to fit the index."""
     made_by = index.manifest.encoder
-    if options.query_model is None and options.model is None and made_by.weight_hash in known:
+    named = (options.query_model, options.query_vectors, options.model)
+    if named == (None, None, None) and made_by.weight_hash in known:
         return known[made_by.weight_hash]
-    made_by.refuse_unnamed(index.folder)
+    if options.query_vectors is not None:
+        return cast("Encoder", given_vectors(options.query_vectors, index, known))
+    if options.query_model is None:
+        made_by.refuse_unnamed(index.folder)
     from ibkd_retrieval.encoders.autotune.choice import sample_texts
+    from ibkd_retrieval.indexing.importing.formats import vectors_digest
 
     load = partial(
         load_encoder,
@@ -276,7 +282,7 @@ def query_encoder(index: StoredIndex, options: RankerOptions, known: dict[str, E
     else:
         # A student's maximum length is that of its own folder, not that of the index's encoder.
         encoder = load(options.query_model, pooling=options.pooling)
-        check_query_model(Path(options.query_model), encoder, index.manifest)
+        check_query_model(Path(options.query_model), encoder, index.manifest, lambda: vectors_digest(index))
     known[encoder.weight_hash] = encoder
     return encoder
 
@@ -288,7 +294,7 @@ def _searcher(opened: Stored, encoder: Encoder, options: RankerOptions) -> Searc
         aimed(opened.index, options),
         encoder,
         search_params=options.search_params,
-        other_encoder=options.query_model is not None,
+        other_encoder=options.query_model is not None or options.query_vectors is not None,
         allowed=opened.allowed,
     )
 
@@ -301,8 +307,30 @@ def aimed(index: StoredIndex, options: RankerOptions) -> StoredIndex:
 """The file in a student's folder that records how it was made (docs/formats.md)."""
 
 
-def check_query_model(folder: Path, encoder: TextEncoder, manifest: IndexManifest) -> None:
+def given_vectors(source: str, index: StoredIndex, known: dict[str, Any]) -> QueryVectors:
+    """The vectors of queries in a file, as an encoder that looks them up. It is added to `known` under `source`.
+
+    Raises:
+        UserError: they are unfit, or have another dimension than those of the index.
+    """
+    from ibkd_retrieval.search.query_vectors import QueryVectors
+
+    given: QueryVectors = known.get(source) or QueryVectors.read(source)
+    known[source] = given
+    if given.dim != index.manifest.dim:
+        raise UserError(
+            f"{source} holds vectors of {given.dim} dimensions and the index {index.folder} of {index.manifest.dim}: "
+            "give query vectors of the model that made the index."
+        )
+    return given
+
+
+def check_query_model(
+    folder: Path, encoder: TextEncoder, manifest: IndexManifest, digest: Callable[[], str] = lambda: ""
+) -> None:
     """Accept the encoder of an index, or a student that was distilled into that encoder's space.
+
+    A digest of the vectors stands for the weight hash of an encoder that is not known.
 
     A student's `ibkd.json` names its teacher (name and weight hash) and says whether its vectors are in the teacher's
     space. The weight hash of a teacher covers its maximum length. So the teacher must have indexed with its own
@@ -312,14 +340,19 @@ def check_query_model(folder: Path, encoder: TextEncoder, manifest: IndexManifes
         folder: the model's folder, as the user named it.
         encoder: the loaded model.
         manifest: the manifest of the index.
+        digest: gives the digest of the index's vectors, for an older index that records none.
 
     Raises:
         UserError: the vectors have another length, or no record says that they are in the space of the index.
     """
+    from ibkd_retrieval.indexing.format.manifest import UNNAMED_MODEL
+
     made_by = manifest.encoder
     if encoder.weight_hash == made_by.weight_hash:
         return
-    advice = f'distil a student of {made_by.name} with `distill(output_space="teacher")`, or leave out `query_model`'
+    unnamed = made_by.name == UNNAMED_MODEL
+    taught_by = "the index" if unnamed else made_by.name
+    advice = f'distil a student of {taught_by} with `distill(output_space="teacher")`, or leave out `query_model`'
     if encoder.dim != manifest.dim:
         raise UserError(
             f"{folder} makes vectors of {encoder.dim} dimensions and the index holds {manifest.dim}: {advice}."
@@ -338,11 +371,12 @@ def check_query_model(folder: Path, encoder: TextEncoder, manifest: IndexManifes
             f"The vectors of {folder} are in a space of its own ({encoder.dim} dimensions, output space {space}), not "
             f"in its teacher's: {advice}."
         )
-    if teacher.get("weight_hash") != made_by.weight_hash:
+    space = made_by.weight_hash if not unnamed else made_by.vectors or digest()
+    if teacher.get("weight_hash") != space:
+        built = "holds other vectors (digest" if unnamed else f"was built with {made_by.name} (weights"
         raise UserError(
             f"{folder} was distilled into the space of {teacher.get('name')} (weights "
-            f"{str(teacher.get('weight_hash'))[:12]}), and the index was built with {made_by.name} (weights "
-            f"{made_by.weight_hash[:12]}): {advice}."
+            f"{str(teacher.get('weight_hash'))[:12]}), and the index {built} {space[:12]}): {advice}."
         )
 
 

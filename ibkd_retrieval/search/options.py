@@ -23,6 +23,8 @@ class RankerOptions:
         rerank_max_length: maximum number of tokens of query and text. None is the cross-encoder's own limit.
         model: another folder of the encoder that made the index.
         query_model: a student in that encoder's vector space. It encodes the queries.
+        query_vectors: a file or folder of vectors of queries. They are looked up by id or by text, and no model is
+            loaded.
         device: "auto", "cpu", "cuda" or "cuda:N", for index and models.
         dtype: number format of the models' computation.
         backend: backend of the query encoder. "auto" is the best one measured on this machine.
@@ -43,6 +45,7 @@ class RankerOptions:
     rerank_max_length: int | None = None
     model: str | None = None
     query_model: str | None = None
+    query_vectors: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     backend: str = "auto"
@@ -102,11 +105,13 @@ def check_ranking(options: RankerOptions, indexes: int = 1) -> None:
         from ibkd_retrieval.search.rerank import check_depth
 
         check_depth(options.rerank_depth)
-    of_vectors = (options.query_model, options.recall, *params.to_json().values())
+    of_vectors = (options.query_model, options.query_vectors, options.recall, *params.to_json().values())
     if options.engine != "dense" and options.hybrid is None and any(value is not None for value in of_vectors):
         raise UserError(
-            f"`engine={options.engine}` searches words alone: leave out `query_model`, `recall`, `nprobe`, `refine` "
-            "and `ef_search`, or give `hybrid`."
+            f"`engine={options.engine}` searches words alone: leave out `query_model`, `query_vectors`, `recall`, "
+            "`nprobe`, `refine` and `ef_search`, or give `hybrid`."
         )
     if options.model is not None and options.query_model is not None:
         raise UserError("Give `model` (the index's own encoder) or `query_model` (a student of it), not both.")
+    if options.query_vectors is not None and (options.model or options.query_model) is not None:
+        raise UserError("`query_vectors` takes the place of a model: leave out `model` and `query_model`.")

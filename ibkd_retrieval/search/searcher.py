@@ -16,6 +16,7 @@ from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.contents import first_unlike
 from ibkd_retrieval.indexing.index import StoredIndex
 from ibkd_retrieval.progress import SILENT, Progress
+from ibkd_retrieval.search.query_vectors import QueryVectors
 from ibkd_retrieval.search.ranker import check_queries
 from ibkd_retrieval.search.runs import Hit, Run
 from ibkd_retrieval.search.runs.doc_ids import Ids, as_ids, taken
@@ -165,6 +166,8 @@ class Searcher(VectorSearcher):
         if not queries:
             return np.empty((0, self.index.manifest.dim), dtype=np.float32)
         with progress.task("Encoding", len(queries), "queries") as task:
+            if isinstance(self.encoder, QueryVectors):
+                return self.encoder.of_queries(queries)
             return self.encoder.encode([query.text for query in queries], kind="query", progress=task)
 
 

@@ -32,7 +32,7 @@ def test_a_configuration_survives_json(tmp_path):
 
 
 def test_fields_of_the_corpus_are_part_of_the_configuration(tmp_path):
-    from ibkd_retrieval.distill.api import _open_sources
+    from ibkd_retrieval.distill.sources import open_sources
     from ibkd_retrieval.progress import SILENT
 
     path = tmp_path / "docs.csv"
@@ -40,7 +40,7 @@ def test_fields_of_the_corpus_are_part_of_the_configuration(tmp_path):
     config = DistillConfig().with_parameters(corpus=str(path), id_field="nr", text_field="body")
     again = DistillConfig.from_json(json.loads(json.dumps(config.to_json())))
     assert again == config
-    (document,) = _open_sources(str(path), None, None, again.data, SILENT)["corpus"].documents()
+    (document,) = open_sources(str(path), None, None, again, tmp_path, SILENT)["corpus"].documents()
     assert (document.doc_id, document.text, document.title) == ("1", "x", "")
 
 
@@ -89,7 +89,7 @@ def test_the_command_without_options_decides_as_the_function_without_arguments(m
         raise UserError("far enough")
 
     monkeypatch.setattr(api, "distill_student", stopped)
-    monkeypatch.setattr(api, "_open_sources", lambda *sources: {"corpus": sources[:3], "queries": None})
+    monkeypatch.setattr(api, "open_sources", lambda *sources: {"corpus": sources[:3], "queries": None})
     with pytest.raises(UserError, match="far enough"):
         ibkd.distill(DistillConfig())
     assert CliRunner().invoke(app, ["distill"]).exit_code == 2

@@ -17,6 +17,7 @@ from ibkd_retrieval import __version__
 from ibkd_retrieval.distill.config import RECORD
 from ibkd_retrieval.distill.dev_metric import Dev
 from ibkd_retrieval.distill.teacher.joint import JointTeacher
+from ibkd_retrieval.distill.teacher.vectors import VectorTeacher
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.loop import DevPoint
 from ibkd_retrieval.encoders.device import Environment
@@ -39,7 +40,7 @@ class FinalFigures:
         student: the student as an encoder.
         teacher_dev: the teacher's dev figure.
         shorter_dev: the student's dev figure with truncated vectors, by length.
-        teacher_speed: texts per second that the teacher encodes.
+        teacher_speed: texts per second that the teacher encodes. 0 if there are only its vectors.
         student_speed: texts per second that the student encodes. Both encode the same texts in turn.
     """
 
@@ -51,7 +52,12 @@ class FinalFigures:
 
 
 def final_figures(
-    model: SentenceTransformer, name: str, teacher: Encoder | JointTeacher, dev: Dev, dims: Sequence[int], dtype: str
+    model: SentenceTransformer,
+    name: str,
+    teacher: Encoder | JointTeacher | VectorTeacher,
+    dev: Dev,
+    dims: Sequence[int],
+    dtype: str,
 ) -> FinalFigures:
     """Measure a finished student and its teacher.
 
@@ -76,6 +82,8 @@ def final_figures(
         both = {"teacher": teacher.encode, "student": student.encode}
         rates = measure_throughput(both, dev.texts[-_SPEED_SAMPLE:], rounds=3)
         speeds = [rates[who].documents_per_second for who in both]
+        if isinstance(teacher, VectorTeacher):
+            speeds[0] = 0.0
         return np.array([dev.score(teacher), *speeds, *shorter])
 
     teacher_dev, teacher_speed, student_speed, *shorter_dev = ranks.from_first(measure).tolist()
@@ -95,7 +103,8 @@ class EncoderFacts:
         dim: dimensions of a vector.
         embedding_parameters: number of parameters in token and position embeddings.
         transformer_parameters: number of all other parameters.
-        texts_per_second: encoding speed on the dev texts, comparable within one card only.
+        texts_per_second: encoding speed on the dev texts, comparable within one card only. 0 for a teacher of which
+            there are only vectors.
         dtype: number format of the computation, after "auto" is resolved.
     """
 
@@ -109,7 +118,7 @@ class EncoderFacts:
     dtype: str
 
     @classmethod
-    def of(cls, encoder: Encoder | JointTeacher, dev: float, texts_per_second: float) -> EncoderFacts:
+    def of(cls, encoder: Encoder | JointTeacher | VectorTeacher, dev: float, texts_per_second: float) -> EncoderFacts:
         """Read the facts off an encoder."""
         counts = encoder.parameters
         return cls(
@@ -234,12 +243,13 @@ def _rows(report: StudentReport) -> list[tuple[str, str, str, str]]:
 
     # Before distillation only the quality was measured. The saved student may have another layer, or fewer dimensions.
     def counted(label: str, count: Callable[[EncoderFacts], float]) -> tuple[str, str, str, str]:
-        return label, f"{count(teacher):,.0f}", "", f"{count(student):,.0f}"
+        return label, f"{count(teacher):,.0f}" if count(teacher) else "", "", f"{count(student):,.0f}"
 
     before = f"{report.undistilled_dev:.4f}{share(report.undistilled_dev)}"
     rows = [(f"{report.dev_metric} (dev)", f"{teacher.dev:.4f}", before, f"{student.dev:.4f}{share(student.dev)}")]
     rows += [(f"... cut to {dim} dimensions", "", "", f"{v:.4f}{share(v)}") for dim, v in report.shorter_dev.items()]
-    faster = student.texts_per_second / max(teacher.texts_per_second, 1e-9)
+    times = student.texts_per_second / teacher.texts_per_second if teacher.texts_per_second else 0.0
+    faster = f" ({times:.1f} × the teacher's)" if times else ""
     return [
         *rows,
         counted("dimensions", lambda each: each.dim),
@@ -248,7 +258,7 @@ def _rows(report: StudentReport) -> list[tuple[str, str, str, str]]:
         counted("... in layers", lambda each: each.transformer_parameters),
         (
             *counted("texts/s while encoding", lambda each: each.texts_per_second)[:3],
-            f"{student.texts_per_second:,.0f} ({faster:.1f} × the teacher's)",
+            f"{student.texts_per_second:,.0f}{faster}",
         ),
     ]
 

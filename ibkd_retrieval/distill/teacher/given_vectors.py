@@ -10,18 +10,22 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.corpora.columns import DOCUMENT, QUERY, Fields
+from ibkd_retrieval.corpora.columns import AUTOMATIC, DOCUMENT, QUERY, Fields
 from ibkd_retrieval.corpora.records import Corpus, Document, Query, QuerySet
 from ibkd_retrieval.distill.data.texts import KeyIndex, text_keys
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.format.layout import is_index
 from ibkd_retrieval.indexing.format.manifest import UNNAMED_MODEL, read_manifest
-from ibkd_retrieval.indexing.importing import BLOCK_ROWS, ForeignVectors, VectorsDigest, checked_lengths, said_lengths
+from ibkd_retrieval.indexing.importing import (
+    BLOCK_ROWS,
+    ForeignVectors,
+    VectorsDigest,
+    alike,
+    checked_lengths,
+    said_lengths,
+)
 from ibkd_retrieval.indexing.importing.formats import index_vectors, open_vectors, rows_in_order
 from ibkd_retrieval.progress import SILENT, Progress
-
-_SAME = 0.999
-"""The least cosine of two vectors of one text. Services give slightly different vectors when they are asked twice."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class GivenVectors:
     path: str
     texts: Corpus | QuerySet | None = None
     kind: str = "document"
-    fields: Fields = Fields()
+    fields: Fields = AUTOMATIC
 
     @property
     def in_order(self) -> bool:
@@ -134,15 +138,14 @@ class FoundVectors:
         for start in range(0, len(again), BLOCK_ROWS):
             part = again[start : start + BLOCK_ROWS]
             pairs = self._rows[order[part]], self._rows[order[part + 1]]
-            one, other = (vectors[rows].astype(np.float64) for rows in pairs)
-            cosines = (one * other).sum(axis=1) / (np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1))
+            differ = ~alike(vectors[pairs[0]], vectors[pairs[1]])
             # Documents without text are not learnt from.
-            wrong = np.flatnonzero((cosines < _SAME) & (self._keys[order[part]] != text_keys([""])).any(axis=1))
+            wrong = np.flatnonzero(differ & (self._keys[order[part]] != text_keys([""])).any(axis=1))
             if len(wrong):
                 first, second = (int(rows[wrong[0]]) + 1 for rows in pairs)
                 raise UserError(
-                    f"Vectors {first:,} and {second:,} in {self.given.path} belong to the same text and differ "
-                    f"(cosine {cosines[wrong[0]]:.3f}): keep one of them."
+                    f"Vectors {first:,} and {second:,} in {self.given.path} belong to the same text and differ: "
+                    "keep one of them."
                 )
 
     def _read(self, file: IO[bytes], progress: Progress) -> tuple[list[str], NDArray[np.uint64]]:

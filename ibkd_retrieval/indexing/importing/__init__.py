@@ -22,6 +22,10 @@ UNIT_TOLERANCE = 1e-3
 """Tolerance for the length of a unit vector. float16 vectors are within 3e-4."""
 
 
+LEAST_COSINE = 0.999
+"""The least cosine of two vectors of one text."""
+
+
 class VectorBlock(NamedTuple):
     """A part of the vectors.
 
@@ -139,9 +143,15 @@ def checked_lengths(
     return lengths
 
 
+def alike(one: NDArray[np.float32], other: NDArray[np.float32]) -> Any:
+    """Whether vectors [..., dim] may be of one text. Services give slightly other vectors when they are asked again."""
+    lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    return (one * other).sum(axis=-1) >= LEAST_COSINE * lengths
+
+
 def said_lengths(shortest: float, longest: float) -> str:
     """The lengths of vectors in words."""
-    if 1 - UNIT_TOLERANCE <= shortest and longest <= 1 + UNIT_TOLERANCE:
+    if shortest >= 1 - UNIT_TOLERANCE and longest <= 1 + UNIT_TOLERANCE:
         return "all of length 1"
     return f"of lengths from {shortest:.4g} to {longest:.4g}"
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.corpora.columns import DOCUMENT, Fields, Kind
+from ibkd_retrieval.corpora.columns import AUTOMATIC, DOCUMENT, Fields, Kind
 from ibkd_retrieval.corpora.records import checked_id
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.contents import open_contents
-from ibkd_retrieval.indexing.importing import BLOCK_ROWS, ForeignVectors, VectorBlock, without_texts
+from ibkd_retrieval.indexing.contents import IndexContents, open_contents
+from ibkd_retrieval.indexing.importing import BLOCK_ROWS, ForeignVectors, VectorBlock, VectorsDigest, without_texts
 from ibkd_retrieval.indexing.importing.documents import read_ids, require_as_many
 from ibkd_retrieval.indexing.importing.faiss_files import is_faiss, is_pyserini, open_faiss, open_pyserini
 from ibkd_retrieval.indexing.importing.parquet import open_parquet_vectors
@@ -35,7 +35,7 @@ def open_vectors(
     ids: Any = None,
     allow_pickle: bool = False,
     kind: Kind = DOCUMENT,
-    fields: Fields = Fields(),
+    fields: Fields = AUTOMATIC,
     incomplete: bool = False,
 ) -> ForeignVectors:
     """Open vectors.
@@ -115,6 +115,14 @@ def index_vectors(folder: Path) -> ForeignVectors:
                 yield VectorBlock(documents, vectors)
 
     return ForeignVectors(folder, len(contents), blocks)
+
+
+def vectors_digest(index: IndexContents) -> str:
+    """The digest of the vectors of an index, as it is recorded when vectors are imported without their model."""
+    digest = VectorsDigest()
+    for vectors in index.vectors():
+        digest.update(vectors)
+    return digest.hexdigest()
 
 
 def _array(path: Path, count: int, names_of: Callable[[], Iterator[str]]) -> ForeignVectors:

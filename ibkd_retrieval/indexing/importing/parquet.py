@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.corpora.columns import DOCUMENT, Fields, Kind, listed, normalised
+from ibkd_retrieval.corpora.columns import AUTOMATIC, DOCUMENT, Fields, Kind, listed, normalised
 from ibkd_retrieval.corpora.records import METADATA, Document, checked_id, fields_of
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.importing import ForeignVectors, VectorBlock
@@ -39,7 +39,7 @@ def open_parquet_vectors(
     path: Path,
     files: Sequence[Path],
     kind: Kind = DOCUMENT,
-    fields: Fields = Fields(),
+    fields: Fields = AUTOMATIC,
     *,
     incomplete: bool = False,
 ) -> ForeignVectors:

@@ -110,7 +110,7 @@ def _retrieval(options: RankerOptions, k: int) -> list[dict[str, Any]]:
     shared = {"k": k, "filters": list(options.filters), "exclude self": options.exclude_self}
     spoken = {} if options.language == "english" else {"language": options.language}
     words = options.engine if options.engine != "dense" else "bm25"
-    names = ("model", "query_model", "device", "dtype", "backend", "pooling", "recall")
+    names = ("model", "query_model", "query_vectors", "device", "dtype", "backend", "pooling", "recall")
     chosen = {name: getattr(options, name) for name in names} | options.search_params.to_json()
     dense = {name: value for name, value in chosen.items() if value is not None}
     stages: list[dict[str, Any]] = []
