@@ -14,6 +14,7 @@ from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.teacher.given_vectors import GivenVectors
 from ibkd_retrieval.distill.teacher.vectors import VectorTeacher
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.progress import SILENT
 
 TEXTS = sentences(150)
 ASKED = list(dict.fromkeys(" ".join(text.split()[:3]) for text in TEXTS[:40]))
@@ -26,10 +27,8 @@ class Listener:
     def say(self, message):
         self.said.append(message)
 
-    def task(self, *_, **__):
-        from ibkd_retrieval.progress import SILENT
-
-        return SILENT.task("")
+    def task(self, *task, **more):
+        return SILENT.task(*task, **more)
 
 
 def table(path, texts, vectors, prefix="d", **columns):
@@ -70,7 +69,12 @@ def data(tmp_path_factory, bert):
 def distilled(data, root, small, **given):
     settings = {"steps": 6, "batch_size": 16, "bank_size": 24, "max_length": 64, "eval_every": 3, "dtype": "float32"}
     return ibkd.distill(
-        student=small, output_space="teacher", output=root, cache=root.parent / f"{root.name}-cache", **settings, **given
+        student=small,
+        output_space="teacher",
+        output=root,
+        cache=root.parent / f"{root.name}-cache",
+        **settings,
+        **given,
     )
 
 
@@ -219,7 +223,7 @@ def test_texts_of_another_corpus_are_refused(tmp_path):
     made, _ = teacher_of(table(tmp_path / "v.parquet", ["a"], [ONE]), corpus_of("xyz"))
     with pytest.raises(UserError, match="None of the 3 documents of tiny has a vector"):
         list(made.corpus.documents())
-    with pytest.raises(UserError, match="1 of 2 texts have no vector in .*, such as 'b'"):
+    with pytest.raises(UserError, match=r"1 of 2 texts have no vector in .*, such as 'b'"):
         made.encode(["a", "b"])
 
 

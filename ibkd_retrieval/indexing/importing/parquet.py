@@ -197,6 +197,8 @@ def _matrix(column: Any, where: str, row: int) -> NDArray[np.float32]:
     """The lists of a column as rows [n, dim]."""
     import pyarrow.compute as pc
 
+    if not len(column):
+        return np.empty((0, 0), dtype=np.float32)
     lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
     wrong = np.flatnonzero(~(lengths == lengths[:1]) | ~(lengths > 0))
     if len(wrong):
