@@ -24,7 +24,11 @@ class IndexOptions:
     corpus: Annotated[str | None, option(CORPUS_HELP, default="pydocs", metavar="CORPUS")] = None
     model: Annotated[
         str | None,
-        option("Encoder: folder or hub name.", default="the newest student in models/", metavar="MODEL"),
+        option(
+            "Encoder: folder, hub name, or http://HOST/v1#MODEL for an endpoint.",
+            default="the newest student in models/",
+            metavar="MODEL",
+        ),
     ] = None
     output: Annotated[
         Path | None, option("Index folder to make.", default="indexes/<corpus>-<model>-<type>", metavar="FOLDER")

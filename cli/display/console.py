@@ -115,6 +115,13 @@ class _Terminal:
     def say(self, message: str) -> None:
         self._console.print(harmless(in_options(message)), style="dim", soft_wrap=True)
 
+    def confirm(self, question: str) -> bool | None:
+        """The answer of a person to a question, None where there is none to ask."""
+        if not (sys.stdin.isatty() and self._console.is_terminal):
+            return None
+        self._console.print(f"{harmless(in_options(question))} [y/N] ", end="", soft_wrap=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
     @contextmanager
     def task(self, title: str, total: int | None, unit: str, done: int = 0) -> Iterator[Task]:
         began = time.monotonic()

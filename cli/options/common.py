@@ -73,6 +73,20 @@ COMPUTATION: dict[str, Any] = {
 """How an encoder runs, by the fields of every record that says so."""
 
 
+_ENDPOINT = f"{ADVANCED}: endpoints"
+SPENDING: dict[str, Any] = {
+    "price": option(
+        "Dollars per million tokens of an endpoint, to show the cost before anything is sent.",
+        panel=_ENDPOINT,
+        default="tokens alone are shown",
+        metavar="DOLLARS",
+    ),
+    "yes": flag("Agree to the cost of an endpoint without being asked.", "--yes", panel=_ENDPOINT),
+    "requests_per_minute": option("Most requests a minute to an endpoint.", panel=_ENDPOINT, default="no limit"),
+    "tokens_per_minute": option("Most tokens a minute to an endpoint.", panel=_ENDPOINT, default="no limit"),
+}
+"""What may be spent on an endpoint, and how fast, by the fields of every record that says so."""
+
 Device = Annotated[str, COMPUTATION["device"]]
 Pooling = Annotated[str | None, COMPUTATION["pooling"]]
 MaxLength = Annotated[int | None, COMPUTATION["max_length"]]

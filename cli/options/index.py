@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.config import USES, IndexConfig, refuse_unused
 
-from .common import COMPUTATION, COMPUTING
+from .common import COMPUTATION, COMPUTING, SPENDING
 from .declare import ADVANCED, Given, option
 
 STRUCTURED = f"{ADVANCED}: the index type"
@@ -82,6 +82,7 @@ CHOICES: dict[str, Any] = {
         panel=RESOURCES,
         default="8192, less in little memory",
     ),
+    **SPENDING,
 }
 """The choices for an index, by the fields of `IndexConfig`."""
 

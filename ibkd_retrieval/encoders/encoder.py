@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.encoders.backends.backend import check_choice, check_static, open_backend, weights_in
 from ibkd_retrieval.encoders.backends.torch_modules import faithful_run, runs_in_float32
 from ibkd_retrieval.encoders.device import choose_device, give_freed_memory_back, keep_freed_memory
+from ibkd_retrieval.encoders.endpoints.address import is_endpoint
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
 from ibkd_retrieval.encoders.students import is_static, keep_leading_dimensions
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
     from ibkd_retrieval.encoders.backends.backend import Backend
     from ibkd_retrieval.encoders.backends.torch_modules import Run
+    from ibkd_retrieval.encoders.endpoints.address import EndpointTerms
     from ibkd_retrieval.encoders.protocol import Kind
     from ibkd_retrieval.encoders.tokens import PaddedTokens
     from ibkd_retrieval.progress import Progress, Task
@@ -171,12 +173,15 @@ class Encoder:
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         prefer: Prefer | None = None,
+        endpoint: EndpointTerms | None = None,
+        recorded: str | None = None,
         progress: Progress | None = None,
     ) -> Encoder:
-        """Load a model by folder or hub name.
+        """Load a model by folder or hub name, or open an endpoint.
 
         Args:
-            name: a sentence-transformers folder, a transformers folder, a hub name, or the name of the default teacher.
+            name: a sentence-transformers folder, a transformers folder, a hub name, the name of the default teacher, or
+                `http://HOST/v1#MODEL` for a model behind an OpenAI-style endpoint.
             device: "auto", "cpu", "cuda", "cuda:1".
             dtype: "auto", "float32", "bfloat16", "float16" or "int8", for the transformer.
             pooling: "mean", "cls" or "lasttoken", in place of the folder's own.
@@ -190,6 +195,8 @@ class Encoder:
             document_prompt: the text before every document. None keeps the prompt of the model.
             prefer: a function of the weight hash and the device of a transformer. It is called before the backend is
                 opened, and returns the backend, number format and sample to use, or None to keep those given.
+            endpoint: what may be spent on an endpoint, and how fast. None is the usual terms.
+            recorded: the weight hash of the record that names an endpoint, if the user does not name it.
             progress: the display of warnings about missing prompts. None gives a Python warning.
 
         Raises:
@@ -208,6 +215,22 @@ class Encoder:
         if batch_tokens is not None and batch_tokens < 1:
             raise UserError(f"`batch_tokens` is {batch_tokens}: give at least 1.")
         name = str(name)
+        if is_endpoint(name):
+            from ibkd_retrieval.encoders.endpoints.encoder import EndpointEncoder
+
+            return EndpointEncoder.open(
+                name,
+                terms=endpoint,
+                query_prompt=query_prompt,
+                document_prompt=document_prompt,
+                dim=dim,
+                recorded=recorded,
+                progress=progress,
+                dtype=dtype,
+                backend=backend,
+                pooling=pooling,
+                max_length=max_length,
+            )
         device = choose_device(device)
         model = load_sentence_transformer(
             name, device=device, pooling=pooling, max_length=max_length, dtype=weights_in(dtype, backend, device)

@@ -18,10 +18,12 @@ import contextlib
 import importlib.util
 import logging
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ibkd_retrieval.encoders.endpoints.address import is_endpoint
 from ibkd_retrieval.encoders.model_folder import (
     check_model_folder,
     check_no_weight_lacks,
@@ -58,7 +60,12 @@ def resolve_model_name(name: str) -> str:
 
 
 def short_model_name(name: str) -> str:
-    """Return the last part of a hub name or folder, as in `all-MiniLM-L6-v2`, for use in file names."""
+    """Return the last part of a hub name or folder, as in `all-MiniLM-L6-v2`, for use in file names.
+
+    Of an endpoint it is the model's name there.
+    """
+    if is_endpoint(name):
+        name = re.sub(r"[^A-Za-z0-9._/-]+", "-", name.partition("#")[2]) or "endpoint"
     if name.removeprefix("sentence-transformers/") in _EMBEDDED:
         return name.removeprefix("sentence-transformers/")
     path = Path(name)
@@ -223,6 +230,8 @@ def find_model(name: str) -> str:
     Raises:
         UserError: there is no such folder, it holds no model, or the hub cannot be asked.
     """
+    if is_endpoint(name):
+        raise UserError(f"{name} is an endpoint, whose weights cannot be read: give a model folder or a hub name.")
     resolved = resolve_model_name(name)
     path = Path(resolved)
     if path.is_dir() and not (path / "modules.json").is_file() and not (path / "config.json").is_file():

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.corpora.spec import open_corpus
 from ibkd_retrieval.encoders.autotune.load import newest_student
+from ibkd_retrieval.encoders.endpoints.address import Address, is_endpoint
+from ibkd_retrieval.encoders.endpoints.identity import check_used
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import INDEXES
@@ -153,6 +155,8 @@ def append(
     folder = folder_of(index)
     begun = read_manifest(folder).encoder
     begun.refuse_unnamed(folder)
+    if model is None and is_endpoint(begun.name):
+        check_used(Address.parse(begun.name))
     model = _model(begun.name if model is None else model, config.encoding)
     opened = open_corpus(corpus, progress)
     if since is not None:

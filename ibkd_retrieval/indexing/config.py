@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ibkd_retrieval.encoders.endpoints.address import EndpointTerms
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.json_io import decode, encode
 
@@ -140,6 +141,10 @@ class EncodingConfig:
         worker_cpus: cores of an encoder on a cluster.
         memory: most memory to take, such as "2GB" or "512MB". None is a quarter of the machine's.
         shard_size: documents in a shard. None is 8,192, less in little memory.
+        price: for an endpoint: dollars per million tokens, for the estimate of the cost.
+        yes: for an endpoint: agree to the estimated cost. False asks where somebody can answer, and else refuses.
+        requests_per_minute: for an endpoint: most requests a minute. None is no limit.
+        tokens_per_minute: for an endpoint: most tokens a minute. None is no limit.
     """
 
     device: str = "auto"
@@ -156,6 +161,15 @@ class EncodingConfig:
     worker_cpus: int | None = None
     memory: str | None = None
     shard_size: int | None = None
+    price: float | None = None
+    yes: bool = False
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+
+    @property
+    def endpoint(self) -> EndpointTerms:
+        """What may be spent on an endpoint, and how fast."""
+        return EndpointTerms(self.price, self.yes, self.requests_per_minute, self.tokens_per_minute)
 
     def like(self, encoder: EncoderRecord) -> EncodingConfig:
         """The same configuration, with options that are not given taken from an index's encoder."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ibkd_retrieval.encoders.autotune.load import load_encoder
+from ibkd_retrieval.encoders.endpoints.identity import recognise, same_weights
 from ibkd_retrieval.encoders.model_folder import STUDENT_RECORD
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
@@ -126,6 +127,7 @@ def cut_encoder(folder: Path, dim: int, known: dict[str, Encoder], computing: Co
         dim=dim,
         query_prompt=made_by.prompts.get("query"),
         document_prompt=made_by.prompts.get("document"),
+        recorded=made_by.weight_hash,
     )
     known[encoder.weight_hash] = encoder
     return encoder
@@ -267,6 +269,7 @@ def query_encoder(index: StoredIndex, options: RankerOptions, known: dict[str, E
         whole = partial(
             load,
             options.model or made_by.name,
+            recorded=made_by.weight_hash if options.model is None else None,
             pooling=options.pooling or made_by.pooling,
             max_length=made_by.max_length or None,
             query_prompt=made_by.prompts.get("query"),
@@ -278,6 +281,7 @@ def query_encoder(index: StoredIndex, options: RankerOptions, known: dict[str, E
             encoder = whole(dim=index.manifest.dim)
         from ibkd_retrieval.encoders.weights import recognise_former  # brings numpy, which no help page needs
 
+        recognise(encoder, made_by.weight_hash)
         recognise_former(encoder, made_by.former_hash, index.sample, f"The index {index.folder}", progress.say)
     else:
         # A student's maximum length is that of its own folder, not that of the index's encoder.
@@ -372,7 +376,7 @@ def check_query_model(
             f"in its teacher's: {advice}."
         )
     space = made_by.weight_hash if not unnamed else made_by.vectors or digest()
-    if teacher.get("weight_hash") != space:
+    if not same_weights(str(teacher.get("weight_hash")), space):
         built = "holds other vectors (digest" if unnamed else f"was built with {made_by.name} (weights"
         raise UserError(
             f"{folder} was distilled into the space of {teacher.get('name')} (weights "

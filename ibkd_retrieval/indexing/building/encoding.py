@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ibkd_retrieval.encoders.device import choose_device, give_freed_memory_back
+from ibkd_retrieval.encoders.endpoints.address import Address, is_endpoint
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.encoders.threads import thread_count
 from ibkd_retrieval.encoders.tokens import default_batch_tokens
@@ -65,11 +66,14 @@ def prepare_encoding(model: str | TextEncoder, config: EncodingConfig, corpus: C
             f"A shard must hold at least one document, not {config.shard_size}: give a larger `shard_size`."
         )
     limit = None if config.memory is None else parse_size(config.memory)
+    _agree_to_endpoint(model, config, corpus, progress)
     encoder: Any = _loaded(model, config, corpus, progress) if isinstance(model, str) else model
     wanted = config.batch_tokens
     if wanted is None and isinstance(model, str):
         wanted = default_batch_tokens(choose_device(config.device))
     wanted = wanted or getattr(encoder, "batch_tokens", None) or default_batch_tokens(encoder.device)
+    if hasattr(encoder, "keep_paid"):
+        encoder.keep_paid()
     sizes = _sizes(encoder, config, limit, wanted)
     if config.batch_tokens is None and isinstance(model, str):
         encoder.batch_tokens = sizes.batch_tokens
@@ -109,6 +113,7 @@ def _loaded(model: str, config: EncodingConfig, corpus: Corpus, progress: Progre
         measure=lambda: _is_large(corpus),
         progress=progress,
         batch_tokens=config.batch_tokens or default_batch_tokens(choose_device(config.device)),
+        endpoint=config.endpoint,
         **{name: getattr(config, name) for name in _LOADING},
     )
     asked = config.query_prompt is None and config.document_prompt is None and encoder.max_length
@@ -116,6 +121,28 @@ def _loaded(model: str, config: EncodingConfig, corpus: Corpus, progress: Progre
     if word is not None:
         progress.say(word)
     return encoder
+
+
+def _agree_to_endpoint(model: str | TextEncoder, config: EncodingConfig, corpus: Corpus, progress: Progress) -> None:
+    """Have the cost of an endpoint agreed to before anything is sent. Another model costs nothing.
+
+    Raises:
+        UserError: it is not agreed to, or several processes are asked for.
+    """
+    name = model if isinstance(model, str) else model.name
+    if not is_endpoint(name):
+        return
+    if (config.workers or 1) > 1 or config.cluster is not None:
+        raise UserError(
+            "`workers` and `cluster` are for a model that runs here: an endpoint answers several requests at once."
+        )
+    from ibkd_retrieval.encoders.endpoints.cost import agree, estimate
+
+    prompts = {"query": config.query_prompt or "", "document": config.document_prompt or ""}
+    prompts = prompts if isinstance(model, str) else dict(model.prompts)
+    address = Address.parse(name)
+    texts = (document.content for document in corpus.documents())
+    agree(address, estimate(address, texts, prompts=prompts), config.endpoint, progress)
 
 
 def _loader(

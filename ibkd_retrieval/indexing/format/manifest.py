@@ -124,7 +124,10 @@ class EncoderRecord:
 
     def makes_the_vectors_of(self, other: EncoderRecord) -> bool:
         """Whether both give the same vectors. The name is ignored, because a model folder can be moved."""
-        return dataclasses.replace(self, name="") == dataclasses.replace(other, name="")
+        from ibkd_retrieval.encoders.endpoints.identity import same_weights
+
+        same = self.weight_hash if same_weights(self.weight_hash, other.weight_hash) else other.weight_hash
+        return dataclasses.replace(self, name="") == dataclasses.replace(other, name="", weight_hash=same)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Models behind an embeddings endpoint in the form of OpenAI's API."""
