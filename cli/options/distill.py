@@ -9,7 +9,7 @@ from ibkd_retrieval.distill.config import PARAMETERS, USUAL, DistillConfig
 from ibkd_retrieval.distill.objectives import OBJECTIVES, TEMPERATURES, USUAL_TEMPERATURE
 from ibkd_retrieval.encoders.loading import POOLINGS
 
-from .common import COMPUTATION, COMPUTING, CORPUS_HELP, CorpusFields, Output, Unfinished, seed_option
+from .common import COMPUTATION, COMPUTING, CORPUS_HELP, FILES, CorpusFields, Output, Unfinished, seed_option
 from .declare import ADVANCED, Given, Group, flag, group, option, parameter
 
 _STUDENT = f"{ADVANCED}: the student"
@@ -158,6 +158,15 @@ OPTIONS: dict[str, Any] = {
         option("Queries made of each document, as further text: titles, sentences, spans and keywords.", panel=_TEXT),
     ],
     **_FIELDS,
+    "vector_field": Annotated[
+        str | None,
+        option(
+            "Column of the vectors in --teacher-vectors and --query-vectors.",
+            panel=FILES,
+            default="the only one, or vector, embedding",
+            metavar="NAME",
+        ),
+    ],
     "objective": Annotated[
         str | None,
         option(

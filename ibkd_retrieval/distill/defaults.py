@@ -189,8 +189,9 @@ def check_vectors(config: DistillConfig) -> None:
     """
     source, student = config.vectors, config.student
     if source is None:
-        if config.data.query_vectors is not None:
-            raise UserError("`query_vectors` are those of a teacher without a model: give `teacher_vectors` too.")
+        for name in ("query_vectors", "vector_field"):
+            if config.value(name) is not None:
+                raise UserError(f"`{name}` is for a teacher without a model: give `teacher_vectors` too.")
         return
     if config.data.teacher_vectors is not None and config.teacher:
         raise UserError("Give `teacher` (a model or an index) or `teacher_vectors` (its vectors alone), not both.")

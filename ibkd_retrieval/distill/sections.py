@@ -179,6 +179,8 @@ class DataConfig:
         id_field: field of the corpus that holds the id. None tries the usual names.
         text_field: fields that hold the text; they are joined. Empty tries the usual names.
         title_field: field that holds the title. None tries the usual names.
+        vector_field: column of `teacher_vectors` and `query_vectors` that holds the vectors. None takes the only one of
+            lists of numbers, or tries the usual names.
     """
 
     teacher_vectors: str | None = None
@@ -192,6 +194,7 @@ class DataConfig:
     id_field: str | None = None
     text_field: tuple[str, ...] = ()
     title_field: str | None = None
+    vector_field: str | None = None
 
 
 @dataclass(frozen=True)

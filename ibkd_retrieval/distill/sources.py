@@ -63,9 +63,9 @@ def _given_teacher(
     """The teacher of which there are only vectors, with the texts that have one."""
     # The columns that are named are those of the corpus, if there is one beside the vectors.
     own = fields if corpus is None else Fields()
-    documents = GivenVectors(str(config.vectors), corpus, fields=own)
-    asked = config.data.query_vectors
-    of_queries = None if asked is None else GivenVectors(asked, queries, "query")
+    column, asked = config.data.vector_field, config.data.query_vectors
+    documents = GivenVectors(str(config.vectors), corpus, fields=own, vector_field=column)
+    of_queries = None if asked is None else GivenVectors(asked, queries, "query", vector_field=column)
     return VectorTeacher(documents, of_queries, folder, queries, progress)
 
 

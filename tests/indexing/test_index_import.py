@@ -467,3 +467,56 @@ def test_a_corpus_that_repeats_an_id_is_refused(tmp_path: Path):
     twice = corpus_of([Document("d0", "a"), Document("d0", "b")])
     with pytest.raises(UserError, match="appears twice in made-up"):
         import_vectors(open_vectors(array_files(tmp_path / "v", clustered(1, 8))), tmp_path / "i", corpus=twice)
+
+
+@pytest.mark.parametrize("kind", ["Flat", "HNSW8,Flat", "IVF3,Flat", "IDMap,Flat", "IDMap2,Flat", "IDMap2,HNSW8,Flat"])
+@pytest.mark.parametrize("metric", [0, 1])
+def test_a_plain_file_of_faiss_is_imported_with_its_ids(tmp_path: Path, kind: str, metric: int):
+    faiss = pytest.importorskip("faiss")
+    table = clustered(200, 8)
+    index = faiss.index_factory(8, kind, metric)
+    index.train(table)
+    numbers = np.arange(200)[::-1].copy()
+    if kind.startswith("ID"):
+        index.add_with_ids(table, numbers)
+    else:
+        index.add(table)
+        numbers = np.arange(200)
+    faiss.write_index(index, str(tmp_path / "v.faiss"))
+    (tmp_path / "ids.jsonl").write_text("".join(f'{{"_id": "d{number}", "text": "x"}}\n' for number in range(200)))
+    import_vectors(open_vectors(tmp_path / "v.faiss", ids=tmp_path / "ids.jsonl"), tmp_path / "i")
+    opened = open_index(tmp_path / "i")
+    stored = np.concatenate(list(opened.vectors()))
+    expected = {f"d{number}": row.tolist() for number, row in zip(numbers, table, strict=True)}
+    assert dict(zip(opened.all_ids(), stored.tolist(), strict=True)) == expected
+    if kind.startswith("I"):
+        # Numbers of its own are ids where no list is given.
+        import_vectors(open_vectors(tmp_path / "v.faiss"), tmp_path / "j")
+        assert set(open_index(tmp_path / "j").all_ids()) == {str(number) for number in range(200)}
+
+
+def test_files_of_faiss_that_cannot_be_imported_are_refused_in_a_sentence(tmp_path: Path):
+    faiss = pytest.importorskip("faiss")
+    path = tmp_path / "v.faiss"
+
+    def written(kind: str, numbers: list[int] | None = None) -> Path:
+        index = faiss.index_factory(8, kind)
+        table = clustered(40, 8)
+        index.train(table)
+        index.add_with_ids(table[: len(numbers)], np.array(numbers)) if numbers else index.add(table)
+        faiss.write_index(index, str(path))
+        return path
+
+    (tmp_path / "ids.txt").write_text("a\nb\n")
+    with pytest.raises(UserError, match="holds vectors without ids: name the file that lists them with `ids`"):
+        open_vectors(written("Flat"))
+    with pytest.raises(UserError, match=r"holds 40 vectors and .* lists 2 ids"):
+        open_vectors(written("Flat"), ids=tmp_path / "ids.txt")
+    with pytest.raises(UserError, match="is IndexScalarQuantizer, which does not hold whole vectors"):
+        open_vectors(written("SQ8"), ids=tmp_path / "ids.txt")
+    with pytest.raises(UserError, match=r"numbers a vector 7 and .* lists 2 ids, from 0 on"):
+        import_vectors(open_vectors(written("IDMap,Flat", [1, 7]), ids=tmp_path / "ids.txt"), tmp_path / "i")
+    path.write_bytes(b"IxFI and no more")
+    with pytest.raises(UserError, match="cannot be read by faiss"):
+        open_vectors(path, ids=tmp_path / "ids.txt")
+    assert not (tmp_path / "i").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -38,12 +39,14 @@ class GivenVectors:
             texts that are stored with the vectors.
         kind: "document" or "query".
         fields: the columns of the file.
+        vector_field: the column of the vectors.
     """
 
     path: str
     texts: Corpus | QuerySet | None = None
     kind: str = "document"
     fields: Fields = AUTOMATIC
+    vector_field: str | None = None
 
     @property
     def in_order(self) -> bool:
@@ -57,7 +60,7 @@ class GivenVectors:
         if self.in_order:
             return rows_in_order(Path(self.path))
         kind = QUERY if self.kind == "query" else DOCUMENT
-        return open_vectors(self.path, kind=kind, fields=self.fields, incomplete=True)
+        return open_vectors(self.path, kind=kind, fields=self.fields, vector_field=self.vector_field, incomplete=True)
 
     def recorded(self) -> tuple[str, str]:
         """The name of the encoder and the hash that stands for its vector space, as an index records them, else ""."""
@@ -222,5 +225,6 @@ def _has_text(document: Document) -> bool:
 def _keys_of(texts: Iterator[str]) -> NDArray[np.uint64]:
     """The keys [n, 2] of texts, without the white space around each."""
     keys: list[NDArray[np.uint64]] = [np.empty((0, 2), dtype=np.uint64)]
-    keys += [text_keys([text.strip()]) for text in texts]
+    while block := [text.strip() for text in islice(texts, BLOCK_ROWS)]:
+        keys.append(text_keys(block))
     return np.concatenate(keys)

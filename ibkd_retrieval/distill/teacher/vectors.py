@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from ibkd_retrieval.distill.teacher.cache import as_cached
 from ibkd_retrieval.distill.teacher.given_vectors import FoundVectors, GivenVectors
 from ibkd_retrieval.encoders.weights import ParameterCount
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.importing import BLOCK_ROWS
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -128,12 +130,11 @@ class VectorTeacher:
 
         def documents() -> Iterator[Document]:
             count = left_out = 0
-            for document in corpus.documents():
-                count += 1
-                if self._find([document.content], "document")[0] >= 0:
-                    yield document
-                else:
-                    left_out += 1
+            read = corpus.documents()
+            while block := list(islice(read, BLOCK_ROWS)):
+                there = self._find([document.content for document in block], "document") >= 0
+                count, left_out = count + len(block), left_out + int(np.count_nonzero(~there))
+                yield from compress(block, there.tolist())
             self._say_left_out(left_out, count, f"documents of {corpus.name}", told.pop() if told else SILENT)
 
         return replace(corpus, _open=documents)

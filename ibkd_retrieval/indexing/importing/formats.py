@@ -36,6 +36,7 @@ def open_vectors(
     allow_pickle: bool = False,
     kind: Kind = DOCUMENT,
     fields: Fields = AUTOMATIC,
+    vector_field: str | None = None,
     incomplete: bool = False,
 ) -> ForeignVectors:
     """Open vectors.
@@ -49,7 +50,8 @@ def open_vectors(
         allow_pickle: unpickle Tevatron's files. Only for trusted files.
         kind: what the texts of parquet files are. It decides the usual names of their columns.
         fields: columns of parquet files that have other names.
-        incomplete: leave out rows of parquet files that have no vector, and take those without an id column.
+        vector_field: the column of the vectors in parquet files, if it has another name.
+        incomplete: leave out rows of parquet files that have no vector, and take files with texts and no id column.
 
     Raises:
         UserError: there is nothing of these forms, ids are missing or given twice, or pickle is not allowed.
@@ -76,7 +78,7 @@ def open_vectors(
         return open_pyserini(path)
     tables = [path] if path.suffix == ".parquet" and path.is_file() else sorted(path.glob("*.parquet"))
     if tables:
-        return open_parquet_vectors(path, tables, kind, fields, incomplete=incomplete)
+        return open_parquet_vectors(path, tables, kind, fields, vector_field=vector_field, incomplete=incomplete)
     pickles = tevatron_files(path)
     if pickles:
         return open_tevatron(path, pickles, allow_pickle=allow_pickle)

@@ -41,6 +41,7 @@ def open_parquet_vectors(
     kind: Kind = DOCUMENT,
     fields: Fields = AUTOMATIC,
     *,
+    vector_field: str | None = None,
     incomplete: bool = False,
 ) -> ForeignVectors:
     """Open parquet files with an id column and a list or fixed-size list column of floating-point numbers.
@@ -50,7 +51,8 @@ def open_parquet_vectors(
         files: the files, in reading order, with the same columns.
         kind: what the texts are. It decides the usual names of the columns.
         fields: columns that have other names.
-        incomplete: leave out rows without a vector, and number the rows if there is no id column.
+        vector_field: the column of the vectors. None takes the only one, or one of a usual name.
+        incomplete: leave out rows without a vector, and number the rows if there are texts and no id column.
 
     Raises:
         UserError: a file cannot be read or lacks one of the columns.
@@ -59,7 +61,7 @@ def open_parquet_vectors(
     columns: list[_Columns] = []
     for each in files:
         with open_parquet(each) as file:
-            columns.append(_columns(each, file.schema_arrow, kind, fields, numbered=incomplete))
+            columns.append(_columns(each, file.schema_arrow, kind, fields, vector_field, numbered=incomplete))
             count += int(file.metadata.num_rows)
 
     def blocks() -> Iterator[VectorBlock]:
@@ -103,7 +105,7 @@ def id_column(path: Path, names: Sequence[str]) -> str:
     return found
 
 
-def _vector_column(path: Path, schema: Any) -> str:
+def _vector_column(path: Path, schema: Any, chosen: str | None = None) -> str:
     import pyarrow.types as kinds
 
     lists = [
@@ -112,7 +114,12 @@ def _vector_column(path: Path, schema: Any) -> str:
         if (kinds.is_list(field.type) or kinds.is_large_list(field.type) or kinds.is_fixed_size_list(field.type))
         and kinds.is_floating(field.type.value_type)
     ]
-    found = lists[0] if len(lists) == 1 else _first(VECTOR_COLUMNS, lists)
+    if chosen is not None and chosen not in lists:
+        raise UserError(
+            f"{path}: there is no column {chosen} of lists of floating-point numbers for `vector_field`; there are "
+            f"{listed(lists) or 'none'}."
+        )
+    found = chosen or (lists[0] if len(lists) == 1 else _first(VECTOR_COLUMNS, lists))
     if found is None:
         columns = f"the columns {', '.join(lists)}" if lists else "no column"
         raise UserError(
@@ -122,7 +129,9 @@ def _vector_column(path: Path, schema: Any) -> str:
     return found
 
 
-def _columns(path: Path, schema: Any, kind: Kind, fields: Fields, *, numbered: bool) -> _Columns:
+def _columns(
+    path: Path, schema: Any, kind: Kind, fields: Fields, vector_field: str | None, *, numbered: bool
+) -> _Columns:
     """The columns to read: those that the user chose, and others by their usual names.
 
     Raises:
@@ -130,7 +139,7 @@ def _columns(path: Path, schema: Any, kind: Kind, fields: Fields, *, numbered: b
     """
     import pyarrow.types as kinds
 
-    names, vectors = schema.names, _vector_column(path, schema)
+    names, vectors = schema.names, _vector_column(path, schema, vector_field)
     for parameter, chosen in (
         ("id_field", (fields.id_field,)),
         ("text_field", fields.text_field),
@@ -146,9 +155,9 @@ def _columns(path: Path, schema: Any, kind: Kind, fields: Fields, *, numbered: b
         if kinds.is_string(schema.field(name).type) or kinds.is_large_string(schema.field(name).type)
     }
     ids = fields.id_field or _named((*ID_COLUMNS, *kind.ids), usual)
-    if ids is None and not numbered:
-        ids = id_column(path, names)
     texts = fields.text_field or tuple(filter(None, [_named((*TEXT_COLUMNS, *kind.texts), words, ids)]))
+    if ids is None and not (numbered and texts):
+        ids = id_column(path, names)
     title = fields.title_field or (None if fields.text_field else _named(kind.titles, words, ids, *texts))
     return _Columns(ids, title, texts, METADATA if METADATA in names else None, vectors)
 
