@@ -88,6 +88,24 @@ def package(folder, name, texts):
     (folder / name / "__init__.py").write_text(f'"""About {name}."""\n{body}')
 
 
+def vectors_of(work, documents, queries, model):
+    """The vectors of the documents and queries as parquet, and as a file of faiss."""
+    import faiss
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from ibkd_retrieval.encoders.encoder import Encoder
+
+    encoder = Encoder.load(str(model), device="cpu", dtype="float32")
+    for name, records, kind in (("docs", documents, "document"), ("queries", queries, "query")):
+        ids, texts = zip(*records, strict=True)
+        vectors = encoder.encode(texts, kind)
+        pq.write_table(pa.table({"id": ids, "text": texts, "vector": list(vectors)}), work / f"{name}.parquet")
+    index = faiss.IndexFlatIP(HIDDEN)
+    index.add(np.eye(4, HIDDEN, dtype=np.float32))
+    faiss.write_index(index, str(work / "old.faiss"))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     import torch
@@ -139,6 +157,7 @@ def workspace(tmp_path_factory):
         for number, (one, other) in enumerate(zip(texts[:12], texts[20:32], strict=True))
     ]
     (work / "STS-B.tsv").write_text("\n".join(["score\tsentence1\tsentence2", *pairs]) + "\n")
+    vectors_of(work, documents, queries, small)
     package(root / "packages", "alpha", sentences(120, seed=5))
     others = next(name for name in ("beta", "gamma", "delta", "eps", "zeta", "eta") if split_of(name) == "test")
     package(root / "packages", others, sentences(30, seed=6))
