@@ -71,18 +71,21 @@ class Judged(NamedTuple):
     passages: dict[str, str]
 
 
-def judged(folder: Path, split: str) -> Judged:
-    """The queries of a split, and at most PASSAGES passages unless the judgements name more."""
+def judged(folder: Path, split: str, passages: int = PASSAGES, queries: int | None = None) -> Judged:
+    """The queries of a split, and at most so many passages unless the judgements name more."""
     found = open_queries(f"{folder}:{split}", need_judgements=True)
-    judgements: dict[str, dict[str, int]] = {}
+    asked = list(dict.fromkeys(each.query_id for each in found.judgements))
+    asked = asked[:: max(1, -(-len(asked) // (queries or len(asked))))]
+    judgements: dict[str, dict[str, int]] = {query: {} for query in asked}
     for each in found.judgements:
-        judgements.setdefault(each.query_id, {})[each.doc_id] = each.relevance
+        if each.query_id in judgements:
+            judgements[each.query_id][each.doc_id] = each.relevance
     named = {doc for grades in judgements.values() for doc in grades}
     every = {document.doc_id: document.content for document in open_corpus(str(folder)).documents()}
     others = [doc for doc in every if doc not in named]
-    kept = [doc for doc in every if doc in named] + others[: max(0, PASSAGES - len(named))]
-    queries = {query.query_id: query.text for query in found.queries if query.query_id in judgements}
-    return Judged(queries, judgements, {doc: every[doc] for doc in kept})
+    kept = [doc for doc in every if doc in named] + others[: max(0, passages - len(named))]
+    texts = {query.query_id: query.text for query in found.queries if query.query_id in judgements}
+    return Judged(texts, judgements, {doc: every[doc] for doc in kept})
 
 
 def ranking(encoder: Encoder, data: Judged, passages: np.ndarray) -> dict[str, dict[str, float]]:

@@ -1,0 +1,198 @@
+"""What a student keeps of its teacher on the corpus that it learnt from, by corpus and kind of student.
+
+usage: python benchmarks/own_corpus.py --data-dir DIR --models-dir DIR --work-dir DIR [--corpus NAME ...]
+       [--student NAME ...] [--teacher MODEL] [--minutes M] [--synthetic-queries N] [--seed N] [--only-report]
+
+DIR/scifact and the like are BEIR folders; models are folders of their names below --models-dir. A student learns from
+the passages of one corpus, and is then asked that corpus's judged queries, which nothing else reads. Of a corpus at
+most PASSAGES passages are taken: all that the judgements name, then others in the corpus's order. QUERIES of its
+queries are taken, evenly spaced. Students learn for a number of minutes of one core's time, so that other work beside
+does not shorten the training. Teacher vectors come on top. What is not given is the default of
+`ibkd_retrieval.distill`, but for LENGTH tokens, batches of BATCH texts, and bfloat16. The interval of a retention is
+that of a paired bootstrap over queries.
+
+A cell is a file below --work-dir, and is not run again. Several processes may run cells at once. Writes
+benchmarks/results/own_corpus.json from all cells there are, and prints them as a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import datetime
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ibkd_retrieval.corpora.spec import open_corpus
+from ibkd_retrieval.distill.config import DistillConfig
+from ibkd_retrieval.distill.data.synthetic import synthetic_queries
+from ibkd_retrieval.distill.data.texts import TrainingTexts
+from ibkd_retrieval.distill.defaults import decided, with_models
+from ibkd_retrieval.distill.preparing import complete_student, open_cache
+from ibkd_retrieval.distill.student import transformer_width
+from ibkd_retrieval.distill.training.stage1 import TrainingRun, step_seconds
+from ibkd_retrieval.encoders.device import read_environment
+from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.loading import load_sentence_transformer
+from ibkd_retrieval.evaluation.evaluate import evaluate
+from ibkd_retrieval.evaluation.significance import bootstrap_means, percentiles
+from ibkd_retrieval.files import write_json
+from ibkd_retrieval.progress import SILENT
+from regression_term import BATCH, DTYPE, LENGTH, Judged, judged, models, ranking
+
+PASSAGES, QUERIES = 1500, 500
+METRIC = "ndcg@10"
+RESULT = Path(__file__).parent / "results" / "own_corpus.json"
+CORPORA = {
+    "scifact": "test",
+    "nfcorpus": "dev",
+    "cranfield": "test",
+    "cisi": "test",
+    "vaswani": "test",
+    "medquad": "train",
+}
+STUDENTS: dict[str, dict[str, Any]] = {
+    "two layers, 128 dims": {"layers": 2, "dim": 128},
+    "three layers, 384 dims": {"layers": 3, "dim": 384},
+    "MiniLM-L3": {"student": "paraphrase-MiniLM-L3-v2"},
+    "static": {"student": "static"},
+}
+
+
+def measured(encoder: Encoder, data: Judged) -> tuple[dict[str, float], dict[str, float]]:
+    """nDCG@10 of each query, and what encoding took."""
+    texts = list(data.passages.values())
+    encoder.encode(texts[:64])
+    began = time.process_time()
+    passages = encoder.encode(texts)
+    seconds = time.process_time() - began
+    scores = evaluate(ranking(encoder, data, passages), data.judgements, METRIC)
+    memory = {"model_bytes": encoder.model_bytes, "vector_bytes": 4 * passages.shape[1]}
+    facts = {"passages_per_second": len(texts) / seconds} | memory
+    return scores.per_query(METRIC), facts
+
+
+class Bench:
+    """The cells of one teacher."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        """Take the arguments."""
+        self.given, self.teacher = given, str(given.models_dir / given.teacher)
+        self.cells = given.work_dir / "cells"
+        self.cells.mkdir(parents=True, exist_ok=True)
+
+    def data(self, corpus: str) -> Judged:
+        """The passages of a corpus, and its judged queries."""
+        folder = self.given.data_dir / corpus
+        return judged(folder, CORPORA[corpus], passages=PASSAGES, queries=QUERIES)
+
+    def taught(self, corpus: str, data: Judged) -> dict[str, Any]:
+        """The figures of the teacher, measured once."""
+        path = self.given.work_dir / f"{self.given.teacher} {corpus}.json"
+        if not path.is_file():
+            model = load_sentence_transformer(self.teacher, device="cpu", max_length=LENGTH)
+            each, facts = measured(Encoder(model, self.given.teacher, dtype=DTYPE), data)
+            write_json(path, facts | {"each": each})
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return found
+
+    def texts(self, corpus: str, data: Judged) -> TrainingTexts:
+        """The passages, and queries made of them."""
+        passages = dict.fromkeys(text.strip() for text in data.passages.values() if text.strip())
+        number, documents = self.given.synthetic_queries, open_corpus(str(self.given.data_dir / corpus))
+        made = synthetic_queries(documents, passages, number, self.given.seed) if number else []
+        return TrainingTexts(tuple(passages), tuple(query.text for query in made if query.text not in passages))
+
+    def distilled(self, student: str, texts: TrainingTexts) -> tuple[Encoder, dict[str, Any]]:
+        """A student of these texts, and how it learnt."""
+        chosen = {"teacher": self.teacher, "seed": self.given.seed, "batch_size": BATCH} | STUDENTS[student]
+        if chosen.get("student", "static") != "static":
+            chosen["student"] = str(self.given.models_dir / chosen["student"])
+        config = decided(DistillConfig().with_parameters(**chosen, max_length=LENGTH, dtype=DTYPE))
+        teacher, untrained = models(config.student, self.teacher)
+        model = copy.deepcopy(untrained)
+        cache = open_cache(self.teacher, copy.deepcopy(teacher), config.training, self.given.work_dir)
+        began = time.process_time()
+        for kind, part in (("document", texts.documents), ("query", texts.queries)):
+            cache.rows(part, kind)
+        teaching = time.process_time() - began
+        complete_student(config, model, texts)
+        config = with_models(config, int(model.get_embedding_dimension() or 0), cache.dim, transformer_width(teacher))
+        each = step_seconds(model, cache, texts, config, SILENT, clock=time.process_time)
+        config = config.with_parameters(steps=max(1, round(60 * self.given.minutes / each)))
+        run = TrainingRun(model, cache, texts, config, SILENT)
+        run.start()
+        began = time.process_time()
+        for number in range(config.training.steps):
+            run.step(number, detailed=False)
+        seconds = time.process_time() - began
+        encoder = run.snapshot()
+        run.close()
+        facts = {name: config.value(name) for name in ("steps", "objective", "learning_rate", "regression_weight")}
+        facts["passes"] = config.training.steps * BATCH / len(texts)
+        return encoder, facts | {"texts": len(texts), "seconds": seconds, "teaching_seconds": teaching}
+
+    def cell(self, corpus: str, student: str) -> None:
+        """Make one student and measure it."""
+        given = self.given
+        cell = {"corpus": corpus, "teacher": given.teacher, "student": student, "minutes": given.minutes}
+        cell |= {"synthetic_queries": given.synthetic_queries, "seed": given.seed}
+        path = self.cells / f"{' '.join(f'{value}' for value in cell.values())}.json"
+        if path.is_file():
+            return
+        data = self.data(corpus)
+        teacher = self.taught(corpus, data)
+        encoder, facts = self.distilled(student, self.texts(corpus, data))
+        kept, own = measured(encoder, data)
+        pairs = np.array([[value, teacher["each"][query]] for query, value in kept.items()])
+        (mine, theirs), resampled = pairs.mean(axis=0), bootstrap_means(pairs)
+        found = {"queries": len(pairs), "passages": len(data.passages), METRIC: mine, f"teacher_{METRIC}": theirs}
+        found |= {"retention": mine / theirs, "interval": percentiles(resampled[:, 0] / resampled[:, 1])}
+        found["speed_up"] = own["passages_per_second"] / teacher["passages_per_second"]
+        write_json(path, cell | found | own | facts)
+
+    def report(self) -> None:
+        """Write the result of all cells, and print it."""
+        cells = [json.loads(path.read_text("utf-8")) for path in sorted(self.cells.glob("*.json"))]
+        today = {"date": datetime.date.today().isoformat(), "environment": read_environment().to_json()}
+        setting = {"tokens": LENGTH, "batch": BATCH, "dtype": DTYPE, "passages": PASSAGES, "queries": QUERIES}
+        write_json(self.given.result, setting | {"cells": cells} | today)
+        print("| corpus | student | minutes | synthetic | keeps | 95 % | speed | model | vector |")
+        print("|---|---|---|---|---|---|---|---|---|")
+        for each in cells:
+            low, high = each["interval"]
+            print(
+                f"| {each['corpus']} | {each['student']} | {each['minutes']:g} | {each['synthetic_queries']} "
+                f"| {each['retention']:.1%} | {low:.1%} to {high:.1%} | {each['speed_up']:.1f} "
+                f"| {each['model_bytes'] / 1e6:.0f} MB | {each['vector_bytes']} bytes |"
+            )
+
+
+def main() -> None:
+    """Run the cells that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("--data-dir", "--models-dir", "--work-dir"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--corpus", action="append", choices=list(CORPORA))
+    parser.add_argument("--student", action="append", choices=list(STUDENTS))
+    parser.add_argument("--teacher", default="all-MiniLM-L6-v2")
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--synthetic-queries", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only-report", action="store_true", help="run nothing")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    given = parser.parse_args()
+    bench = Bench(given)
+    for student in [] if given.only_report else given.student or STUDENTS:
+        for corpus in given.corpus or CORPORA:
+            bench.cell(corpus, student)
+            print(f"{corpus}, {student}: done", flush=True)
+    bench.report()
+
+
+if __name__ == "__main__":
+    main()
