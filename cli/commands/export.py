@@ -20,6 +20,7 @@ HOW_TO_USE = {
     "pgvector": "search it with SELECT id FROM {} ORDER BY embedding <#> %s LIMIT 10",
     "qdrant": "search it with client.query_points({!r}, query=vector)",
     "onnx": "onnx/model.onnx takes input_ids and attention_mask and gives sentence_embedding",
+    "openvino": "openvino/openvino_model.xml takes input_ids and attention_mask and gives sentence_embedding",
 }
 
 
@@ -32,7 +33,7 @@ class ExportOptions:
         option(
             "Format. Of an index: pyserini (index, docid: what its FaissSearcher reads), numpy (vectors.npy, ids.txt) "
             "or parquet (id, title, text, fields, vector), or a database at `--url`: lancedb, pgvector or qdrant. Of a "
-            "model: onnx (one graph and the tokenizer).",
+            "model: onnx or openvino (one graph and the tokenizer).",
             choices=tuple(HOW_TO_USE),
         ),
     ]
@@ -41,7 +42,7 @@ class ExportOptions:
         Path | None,
         typer.Argument(
             metavar="INDEX|MODEL",
-            help="Index folder, the newest in indexes/ unless given; for onnx a model, the newest in models/.",
+            help="Index folder, the newest in indexes/ unless given; or a model, the newest in models/.",
             show_default=False,
         ),
     ] = None
@@ -51,7 +52,7 @@ class ExportOptions:
         bool,
         flag("For pyserini: write exact vectors, whatever the index's type.", "--exact", panel=ADVANCED),
     ] = False
-    int8: Annotated[bool, flag("For onnx: also write the graph with weights in int8.", "--int8")] = False
+    int8: Annotated[bool, flag("For onnx and openvino: also write the graph with weights in int8.", "--int8")] = False
     url: Annotated[
         str | None,
         option(
@@ -76,7 +77,7 @@ def export(asked: ExportOptions) -> None:
         raise UserError(f"Two indexes were named, {asked.folder} and {asked.index}: name one.")
     progress = reporter(asked.quiet)
     named = asked.folder or asked.index
-    source: Path | None = named if asked.to == "onnx" else index_folder(named, progress)
+    source: Path | None = named if asked.to in ("onnx", "openvino") else index_folder(named, progress)
     made = ibkd.export(
         source,
         asked.to,

@@ -1,4 +1,4 @@
-"""Export of a model to one ONNX graph, from token ids to the vector of a text."""
+"""Export of a model to one graph of ONNX or OpenVINO, from token ids to the vector of a text."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from ibkd_retrieval.files import new_folder
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-WHOLE = Path("onnx/model.onnx")
-QUANTISED = Path("onnx/model_quantized.onnx")
-"""The names that transformers.js looks for."""
+GRAPHS = {
+    "onnx": ("onnx/model.onnx", "onnx/model_quantized.onnx"),
+    "openvino": ("openvino/openvino_model.xml", "openvino/openvino_model_quantized.xml"),
+}
+"""The files of a graph and of the one in int8, by format. transformers.js looks for those of ONNX."""
+_PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
+_OUTPUTS = ("token_embeddings", "sentence_embedding")
 _TOLERANCE = 1e-5
 _PROBE = (
     "A river, and the boats on it; 3.14 of them.",
@@ -45,8 +49,8 @@ class ExportedModel:
     int8_cosine: float | None = None
 
 
-def export_model(name: Path | str, output: Path | str, *, int8: bool = False) -> ExportedModel:
-    """Write a model as one ONNX graph with its tokenizer, as transformers.js, fastembed and ONNX Runtime read it.
+def export_model(name: Path | str, output: Path | str, to: str = "onnx", *, int8: bool = False) -> ExportedModel:
+    """Write a model as one graph with its tokenizer: of ONNX (transformers.js, fastembed, ONNX Runtime) or of OpenVINO.
 
     The graph takes `input_ids` and `attention_mask` [n, tokens], int64. It gives `token_embeddings` [n, tokens, width]
     and `sentence_embedding` [n, dim], float32, after pooling, dense layers and normalisation. The vectors of probe
@@ -55,19 +59,20 @@ def export_model(name: Path | str, output: Path | str, *, int8: bool = False) ->
     Args:
         name: the model: a folder or a hub name.
         output: a new or an empty folder. It appears whole or not at all.
+        to: "onnx" or "openvino".
         int8: also write the graph with weights in int8.
 
     Raises:
         UserError: the model cannot be exported, or the folder is taken.
-        MissingPackage: onnx or onnxruntime is not installed.
+        MissingPackage: a package of the format is not installed.
     """
     from ibkd_retrieval.encoders.backends.backend import require
     from ibkd_retrieval.encoders.loading import load_sentence_transformer
     from ibkd_retrieval.encoders.students import is_static
     from ibkd_retrieval.encoders.tokens import excluded_prompt_length
 
-    for package in ("onnx", "onnxruntime"):
-        require(package, "`to='onnx'`", "onnx")
+    for package in (*_PACKAGES[to], *(["nncf"] if int8 and to == "openvino" else [])):
+        require(package, f"`to='{to}'`", to)
     model = load_sentence_transformer(str(name), device="cpu")
     if is_static(model):
         raise UserError(
@@ -77,34 +82,34 @@ def export_model(name: Path | str, output: Path | str, *, int8: bool = False) ->
     if any(excluded_prompt_length(model, prompt or "") for prompt in (model.prompts or {}).values()):
         raise UserError(f"The pooling of {name} leaves the prompt out, which a graph cannot: it cannot be exported.")
     with new_folder(output) as made:
-        (made / WHOLE.parent).mkdir()
+        whole, quantised = (made / file for file in GRAPHS[to])
+        whole.parent.mkdir()
         try:
-            _write_graph(model, made / WHOLE)
+            _write_graph(model, whole, to)
         except UserError as error:
             # The advice is to take another backend, which an export has not.
             raise UserError(f"{name} cannot be exported: {str(error).rpartition(':')[0]}.") from error
         expected = model.encode(list(_PROBE), convert_to_numpy=True)
-        difference = float(np.abs(_vectors(model, made / WHOLE) - expected).max())
+        difference = float(np.abs(_vectors(model, whole, to) - expected).max())
         if not difference <= _TOLERANCE:
             raise UserError(
-                f"The ONNX graph of {name} gives other vectors than the model (by {difference:.1e}): it is not written."
+                f"The graph of {name} gives other vectors than the model (by {difference:.1e}): it is not written."
             )
         cosine = None
         if int8:
-            from ibkd_retrieval.encoders.backends.onnx_runtime import quantise
-
-            quantise(made / WHOLE, made / QUANTISED)
-            cosine = _smallest_cosine(_vectors(model, made / QUANTISED), expected)
+            _quantise(whole, quantised, to)
+            cosine = _smallest_cosine(_vectors(model, quantised, to), expected)
         model.tokenizer.save_pretrained(made)
         transformer: Any = model[0]
         transformer.auto_model.config.save_pretrained(made)
     return ExportedModel(Path(output), difference, cosine)
 
 
-def _write_graph(model: SentenceTransformer, path: Path) -> None:
+def _write_graph(model: SentenceTransformer, path: Path, to: str) -> None:
     import torch
 
     from ibkd_retrieval.encoders.backends.onnx_runtime import export_onnx, exportable
+    from ibkd_retrieval.encoders.backends.openvino_runtime import export_openvino
 
     class Whole(torch.nn.Module):
         """From token ids to token states and the vector."""
@@ -121,13 +126,26 @@ def _write_graph(model: SentenceTransformer, path: Path) -> None:
                 features = module(features)
             return states, features["sentence_embedding"]
 
-    export_onnx(model, path, Whole().eval(), ("token_embeddings", "sentence_embedding"))
+    if to == "openvino":
+        export_openvino(Whole().eval(), path, _OUTPUTS)
+    else:
+        export_onnx(model, path, Whole().eval(), _OUTPUTS)
 
 
-def _vectors(model: SentenceTransformer, path: Path) -> NDArray[np.float32]:
+def _quantise(whole: Path, quantised: Path, to: str) -> None:
+    """Write a graph with weights in int8 beside the whole one."""
+    if to == "openvino":
+        from ibkd_retrieval.encoders.backends.openvino_runtime import compress_weights
+
+        compress_weights(whole, quantised)
+    else:
+        from ibkd_retrieval.encoders.backends.onnx_runtime import quantise
+
+        quantise(whole, quantised)
+
+
+def _vectors(model: SentenceTransformer, path: Path, to: str) -> NDArray[np.float32]:
     """The vectors [n, dim] that a graph gives for the probe texts, in one padded batch."""
-    from ibkd_retrieval.encoders.backends.onnx_runtime import open_session
-
     prompt = (model.prompts or {}).get(model.default_prompt_name or "") or ""
     tokens = model.tokenizer(
         [prompt + text for text in _PROBE],
@@ -137,7 +155,15 @@ def _vectors(model: SentenceTransformer, path: Path) -> NDArray[np.float32]:
         return_tensors="np",
     )
     inputs = {name: tokens[name].astype(np.int64) for name in INPUTS}
-    vectors: NDArray[np.float32] = open_session(path).run(["sentence_embedding"], inputs)[0]
+    vectors: NDArray[np.float32]
+    if to == "openvino":
+        from ibkd_retrieval.encoders.backends.openvino_runtime import compiled
+
+        vectors = compiled(path, "float32")(inputs)["sentence_embedding"]
+    else:
+        from ibkd_retrieval.encoders.backends.onnx_runtime import open_session
+
+        vectors = open_session(path).run(["sentence_embedding"], inputs)[0]
     return vectors
 
 

@@ -337,13 +337,13 @@ def export(
     are counted, and its answers are compared with exact search.
 
     Args:
-        source: an index: its folder, or the index opened. For "onnx": a model, by folder or hub
-            name. None is the newest student in `models/`.
-        to: "pyserini", "numpy" or "parquet" for an index, "onnx" for a model; "lancedb", "pgvector" or "qdrant" for
-            an index into a database.
+        source: an index: its folder, or the index opened. For "onnx" and "openvino": a model, by
+            folder or hub name. None is the newest student in `models/`.
+        to: "pyserini", "numpy" or "parquet" for an index, "onnx" or "openvino" for a model; "lancedb", "pgvector" or
+            "qdrant" for an index into a database.
         output: a new or an empty folder. None for a database.
         exact: for "pyserini": write exact vectors, whatever the index's type.
-        int8: for "onnx": also write the graph with weights in int8.
+        int8: for a model: also write the graph with weights in int8.
         url: for a database: its address, such as `postgresql://USER@HOST/DATABASE`, `http://HOST:6333` or a folder.
         table: for a database: the table or collection to make.
         resume: for a database: continue an interrupted export of the same index.
@@ -367,8 +367,8 @@ def export(
         ['ids.txt', 'vectors.npy']
     """
     progress = as_progress(progress)
-    if int8 and to != "onnx":
-        raise UserError(f"`int8` is for `to='onnx'`: leave it out for {to}.")
+    if int8 and to not in ("onnx", "openvino"):
+        raise UserError(f"`int8` is for `to='onnx'` or `to='openvino'`: leave it out for {to}.")
     if to in DATABASES:
         if url is None or output is not None:
             raise UserError(f"An export to {to} goes to the database that `url` names: give it, and no `output`.")
@@ -377,10 +377,10 @@ def export(
         )
     if output is None or url is not None:
         raise UserError(f"An export to {to} makes a folder: name a new one with `output`, and give no `url`.")
-    if to == "onnx":
+    if to in ("onnx", "openvino"):
         from ibkd_retrieval.encoders.exporting import export_model
 
-        made = export_model(newest_student() if source is None else source, output, int8=int8)
+        made = export_model(newest_student() if source is None else source, output, to, int8=int8)
         progress.say(f"The vectors differ from the model's by at most {made.largest_difference:.1e}.")
         if made.int8_cosine is not None:
             progress.say(f"The vectors in int8 have a cosine of at least {made.int8_cosine:.4f} with the model's.")

@@ -1,5 +1,7 @@
 """One ONNX graph from token ids to the vector, run by ONNX Runtime as other tools run it."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,28 @@ def run(folder, texts, file="model.onnx"):
     assert [each.name for each in session.get_inputs()] == ["input_ids", "attention_mask"]
     assert [each.name for each in session.get_outputs()] == ["token_embeddings", "sentence_embedding"]
     return session.run(None, {name: tokens[name].astype(np.int64) for name in ("input_ids", "attention_mask")})
+
+
+def test_openvino_gives_the_vectors_of_the_model_for_any_number_and_length_of_texts(tmp_path):
+    openvino = pytest.importorskip("openvino")
+    from transformers import AutoTokenizer
+
+    folder = save_sentence_transformer(tmp_path / "tiny", "mpnet")
+    with_int8 = importlib.util.find_spec("nncf") is not None
+    made = export_model(folder, tmp_path / "out", "openvino", int8=with_int8)
+    assert made.largest_difference <= 1e-5
+    encoder = Encoder.load(folder, device="cpu", dtype="float32")
+    precise = {"INFERENCE_PRECISION_HINT": "f32"}
+    for file in ("openvino_model.xml", "openvino_model_quantized.xml")[: 1 + with_int8]:
+        graph = openvino.Core().compile_model(tmp_path / "out" / "openvino" / file, "CPU", precise)
+        assert [port.any_name for port in graph.inputs] == ["input_ids", "attention_mask"]
+        assert [port.any_name for port in graph.outputs] == ["token_embeddings", "sentence_embedding"]
+        for texts in (TEXTS, TEXTS[:1]):
+            tokens = AutoTokenizer.from_pretrained(tmp_path / "out")(texts, padding=True, return_tensors="np")
+            found = graph({name: tokens[name].astype(np.int64) for name in ("input_ids", "attention_mask")})
+            difference = np.abs(found["sentence_embedding"] - encoder.encode(texts)).max()
+            assert difference <= 1e-5 if file == "openvino_model.xml" else 1e-5 < difference < 0.1
+            assert found["token_embeddings"].shape[::2] == (len(texts), encoder.width)
 
 
 @pytest.mark.parametrize(

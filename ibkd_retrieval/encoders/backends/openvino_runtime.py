@@ -23,6 +23,7 @@ from ibkd_retrieval.encoders.backends.onnx_runtime import (
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
     from ibkd_retrieval.encoders.tokens import PaddedTokens
@@ -55,7 +56,7 @@ class OpenVinoBackend:
         transformer: Any = model[0]
         self.dtype = ("bfloat16" if bfloat16_is_fast() else "float32") if dtype == "auto" else dtype
         self._output = str(transformer.module_output_name)
-        self._compiled = _compiled(openvino_file(model, self.dtype, weight_hash, sample), self.dtype)
+        self._compiled = compiled(openvino_file(model, self.dtype, weight_hash, sample), self.dtype)
         self._own = threading.local()
 
     def __call__(self, tokens: PaddedTokens) -> dict[str, Any]:
@@ -75,22 +76,42 @@ class OpenVinoBackend:
         return request
 
 
+def export_openvino(graph: torch.nn.Module, path: Path, outputs: Sequence[str] = (OUTPUT,)) -> None:
+    """Write a module `input_ids, attention_mask -> outputs` as an OpenVINO file. Batch size and length are dynamic.
+
+    Raises:
+        UserError: the architecture cannot be converted.
+    """
+    import openvino
+
+    with tracing(), quiet_converters():
+        try:
+            converted = openvino.convert_model(graph, example_input=example_inputs())
+        except (RuntimeError, openvino.frontend.OpConversionFailure) as error:
+            raise not_exportable("openvino", error) from error
+    for port, name in zip(converted.inputs, INPUTS, strict=True):
+        port.get_tensor().set_names({name})
+        port.get_node().set_friendly_name(name)
+    for port, name in zip(converted.outputs, outputs, strict=True):
+        port.get_tensor().set_names({name})
+    openvino.save_model(converted, path, compress_to_fp16=False)
+
+
+def compress_weights(whole: Path, compressed: Path) -> None:
+    """Write an OpenVINO file with its weights in int8. Activations stay in floating point."""
+    import nncf
+    import openvino
+
+    with quiet_converters():
+        model = nncf.compress_weights(openvino.Core().read_model(whole), mode=nncf.CompressWeightsMode.INT8_ASYM)
+    openvino.save_model(model, compressed, compress_to_fp16=False)
+
+
 def openvino_file(model: SentenceTransformer, dtype: str, weight_hash: str, sample: Sequence[PaddedTokens]) -> Path:
     """Return the OpenVINO file of a float32 model, plain or quantised. It is made where it is absent."""
 
     def convert(folder: Path) -> None:
-        import openvino
-
-        with tracing(), quiet_converters():
-            try:
-                converted = openvino.convert_model(exportable(model), example_input=example_inputs())
-            except (RuntimeError, openvino.frontend.OpConversionFailure) as error:
-                raise not_exportable("openvino", error) from error
-        for port, name in zip(converted.inputs, INPUTS, strict=True):
-            port.get_tensor().set_names({name})
-            port.get_node().set_friendly_name(name)
-        converted.output(0).get_tensor().set_names({OUTPUT})
-        openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
+        export_openvino(exportable(model), folder / "model.xml")
 
     whole = cached("openvino", weight_hash[:32], convert) / "model.xml"
     if dtype != "int8":
@@ -118,7 +139,8 @@ def openvino_file(model: SentenceTransformer, dtype: str, weight_hash: str, samp
     return cached("openvino", f"{weight_hash[:32]}-int8-{digest[:16]}", quantise) / "model.xml"
 
 
-def _compiled(path: Path, dtype: str) -> Any:
+def compiled(path: Path, dtype: str) -> Any:
+    """Compile an OpenVINO file for the CPU, to compute in float32 or bfloat16."""
     import openvino
     import torch
 
