@@ -155,6 +155,7 @@ COMMANDS = {
     "info": _Listed("List the students and indexes that are here, or describe one.", "info:info", _MORE),
     "datasets": _Listed("List the data sets that have a short name, or show one.", "datasets:datasets", _MORE),
     "export": _Listed("Write an index or a model in another tool's format.", "export:export", _MORE),
+    "push": _Listed("Publish a student on the Hugging Face hub.", "push:push", _MORE),
     "import": _Listed("Make an index of vectors that were encoded elsewhere.", "import_vectors:import_vectors", _MORE),
     "bench": _Listed("Measure how fast this machine encodes, and choose the fastest backend.", "", _MORE),
 }

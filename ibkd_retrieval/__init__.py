@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.distill.config import DistillConfig as DistillConfig
     from ibkd_retrieval.distill.inventory import describe_folder as describe_folder
     from ibkd_retrieval.distill.inventory import inventory as inventory
+    from ibkd_retrieval.distill.output.publishing import push as push
     from ibkd_retrieval.encoders.autotune.benchmark import bench_encode as bench_encode
     from ibkd_retrieval.encoders.encoder import Encoder as Encoder
     from ibkd_retrieval.errors import UserError as UserError
@@ -93,6 +94,7 @@ _PUBLIC = {
     "open_index": "evaluation.evaluate_index:open_index",
     "open_qrels": "corpora.spec:open_qrels",
     "open_queries": "corpora.spec:open_queries",
+    "push": "distill.output.publishing:push",
     "read_run": "search.runs.run_files:read_run",
     "write_run": "search.runs.run_files:write_run",
 }

@@ -97,6 +97,14 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("Vectors and ids for numpy", "ibkd export indexes/mine --to numpy --output vectors"),
         ("An index that Pyserini searches", "ibkd export indexes/mine --to pyserini --output for-pyserini"),
         ("A model as one ONNX graph", "ibkd export models/mine --to onnx --output mine-onnx"),
+        (
+            "An index into PostgreSQL with pgvector",
+            "ibkd export indexes/mine --to pgvector --url postgresql://me@localhost/search",
+        ),
+    ),
+    "push": (
+        ("A private repository for a student", "ibkd push models/mine me/mine --private --license apache-2.0"),
+        ("Another branch of it", "ibkd push models/mine me/mine --revision next --language en"),
     ),
     "import": (
         (

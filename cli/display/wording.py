@@ -25,6 +25,7 @@ COMMAND_OF_CALL = {
     "export": "export",
     "import_vectors": "import",
     "open_index": "search",
+    "push": "push",
     "serve": "serve",
 }
 """The command that does what a function of the public API does."""

@@ -24,6 +24,7 @@ COMMANDS = (
     "info",
     "export",
     "import",
+    "push",
     "bench encode",
 )
 OPTION = re.compile(r"(?<![\w(-])--[a-z][a-z0-9-]*")

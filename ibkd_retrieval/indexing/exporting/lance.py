@@ -15,7 +15,7 @@ from ibkd_retrieval.indexing.exporting.rows import ArrowRows, Rows
 
 _INDEXED = 100_000
 """Rows from which the vectors are indexed. Fewer are searched exactly in milliseconds."""
-_NPROBES, _REFINE = 64, 30
+_NPROBES, _REFINE = 64, 100
 
 
 class Lance:
