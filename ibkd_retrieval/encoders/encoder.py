@@ -340,6 +340,12 @@ class Encoder:
         cut_to_length(other._model)
         return other
 
+    def keep_for_queries(self, name: str, asked: Mapping[str, Any]) -> None:
+        """Let `quick.open_quickly` open this model, loaded by a name and with settings, where it can run it."""
+        from ibkd_retrieval.encoders.quick import keep
+
+        keep(self, self._model, self._run, name, asked)
+
     def __repr__(self) -> str:
         """Return the name, the number of dimensions and the backend configuration in one line."""
         return f"<encoder {self.name}: {self.dim} dimensions, {self.backend} {self.dtype} on {self.device}>"

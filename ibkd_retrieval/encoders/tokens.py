@@ -85,14 +85,14 @@ def _ids_of(model: SentenceTransformer, texts: Sequence[str]) -> list[list[int]]
     if backend is not None:
         # The call of transformers takes twice as long for short texts, for outputs that are not needed here.
         _cut_at(backend, model.tokenizer)
-        return _of_beginnings(backend, texts)
+        return ids_of_beginnings(backend, texts)
     encoded = model.tokenizer(
         texts, truncation=True, padding=False, return_attention_mask=False, return_token_type_ids=False
     )
     return encoded["input_ids"]  # type: ignore[no-any-return]
 
 
-def _of_beginnings(backend: Any, texts: Sequence[str]) -> list[list[int]]:
+def ids_of_beginnings(backend: Any, texts: Sequence[str]) -> list[list[int]]:
     """Tokenise no more of a long text than the model reads. Tokens take 150 times the memory of the text."""
     cut = backend.truncation
     if cut is None or cut["direction"] != "right":

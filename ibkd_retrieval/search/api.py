@@ -127,6 +127,7 @@ class Index:
     def _open(self) -> None:
         self._stored: list[Stored] = open_stored(self.folders, self.options, self.progress)
         self._rankers: dict[bool, Ranker] = {}
+        self._single: Ranker | None = None
 
     @property
     def folder(self) -> Path:
@@ -154,7 +155,8 @@ class Index:
     @property
     def encoder(self) -> Encoder:
         """The query encoder. It is loaded at first use."""
-        return query_encoder(self._stored[0].index, self.options, self.known, self.progress)
+        encoder: Encoder = query_encoder(self._stored[0].index, self.options, self.known, self.progress)
+        return encoder
 
     @property
     def ranker(self) -> Ranker:
@@ -182,6 +184,18 @@ class Index:
             self._rankers[exclude_self] = ranker_over(self._stored, options, self.known, self.progress)
         return self._rankers[exclude_self]
 
+    def _ranker_of_one(self) -> Ranker:
+        """The ranker of single questions: the one of the index if its models are loaded, else one that opens faster."""
+        if self.options.exclude_self in self._rankers:
+            return self.ranker
+        if self._single is None:
+            from ibkd_retrieval.encoders.quick import QueryEncoder
+
+            known = dict(self.known)
+            self._single = ranker_over(self._stored, self.options, known, self.progress, single=True)
+            self.known |= {key: each for key, each in known.items() if not isinstance(each, QueryEncoder)}
+        return self._single
+
     def search(self, text: str, k: int = 10) -> Hits:
         """Find the best documents for one query, at most k.
 
@@ -201,7 +215,7 @@ class Index:
         """
         from ibkd_retrieval.search.hits import Hits
 
-        ranker = self.ranker
+        ranker = self._ranker_of_one()
         began = time.perf_counter()
         hits = tuple(hit.read() for hit in ranker.search(text, k))
         milliseconds = 1000 * (time.perf_counter() - began)

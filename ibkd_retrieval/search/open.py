@@ -182,10 +182,23 @@ def open_stored(folders: Sequence[Path], options: RankerOptions, progress: Progr
 
 
 def ranker_over(
-    opened: Sequence[Stored], options: RankerOptions, known: dict[str, Encoder], progress: Progress
+    opened: Sequence[Stored],
+    options: RankerOptions,
+    known: dict[str, Encoder],
+    progress: Progress,
+    *,
+    single: bool = False,
 ) -> Ranker:
-    """Make the ranker of opened indexes. Its models are loaded."""
-    ranker = _first_stage(opened, options, known, progress)
+    """Make the ranker of opened indexes. Its models are loaded.
+
+    Args:
+        opened: the indexes.
+        options: the ranking options.
+        known: loaded encoders by weight hash. New ones are added.
+        progress: receives progress reports.
+        single: whether queries come one by one, so that a `QueryEncoder` will do.
+    """
+    ranker = _first_stage(opened, options, known, progress, single)
     if options.rerank is None:
         return ranker
     from ibkd_retrieval.search.rerank import Reranker
@@ -203,7 +216,7 @@ def ranker_over(
 
 
 def _first_stage(
-    opened: Sequence[Stored], options: RankerOptions, known: dict[str, Encoder], progress: Progress
+    opened: Sequence[Stored], options: RankerOptions, known: dict[str, Encoder], progress: Progress, single: bool
 ) -> Ranker:
     """The ranker of the first stage: by vectors, by words, or both, and without the query itself if asked."""
     if options.hybrid is not None:
@@ -211,12 +224,12 @@ def _first_stage(
 
         # Each leaves out the query itself, whose high score would set the scale of the scores that are fused.
         rankers = [
-            _first_stage(opened, replace(options, hybrid=None, engine=engine), known, progress)
+            _first_stage(opened, replace(options, hybrid=None, engine=engine), known, progress, single)
             for engine in ("dense", options.lexical_engine)
         ]
         return HybridSearcher(rankers, options.hybrid, options.weights or None)
     if options.engine == "dense":
-        ranker = _by_vectors(opened, options, known, progress)
+        ranker = _by_vectors(opened, options, known, progress, single)
     else:
         from ibkd_retrieval.search.lexical import open_lexical
 
@@ -232,19 +245,30 @@ def _first_stage(
 
 
 def _by_vectors(
-    opened: Sequence[Stored], options: RankerOptions, known: dict[str, Encoder], progress: Progress
+    opened: Sequence[Stored], options: RankerOptions, known: dict[str, Encoder], progress: Progress, single: bool
 ) -> Ranker:
     """The ranker by vectors, over one index or several."""
     from ibkd_retrieval.search.searcher import MergedSearcher, check_one_encoder
 
     check_one_encoder([each.index for each in opened])
-    encoder = query_encoder(opened[0].index, options, known, progress)
+    from ibkd_retrieval.encoders.quick import load_quickly
+
+    encoder = query_encoder(opened[0].index, options, known, progress, load_quickly if single else load_encoder)
     searchers = [_searcher(each, encoder, options) for each in opened]
     return searchers[0] if len(searchers) == 1 else MergedSearcher(searchers)
 
 
-def query_encoder(index: StoredIndex, options: RankerOptions, known: dict[str, Encoder], progress: Progress) -> Encoder:
-    """The query encoder of an index. It is loaded unless known, and a student is checked to fit the index."""
+def query_encoder(
+    index: StoredIndex,
+    options: RankerOptions,
+    known: dict[str, Any],
+    progress: Progress,
+    loader: Callable[..., Any] = load_encoder,
+) -> Any:
+    """The query encoder of an index. It is loaded unless known, and a student is checked to fit the index.
+
+    `loader` is `load_encoder`, or `load_quickly` for queries that come one by one.
+    """
     made_by = index.manifest.encoder
     named = (options.query_model, options.query_vectors, options.model)
     if named == (None, None, None) and made_by.weight_hash in known:
@@ -257,7 +281,7 @@ def query_encoder(index: StoredIndex, options: RankerOptions, known: dict[str, E
     from ibkd_retrieval.indexing.importing.formats import vectors_digest
 
     load = partial(
-        load_encoder,
+        loader,
         backend=options.backend,
         dtype=options.dtype,
         sample=lambda: sample_texts(document.content for document in index.documents()),
