@@ -65,9 +65,11 @@ def search(asked: SearchOptions, ranking: Ranking, fields: QueryFields, shown: O
 
     Lines of standard input are questions too. --queries with --output writes a run file.
     """
-    batch = asked.queries is not None or (asked.output is not None and ranking.query_vectors is not None)
+    batch = asked.queries is not None or (ranking.query_vectors is not None and not asked.question)
     if batch != (asked.output is not None):
-        raise UserError("A batch search needs both --queries QUERIES and --output RUN.")
+        raise UserError(
+            "A batch search needs both --queries QUERIES and --output RUN, or --query-vectors in its place."
+        )
     if not batch:
         _answer(asked, ranking, fields, shown)
     elif asked.question:

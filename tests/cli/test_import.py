@@ -182,3 +182,25 @@ def test_a_model_that_was_not_named_is_never_shown_and_texts_are_refused_in_a_se
     assert not [each for each in (*said, *refused) if "(not named)" in each.out + each.err]
     assert "vectors only" in said[1].out
     assert "documents/s" not in said[3].out
+
+
+def test_an_index_without_a_model_is_searched_by_given_vectors_and_by_a_student_of_its_own(shell, chain, stranger):
+    index = ("--index", "indexes/ours")
+    shell.must("export", chain.teacher_index, "--to", "parquet", "--output", "ours")
+    said = shell.must("import", "ours", "--output", "indexes/ours")
+    assert "The vectors have length 1" in said.err
+    shell.must("export", chain.student_index, "--to", "parquet", "--output", "short")
+    refused = shell("search", *index, "--query-vectors", "short", "--output", "run.trec")
+    assert "short holds vectors of 8 dimensions and the index indexes/ours of 32" in refused.err
+    assert "--query-vectors in its place" in shell("search", *index, "--query-vectors", "ours").err
+    shell.must("search", *index, "--query-vectors", "ours", "--output", "run.trec", "--k", 1)
+    rows = [line.split() for line in (shell.folder / "run.trec").read_text().splitlines()]
+    assert len(rows) == 200
+    assert all(query == document for query, _, document, *_ in rows)
+    (shell.folder / "qrels.tsv").write_text("d3\t0\td3\t1\n")
+    given = ("--query-vectors", "ours", "--qrels", "qrels.tsv", "--metric", "mrr@1", "--json")
+    assert json.loads(shell.must("eval", *index, *given).out)["mrr@1"] == 1
+    small = ("--student", stranger, "--output-space", "teacher", "--steps", 2, "--batch-size", 16, "--bank-size", 24)
+    shell.must("distill", "--teacher", "indexes/ours", *small, "--max-length", 32, "--output", "models/ours")
+    found = shell.must("search", "river", "bank", *index, "--query-model", "models/ours", "--json")
+    assert len(json.loads(found.out)["hits"]) == 10

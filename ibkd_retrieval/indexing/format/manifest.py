@@ -114,7 +114,7 @@ class EncoderRecord:
             raise UserError(
                 f"The index {folder} was imported without the model of its vectors, so it can be searched by vectors "
                 "only: import them again with `import_vectors(model=MODEL)`, or distil a student of them with "
-                f'`distill(teacher="{folder}", output_space="teacher")` and name it as `query_model`.'
+                f'`distill(teacher="{folder}", student=MODEL, output_space="teacher")` and name it as `query_model`.'
             )
 
     @property
