@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval import __version__
 from ibkd_retrieval.encoders.autotune.cpu import packs_weights, processor_features
+from ibkd_retrieval.encoders.endpoints.address import is_endpoint
 from ibkd_retrieval.encoders.loading import resolve_model_name
 from ibkd_retrieval.encoders.tokens import ids_of_beginnings, text_errors
 from ibkd_retrieval.files import atomic_write, cache_folder, sha256_file
@@ -214,15 +215,17 @@ def _like_transformers(kind: str, tensors: Mapping[str, Any]) -> Any:
 def load_quickly(name: str, *, sample: Callable[[], list[str]], progress: Progress, **settings: Any) -> TextEncoder:
     """Load the encoder of single queries: by its record where there is one, else as `load_encoder` does."""
 
-    def full() -> Encoder:
+    def full() -> Any:
         from ibkd_retrieval.encoders.autotune.load import load_encoder
 
         return load_encoder(name, sample=sample, progress=progress, **settings)
 
+    if is_endpoint(name):
+        return full()  # type: ignore[no-any-return]
     found = open_quickly(name, settings, full)
     if found is not None:
         return found
-    encoder = full()
+    encoder: Encoder = full()
     encoder.keep_for_queries(name, settings)
     return encoder
 

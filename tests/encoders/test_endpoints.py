@@ -307,3 +307,11 @@ def test_the_cost_is_shown_and_asked_about_before_anything_is_sent():
     told = Asked(None)
     agree(address, found, EndpointTerms(yes=True), told)
     assert told.said == ["About 40 texts with 160 tokens will be sent to https://host/v1#m"]
+
+
+def test_one_question_is_asked_of_an_index_of_an_endpoint(served, tmp_path):
+    from ibkd_retrieval import build_index, open_index
+
+    build_index({str(number): text for number, text in enumerate(TEXTS)}, served.url, tmp_path / "i", yes=True)
+    hits = open_index(tmp_path / "i").search("text number 7", k=1)
+    assert (hits[0].doc_id, round(hits[0].score, 5)) == ("7", 1.0)
