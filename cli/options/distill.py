@@ -12,6 +12,7 @@ from ibkd_retrieval.encoders.loading import POOLINGS
 from .common import COMPUTATION, COMPUTING, CORPUS_HELP, FILES, CorpusFields, Output, Unfinished, seed_option
 from .declare import ADVANCED, Given, Group, flag, group, option, parameter
 
+_TEACHER = f"{ADVANCED}: the teacher"
 _STUDENT = f"{ADVANCED}: the student"
 _TEXT = f"{ADVANCED}: text"
 _DISTIL = f"{ADVANCED}: distilling (stage 1)"
@@ -43,6 +44,41 @@ OPTIONS: dict[str, Any] = {
             "of --corpus, or an index.",
             default="none",
             metavar="PATH",
+        ),
+    ],
+    "teacher_pooling": Annotated[
+        str | None,
+        option(
+            "How the teacher pools its tokens, in place of what its folder says.",
+            panel=_TEACHER,
+            default="the folder's; without one lasttoken for a causal language model, else mean",
+            choices=POOLINGS,
+        ),
+    ],
+    "teacher_query_prompt": Annotated[
+        str | None,
+        option("Text that the teacher reads before a query.", panel=_TEACHER, default="its own", metavar="TEXT"),
+    ],
+    "teacher_document_prompt": Annotated[
+        str | None,
+        option("Text that the teacher reads before a document.", panel=_TEACHER, default="its own", metavar="TEXT"),
+    ],
+    "query_prompt": Annotated[
+        str | None,
+        option(
+            "Text that the student reads before a query. It is saved in the student's folder.",
+            panel=_STUDENT,
+            default="its own, or the teacher's with layers of it",
+            metavar="TEXT",
+        ),
+    ],
+    "document_prompt": Annotated[
+        str | None,
+        option(
+            "Text that the student reads before a document, likewise.",
+            panel=_STUDENT,
+            default="its own, or the teacher's with layers of it",
+            metavar="TEXT",
         ),
     ],
     "student": Annotated[

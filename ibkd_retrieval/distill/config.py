@@ -17,6 +17,7 @@ from ibkd_retrieval.distill.sections import (
     FinetuneConfig,
     ObjectiveConfig,
     StudentConfig,
+    TeacherConfig,
     TrainingConfig,
 )
 from ibkd_retrieval.encoders.loading import DEFAULT_TEACHER
@@ -42,6 +43,7 @@ class DistillConfig:
             teacher too: its vectors are learnt from, and no model.
         stage: "distill" for stage 1, "finetune" for stage 2, or "both".
         preset: "thorough" or "paper" for other defaults; None for the usual ones.
+        teaching: how the teacher is loaded.
         student: how the student is initialised.
         objective: the loss of stage 1.
         training: steps, batches and evaluations.
@@ -59,6 +61,7 @@ class DistillConfig:
     teacher: tuple[str, ...] = (DEFAULT_TEACHER,)
     stage: str = "distill"
     preset: str | None = None
+    teaching: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -219,6 +222,8 @@ def _parameters() -> dict[str, tuple[str, str]]:
             name = {"model": "student", "name": "objective"}.get(inner.name, inner.name)
             if each.name == "finetuning" and name in FINETUNE_PREFIXED:
                 name = f"finetune_{name}"
+            if each.name == "teaching":
+                name = f"teacher_{name}"
             found[name] = (each.name, inner.name)
     return found
 
@@ -228,6 +233,7 @@ PARAMETERS = _parameters()
 
 _SECTIONS: dict[str, type[Any]] = {
     "": DistillConfig,
+    "teaching": TeacherConfig,
     "student": StudentConfig,
     "objective": ObjectiveConfig,
     "training": TrainingConfig,

@@ -120,6 +120,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+_TEACHING = ("teacher_pooling", "teacher_query_prompt", "teacher_document_prompt")
 STAGES = ("distill", "finetune", "both")
 OUTPUT_SPACES = ("student", "teacher")
 PROJECTIONS = ("auto", "trained", "isometry")
@@ -171,6 +172,9 @@ def check_values(values: Mapping[str, Any]) -> None:
         raise UserError(
             f"The objective {values['objective']} has no projection to the teacher's space: leave `output_space` out."
         )
+    own = [f"`{name}`" for name in _TEACHING if values[name] is not None]
+    if own and len(values["teacher"]) != 1:
+        raise UserError(f"{', '.join(own)} can be for one model only: name one `teacher`, or leave it out.")
     dims: tuple[int, ...] = values["dims"]
     if any(dim < 1 for dim in dims) or any(b >= a for a, b in pairwise(dims)):
         shown = ",".join(map(str, dims))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -39,6 +39,7 @@ from ibkd_retrieval.encoders.backends.backend import weights_in
 from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, short_model_name
+from ibkd_retrieval.encoders.prompts import check_prompt, set_prompts, word_on_prompts
 from ibkd_retrieval.encoders.students import add_output_layer, is_static, reduce_dimension
 from ibkd_retrieval.encoders.weights import weight_hash
 from ibkd_retrieval.progress import SILENT, Progress
@@ -136,11 +137,17 @@ def load_models(job: Job) -> tuple[Job, Models]:
     """Load the teachers, initialise the student, and make the choices that depend on them."""
     config = job.config
     device = ranks.local_device(choose_device(job.device))
-    teacher = None if job.vectors else _load_teacher(config.teacher[0], config.training.dtype, device)
+    for name in ("query_prompt", "document_prompt", "teacher_query_prompt", "teacher_document_prompt"):
+        check_prompt(config.value(name), name)
+    teacher = None if job.vectors else _load_teacher(config.teacher[0], config, device)
+    if teacher is not None:
+        _warn_without_prompts(config.teacher[0], teacher, "teacher_", job)
     dims = config.student.dims
     if dims and not config.student.dim and config.student.model == STATIC:
         config = config.with_parameters(dim=dims[0])
     student = initial_student(config.student, teacher, config.teachers[0], device)
+    if config.student.trained_before:
+        _warn_without_prompts(str(config.student.model), student, "", job)
     ranks.same_weights({"student": student})
     made_of = weight_hash(student)
     check_length(student, config.training.max_length)
@@ -170,9 +177,10 @@ def _teachers(
     config: DistillConfig, cache_root: Path, first: SentenceTransformer, device: str
 ) -> tuple[Encoder | JointTeacher, TeacherVectors]:
     """The teacher for evaluation, and the cache of target vectors. Several teachers are joined into one."""
-    pairs = [_whole_and_cut(config.teacher[0], first, config.training)]
-    for name in list(dict.fromkeys(config.teacher))[1:]:
-        pairs.append(_whole_and_cut(name, _load_teacher(name, config.training.dtype, device), config.training))
+    pairs: list[tuple[Encoder, Encoder]] = []
+    for name in dict.fromkeys(config.teacher):
+        load = partial(_load_teacher, name, config, device)
+        pairs.append(_whole_and_cut(name, load() if pairs else first, config.training, load))
     encoders = [whole for whole, _ in pairs]
     with ranks.in_turn():
         caches = [_cache_of(reader, reader.name, cache_root) for _, reader in pairs]
@@ -181,28 +189,48 @@ def _teachers(
     return JointTeacher(encoders), JointCache(caches, JointTeacher([cast(Encoder, each.teacher) for each in caches]))
 
 
-def _load_teacher(name: str, dtype: str, device: str) -> SentenceTransformer:
-    return load_sentence_transformer(name, device=device, dtype=weights_in(dtype, "torch", device))
+def _load_teacher(name: str, config: DistillConfig, device: str) -> SentenceTransformer:
+    own = config.teaching
+    dtype = weights_in(config.training.dtype, "torch", device)
+    model = load_sentence_transformer(name, device=device, dtype=dtype, pooling=own.pooling)
+    set_prompts(model, own.query_prompt, own.document_prompt, of="teacher_")
+    return model
 
 
-def _whole_and_cut(name: str, model: SentenceTransformer, settings: TrainingConfig) -> tuple[Encoder, Encoder]:
-    """A teacher with its own length, and one that reads no more of a text than the student. They share the weights."""
-    device = str(model.device)
+def _warn_without_prompts(name: str, model: SentenceTransformer, of: Literal["", "teacher_"], job: Job) -> None:
+    """Say that a family of models is trained with prompts, where this one has none and none were given."""
+    if all(job.config.value(f"{of}{kind}_prompt") is None for kind in ("query", "document")):
+        word = word_on_prompts(name, (model.prompts or {}).values(), known=True, of=of)
+        if word is not None and ranks.is_first():
+            job.progress.say(word)
+
+
+def _whole_and_cut(
+    name: str,
+    model: SentenceTransformer,
+    settings: TrainingConfig,
+    load: Callable[[], SentenceTransformer] | None = None,
+) -> tuple[Encoder, Encoder]:
+    """A teacher with its own length, and one that reads no more of a text than the student. They share the weights.
+
+    `load` loads the model again after it was released.
+    """
 
     def again(which: int) -> Encoder:
-        return _whole_and_cut(name, _load_teacher(name, settings.dtype, device), settings)[which]
+        return _whole_and_cut(name, cast(Any, load)(), settings, load)[which]
 
+    first, second = (partial(again, which) if load is not None else None for which in (0, 1))
     own = model.max_seq_length
     # A static model has no length limit.
     length = settings.max_length if own is None else min(settings.max_length, own)
     if is_static(model) or length == own:
-        whole = Encoder(model, name, dtype=settings.dtype, again=partial(again, 0))
+        whole = Encoder(model, name, dtype=settings.dtype, again=first)
         return whole, whole
     model.max_seq_length = length
     cut = weight_hash(model)
     model.max_seq_length = own
-    whole = Encoder(model, name, dtype=settings.dtype, again=partial(again, 0))
-    return whole, whole.shortened(length, cut, partial(again, 1))
+    whole = Encoder(model, name, dtype=settings.dtype, again=first)
+    return whole, whole.shortened(length, cut, second)
 
 
 def open_cache(name: str, model: SentenceTransformer, settings: TrainingConfig, root: Path) -> TeacherCache:

@@ -23,6 +23,21 @@ def usual(value: T) -> T:
 
 
 @dataclass(frozen=True)
+class TeacherConfig:
+    """How the teacher is loaded. Its parameters begin with `teacher_`.
+
+    Attributes:
+        pooling: "mean", "cls" or "lasttoken", in place of that of its folder.
+        query_prompt: the text before every query. None keeps that of its folder.
+        document_prompt: the text before every document, likewise.
+    """
+
+    pooling: str | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+
+
+@dataclass(frozen=True)
 class StudentConfig:
     """How the student is initialised.
 
@@ -36,6 +51,8 @@ class StudentConfig:
         dims: Matryoshka dims: the lengths to which vectors may be truncated, largest first. () trains the full length
             only.
         pooling: "mean", "cls" or "lasttoken", in place of that of the folder of `model`.
+        query_prompt: the text before every query. None keeps that of `model`, or of the teacher whose layers are taken.
+        document_prompt: the text before every document, likewise.
         freeze_embeddings: whether the token embeddings are frozen. The default is to freeze them for layers of the
             teacher. This is faster, and tokens that the training text lacks stay consistent with the others.
         output_space: "student" for compact vectors, without W. "teacher" for vectors that search the teacher's index:
@@ -47,6 +64,8 @@ class StudentConfig:
     dim: int = OPEN
     dims: tuple[int, ...] = ()
     pooling: str | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
     freeze_embeddings: bool = OPEN
     output_space: str = "student"
 

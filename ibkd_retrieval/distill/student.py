@@ -11,8 +11,8 @@ from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.sections import STATIC, StudentConfig
 from ibkd_retrieval.encoders.backends.torch_modules import check_trainable
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit
+from ibkd_retrieval.encoders.prompts import prompt_of, set_prompts
 from ibkd_retrieval.encoders.students import is_static, linear_layer, static_student, student_from_layers
-from ibkd_retrieval.encoders.weights import prompt_of
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import Progress
 
@@ -37,7 +37,9 @@ def initial_student(
     if config.model == STATIC:
         if config.layers is not None:
             raise UserError("A static student has no layers: leave `layers` out.")
-        return static_student(teacher_name, config.dim or None, device)
+        student = static_student(teacher_name, config.dim or None, device)
+        set_prompts(student, config.query_prompt, config.document_prompt)
+        return student
     if config.model is None:
         if config.layers is None or teacher is None:
             raise UserError("No student: name a small model with `student`, or take some `layers` of the teacher.")
@@ -46,6 +48,7 @@ def initial_student(
         student = load_sentence_transformer(config.model, device=device, pooling=config.pooling)
         if config.layers is not None:
             student = student_from_layers(student, config.layers)
+    set_prompts(student, config.query_prompt, config.document_prompt)
     check_trainable(student, {kind: prompt_of(student, kind) for kind in ("query", "document")})
     if not isinstance(student[len(student) - 1], Normalize):
         # Objectives train directions only. Without unit length, inner products would depend on untrained norms.

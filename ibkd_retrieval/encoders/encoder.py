@@ -21,6 +21,7 @@ from ibkd_retrieval.encoders.backends.torch_modules import faithful_run, runs_in
 from ibkd_retrieval.encoders.device import choose_device, give_freed_memory_back, keep_freed_memory
 from ibkd_retrieval.encoders.endpoints.address import is_endpoint
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
+from ibkd_retrieval.encoders.prompts import check_prompt, prompt_of, set_prompts, word_on_prompts
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
 from ibkd_retrieval.encoders.students import is_static, keep_leading_dimensions
 from ibkd_retrieval.encoders.threads import side_by_side, thread_count
@@ -38,10 +39,7 @@ from ibkd_retrieval.encoders.tokens import (
 from ibkd_retrieval.encoders.weights import (
     count_parameters,
     former_weight_hash,
-    prompt_of,
-    set_prompts,
     weight_hash,
-    word_on_prompts,
 )
 from ibkd_retrieval.encoders.word_tokenizer import WordTokens, reads_words_alone
 from ibkd_retrieval.errors import UserError, first_line
@@ -93,6 +91,8 @@ class Encoder:
             raises it, because queries repeat.
     """
 
+    _loaded: _Loaded | None = None
+
     def __init__(
         self,
         model: SentenceTransformer,
@@ -139,7 +139,7 @@ class Encoder:
         self._again = again
         self._together = [self]
         alone = self._static and reads_words_alone(model.tokenizer)
-        self._loaded: _Loaded | None = _Loaded(model, words=WordTokens(model.tokenizer) if alone else None)
+        self._loaded = _Loaded(model, words=WordTokens(model.tokenizer) if alone else None)
         self._excluded = self._excluded_lengths()
         self._padding = 0 if self._static else int(model.tokenizer.pad_token_id or 0)
         if prefer is not None and not self._static:
@@ -231,6 +231,8 @@ class Encoder:
                 pooling=pooling,
                 max_length=max_length,
             )
+        check_prompt(query_prompt, "query_prompt")
+        check_prompt(document_prompt, "document_prompt")
         device = choose_device(device)
         model = load_sentence_transformer(
             name, device=device, pooling=pooling, max_length=max_length, dtype=weights_in(dtype, backend, device)

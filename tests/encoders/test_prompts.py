@@ -54,6 +54,10 @@ def test_prompts_can_be_taken_away(prompted, plain):
         ("multilingual-e5-base", '`query_prompt` "query: "'),
         ("bge-small-en-v1.5", '`query_prompt` "Represent this sentence for searching relevant passages: "'),
         ("nomic-embed-text-v1.5", '"search_query: " and `document_prompt` "search_document: "'),
+        ("snowflake-arctic-embed-m", '`query_prompt` "Represent this sentence for searching relevant passages: "'),
+        ("snowflake-arctic-embed-l-v2.0", '`query_prompt` "query: "'),
+        ("Qwen3-Embedding-8B", '`query_prompt` "Instruct: Given a web search query'),
+        ("embeddinggemma-300m", '"task: search result | query: " and `document_prompt` "title: none | text: "'),
         ("gte-Qwen2-1.5B-instruct", '`query_prompt` "Instruct: Given a web search query'),
     ],
 )

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.distill.data.pairs import TrainingPair
 from ibkd_retrieval.distill.data.texts import TrainingTexts
+from ibkd_retrieval.encoders.prompts import prompt_of
 from ibkd_retrieval.encoders.students import is_static
 from ibkd_retrieval.encoders.tokens import excluded_prompt_length, pad, tokenize
-from ibkd_retrieval.encoders.weights import prompt_of
 from ibkd_retrieval.progress import SILENT, Progress
 
 if TYPE_CHECKING:

@@ -27,8 +27,9 @@ from ibkd_retrieval.encoders.endpoints.identity import (
     settings_of,
 )
 from ibkd_retrieval.encoders.endpoints.paid import PaidVectors, key_of
+from ibkd_retrieval.encoders.prompts import word_on_prompts
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
-from ibkd_retrieval.encoders.weights import ParameterCount, word_on_prompts
+from ibkd_retrieval.encoders.weights import ParameterCount
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ibkd_retrieval.encoders.device import choose_device, give_freed_memory_back
 from ibkd_retrieval.encoders.endpoints.address import Address, is_endpoint
+from ibkd_retrieval.encoders.prompts import word_on_prompts
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.encoders.threads import thread_count
 from ibkd_retrieval.encoders.tokens import default_batch_tokens
-from ibkd_retrieval.encoders.weights import word_on_prompts
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.memory import MemoryPlan, parse_size, plan_memory
 from ibkd_retrieval.indexing.building.workers import EncoderProcesses, LoadEncoder, ShardEncoders, available_threads
