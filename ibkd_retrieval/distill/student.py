@@ -12,6 +12,7 @@ from ibkd_retrieval.distill.sections import STATIC, StudentConfig
 from ibkd_retrieval.encoders.backends.torch_modules import check_trainable
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, position_limit
 from ibkd_retrieval.encoders.prompts import prompt_of, set_prompts
+from ibkd_retrieval.encoders.routes import check_one_route
 from ibkd_retrieval.encoders.students import is_static, linear_layer, static_student, student_from_layers
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import Progress
@@ -46,6 +47,7 @@ def initial_student(
         student = student_from_layers(teacher, config.layers)
     else:
         student = load_sentence_transformer(config.model, device=device, pooling=config.pooling)
+        check_one_route(student, f"`student` {config.model} cannot be trained")
         if config.layers is not None:
             student = student_from_layers(student, config.layers)
     set_prompts(student, config.query_prompt, config.document_prompt)

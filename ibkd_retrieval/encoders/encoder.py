@@ -23,6 +23,7 @@ from ibkd_retrieval.encoders.endpoints.address import is_endpoint
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, quiet_transformers
 from ibkd_retrieval.encoders.prompts import check_prompt, prompt_of, set_prompts, word_on_prompts
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
+from ibkd_retrieval.encoders.routes import QUERY_ROUTE, query_route, routes
 from ibkd_retrieval.encoders.students import is_static, keep_leading_dimensions
 from ibkd_retrieval.encoders.threads import side_by_side, thread_count
 from ibkd_retrieval.encoders.tokens import (
@@ -71,6 +72,7 @@ class _Loaded:
     model: SentenceTransformer
     backend: Backend | None = None
     words: WordTokens | None = None
+    queries: Encoder | None = None
 
 
 class Encoder:
@@ -125,7 +127,7 @@ class Encoder:
         self.weight_hash = weight_hash(model)
         self.former_hash = former_weight_hash(model, self.weight_hash)
         self.parameters = count_parameters(model)
-        self.model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+        self.model_bytes = sum(p.numel() * p.element_size() for each in routes(model) for p in each.parameters())
         self.pooling = pooling
         self.prompts: Mapping[str, str] = {
             "query": prompt_of(model, "query"),
@@ -151,7 +153,10 @@ class Encoder:
         self._tokenizing = threading.Lock()
         if not self._static:
             opened = open_backend(model, backend, dtype, self.weight_hash, self._tokens_of(sample), run=self._run)
-            self._loaded = _Loaded(model, opened)
+            self._loaded = replace(self._present, backend=opened)
+        if (queries := query_route(model)) is not None:
+            encoder = Encoder(queries, name, dtype=dtype, batch_tokens=batch_tokens, backend=backend, sample=sample)
+            self._loaded = replace(self._present, queries=encoder)
         self.backend = "torch" if self._backend is None else self._backend.name
         self.dtype = "float32" if self._backend is None else self._backend.dtype
         if not self._static:
@@ -239,8 +244,9 @@ class Encoder:
         )
         if is_static(model):
             check_static(name, backend, dtype)
-        if dim is not None:
-            keep_leading_dimensions(model, dim)
+        for each in routes(model):
+            if dim is not None:
+                keep_leading_dimensions(each, dim)
         set_prompts(model, query_prompt, document_prompt)
         asked = query_prompt is None and document_prompt is None
         word = word_on_prompts(name, (model.prompts or {}).values(), known=True) if asked else None
@@ -330,10 +336,13 @@ class Encoder:
             again: loads this shorter model anew after `release`.
         """
         other = copy.copy(self)
-        weights = (*self._model.parameters(), *self._model.buffers())
-        model = copy.deepcopy(self._model, {id(tensor): tensor for tensor in weights})
+        kept = [*self._model.parameters(), *self._model.buffers(), *vars(self._model).get(QUERY_ROUTE, ())]
+        model = copy.deepcopy(self._model, {id(each): each for each in kept})
         model.max_seq_length = other.max_length = max_length
-        other._loaded = replace(self._present, model=model)
+        queries = self._present.queries
+        if queries is not None and not queries._static:
+            queries = queries.shortened(min(max_length, queries.max_length), queries.weight_hash)
+        other._loaded = replace(self._present, model=model, queries=queries)
         other._again = again
         self._together.append(other)
         other.weight_hash = other.former_hash = weight_hash
@@ -393,7 +402,14 @@ class Encoder:
                 del self._recent[next(iter(self._recent))]
         return found.copy()
 
+    def _of(self, kind: Kind) -> Encoder:
+        """The encoder of a kind of text: another one for queries, where they have a route of their own."""
+        queries = self._present.queries if kind == "query" else None
+        return self if queries is None else queries
+
     def _encoded(self, texts: Sequence[str], kind: Kind, progress: Task | None) -> NDArray[np.float32]:
+        if (other := self._of(kind)) is not self:
+            return other._encoded(texts, kind, progress)
         out = np.empty((len(texts), self.dim), dtype=np.float32)
         for window in self._windows(texts, kind):
             self._encode_window(window, out[window.start : window.start + len(window.lengths)], progress)
@@ -422,13 +438,15 @@ class Encoder:
         Raises:
             UserError: an item of `texts` is not a string.
         """
-        return PreparedTexts(len(texts), tuple(self._windows(texts, kind)))
+        return PreparedTexts(len(texts), tuple(self._of(kind)._windows(texts, kind)))
 
     def encode_prepared(self, prepared: PreparedTexts, progress: Task | None = None) -> NDArray[np.float32]:
         """Encode prepared texts into float32 [n, dim], with exactly the bits that `encode` gives."""
         out = np.empty((prepared.count, self.dim), dtype=np.float32)
         for window in prepared.windows:
-            self._encode_window(window, out[window.start : window.start + len(window.lengths)], progress)
+            self._of(window.kind)._encode_window(
+                window, out[window.start : window.start + len(window.lengths)], progress
+            )
         return out
 
     def token_counts(self, texts: Sequence[str], kind: Kind = "document") -> list[int]:
@@ -437,6 +455,8 @@ class Encoder:
         Raises:
             UserError: an item of `texts` is not a string.
         """
+        if (other := self._of(kind)) is not self:
+            return other.token_counts(texts, kind)
         if self._run == "whole":
             return self._whole_lengths(texts, kind, 0)
         return [len(ids) for ids in tokenize(self._model, texts, self.prompts[kind])]
@@ -477,7 +497,7 @@ class Encoder:
             lengths += map(len, found)
             # A list of Python integers uses nine times the memory.
             token_ids += [np.array(each, dtype=np.int32) for each in found]
-        return TokenWindow(start, lengths, token_ids, self._excluded[kind])
+        return TokenWindow(start, lengths, token_ids, self._excluded[kind], kind=kind)
 
     def _features(self, texts: Sequence[str], kind: Kind, first: int = 0) -> dict[str, Any]:
         """Preprocess texts with sentence-transformers, one thread at a time, because the tokenizer is shared."""

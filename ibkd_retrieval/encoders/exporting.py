@@ -68,12 +68,14 @@ def export_model(name: Path | str, output: Path | str, to: str = "onnx", *, int8
     """
     from ibkd_retrieval.encoders.backends.backend import require
     from ibkd_retrieval.encoders.loading import load_sentence_transformer
+    from ibkd_retrieval.encoders.routes import check_one_route
     from ibkd_retrieval.encoders.students import is_static
     from ibkd_retrieval.encoders.tokens import excluded_prompt_length
 
     for package in (*_PACKAGES[to], *(["nncf"] if int8 and to == "openvino" else [])):
         require(package, f"`to='{to}'`", to)
     model = load_sentence_transformer(str(name), device="cpu")
+    check_one_route(model, f"{name} cannot be one graph")
     if is_static(model):
         raise UserError(
             f"{name} is a static model, a table of token vectors without a network: model2vec and "

@@ -31,6 +31,7 @@ from ibkd_retrieval.encoders.model_folder import (
     needs_own_code,
     stored_format,
 )
+from ibkd_retrieval.encoders.routes import routes, split_routes
 from ibkd_retrieval.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -85,12 +86,14 @@ def load_sentence_transformer(
 ) -> SentenceTransformer:
     """Load a model in float32. Vectors that are compared by cosine get unit length.
 
+    Of a model with a router, this is the route for documents. `routes.query_route` gives the one for queries.
+
     Args:
         name: a sentence-transformers folder, a folder of a plain transformers model, or a hub name.
         device: the torch device.
         pooling: "mean", "cls" or "lasttoken" replaces the pooling of the folder. None keeps it. A folder without one
             has the last token for a causal language model, and the mean for others.
-        max_length: the most tokens of a text. None keeps the limit of the model.
+        max_length: the most tokens of a text. None keeps the limit of the model. A route for queries keeps its own.
         dtype: a number format that the weights keep if they are stored in it. They are then read from the file in
             place, and never take more memory than the file. None converts all to float32.
 
@@ -99,7 +102,6 @@ def load_sentence_transformer(
     """
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
 
     if pooling is not None and pooling not in POOLINGS:
         raise UserError(f"Unknown pooling `{pooling}`: use one of {', '.join(POOLINGS)}.")
@@ -112,6 +114,18 @@ def load_sentence_transformer(
             trust_remote_code=False,
             model_kwargs={"dtype": kept, "use_safetensors": True},
         )
+    model = split_routes(model, name)
+    for each in routes(model):
+        _adapt(each, name, pooling, max_length if each is model else None, lacking)
+    return model
+
+
+def _adapt(
+    model: SentenceTransformer, name: str, pooling: str | None, max_length: int | None, lacking: set[str]
+) -> None:
+    """Adapt a model to search, in place, and refuse what cannot be searched."""
+    from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+
     transformer = model[0]
     if not isinstance(transformer, Transformer | StaticEmbedding):
         raise UserError(
@@ -135,7 +149,6 @@ def load_sentence_transformer(
         model.max_seq_length = limit
     _check_vectors(model, name)
     _make_comparable(model, name)
-    return model
 
 
 def _stored_dtype(name: str) -> torch.dtype | None:

@@ -28,6 +28,9 @@ def check_model_folder(folder: Path) -> None:
     for name in _OBJECTS:
         _object(folder / name)
     parts = [folder, *(folder / path for path in _module_paths(folder))]
+    for part in list(parts):
+        types = (_object(part / "router_config.json") or {}).get("types")
+        parts += [part / each for each in types] if isinstance(types, dict) else []
     for part in dict.fromkeys(parts):
         config = _object(part / "config.json") or {}
         if "auto_map" in config and not _is_known(config.get("model_type")):

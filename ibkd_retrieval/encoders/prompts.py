@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ibkd_retrieval.encoders.loading import short_model_name
 from ibkd_retrieval.encoders.model_folder import STUDENT_RECORD
+from ibkd_retrieval.encoders.routes import routes
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,11 +81,12 @@ def set_prompts(
     kinds: tuple[tuple[Kind, str | None], ...] = (("query", query), ("document", document))
     for kind, prompt in kinds:
         check_prompt(prompt, f"{of}{kind}_prompt")
-        if prompt is not None and prompt != prompt_of(model, kind):
-            model.prompts = {**(model.prompts or {}), kind: prompt}
-            if not prompt and kind == "document":
-                # Other names of the document prompt.
-                model.prompts = {name: text for name, text in model.prompts.items() if name in ("query", "document")}
+        for each in routes(model):
+            if prompt is not None and prompt != prompt_of(each, kind):
+                each.prompts = {**(each.prompts or {}), kind: prompt}
+                if not prompt and kind == "document":
+                    # Other names of the document prompt.
+                    each.prompts = {name: text for name, text in each.prompts.items() if name in ("query", "document")}
 
 
 def word_on_prompts(

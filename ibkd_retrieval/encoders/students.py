@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.loading import quiet_transformers, resolve_model_name
+from ibkd_retrieval.encoders.routes import QUERY_ROUTE
 from ibkd_retrieval.errors import UserError, reason_of
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def student_from_layers(teacher: SentenceTransformer, layers: int | Sequence[int
     _check_alike(every, positions)
     chosen = torch.nn.ModuleList(every[position] for position in positions)
     # The copy of the list is the copy of this shorter one: a large teacher may not fit into the memory twice.
-    memo: dict[int, Any] = {}
+    # A student has one route for queries and documents.
+    memo: dict[int, Any] = {id(route): () for name, route in vars(teacher).items() if name == QUERY_ROUTE}
     memo[id(every)] = copy.deepcopy(chosen, memo)
     student = copy.deepcopy(teacher, memo).float()
     taken: Any = student[0]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.loading import quiet_transformers
+from ibkd_retrieval.encoders.routes import query_route, routes
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ def count_parameters(model: SentenceTransformer) -> ParameterCount:
 
     tables = {
         id(parameter)
-        for module in model.modules()
+        for each in routes(model)
+        for module in each.modules()
         if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag)
         for parameter in module.parameters()
     }
-    embedding = sum(p.numel() for p in model.parameters() if id(p) in tables)
-    total = sum(p.numel() for p in model.parameters())
+    every = {id(p): p.numel() for each in routes(model) for p in each.parameters()}
+    embedding = sum(count for which, count in every.items() if which in tables)
+    total = sum(every.values())
     return ParameterCount(embedding=embedding, transformer=total - embedding)
 
 
@@ -115,6 +118,8 @@ def _digest(model: SentenceTransformer, modules: list[list[Any]]) -> str:
         "max_length": model.max_seq_length,
         "tokens": _tokens_digest(model.tokenizer),
     }
+    if (queries := query_route(model)) is not None:
+        settings["queries"] = weight_hash(queries)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
