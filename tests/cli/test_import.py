@@ -132,6 +132,17 @@ def test_wrong_options_of_an_import_are_refused_before_it_begins(options, shell)
     assert sorted(path.name for path in shell.folder.iterdir()) == ["ids.txt", "v.npy"]
 
 
+def test_an_index_goes_into_a_database_once(shell, chain):
+    pytest.importorskip("lancedb")
+    line = ("export", chain.teacher_index, "--to", "lancedb", "--url", "lance")
+    answer = shell.must(*line)
+    assert re.search(r"documents: [\d,]+ documents, overlap@10 with exact search 1\.000", answer.out)
+    again = shell(*line)
+    assert again.code == 2
+    assert "--overwrite" in again.err
+    shell.must(*line, "--overwrite")
+
+
 def test_two_indexes_to_export_are_one_too_many(shell, chain):
     answer = shell("export", chain.teacher_index, "--index", chain.student_index, "--to", "numpy", "--output", "x")
     assert answer.code == 2

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from helpers import qdrant_rest
 from helpers.indexing_fakes import HashingEncoder, Listener, corpus_of
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.corpora.spec import open_corpus
@@ -24,6 +25,7 @@ from ibkd_retrieval.indexing.exporting import databases
 from ibkd_retrieval.indexing.exporting.rows import Rows
 
 COUNT = 45
+SERVERS: dict[str, qdrant_rest.Collections] = {}
 
 
 @pytest.fixture(scope="session")
@@ -37,9 +39,16 @@ def postgres():
         os.kill(server.get_pid(), signal.SIGQUIT)  # An immediate stop, without a checkpoint.
 
 
-@pytest.fixture(params=["lancedb", "pgvector", "qdrant"])
+@pytest.fixture(params=["lancedb", "pgvector", "qdrant", "qdrant over HTTP"])
 def database(request, tmp_path: Path):
     """The name of a database and the address of an empty one."""
+    if request.param == "qdrant over HTTP":
+        for package in ("qdrant_client", "qdrant_edge"):
+            pytest.importorskip(package)
+        with qdrant_rest.served(tmp_path / "edge") as server:
+            SERVERS[server.url] = server
+            yield "qdrant", server.url
+        return
     if request.param == "pgvector":
         import psycopg
 
@@ -47,10 +56,11 @@ def database(request, tmp_path: Path):
         name = f"d{abs(hash(tmp_path))}"
         with psycopg.connect(address, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
-        return request.param, address.replace("/postgres?", f"/{name}?")
+        yield request.param, address.replace("/postgres?", f"/{name}?")
+        return
     for package in databases.DATABASES[request.param][1:]:
         pytest.importorskip(package)
-    return request.param, str(tmp_path / "database")
+    yield request.param, str(tmp_path / "database")
 
 
 def documents(count: int = COUNT) -> list[Document]:
@@ -80,7 +90,7 @@ def stored(to: str, url: str) -> dict[str, tuple[str, str, dict, list[float]]]:
         return {row[0]: (*row[1:4], [float(each) for each in row[4].strip("[]").split(",")]) for row in rows}
     from qdrant_client import QdrantClient
 
-    client = QdrantClient(path=url)
+    client = QdrantClient(url=url, check_compatibility=False) if url in SERVERS else QdrantClient(path=url)
     points, _ = client.scroll("documents", limit=1000, with_vectors=True)
     client.close()
     return {
@@ -121,6 +131,8 @@ def lose_the_connection(monkeypatch, to: str, url: str, folder: Path, after: int
             with psycopg.connect(url) as connection:
                 everyone = "FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid()"
                 connection.execute(f"SELECT pg_terminate_backend(pid) {everyone}")
+        elif url in SERVERS:
+            SERVERS[url].break_next = True
         else:
             raise failures[0]("terminating connection")
 
@@ -143,7 +155,7 @@ def test_an_export_goes_on_where_the_database_went_away(database, tmp_path: Path
     folder = made(tmp_path / "i")
     with monkeypatch.context() as patched:
         lose_the_connection(patched, to, url, folder, after=2)
-        with pytest.raises(WorkFailed, match=r"terminating connection.*resume=True"):
+        with pytest.raises(WorkFailed, match=r"(terminating connection|disconnected).*resume=True"):
             export(folder, to, url=url)
     with pytest.raises(UserError, match=r"unfinished export of this index.*resume=True"):
         export(folder, to, url=url)
@@ -233,6 +245,17 @@ def test_a_text_that_no_database_holds_is_named(database, tmp_path: Path):
         export(tmp_path / "i", to, url=url)
 
 
+def test_the_key_of_qdrant_comes_from_the_environment(tmp_path: Path, monkeypatch):
+    for package in ("qdrant_client", "qdrant_edge"):
+        pytest.importorskip(package)
+    monkeypatch.setenv("QDRANT_API_KEY", "of-mine")
+    with qdrant_rest.served(tmp_path / "edge") as server:
+        said = Listener()
+        made_table = export(made(tmp_path / "i"), "qdrant", url=server.url, progress=said)
+        assert (made_table.search_params, server.keys) == ("hnsw_ef=200", {"of-mine"})
+    assert "of-mine" not in " ".join(said.said)
+
+
 def test_postgres_says_which_shard_has_a_text_that_it_cannot_hold(postgres, tmp_path: Path):
     build_index(corpus_of([Document("odd", "nul \x00")]), HashingEncoder(), tmp_path / "i")
     with pytest.raises(UserError, match="cannot hold a text of shard 0"):
@@ -252,6 +275,13 @@ def test_an_address_that_nobody_answers_is_said_without_its_password(tmp_path: P
             export(folder, to, url=url)
         assert "hunter2" not in str(refused.value)
         assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize("to", list(databases.DATABASES))
+def test_a_client_that_is_missing_is_named_with_the_line_to_type(tmp_path: Path, to: str, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"pip install 'ibkd-retrieval\[{to}\]'"):
+        databases.export_to_database(tmp_path, to, "x")
 
 
 @pytest.mark.parametrize(
@@ -288,4 +318,5 @@ def test_parquet_keeps_fields_and_lists_and_a_corpus_reads_them_back(tmp_path: P
     assert [dict(document.fields).get("n") for document in read] == [1.0, 2.5, None]
     import_vectors(tmp_path / "out", tmp_path / "back")
     back = list(open_contents(tmp_path / "back").fields())
+    assert [fields.get("l") for fields in back] == [["one"], ["one", "two"], None]
     assert [(fields.get("n"), fields.get("m")) for fields in back] == [(1.0, "true"), (2.5, "text"), (None, None)]
