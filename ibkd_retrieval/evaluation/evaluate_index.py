@@ -20,8 +20,9 @@ from ibkd_retrieval.indexing.index import open_index as open_stored_index
 from ibkd_retrieval.progress import Progress, as_progress
 from ibkd_retrieval.search import api
 from ibkd_retrieval.search.api import Index
-from ibkd_retrieval.search.open import given_vectors, index_folder, open_ranker
+from ibkd_retrieval.search.open import index_folder, open_ranker
 from ibkd_retrieval.search.options import RankerOptions
+from ibkd_retrieval.search.query_vectors import given_vectors
 from ibkd_retrieval.search.runs import Run
 from ibkd_retrieval.search.runs.fusion import weighted_sum
 

@@ -276,7 +276,7 @@ class Index:
         Raises:
             UserError: none is given, or words are searched too and it holds no texts.
         """
-        from ibkd_retrieval.search.open import given_vectors
+        from ibkd_retrieval.search.query_vectors import given_vectors
 
         options = self.options
         if options.query_vectors is None:

@@ -6,16 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ibkd_retrieval.encoders.autotune.load import load_encoder
-from ibkd_retrieval.encoders.endpoints.identity import recognise, same_weights
-from ibkd_retrieval.encoders.model_folder import STUDENT_RECORD
-from ibkd_retrieval.encoders.protocol import TextEncoder
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.encoders.endpoints.identity import recognise
 from ibkd_retrieval.files import INDEXES
 from ibkd_retrieval.indexing.config import SearchParams
-from ibkd_retrieval.json_io import parse
 from ibkd_retrieval.progress import SILENT
 from ibkd_retrieval.search.options import RankerOptions, check_ranking
 
@@ -27,7 +23,6 @@ if TYPE_CHECKING:
     from ibkd_retrieval.indexing.format.manifest import IndexManifest
     from ibkd_retrieval.indexing.index import StoredIndex
     from ibkd_retrieval.progress import Progress
-    from ibkd_retrieval.search.query_vectors import QueryVectors
     from ibkd_retrieval.search.ranker import Ranker
     from ibkd_retrieval.search.searcher import Searcher
 
@@ -274,7 +269,9 @@ def query_encoder(
     if named == (None, None, None) and made_by.weight_hash in known:
         return known[made_by.weight_hash]
     if options.query_vectors is not None:
-        return cast("Encoder", given_vectors(options.query_vectors, index, known))
+        from ibkd_retrieval.search.query_vectors import given_vectors
+
+        return given_vectors(options.query_vectors, index, known)
     if options.query_model is None:
         made_by.refuse_unnamed(index.folder)
     from ibkd_retrieval.encoders.autotune.choice import sample_texts
@@ -310,6 +307,8 @@ def query_encoder(
     else:
         # A student's maximum length is that of its own folder, not that of the index's encoder.
         encoder = load(options.query_model, pooling=options.pooling)
+        from ibkd_retrieval.search.query_space import check_query_model
+
         check_query_model(Path(options.query_model), encoder, index.manifest, lambda: vectors_digest(index))
     known[encoder.weight_hash] = encoder
     return encoder
@@ -330,87 +329,3 @@ def _searcher(opened: Stored, encoder: Encoder, options: RankerOptions) -> Searc
 def aimed(index: StoredIndex, options: RankerOptions) -> StoredIndex:
     """The index with the search parameters for the requested recall, if any."""
     return index if options.recall is None else index.aimed_at(options.recall)
-
-
-"""The file in a student's folder that records how it was made (docs/formats.md)."""
-
-
-def given_vectors(source: str, index: StoredIndex, known: dict[str, Any]) -> QueryVectors:
-    """The vectors of queries in a file, as an encoder that looks them up. It is added to `known` under `source`.
-
-    Raises:
-        UserError: they are unfit, or have another dimension than those of the index.
-    """
-    from ibkd_retrieval.search.query_vectors import QueryVectors
-
-    given: QueryVectors = known.get(source) or QueryVectors.read(source)
-    known[source] = given
-    if given.dim != index.manifest.dim:
-        raise UserError(
-            f"{source} holds vectors of {given.dim} dimensions and the index {index.folder} of {index.manifest.dim}: "
-            "give query vectors of the model that made the index."
-        )
-    return given
-
-
-def check_query_model(
-    folder: Path, encoder: TextEncoder, manifest: IndexManifest, digest: Callable[[], str] = lambda: ""
-) -> None:
-    """Accept the encoder of an index, or a student that was distilled into that encoder's space.
-
-    A digest of the vectors stands for the weight hash of an encoder that is not known.
-
-    A student's `ibkd.json` names its teacher (name and weight hash) and says whether its vectors are in the teacher's
-    space. The weight hash of a teacher covers its maximum length. So the teacher must have indexed with its own
-    maximum length.
-
-    Args:
-        folder: the model's folder, as the user named it.
-        encoder: the loaded model.
-        manifest: the manifest of the index.
-        digest: gives the digest of the index's vectors, for an older index that records none.
-
-    Raises:
-        UserError: the vectors have another length, or no record says that they are in the space of the index.
-    """
-    from ibkd_retrieval.indexing.format.manifest import UNNAMED_MODEL
-
-    made_by = manifest.encoder
-    if encoder.weight_hash == made_by.weight_hash:
-        return
-    unnamed = made_by.name == UNNAMED_MODEL
-    taught_by = "the index" if unnamed else made_by.name
-    advice = f'distil a student of {taught_by} with `distill(output_space="teacher")`, or leave out `query_model`'
-    if encoder.dim != manifest.dim:
-        raise UserError(
-            f"{folder} makes vectors of {encoder.dim} dimensions and the index holds {manifest.dim}: {advice}."
-        )
-    made = _student_record(folder)
-    if made is None:
-        raise UserError(
-            f"{folder} has no {STUDENT_RECORD} that says what it was distilled from, so nothing tells that its vectors "
-            f"compare with those of the index: {advice}."
-        )
-    teacher, settings = made.get("teacher"), made.get("settings")
-    teacher = teacher if isinstance(teacher, dict) else {}
-    space = settings.get("output_space") if isinstance(settings, dict) else None
-    if space != "teacher":
-        raise UserError(
-            f"The vectors of {folder} are in a space of its own ({encoder.dim} dimensions, output space {space}), not "
-            f"in its teacher's: {advice}."
-        )
-    space = made_by.weight_hash if not unnamed else made_by.vectors or digest()
-    if not same_weights(str(teacher.get("weight_hash")), space):
-        built = "holds other vectors (digest" if unnamed else f"was built with {made_by.name} (weights"
-        raise UserError(
-            f"{folder} was distilled into the space of {teacher.get('name')} (weights "
-            f"{str(teacher.get('weight_hash'))[:12]}), and the index {built} {space[:12]}): {advice}."
-        )
-
-
-def _student_record(folder: Path) -> dict[str, Any] | None:
-    try:
-        record = parse((folder / STUDENT_RECORD).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from ibkd_retrieval.indexing.importing import BLOCK_ROWS, VectorsDigest, alike, 
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.protocol import Kind
+    from ibkd_retrieval.indexing.index import StoredIndex
     from ibkd_retrieval.progress import Task
 
 
@@ -119,3 +120,19 @@ class QueryVectors:
 
     def _row(self, query: Query) -> int | None:
         return self.texts.get(query.text.strip()) if self.texts else self.places.get(query.query_id)
+
+
+def given_vectors(source: str, index: StoredIndex, known: dict[str, Any]) -> QueryVectors:
+    """The vectors of queries in a file, as an encoder that looks them up. It is added to `known` under `source`.
+
+    Raises:
+        UserError: they are unfit, or have another dimension than those of the index.
+    """
+    given: QueryVectors = known.get(source) or QueryVectors.read(source)
+    known[source] = given
+    if given.dim != index.manifest.dim:
+        raise UserError(
+            f"{source} holds vectors of {given.dim} dimensions and the index {index.folder} of {index.manifest.dim}: "
+            "give query vectors of the model that made the index."
+        )
+    return given

@@ -5,7 +5,7 @@ import pytest
 
 from helpers.searching import HashEncoder
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.search.open import check_query_model
+from ibkd_retrieval.search.query_space import check_query_model
 
 TEACHER = "a" * 64
 MANIFEST = SimpleNamespace(encoder=SimpleNamespace(name="teacher", weight_hash=TEACHER), dim=8)
