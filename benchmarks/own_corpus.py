@@ -57,7 +57,7 @@ CORPORA = {
 }
 STUDENTS: dict[str, dict[str, Any]] = {
     "two layers, 128 dims": {"layers": 2, "dim": 128},
-    "three layers, 384 dims": {"layers": 3, "dim": 384},
+    "three layers, all dims": {"layers": 3, "dim": 0},
     "MiniLM-L3": {"student": "paraphrase-MiniLM-L3-v2"},
     "static": {"student": "static"},
 }

@@ -306,7 +306,7 @@ def _with_synthetic(
 
 def complete_student(config: DistillConfig, student: SentenceTransformer, texts: TrainingTexts) -> None:
     """Reduce the student's dimensions and add its output layer, as the configuration says, in place."""
-    if config.student.dim and config.student.model != STATIC:
+    if config.student.dim not in (0, _dim(student)) and config.student.model != STATIC:
         encoder = Encoder(copy.deepcopy(student), "student", dtype=config.training.dtype)
         sample = ranks.from_first(lambda: encoder.encode(texts.spread(_START_SAMPLE)))
         reduce_dimension(student, sample.astype(np.float32), config.student.dim)

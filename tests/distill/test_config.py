@@ -208,6 +208,12 @@ def test_minutes_choose_the_steps_and_the_run_repeats_with_these(bert, tmp_path)
     assert again.config.training.steps == 1
 
 
+def test_a_students_own_number_of_dimensions_may_be_given(bert, teacher, tmp_path):
+    few = {"steps": 1, "batch_size": 16, "bank_size": 8, "max_length": 24, "dtype": "float32", "device": "cpu"}
+    places = {"teacher": bert, "corpus": sentences(150), "output": tmp_path / "whole", "cache": tmp_path / "cache"}
+    assert ibkd.distill(layers=1, dim=teacher.dim, **few, **places).figures["dim"] == teacher.dim
+
+
 def test_a_run_of_some_minutes_is_resumed_with_its_steps(tmp_path, monkeypatch):
     from ibkd_retrieval.distill import pipeline
     from ibkd_retrieval.distill.preparing import Job
