@@ -207,6 +207,9 @@ def check_vectors(config: DistillConfig) -> None:
             f'`stage="{config.stage}"` mines negatives with the teacher\'s model, and {source} holds its vectors '
             'alone: use `stage="distill"`.'
         )
+    prompts = [f"teacher_{kind}_prompt" for kind in ("query", "document")]
+    if given := [name for name in prompts if config.value(name) is not None]:
+        raise UserError(f"The vectors in {source} are made already: leave `{given[0]}` out.")
     if config.data.synthetic_queries:
         raise UserError(f"Synthetic queries have no vector in {source}: leave `synthetic_queries` out.")
 

@@ -234,6 +234,7 @@ def test_texts_of_another_corpus_are_refused(tmp_path):
         ({"student": "static"}, "Layers of the teacher and static students"),
         ({"stage": "both", "pairs": [("a", "b")], "output_space": None}, "mines negatives with the teacher's model"),
         ({"synthetic_queries": 2}, "leave `synthetic_queries` out"),
+        ({"teacher_query_prompt": "query: "}, "are made already: leave `teacher_query_prompt` out"),
         ({"teacher": "bert"}, "not both"),
         ({"teacher_vectors": None, "query_vectors": "q.parquet"}, "give `teacher_vectors` too"),
     ],
