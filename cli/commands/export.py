@@ -21,6 +21,7 @@ HOW_TO_USE = {
     "qdrant": "search it with client.query_points({!r}, query=vector)",
     "onnx": "onnx/model.onnx takes input_ids and attention_mask and gives sentence_embedding",
     "openvino": "openvino/openvino_model.xml takes input_ids and attention_mask and gives sentence_embedding",
+    "router": "SentenceTransformer({!r}) has encode_query (the student) and encode_document (the teacher)",
 }
 
 
@@ -33,7 +34,8 @@ class ExportOptions:
         option(
             "Format. Of an index: pyserini (index, docid: what its FaissSearcher reads), numpy (vectors.npy, ids.txt) "
             "or parquet (id, title, text, fields, vector), or a database at `--url`: lancedb, pgvector or qdrant. Of a "
-            "model: onnx or openvino (one graph and the tokenizer).",
+            "model: onnx or openvino (one graph and the tokenizer), or router (a student in its teacher's space for "
+            "queries, and the teacher for documents).",
             choices=tuple(HOW_TO_USE),
         ),
     ]
@@ -53,6 +55,10 @@ class ExportOptions:
         flag("For pyserini: write exact vectors, whatever the index's type.", "--exact", panel=ADVANCED),
     ] = False
     int8: Annotated[bool, flag("For onnx and openvino: also write the graph with weights in int8.", "--int8")] = False
+    teacher: Annotated[
+        str | None,
+        option("For router: the teacher, if it was moved.", metavar="MODEL", default="the student's record"),
+    ] = None
     url: Annotated[
         str | None,
         option(
@@ -77,13 +83,14 @@ def export(asked: ExportOptions) -> None:
         raise UserError(f"Two indexes were named, {asked.folder} and {asked.index}: name one.")
     progress = reporter(asked.quiet)
     named = asked.folder or asked.index
-    source: Path | None = named if asked.to in ("onnx", "openvino") else index_folder(named, progress)
+    source: Path | None = named if asked.to in ("onnx", "openvino", "router") else index_folder(named, progress)
     made = ibkd.export(
         source,
         asked.to,
         asked.output,
         exact=asked.exact,
         int8=asked.int8,
+        teacher=asked.teacher,
         url=asked.url,
         table=asked.table,
         resume=asked.resume,

@@ -48,6 +48,18 @@ STUDENT_RECORD = "ibkd.json"
 """The last file written to a student folder. A folder with this file is complete."""
 
 
+def student_record(folder: Path) -> dict[str, Any]:
+    """Read the record of a student.
+
+    Raises:
+        UserError: there is none, or it is no JSON object.
+    """
+    found = _object(folder / STUDENT_RECORD)
+    if found is None:
+        raise UserError(f"{folder} has no {STUDENT_RECORD} and is no student: name the folder of one.")
+    return found
+
+
 def _check_recorded(folder: Path) -> None:
     """Compare the files of a student with the sizes and checksums in its record. Older records have none.
 

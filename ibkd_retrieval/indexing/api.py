@@ -325,6 +325,7 @@ def export(
     *,
     exact: bool = False,
     int8: bool = False,
+    teacher: str | os.PathLike[str] | None = None,
     url: str | None = None,
     table: str = "documents",
     resume: bool = False,
@@ -338,12 +339,15 @@ def export(
 
     Args:
         source: an index: its folder, or the index opened. For "onnx" and "openvino": a model, by
-            folder or hub name. None is the newest student in `models/`.
-        to: "pyserini", "numpy" or "parquet" for an index, "onnx" or "openvino" for a model; "lancedb", "pgvector" or
-            "qdrant" for an index into a database.
+            folder or hub name. For "router": a student in its teacher's space. None is the newest student in
+            `models/`.
+        to: "pyserini", "numpy" or "parquet" for an index, "onnx" or "openvino" for a model, "router" for a student and
+            its teacher in one sentence-transformers folder; "lancedb", "pgvector" or "qdrant" for an index into a
+            database.
         output: a new or an empty folder. None for a database.
         exact: for "pyserini": write exact vectors, whatever the index's type.
         int8: for a model: also write the graph with weights in int8.
+        teacher: for "router": the teacher, where it is not in the place that the student's record names.
         url: for a database: its address, such as `postgresql://USER@HOST/DATABASE`, `http://HOST:6333` or a folder.
         table: for a database: the table or collection to make.
         resume: for a database: continue an interrupted export of the same index.
@@ -377,6 +381,18 @@ def export(
         )
     if output is None or url is not None:
         raise UserError(f"An export to {to} makes a folder: name a new one with `output`, and give no `url`.")
+    if teacher is not None and to != "router":
+        raise UserError(f"`teacher` is for `to='router'`: leave it out for {to}.")
+    if to == "router":
+        from ibkd_retrieval.encoders.routes import export_router
+
+        student = newest_student() if source is None else source
+        routed = export_router(student, output, teacher=None if teacher is None else os.fspath(teacher))
+        progress.say(
+            f"Queries by {student}, documents by {routed.teacher}. The vectors differ from the models' by at most "
+            f"{routed.largest_difference:.1e}."
+        )
+        return routed.folder
     if to in ("onnx", "openvino"):
         from ibkd_retrieval.encoders.exporting import export_model
 

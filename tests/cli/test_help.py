@@ -85,6 +85,7 @@ def choices_of(command, option):
 
 def test_the_choices_shown_are_those_that_the_library_takes():
     from ibkd_retrieval.distill.objectives import OBJECTIVES
+    from ibkd_retrieval.encoders.exporting import GRAPHS
     from ibkd_retrieval.indexing.exporting import FORMATS as EXPORTS
     from ibkd_retrieval.indexing.exporting.databases import DATABASES
     from ibkd_retrieval.indexing.families import FAMILIES
@@ -94,7 +95,7 @@ def test_the_choices_shown_are_those_that_the_library_takes():
     assert choices_of("distill", "--objective") == OBJECTIVES
     assert set(choices_of("index", "--type")) == set(FAMILIES)
     assert choices_of("index", "--vectors") == choices_of("import", "--vectors") == FORMATS
-    assert choices_of("export", "--to") == (*EXPORTS, *DATABASES, "onnx")
+    assert choices_of("export", "--to") == (*EXPORTS, *DATABASES, *GRAPHS, "router")
     for command in ("search", "eval", "serve"):
         assert choices_of(command, "--engine") == ("dense", *ENGINES)
 

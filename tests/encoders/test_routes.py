@@ -1,5 +1,8 @@
 """Folders with a router: one route for queries and one for documents."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +98,64 @@ def test_a_router_teaches_and_a_student_of_its_layers_has_one_route(tmp_path):
         teacher=str(folder), corpus=corpus, layers=1, dim=8, output=tmp_path / "s", cache=tmp_path / "c", **settings
     )
     assert made.record["teacher"]["weight_hash"] == load(folder).weight_hash
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A teacher with prompts and a pooling that are given, and a student in its space."""
+    folder = tmp_path_factory.mktemp("pair")
+    teacher = save_plain_transformer(folder / "teacher")
+    given = {"teacher_pooling": "cls", "teacher_document_prompt": "page: ", "query_prompt": "query: "}
+    settings = {"steps": 2, "batch_size": 16, "bank_size": 16, "max_length": 8, "eval_every": 2, "dtype": "float32"}
+    corpus = [{"_id": str(i), "text": text} for i, text in enumerate(sentences(110))]
+    made = ibkd.distill(
+        teacher=str(teacher),
+        corpus=corpus,
+        layers=1,
+        dim=16,
+        output_space="teacher",
+        output=folder / "student",
+        cache=folder / "cache",
+        device="cpu",
+        **settings,
+        **given,
+    )
+    return teacher, made.path
+
+
+def test_a_student_and_its_teacher_are_one_folder_for_sentence_transformers(pair, tmp_path):
+    teacher, student = pair
+    assert ibkd.export(student, "router", tmp_path / "both") == tmp_path / "both"
+    read = SentenceTransformer(str(tmp_path / "both"), device="cpu")
+    whole = load(teacher, pooling="cls", document_prompt="page: ")
+    np.testing.assert_allclose(read.encode_query(TEXTS), load(student).encode(TEXTS, "query"), atol=1e-5)
+    np.testing.assert_allclose(read.encode_document(TEXTS), whole.encode(TEXTS), atol=1e-5)
+    encoder = load(tmp_path / "both")
+    np.testing.assert_allclose(encoder.encode(TEXTS, "query"), load(student).encode(TEXTS, "query"), atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(TEXTS), whole.encode(TEXTS), atol=1e-5)
+
+
+def test_a_teacher_that_was_moved_is_named_and_another_model_is_refused(pair, tmp_path):
+    teacher, student = pair
+    moved = tmp_path / "moved"
+    shutil.copytree(teacher, moved)
+    assert ibkd.export(student, "router", tmp_path / "both", teacher=moved).is_dir()
+    other = save_plain_transformer(tmp_path / "other", seed=5)
+    with pytest.raises(UserError, match="other is another model"):
+        ibkd.export(student, "router", tmp_path / "wrong", teacher=other)
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_a_student_in_a_space_of_its_own_makes_no_router(pair, tmp_path):
+    _, student = pair
+    shutil.copytree(student, tmp_path / "s")
+    record = json.loads((tmp_path / "s" / "ibkd.json").read_text())
+    record["settings"]["output_space"] = "student"
+    (tmp_path / "s" / "ibkd.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="not in its teacher's space"):
+        ibkd.export(tmp_path / "s", "router", tmp_path / "both")
+    with pytest.raises(UserError, match="is no student"):
+        ibkd.export(tmp_path, "router", tmp_path / "both")
 
 
 def test_a_router_is_neither_trained_nor_one_graph(tmp_path):
