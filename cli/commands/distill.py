@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from ..display.console import print_json, reporter, stdout
+from ..options.common import SPENDING
 from ..options.declare import Given, grouped
 from ..options.distill import DISTILLING, chosen
 from ..ranks import across_ranks
@@ -21,7 +22,7 @@ def distill(options: Annotated[dict[str, Any], DISTILLING], given: Given) -> Non
     import ibkd_retrieval as ibkd
     from ibkd_retrieval.distill.training import distributed as ranks
 
-    run = ("output", "cache", "device", "resume", "overwrite", "tensorboard", "config")
+    run = ("output", "cache", "device", "resume", "overwrite", "tensorboard", "config", *SPENDING)
     student = ibkd.distill(
         **{name: options[name] for name in run},
         progress=reporter(options["quiet"] or not ranks.is_first()),

@@ -9,7 +9,17 @@ from ibkd_retrieval.distill.config import PARAMETERS, USUAL, DistillConfig
 from ibkd_retrieval.distill.objectives import OBJECTIVES, TEMPERATURES, USUAL_TEMPERATURE
 from ibkd_retrieval.encoders.loading import POOLINGS
 
-from .common import COMPUTATION, COMPUTING, CORPUS_HELP, FILES, CorpusFields, Output, Unfinished, seed_option
+from .common import (
+    COMPUTATION,
+    COMPUTING,
+    CORPUS_HELP,
+    FILES,
+    SPENDING,
+    CorpusFields,
+    Output,
+    Unfinished,
+    seed_option,
+)
 from .declare import ADVANCED, Given, Group, flag, group, option, parameter
 
 _TEACHER = f"{ADVANCED}: the teacher"
@@ -32,8 +42,8 @@ OPTIONS: dict[str, Any] = {
     "teacher": Annotated[
         list[str],
         option(
-            "Encoder to learn from: folder or hub name, or an index. Repeatable: vectors are concatenated, layers are "
-            "the first's.",
+            "Encoder to learn from: folder or hub name, an index, or http://HOST/v1#MODEL for an endpoint. Repeatable: "
+            "vectors are concatenated, layers are the first's.",
             metavar="MODEL",
         ),
     ],
@@ -348,13 +358,17 @@ OPTIONS: dict[str, Any] = {
         ),
     ],
     "seed": Annotated[int, seed_option(_RUN)],
+    "price": Annotated[float | None, SPENDING["price"]],
+    "yes": Annotated[bool, SPENDING["yes"]],
+    "requests_per_minute": Annotated[float | None, SPENDING["requests_per_minute"]],
+    "tokens_per_minute": Annotated[float | None, SPENDING["tokens_per_minute"]],
 }
 
 
 def _defaults() -> dict[str, Any]:
     """What is shown as the default of each option; the library decides what holds."""
     found: dict[str, Any] = dict.fromkeys(OPTIONS) | {"tensorboard": False, "device": "auto", "corpus": "pydocs:train"}
-    found |= dict.fromkeys(("resume", "overwrite", "json", "quiet"), False)
+    found |= dict.fromkeys(("resume", "overwrite", "json", "quiet", "yes"), False)
     config, (first, last) = DistillConfig(), USUAL["negative_ranks"]
     found |= {name: config.value(name) for name in ("output_space", "dtype", "seed", "stage")}
     found |= USUAL | {"negative_ranks": f"{first}-{last}", "teacher": list(config.teacher)}

@@ -18,6 +18,7 @@ from ibkd_retrieval.distill.preparing import Job
 from ibkd_retrieval.distill.sources import open_sources
 from ibkd_retrieval.distill.teacher.cache import TEACHERS
 from ibkd_retrieval.distill.training import distributed as ranks
+from ibkd_retrieval.encoders.endpoints.address import EndpointTerms
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import cache_folder
 from ibkd_retrieval.progress import SILENT, Progress, as_progress
@@ -142,6 +143,10 @@ def distill(
     overwrite: bool = False,
     keep_undistilled: str | os.PathLike[str] | None = None,
     tensorboard: bool = False,
+    price: float | None = None,
+    yes: bool = False,
+    requests_per_minute: float | None = None,
+    tokens_per_minute: float | None = None,
     progress: Progress | bool = SILENT,
     **parameters: Any,
 ) -> Student:
@@ -159,6 +164,10 @@ def distill(
         overwrite: replace a finished or unfinished `output`. An old student stays until the new one is finished.
         keep_undistilled: folder in which the untrained student is saved too.
         tensorboard: also log to TensorBoard, in `output`/tensorboard.
+        price: for a teacher behind an endpoint: dollars per million tokens, for the estimate of the cost.
+        yes: for an endpoint: agree to the estimated cost. False asks where somebody can answer, and else refuses.
+        requests_per_minute: for an endpoint: most requests a minute. None is no limit.
+        tokens_per_minute: for an endpoint: most tokens a minute. None is no limit.
         progress: receives progress reports. True shows bars.
         parameters: choices that override those of `config`. Their names are in `config.PARAMETERS`: `teacher`,
             `teacher_vectors`, `student`, `layers`, `dim`, `dims`, `corpus`, `queries`, `dev`, `pairs`, `objective`,
@@ -179,6 +188,7 @@ def distill(
         0.934
     """
     progress = as_progress(progress)
+    terms = EndpointTerms(price, yes, requests_per_minute, tokens_per_minute)
     base = config if isinstance(config, DistillConfig) else DistillConfig.load(config) if config else DistillConfig()
     # One of the two replaces the other of a configuration.
     instead = {"steps": "minutes", "minutes": "steps"}
@@ -211,6 +221,7 @@ def distill(
         overwrite=overwrite,
         keep_undistilled=None if keep_undistilled is None else Path(keep_undistilled),
         tensorboard=tensorboard,
+        endpoint=terms,
         given=given,
         progress=progress,
         **opened,

@@ -12,6 +12,7 @@ from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, PARAMETERS, USUAL, 
 from ibkd_retrieval.distill.objectives import TEMPERATURES, TEXT_BY_TEXT, USUAL_TEMPERATURE, WITHOUT_PROJECTION
 from ibkd_retrieval.distill.parameters import STAGES, check_values
 from ibkd_retrieval.distill.sections import StudentConfig
+from ibkd_retrieval.encoders.endpoints.address import is_endpoint
 from ibkd_retrieval.errors import UserError
 
 _USUAL_CORPUS = "pydocs:train"
@@ -189,6 +190,11 @@ def check_vectors(config: DistillConfig) -> None:
     """
     source, student = config.vectors, config.student
     if source is None:
+        if config.teacher and is_endpoint(config.teacher[0]) and not student.trained_before:
+            raise UserError(
+                "Layers of the teacher and static students are made of the teacher's model, and an endpoint gives its "
+                "vectors alone: name a small model with `student`."
+            )
         for name in ("query_vectors", "vector_field"):
             if config.value(name) is not None:
                 raise UserError(f"`{name}` is for a teacher without a model: give `teacher_vectors` too.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -31,6 +31,7 @@ from ibkd_retrieval.distill.student import (
     without_forgetting,
 )
 from ibkd_retrieval.distill.teacher.cache import TeacherCache, TeacherVectors
+from ibkd_retrieval.distill.teacher.endpoint import agree_to_teachers, open_endpoint
 from ibkd_retrieval.distill.teacher.joint import JointCache, JointTeacher
 from ibkd_retrieval.distill.teacher.vectors import VectorTeacher
 from ibkd_retrieval.distill.training import distributed as ranks
@@ -38,6 +39,7 @@ from ibkd_retrieval.distill.training.stage2 import usable_pairs
 from ibkd_retrieval.encoders.backends.backend import weights_in
 from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.endpoints.address import EndpointTerms, is_endpoint
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, short_model_name
 from ibkd_retrieval.encoders.prompts import check_prompt, set_prompts, word_on_prompts
 from ibkd_retrieval.encoders.students import add_output_layer, is_static, reduce_dimension
@@ -74,6 +76,7 @@ class Job:
         keep_undistilled: folder in which the untrained student is saved too.
         tensorboard: also log to TensorBoard, in `output`/tensorboard.
         vectors: the teacher's vectors, if there is no model of it.
+        endpoint: what may be spent on a teacher behind an endpoint, and how fast.
         given: the configuration as the user gave it, from which the one to be recorded is made. None records none.
         progress: receives progress reports.
     """
@@ -93,6 +96,7 @@ class Job:
     keep_undistilled: Path | None = None
     tensorboard: bool = False
     vectors: VectorTeacher | None = None
+    endpoint: EndpointTerms = field(default_factory=EndpointTerms)
     given: DistillConfig | None = None
     progress: Progress = SILENT
 
@@ -139,6 +143,8 @@ def load_models(job: Job) -> tuple[Job, Models]:
     device = ranks.local_device(choose_device(job.device))
     for name in ("query_prompt", "document_prompt", "teacher_query_prompt", "teacher_document_prompt"):
         check_prompt(config.value(name), name)
+    if job.vectors is None:
+        agree_to_teachers(config, job.corpus, job.queries, job.endpoint, job.progress)
     teacher = None if job.vectors else _load_teacher(config.teacher[0], config, device)
     if teacher is not None:
         _warn_without_prompts(config.teacher[0], teacher, "teacher_", job)
@@ -158,11 +164,10 @@ def load_models(job: Job) -> tuple[Job, Models]:
         config = config.with_parameters(dim=dims[0])
     measured: Encoder | JointTeacher | VectorTeacher
     cache: TeacherVectors
-    if teacher is None:
-        assert job.vectors is not None
+    if job.vectors is not None:
         measured = cache = job.vectors
     else:
-        measured, cache = _teachers(config, job.cache_root, teacher, device)
+        measured, cache = _teachers(job, teacher, device)
     sizes = Sizes(config.student.dim or _dim(student), cache.dim)
     config = with_models(config, sizes.student, sizes.teacher, transformer_width(teacher) if teacher else None)
     check_dims(dims, sizes.student, sizes.teacher)
@@ -174,22 +179,32 @@ def load_models(job: Job) -> tuple[Job, Models]:
 
 
 def _teachers(
-    config: DistillConfig, cache_root: Path, first: SentenceTransformer, device: str
+    job: Job, first: SentenceTransformer | None, device: str
 ) -> tuple[Encoder | JointTeacher, TeacherVectors]:
     """The teacher for evaluation, and the cache of target vectors. Several teachers are joined into one."""
+    config = job.config
     pairs: list[tuple[Encoder, Encoder]] = []
     for name in dict.fromkeys(config.teacher):
-        load = partial(_load_teacher, name, config, device)
-        pairs.append(_whole_and_cut(name, load() if pairs else first, config.training, load))
+        if is_endpoint(name):
+            with ranks.in_turn():  # The first gives the model the hash that the others take over.
+                encoder = open_endpoint(name, config.teaching, job.endpoint, job.progress)
+            pairs.append((encoder, encoder))
+            continue
+        load = cast("Callable[[], SentenceTransformer]", partial(_load_teacher, name, config, device))
+        model = first if not pairs and first is not None else load()
+        pairs.append(_whole_and_cut(name, model, config.training, load))
     encoders = [whole for whole, _ in pairs]
     with ranks.in_turn():
-        caches = [_cache_of(reader, reader.name, cache_root) for _, reader in pairs]
+        caches = [_cache_of(reader, reader.name, job.cache_root) for _, reader in pairs]
     if len(encoders) == 1:
         return encoders[0], caches[0]
     return JointTeacher(encoders), JointCache(caches, JointTeacher([cast(Encoder, each.teacher) for each in caches]))
 
 
-def _load_teacher(name: str, config: DistillConfig, device: str) -> SentenceTransformer:
+def _load_teacher(name: str, config: DistillConfig, device: str) -> SentenceTransformer | None:
+    """Load the weights of a teacher. An endpoint gives none."""
+    if is_endpoint(name):
+        return None
     own = config.teaching
     dtype = weights_in(config.training.dtype, "torch", device)
     model = load_sentence_transformer(name, device=device, dtype=dtype, pooling=own.pooling)

@@ -22,6 +22,7 @@ from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.loop import DevPoint
 from ibkd_retrieval.encoders.device import Environment
 from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.endpoints.encoder import EndpointEncoder
 from ibkd_retrieval.encoders.students import keep_leading_dimensions
 
 if TYPE_CHECKING:
@@ -79,11 +80,13 @@ def final_figures(
             cut = copy.deepcopy(model)
             keep_leading_dimensions(cut, dim)
             shorter.append(dev.score(Encoder(cut, name, dtype=dtype)))
-        both = {"teacher": teacher.encode, "student": student.encode}
-        rates = measure_throughput(both, dev.texts[-_SPEED_SAMPLE:], rounds=3)
-        speeds = [rates[who].documents_per_second for who in both]
-        if isinstance(teacher, VectorTeacher):
-            speeds[0] = 0.0
+        timed = {"teacher": teacher.encode, "student": student.encode}
+        # Vectors alone encode nothing, and an endpoint would have to be paid again.
+        own = {VectorTeacher: 0.0, EndpointEncoder: getattr(teacher, "texts_per_second", 0.0)}.get(type(teacher))
+        if own is not None:
+            del timed["teacher"]
+        rates = measure_throughput(timed, dev.texts[-_SPEED_SAMPLE:], rounds=3)
+        speeds = [own or 0.0, *(rates[who].documents_per_second for who in timed)][-2:]
         return np.array([dev.score(teacher), *speeds, *shorter])
 
     teacher_dev, teacher_speed, student_speed, *shorter_dev = ranks.from_first(measure).tolist()

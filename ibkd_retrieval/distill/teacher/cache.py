@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -121,7 +121,9 @@ class TeacherCache:
 
     def rows(self, texts: Sequence[str], kind: Kind = "document", progress: Progress = SILENT) -> NDArray[np.int64]:
         """The positions [n] of the texts' vectors. Missing texts are encoded first, shard by shard."""
-        keys = text_keys(texts, self.teacher.prompts[kind])
+        # An endpoint may be told the kind of a text, which decides the vector as a prompt does.
+        told: Mapping[str, str] = getattr(self.teacher, "input_types", {})
+        keys = text_keys(texts, f"{told.get(kind, '')}{self.teacher.prompts[kind]}")
         found = self._find(keys)
         if (found < 0).any():
             # Another process may have encoded them since this one opened the cache.

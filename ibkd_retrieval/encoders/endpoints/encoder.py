@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +36,14 @@ if TYPE_CHECKING:
     from ibkd_retrieval.encoders.protocol import Kind
     from ibkd_retrieval.progress import Progress, Task
 
-_FIRST_TEXTS, _MOST_TEXTS = 16, 128
+_FIRST_TEXTS, _MOST_TEXTS = 8, 128
 """In the first request, and in later ones. The number follows the time that an answer takes."""
-_FAST, _SLOW = 2.0, 15.0
+_FAST, _SLOW = 4.0, 15.0
 """Seconds of an answer that make requests larger and smaller."""
 _MOST_TOKENS = 50_000
 """In a request, which OpenAI limits to 2,048 texts and 300,000 tokens."""
+_MEASURED = 100
+"""Texts from which the speed of an endpoint is told."""
 _UNWATCHED = 32
 """Queries that may be sent without a text of the probe among them."""
 
@@ -101,6 +103,7 @@ class EndpointEncoder(Encoder):
         document_prompt: str | None = None,
         dim: int | None = None,
         recorded: str | None = None,
+        of: Literal["", "teacher_"] = "",
         progress: Progress | None = None,
         **settings: Any,
     ) -> Self:
@@ -115,6 +118,7 @@ class EndpointEncoder(Encoder):
             recorded: the weight hash of an index or a student that names this endpoint. The model must be that one.
                 An endpoint that was not used here before is refused: the record may be a stranger's, and the queries
                 and the key would be sent to it.
+            of: the beginning of the names of the parameters, for messages.
             progress: receives a word on prompts that may be missing.
             settings: those of `Encoder.load` that are for models which run here. They are refused unless they are the
                 usual ones.
@@ -127,13 +131,13 @@ class EndpointEncoder(Encoder):
         usual: dict[str, tuple[Any, ...]] = {"dtype": ("auto", "float32"), "backend": ("auto", "torch", "endpoint")}
         if wrong := [name for name, value in settings.items() if value not in usual.get(name, (None,))]:
             raise UserError(
-                f"{', '.join(f'`{name}`' for name in wrong)} is for a model that runs here, and {address} is an "
+                f"{', '.join(f'`{of}{name}`' for name in wrong)} is for a model that runs here, and {address} is an "
                 "endpoint: leave it out; max_characters=NUMBER in the address limits what is sent of a text."
             )
         prompts = {"query": query_prompt or "", "document": document_prompt or ""}
         if recorded is not None:
             check_used(address)
-        word = word_on_prompts(address.model, prompts.values(), known=True) if not address.input_types else None
+        word = word_on_prompts(address.model, prompts.values(), known=True, of=of) if not address.input_types else None
         if word is not None and progress is not None:
             progress.say(word)
         terms = terms or EndpointTerms()
@@ -154,8 +158,21 @@ class EndpointEncoder(Encoder):
 
     @property
     def texts_per_second(self) -> float:
-        """The texts that a second of waiting for answers brought."""
-        return self._texts / max(self._seconds, 1e-9)
+        """The texts that a second of waiting for answers brought, 0 where there were few."""
+        return self._texts / max(self._seconds, 1e-9) if self._texts >= _MEASURED else 0.0
+
+    @property
+    def input_types(self) -> Mapping[str, str]:
+        """What the endpoint is told of a text, by its kind. Empty for nothing."""
+        return self._client.address.input_types
+
+    @property
+    def held_bytes(self) -> int:
+        """No weights are in memory."""
+        return 0
+
+    def release(self) -> None:
+        """There is nothing to free."""
 
     @property
     def batches_at_once(self) -> int:
@@ -197,7 +214,7 @@ class EndpointEncoder(Encoder):
                 raise UserError(f"Text {place + 1:,} is a {type(text).__name__}: give strings.")
         sent = [self._as_sent(text, kind) for text in texts]
         out = np.empty((len(texts), self.dim), dtype=np.float32)
-        told = self._client.address.input_types.get(kind, "")
+        told = self.input_types.get(kind, "")
         keys = [key_of(text, told) for text in sent] if self._paid is not None else []
         missing = list(range(len(sent))) if self._paid is None else self._paid.get(keys, out)
         if progress is not None and len(missing) < len(sent):
@@ -277,7 +294,7 @@ class EndpointEncoder(Encoder):
         if not watched:
             return self._cut(self._fitting(self._asked(texts, kind)))
         # The input type of a query would change the vector of the probe. A query is watched by a request of its own.
-        if self._client.address.input_types and kind == "query":
+        if self.input_types and kind == "query":
             self._check(self._asked([PROBE[turn]], "document")[0], turn)
             return self._cut(self._fitting(self._asked(texts, kind)))
         vectors = self._asked([*texts, PROBE[turn]], kind)
