@@ -192,7 +192,9 @@ def test_a_table_that_is_there_is_left_alone_and_replaced_only_when_asked(databa
     with pytest.raises(UserError, match="exists"):
         export(other, to, url=url, resume=True)
     assert len(stored(to, url)) == COUNT
-    export(other, to, url=url, table="others")
+    export(other, to, url=url, table="Others")
+    with pytest.raises(UserError, match="Others exists with 12 rows of 8 dimensions"):
+        export(other, to, url=url, table="Others")
     assert len(stored(to, url)) == COUNT
     assert export(other, to, url=url, overwrite=True).documents == len(stored(to, url)) == 12
 

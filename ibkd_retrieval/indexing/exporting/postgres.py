@@ -46,8 +46,8 @@ class Postgres:
             return None
         rows = self._value("SELECT count(*) FROM {table}")
         dim = self._value(
-            "SELECT max(atttypmod) FROM pg_attribute WHERE attrelid = to_regclass(%s) AND NOT attisdropped "
-            "AND format_type(atttypid, NULL) = 'vector'",
+            "SELECT max(atttypmod) FROM pg_attribute WHERE attrelid = to_regclass(quote_ident(%s)) "
+            "AND NOT attisdropped AND format_type(atttypid, NULL) = 'vector'",
             [self._table],
         )
         if not self._is_there(self._ledger):
@@ -121,7 +121,7 @@ class Postgres:
         self._connection.close()
 
     def _is_there(self, table: str) -> bool:
-        return bool(self._value("SELECT to_regclass(%s) IS NOT NULL", [table]))
+        return bool(self._value("SELECT to_regclass(quote_ident(%s)) IS NOT NULL", [table]))
 
     def _value(self, statement: str, values: list[Any] | None = None) -> Any:
         return self._execute(statement, values).fetchone()[0]

@@ -17,7 +17,8 @@ from ibkd_retrieval.indexing.contents import IndexContents
 from ibkd_retrieval.indexing.exporting.databases import Existing
 from ibkd_retrieval.indexing.exporting.rows import Rows
 
-_BATCH = 256
+_BATCH = 128
+"""Points in a request, which Qdrant limits to 32 MB."""
 _EF_SEARCH = 200
 _DEFAULT_THRESHOLD = 20_000
 """Qdrant's own number of kilobytes of vectors from which a segment is indexed."""
