@@ -150,6 +150,26 @@ def test_an_index_of_a_named_model_teaches_in_the_space_of_that_model(tmp_path, 
     assert ibkd.open_index(tmp_path / "index", query_model=str(student)).search(TEXTS[0], k=1).hits
 
 
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, data, small, monkeypatch):
+    from ibkd_retrieval.distill.training import stage1
+
+    given = {"teacher_vectors": data / "docs.parquet", "checkpoint_every": 2}
+    whole = distilled(data, tmp_path / "whole", small, **given)
+    step = stage1.TrainingRun.step
+
+    def stopped(self, number, **options):
+        if number == 5:
+            raise KeyboardInterrupt
+        return step(self, number, **options)
+
+    monkeypatch.setattr(stage1.TrainingRun, "step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        distilled(data, tmp_path / "again", small, **given)
+    monkeypatch.undo()
+    again = distilled(data, tmp_path / "again", small, resume=True, **given)
+    assert weights(again) == weights(whole)
+
+
 def test_vectors_are_rounded_as_the_cache_rounds_them(tmp_path, data, teacher):
     made, _ = teacher_of(data / "docs.parquet")
     cache = TeacherCache(tmp_path / "cache", teacher)
