@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from ibkd_retrieval.distill.config import PARAMETERS, USUAL, DistillConfig
 from ibkd_retrieval.distill.objectives import OBJECTIVES, TEMPERATURES, USUAL_TEMPERATURE
-from ibkd_retrieval.encoders.loading import POOLINGS
+from ibkd_retrieval.encoders.loading import DEVICE_MAPS, POOLINGS
 
 from .common import (
     COMPUTATION,
@@ -72,6 +72,15 @@ OPTIONS: dict[str, Any] = {
     "teacher_document_prompt": Annotated[
         str | None,
         option("Text that the teacher reads before a document.", panel=_TEACHER, default="its own", metavar="TEXT"),
+    ],
+    "teacher_device_map": Annotated[
+        str | None,
+        option(
+            "Spread the teacher's layers over the GPUs, with accelerate.",
+            panel=_TEACHER,
+            default="one device",
+            choices=DEVICE_MAPS,
+        ),
     ],
     "query_prompt": Annotated[
         str | None,

@@ -120,7 +120,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-_TEACHING = ("teacher_pooling", "teacher_query_prompt", "teacher_document_prompt")
+_TEACHING = ("teacher_pooling", "teacher_query_prompt", "teacher_document_prompt", "teacher_device_map")
 STAGES = ("distill", "finetune", "both")
 OUTPUT_SPACES = ("student", "teacher")
 PROJECTIONS = ("auto", "trained", "isometry")
@@ -175,6 +175,8 @@ def check_values(values: Mapping[str, Any]) -> None:
     own = [f"`{name}`" for name in _TEACHING if values[name] is not None]
     if own and len(values["teacher"]) != 1:
         raise UserError(f"{', '.join(own)} can be for one model only: name one `teacher`, or leave it out.")
+    if values["teacher_device_map"] and values["student"] in (None, "static"):
+        raise UserError("`teacher_device_map` spreads the layers of the teacher: name a small model as `student`.")
     dims: tuple[int, ...] = values["dims"]
     if any(dim < 1 for dim in dims) or any(b >= a for a, b in pairwise(dims)):
         shown = ",".join(map(str, dims))

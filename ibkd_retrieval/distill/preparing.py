@@ -207,7 +207,7 @@ def _load_teacher(name: str, config: DistillConfig, device: str) -> SentenceTran
         return None
     own = config.teaching
     dtype = weights_in(config.training.dtype, "torch", device)
-    model = load_sentence_transformer(name, device=device, dtype=dtype, pooling=own.pooling)
+    model = load_sentence_transformer(name, device=device, dtype=dtype, pooling=own.pooling, device_map=own.device_map)
     set_prompts(model, own.query_prompt, own.document_prompt, of="teacher_")
     return model
 

@@ -30,11 +30,14 @@ class TeacherConfig:
         pooling: "mean", "cls" or "lasttoken", in place of that of its folder.
         query_prompt: the text before every query. None keeps that of its folder.
         document_prompt: the text before every document, likewise.
+        device_map: "auto", "balanced" or "sequential" spreads its layers over several GPUs, with accelerate. None keeps
+            it on the device of the student.
     """
 
     pooling: str | None = None
     query_prompt: str | None = None
     document_prompt: str | None = None
+    device_map: str | None = None
 
 
 @dataclass(frozen=True)

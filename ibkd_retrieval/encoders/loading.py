@@ -32,7 +32,7 @@ from ibkd_retrieval.encoders.model_folder import (
     stored_format,
 )
 from ibkd_retrieval.encoders.routes import routes, split_routes
-from ibkd_retrieval.errors import UserError, first_line
+from ibkd_retrieval.errors import MissingPackage, UserError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +74,7 @@ def short_model_name(name: str) -> str:
 
 
 POOLINGS = ("mean", "cls", "lasttoken")
+DEVICE_MAPS = ("auto", "balanced", "sequential")
 
 
 def load_sentence_transformer(
@@ -83,6 +84,7 @@ def load_sentence_transformer(
     pooling: str | None = None,
     max_length: int | None = None,
     dtype: torch.dtype | None = None,
+    device_map: str | None = None,
 ) -> SentenceTransformer:
     """Load a model in float32. Vectors that are compared by cosine get unit length.
 
@@ -96,23 +98,32 @@ def load_sentence_transformer(
         max_length: the most tokens of a text. None keeps the limit of the model. A route for queries keeps its own.
         dtype: a number format that the weights keep if they are stored in it. They are then read from the file in
             place, and never take more memory than the file. None converts all to float32.
+        device_map: "auto", "balanced" or "sequential" spreads the layers over the GPUs with accelerate, in place of
+            `device`. None keeps the model on one device.
 
     Raises:
         UserError: no such model, a folder that is not a model, a length above what the model can read.
+        MissingPackage: `device_map` is given and accelerate is not installed.
     """
     import torch
     from sentence_transformers import SentenceTransformer
 
     if pooling is not None and pooling not in POOLINGS:
         raise UserError(f"Unknown pooling `{pooling}`: use one of {', '.join(POOLINGS)}.")
+    if device_map is not None:
+        if device_map not in DEVICE_MAPS:
+            raise UserError(f"Unknown `teacher_device_map` {device_map!r}: use one of {', '.join(DEVICE_MAPS)}.")
+        if importlib.util.find_spec("accelerate") is None:
+            raise MissingPackage("accelerate", "`teacher_device_map`", "gpus")
     resolved = find_model(name)
     with quiet_transformers(), model_load_errors(name), lacking_weights() as lacking:
         kept = dtype if dtype is not None and dtype == _stored_dtype(resolved) else torch.float32
         model = SentenceTransformer(
             resolved,
-            device=device,
+            device=device if device_map is None else None,
             trust_remote_code=False,
-            model_kwargs={"dtype": kept, "use_safetensors": True},
+            model_kwargs={"dtype": kept, "use_safetensors": True}
+            | ({} if device_map is None else {"device_map": device_map}),
         )
     model = split_routes(model, name)
     for each in routes(model):

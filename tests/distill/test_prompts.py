@@ -37,6 +37,7 @@ def test_the_teachers_prompts_are_part_of_its_identity_and_pass_to_its_layers(tm
         "pooling": None,
         "query_prompt": "query: ",
         "document_prompt": "page: ",
+        "device_map": None,
     }
     assert student.config.teaching.document_prompt == "page: "
 

@@ -167,3 +167,17 @@ def test_an_encoder_that_cannot_load_itself_keeps_its_weights(tmp_path):
     encoder = Encoder.load(save_sentence_transformer(tmp_path / "m"), device="cpu")
     encoder.release()
     assert encoder.held_bytes > 0
+
+
+def test_a_device_map_is_accelerates_and_changes_no_vector(tmp_path):
+    pytest.importorskip("accelerate")
+    folder = str(decoder(tmp_path / "m", torch.bfloat16))
+    whole, spread = (load_sentence_transformer(folder, device_map=each) for each in (None, "auto"))
+    encoders = [Encoder(each, "m", dtype="float32") for each in (whole, spread)]
+    assert encoders[0].weight_hash == encoders[1].weight_hash
+    np.testing.assert_allclose(encoders[0].encode(TEXTS), encoders[1].encode(TEXTS), atol=1e-6)
+
+
+def test_an_unknown_device_map_is_refused(tmp_path):
+    with pytest.raises(UserError, match="Unknown `teacher_device_map` 'all': use one of auto, balanced, sequential"):
+        load_sentence_transformer(str(tmp_path), device_map="all")
