@@ -148,6 +148,13 @@ def test_requests_shrink_to_what_the_server_takes_and_a_text_that_it_refuses_is_
         assert np.allclose(encoder.encode(TEXTS), vectors_of(TEXTS), atol=1e-6)
 
 
+def test_a_server_that_fails_over_a_large_request_is_asked_for_less(served):
+    encoder = Encoder.load(served.url, endpoint=EndpointTerms(retries=0))
+    served.faults = [503]
+    assert np.allclose(encoder.encode(TEXTS[:4]), vectors_of(TEXTS[:4]), atol=1e-6)
+    assert [len(request["input"]) for request in served.requests] == [4, 5, 3, 3]
+
+
 def test_a_server_that_knows_no_base64_is_asked_for_numbers(served):
     served.faults = [400]
     encoder = Encoder.load(served.url, endpoint=QUICK)
@@ -157,9 +164,10 @@ def test_a_server_that_knows_no_base64_is_asked_for_numbers(served):
 
 def test_what_was_paid_for_is_not_asked_again_after_a_crash(served):
     encoder = Encoder.load(served.url, endpoint=EndpointTerms(retries=0, at_once=1)).keep_paid()
-    served.faults = [None, 500]
+    served.faults = [None, *[500] * 40]
     with pytest.raises(WorkFailed):
         encoder.encode(TEXTS)
+    served.faults = []
     paid = set(served.requests[1]["input"]) & set(TEXTS)
     assert 0 < len(paid) < len(TEXTS)
     address = Address.parse(served.url)

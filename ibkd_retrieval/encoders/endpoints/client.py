@@ -32,14 +32,14 @@ _CODE = re.compile(r"[a-z][a-z0-9_]{0,60}")
 
 
 class TooMuch(Exception):
-    """The endpoint refused a request of several texts, which may be too many, or hold one that it refuses.
+    """The endpoint did not answer a request of several texts. They may be too many, or one of them is refused.
 
     Attributes:
         refusal: the sentence for a request of one text.
     """
 
-    def __init__(self, refusal: UserError) -> None:
-        super().__init__("the endpoint refused a request")
+    def __init__(self, refusal: Exception) -> None:
+        super().__init__("the endpoint did not answer a request")
         self.refusal = refusal
 
 
@@ -159,13 +159,16 @@ class Client:
             return TooMuch(refusal) if len(texts) > 1 else refusal
         if isinstance(error, api.APITimeoutError):
             why = "it takes too long to answer"
-            if len(texts) > 1 and self._answered:
-                return TooMuch(UserError(f"{where} takes too long to answer for a single text: ask another server."))
         elif isinstance(error, api.APIConnectionError):
             why = "the connection is refused or lost"
         if not self._answered and status is None:
             return UserError(f"No answer from the endpoint {self.address}: {why}; check the address and its server.")
-        return WorkFailed(f"{where} does not answer any more, after {self._api.max_retries} retries ({why}); {_KEPT}.")
+        failed = WorkFailed(
+            f"{where} does not answer any more, after {self._api.max_retries} retries ({why}); {_KEPT}."
+        )
+        # A server that is slow, or gives itself little time, answers a smaller request.
+        slow = isinstance(error, api.APITimeoutError) or (status or 0) >= 500
+        return TooMuch(failed) if slow and len(texts) > 1 and self._answered else failed
 
 
 def _told(code: object) -> bool:
