@@ -110,7 +110,7 @@ def _answer(asked: SearchOptions, ranking: RankerOptions, fields: QueryFields, s
     questions = [] if at_prompt else [" ".join(asked.question)] if asked.question else _piped_questions()
     if not at_prompt and not questions:
         raise UserError("No question: type one after the command, as in `ibkd search split a list`.")
-    indexes = opened([[each] for each in asked.index] or [None], ranking, progress)
+    indexes = opened([[each] for each in asked.index] or [None], ranking, progress, single=True)
     for text in questions:
         show_answers([each.search(text, k) for each in indexes], shown.json)
     if at_prompt:

@@ -95,9 +95,15 @@ RankingTyped = Annotated[RankerOptions, {name: each for name, each in RANKING.it
 """Of questions that are typed: they have no id, and no vector."""
 
 
-def opened(given: Sequence[Sequence[Path] | None], options: RankerOptions, progress: Progress) -> list[Index]:
-    """Open indexes with their models; None is the newest index. Those of one encoder share it."""
+def opened(
+    given: Sequence[Sequence[Path] | None], options: RankerOptions, progress: Progress, *, single: bool = False
+) -> list[Index]:
+    """Open indexes with their models; None is the newest index. Those of one encoder share it.
+
+    `single` is for questions that come one by one, whose model opens faster.
+    """
     import ibkd_retrieval as ibkd
 
     known: dict[str, Any] = {}
-    return [ibkd.open_index(path, config=options, known=known, progress=progress).load() for path in given]
+    indexes = [ibkd.open_index(path, config=options, known=known, progress=progress) for path in given]
+    return [index.load(single=single) for index in indexes]

@@ -173,9 +173,13 @@ class Index:
         """The manifest of the index folder. It is the first one if there are several."""
         return self._stored[0].index.manifest
 
-    def load(self) -> Index:
-        """Load the models now, and not at the first text query."""
-        _ = self.ranker
+    def load(self, *, single: bool = False) -> Index:
+        """Load the models now, and not at the first text query.
+
+        Args:
+            single: load what `search` needs, and not what `search_batch` does. It is often faster.
+        """
+        _ = self._ranker_of_one() if single else self.ranker
         return self
 
     def _ranker(self, exclude_self: bool) -> Ranker:

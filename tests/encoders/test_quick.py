@@ -156,3 +156,18 @@ def test_a_token_without_a_row_is_refused_as_by_the_full_encoder(tmp_path):
     assert isinstance(second, QueryEncoder)
     with pytest.raises(UserError, match="holds the token '<new>'"):
         second.encode(["a <new> river"], "query")
+
+
+def test_the_command_asks_by_the_record(tmp_path):
+    from ibkd_retrieval.indexing.api import build_index
+
+    build_index(dict(enumerate(sentences(12))), str(static(tmp_path / "model")), tmp_path / "i")
+    code = (
+        "import sys\n"
+        "from ibkd_cli.app import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print([name for name in ('torch', 'transformers') if name in sys.modules])\n"
+    )
+    command = [sys.executable, "-c", code, "search", "a river", "--index", str(tmp_path / "i"), "--quiet"]
+    outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert [each.strip().rpartition("\n")[2] for each in outputs] == ["['torch', 'transformers']", "[]"]
