@@ -24,7 +24,6 @@ from ibkd_retrieval.encoders.loading import DEFAULT_TEACHER
 from ibkd_retrieval.encoders.model_folder import STUDENT_RECORD
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import write_json
-from ibkd_retrieval.indexing.format.layout import is_index
 from ibkd_retrieval.json_io import parse
 
 RECORD = STUDENT_RECORD
@@ -97,6 +96,8 @@ class DistillConfig:
         """Where the teacher's vectors are, if there is no model of it."""
         if self.data.teacher_vectors is not None:
             return self.data.teacher_vectors
+        from ibkd_retrieval.indexing.format.layout import is_index  # brings numpy, which no help page needs
+
         return next((each for each in self.teacher if is_index(Path(each))), None)
 
     @property

@@ -16,7 +16,7 @@ from helpers.driving import COMMAND, read_until
 
 COMMANDS = (
     *("quickstart", "distill", "index", "search", "eval", "compare", "serve", "bench"),
-    *("datasets", "info", "import", "export"),
+    *("datasets", "info", "import", "export", "push"),
 )
 
 

@@ -432,7 +432,7 @@ def test_a_plain_save_replaces_models_and_nothing_else(bert, tmp_path):
     [
         StudentConfig(),
         StudentConfig(layers=9),
-        StudentConfig(layers=2, dim=32),
+        StudentConfig(layers=2, dim=33),
         StudentConfig(layers=2, pooling="cls"),
         StudentConfig("static", pooling="mean"),
     ],

@@ -380,7 +380,7 @@ def test_openvino_is_run_by_a_request_of_each_thread(bert, monkeypatch):
 
     monkeypatch.setattr(openvino_runtime, "require", lambda *named: None)
     monkeypatch.setattr(openvino_runtime, "openvino_file", lambda *of: None)
-    monkeypatch.setattr(openvino_runtime, "_compiled", lambda *of: Compiled())
+    monkeypatch.setattr(openvino_runtime, "compiled", lambda *of: Compiled())
     backend = openvino_runtime.OpenVinoBackend(load(bert)._model, "float32", "hash", ())
     together = threading.Barrier(2)
 

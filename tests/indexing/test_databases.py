@@ -50,8 +50,7 @@ def database(request, tmp_path: Path):
             yield "qdrant", server.url
         return
     if request.param == "pgvector":
-        import psycopg
-
+        psycopg = pytest.importorskip("psycopg")
         address = request.getfixturevalue("postgres")
         name = f"d{abs(hash(tmp_path))}"
         with psycopg.connect(address, autocommit=True) as connection:
