@@ -1,6 +1,35 @@
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 # The first example of a test may import scipy or pyarrow, and tests run side by side on busy processors: how long an
 # example takes says nothing of what is tested.
 settings.register_profile("patient", settings.default, deadline=None)
 settings.load_profile("patient")
+
+_SLOW = {
+    "cli": (
+        "backends bench chain compare distill_options distill_pairs eval import index_changes processes search serve "
+        "wrong_input"
+    ),
+    "distill": "chunks config endpoint_teacher finetune prompts push quickstart run static teacher_vectors train",
+    "encoders": "backends batching decoders encoder endpoints exporting matrix prompts quick routes speed threads weight_hash",
+    "evaluation": "footprint fusion_weights report_files report_in_browser report_page",
+    "indexing": (
+        "append cores damage families families_tuning faults index_build index_import ivf_pq replacing shard_vectors "
+        "upsert workers"
+    ),
+    "search": "fusion",
+    "serving": "app connections page",
+    "": "older reproduction",
+}
+"""Files of tests, by folder, that take more than a few seconds as a whole. `make test-fast` leaves them out."""
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    slow = {here / folder / f"test_{name}.py" for folder, names in _SLOW.items() for name in names.split()}
+    for item in items:
+        if item.path in slow:
+            item.add_marker(pytest.mark.slow)
