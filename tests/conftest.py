@@ -14,7 +14,9 @@ _SLOW = {
         "wrong_input"
     ),
     "distill": "chunks config endpoint_teacher finetune prompts push quickstart run static teacher_vectors train",
-    "encoders": "backends batching decoders encoder endpoints exporting matrix prompts quick routes speed threads weight_hash",
+    "encoders": (
+        "backends batching decoders encoder endpoints exporting matrix prompts quick routes speed threads weight_hash"
+    ),
     "evaluation": "footprint fusion_weights report_files report_in_browser report_page",
     "indexing": (
         "append cores damage families families_tuning faults index_build index_import ivf_pq replacing shard_vectors "
