@@ -193,7 +193,7 @@ class Index:
         if self.options.exclude_self in self._rankers:
             return self.ranker
         if self._single is None:
-            from ibkd_retrieval.encoders.quick import QueryEncoder
+            from ibkd_retrieval.encoders.query_encoder import QueryEncoder
 
             known = dict(self.known)
             self._single = ranker_over(self._stored, self.options, known, self.progress, single=True)

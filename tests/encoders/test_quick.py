@@ -12,7 +12,8 @@ import pytest
 from helpers.tiny_models import save_sentence_transformer, sentences, tokenizer
 from ibkd_retrieval.encoders import quick
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.quick import QueryEncoder, load_quickly
+from ibkd_retrieval.encoders.query_encoder import QueryEncoder
+from ibkd_retrieval.encoders.quick import load_quickly
 from ibkd_retrieval.progress import SILENT
 
 SETTINGS = {"backend": "auto", "dtype": "auto", "device": "cpu", "pooling": None, "purpose": "queries"}
