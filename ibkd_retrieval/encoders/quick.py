@@ -71,10 +71,11 @@ def open_quickly(name: str, asked: Mapping[str, Any], full: Callable[[], TextEnc
     """
     folder = Path(resolve_model_name(name))
     try:
-        record = parse(_path(folder, asked).read_bytes())
+        key = _key(folder, asked)
+        record = parse(_path(key).read_bytes())
         weights = (folder / record["weights"]).read_bytes()
         found = dict(_checksums(folder, {record["weights"]: hashlib.sha256(weights).hexdigest()}))
-        if record["key"] != _key(folder, asked) or record["files"] != found or _is_outdated(record, asked):
+        if record["key"] != key or record["files"] != found or _is_outdated(record, asked):
             return None
         return QueryEncoder(record, weights, full)
     except Exception:  # A record that any library refuses is as good as none.
@@ -116,11 +117,12 @@ def keep(encoder: Encoder, model: SentenceTransformer, run: Run, name: str, aske
         told = ("name", "weight_hash", "former_hash", "dim", "max_length", "pooling", "dtype")
         record = described | {each: getattr(encoder, each) for each in told}
         record |= {"weights": weights[0].relative_to(folder).as_posix(), "prompts": dict(encoder.prompts)}
-        record |= {"key": _key(folder, asked), "files": dict(_checksums(folder, {}))}
+        key = _key(folder, asked)
+        record |= {"key": key, "files": dict(_checksums(folder, {}))}
         quick = QueryEncoder(record, weights[0].read_bytes(), lambda: encoder)
         theirs = np.concatenate([encoder.encode([text], "query") for text in _PROBE])
         if np.abs(quick.encode(_PROBE, "query") - theirs).max() <= _TOLERANCE:
-            with atomic_write(_path(folder, asked)) as file:
+            with atomic_write(_path(key)) as file:
                 file.write(json.dumps(record).encode("utf-8"))
     except Exception:  # Without a record, the next opening is only slower.
         return
@@ -182,9 +184,9 @@ def _key(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     return {"format": _FORMAT, "version": __version__, "folder": str(folder.resolve()), **packages, **asked}
 
 
-def _path(folder: Path, asked: Mapping[str, Any]) -> Path:
-    digest = hashlib.sha256(json.dumps(_key(folder, asked), sort_keys=True).encode()).hexdigest()
-    return cache_folder() / "queries" / f"{folder.resolve().name}-{digest[:16]}.json"
+def _path(key: Mapping[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "queries" / f"{Path(key['folder']).name}-{digest[:16]}.json"
 
 
 def _checksums(folder: Path, known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
