@@ -384,7 +384,7 @@ def export(
     if teacher is not None and to != "router":
         raise UserError(f"`teacher` is for `to='router'`: leave it out for {to}.")
     if to == "router":
-        from ibkd_retrieval.encoders.routes import export_router
+        from ibkd_retrieval.encoders.exporting_routers import export_router
 
         student = newest_student() if source is None else source
         routed = export_router(student, output, teacher=None if teacher is None else os.fspath(teacher))
