@@ -143,13 +143,9 @@ def _without_replaced(folder: Path, before: IndexContents, shards: int, progress
     """The manifest without the documents whose ids the new shards hold. It is not written yet."""
     first = len(before.manifest.shards)
     new = set(stored_ids(folder, first + shards, first))
-    rows, ids, present = [], [], before.present
-    for row, doc_id in enumerate(before.all_ids()):
-        if doc_id in new and (present is None or present[row]):
-            rows.append(row)
-            ids.append(doc_id)
+    rows = before.rows_of(new)
     progress.say(f"{len(rows):,} documents are replaced and {len(new) - len(rows):,} are added.")
-    return without_rows(folder, before.manifest, rows, ids) if rows else before.manifest
+    return without_rows(folder, before.manifest, rows) if rows else before.manifest
 
 
 def _records_from(folder: Path, first: int) -> dict[int, ShardRecord]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import compress, islice
 from pathlib import Path
 
@@ -131,6 +131,15 @@ class IndexContents:
         if self._present is None:
             return iter(self._ids)
         return compress(self._ids, self._present)
+
+    def rows_of(self, doc_ids: Collection[str]) -> dict[str, int]:
+        """The rows of those of these documents that can be found, in the order of their rows."""
+        wanted, present = set(doc_ids), self._present
+        return {
+            doc_id: row
+            for row, doc_id in enumerate(self._ids)
+            if doc_id in wanted and (present is None or present[row])
+        }
 
     @property
     def present(self) -> NDArray[np.bool_] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +45,8 @@ def _delete(folder: Path, ids: Collection[str]) -> IndexManifest:
     manifest, wanted = index.manifest, set(ids)
     if not wanted:
         raise UserError("There are no ids of documents to delete: give one a line.")
-    rows, left = [], set(wanted)
-    for row, doc_id in enumerate(index.all_ids()):
-        if doc_id in left and (index.present is None or index.present[row]):
-            rows.append(row)
-            left.remove(doc_id)
+    rows = index.rows_of(wanted)
+    left = wanted - rows.keys()
     if left:
         raise UserError(
             f"{len(left):,} of {len(wanted):,} ids to delete are not in the index in {folder} (such as {min(left)!r}); "
@@ -59,25 +56,24 @@ def _delete(folder: Path, ids: Collection[str]) -> IndexManifest:
         raise UserError(f"These are all the documents of the index in {folder}: delete its folder instead.")
     with refusals_named(folder):
         layout.remove_leftovers(folder, manifest.files)
-        after = write_manifest(folder, without_rows(folder, manifest, rows, wanted))
+        after = write_manifest(folder, without_rows(folder, manifest, rows))
         if manifest.tombstones is not None:
             (folder / manifest.tombstones).unlink(missing_ok=True)
     return after
 
 
-def without_rows(folder: Path, manifest: IndexManifest, rows: Sequence[int], ids: Collection[str]) -> IndexManifest:
+def without_rows(folder: Path, manifest: IndexManifest, rows: Mapping[str, int]) -> IndexManifest:
     """Write a new list of deleted rows beside the old one, and return a manifest that names it, not yet written.
 
     Args:
         folder: the index folder.
         manifest: its manifest.
-        rows: the rows to delete, none of which is deleted already.
-        ids: the ids of these rows.
+        rows: the rows to delete by their ids. None of them is deleted already.
     """
-    gone = np.array(rows, dtype=np.int64)
+    gone = np.array(list(rows.values()), dtype=np.int64)
     if manifest.tombstones is not None:
         gone = np.union1d(gone, np.load(folder / manifest.tombstones, allow_pickle=False))
-    change = Change("delete", len(rows), "", hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest())
+    change = Change("delete", len(rows), "", hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest())
     tombstones = layout.next_name(folder, layout.TOMBSTONES, ".npy")
     with atomic_write(folder / tombstones) as file:
         save_array(file, gone)

@@ -129,10 +129,8 @@ class StoredTexts:
         wanted = set(doc_ids)
         self._place: dict[str, tuple[StoredIndex, int]] = {}
         for index in indexes:
-            present = index.present
-            for row, doc_id in enumerate(index.all_ids()):
-                if doc_id in wanted and (present is None or present[row]):
-                    self._place.setdefault(doc_id, (index, row))
+            for doc_id, row in index.rows_of(wanted).items():
+                self._place.setdefault(doc_id, (index, row))
 
     def content(self, doc_id: str) -> str:
         """The title and the text of a document."""

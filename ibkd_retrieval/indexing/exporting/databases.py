@@ -285,8 +285,5 @@ def _rows_of(index: IndexContents, wanted: set[str], likely: NDArray[np.int64]) 
     rows = np.unique(likely)
     found = dict(zip(index.doc_ids(rows), rows.tolist(), strict=True))
     if wanted - found.keys():
-        present = index.present
-        for row, name in enumerate(index.all_ids()):
-            if name in wanted and (present is None or present[row]):
-                found[name] = row
+        found |= index.rows_of(wanted)
     return found
