@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from itertools import compress, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,14 @@ from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
 
 _FEW_ROWS = 64
+_BLOCK_ROWS = 8192
+
+
+class Rows(NamedTuple):
+    """Documents with their vectors, float32 [n, dim]."""
+
+    documents: list[Document]
+    vectors: NDArray[np.float32]
 
 
 class IndexContents:
@@ -114,6 +123,16 @@ class IndexContents:
         self._unchanged.check_contents(self.manifest.shards[number].vectors)
         return next(self._vectors.from_shard(number))
 
+    def shard_rows(self, number: int) -> Iterator[Rows]:
+        """The documents of one shard that were not deleted, with their vectors, in blocks of at most 8,192."""
+        present = self.shard_present(number)
+        vectors, documents = self.shard_vectors(number), self.shard_documents(number)
+        if present is not None:
+            vectors, documents = vectors[present], compress(documents, present)
+        for start in range(0, len(vectors), _BLOCK_ROWS):
+            block = np.ascontiguousarray(vectors[start : start + _BLOCK_ROWS], dtype=np.float32)
+            yield Rows(list(islice(documents, len(block))), block)
+
     def sample(self, count: int = 3) -> tuple[list[str], NDArray[np.float32]]:
         """Texts of the first documents that have any, and their stored vectors [at most count, dim], from one shard."""
         if not self.manifest.shards:
@@ -145,6 +164,13 @@ class IndexContents:
     def present(self) -> NDArray[np.bool_] | None:
         """Bool [n], False for rows of deleted documents. None if no document is deleted."""
         return self._present
+
+    def shard_present(self, number: int) -> NDArray[np.bool_] | None:
+        """Bool [n], False for the rows of one shard that were deleted. None if no document of the index is."""
+        if self._present is None:
+            return None
+        start = sum(shard.documents for shard in self.manifest.shards[:number])
+        return self._present[start : start + self.manifest.shards[number].documents]
 
     def findable(self, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.bool_] | None:
         """Bool [n], True for rows that are allowed and not deleted. None for all rows."""

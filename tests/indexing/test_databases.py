@@ -19,10 +19,9 @@ from ibkd_retrieval.corpora.spec import open_corpus
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.api import export, import_vectors
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.contents import open_contents
+from ibkd_retrieval.indexing.contents import IndexContents, Rows, open_contents
 from ibkd_retrieval.indexing.delete import delete_documents
 from ibkd_retrieval.indexing.exporting import databases
-from ibkd_retrieval.indexing.exporting.rows import Rows
 
 COUNT = 45
 SERVERS: dict[str, qdrant_rest.Collections] = {}
@@ -163,7 +162,7 @@ def test_an_export_goes_on_where_the_database_went_away(database, tmp_path: Path
     assert said.done["Loading documents"] == COUNT
     assert table.documents == len(stored(to, url)) == COUNT
     again = []
-    monkeypatch.setattr(databases, "shard_rows", lambda index, number: again.append(number))
+    monkeypatch.setattr(IndexContents, "shard_rows", lambda index, number: again.append(number))
     with pytest.raises(UserError, match="exists"):
         export(folder, to, url=url, resume=True)
     assert not again
@@ -176,8 +175,8 @@ def test_only_the_shards_that_are_missing_are_loaded_again(database, tmp_path: P
         lose_the_connection(patched, to, url, folder, after=2)
         with pytest.raises(WorkFailed):
             export(folder, to, url=url)
-    read, whole = [], databases.shard_rows
-    monkeypatch.setattr(databases, "shard_rows", lambda index, number: read.append(number) or whole(index, number))
+    read, whole = [], IndexContents.shard_rows
+    monkeypatch.setattr(IndexContents, "shard_rows", lambda index, number: read.append(number) or whole(index, number))
     export(folder, to, url=url, resume=True)
     assert read == [2, 3, 4]
 
@@ -219,13 +218,13 @@ def test_a_table_that_answers_otherwise_is_not_passed(database, tmp_path: Path, 
         for documents, vectors in whole(index, number):
             yield Rows(documents, vectors[::-1].copy())
 
-    whole = databases.shard_rows
+    whole = IndexContents.shard_rows
     with monkeypatch.context() as patched:
-        patched.setattr(databases, "shard_rows", turned)
+        patched.setattr(IndexContents, "shard_rows", turned)
         with pytest.raises(WorkFailed, match=r"finds 0\.\d+ of the ten nearest"):
             export(folder, to, url=url)
     with monkeypatch.context() as patched:
-        patched.setattr(databases, "shard_rows", lambda index, number: whole(index, number) if number else [])
+        patched.setattr(IndexContents, "shard_rows", lambda index, number: whole(index, number) if number else [])
         with pytest.raises(WorkFailed, match="35 rows, and the index 45"):
             export(folder, to, url=url, overwrite=True)
 

@@ -15,7 +15,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import new_folder
 from ibkd_retrieval.indexing.contents import IndexContents, open_contents
 from ibkd_retrieval.indexing.exporting.databases import DATABASES
-from ibkd_retrieval.indexing.exporting.rows import ArrowRows, shard_present, shard_rows
+from ibkd_retrieval.indexing.exporting.rows import ArrowRows
 from ibkd_retrieval.indexing.faiss_binding import load_faiss, read_structure_file, write_structure
 from ibkd_retrieval.indexing.families.search_params import set_defaults
 from ibkd_retrieval.progress import SILENT, Progress
@@ -104,7 +104,7 @@ def _write_numpy(index: IndexContents, made: Path, progress: Progress) -> None:
 
 def _present_vectors(index: IndexContents) -> Iterator[NDArray[np.float32]]:
     for number, vectors in enumerate(index.vectors()):
-        present = shard_present(index, number)
+        present = index.shard_present(number)
         yield vectors if present is None else vectors[present]
 
 
@@ -121,7 +121,7 @@ def _write_parquet(index: IndexContents, made: Path, progress: Progress) -> None
         progress.task("Writing documents", len(index), "documents") as task,
     ):
         for number in range(len(index.manifest.shards)):
-            for rows in shard_rows(index, number):
+            for rows in index.shard_rows(number):
                 writer.write_batch(arrow.batch(rows))
                 task.advance(len(rows.documents))
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from ibkd_retrieval.encoders.backends.backend import require
 from ibkd_retrieval.errors import UserError, WorkFailed, reason_of
 from ibkd_retrieval.files import sha256_file
-from ibkd_retrieval.indexing.contents import IndexContents, open_contents
-from ibkd_retrieval.indexing.exporting.rows import Rows, half_a_pair, shard_rows
+from ibkd_retrieval.indexing.contents import IndexContents, Rows, open_contents
+from ibkd_retrieval.indexing.exporting.rows import half_a_pair
 from ibkd_retrieval.indexing.format.layout import MANIFEST
 from ibkd_retrieval.indexing.vectors import sample_rows
 from ibkd_retrieval.indexing.vectors.exact import scan
@@ -227,7 +227,7 @@ def _load(database: Database, index: IndexContents, export: str, loaded: frozens
 def _read(index: IndexContents, number: int, task: Task, refused: list[UserError]) -> Iterator[Rows]:
     """The rows of a shard. What is wrong with them is also appended to `refused`."""
     try:
-        for rows in shard_rows(index, number):
+        for rows in index.shard_rows(number):
             try:
                 for document in rows.documents:
                     f"{document.doc_id} {document.title} {document.text}".encode()

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.indexing.contents import IndexContents
+from ibkd_retrieval.indexing.contents import IndexContents, Rows
 from ibkd_retrieval.indexing.exporting.databases import Existing
-from ibkd_retrieval.indexing.exporting.rows import ArrowRows, Rows
+from ibkd_retrieval.indexing.exporting.rows import ArrowRows
 
 _INDEXED = 100_000
 """Rows from which the vectors are indexed. Fewer are searched exactly in milliseconds."""

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.contents import IndexContents
+from ibkd_retrieval.indexing.contents import IndexContents, Rows
 from ibkd_retrieval.indexing.exporting.databases import Existing
-from ibkd_retrieval.indexing.exporting.rows import Rows
 
 _LONGEST_INDEXED = 2000
 """Dimensions of the longest vector that pgvector's HNSW takes."""

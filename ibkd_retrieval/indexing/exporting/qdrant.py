@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import METADATA
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.contents import IndexContents
+from ibkd_retrieval.indexing.contents import IndexContents, Rows
 from ibkd_retrieval.indexing.exporting.databases import Existing
-from ibkd_retrieval.indexing.exporting.rows import Rows
 
 _BATCH = 128
 """Points in a request, which Qdrant limits to 32 MB."""

@@ -1,47 +1,16 @@
-"""The documents of an index with their vectors, shard by shard, and as Arrow tables."""
+"""The documents of an index with their vectors, as Arrow tables."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from itertools import compress, islice
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterable
+from typing import Any
 
 from ibkd_retrieval.corpora.records import METADATA, Document
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.contents import IndexContents
+from ibkd_retrieval.indexing.contents import IndexContents, Rows
 
-_BLOCK = 8192
 _LONGEST_INTEGER = 1 << 63
-
-
-class Rows(NamedTuple):
-    """Documents with their vectors, float32 [n, dim]."""
-
-    documents: list[Document]
-    vectors: NDArray[np.float32]
-
-
-def shard_present(index: IndexContents, number: int) -> NDArray[np.bool_] | None:
-    """Bool [n], False for the rows of a shard that were deleted. None if no document of the index is."""
-    if index.present is None:
-        return None
-    start = sum(shard.documents for shard in index.manifest.shards[:number])
-    return index.present[start : start + index.manifest.shards[number].documents]
-
-
-def shard_rows(index: IndexContents, number: int) -> Iterator[Rows]:
-    """The documents of a shard that were not deleted, in blocks of at most 8,192."""
-    present = shard_present(index, number)
-    vectors, documents = index.shard_vectors(number), index.shard_documents(number)
-    if present is not None:
-        vectors, documents = vectors[present], compress(documents, present)
-    for start in range(0, len(vectors), _BLOCK):
-        block = np.ascontiguousarray(vectors[start : start + _BLOCK], dtype=np.float32)
-        yield Rows(list(islice(documents, len(block))), block)
 
 
 class ArrowRows:

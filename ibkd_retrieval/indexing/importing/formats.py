@@ -106,15 +106,9 @@ def index_vectors(folder: Path) -> ForeignVectors:
     contents = open_contents(folder)
 
     def blocks() -> Iterator[VectorBlock]:
-        start = 0
-        for number, shard in enumerate(contents.manifest.shards):
-            documents, vectors = list(contents.shard_documents(number)), contents.shard_vectors(number)
-            if contents.present is not None:
-                kept = np.flatnonzero(contents.present[start : start + shard.documents])
-                documents, vectors = [documents[row] for row in kept.tolist()], vectors[kept]
-            start += shard.documents
-            if documents:
-                yield VectorBlock(documents, vectors)
+        for number in range(len(contents.manifest.shards)):
+            for rows in contents.shard_rows(number):
+                yield VectorBlock(*rows)
 
     return ForeignVectors(folder, len(contents), blocks)
 
