@@ -130,16 +130,15 @@ def _items(source: Any) -> Iterator[Any]:
         for key, value in source.items():
             yield {"_id": key, **value} if isinstance(value, Mapping) else (key, value)
     elif hasattr(source, "itertuples"):
+        import pandas as pd
+
         names = [str(column) for column in source.columns]
         for values in source.itertuples(index=False, name=None):
-            yield {name: value for name, value in zip(names, values, strict=True) if not _is_missing(value)}
+            row = zip(names, values, strict=True)
+            # An empty cell is NaN, NaT or NA, by the type of its column. Texts and lists have lengths.
+            yield {name: value for name, value in row if hasattr(value, "__len__") or not pd.isna(value)}
     else:
         yield from source
-
-
-def _is_missing(value: Any) -> bool:
-    """Whether a cell of a table is empty. It is NaN then, which is unequal to itself."""
-    return not hasattr(value, "__len__") and bool(value != value)
 
 
 def _readable_again(source: Any) -> Any:

@@ -19,10 +19,13 @@ SAME = [
     pd.DataFrame(
         {"id": ["a", "b"], "title": ["T", None], "text": ["x", "y"], "year": pd.array([1999, None], "object")}
     ),
+    pd.DataFrame({"id": ["a", "b"], "title": ["T", None], "text": ["x", "y"], "year": [1999, None]}).astype(
+        {"title": "string", "year": "Int64"}
+    ),
 ]
 
 
-@pytest.mark.parametrize("source", SAME, ids=["records", "dicts", "mapping", "pandas"])
+@pytest.mark.parametrize("source", SAME, ids=["records", "dicts", "mapping", "pandas", "nullable pandas"])
 def test_documents_are_read_alike_in_every_form_and_as_often_as_wanted(source):
     corpus = open_corpus(source)
     assert list(corpus.documents()) == list(corpus.documents()) == DOCUMENTS
