@@ -104,18 +104,19 @@ def _matches(text: str, terms: frozenset[str]) -> Iterator[_Match]:
                 yield _Match(*word.span(), _normal(word[0]))
             continue
         characters = word_patterns()[1].findall(word[0])
-        places = [word.start(), *itertools.accumulate(map(len, characters), initial=word.start())][1:]
+        places = list(itertools.accumulate(map(len, characters), initial=word.start()))
         start = end = word.start()
         for number, first in enumerate(characters):
-            pair = "".join(characters[number : number + 2])
-            reach = places[number + 1] if first in terms else places[min(number + 2, len(characters))]
-            if first not in terms and pair not in terms:
+            pair = characters[number : number + 2]
+            if "".join(pair) in terms:
+                reach = places[number + len(pair)]
+            elif first in terms:
+                reach = places[number + 1]
+            else:
                 continue
             if places[number] > end:
                 if end > start:
                     yield _Match(start, end, text[start:end])
-                start = places[number]
-            elif end == start:
                 start = places[number]
             end = max(end, reach)
         if end > start:

@@ -91,8 +91,9 @@ def test_an_unknown_language_and_a_missing_library_are_refused(tmp_path, monkeyp
         ("लड़कियाँ स्कूल जाती हैं।", "स्कूल", ["स्कूल"]),
         ("เครื่องพิมพ์นี้ต้องเปลี่ยนหมึก", "หมึก", ["หมึก"]),
         ("水は河を流れる", "河", ["河"]),
+        ("他在河边的船上，河很长", "河 河边", ["河边", "河"]),
     ],
-    ids=["Chinese", "German", "Arabic", "Hindi", "Thai", "Japanese"],
+    ids=["Chinese", "German", "Arabic", "Hindi", "Thai", "Japanese", "a character and a pair that begins with it"],
 )
 def test_a_snippet_marks_the_words_of_the_query(text, query, shown):
     result = snippet(Document("d", text), query)
