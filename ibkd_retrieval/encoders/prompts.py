@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from ibkd_retrieval.encoders.loading import short_model_name
 from ibkd_retrieval.encoders.model_folder import STUDENT_RECORD
 from ibkd_retrieval.encoders.routes import routes
+from ibkd_retrieval.encoders.tokens import has_lone_surrogate
 from ibkd_retrieval.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def check_prompt(prompt: str | None, parameter: str) -> None:
     """
     if prompt is None:
         return
-    if any("\ud800" <= character <= "\udfff" for character in prompt):
+    if has_lone_surrogate(prompt):
         raise UserError(f"`{parameter}` {prompt!r} is no text (it holds half of a surrogate pair): write it again.")
     placeholder = re.search(r"\{\w*\}|%s", prompt)
     if placeholder is not None:

@@ -186,6 +186,15 @@ def _cut_at(backend: Any, tokenizer: Any) -> None:
         backend.encode_special_tokens = tokenizer.split_special_tokens
 
 
+def has_lone_surrogate(text: str) -> bool:
+    """Whether a text holds half of a surrogate pair, which JSON can carry and UTF-8 has no bytes for."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def text_errors(texts: Sequence[str], first: int) -> Iterator[None]:
     """Turn a tokenizer's error for an invalid text into a message with the position of the text.
@@ -199,7 +208,7 @@ def text_errors(texts: Sequence[str], first: int) -> Iterator[None]:
         for position, text in enumerate(texts, start=first):
             if not isinstance(text, str):
                 raise UserError(f"Text number {position} is {text!r}, not a string: give strings.") from error
-            if any("\ud800" <= character <= "\udfff" for character in text):
+            if has_lone_surrogate(text):
                 raise UserError(
                     f"Text number {position} holds a lone surrogate: replace it before encoding."
                 ) from error
