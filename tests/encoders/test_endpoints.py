@@ -50,6 +50,18 @@ def test_vectors_come_in_the_order_of_the_texts_whatever_the_order_of_the_answer
         encoder.encode(["a", 3])
 
 
+@pytest.mark.parametrize(
+    ("text", "says"), [(3, "Text 2 is a int: give strings"), ("a \ud800 b", "Text 2 holds a lone surrogate")]
+)
+def test_a_text_that_cannot_be_sent_is_told_of_before_anything_is_sent(served, text, says):
+    encoder = Encoder.load(served.url, endpoint=QUICK)
+    before = len(served.requests)
+    for asked in (encoder.encode, encoder.prepare, encoder.token_counts):
+        with pytest.raises(UserError, match=says):
+            asked(["a", text])
+    assert len(served.requests) == before
+
+
 def test_dimensions_input_types_prompts_and_characters_are_passed_on(served):
     base, _, model = served.url.partition("#")
     name = f"{base}?dimensions=8&input_type=query,passage&max_characters=9#{model}"

@@ -29,6 +29,7 @@ from ibkd_retrieval.encoders.endpoints.identity import (
 from ibkd_retrieval.encoders.endpoints.paid import PaidVectors, key_of
 from ibkd_retrieval.encoders.prompts import word_on_prompts
 from ibkd_retrieval.encoders.protocol import PreparedTexts, TokenWindow
+from ibkd_retrieval.encoders.tokens import has_lone_surrogate
 from ibkd_retrieval.encoders.weights import ParameterCount
 from ibkd_retrieval.errors import UserError
 
@@ -187,15 +188,23 @@ class EndpointEncoder(Encoder):
         return other
 
     def token_counts(self, texts: Sequence[str], kind: Kind = "document") -> list[int]:
-        """About how many tokens are read of each text."""
-        return [tokens_of(self._as_sent(text, kind)) for text in texts]
+        """About how many tokens are read of each text.
+
+        Raises:
+            UserError: an item of `texts` is not a string, or has a lone surrogate.
+        """
+        return [tokens_of(text) for text in self._as_sent(texts, kind)]
 
     def operations(self, texts: Sequence[str]) -> float:
         """None are done here."""
         return 0.0
 
     def prepare(self, texts: Sequence[str], kind: Kind = "document") -> PreparedTexts:
-        """Keep the texts for `encode_prepared`: the endpoint tokenises."""
+        """Keep the texts for `encode_prepared`: the endpoint tokenises.
+
+        Raises:
+            UserError: an item of `texts` is not a string, or has a lone surrogate.
+        """
         return PreparedTexts(
             len(texts), (TokenWindow(0, self.token_counts(texts, kind), (), texts=tuple(texts), kind=kind),)
         )
@@ -205,14 +214,23 @@ class EndpointEncoder(Encoder):
         (window,) = prepared.windows
         return self._encoded(window.texts, window.kind, progress)
 
-    def _as_sent(self, text: str, kind: Kind) -> str:
-        return self._client.address.as_sent(self.prompts[kind] + text)
+    def _as_sent(self, texts: Sequence[str], kind: Kind) -> list[str]:
+        """Texts with their prompt as they are sent.
+
+        Raises:
+            UserError: one is not a string, or has a lone surrogate.
+        """
+        sent: list[str] = []
+        for number, text in enumerate(texts, start=1):
+            if not isinstance(text, str):
+                raise UserError(f"Text {number:,} is a {type(text).__name__}: give strings.")
+            sent.append(self._client.address.as_sent(self.prompts[kind] + text))
+            if has_lone_surrogate(sent[-1]):
+                raise UserError(f"Text {number:,} holds a lone surrogate: replace it before encoding.")
+        return sent
 
     def _encoded(self, texts: Sequence[str], kind: Kind, progress: Task | None) -> NDArray[np.float32]:
-        for place, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise UserError(f"Text {place + 1:,} is a {type(text).__name__}: give strings.")
-        sent = [self._as_sent(text, kind) for text in texts]
+        sent = self._as_sent(texts, kind)
         out = np.empty((len(texts), self.dim), dtype=np.float32)
         told = self.input_types.get(kind, "")
         keys = [key_of(text, told) for text in sent] if self._paid is not None else []
