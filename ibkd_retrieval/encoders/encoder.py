@@ -219,6 +219,8 @@ class Encoder:
         """
         if batch_tokens is not None and batch_tokens < 1:
             raise UserError(f"`batch_tokens` is {batch_tokens}: give at least 1.")
+        check_prompt(query_prompt, "query_prompt")
+        check_prompt(document_prompt, "document_prompt")
         name = str(name)
         if is_endpoint(name):
             from ibkd_retrieval.encoders.endpoints.encoder import EndpointEncoder
@@ -236,8 +238,6 @@ class Encoder:
                 pooling=pooling,
                 max_length=max_length,
             )
-        check_prompt(query_prompt, "query_prompt")
-        check_prompt(document_prompt, "document_prompt")
         device = choose_device(device)
         model = load_sentence_transformer(
             name, device=device, pooling=pooling, max_length=max_length, dtype=weights_in(dtype, backend, device)

@@ -81,6 +81,14 @@ def test_dimensions_input_types_prompts_and_characters_are_passed_on(served):
     assert set(served.keys) == {"Bearer sk-secret-key"}
 
 
+@pytest.mark.parametrize("name", ["query_prompt", "document_prompt"])
+def test_a_prompt_that_cannot_stand_before_a_text_is_refused_before_anything_is_sent(served, name):
+    for prompt, says in (("Q: {query}", "has the placeholder {query}"), ("a \ud800", "is no text")):
+        with pytest.raises(UserError, match=f"`{name}` .* {says}"):
+            Encoder.load(served.url, endpoint=QUICK, **{name: prompt})
+    assert not served.requests
+
+
 def test_leading_dimensions_are_kept_and_brought_to_unit_length(served):
     encoder = Encoder.load(served.url, endpoint=QUICK, dim=4)
     cut = vectors_of(TEXTS)[:, :4]
