@@ -6,9 +6,10 @@ import hashlib
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
+
+from helpers import loopback
 
 
 def vector_of(text, dim=32, model="a"):
@@ -32,7 +33,7 @@ class Endpoint:
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.port}/v1#tiny"
+        return f"{self.address}/v1#tiny"
 
     @property
     def texts(self):
@@ -61,14 +62,9 @@ class Endpoint:
 
 
 def _handler(endpoint):
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_):
-            pass
-
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    class Handler(loopback.Handler):
+        def do_POST(self):  # noqa: N802
+            body = json.loads(self.body())
             with endpoint.lock:
                 endpoint.requests.append(body)
                 endpoint.keys.append(self.headers["Authorization"])
@@ -112,14 +108,5 @@ def _handler(endpoint):
 def endpoint(**settings):
     """Run an endpoint."""
     made = Endpoint(**settings)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(made))
-    server.daemon_threads = True
-    made.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with loopback.listening(_handler(made)) as made.address:
         yield made
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

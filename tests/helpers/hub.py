@@ -2,10 +2,10 @@
 
 import base64
 import json
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
+
+from helpers import loopback
 
 TOKEN = "hf_stub_secret"
 
@@ -75,11 +75,9 @@ def served():
     """Serve an empty hub. It takes one token."""
     hub = Hub()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(loopback.Handler):
         def _answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            body = self.body()
             if "chunked" in self.headers.get("transfer-encoding", ""):
                 while size := int(self.rfile.readline(), 16):
                     body += self.rfile.read(size)
@@ -87,25 +85,10 @@ def served():
                 self.rfile.readline()
             hub.asked.append((self.command, self.path))
             allowed = self.command == "PUT" or self.headers.get("authorization") == f"Bearer {TOKEN}"
-            status, value = hub.answer(self.command, self.path, body) if allowed else (401, {"error": "who are you"})
-            payload = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
+            answer = hub.answer(self.command, self.path, body) if allowed else (401, {"error": "who are you"})
+            self.answer_json(*answer)
 
         do_GET = do_POST = do_PUT = _answer  # noqa: N815
 
-        def log_message(self, *said) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with loopback.listening(Handler) as hub.address:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()

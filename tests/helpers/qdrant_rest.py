@@ -4,8 +4,9 @@ import json
 import shutil
 import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from helpers import loopback
 
 
 class Collections:
@@ -93,34 +94,18 @@ def served(folder: Path):
     collections = Collections(folder)
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(loopback.Handler):
         def _answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            body = self.body()
             collections.keys.add(self.headers.get("api-key"))
             if collections.break_next:
                 collections.break_next, self.close_connection = False, True
                 return
             with lock:
                 result = collections.answer(self.command, self.path, json.loads(body or b"{}"))
-            payload = json.dumps({"result": result, "status": "ok", "time": 0.0}).encode()
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
+            self.answer_json(200, {"result": result, "status": "ok", "time": 0.0})
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
 
-        def log_message(self, *said) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    collections.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with loopback.listening(Handler) as collections.url:
         yield collections
-    finally:
-        server.shutdown()
-        server.server_close()
