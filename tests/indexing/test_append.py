@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, corpus_of, numbered_corpus
+from helpers.killing import Killed, killed_at_rename
 from helpers.programs import environment
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
@@ -117,31 +118,16 @@ def test_a_killed_append_leaves_the_old_index_and_goes_on(folder: Path, tmp_path
     assert not list(folder.glob("append.json"))
 
 
-class Killed(BaseException):
-    pass
-
-
-def test_an_append_broken_off_before_any_rename_leaves_a_sound_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import os
-
-    replace, renames = os.replace, 0
+def test_an_append_broken_off_before_any_rename_leaves_a_sound_index(tmp_path: Path):
+    renames = 0
     while True:
-        folder, left = tmp_path / f"i{renames}", renames
-
-        def failing(source, target):
-            nonlocal left
-            if left == 0:
-                raise Killed
-            left -= 1
-            replace(source, target)
-
+        folder = tmp_path / f"i{renames}"
         build_index(numbered_corpus(25), HashingEncoder(), folder, shard_size=10)
-        monkeypatch.setattr(os, "replace", failing)
         try:
-            append_documents(more(15), HashingEncoder(), folder)
+            with killed_at_rename(renames):
+                append_documents(more(15), HashingEncoder(), folder)
             break
         except Killed:
-            monkeypatch.setattr(os, "replace", replace)
             assert read_manifest(folder).document_count == 25
             verify_index(folder)
             append_documents(more(15), HashingEncoder(), folder, resume=True)

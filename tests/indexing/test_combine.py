@@ -13,6 +13,7 @@ from helpers.indexing_fakes import (
     numbered_corpus,
     table_corpus,
 )
+from helpers.killing import killed_at_rename
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.append import append_documents
@@ -128,28 +129,19 @@ def test_a_folder_that_is_taken_is_refused(tmp_path: Path):
     assert len(open_index(tmp_path / "b", verify=True)) == 25
 
 
-def test_a_merge_broken_off_before_any_rename_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_merge_broken_off_before_any_rename_goes_on(tmp_path: Path):
     build_index(corpus_of(documents("a", 25)), HashingEncoder(), tmp_path / "a", shard_size=10)
     build_index(corpus_of(documents("b", 25)), HashingEncoder(), tmp_path / "b", shard_size=10)
     sources = [tmp_path / "a", tmp_path / "b"]
     whole = combine_indexes(sources, tmp_path / "whole")
-    replace, renames = os.replace, 0
+    renames = 0
     while True:
-        folder, left = tmp_path / f"c{renames}", renames
-
-        def failing(source, target):
-            nonlocal left
-            if left == 0:
-                raise KeyboardInterrupt
-            left -= 1
-            replace(source, target)
-
-        monkeypatch.setattr(os, "replace", failing)
+        folder = tmp_path / f"c{renames}"
         try:
-            combine_indexes(sources, folder)
+            with killed_at_rename(renames, KeyboardInterrupt):
+                combine_indexes(sources, folder)
             break
         except KeyboardInterrupt:
-            monkeypatch.setattr(os, "replace", replace)
             assert combine_indexes(sources, folder, resume=True).files == whole.files
             verify_index(folder)
             renames += 1

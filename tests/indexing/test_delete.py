@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.indexing_fakes import HashingEncoder, TableEncoder, clustered, numbered_corpus, table_corpus
+from helpers.killing import killed_at_rename
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.delete import delete_documents
@@ -72,24 +72,12 @@ def test_unknown_ids_are_counted_and_nothing_is_deleted(tmp_path: Path):
     assert len(open_index(tmp_path / "i")) == 10
 
 
-def test_a_deletion_broken_off_before_any_rename_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_deletion_broken_off_before_any_rename_deletes_nothing(tmp_path: Path):
     build_index(numbered_corpus(10), HashingEncoder(), tmp_path / "i")
     delete_documents(tmp_path / "i", ["d1"])
-    replace = os.replace
     for renames in (0, 1):
-        left = renames
-
-        def failing(source, target):
-            nonlocal left
-            if left == 0:
-                raise KeyboardInterrupt
-            left -= 1
-            replace(source, target)
-
-        monkeypatch.setattr(os, "replace", failing)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt), killed_at_rename(renames, KeyboardInterrupt):
             delete_documents(tmp_path / "i", ["d2"])
-        monkeypatch.setattr(os, "replace", replace)
         assert len(open_index(tmp_path / "i", verify=True)) == 9
     delete_documents(tmp_path / "i", ["d2"])
     assert len(open_index(tmp_path / "i", verify=True)) == 8

@@ -21,6 +21,7 @@ from helpers.indexing_fakes import (
     numbered_corpus,
     table_corpus,
 )
+from helpers.killing import Killed, killed_at_rename
 from helpers.programs import environment
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError, WorkFailed
@@ -77,31 +78,16 @@ def test_a_build_killed_at_any_point_and_resumed_equals_one_that_was_not(tmp_pat
     verify_index(folder)
 
 
-class Killed(BaseException):
-    pass
-
-
-def test_a_build_broken_off_before_any_rename_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_build_broken_off_before_any_rename_can_be_resumed(tmp_path: Path):
     build_index(numbered_corpus(25), HashingEncoder(), tmp_path / "whole", shard_size=10)
-    replace = os.replace
     renames = 0
     while True:
-        left = renames
-
-        def failing(source, target):
-            nonlocal left
-            if left == 0:
-                raise Killed
-            left -= 1
-            replace(source, target)
-
         folder = tmp_path / f"broken{renames}"
-        monkeypatch.setattr(os, "replace", failing)
         try:
-            build_index(numbered_corpus(25), HashingEncoder(), folder, shard_size=10)
+            with killed_at_rename(renames):
+                build_index(numbered_corpus(25), HashingEncoder(), folder, shard_size=10)
             break
         except Killed:
-            monkeypatch.setattr(os, "replace", replace)
             build_index(numbered_corpus(25), HashingEncoder(), folder, shard_size=10, resume=True)
             assert contents(folder) == contents(tmp_path / "whole")
             verify_index(folder)

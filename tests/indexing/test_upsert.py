@@ -1,11 +1,11 @@
 """New versions of known ids replace the old ones in one step, and updates take only what is newer."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from helpers.indexing_fakes import HashingEncoder, Listener, TableEncoder, clustered, corpus_of, numbered_corpus
+from helpers.killing import Killed, killed_at_rename
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.api import append
@@ -88,32 +88,17 @@ def test_a_compressed_index_finds_only_new_versions(tmp_path: Path):
     assert (index.search(table[1000:], 1)[1][:, 0] == range(1000, 1500)).mean() > 0.95
 
 
-class Killed(BaseException):
-    pass
-
-
-def test_a_replacement_killed_before_any_rename_leaves_all_old_and_then_gives_all_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    replace, renames = os.replace, 0
+def test_a_replacement_killed_before_any_rename_leaves_all_old_and_then_gives_all_new(tmp_path: Path):
+    renames = 0
     while True:
-        folder, left = tmp_path / f"i{renames}", renames
-
-        def failing(source, target):
-            nonlocal left
-            if left == 0:
-                raise Killed
-            left -= 1
-            replace(source, target)
-
+        folder = tmp_path / f"i{renames}"
         build_index(numbered_corpus(25), HashingEncoder(), folder, shard_size=10)
         delete_documents(folder, ["d0"])
-        monkeypatch.setattr(os, "replace", failing)
         try:
-            append_documents(update(), HashingEncoder(), folder, replace=True)
+            with killed_at_rename(renames):
+                append_documents(update(), HashingEncoder(), folder, replace=True)
             break
         except Killed:
-            monkeypatch.setattr(os, "replace", replace)
             verify_index(folder)
             assert texts(folder) == {name: text for name, text in OLD.items() if name != "d0"}
             append_documents(update(), HashingEncoder(), folder, replace=True, resume=True)
