@@ -237,8 +237,12 @@ class _Dispatcher:
                 f"encoder process {_MOST_CRASHES} times, the last time on node {node}: what is finished is kept; leave "
                 "out what is wrong with these documents, or go on with `resume` and a smaller `batch_tokens`."
             )
-        if all(other.shard.number != job.shard.number for other in self._running.values()):
-            self._again.append(job.shard)
+        self._take_back(job.shard)
+
+    def _take_back(self, shard: UnencodedShard) -> None:
+        """Have a shard encoded again, unless its twin is being encoded."""
+        if all(other.shard.number != shard.number for other in self._running.values()):
+            self._again.append(shard)
 
     def _look_at_nodes(self) -> None:
         """Give the places of new nodes free, and have the shards of dead ones encoded elsewhere."""
@@ -250,8 +254,7 @@ class _Dispatcher:
             for reference, job in list(self._running.items()):
                 if job.node == node:
                     del self._running[reference]
-                    if all(other.shard.number != job.shard.number for other in self._running.values()):
-                        self._again.append(job.shard)
+                    self._take_back(job.shard)
         for node in set(living) - set(self._names):
             places = self._places(living[node]["Resources"])
             if places and self._is_fit(node, living[node]["NodeManagerHostname"]):
