@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,15 @@ _TIE = 1e-5
 _LOST = "{} stopped answering ({}). What is loaded is kept: continue with `export(resume=True)`."
 
 
+BEGUN = -1
+"""In the place of a shard in a ledger's first entry, which names the export before any shard is loaded."""
+
+
+def ledger_of(table: str) -> str:
+    """The name of the ledger of a table."""
+    return f"{table}_ibkd_loaded"
+
+
 @dataclass(frozen=True)
 class Existing:
     """A table that is in the database.
@@ -52,6 +61,12 @@ class Existing:
     dim: int | None
     export: str | None = None
     shards: frozenset[int] = frozenset()
+
+    @classmethod
+    def unfinished(cls, rows: int, dim: int | None, entries: Sequence[tuple[str, int]]) -> Existing:
+        """A table with a ledger of these entries: the export, and a shard or `BEGUN`."""
+        export = entries[0][0] if entries else None
+        return cls(rows, dim, export, frozenset(shard for _, shard in entries) - {BEGUN})
 
 
 class Database(Protocol):

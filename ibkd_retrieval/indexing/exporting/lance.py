@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.indexing.contents import IndexContents, Rows
-from ibkd_retrieval.indexing.exporting.databases import Existing
+from ibkd_retrieval.indexing.exporting.databases import BEGUN, Existing, ledger_of
 from ibkd_retrieval.indexing.exporting.rows import ArrowRows
 
 _INDEXED = 100_000
@@ -31,7 +31,7 @@ class Lance:
         import lancedb
 
         self._database: Any = lancedb.connect(url)
-        self._table, self._ledger = table, f"{table}_ibkd_loaded"
+        self._table, self._ledger = table, ledger_of(table)
         self._arrow = ArrowRows(index)
 
     def existing(self) -> Existing | None:
@@ -45,8 +45,7 @@ class Lance:
         if self._ledger not in names:
             return Existing(table.count_rows(), dim)
         entries = self._database.open_table(self._ledger).to_arrow().to_pylist()
-        export = entries[0]["export"] if entries else None
-        return Existing(table.count_rows(), dim, export, frozenset(each["shard"] for each in entries) - {-1})
+        return Existing.unfinished(table.count_rows(), dim, [(each["export"], each["shard"]) for each in entries])
 
     def drop(self) -> None:
         """Remove the table and the ledger."""
@@ -55,7 +54,7 @@ class Lance:
 
     def create(self, export: str) -> None:
         """Make an empty table, and a ledger that names the export."""
-        self._database.create_table(self._ledger, [{"export": export, "shard": -1}], mode="overwrite")
+        self._database.create_table(self._ledger, [{"export": export, "shard": BEGUN}], mode="overwrite")
         self._database.create_table(self._table, schema=self._arrow.schema)
 
     def load(self, export: str, shard: int, rows: Iterable[Rows]) -> None:

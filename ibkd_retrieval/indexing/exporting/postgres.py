@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.contents import IndexContents, Rows
-from ibkd_retrieval.indexing.exporting.databases import Existing
+from ibkd_retrieval.indexing.exporting.databases import BEGUN, Existing, ledger_of
 
 _LONGEST_INDEXED = 2000
 """Dimensions of the longest vector that pgvector's HNSW takes."""
@@ -35,7 +35,7 @@ class Postgres:
         if urlsplit(url).scheme not in ("postgresql", "postgres"):
             raise UserError("The `url` of pgvector is `postgresql://USER@HOST/DATABASE`: it begins otherwise.")
         self._sql: Any = sql
-        self._table, self._ledger = table, f"{table}_ibkd_loaded"
+        self._table, self._ledger = table, ledger_of(table)
         self._dim = index.manifest.dim
         self._connection: Any = psycopg.connect(url, autocommit=True)
 
@@ -52,7 +52,7 @@ class Postgres:
         if not self._is_there(self._ledger):
             return Existing(rows, dim)
         entries = self._execute("SELECT export, shard FROM {ledger}").fetchall()
-        return Existing(rows, dim, entries[0][0] if entries else None, frozenset(each[1] for each in entries) - {-1})
+        return Existing.unfinished(rows, dim, entries)
 
     def drop(self) -> None:
         """Remove the table and the ledger."""
@@ -66,7 +66,7 @@ class Postgres:
         with self._connection.transaction():
             self._execute("DROP TABLE IF EXISTS {ledger}")
             self._execute("CREATE TABLE {ledger} (export text NOT NULL, shard integer PRIMARY KEY)")
-            self._execute("INSERT INTO {ledger} VALUES (%s, -1)", [export])
+            self._execute("INSERT INTO {ledger} VALUES (%s, %s)", [export, BEGUN])
             self._execute(
                 "CREATE TABLE {table} (id text PRIMARY KEY, title text NOT NULL, text text NOT NULL, "
                 f"metadata jsonb NOT NULL, embedding vector({self._dim}) NOT NULL)"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.records import METADATA
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.contents import IndexContents, Rows
-from ibkd_retrieval.indexing.exporting.databases import Existing
+from ibkd_retrieval.indexing.exporting.databases import BEGUN, Existing, ledger_of
 
 _BATCH = 128
 """Points in a request, which Qdrant limits to 32 MB."""
@@ -51,7 +51,7 @@ class Qdrant:
             else {"path": url}
         )
         self._client: Any = QdrantClient(**where)
-        self._table, self._ledger = table, f"{table}_ibkd_loaded"
+        self._table, self._ledger = table, ledger_of(table)
         self._dim = index.manifest.dim
 
     def existing(self) -> Existing | None:
@@ -64,11 +64,10 @@ class Qdrant:
         entries, offset = [], None
         while True:
             page, offset = self._client.scroll(self._ledger, limit=1000, offset=offset)
-            entries += [each.payload for each in page]
+            entries += [(each.payload["export"], each.payload["shard"]) for each in page]
             if offset is None:
                 break
-        export = entries[0]["export"] if entries else None
-        return Existing(self.count(), dim, export, frozenset(each["shard"] for each in entries) - {-1})
+        return Existing.unfinished(self.count(), dim, entries)
 
     def drop(self) -> None:
         """Remove the collection and the ledger."""
@@ -80,7 +79,7 @@ class Qdrant:
         models = self._models
         self.finish()
         self._client.create_collection(self._ledger, vectors_config={})
-        self._record(export, -1)
+        self._record(export, BEGUN)
         self._client.create_collection(
             self._table,
             vectors_config=models.VectorParams(size=self._dim, distance=models.Distance.DOT),
