@@ -116,7 +116,7 @@ def test_a_table_holds_what_the_index_holds_without_what_was_deleted(database, t
         export(folder, to, url=url, resume=True)
 
 
-def lose_the_connection(monkeypatch, to: str, url: str, folder: Path, after: int) -> None:
+def lose_the_connection(monkeypatch, to: str, url: str, after: int) -> None:
     """Let the database fail in the middle of shard number `after`."""
     module, _, name = databases.DATABASES[to][0].partition(":")
     kind = getattr(importlib.import_module(f"ibkd_retrieval.indexing.exporting.{module}"), name)
@@ -148,13 +148,19 @@ def lose_the_connection(monkeypatch, to: str, url: str, folder: Path, after: int
     monkeypatch.setattr(kind, "load", load)
 
 
-def test_an_export_goes_on_where_the_database_went_away(database, tmp_path: Path, monkeypatch):
-    to, url = database
-    folder = made(tmp_path / "i")
+def half_exported(folder: Path, to: str, url: str, monkeypatch) -> Path:
+    """An index whose export was broken off in the middle of its shard 2."""
+    made(folder)
     with monkeypatch.context() as patched:
-        lose_the_connection(patched, to, url, folder, after=2)
+        lose_the_connection(patched, to, url, after=2)
         with pytest.raises(WorkFailed, match=r"(terminating connection|disconnected).*resume=True"):
             export(folder, to, url=url)
+    return folder
+
+
+def test_an_export_goes_on_where_the_database_went_away(database, tmp_path: Path, monkeypatch):
+    to, url = database
+    folder = half_exported(tmp_path / "i", to, url, monkeypatch)
     with pytest.raises(UserError, match=r"unfinished export of this index.*resume=True"):
         export(folder, to, url=url)
     said = Listener()
@@ -170,11 +176,7 @@ def test_an_export_goes_on_where_the_database_went_away(database, tmp_path: Path
 
 def test_only_the_shards_that_are_missing_are_loaded_again(database, tmp_path: Path, monkeypatch):
     to, url = database
-    folder = made(tmp_path / "i")
-    with monkeypatch.context() as patched:
-        lose_the_connection(patched, to, url, folder, after=2)
-        with pytest.raises(WorkFailed):
-            export(folder, to, url=url)
+    folder = half_exported(tmp_path / "i", to, url, monkeypatch)
     read, whole = [], IndexContents.shard_rows
     monkeypatch.setattr(IndexContents, "shard_rows", lambda index, number: read.append(number) or whole(index, number))
     export(folder, to, url=url, resume=True)
@@ -199,11 +201,7 @@ def test_a_table_that_is_there_is_left_alone_and_replaced_only_when_asked(databa
 
 def test_an_unfinished_export_of_another_state_of_the_index_is_not_continued(database, tmp_path: Path, monkeypatch):
     to, url = database
-    folder = made(tmp_path / "i")
-    with monkeypatch.context() as patched:
-        lose_the_connection(patched, to, url, folder, after=2)
-        with pytest.raises(WorkFailed):
-            export(folder, to, url=url)
+    folder = half_exported(tmp_path / "i", to, url, monkeypatch)
     delete_documents(folder, ["d3"])
     with pytest.raises(UserError, match="before a change"):
         export(folder, to, url=url, resume=True)
