@@ -142,6 +142,22 @@ def test_what_is_no_student_is_refused(tmp_path: Path):
         ibkd.push(tmp_path, "me/mine")
 
 
+@pytest.mark.parametrize("place", ["/{}", "../{}"])
+def test_a_record_that_names_files_elsewhere_is_refused(student: Path, hub, place: str):
+    path, secret = student / "ibkd.json", student.parent / "secret.txt"
+    before = path.read_text()
+    named = place.format(secret.name if place.startswith("..") else str(secret).lstrip("/"))
+    record = json.loads(before)
+    record["files"][named] = {"bytes": 1, "sha256": ""}
+    path.write_text(json.dumps(record))
+    try:
+        with pytest.raises(UserError, match="is missing"):
+            ibkd.push(student, "me/mine")
+    finally:
+        path.write_text(before)
+    assert hub.repositories == {}
+
+
 @pytest.mark.parametrize(
     ("config", "names"),
     [

@@ -108,7 +108,8 @@ def _files(folder: Path, record: dict[str, Any]) -> list[str]:
     if not names:
         raise UserError(f"{folder / RECORD} records no files: distil the student again with `distill(overwrite=True)`.")
     for name in names:
-        if ".." in Path(name).parts or not (folder / name).is_file():
+        elsewhere = Path(name).is_absolute() or ".." in Path(name).parts
+        if elsewhere or not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing: distil the student again with `distill(overwrite=True)`.")
     return names
 
