@@ -10,7 +10,7 @@ from typing import Any
 
 from ibkd_retrieval.distill.config import FINETUNE_PREFIXED, PARAMETERS, USUAL, DistillConfig
 from ibkd_retrieval.distill.objectives import TEMPERATURES, TEXT_BY_TEXT, USUAL_TEMPERATURE, WITHOUT_PROJECTION
-from ibkd_retrieval.distill.parameters import STAGES, check_values
+from ibkd_retrieval.distill.parameters import STAGES, TEACHING, check_values
 from ibkd_retrieval.distill.sections import StudentConfig
 from ibkd_retrieval.encoders.endpoints.address import is_endpoint
 from ibkd_retrieval.errors import UserError
@@ -213,8 +213,7 @@ def check_vectors(config: DistillConfig) -> None:
             f'`stage="{config.stage}"` mines negatives with the teacher\'s model, and {source} holds its vectors '
             'alone: use `stage="distill"`.'
         )
-    prompts = [f"teacher_{kind}_prompt" for kind in ("query", "document")]
-    if given := [name for name in prompts if config.value(name) is not None]:
+    if given := [name for name in TEACHING if config.value(name) is not None]:
         raise UserError(f"The vectors in {source} are made already: leave `{given[0]}` out.")
     if config.data.synthetic_queries:
         raise UserError(f"Synthetic queries have no vector in {source}: leave `synthetic_queries` out.")

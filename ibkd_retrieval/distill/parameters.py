@@ -6,12 +6,13 @@ import math
 import os
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import Field
+from dataclasses import Field, fields
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, get_args, get_origin
 
 from ibkd_retrieval.distill.objectives import OBJECTIVES, WITHOUT_PROJECTION
+from ibkd_retrieval.distill.sections import TeacherConfig
 from ibkd_retrieval.encoders.device import DTYPES
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.memory import parse_size
@@ -120,7 +121,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-_TEACHING = ("teacher_pooling", "teacher_query_prompt", "teacher_document_prompt", "teacher_device_map")
+TEACHING = tuple(f"teacher_{each.name}" for each in fields(TeacherConfig))
+"""The parameters of how a teacher's model is loaded."""
 STAGES = ("distill", "finetune", "both")
 OUTPUT_SPACES = ("student", "teacher")
 PROJECTIONS = ("auto", "trained", "isometry")
@@ -172,7 +174,7 @@ def check_values(values: Mapping[str, Any]) -> None:
         raise UserError(
             f"The objective {values['objective']} has no projection to the teacher's space: leave `output_space` out."
         )
-    own = [f"`{name}`" for name in _TEACHING if values[name] is not None]
+    own = [f"`{name}`" for name in TEACHING if values[name] is not None]
     if own and len(values["teacher"]) != 1:
         raise UserError(f"{', '.join(own)} can be for one model only: name one `teacher`, or leave it out.")
     if values["teacher_device_map"] and values["student"] in (None, "static"):

@@ -224,6 +224,14 @@ def test_unfit_vectors_are_refused_in_a_sentence(tmp_path, vectors, sentence):
         teacher_of(table(tmp_path / "v.parquet", ["a", "b", "a"], vectors))
 
 
+@pytest.mark.parametrize("name", ["teacher_pooling", "teacher_document_prompt", "teacher_device_map"])
+def test_how_a_model_is_loaded_is_refused_for_an_index(tmp_path, data, small, name):
+    ibkd.import_vectors(data / "docs.parquet", tmp_path / "index", type="flat")
+    value = {"teacher_pooling": "cls", "teacher_document_prompt": "page: "}.get(name, "auto")
+    with pytest.raises(UserError, match=rf"are made already: leave `{name}` out"):
+        distilled(data, tmp_path / "x", small, teacher=tmp_path / "index", **{name: value})
+
+
 def test_fewer_vectors_than_texts_are_refused_where_their_order_counts(tmp_path):
     np.save(tmp_path / "v.npy", np.eye(3, dtype=np.float32))
     with pytest.raises(UserError, match="holds 3 vectors and tiny 4 texts: give one vector for each text"):
