@@ -144,7 +144,7 @@ def load_models(job: Job) -> tuple[Job, Models]:
     for name in ("query_prompt", "document_prompt", "teacher_query_prompt", "teacher_document_prompt"):
         check_prompt(config.value(name), name)
     if job.vectors is None:
-        agree_to_teachers(config, job.corpus, job.queries, job.endpoint, job.progress)
+        _agree_to_cost(job)
     teacher = None if job.vectors else _load_teacher(config.teacher[0], config, device)
     if teacher is not None:
         _warn_without_prompts(config.teacher[0], teacher, "teacher_", job)
@@ -176,6 +176,24 @@ def load_models(job: Job) -> tuple[Job, Models]:
         build_objective(config.objective, sizes)
     origin = f"{made_of} with {config.student.dim or 'all'} dimensions"
     return replace(job, config=config), Models(student, measured, cache, sizes, origin)
+
+
+def _agree_to_cost(job: Job) -> None:
+    """Have the cost of all text that teachers behind an endpoint will read agreed to."""
+    corpora: dict[Corpus, int | None] = {job.corpus: job.config.data.max_documents}
+    passages: list[str] = []
+    queries = [query.text for query in job.queries.queries] if job.queries is not None else []
+    if job.dev_queries is not None:
+        searched = job.dev_corpus or job.corpus
+        learnt = corpora.get(searched, 0)
+        corpora[searched] = None if learnt is None else learnt + _DEV_DOCUMENTS
+        queries += [query.text for query in job.dev_queries.queries[:_DEV_QUERIES]]
+    if job.pairs is not None:
+        queries += [pair.query for pair in job.pairs.pairs]
+        passages += [text for pair in job.pairs.pairs for text in pair.positives]
+        if job.config.finetuning.negatives:
+            corpora[job.pair_corpus or job.corpus] = None
+    agree_to_teachers(job.config, [*corpora.items()], passages, queries, job.endpoint, job.progress)
 
 
 def _teachers(

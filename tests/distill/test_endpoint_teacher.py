@@ -86,6 +86,26 @@ def test_what_is_made_of_the_teachers_model_needs_another_teacher():
             distill(teacher="http://127.0.0.1:9/v1#tiny", corpus=TEXTS, **parts)
 
 
+def test_the_text_of_the_dev_set_and_of_the_second_stage_is_paid_for_too(student, tmp_path):
+    pages = tmp_path / "dev"
+    (pages / "qrels").mkdir(parents=True)
+    lines = [json.dumps({"_id": f"p{place}", "text": f"page {text}"}) for place, text in enumerate(TEXTS[:30])]
+    (pages / "corpus.jsonl").write_text("\n".join(lines))
+    lines = [json.dumps({"_id": f"q{place}", "text": f"ask {text}"}) for place, text in enumerate(TEXTS[:10])]
+    (pages / "queries.jsonl").write_text("\n".join(lines))
+    judged = "".join(f"q{place}\tp{place}\t1\n" for place in range(10))
+    (pages / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    with endpoint() as served:
+        asked = {"teacher": served.url, "student": str(student), "corpus": TEXTS, "output": tmp_path / "made", **TINY}
+        with pytest.raises(UserError, match="About 190 texts with"):
+            distill(**asked, dev=str(pages))
+        with pytest.raises(UserError, match="About 190 texts with"):
+            distill(**asked | {"output_space": "student"}, stage="both", pairs=str(pages))
+        assert not served.requests
+        distill(yes=True, **asked, dev=str(pages))
+        assert len({text for text in served.texts if text.startswith(("page ", "ask "))} - set(TEXTS)) == 40
+
+
 def test_an_endpoint_teaches_beside_a_model(student, bert, tmp_path):
     with endpoint(dim=8) as served:
         made = distill(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from ibkd_retrieval.encoders.endpoints.address import Address, EndpointTerms, is_endpoint
-from ibkd_retrieval.encoders.endpoints.cost import agree, estimate
+from ibkd_retrieval.encoders.endpoints.cost import Estimate, agree, estimate
 from ibkd_retrieval.encoders.endpoints.encoder import EndpointEncoder
 
 if TYPE_CHECKING:
-    from ibkd_retrieval.corpora.records import Corpus, QuerySet
+    from ibkd_retrieval.corpora.records import Corpus
     from ibkd_retrieval.distill.config import DistillConfig
     from ibkd_retrieval.distill.sections import TeacherConfig
     from ibkd_retrieval.progress import Progress
@@ -22,12 +23,21 @@ _SYNTHETIC_TOKENS = 12
 
 def agree_to_teachers(
     config: DistillConfig,
-    corpus: Corpus,
-    queries: QuerySet | None,
+    corpora: Sequence[tuple[Corpus, int | None]],
+    passages: Sequence[str],
+    queries: Sequence[str],
     terms: EndpointTerms,
     progress: Progress,
 ) -> None:
     """Have the cost of every teacher behind an endpoint agreed to, before anything is sent.
+
+    Args:
+        config: the decided configuration.
+        corpora: the corpora that are read, and the most documents of each; None is all. That to learn from is first.
+        passages: further documents.
+        queries: the queries.
+        terms: the price, and whether the cost is agreed to.
+        progress: receives the estimates.
 
     Raises:
         UserError: a cost is not agreed to.
@@ -35,14 +45,18 @@ def agree_to_teachers(
     for name in filter(is_endpoint, config.teacher):
         address = Address.parse(name)
         prompts = {"query": config.teaching.query_prompt or "", "document": config.teaching.document_prompt or ""}
-        found = estimate(address, _documents(corpus), prompts=prompts)
-        most = config.data.max_documents
-        if most is not None and found.texts + found.paid > most:
-            found = found.times(most / (found.texts + found.paid))
-        if queries is not None:
-            found = found.plus(estimate(address, (query.text.strip() for query in queries.queries), "query", prompts))
-        made = config.data.synthetic_queries * found.texts
-        found = found._replace(texts=found.texts + made, tokens=found.tokens + made * _SYNTHETIC_TOKENS)
+        seen: set[int] = set()
+        parts: list[Estimate] = []
+        for corpus, most in corpora:
+            contents = (document.content for document in corpus.documents())
+            part = estimate(address, _distinct(contents, seen), prompts=prompts)
+            count = part.texts + part.paid
+            parts.append(part if most is None or count <= most else part.times(most / count))
+        made = config.data.synthetic_queries * parts[0].texts
+        parts.append(Estimate(made, made * _SYNTHETIC_TOKENS))
+        parts.append(estimate(address, _distinct(passages, seen), prompts=prompts))
+        parts.append(estimate(address, _distinct(queries, set()), "query", prompts))
+        found = reduce(Estimate.plus, parts)
         agree(address, found, terms, progress)
 
 
@@ -55,11 +69,10 @@ def open_endpoint(name: str, config: TeacherConfig, terms: EndpointTerms, progre
     return EndpointEncoder.open(name, terms=terms, of="teacher_", progress=progress, **asdict(config)).keep_paid()
 
 
-def _documents(corpus: Corpus) -> Iterator[str]:
-    """The distinct texts of a corpus, as they are learnt from."""
-    seen: set[int] = set()
-    for document in corpus.documents():
-        content = document.content.strip()
+def _distinct(texts: Iterable[str], seen: set[int]) -> Iterator[str]:
+    """The texts that were not seen yet, as they are learnt from."""
+    for text in texts:
+        content = text.strip()
         if content and (key := hash(content)) not in seen:
             seen.add(key)
             yield content
