@@ -8,27 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 
 import ibkd_retrieval as ibkd
+from helpers.indexing_fakes import Listener
 from helpers.tiny_models import save_sentence_transformer, sentences
 from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.teacher.given_vectors import GivenVectors
 from ibkd_retrieval.distill.teacher.vectors import VectorTeacher
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.progress import SILENT
 
 TEXTS = sentences(150)
 ASKED = list(dict.fromkeys(" ".join(text.split()[:3]) for text in TEXTS[:40]))
-
-
-class Listener:
-    def __init__(self):
-        self.said = []
-
-    def say(self, message):
-        self.said.append(message)
-
-    def task(self, *task, **more):
-        return SILENT.task(*task, **more)
 
 
 def table(path, texts, vectors, prefix="d", **columns):

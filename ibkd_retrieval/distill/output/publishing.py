@@ -13,7 +13,7 @@ from typing import Any
 from ibkd_retrieval.corpora.catalog.known_sets import SUITE_SETS
 from ibkd_retrieval.distill.config import RECORD
 from ibkd_retrieval.distill.output.folder import read_student
-from ibkd_retrieval.errors import UserError, WorkFailed, first_line
+from ibkd_retrieval.errors import UserError, WorkFailed, first_line, reason_of
 from ibkd_retrieval.progress import Progress, as_progress
 
 _NAME = r"[A-Za-z0-9][\w.-]{0,95}"
@@ -215,7 +215,5 @@ def _push(
         said = error.server_message or first_line(error)
         raise as_(f"The hub answers {status} for {repository}: {said.strip().rstrip('.')}.") from None
     except (HTTPError, OSError) as error:
-        raise WorkFailed(
-            f"{api.endpoint} cannot be reached ({first_line(error).rstrip('.')}): push again when it can."
-        ) from None
+        raise WorkFailed(f"{api.endpoint} cannot be reached ({reason_of(error)}): push again when it can.") from None
     return PushedModel(repository, branch, made.oid, made.commit_url)

@@ -80,14 +80,15 @@ def final_figures(
             cut = copy.deepcopy(model)
             keep_leading_dimensions(cut, dim)
             shorter.append(dev.score(Encoder(cut, name, dtype=dtype)))
-        timed = {"teacher": teacher.encode, "student": student.encode}
+        timed: dict[str, Callable[[Sequence[str]], object]] = {"student": student.encode}
         # Vectors alone encode nothing, and an endpoint would have to be paid again.
-        own = {VectorTeacher: 0.0, EndpointEncoder: getattr(teacher, "texts_per_second", 0.0)}.get(type(teacher))
-        if own is not None:
-            del timed["teacher"]
+        if not isinstance(teacher, VectorTeacher | EndpointEncoder):
+            timed = {"teacher": teacher.encode} | timed
         rates = measure_throughput(timed, dev.texts[-_SPEED_SAMPLE:], rounds=3)
-        speeds = [own or 0.0, *(rates[who].documents_per_second for who in timed)][-2:]
-        return np.array([dev.score(teacher), *speeds, *shorter])
+        speeds = {who: rate.documents_per_second for who, rate in rates.items()}
+        if isinstance(teacher, EndpointEncoder):
+            speeds["teacher"] = teacher.texts_per_second
+        return np.array([dev.score(teacher), speeds.get("teacher", 0.0), speeds["student"], *shorter])
 
     teacher_dev, teacher_speed, student_speed, *shorter_dev = ranks.from_first(measure).tolist()
     return FinalFigures(

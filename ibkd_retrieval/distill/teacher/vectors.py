@@ -38,7 +38,7 @@ class VectorTeacher:
         queries: the queries that have a vector. None where none are given.
     """
 
-    max_length, pooling, dtype, device, model_bytes = 0, None, "float32", "cpu", 0
+    max_length, pooling, dtype, device = 0, None, "float32", "cpu"
 
     def __init__(
         self,
