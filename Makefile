@@ -44,7 +44,7 @@ test-lucene: .venv-lucene/.installed
 
 # Ray, too.
 test-cluster: .venv-cluster/.installed
-	.venv-cluster/bin/python -m pytest -m cluster tests/indexing
+	.venv-cluster/bin/python -m pytest -m cluster
 
 .venv-cluster/.installed: $(SETUP)
 	test -x .venv-cluster/bin/python || $(PYTHON) -m venv .venv-cluster

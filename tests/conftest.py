@@ -29,6 +29,18 @@ _SLOW = {
 """Files of tests, by folder, that take more than a few seconds as a whole. `make test-fast` leaves them out."""
 
 
+@pytest.fixture(scope="session")
+def nodes():
+    """A Ray cluster with two nodes of one CPU each (`helpers.ray_nodes`). This process is connected to it."""
+    ray = pytest.importorskip("ray")
+    from helpers.ray_nodes import started
+
+    with started() as cluster:
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+
+
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     slow = {here / folder / f"test_{name}.py" for folder, names in _SLOW.items() for name in names.split()}

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "ibkd_retrieval"
 COMMANDS = ROOT / "cli"
 ROOMS = ("corpora", "encoders", "indexing", "search", "evaluation", "distill", "serving", "integrations")
-ROOT_MODULES = {"errors", "files", "json_io", "progress"}
+ROOT_MODULES = {"cluster", "errors", "files", "json_io", "progress"}
 HEAVY = {
     "torch",
     "transformers",
@@ -34,6 +34,7 @@ HEAVY = {
     "onnxruntime",
     "openvino",
     "nncf",
+    "ray",
 }
 # Modules that define torch modules or operate on tensors throughout; nothing that `--help` loads imports them.
 TORCH_MODULES = {
@@ -164,6 +165,15 @@ def test_exactly_one_module_imports_faiss():
         if any(name.split(".")[0] == "faiss" for name in imports(path))
     ]
     assert found == ["ibkd_retrieval/indexing/faiss_binding.py"]
+
+
+def test_exactly_one_module_imports_ray():
+    found = [
+        relative(path)
+        for path in [*sources(LIBRARY), *sources(COMMANDS)]
+        if any(name.split(".")[0] == "ray" for name in imports(path))
+    ]
+    assert found == ["ibkd_retrieval/cluster.py"]
 
 
 def test_heavy_libraries_are_loaded_at_import_by_torch_modules_only():

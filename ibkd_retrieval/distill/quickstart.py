@@ -25,11 +25,10 @@ from ibkd_retrieval.distill.quickstart_sizes import (
     seconds_of,
 )
 from ibkd_retrieval.distill.sections import STATIC
-from ibkd_retrieval.encoders.backends.backend import require
 from ibkd_retrieval.encoders.device import give_freed_memory_back
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import DEFAULT_TEACHER, resolve_model_name
-from ibkd_retrieval.errors import MissingPackage, UserError
+from ibkd_retrieval.errors import MissingPackage, UserError, require
 from ibkd_retrieval.evaluation.compare.systems import ComparedData, Measuring, compare_systems
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.combine import combine_indexes

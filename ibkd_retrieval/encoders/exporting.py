@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.backends.onnx_runtime import INPUTS
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.errors import UserError, require
 from ibkd_retrieval.files import new_folder
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ def export_model(name: Path | str, output: Path | str, to: str = "onnx", *, int8
         UserError: the model cannot be exported, or the folder is taken.
         MissingPackage: a package of the format is not installed.
     """
-    from ibkd_retrieval.encoders.backends.backend import require
     from ibkd_retrieval.encoders.loading import load_sentence_transformer
     from ibkd_retrieval.encoders.routes import check_one_route
     from ibkd_retrieval.encoders.students import is_static

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.loading import quiet_transformers, resolve_model_name
 from ibkd_retrieval.encoders.routes import QUERY_ROUTE
-from ibkd_retrieval.errors import UserError, reason_of
+from ibkd_retrieval.errors import UserError, reason_of, require
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -201,8 +201,6 @@ def static_student(teacher: str, dim: int | None, device: str) -> SentenceTransf
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
-
-    from ibkd_retrieval.encoders.backends.backend import require
 
     for package in ("model2vec", "skeletoken"):
         require(package, "`student='static'`", "static")

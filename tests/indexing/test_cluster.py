@@ -8,35 +8,16 @@ from pathlib import Path
 import pytest
 
 from helpers.indexing_fakes import HashingEncoder, Listener, LoadFake, numbered_corpus
+from helpers.ray_nodes import add_node
+from ibkd_retrieval import cluster
+from ibkd_retrieval.cluster import Cluster
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.building.cluster import ClusterEncoders
 from ibkd_retrieval.indexing.format.integrity import verify_index
 
 pytestmark = pytest.mark.cluster
 ray = pytest.importorskip("ray")
-
-from ibkd_retrieval.indexing.building import cluster  # noqa: E402
-from ibkd_retrieval.indexing.building.cluster import ClusterEncoders  # noqa: E402
-
-STORE = 80 * 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def nodes():
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        # The processes of the nodes import the fakes.
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-        patch.setenv("RAY_memory_monitor_refresh_ms", "0")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE})
-        for _ in range(2):
-            made.add_node(num_cpus=1, object_store_memory=STORE)
-        ray.init(address=made.address, log_to_driver=False)
-        yield made
-        ray.shutdown()
-        made.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +26,7 @@ def alone(tmp_path_factory):
 
 
 def built(folder: Path, load: LoadFake, count: int | None = None, weight_hash: str = "0a", **settings):
-    processes = ClusterEncoders("auto", load, weight_hash, count)
+    processes = ClusterEncoders(Cluster("auto", count), load, weight_hash)
     return build_index(numbered_corpus(95), HashingEncoder(), folder, shard_size=10, processes=processes, **settings)
 
 
@@ -59,7 +40,7 @@ def test_a_cluster_makes_the_files_of_one_machine(nodes, alone, tmp_path, count)
 
 
 def test_the_shards_of_a_node_that_dies_are_encoded_elsewhere(nodes, alone, tmp_path):
-    lost = nodes.add_node(num_cpus=2, object_store_memory=STORE)
+    lost = add_node(nodes, 2)
 
     def remove():
         while not list((tmp_path / "i").glob("shards/*.json")):
@@ -108,7 +89,7 @@ def test_other_software_on_a_node_is_refused(nodes, tmp_path, monkeypatch):
 
 
 def test_a_cluster_without_room_says_what_it_has(nodes, tmp_path):
-    processes = ClusterEncoders("auto", LoadFake(), "0a", cpus=64)
+    processes = ClusterEncoders(Cluster("auto", cpus=64), LoadFake(), "0a")
     with pytest.raises(UserError, match=r"No node of the cluster has 64 CPUs .* 1 CPUs and 0 GPUs.*`worker_cpus`"):
         build_index(numbered_corpus(95), HashingEncoder(), tmp_path / "i", processes=processes)
 
@@ -116,8 +97,7 @@ def test_a_cluster_without_room_says_what_it_has(nodes, tmp_path):
 @pytest.mark.parametrize("address", ["localhost:1", "nonsense", "localhost:99999999"])
 def test_no_cluster_at_the_address_is_one_sentence(tmp_path, monkeypatch, address):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    processes = ClusterEncoders(Cluster(address), LoadFake(), "0a")
     with pytest.raises(UserError, match=f"No Ray cluster answers at `cluster='{address}'`"):
-        build_index(
-            numbered_corpus(5), HashingEncoder(), tmp_path / "i", processes=ClusterEncoders(address, LoadFake(), "0a")
-        )
+        build_index(numbered_corpus(5), HashingEncoder(), tmp_path / "i", processes=processes)
     assert os.listdir(tmp_path) in ([], ["i"])

@@ -91,18 +91,6 @@ def weights_in(dtype: str, backend: str, device: str) -> torch.dtype | None:
     return None if found.itemsize == 4 else found
 
 
-def require(package: str, purpose: str, extra: str) -> None:
-    """Check that a package is installed.
-
-    Raises:
-        MissingPackage: it is not installed.
-    """
-    import importlib.util
-
-    if importlib.util.find_spec(package) is None:
-        raise MissingPackage(package, purpose, extra)
-
-
 def installed() -> tuple[str, ...]:
     """Return the backends whose packages are installed. Torch always is."""
     import importlib.util

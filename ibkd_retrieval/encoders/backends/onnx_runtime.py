@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibkd_retrieval.encoders.backends.backend import require
-from ibkd_retrieval.errors import UserError, WorkFailed, reason_of
+from ibkd_retrieval.errors import UserError, WorkFailed, reason_of, require
 from ibkd_retrieval.files import cache_folder, sync_directory, sync_tree
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibkd_retrieval.encoders.backends.backend import require
 from ibkd_retrieval.encoders.backends.onnx_runtime import (
     INPUTS,
     OUTPUT,
@@ -20,7 +19,7 @@ from ibkd_retrieval.encoders.backends.onnx_runtime import (
     quiet_converters,
     tracing,
 )
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.errors import UserError, require
 
 if TYPE_CHECKING:
     import torch

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.encoders.backends.backend import require
-from ibkd_retrieval.errors import UserError, WorkFailed
+from ibkd_retrieval.errors import UserError, WorkFailed, require
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.endpoints.address import Address, EndpointTerms

@@ -89,7 +89,8 @@ def _encoders(
     load = _loader(model, encoder, config, corpus, sizes)
     if config.cluster is None:
         return EncoderProcesses(config.workers or 1, load)
-    from ibkd_retrieval.indexing.building.cluster import ClusterEncoders, connected
+    from ibkd_retrieval.cluster import Cluster, connected
+    from ibkd_retrieval.indexing.building.cluster import ClusterEncoders
 
     with connected(config.cluster):
         pass  # An address without a cluster is refused before a folder is made.
@@ -97,7 +98,8 @@ def _encoders(
     # The processes of a cluster start in a folder of their own.
     name = str(Path(load.name).resolve()) if Path(load.name).is_dir() else load.name
     load, gpus = dataclasses.replace(load, name=name), int(encoder.device.startswith("cuda"))
-    return ClusterEncoders(config.cluster, load, encoder.weight_hash, config.workers, config.worker_cpus or 1, gpus)
+    cluster = Cluster(config.cluster, config.workers, config.worker_cpus or 1, gpus)
+    return ClusterEncoders(cluster, load, encoder.weight_hash)
 
 
 def _loaded(model: str, config: EncodingConfig, corpus: Corpus, progress: Progress) -> Any:

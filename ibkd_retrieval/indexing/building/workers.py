@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.encoders.protocol import TextEncoder
-from ibkd_retrieval.errors import UserError, WorkFailed
+from ibkd_retrieval.errors import Failure, WorkFailed
 from ibkd_retrieval.progress import SILENT, Task
 
 if TYPE_CHECKING:
@@ -254,40 +254,6 @@ class _Advanced(NamedTuple):
     texts: int
 
 
-class Failure(NamedTuple):
-    """An error of an encoder process, on its way to the process that reports it.
-
-    Attributes:
-        kind: "user", "system" or "work": which class of error it is.
-        text: what it says.
-        number: the error number of a "system" error.
-    """
-
-    kind: str
-    text: str
-    number: int | None = None
-
-    @classmethod
-    def of(cls, error: Exception) -> Failure:
-        """What an error says."""
-        if isinstance(error, UserError):
-            return cls("user", str(error))
-        if isinstance(error, OSError) and error.errno is not None:
-            where = f": {error.filename}" if error.filename else ""
-            return cls("system", f"{error.strerror}{where}", error.errno)
-        return cls("work", f"Encoding failed with {type(error).__name__}: {error}")
-
-    def at(self, where: str) -> Failure:
-        """The same, with where it happened."""
-        return self._replace(text=f"{where}: {self.text}")
-
-    def error(self) -> Exception:
-        """The error to raise."""
-        if self.kind == "user":
-            return UserError(self.text)
-        return OSError(self.number, self.text) if self.kind == "system" else WorkFailed(self.text)
-
-
 class _Reporting:
     """Forwards progress to the process that shows it."""
 
@@ -317,6 +283,6 @@ def _work(connection: Connection, load: EncoderLoader, number: int, count: int) 
         return
     except Exception as error:  # Any library can raise here. The parent process turns it into a message.
         try:
-            connection.send(Failure.of(error))
+            connection.send(Failure.of(error, "Encoding"))
         except ConnectionError:
             return

@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.encoders.backends.backend import require
-from ibkd_retrieval.errors import UserError, WorkFailed, reason_of
+from ibkd_retrieval.errors import UserError, WorkFailed, reason_of, require
 from ibkd_retrieval.files import sha256_file
 from ibkd_retrieval.indexing.contents import IndexContents, Rows, open_contents
 from ibkd_retrieval.indexing.exporting.rows import half_a_pair
