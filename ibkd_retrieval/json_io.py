@@ -9,6 +9,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import orjson
+
 T = TypeVar("T")
 
 KEY = "key"
@@ -25,6 +27,33 @@ def parse(data: bytes | str) -> Any:
         return json.loads(data)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+_EXACT = 2.0**63
+"""Whole numbers from here on are floats for orjson."""
+
+
+def parse_fast(line: str) -> Any:
+    """Parse JSON as `json.loads` does, with the same values and errors, in a fraction of its time.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return json.loads(line)  # Half of a surrogate pair, NaN and infinity, which orjson refuses, or the error.
+    return json.loads(line) if _is_rounded(value) else value
+
+
+def _is_rounded(value: Any) -> bool:
+    if type(value) is dict or type(value) is list:
+        for each in value.values() if type(value) is dict else value:
+            if type(each) is not str and _is_rounded(each):
+                return True
+        return False
+    return type(value) is float and not -_EXACT < value < _EXACT
 
 
 def encode(value: Any) -> Any:

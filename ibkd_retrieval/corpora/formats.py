@@ -14,6 +14,7 @@ from typing import Any
 from ibkd_retrieval.corpora.records import METADATA
 from ibkd_retrieval.errors import UserError, first_line
 from ibkd_retrieval.files import open_bytes
+from ibkd_retrieval.json_io import parse_fast
 
 LONGEST_LINE = 32 << 20
 """The most bytes of a line. It bounds the memory that a small compressed file can use."""
@@ -132,10 +133,11 @@ def _json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if format_suffix(path) == ".json" and next((line.lstrip()[:1] for _, line in read_lines(path)), "") == "[":
         yield from _json_array(path)
         return
+    name = str(path)
     for number, line in read_lines(path):
-        where = f"{path}, line {number}"
+        where = f"{name}, line {number}"
         try:
-            record = json.loads(line)
+            record = parse_fast(line)
         except RecursionError:
             raise UserError(f"{where}: not JSON that can be read (nested too deeply); flatten the object.") from None
         except ValueError as error:

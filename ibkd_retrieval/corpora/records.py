@@ -163,7 +163,8 @@ def _take(found: dict[str, FieldValue], record: Mapping[str, object], used: Coll
 
 def is_id(text: str) -> bool:
     """Whether a text can be an id: it has no white space but single spaces within it."""
-    return "  " not in text and text.strip() == text and len(text.replace(" ", "").split()) == 1
+    # Letters and digits alone are most ids.
+    return text.isalnum() or ("  " not in text and text.strip() == text and len(text.replace(" ", "").split()) == 1)
 
 
 def checked_id(value: object, where: str) -> str:
@@ -198,6 +199,8 @@ def encodable(text: str, where: str) -> str:
     Raises:
         UserError: it holds half of a surrogate pair.
     """
+    if text.isascii():
+        return text  # Python knows that without a look at the letters.
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

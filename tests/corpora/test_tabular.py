@@ -16,6 +16,7 @@ from ibkd_retrieval.corpora.columns import is_header
 from ibkd_retrieval.corpora.records import NO_FIELDS, Document, Query
 from ibkd_retrieval.corpora.tabular import read_documents, read_queries
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.json_io import parse_fast
 
 IDS = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=8)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -238,3 +239,29 @@ def test_an_empty_query_and_a_query_with_a_title_are_refused(tmp_path):
 def test_a_file_that_cannot_be_opened_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         list(read_documents(tmp_path / "missing.tsv"))
+
+
+_NUMBERS = st.integers() | st.floats() | st.sampled_from([2**63, 2**64, -(2**63) - 1, 10**30, 1e18, 1e19])
+_VALUES = st.recursive(
+    st.none() | st.booleans() | _NUMBERS | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)
+)
+
+
+@given(_VALUES, st.booleans())
+def test_json_is_read_as_the_standard_library_reads_it(value, escaped):
+    line = json.dumps(value, ensure_ascii=escaped)
+    assert repr(parse_fast(line)) == repr(json.loads(line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "{", "[1,]", "01", '"\x01"', "{'a': 1}", '{"a": 1} x', "nul", "\ufeff{}", '{"a" 1}', "NaN", "-0", "1e999"],
+)
+def test_json_that_is_none_is_refused_in_the_words_of_the_standard_library(line):
+    def told(parse):
+        try:
+            return repr(parse(line))
+        except ValueError as error:
+            return str(error)
+
+    assert told(parse_fast) == told(json.loads)

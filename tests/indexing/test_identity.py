@@ -1,3 +1,5 @@
+import hashlib
+import json
 import re
 
 import pytest
@@ -48,6 +50,18 @@ def test_ids_that_no_line_can_hold_are_refused_with_their_position(bad: str):
     guard.admit(["x"], lambda: iter([]))
     with pytest.raises(UserError, match="Document 3 of corpus"):
         guard.admit(["y", bad], lambda: iter(["x"]))
+
+
+def test_a_fingerprint_is_the_one_that_older_indexes_record():
+    documents = [Document("a", "text"), Document("b", "snow \u2603", "a title", {"year": 1999, "by": "A\u00e9"})]
+    documents += [Document(f"d{i}", "half of a pair: \ud800" if i == 7 else "text") for i in range(200)]
+    pieces = []
+    for document in documents:
+        fields = json.dumps(dict(document.fields), sort_keys=True)
+        for text in (document.doc_id, document.content, *([fields] if document.fields else ())):
+            data = text.encode("utf-8", "surrogatepass")
+            pieces += [len(data).to_bytes(8, "little"), data]
+    assert fingerprint(documents) == hashlib.sha256(b"".join(pieces)).hexdigest()
 
 
 def test_a_fingerprint_depends_on_every_id_and_content_and_on_their_order_only():

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -5,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.format.lines import LineStore, offsets_path, write_lines
+from ibkd_retrieval.indexing.format.shards import line_of
 
 LINES = st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])), max_size=30)
 
@@ -64,3 +67,14 @@ def test_missing_truncated_and_pickled_offsets_are_a_user_error(tmp_path: Path):
     offsets_path(path).unlink()
     with pytest.raises(UserError, match="damaged"):
         LineStore(path)
+
+
+@given(st.text(), st.text(), st.text(), st.dictionaries(st.text(), st.text() | st.integers() | st.floats()))
+def test_a_stored_document_is_what_json_writes_of_it_without_escapes_where_it_has_utf8(doc_id, title, text, fields):
+    value = {"id": doc_id, "title": title, "text": text} | ({"fields": fields} if fields else {})
+    line = json.dumps(value, ensure_ascii=False)
+    try:
+        due = line.encode()
+    except UnicodeEncodeError:
+        due = json.dumps(value).encode()
+    assert line_of(Document(doc_id, text, title, fields)) == due

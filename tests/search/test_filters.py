@@ -7,7 +7,7 @@ from helpers.searching import HashEncoder, indexed
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.delete import delete_documents
-from ibkd_retrieval.indexing.format.shards import _to_json, document_from_json, fields_from_json
+from ibkd_retrieval.indexing.format.shards import document_from_json, fields_from_json, line_of
 from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.search.filters import allowed_rows, parse_condition
 from ibkd_retrieval.search.searcher import Searcher
@@ -115,7 +115,7 @@ def test_a_value_may_hold_what_looks_like_a_comparison():
 
 @given(TEXTS, TEXTS, FIELDS)
 def test_fields_read_alone_are_those_of_the_document(text, title, fields):
-    line = _to_json(Document("d", text, title, fields))
+    line = line_of(Document("d", text, title, fields)).decode()
     assert fields_from_json(line) == dict(document_from_json(line).fields) == fields
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +147,11 @@ def differing_fields(one: EncoderRecord, other: EncoderRecord) -> str:
     return ", ".join(name for name in names if getattr(one, name) != getattr(other, name))
 
 
+_AT_ONCE = 64
+"""Documents that are hashed in one piece."""
+_LENGTH = struct.Struct("<Q")
+
+
 class Fingerprint:
     """SHA-256 over ids, contents and fields of documents in their order."""
 
@@ -153,18 +160,35 @@ class Fingerprint:
 
     def add(self, documents: Iterable[Document]) -> None:
         """Add the next documents."""
-        for document in documents:
-            fields = json.dumps(dict(document.fields), sort_keys=True) if document.fields else None
-            for text in (document.doc_id, document.content, *([fields] if fields else ())):
-                # Lone surrogates, which JSON can carry, have no UTF-8 bytes but must not stop a build.
-                data = text.encode("utf-8", "surrogatepass")
-                # The length keeps ("ab", "c") apart from ("a", "bc").
-                self._digest.update(len(data).to_bytes(8, "little"))
-                self._digest.update(data)
+        for data in fingerprinted(documents):
+            self.update(data)
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Add what `fingerprinted` gives of the next documents."""
+        self._digest.update(data)
 
     def hexdigest(self) -> str:
         """64 hex digits for the documents so far."""
         return self._digest.hexdigest()
+
+
+def fingerprinted(documents: Iterable[Document]) -> Iterator[bytes]:
+    """What a fingerprint is the hash of, in pieces of some documents each."""
+    unread = iter(documents)
+    while batch := list(islice(unread, _AT_ONCE)):
+        yield b"".join(map(_fingerprinted, batch))
+
+
+def _fingerprinted(document: Document) -> bytes:
+    # Lone surrogates, which JSON can carry, have no UTF-8 bytes but must not stop a build.
+    doc_id = document.doc_id.encode("utf-8", "surrogatepass")
+    content = document.content.encode("utf-8", "surrogatepass")
+    # The lengths keep ("ab", "c") apart from ("a", "bc").
+    data = b"%b%b%b%b" % (_LENGTH.pack(len(doc_id)), doc_id, _LENGTH.pack(len(content)), content)
+    if document.fields:
+        fields = json.dumps(dict(document.fields), sort_keys=True).encode()
+        data += _LENGTH.pack(len(fields)) + fields
+    return data
 
 
 def fingerprint(documents: Iterable[Document]) -> str:
@@ -262,6 +286,8 @@ class TakenIds:
 
 
 def _is_utf8(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

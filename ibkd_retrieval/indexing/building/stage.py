@@ -18,7 +18,7 @@ from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.encoders.protocol import PreparingEncoder, TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.pipeline import WriteBehind, read_ahead
-from ibkd_retrieval.indexing.building.plan import BuildPlan, Fingerprint, IdGuard, TakenIds, fingerprint
+from ibkd_retrieval.indexing.building.plan import BuildPlan, Fingerprint, IdGuard, TakenIds, fingerprinted
 from ibkd_retrieval.indexing.building.workers import EncodedShard, ShardEncoders, UnencodedShard
 from ibkd_retrieval.indexing.format.shards import ShardRecord, is_intact, write_shard
 from ibkd_retrieval.progress import Progress, Task
@@ -112,9 +112,12 @@ class ShardStage:
         guard = IdGuard(self.corpus.name)
         number, count = self.first, 0
         for documents in cut(self.corpus.documents(), self.plan.shard_size, self.plan.shard_text):
-            whole.add(documents)
+            part = Fingerprint()
+            for data in fingerprinted(documents):
+                whole.update(data)
+                part.update(data)
+            own = part.hexdigest()
             # Checked before the ids, because a changed corpus can repeat ids of earlier shards.
-            own = fingerprint(documents)
             if number in self.begun and self.begun[number].fingerprint != own:
                 raise self._changed(count)
             ids = [document.doc_id for document in documents]
@@ -132,6 +135,8 @@ class ShardStage:
     def _refuse_unreadable(self, documents: list[Document], count: int) -> None:
         """Name a document that cannot be tokenised. The encoder knows only its position in a batch."""
         for position, document in enumerate(documents, start=count + 1):
+            if document.text.isascii() and document.title.isascii():
+                continue
             try:
                 document.content.encode("utf-8")
             except UnicodeEncodeError:

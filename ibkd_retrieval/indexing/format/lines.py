@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from array import array
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +30,8 @@ def save_array(file: IO[bytes], array: NDArray[Any]) -> None:
         file.write(array.reshape(-1).view(np.uint8).data)
 
 
+_AT_ONCE = 64
+"""Lines that are written in one piece."""
 _STRETCH = 1 << 14
 _DENSE = 8
 """A range of lines is decoded whole if at least one line in this many is wanted."""
@@ -39,12 +42,12 @@ def offsets_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.offsets.npy")
 
 
-def write_lines(path: Path, lines: Iterable[str]) -> int:
+def write_lines(path: Path, lines: Iterable[str | bytes]) -> int:
     r"""Write UTF-8 lines, each ended by "\n", and beside them their offsets: int64 [n + 1], the last is the size.
 
     Args:
         path: the file of lines; the offsets go to `PATH.offsets.npy`.
-        lines: the lines, read once as a stream.
+        lines: the lines as text or as UTF-8, read once as a stream.
 
     Returns:
         The number of lines.
@@ -52,15 +55,20 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
     Raises:
         ValueError: a line holds a line feed or text that UTF-8 has no bytes for (a lone surrogate).
     """
-    offsets = array("q", [0])
+    sizes = array("q", [0])
+    unread = iter(lines)
     with atomic_write(path) as file:
-        for line in lines:
-            if "\n" in line:
-                raise ValueError(f"line {len(offsets)} for {path} holds a line feed")
-            offsets.append(offsets[-1] + file.write(f"{line}\n".encode()))
+        while batch := [line.encode() if isinstance(line, str) else line for line in islice(unread, _AT_ONCE)]:
+            data = b"\n".join(batch)
+            if data.count(b"\n") >= len(batch):
+                bad = next(i for i, line in enumerate(batch) if b"\n" in line)
+                raise ValueError(f"line {len(sizes) + bad} for {path} holds a line feed")
+            file.write(data)
+            file.write(b"\n")
+            sizes.extend(len(line) + 1 for line in batch)
     with atomic_write(offsets_path(path)) as file:
-        save_array(file, np.frombuffer(offsets, dtype=np.int64))
-    return len(offsets) - 1
+        save_array(file, np.cumsum(sizes, dtype=np.int64))
+    return len(sizes) - 1
 
 
 class LineStore:

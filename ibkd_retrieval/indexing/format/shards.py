@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import NO_FIELDS, Document, FieldValue
@@ -85,7 +86,7 @@ def write_shard(
     with atomic_write(folder / vectors_file(number)) as file:
         save_array(file, packed)
     texts = folder / documents_file(number)
-    write_lines(texts, map(_to_json, documents))
+    write_lines(texts, map(line_of, documents))
     record = ShardRecord(
         documents=len(documents),
         fingerprint=fingerprint,
@@ -144,17 +145,17 @@ def fields_from_json(line: str) -> dict[str, FieldValue]:
     return fields
 
 
-def _to_json(document: Document) -> str:
-    value: dict[str, object] = {"id": document.doc_id, "title": document.title, "text": document.text}
-    if document.fields:
-        value["fields"] = dict(document.fields)
-    line = json.dumps(value, ensure_ascii=False)
+def line_of(document: Document) -> bytes:
+    """The line that stores a document: what `json.dumps` gives, and not ASCII only."""
+    doc_id, text, title, fields = document
     try:
-        line.encode("utf-8")
-    except UnicodeEncodeError:
+        line = b'{"id": %b, "title": %b, "text": %b' % (orjson.dumps(doc_id), orjson.dumps(title), orjson.dumps(text))
+        more = b', "fields": ' + json.dumps(dict(fields), ensure_ascii=False).encode() if fields else b""
+    except (orjson.JSONEncodeError, UnicodeEncodeError):
         # Lone surrogates have no UTF-8 bytes, but JSON has an escape for them.
-        line = json.dumps(value)
-    return line
+        value: dict[str, object] = {"id": doc_id, "title": title, "text": text}
+        return json.dumps(value | {"fields": dict(fields)} if fields else value).encode()
+    return b"%b%b}" % (line, more)
 
 
 class OpenFiles(Generic[T]):
