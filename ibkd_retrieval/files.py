@@ -10,11 +10,10 @@ import json
 import os
 import platform
 import re
-import secrets
 import shutil
 import stat
 import tempfile
-import zlib
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -79,16 +78,21 @@ def beside(path: Path, suffix: str) -> Path:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name that nobody can foresee for what will be `path`. It says which process made it."""
-    return beside(path, f".{secrets.randbelow(10**12):012d}{_machine()}{os.getpid():07d}.tmp")
+    """A name that nobody can foresee for what will be `path`. It says which process of which machine made it."""
+    return beside(path, f".{uuid.uuid4().int:039d}{_machine():020d}{os.getpid():07d}.tmp")
 
 
 @functools.cache
-def _machine() -> str:
-    """Four digits that tell this machine, or container, from others that see the same files."""
-    processes = Path("/proc/self/ns/pid")
+def _machine() -> int:
+    """A number for this start of this machine, or container, among all that see the same files.
+
+    Host names and numbers of process name spaces repeat, and what another machine writes must not pass for abandoned.
+    """
+    booted, processes = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    start = booted.read_text("ascii") if booted.exists() else str(uuid.getnode())
     number = processes.stat().st_ino if processes.exists() else 0
-    return f"{zlib.crc32(f'{platform.node()} {number}'.encode()) % 10_000:04d}"
+    name = hashlib.blake2b(f"{platform.node()} {start} {number}".encode(), digest_size=8)
+    return int.from_bytes(name.digest(), "little")
 
 
 _MOST_NEIGHBOURS = 1000
@@ -96,13 +100,17 @@ _MOST_NEIGHBOURS = 1000
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove the temporary files of `path` that ended processes of this machine left."""
+    """Remove the temporary files of `path` that ended processes of this machine left.
+
+    Those of other machines stay, since nothing tells whether they are still written. Names of earlier versions stay
+    too: a machine has four digits in them, which others share.
+    """
     mine = temporary_name(path).name
     start = mine[: mine.rindex(".", 0, -len(".tmp")) + 1]
     with suppress(OSError), os.scandir(path.parent) as entries:
         for entry in itertools.islice(entries, _MOST_NEIGHBOURS):
             made = _MADE_BY.fullmatch(entry.name.removeprefix(start)) if entry.name.startswith(start) else None
-            if made is None or made["machine"] != _machine() or _is_running(int(made["process"])):
+            if made is None or int(made["machine"]) != _machine() or _is_running(int(made["process"])):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
@@ -110,7 +118,7 @@ def _remove_abandoned(path: Path) -> None:
                 os.unlink(entry.path)
 
 
-_MADE_BY = re.compile(r"\d{12}(?P<machine>\d{4})(?P<process>\d{7})\.tmp")
+_MADE_BY = re.compile(r"\d{39}(?P<machine>\d{20})(?P<process>\d{7})\.tmp")
 
 
 def own_folder(path: Path) -> Path:
@@ -164,11 +172,14 @@ def make_folder(folder: Path) -> list[Path]:
     return missing
 
 
-_LEFTOVER = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
+LOCK = ".lock"
+"""The file in a folder that its writer holds locked."""
+
+_LEFTOVER = re.compile(r"\.lock|\..+\.\d+\.tmp", re.DOTALL)
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether `path` has the name of what a killed `atomic_write` leaves, which no file of anyone else's has."""
+    """Whether `path` has the name of what a killed writer leaves: a partial file, or the lock of its folder."""
     return _LEFTOVER.fullmatch(path.name) is not None
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,7 @@ def distill_student(job: Job) -> StudentReport:
     """
     check_stage(job.config, job.pairs)
     began = time.monotonic()
-    with _held(job.output), full_disk_error(job.output):
+    with _held(job), full_disk_error(job.output):
         if ranks.is_first():
             settle_output(job.output)
             prepare_output(job.output, resume=job.resume, overwrite=job.overwrite)
@@ -141,11 +140,12 @@ def _peak_memory() -> int:
 
 
 @contextmanager
-def _held(output: Path) -> Iterator[None]:
+def _held(job: Job) -> Iterator[None]:
+    output = job.output
     if not ranks.is_first() or (output.exists() and not output.is_dir()):
         yield
         return
-    with only_writer(output, make=True):
+    with only_writer(output, make=True, say=job.progress.say):
         yield
 
 

@@ -99,7 +99,7 @@ def append_documents(
         OSError: the disk is full or fails.
     """
     folder = Path(folder)
-    with only_writer(folder):
+    with only_writer(folder, say=progress.say):
         manifest = read_manifest(folder)
         _check(corpus, encoder, folder, manifest, progress)
         memory = memory or MemoryPlan.unlimited(manifest.shard_size)

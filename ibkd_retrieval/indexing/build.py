@@ -86,7 +86,7 @@ def build_index(
         **noted_family(family),
     )
     _check_before_encoding(corpus, plan, family, memory.structure_limit)
-    with new_index(folder, resume, overwrite) as folder:
+    with new_index(folder, resume, overwrite, progress) as folder:
         plan = claim(folder, plan, resume, overwrite, progress)
         refuse_changed(folder)
         stage = ShardStage(

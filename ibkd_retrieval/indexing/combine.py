@@ -88,7 +88,7 @@ def combine_indexes(
     corpus, changes = _history(manifests)
     if len(indexes) > 1 and not plan.encoder.weight_hash:
         progress.say("No model was named for these vectors: whether all were made by one is not known.")
-    with new_index(folder, resume, overwrite) as folder:
+    with new_index(folder, resume, overwrite, progress) as folder:
         plan = claim(folder, plan, resume, overwrite, progress)
         _refuse_others(folder, indexes, changes)
         documents = sum(manifest.document_count for manifest in manifests)

@@ -28,6 +28,7 @@ from ibkd_retrieval.encoders.autotune.load import newest_student
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import LOCK
 from ibkd_retrieval.indexing.format.writing import only_writer
 from ibkd_retrieval.progress import SILENT
 
@@ -230,7 +231,7 @@ def test_a_killed_run_is_unfinished_and_resumes_to_the_same_weights(bert, tmp_pa
     killed = subprocess.run(program, env={"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}, check=False)
     assert killed.returncode == -signal.SIGKILL
     folder = tmp_path / "student"
-    assert [item.name for item in folder.iterdir()] == ["checkpoints"]
+    assert sorted(item.name for item in folder.iterdir()) == [LOCK, "checkpoints"]
     with pytest.raises(UserError, match="is unfinished: give `resume`"):
         run(bert, tmp_path)
     with pytest.raises(UserError, match="one of them"):

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from ibkd_retrieval.distill.data.texts import text_keys
 from ibkd_retrieval.distill.sections import MiningSettings
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import atomic_write, sha256_file
+from ibkd_retrieval.files import atomic_write, is_leftover, sha256_file
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.format.writing import only_writer
 from ibkd_retrieval.indexing.index import StoredIndex, open_index
@@ -116,8 +117,9 @@ def with_negatives(pairs: PairSet, path: Path) -> PairSet:
 def _teacher_index(corpus: Corpus, teacher: TextEncoder, folder: Path, progress: Progress) -> StoredIndex:
     where = folder / hashlib.sha256(corpus.name.encode()).hexdigest()[:16]
     progress.say(f"hard negatives: the teacher's index of {corpus.name} is kept in {where}")
-    with only_writer(where, make=True, wait=lambda: progress.say("waiting for another run that makes it")):
-        stale = where.is_dir() and any(where.iterdir())
+    waiting = partial(progress.say, "waiting for another run that makes it")
+    with only_writer(where, make=True, wait=waiting, say=progress.say):
+        stale = where.is_dir() and not all(is_leftover(path) for path in where.iterdir())
         try:
             build_index(corpus, teacher, where, resume=stale, progress=progress)
         except UserError as error:

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.files import LOCK
 from ibkd_retrieval.indexing.format.lines import offsets_path
 from ibkd_retrieval.json_io import parse
 
@@ -98,6 +99,8 @@ def lexical_indexes(folder: Path) -> list[Path]:
 def remove_leftovers(folder: Path, listed: Collection[str] | None = None) -> None:
     """Delete the partial files of a killed process, and where `listed` is given numbered files that it does not name.
 
+    The caller holds the lock of the folder, so that no other process or machine is writing them.
+
     Args:
         folder: the index folder.
         listed: the files of a finished index. None keeps all numbered ones.
@@ -148,7 +151,7 @@ def is_free(folder: Path) -> bool:
         return True
     if not folder.is_dir():
         raise UserError(f"{folder} is a file where an index folder should be made: name another with `output`.")
-    temporary = [_TEMPORARY.fullmatch(path.name) for path in folder.iterdir() if path.name != MARK]
+    temporary = [_TEMPORARY.fullmatch(path.name) for path in folder.iterdir() if path.name not in (MARK, LOCK)]
     return all(match is not None and match["name"] == PLAN for match in temporary)
 
 

@@ -10,85 +10,139 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
 import threading
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ibkd_retrieval.errors import UserError, WorkFailed
-from ibkd_retrieval.files import atomic_write, beside, check_name, is_leftover, make_folder, sync_directory
+from ibkd_retrieval.files import LOCK, atomic_write, beside, check_name, is_leftover, make_folder, sync_directory
 from ibkd_retrieval.indexing.format import layout
+from ibkd_retrieval.progress import SILENT, Progress
 
 _held: dict[tuple[int, int], int] = {}
 """Folders locked by threads of this process, by device and inode. The same thread may lock one again."""
 
 
 @contextmanager
-def only_writer(folder: Path, make: bool = False, wait: Callable[[], object] | None = None) -> Iterator[None]:
-    """Lock `folder` against other processes and threads that would write in it.
+def only_writer(
+    folder: Path,
+    make: bool = False,
+    wait: Callable[[], object] | None = None,
+    say: Callable[[str], object] = warnings.warn,
+) -> Iterator[None]:
+    """Lock `folder` against other processes, threads and machines that would write in it.
 
-    The system releases the lock when the process ends. On file systems without locks, nothing is locked.
+    The system releases the lock when the process ends.
 
     Args:
         folder: the folder to lock.
         make: create the folder if it is absent.
         wait: function called before waiting for another writer. None refuses at once.
+        say: receives a remark if the file system has no locks. The work then goes on without one.
 
     Raises:
         UserError: another process or thread holds the folder.
     """
     check_name(folder)
     made = make_folder(folder) if make else []
-    if not folder.is_dir():
-        yield  # The writer reports the error.
-        return
     try:
-        with _held_by_us(folder, wait):
-            yield
+        with ExitStack() as stack:
+            # Whoever is waited for may have removed the folder, or put another in its place.
+            while folder.is_dir() and not _take(folder, stack, wait, say):
+                made = (make_folder(folder) if make else []) or made
+            yield  # Without a folder, the writer reports the error.
     finally:
         with suppress(OSError):  # Folders with files stay.
             for each in made:
                 each.rmdir()
 
 
-@contextmanager
-def _held_by_us(folder: Path, wait: Callable[[], object] | None) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        status = os.fstat(descriptor)
-        key, me = (status.st_dev, status.st_ino), threading.get_ident()
-        if _held.get(key) == me:
-            yield
-            return
-        if not _lock(descriptor):
-            if wait is None:
-                raise UserError(
-                    f"Another process is writing to {folder}: wait until it is done, or end it and run this again."
-                )
-            wait()
-            _lock(descriptor, wait=True)
-        _held[key] = me
-        try:
-            yield
-        finally:
-            del _held[key]
-    finally:
-        os.close(descriptor)  # This releases the lock.
+def _take(folder: Path, stack: ExitStack, wait: Callable[[], object] | None, say: Callable[[str], object]) -> bool:
+    """Lock a folder until `stack` ends. False if another folder has its name by now.
 
-
-def _lock(descriptor: int, wait: bool = False) -> bool:
-    """Whether the folder is now locked, or cannot be locked at all. `wait` blocks until it is."""
+    A network file system locks only files that are open for writing. Earlier versions lock the folder itself.
+    """
     try:
-        import fcntl
-    except ImportError:
+        opened = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    status = os.fstat(opened)
+    key, me = (status.st_dev, status.st_ino), threading.get_ident()
+    if _held.get(key) == me:
+        os.close(opened)
         return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
-        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+    with ExitStack() as held:
+        held.callback(os.close, opened)
+        _wait_for_lock(opened, folder, wait)
+        file = _lock_file(opened)
+        if file is not None:
+            held.callback(os.close, file)
+            if (fault := _wait_for_lock(file, folder, wait)) is not None:
+                say(
+                    f"Nothing can be locked in {folder} ({fault}): see to it that no other process or machine writes "
+                    "there."
+                )
+        if not _leads_to(folder, opened) or (file is not None and not _leads_to(folder / LOCK, file)):
+            return False
+        _held[key] = me
+        held.callback(_held.pop, key)
+        if file is not None:
+            held.callback(_remove_lock, opened, file)
+        stack.push(held.pop_all())
     return True
+
+
+def _lock_file(folder: int) -> int | None:
+    """Open the lock of a folder that is open as `folder`. None if the folder takes no files."""
+    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
+        with suppress(OSError):
+            return os.open(LOCK, flags | os.O_NOFOLLOW, 0o666, dir_fd=folder)
+    return None
+
+
+def _remove_lock(folder: int, file: int) -> None:
+    """Remove the lock `file` of a folder while it is held. Whoever waits for it looks whether it is still there."""
+    with suppress(OSError):
+        if os.path.samestat(os.stat(LOCK, dir_fd=folder), os.fstat(file)):
+            os.unlink(LOCK, dir_fd=folder)
+
+
+def _leads_to(path: Path, descriptor: int) -> bool:
+    """Whether what is open as `descriptor` still has the name `path`."""
+    try:
+        # A network file system may answer a mere question from its memory.
+        again = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return os.path.samestat(os.fstat(again), os.fstat(descriptor))
+    finally:
+        os.close(again)
+
+
+def _wait_for_lock(descriptor: int, folder: Path, wait: Callable[[], object] | None) -> str | None:
+    """Lock an open file or folder. If it cannot be locked at all, return the reason.
+
+    Raises:
+        UserError: another process holds it, and `wait` is None.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+            return error.strerror
+        if wait is None:
+            raise UserError(
+                f"Another process is writing to {folder}: wait until it is done, or end it and run this again."
+            ) from None
+        wait()
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return None
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -98,7 +152,7 @@ _CURRENT_FOLDER, _EXCHANGE = -100, 2
 
 
 @contextmanager
-def working_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Path]:
+def _working_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Path]:
     """A context that gives the folder to build an index in. It becomes `folder` on success.
 
     It is `folder` itself, unless a finished index there is replaced, or such a replacement is resumed.
@@ -115,7 +169,6 @@ def working_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Path
         raise UserError("An index is either resumed or overwritten: give one of `resume` and `overwrite`.")
     folder = Path(os.path.realpath(folder))
     new = _new(folder)
-    _settle(folder)
     if overwrite and _is_marked(new, folder):
         _discard(new)
     finished = layout.is_index(folder) and (folder / layout.MANIFEST).exists()
@@ -132,7 +185,7 @@ def working_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Path
         new.mkdir()
         with atomic_write(new / layout.MARK) as file:
             file.write(os.fsencode(folder.name))
-    with only_writer(new):
+    with only_writer(new, say=SILENT.say):
         try:
             yield new
         except BaseException:
@@ -144,15 +197,18 @@ def working_folder(folder: Path, resume: bool, overwrite: bool) -> Iterator[Path
 
 
 @contextmanager
-def new_index(folder: Path, resume: bool, overwrite: bool) -> Iterator[Path]:
+def new_index(folder: Path, resume: bool, overwrite: bool, progress: Progress) -> Iterator[Path]:
     """A context that gives the folder to build an index in, locked. The index becomes `folder` on success.
 
     Raises:
         UserError: another process writes to the folder, it may not be written, or it is in the way.
         WorkFailed: there is no room for a file.
     """
-    with refusals_named(folder), only_writer(folder, make=True), working_folder(folder, resume, overwrite) as place:
-        yield place
+    with refusals_named(folder), only_writer(folder, make=True, say=progress.say):
+        _settle(Path(os.path.realpath(folder)))
+        # Another folder may have the name now. It is not locked yet.
+        with only_writer(folder, say=SILENT.say), _working_folder(folder, resume, overwrite) as place:
+            yield place
 
 
 @contextmanager
@@ -174,7 +230,9 @@ def refusals_named(folder: Path) -> Iterator[None]:
         if error.errno not in _REFUSALS or error.filename is None:
             raise
         path = Path(error.filename)
-        if path != folder and folder not in path.parents and path not in folder.parents:
+        path = path.parent if is_leftover(path) else path
+        new = _new(Path(os.path.realpath(folder)))
+        if path not in (folder, new) and not {folder, new}.intersection(path.parents) and path not in folder.parents:
             raise  # A file of the corpus or the model.
         raise UserError(f"{path} cannot be written ({error.strerror}): name another folder with `output`.") from error
 
@@ -217,7 +275,8 @@ def _settle(folder: Path) -> None:
     """Finish a swap of two indexes that was killed."""
     new, old = _new(folder), _old(folder)
     if old.is_dir() and _is_marked(new, folder) and layout.is_free(folder):
-        os.replace(new, folder)
+        shutil.rmtree(folder, ignore_errors=True)  # At most locks and partial files.
+        os.rename(new, folder)
     if not _is_marked(folder, folder):
         return
     for replaced in (old, new):
@@ -233,6 +292,8 @@ def _carry_over(replaced: Path, folder: Path) -> None:
     for path in (*layout.ours(replaced), *layout.lexical_indexes(replaced)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for entry in list(replaced.iterdir()):
+        if entry.name == LOCK:
+            continue
         inner = entry.is_dir() and entry.name in layout.FOLDERS
         for path in list(entry.iterdir()) if inner else [entry]:
             target = folder / path.relative_to(replaced)

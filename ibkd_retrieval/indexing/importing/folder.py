@@ -73,7 +73,7 @@ def import_vectors(
     family = family_named(family) if isinstance(family, str) else family
     load_faiss()
     check_format(vector_format)
-    with new_index(folder, resume, overwrite) as folder:
+    with new_index(folder, resume, overwrite, progress) as folder:
         with texts_by_id(corpus, folder, progress) if corpus else nullcontext() as texts:
             reading, digest = _Reading(source, texts, normalise), VectorsDigest()
             dim = _check(reading, encoder, digest, progress)
