@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ibkd_retrieval.corpora.catalog.registry import queries_are_documents
 from ibkd_retrieval.corpora.columns import AUTOMATIC, DOCUMENT, Fields, Reading
+from ibkd_retrieval.corpora.line_file import corpus_of_file
 from ibkd_retrieval.corpora.qrels import read_qrels
 from ibkd_retrieval.corpora.records import Corpus, Judgement, QuerySet
-from ibkd_retrieval.corpora.tabular import documents_by, expected_documents, read_queries
+from ibkd_retrieval.corpora.tabular import read_queries
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -59,7 +60,7 @@ def open_beir_corpus(folder: Path, name: str, fields: Fields = AUTOMATIC, progre
     """
     path = _required(folder, "corpus.jsonl")
     reading = Reading(DOCUMENT, str(path), fields, progress)
-    return Corpus(name, None, lambda: documents_by(reading, path), lambda: expected_documents(path, fields))
+    return corpus_of_file(name, path, reading)
 
 
 def read_beir_queries(

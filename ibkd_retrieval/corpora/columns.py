@@ -275,10 +275,14 @@ class Reading:
         count = empty = 0
         for row in rows:
             count += 1
-            empty += not (row[2] or row[1]) or not (row[2].strip() or row[1].strip())
+            empty += is_empty(row[1], row[2])
             yield row
         if not count:
             raise UserError(f"no {self.kind.plural} in {self.source}: the file is empty.")
+        self.say_empty(empty, count)
+
+    def say_empty(self, empty: int, count: int) -> None:
+        """Report how many of the rows have no text."""
         if empty:
             self._say("empty", f"{self.source}: {empty:,} of {count:,} {self.kind.plural} have no text")
 
@@ -298,6 +302,11 @@ class Reading:
         return checked_text(
             " ".join(filter(None, (checked_text(part, DOCUMENT, where) for part in parts))), self.kind, where
         )
+
+
+def is_empty(title: str, text: str) -> bool:
+    """Whether a record holds nothing to encode."""
+    return not (text or title) or not (text.strip() or title.strip())
 
 
 def described(columns: Columns, keys: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,46 @@ def format_suffix(path: Path) -> str:
     return stem.suffix.lower()
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+@dataclass
+class Place:
+    """A part of a plain file, and where its reader is.
+
+    Attributes:
+        following: offset of the next line. The part begins with a whole line.
+        number: number of lines before it.
+        stop: the part has the lines that begin before this offset. None is to the end of the file.
+        line: offset of the line that was read last.
+    """
+
+    following: int = 0
+    number: int = 0
+    stop: int | None = None
+    line: int = 0
+
+
+def read_lines(path: Path, place: Place | None = None) -> Iterator[tuple[int, str]]:
     """Read the lines of a UTF-8 file, plain or compressed (`.gz`, `.zst`), with numbers from 1 and without line ends.
 
     Lines that hold nothing but white space are skipped; their numbers are not given to others.
 
+    Args:
+        path: the file.
+        place: the part of it to read, which is kept up to date. None is the whole file.
+
     Raises:
         UserError: as for `whole_lines`.
     """
-    for number, line in whole_lines(path):
+    for number, line in whole_lines(path, place):
         if not line.isspace():
             yield number, line.rstrip("\r\n")
 
 
-def whole_lines(path: Path) -> Iterator[tuple[int, str]]:
+def whole_lines(path: Path, place: Place | None = None) -> Iterator[tuple[int, str]]:
     """Read every line of a UTF-8 file, plain or compressed, with its number from 1 and its line end.
+
+    Args:
+        path: the file.
+        place: the part of it to read, which is kept up to date. None is the whole file.
 
     Raises:
         UserError: the file cannot be opened, is not UTF-8, has a line longer than `LONGEST_LINE`, or is compressed and
@@ -53,9 +79,12 @@ def whole_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(
             f"{path} cannot be read ({error.strerror or error}): check the path and its permissions."
         ) from None
-    number = 0
+    place = place or Place()
+    number = place.number
     with file:
-        while True:
+        if place.following:
+            file.seek(place.following)
+        while place.stop is None or place.following < place.stop:
             try:
                 line = file.readline(LONGEST_LINE + 1)
             except (OSError, EOFError, zlib.error) as error:
@@ -66,6 +95,7 @@ def whole_lines(path: Path) -> Iterator[tuple[int, str]]:
             if not line:
                 return
             number += 1
+            place.number, place.line, place.following = number, place.following, place.following + len(line)
             if len(line) > LONGEST_LINE:
                 raise UserError(
                     f"{path}, line {number}: longer than {LONGEST_LINE >> 20} MiB; split it into documents of a line"
@@ -107,13 +137,24 @@ QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _BATCH_ROWS = 4096
 
 
-def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_records(path: Path, place: Place | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read the records of a file of JSON lines or of a parquet file, each with its location for errors.
+
+    Args:
+        path: the file.
+        place: the part of a file of JSON lines to read. None is the whole file.
 
     Raises:
         UserError: the file cannot be read, or a line is no JSON object.
     """
-    return _parquet_records(path) if format_suffix(path) == ".parquet" else _json_records(path)
+    if format_suffix(path) == ".parquet":
+        return _parquet_records(path)
+    return _json_array(path) if is_json_array(path) else _json_records(path, place)
+
+
+def is_json_array(path: Path) -> bool:
+    """Whether a file holds one JSON array, and not an object on each line."""
+    return format_suffix(path) == ".json" and next((line.lstrip()[:1] for _, line in read_lines(path)), "") == "["
 
 
 def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -129,12 +170,9 @@ def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
         yield number, line.split("\t")
 
 
-def _json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    if format_suffix(path) == ".json" and next((line.lstrip()[:1] for _, line in read_lines(path)), "") == "[":
-        yield from _json_array(path)
-        return
+def _json_records(path: Path, place: Place | None) -> Iterator[tuple[str, dict[str, Any]]]:
     name = str(path)
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, place):
         where = f"{name}, line {number}"
         try:
             record = parse_fast(line)

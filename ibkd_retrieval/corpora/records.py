@@ -9,9 +9,12 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ibkd_retrieval.errors import UserError
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.corpora.line_file import LineFile
 
 FieldScalar = str | int | float | bool
 FieldValue = FieldScalar | list[FieldScalar]
@@ -63,11 +66,17 @@ class Corpus:
     count: int | None
     _open: Callable[[], Iterable[Document]]
     _estimate: Callable[[], int | None] = field(default=lambda: None, compare=False, repr=False)
+    _lines: Callable[[], LineFile | None] = field(default=lambda: None, compare=False, repr=False)
 
     @property
     def expected(self) -> int | None:
         """The number of documents to show beside a progress bar: `count`, or an estimate where that is unknown."""
         return self._estimate() if self.count is None else self.count
+
+    @property
+    def lines(self) -> LineFile | None:
+        """The file of which each line is a document. None where there is no such file."""
+        return self._lines()
 
     def documents(self) -> Iterator[Document]:
         """Read the documents from the start in a fixed order, one at a time."""

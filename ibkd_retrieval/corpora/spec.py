@@ -19,11 +19,10 @@ from ibkd_retrieval.corpora import beir, in_memory, irds, pydocs
 from ibkd_retrieval.corpora.catalog.known_sets import KnownSet
 from ibkd_retrieval.corpora.catalog.registry import KNOWN_SETS, find_known, queries_are_documents, why_not_alone
 from ibkd_retrieval.corpora.columns import DOCUMENT, Fields, Reading
+from ibkd_retrieval.corpora.line_file import corpus_of_file
 from ibkd_retrieval.corpora.qrels import read_qrels
 from ibkd_retrieval.corpora.records import Corpus, Judgement, QuerySet
 from ibkd_retrieval.corpora.tabular import (
-    documents_by,
-    expected_documents,
     is_tabular,
     read_documents,
     read_queries,
@@ -89,7 +88,7 @@ def open_corpus(
         if path.is_file() and not is_tabular(path):
             next(read_documents(path))  # raises an error that lists the suffixes
         reading = Reading(DOCUMENT, str(path), fields, progress)
-        return Corpus(str(path), None, lambda: documents_by(reading, path), lambda: expected_documents(path, fields))
+        return corpus_of_file(str(path), path, reading)
     _refuse_fields(fields, spec)
     if pydocs.is_pydocs(spec):
         return pydocs.open_pydocs(spec, progress)

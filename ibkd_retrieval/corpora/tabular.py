@@ -40,7 +40,16 @@ from ibkd_retrieval.corpora.columns import (
     listed,
     normalised,
 )
-from ibkd_retrieval.corpora.formats import QUOTED, format_suffix, read_cells, read_lines, read_records, read_text
+from ibkd_retrieval.corpora.formats import (
+    QUOTED,
+    Place,
+    format_suffix,
+    is_json_array,
+    read_cells,
+    read_lines,
+    read_records,
+    read_text,
+)
 from ibkd_retrieval.corpora.records import NO_FIELDS, Document, Query, checked_id
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import SILENT, About, Progress
@@ -153,6 +162,54 @@ def _countable(path: Path, fields: Fields) -> int:
     return found
 
 
+def has_lines(path: Path) -> bool:
+    """Whether each document of a plain file is a line of its own, so that `documents_within` can read any part of it.
+
+    In other files a document depends on those before it, or on all that is compressed before it.
+    """
+    if path.suffix.lower() not in (".jsonl", ".ndjson", ".json", ".tsv") or not path.is_file():
+        return False
+    try:
+        if path.suffix.lower() == ".tsv":
+            first = next(read_cells(path), None)
+            return first is not None and len(first[1]) > 1
+        return not is_json_array(path)
+    except UserError:
+        return False  # Whoever reads the documents is told what is wrong.
+
+
+def documents_within(reading: Reading, path: Path, place: Place) -> Iterator[Document]:
+    """Read the documents of a part of a file that `has_lines`. They are those of `documents_by` there.
+
+    Args:
+        reading: the kind and the fields.
+        path: the file.
+        place: the part. It says where the document is that was read last.
+
+    Raises:
+        UserError: a line is malformed. Its number counts from `place.number`.
+    """
+    rows: Iterator[Row]
+    if path.suffix.lower() != ".tsv":
+        rows = (reading.row(record, where) for where, record in read_records(path, place))
+    else:
+        rows = _columns_within(path, place, reading)
+    for doc_id, title, text, fields in rows:
+        yield Document(doc_id, text, title, fields)
+
+
+def _columns_within(path: Path, place: Place, reading: Reading) -> Iterator[Row]:
+    head = Place()
+    first = next(line for _, line in read_lines(path, head)).split("\t")
+    names = _names_of(first) if is_header(first, reading.fields) else None
+    for number, line in read_lines(path, place):
+        cells = line.split("\t")
+        if names is None:
+            yield _bare_row(path, len(first), number, cells, reading)
+        elif place.line != head.line:
+            yield _named_row(path, names, number, cells, reading)
+
+
 def read_queries(path: Path, fields: Fields = AUTOMATIC, progress: Progress = SILENT) -> Iterator[Query]:
     """Read the queries of one file in its order.
 
@@ -189,26 +246,34 @@ def _read_columns(path: Path, reading: Reading) -> Iterator[Row]:
     if is_header(first[1], reading.fields):
         yield from _named_columns(path, first[1], rows, reading)
         return
-    most = 3 if reading.kind is DOCUMENT else 2
-    split = "<TAB>" if format_suffix(path) != ".csv" else ","
     columns = len(first[1])
-    chosen = reading.fields.chosen
     for number, cells in itertools.chain([first], rows):
-        where = f"{path}, line {number}"
-        if len(cells) != columns or not (chosen or 2 <= columns <= most):
-            expected = f"id{split}text" + (f" or id{split}title{split}text" if most == 3 else "")
-            same = " on every line" if len(cells) != columns else ""
-            raise UserError(
-                f"{where}: expected {expected}{same}, found {len(cells)} column{'s' * (len(cells) > 1)}; a first line"
-                " with the names of the columns allows for more."
-            )
-        if chosen:
-            yield reading.row({str(place): cell for place, cell in enumerate(cells, 1)}, where)
-            continue
-        if number == first[0]:
+        if number == first[0] and not reading.fields.chosen and columns <= _most_columns(reading):
             told = "column 2 + column 3" if columns == 3 else "column 2"
             reading.say_columns(f"no header; id <- column 1, text <- {told}")
-        yield reading.row_of_cells(cells, where)
+        yield _bare_row(path, columns, number, cells, reading)
+
+
+def _most_columns(reading: Reading) -> int:
+    return 3 if reading.kind is DOCUMENT else 2
+
+
+def _bare_row(path: Path, columns: int, number: int, cells: list[str], reading: Reading) -> Row:
+    """The row of a line in a file without a header, whose first line has that many columns."""
+    where = f"{path}, line {number}"
+    chosen = reading.fields.chosen
+    most = _most_columns(reading)
+    if len(cells) != columns or not (chosen or 2 <= columns <= most):
+        split = "<TAB>" if format_suffix(path) != ".csv" else ","
+        expected = f"id{split}text" + (f" or id{split}title{split}text" if most == 3 else "")
+        same = " on every line" if len(cells) != columns else ""
+        raise UserError(
+            f"{where}: expected {expected}{same}, found {len(cells)} column{'s' * (len(cells) > 1)}; a first line"
+            " with the names of the columns allows for more."
+        )
+    if chosen:
+        return reading.row({str(place): cell for place, cell in enumerate(cells, 1)}, where)
+    return reading.row_of_cells(cells, where)
 
 
 def _single_column(
@@ -228,25 +293,11 @@ def _single_column(
 def _named_columns(
     path: Path, header: list[str], rows: Iterator[tuple[int, list[str]]], reading: Reading
 ) -> Iterator[Row]:
-    names = [_unquoted(cell).strip() or str(place) for place, cell in enumerate(header, 1)]
+    names = _names_of(header)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{path}: two columns are called {twice}; give each its own name.")
-    unquote = format_suffix(path) != ".csv"
-
-    def read() -> Iterator[Row]:
-        for number, cells in rows:
-            where = f"{path}, line {number}"
-            if len(cells) != len(names):
-                raise UserError(
-                    f"{where}: expected {len(names)} columns as in the header ({listed(names)}), found {len(cells)}."
-                )
-            values = map(_unquoted, cells) if unquote else cells
-            doc_id, title, text, more = reading.row(dict(zip(names, values, strict=True)), where, lone=True)
-            typed = {name: _typed(str(value)) for name, value in more.items() if value != ""}
-            yield doc_id, title, text, typed or NO_FIELDS
-
-    named = read()
+    named = (_named_row(path, names, number, cells, reading) for number, cells in rows)
     first = list(itertools.islice(named, _ROWS_TO_JUDGE_BY))
     if first and all(_NUMBER.fullmatch(text) and not title for _, title, text, _ in first):
         raise UserError(
@@ -254,6 +305,22 @@ def _named_columns(
             f" {listed(names)} as `text_field`."
         )
     yield from itertools.chain(first, named)
+
+
+def _names_of(header: list[str]) -> list[str]:
+    return [_unquoted(cell).strip() or str(place) for place, cell in enumerate(header, 1)]
+
+
+def _named_row(path: Path, names: list[str], number: int, cells: list[str], reading: Reading) -> Row:
+    where = f"{path}, line {number}"
+    if len(cells) != len(names):
+        raise UserError(
+            f"{where}: expected {len(names)} columns as in the header ({listed(names)}), found {len(cells)}."
+        )
+    values = map(_unquoted, cells) if format_suffix(path) != ".csv" else cells
+    doc_id, title, text, more = reading.row(dict(zip(names, values, strict=True)), where, lone=True)
+    typed = {name: _typed(str(value)) for name, value in more.items() if value != ""}
+    return doc_id, title, text, typed or NO_FIELDS
 
 
 def _typed(cell: str) -> str | int | float:

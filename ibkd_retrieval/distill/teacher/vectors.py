@@ -137,7 +137,7 @@ class VectorTeacher:
                 yield from compress(block, there.tolist())
             self._say_left_out(left_out, count, f"documents of {corpus.name}", told.pop() if told else SILENT)
 
-        return replace(corpus, _open=documents)
+        return replace(corpus, _open=documents, _lines=lambda: None)
 
     def having_queries(self, asked: QuerySet, progress: Progress = SILENT) -> QuerySet:
         """The queries of a set that have a vector, with their judgements."""

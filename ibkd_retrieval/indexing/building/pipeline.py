@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Generic, TypeVar
 
@@ -85,6 +85,8 @@ def read_ahead(items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
         except BaseException as error:
             _put_quietly(channel, _Failure(error))
         finally:
+            if isinstance(items, Generator):
+                items.close()  # Here, and not wherever it is collected: it may have processes to end.
             channel.end()
 
     thread = threading.Thread(target=read, name="read-ahead", daemon=True)

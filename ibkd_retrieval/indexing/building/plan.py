@@ -176,10 +176,11 @@ def fingerprinted(documents: Iterable[Document]) -> Iterator[bytes]:
     """What a fingerprint is the hash of, in pieces of some documents each."""
     unread = iter(documents)
     while batch := list(islice(unread, _AT_ONCE)):
-        yield b"".join(map(_fingerprinted, batch))
+        yield b"".join(map(fingerprinted_document, batch))
 
 
-def _fingerprinted(document: Document) -> bytes:
+def fingerprinted_document(document: Document) -> bytes:
+    """What the fingerprint of a document alone is the hash of."""
     # Lone surrogates, which JSON can carry, have no UTF-8 bytes but must not stop a build.
     doc_id = document.doc_id.encode("utf-8", "surrogatepass")
     content = document.content.encode("utf-8", "surrogatepass")
@@ -236,11 +237,19 @@ class IdGuard:
             for position, doc_id in enumerate(stored()):
                 if doc_id in here:
                     raise self._twice(doc_id, position, self._count + here[doc_id])
+        self.remember(hashes)
+
+    def are_new(self, hashes: NDArray[np.uint64]) -> bool:
+        """Whether sorted hashes differ from each other and from those remembered, so that the ids do as well."""
+        return bool(np.all(hashes[1:] != hashes[:-1])) and not any(_intersects(seen, hashes) for seen in self._sorted)
+
+    def remember(self, hashes: NDArray[np.uint64]) -> None:
+        """Remember the sorted hashes of the ids of the next documents, which are fit and new."""
         self._sorted.append(hashes)
         while len(self._sorted) > 1 and len(self._sorted[-1]) >= len(self._sorted[-2]):
             newer, older = self._sorted.pop(), self._sorted.pop()
             self._sorted.append(np.sort(np.concatenate([older, newer]), kind="stable"))
-        self._count += len(ids)
+        self._count += len(hashes)
 
     def _check_form(self, ids: Sequence[str]) -> None:
         for position, doc_id in enumerate(ids, start=self._count + 1):
@@ -271,13 +280,17 @@ class TakenIds:
         self._refusal = refusal
         self._hashes = np.sort(np.fromiter(map(hash_id, stored()), np.uint64))
 
+    def are_new(self, hashes: NDArray[np.uint64]) -> bool:
+        """Whether none of the hashes is that of an id held."""
+        return not _intersects(self._hashes, hashes)
+
     def refuse(self, ids: Sequence[str]) -> None:
         """Raise the refusal if one of `ids` is held.
 
         Raises:
             UserError: an id is held.
         """
-        if not _intersects(self._hashes, np.fromiter(map(hash_id, ids), np.uint64, len(ids))):
+        if self.are_new(np.fromiter(map(hash_id, ids), np.uint64, len(ids))):
             return
         here = set(ids)
         for doc_id in self._stored():

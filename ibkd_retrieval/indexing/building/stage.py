@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.encoders.protocol import PreparingEncoder, TextEncoder
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.building import ranges
 from ibkd_retrieval.indexing.building.pipeline import WriteBehind, read_ahead
 from ibkd_retrieval.indexing.building.plan import BuildPlan, Fingerprint, IdGuard, TakenIds, fingerprinted
-from ibkd_retrieval.indexing.building.workers import EncodedShard, ShardEncoders, UnencodedShard
+from ibkd_retrieval.indexing.building.ranges import Piece
+from ibkd_retrieval.indexing.building.workers import EncodedShard, ShardEncoders, UnencodedShard, available_threads
 from ibkd_retrieval.indexing.format.shards import ShardRecord, is_intact, write_shard
 from ibkd_retrieval.progress import Progress, Task
 
@@ -111,19 +113,11 @@ class ShardStage:
         """Read the corpus to its end and yield the shards to encode. Runs concurrently with the encoder."""
         guard = IdGuard(self.corpus.name)
         number, count = self.first, 0
-        for documents in cut(self.corpus.documents(), self.plan.shard_size, self.plan.shard_text):
-            part = Fingerprint()
-            for data in fingerprinted(documents):
-                whole.update(data)
-                part.update(data)
-            own = part.hexdigest()
+        for documents, own, hashes in self._pieces(whole):
             # Checked before the ids, because a changed corpus can repeat ids of earlier shards.
             if number in self.begun and self.begun[number].fingerprint != own:
                 raise self._changed(count)
-            ids = [document.doc_id for document in documents]
-            guard.admit(ids, partial(_first_ids, self.corpus, count))
-            if self.taken is not None:
-                self.taken.refuse(ids)
+            self._admit(guard, documents, hashes, count)
             if number not in kept:
                 yield UnencodedShard(number, documents, own, self._prepared(documents, count))
             count += len(documents)
@@ -132,7 +126,34 @@ class ShardStage:
         if self.begun and max(self.begun) >= number:
             raise self._changed(count)
 
-    def _refuse_unreadable(self, documents: list[Document], count: int) -> None:
+    def _pieces(self, whole: Fingerprint) -> Iterator[Piece]:
+        """Read the corpus to its end, and cut it. `whole` receives all documents."""
+        file = self.corpus.lines if self.processes is not None else None
+        if file is not None and file.size >= ranges.LEAST_BYTES:
+            readers = max(1, available_threads() // 2)
+            yield from ranges.cut_ranges(file, self.plan.shard_size, self.plan.shard_text, whole, readers)
+            return
+        for documents in cut(self.corpus.documents(), self.plan.shard_size, self.plan.shard_text):
+            part = Fingerprint()
+            for data in fingerprinted(documents):
+                whole.update(data)
+                part.update(data)
+            yield Piece(documents, part.hexdigest())
+            del documents
+
+    def _admit(
+        self, guard: IdGuard, documents: Sequence[Document], hashes: NDArray[np.uint64] | None, count: int
+    ) -> None:
+        """Refuse unfit and repeated ids."""
+        if hashes is not None and guard.are_new(hashes) and (self.taken is None or self.taken.are_new(hashes)):
+            guard.remember(hashes)
+            return
+        ids = [document.doc_id for document in documents]
+        guard.admit(ids, partial(_first_ids, self.corpus, count))
+        if self.taken is not None:
+            self.taken.refuse(ids)
+
+    def _refuse_unreadable(self, documents: Sequence[Document], count: int) -> None:
         """Name a document that cannot be tokenised. The encoder knows only its position in a batch."""
         for position, document in enumerate(documents, start=count + 1):
             if document.text.isascii() and document.title.isascii():
@@ -145,8 +166,8 @@ class ShardStage:
                     "which is not a character and cannot be encoded: correct its text, or leave it out."
                 ) from None
 
-    def _prepared(self, documents: list[Document], count: int) -> PreparedTexts | None:
-        if self.processes is not None:
+    def _prepared(self, documents: Sequence[Document], count: int) -> PreparedTexts | None:
+        if self.processes is not None and not isinstance(documents, ranges.FileDocuments):
             self._refuse_unreadable(documents, count)
         if self.processes is not None or not isinstance(self.encoder, PreparingEncoder):
             return None
@@ -170,7 +191,7 @@ class ShardStage:
             del shard, vectors
             yield encoded
 
-    def _check(self, vectors: NDArray[np.float32], documents: list[Document]) -> None:
+    def _check(self, vectors: NDArray[np.float32], documents: Sequence[Document]) -> None:
         due = (len(documents), self.encoder.dim)
         if vectors.shape != due:
             raise UserError(

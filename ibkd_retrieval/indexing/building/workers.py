@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import Failure, WorkFailed
+from ibkd_retrieval.indexing.building.ranges import FileDocuments
 from ibkd_retrieval.progress import SILENT, Task
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class UnencodedShard(NamedTuple):
     """
 
     number: int
-    documents: list[Document]
+    documents: Sequence[Document]
     fingerprint: str
     prepared: PreparedTexts | None = None
 
@@ -153,6 +154,20 @@ class LoadEncoder:
         return Encoder.load(settings.pop("name"), **settings, progress=SILENT)
 
 
+def to_send(documents: Sequence[Document]) -> FileDocuments | list[str]:
+    """What a process needs to encode documents: where they are, or their texts."""
+    return documents if isinstance(documents, FileDocuments) else [document.content for document in documents]
+
+
+def contents(sent: FileDocuments | list[str]) -> list[str]:
+    """The texts of what was sent.
+
+    Raises:
+        UserError: their file was changed.
+    """
+    return [document.content for document in sent.read()] if isinstance(sent, FileDocuments) else sent
+
+
 class ShardEncoders(Protocol):
     """Whatever encodes whole shards outside this process."""
 
@@ -197,7 +212,7 @@ class EncoderProcesses:
                     else:
                         busy[connection] = following
                         try:
-                            connection.send([document.content for document in following.documents])
+                            connection.send(to_send(following.documents))
                         except (BrokenPipeError, ConnectionError):
                             raise self._died(process, following) from None
                     if done is not None:
@@ -275,7 +290,7 @@ def _work(connection: Connection, load: EncoderLoader, number: int, count: int) 
         reply = _Ready()
         while True:
             connection.send(reply)
-            texts = connection.recv()
+            texts = contents(connection.recv())
             start = time.perf_counter()
             vectors = encoder.encode(texts, "document", _Reporting(connection))
             reply = _Vectors(np.ascontiguousarray(vectors, dtype=np.float32), time.perf_counter() - start)
