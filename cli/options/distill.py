@@ -178,6 +178,14 @@ OPTIONS: dict[str, Any] = {
             metavar=" ",
         ),
     ],
+    "vocabulary": Annotated[
+        str,
+        option(
+            "The student's token table: whole, or corpus for the tokens of the training texts alone.",
+            panel=_STUDENT,
+            choices=("whole", "corpus"),
+        ),
+    ],
     "output_space": Annotated[
         str,
         option(
@@ -379,7 +387,7 @@ def _defaults() -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(OPTIONS) | {"tensorboard": False, "device": "auto", "corpus": "pydocs:train"}
     found |= dict.fromkeys(("resume", "overwrite", "json", "quiet", "yes"), False)
     config, (first, last) = DistillConfig(), USUAL["negative_ranks"]
-    found |= {name: config.value(name) for name in ("output_space", "dtype", "seed", "stage")}
+    found |= {name: config.value(name) for name in ("output_space", "vocabulary", "dtype", "seed", "stage")}
     found |= USUAL | {"negative_ranks": f"{first}-{last}", "teacher": list(config.teacher)}
     return found
 

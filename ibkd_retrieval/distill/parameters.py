@@ -125,6 +125,7 @@ TEACHING = tuple(f"teacher_{each.name}" for each in fields(TeacherConfig))
 """The parameters of how a teacher's model is loaded."""
 STAGES = ("distill", "finetune", "both")
 OUTPUT_SPACES = ("student", "teacher")
+VOCABULARIES = ("whole", "corpus")
 PROJECTIONS = ("auto", "trained", "isometry")
 HSIC_ESTIMATORS = ("biased", "unbiased", "cka")
 _SEEDS = 1 << 63
@@ -227,5 +228,7 @@ def _check_names(values: Mapping[str, Any]) -> None:
         )
     if values["output_space"] not in OUTPUT_SPACES:
         raise UserError(f"Unknown output space `{values['output_space']}`: use one of {', '.join(OUTPUT_SPACES)}.")
+    if values["vocabulary"] not in VOCABULARIES:
+        raise UserError(f"Unknown `vocabulary` {values['vocabulary']!r}: use one of {', '.join(VOCABULARIES)}.")
     if values["projection"] not in PROJECTIONS:
         raise UserError(f"Unknown `projection` {values['projection']!r}: use one of {', '.join(PROJECTIONS)}.")

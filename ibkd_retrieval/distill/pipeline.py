@@ -26,7 +26,15 @@ from ibkd_retrieval.distill.output.folder import (
     settle_output,
 )
 from ibkd_retrieval.distill.output.report import EncoderFacts, FinetuneFacts, StudentReport, final_figures
-from ibkd_retrieval.distill.preparing import Job, JobData, Models, complete_student, load_models, read_data
+from ibkd_retrieval.distill.preparing import (
+    Job,
+    JobData,
+    Models,
+    complete_student,
+    load_models,
+    read_data,
+    with_vocabulary,
+)
 from ibkd_retrieval.distill.student import FinishedModel, finished_model
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.checkpoint import list_checkpoints, read_state
@@ -70,6 +78,7 @@ def distill_student(job: Job) -> StudentReport:
         # Errors are raised before the teacher encodes a corpus, and before an old student is replaced.
         job, models = load_models(job)
         data = read_data(job, models)
+        models = with_vocabulary(job, models, data)
         complete_student(job.config, models.student, data.texts)
         if job.config.stage != "finetune":
             check_enough(data.texts, job.config.training.batch_size)

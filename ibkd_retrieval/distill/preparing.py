@@ -43,6 +43,7 @@ from ibkd_retrieval.encoders.endpoints.address import EndpointTerms, is_endpoint
 from ibkd_retrieval.encoders.loading import load_sentence_transformer, short_model_name
 from ibkd_retrieval.encoders.prompts import check_prompt, set_prompts, word_on_prompts
 from ibkd_retrieval.encoders.students import add_output_layer, is_static, reduce_dimension
+from ibkd_retrieval.encoders.vocabulary import cut_vocabulary
 from ibkd_retrieval.encoders.weights import weight_hash
 from ibkd_retrieval.progress import SILENT, Progress
 
@@ -335,6 +336,16 @@ def _with_synthetic(
     if ranks.is_first():
         job.progress.say(f"{len(made)} synthetic queries of {len(texts.documents)} documents")
     return TrainingTexts(texts.documents, (*texts.queries, *(query.text for query in made))), made
+
+
+def with_vocabulary(job: Job, models: Models, data: JobData) -> Models:
+    """The models with the student's token table cut to the tokens of all texts of the run, if the job says so."""
+    if job.config.student.vocabulary != "corpus":
+        return models
+    student = cut_vocabulary(models.student, (*data.texts.documents, *data.texts.queries, *data.dev.searched))
+    before, after = (len(each.tokenizer.get_vocab()) for each in (models.student, student))
+    job.progress.say(f"the texts have {after:,} of the {before:,} tokens of the student's table")
+    return replace(models, student=student, origin=f"{models.origin} and the vocabulary of its texts")
 
 
 def complete_student(config: DistillConfig, student: SentenceTransformer, texts: TrainingTexts) -> None:

@@ -58,6 +58,7 @@ class StudentConfig:
         document_prompt: the text before every document, likewise.
         freeze_embeddings: whether the token embeddings are frozen. The default is to freeze them for layers of the
             teacher. This is faster, and tokens that the training text lacks stay consistent with the others.
+        vocabulary: "corpus" leaves the tokens that no training text has out of the token table. "whole" keeps all.
         output_space: "student" for compact vectors, without W. "teacher" for vectors that search the teacher's index:
             the saved model keeps W as a Dense module.
     """
@@ -70,6 +71,7 @@ class StudentConfig:
     query_prompt: str | None = None
     document_prompt: str | None = None
     freeze_embeddings: bool = OPEN
+    vocabulary: str = "whole"
     output_space: str = "student"
 
     @property

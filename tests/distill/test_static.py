@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from helpers.tiny_models import sentences, tokenizer
-from helpers.tiny_runs import finetuning, run, settings
+from helpers.tiny_runs import corpus, finetuning, run, settings
+from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.distill.data.batches import training_tokens
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.data.texts import TrainingTexts
@@ -139,3 +140,15 @@ def test_a_static_model_can_be_the_teacher(bert, table, tmp_path):
     report = run(table, tmp_path, plan=StudentConfig(str(bert)))
     assert (report.teacher.dim, report.student.dim) == (12, 32)
     assert report.student.dev > 0
+
+
+def test_the_token_table_can_be_cut_to_the_corpus(bert, table, tmp_path):
+    pytest.importorskip("skeletoken")
+    documents = [document for document in corpus().documents() if "egg" not in document.text]
+    part = Corpus("part", len(documents), lambda: documents)
+    plan = StudentConfig(str(table), vocabulary="corpus")
+    run(bert, tmp_path, plan=plan, settings=settings(steps=4), corpus=part)
+    student, whole = (load_sentence_transformer(str(folder)) for folder in (tmp_path / "student", table))
+    words = set(student.tokenizer.get_vocab())
+    assert set(whole.tokenizer.get_vocab()) - words == {"egg"}
+    assert len(student[0].embedding.weight) == len(words)
