@@ -4,7 +4,8 @@ usage: python benchmarks/regression_term.py --data-dir DIR --models-dir DIR --wo
        [--weight W ...] [--seed N ...] [--set FOLDER:SPLIT ...] [--steps N] [--options JSON]
 
 DIR/scifact and the like are BEIR folders; models are folders of their names below --models-dir. A student learns from
-SciFact's passages alone, without any query. Each cell is one student: a kind, a weight of the regression and a seed.
+SciFact's passages alone, or from `max_documents` of them, and from no query. Each cell is one student: a kind, a weight of
+the regression and a seed.
 What is not given is the default of `ibkd_retrieval.distill` for that kind. Figures are nDCG@10 over a part of a set's
 passages: all that its judgements name, then others in the set's order up to PASSAGES. Students and teachers read LENGTH
 tokens of a text. Students learn and encode in bfloat16. A cell that the result holds is not run again. Each student is
@@ -120,7 +121,7 @@ def distilled(kind: str, weight: float, seed: int, steps: int, given: argparse.N
     teacher, untrained = models(config.student, chosen["teacher"])
     student = copy.deepcopy(untrained)
     cache = open_cache(chosen["teacher"], copy.deepcopy(teacher), config.training, given.work_dir)
-    texts = gather_texts(open_corpus(str(given.data_dir / "scifact")), None)
+    texts = gather_texts(open_corpus(str(given.data_dir / "scifact")), None, limit=config.data.max_documents)
     if config.student.dim and config.student.model != "static":
         sample = Encoder(copy.deepcopy(student), "student", dtype=DTYPE).encode(texts.spread(1024))
         reduce_dimension(student, sample.astype(np.float32), config.student.dim)
