@@ -4,12 +4,12 @@ usage: python benchmarks/regression_term.py --data-dir DIR --models-dir DIR --wo
        [--weight W ...] [--seed N ...] [--set FOLDER:SPLIT ...] [--steps N] [--options JSON]
 
 DIR/scifact and the like are BEIR folders; models are folders of their names below --models-dir. A student learns from
-SciFact's passages alone, or from `max_documents` of them, and from no query. Each cell is one student: a kind, a weight of
-the regression and a seed.
-What is not given is the default of `ibkd_retrieval.distill` for that kind. Figures are nDCG@10 over a part of a set's
-passages: all that its judgements name, then others in the set's order up to PASSAGES. Students and teachers read LENGTH
-tokens of a text. Students learn and encode in bfloat16. A cell that the result holds is not run again. Each student is
-tested against that of weight 0, its kind and its seed, query by query. Writes benchmarks/results/regression_term.json.
+SciFact's passages alone, or from `max_documents` of them, and from no query. Each cell is one student: a kind, a weight
+of the regression and a seed. What is not given is the default of `ibkd_retrieval.distill` for that kind. Figures are
+nDCG@10 over a part of a set's passages: all that its judgements name, then others in the set's order up to PASSAGES.
+Students and teachers read LENGTH tokens of a text. Students learn and encode in bfloat16. A cell that the result holds
+is not run again. Each student is tested against that of weight 0, its kind and its seed, query by query. Writes
+benchmarks/results/regression_term.json.
 """
 
 from __future__ import annotations
