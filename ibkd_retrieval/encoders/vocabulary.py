@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from ibkd_retrieval.encoders.students import is_static
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.errors import UserError, require
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -29,14 +29,12 @@ def cut_vocabulary(model: SentenceTransformer, texts: Iterable[str]) -> Sentence
         MissingPackage: skeletoken is not installed.
         UserError: the tokenizer is of a kind that cannot be cut.
     """
-    from ibkd_retrieval.encoders.backends.backend import require
-
     require("skeletoken", "`vocabulary='corpus'`", "static")
     from skeletoken import TokenizerModel
     from skeletoken.external.sentence_transformers import reshape_embeddings
 
     first: Any = model[0]
-    fast = first.tokenizer if is_static(model) else getattr(model.tokenizer, "backend_tokenizer", None)
+    fast: Any = first.tokenizer if is_static(model) else getattr(model.tokenizer, "backend_tokenizer", None)
     whole = None if fast is None else TokenizerModel.from_tokenizer(fast)
     # A merge of BPE needs tokens that no text shows.
     if whole is None or whole.model.type.value not in ("WordPiece", "Unigram"):
@@ -45,7 +43,8 @@ def cut_vocabulary(model: SentenceTransformer, texts: Iterable[str]) -> Sentence
             "`vocabulary` out."
         )
     lower = bool(getattr(first, "do_lower_case", False))
-    read = (text.lower() if lower else text for text in (*(model.prompts or {}).values(), *texts))
+    prompts = (prompt for prompt in (model.prompts or {}).values() if prompt)
+    read = (text.lower() if lower else text for text in chain(prompts, texts))
     kept = set(_tokens(whole.to_tokenizer(), read))
     marks = (whole.continuing_subword_prefix or "", whole.initial_subword_prefix or "")
     kept |= {token for token in whole.vocabulary if any(len(token.removeprefix(mark)) <= 1 for mark in marks)}
