@@ -49,6 +49,11 @@ CHOICES: dict[str, Any] = {
     "ef_search": option(
         "Size of the candidate list of a search in an hnsw graph, by default.", panel=STRUCTURED, default="measured"
     ),
+    "parts": option(
+        "Files to keep inverted lists in, which can be searched on several machines.",
+        panel=STRUCTURED,
+        default="1, or as many as --memory requires",
+    ),
     "dim": option(
         "Leading dimensions to keep of a vector, for students of `ibkd distill --dims`.",
         panel=COMPUTING,
@@ -72,7 +77,7 @@ CHOICES: dict[str, Any] = {
     ),
     "worker_cpus": option("Cores of an encoder on a cluster.", panel=RESOURCES, default="1"),
     "memory": option(
-        "Most memory to take, such as 2GB or 512MB. An index type that needs more is refused.",
+        "Most memory to take, such as 2GB or 512MB. Inverted lists that need more are kept in parts.",
         panel=RESOURCES,
         default="a quarter of the machine's",
         metavar="SIZE",

@@ -106,6 +106,7 @@ def build_index(
         memory=memory,
         processes=processes,
         device=encoding.device,
+        parts=config.structure.parts,
         progress=progress,
     )
     return IndexDescription(folder, made, encoder)
@@ -247,6 +248,7 @@ def combine(
         resume=resume,
         overwrite=overwrite,
         device=config.encoding.device,
+        parts=config.structure.parts,
         progress=progress,
     )
     return IndexDescription(folder, made)
@@ -313,6 +315,7 @@ def import_vectors(
         overwrite=overwrite,
         vector_format=config.vectors or "float32",
         device=config.encoding.device,
+        parts=config.structure.parts,
         progress=progress,
     )
     return IndexDescription(Path(output), made, encoder)

@@ -38,12 +38,14 @@ from ibkd_retrieval.indexing.building.workers import ShardEncoders
 from ibkd_retrieval.indexing.contents import IndexContents, open_contents
 from ibkd_retrieval.indexing.delete import without_rows
 from ibkd_retrieval.indexing.faiss_binding import write_structure
+from ibkd_retrieval.indexing.families.parts import begun_part
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import write_lines
 from ibkd_retrieval.indexing.format.manifest import (
     Change,
     EncoderRecord,
     IndexManifest,
+    PartEntry,
     read_manifest,
     write_manifest,
 )
@@ -218,12 +220,13 @@ def _add(
     start = time.perf_counter()
     change = dataclasses.replace(change, documents=sum(record.documents for record in records))
     counts = [*(shard.documents for shard in manifest.shards), *(record.documents for record in records)]
-    replaced = {manifest.structure, *layout.doc_id_files(manifest.doc_ids)}
+    structure, parts = _grown_structure(folder, manifest, counts, change.documents, progress)
+    unchanged = {part.file for part in parts} & manifest.files.keys()
+    replaced = {*manifest.structure_files, *layout.doc_id_files(manifest.doc_ids)} - unchanged
     files = {name: record for name, record in manifest.files.items() if name not in replaced}
     files |= shard_file_records(records)
-    structure = _grown_structure(folder, manifest, counts, change.documents, progress)
-    if structure != manifest.structure:
-        files[structure] = file_record(folder, structure)
+    added = {*([part.file for part in parts] or [structure])} - {*manifest.structure_files, manifest.structure}
+    files |= {name: file_record(folder, name) for name in added}
     doc_ids = layout.next_name(folder, layout.DOC_IDS)
     write_lines(folder / doc_ids, chain(before.all_ids(), stored_ids(folder, len(counts), len(manifest.shards))))
     files |= {name: file_record(folder, name) for name in layout.doc_id_files(doc_ids)}
@@ -242,6 +245,7 @@ def _add(
         versions=library_versions(),
         created=now(),
         structure=structure,
+        parts=parts,
         doc_ids=doc_ids,
         changes=(*manifest.changes, change),
     )
@@ -252,23 +256,39 @@ def _add(
 
 def _grown_structure(
     folder: Path, manifest: IndexManifest, counts: Sequence[int], added: int, progress: Progress
-) -> str:
-    """Write the structure with the vectors of the new shards, and return its file name. It is not trained again."""
+) -> tuple[str, tuple[PartEntry, ...]]:
+    """Write the structure with the vectors of the new shards. It is not trained again.
+
+    Of a structure in parts, the last part is written, with the rows of the one before if both are no more than
+    the largest part has.
+
+    Returns:
+        The name of its file, and its parts if it is in parts.
+    """
     if not manifest.search.is_exact and manifest.rows + added > 2 * _trained_rows(manifest):
         progress.say(
             f"Most documents of {folder} came after its quantisers were trained: train them anew with "
             f"`combine(from_='{folder}', type='{manifest.family}')`."
         )
-    if manifest.structure not in manifest.files:
-        return manifest.structure
-    index = read_structure(folder, manifest)
+    if not manifest.structure_files:
+        return manifest.structure, ()
+    if manifest.parts:
+        index, entries = begun_part(folder, manifest, added)
+    else:
+        index, entries = read_structure(folder, manifest), ()
+    row = manifest.rows
     with progress.task("Adding vectors", added, "vectors") as task:
         for shard in ShardVectors(folder, counts, manifest.dim).from_shard(len(manifest.shards)):
-            index.add(np.ascontiguousarray(shard))
+            vectors = np.ascontiguousarray(shard)
+            if manifest.parts:
+                index.add_with_ids(vectors, np.arange(row, row + len(shard)))
+            else:
+                index.add(vectors)
+            row += len(shard)
             task.advance(len(shard))
-    name = layout.next_name(folder, "index", ".faiss")
+    name = entries[-1].file if entries else layout.next_name(folder, "index", ".faiss")
     write_structure(index, folder / name)
-    return name
+    return (manifest.structure, entries) if entries else (name, ())
 
 
 def _trained_rows(manifest: IndexManifest) -> int:

@@ -36,6 +36,7 @@ def build_index(
     memory: MemoryPlan | None = None,
     processes: ShardEncoders | None = None,
     device: str = "cpu",
+    parts: int | None = None,
     progress: Progress = SILENT,
 ) -> IndexManifest:
     """Encode a corpus and make an index folder of it.
@@ -58,6 +59,7 @@ def build_index(
         memory: sizes that keep the build within a memory budget (`memory.plan_memory`). They override `shard_size`.
         processes: processes that encode instead of this one. `encoder` describes what they must compute.
         device: where the structure is trained: "cpu", "cuda", or "auto" for a GPU where faiss can use one.
+        parts: number of files to keep a structure of inverted lists in. None is one, or as many as `memory` requires.
         progress: receives the progress.
 
     Returns:
@@ -85,7 +87,7 @@ def build_index(
         vector_format=check_format(vector_format),
         **noted_family(family),
     )
-    _check_before_encoding(corpus, plan, family, memory.structure_limit)
+    _check_before_encoding(corpus, plan, family, memory.structure_limit, parts)
     with new_index(folder, resume, overwrite, progress) as folder:
         plan = claim(folder, plan, resume, overwrite, progress)
         refuse_changed(folder)
@@ -102,20 +104,23 @@ def build_index(
         )
         records, fingerprint = stage.run()
         family = family.suited_to(sum(record.documents for record in records), progress)
-        finished = _finished(folder, records, fingerprint, family)
+        finished = _finished(folder, records, fingerprint, family, parts)
         if finished is not None:
             progress.say(f"The index in {folder} is finished and intact: nothing was left to do.")
             return finished
         layout.withdraw(folder)
         named = CorpusRecord(corpus.name, fingerprint)
-        return finish_index(folder, records, named, plan, family, progress, device=device, limit=memory.structure_limit)
+        limit = memory.structure_limit
+        return finish_index(folder, records, named, plan, family, progress, device=device, limit=limit, parts=parts)
 
 
-def _check_before_encoding(corpus: Corpus, plan: BuildPlan, family: Family, limit: int | None) -> None:
+def _check_before_encoding(
+    corpus: Corpus, plan: BuildPlan, family: Family, limit: int | None, parts: int | None
+) -> None:
     """Refuse what would fail after hours of encoding."""
     family.bytes_per_vector(1, plan.encoder.dim)  # Refuses a dimension that does not suit the family.
-    if corpus.count is not None:
-        check_structure_fits(family, corpus.count, plan.encoder.dim, limit)
+    # Without a count only `parts` is checked: nothing takes no memory.
+    check_structure_fits(family, corpus.count or 0, plan.encoder.dim, limit, parts)
     if next(corpus.documents(), None) is None:
         raise UserError(f"The corpus {corpus.name} holds no documents: there is nothing to index.")
 
@@ -147,7 +152,9 @@ def _own_records(folder: Path) -> dict[int, ShardRecord]:
     return {number: record for number, record in records.items() if number < first}
 
 
-def _finished(folder: Path, records: list[ShardRecord], fingerprint: str, family: Family) -> IndexManifest | None:
+def _finished(
+    folder: Path, records: list[ShardRecord], fingerprint: str, family: Family, parts: int | None
+) -> IndexManifest | None:
     """The existing manifest, if it describes exactly what this build would make."""
     if not (folder / layout.MANIFEST).exists():
         return None
@@ -156,5 +163,6 @@ def _finished(folder: Path, records: list[ShardRecord], fingerprint: str, family
         manifest.corpus.fingerprint == fingerprint
         and manifest.shards == shard_entries(records)
         and (manifest.family, manifest.family_options) == (family.name, family_options(family))
+        and manifest.is_in(parts)
     )
     return manifest if same and is_intact(folder, manifest.files) else None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, sync_directory
-from ibkd_retrieval.indexing.building.finish import finish_index
+from ibkd_retrieval.indexing.building.finish import check_structure_fits, finish_index
 from ibkd_retrieval.indexing.building.plan import (
     BuildPlan,
     TakenIds,
@@ -58,6 +58,7 @@ def combine_indexes(
     resume: bool = False,
     overwrite: bool = False,
     device: str = "cpu",
+    parts: int | None = None,
     progress: Progress = SILENT,
 ) -> IndexManifest:
     """Make an index of the documents of one or several others, without their corpora and without encoding.
@@ -84,7 +85,7 @@ def combine_indexes(
     _check_ids(indexes)
     manifests = [index.manifest for index in indexes]
     plan = dataclasses.replace(_plan(indexes, vector_format, cut), **noted_family(family))
-    family.bytes_per_vector(1, plan.encoder.dim)  # Refuses a dimension that does not suit the family, before any work.
+    check_structure_fits(family, 0, plan.encoder.dim, None, parts)  # Before any work.
     corpus, changes = _history(manifests)
     if len(indexes) > 1 and not plan.encoder.weight_hash:
         progress.say("No model was named for these vectors: whether all were made by one is not known.")
@@ -94,12 +95,12 @@ def combine_indexes(
         documents = sum(manifest.document_count for manifest in manifests)
         family = family.suited_to(documents, progress)
         done = _finished(folder, corpus, plan, family, indexes)
-        if done is not None:
+        if done is not None and done.is_in(parts):
             progress.say(f"The index in {folder} is finished and intact: nothing was left to do.")
             return done
         layout.withdraw(folder)
         records = _take_shards(indexes, folder, plan, progress)
-        manifest = finish_index(folder, records, corpus, plan, family, progress, changes, device)
+        manifest = finish_index(folder, records, corpus, plan, family, progress, changes, device, parts=parts)
         layout.remove_unlisted(folder, manifest.files, len(records))
         return manifest
 

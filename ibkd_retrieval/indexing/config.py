@@ -77,6 +77,7 @@ class StructureConfig:
         nprobe: inverted lists that a search visits by default.
         refine: candidates per result that a search rescores exactly by default.
         ef_search: size of the candidate list of a graph search by default, for "hnsw".
+        parts: files to keep a structure of inverted lists in. None is one, or as many as `memory` requires.
     """
 
     type: str | None = None
@@ -90,6 +91,7 @@ class StructureConfig:
     nprobe: int | None = None
     refine: int | None = None
     ef_search: int | None = None
+    parts: int | None = None
 
     def family(self, resumed: Path | None = None) -> Family:
         """The index type with its options.
@@ -106,7 +108,7 @@ class StructureConfig:
 
         bounds = {name: getattr(self, name) for name in ("memory_per_vector", "latency")}
         options = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-        options = {name: value for name, value in options.items() if name not in ("type", *bounds)}
+        options = {name: value for name, value in options.items() if name not in ("type", "parts", *bounds)}
         if self.type is None and self.recall is not None and set(options) == {"recall"}:
             return Wanted(float(self.recall), self.memory_per_vector, self.latency)
         bounding = [f"`{name}`" for name, value in bounds.items() if value is not None]

@@ -33,8 +33,7 @@ class IndexDescription:
     @property
     def bytes_per_document(self) -> float:
         """Memory of the search structure, in bytes per document. 0 if the files are scanned."""
-        structure = self.manifest.files.get(self.manifest.structure)
-        return 0.0 if structure is None else structure.bytes / self.manifest.rows
+        return self.manifest.structure_bytes / self.manifest.rows
 
     @property
     def facts(self) -> dict[str, str]:
@@ -45,7 +44,7 @@ class IndexDescription:
             "documents": f"{made.document_count:,}{gone}",
             "dimensions": f"{made.dim:,}",
             "type": made.family,
-            "factory string": made.factory,
+            "factory string": made.factory + (f", in {len(made.parts)} parts" if made.parts else ""),
             "vectors": made.vector_format,
             "model": made.encoder.called,
             "corpus": made.corpus.name,

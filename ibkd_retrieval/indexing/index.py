@@ -23,6 +23,7 @@ from ibkd_retrieval.indexing.faiss_binding import (
     to_gpu,
 )
 from ibkd_retrieval.indexing.families.family import check_recall
+from ibkd_retrieval.indexing.families.parts import open_parts
 from ibkd_retrieval.indexing.families.search_params import (
     inner_index,
     is_graph,
@@ -66,8 +67,7 @@ class StoredIndex(IndexContents):
         """Memory of the faiss structure, equal to its size on disk. 0 if the files are scanned."""
         if self.is_scanned:
             return 0
-        record = self.manifest.files.get(self.manifest.structure)
-        return 4 * self.manifest.dim * self.manifest.rows if record is None else record.bytes
+        return self.manifest.structure_bytes or 4 * self.manifest.dim * self.manifest.rows
 
     def search(
         self,
@@ -295,8 +295,9 @@ def open_index(
     Args:
         folder: the index folder.
         verify: compare the checksums of all files.
-        memory_limit: maximum bytes of a flat index's vectors in memory. None is half of the machine's memory. Every
-            search of a larger index reads its files, with the same results. Other families are always in memory.
+        memory_limit: maximum bytes of a flat index's vectors, or of a structure in parts, in memory. None is half of
+            the machine's memory. Every search of a larger index reads its files, with the same results. Other
+            structures are always in memory.
         device: "cuda" to search on a GPU if faiss has one.
         progress: receives a message if the index is scanned, or if no GPU is found for `device`.
 
@@ -309,27 +310,37 @@ def open_index(
     def opened(manifest: IndexManifest) -> StoredIndex:
         verify_files(folder, manifest, contents=verify)
         load_faiss()
+        limit = machine_memory() // 2 if memory_limit is None else memory_limit
         if manifest.search.is_exact:
             size = 4 * manifest.dim * manifest.rows
-            if size > (machine_memory() // 2 if memory_limit is None else memory_limit):
+            if size > limit:
                 said = f"The {size / 1e9:,.1f} GB of vectors in {folder} are not loaded: every search reads them."
                 progress.say(said)
                 return StoredIndex(folder, manifest, None)
-        structure = read_structure(folder, manifest)
-        if device.startswith("cuda"):
+        structure = read_structure(folder, manifest, limit)
+        if device.startswith("cuda") and manifest.parts:
+            progress.say(f"The structure of {folder} is in parts, which are searched on the CPU.")
+        elif device.startswith("cuda"):
             structure = to_gpu(structure, device, progress)
         return StoredIndex(folder, manifest, structure)
 
     return read_consistently(folder, opened)
 
 
-def read_structure(folder: Path, manifest: IndexManifest) -> Any:
+def read_structure(folder: Path, manifest: IndexManifest, memory: int | None = None) -> Any:
     """The faiss structure of a verified index. Without a structure file, it is built from the vectors.
+
+    Args:
+        folder: the index folder.
+        manifest: its manifest.
+        memory: maximum bytes of a structure in parts in memory (`open_parts`).
 
     Raises:
         UserError: the structure cannot be read, or belongs to other vectors.
     """
     faiss = load_faiss()
+    if manifest.parts:
+        return open_parts(folder, manifest, memory)
     if manifest.structure not in manifest.files:
         structure = faiss.IndexFlatIP(manifest.dim)
         check = Unchanged(folder, manifest).check_vectors

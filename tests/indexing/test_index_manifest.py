@@ -37,8 +37,8 @@ def test_keys_of_a_later_minor_change_are_ignored(folder: Path):
 
 
 def test_a_newer_format_asks_for_an_upgrade(folder: Path):
-    edit(folder, format_version=3, shards="of another kind")
-    with pytest.raises(UserError, match=r"format 3.*up to 2: upgrade"):
+    edit(folder, format_version=4, shards="of another kind")
+    with pytest.raises(UserError, match=r"format 4.*up to 3: upgrade"):
         read_manifest(folder)
     with pytest.raises(UserError, match="upgrade"):
         build_index(numbered_corpus(5), HashingEncoder(), folder, resume=True)

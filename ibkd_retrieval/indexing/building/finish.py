@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import time
 from collections.abc import Sequence
@@ -13,9 +14,13 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.memory import peak_memory_bytes
 from ibkd_retrieval.indexing.building.plan import BuildPlan
 from ibkd_retrieval.indexing.faiss_binding import write_structure
-from ibkd_retrieval.indexing.families import BuiltStructure, Family, Flat, family_options
+from ibkd_retrieval.indexing.families import Family, Flat, family_options
 from ibkd_retrieval.indexing.families.auto import Wanted
+from ibkd_retrieval.indexing.families.factory import Factory
 from ibkd_retrieval.indexing.families.family import STORED_ONCE_BYTES
+from ibkd_retrieval.indexing.families.inverted import Inverted, parsed
+from ibkd_retrieval.indexing.families.parts import AddingInParts, Parts, add_whole, part_plans
+from ibkd_retrieval.indexing.families.search_params import list_count
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import write_lines
 from ibkd_retrieval.indexing.format.manifest import (
@@ -45,6 +50,7 @@ def finish_index(
     changes: tuple[Change, ...] = (),
     device: str = "cpu",
     limit: int | None = None,
+    parts: int | None = None,
 ) -> IndexManifest:
     """Make the structure and the list of ids from the shards, and write the manifest last.
 
@@ -58,7 +64,8 @@ def finish_index(
         changes: the changes entry of the manifest.
         device: where the structure is trained (`faiss_binding.training_on`).
         limit: maximum bytes of memory of the structure. A larger flat index has no structure, and every search
-            reads the shards.
+            reads the shards. Larger inverted lists are kept in parts.
+        parts: number of files to keep the structure in. None is one, or as many as `limit` requires.
 
     Raises:
         UserError: another structure exceeds the limit.
@@ -72,14 +79,22 @@ def finish_index(
     if isinstance(family, Wanted):
         family, tried = family.choice(vectors, progress)
         progress.say(f"Chosen by trial: an index of type {family.name}.")
-    built = _built_within(limit, family, vectors, progress, device)
-    if built.index is None:
+    kept = _parts_of(family, vectors.count, vectors.dim, limit, parts)
+    plans = part_plans(folder, counts, vectors.dim, kept) if kept else []
+    adding = AddingInParts(plans, kept=True, memory=limit) if kept else add_whole
+    if isinstance(family, Flat) and limit is not None:
+        family = Flat(min(limit, STORED_ONCE_BYTES if family.memory_bytes is None else family.memory_bytes))
+    built = family.build(vectors, progress, device, adding)
+    entries = tuple(plan.entry for plan in plans) if isinstance(built.index, Parts) else ()
+    if built.index is None or entries:
         (folder / layout.STRUCTURE).unlink(missing_ok=True)
     else:
         write_structure(built.index, folder / layout.STRUCTURE)
+    layout.remove_parts(folder, [entry.file for entry in entries])
     write_lines(folder / layout.DOC_IDS, stored_ids(folder, len(records)))
     structure_seconds = time.perf_counter() - start
-    made = [*([layout.STRUCTURE] if built.index is not None else []), *layout.doc_id_files()]
+    structures = [entry.file for entry in entries] or ([layout.STRUCTURE] if built.index is not None else [])
+    made = [*structures, *layout.doc_id_files()]
     manifest = IndexManifest(
         format_version=layout.FORMAT_VERSION,
         corpus=corpus,
@@ -100,32 +115,54 @@ def finish_index(
         vector_format=plan.vector_format,
         changes=changes,
         trained_rows=vectors.count,
+        parts=entries,
     )
     return write_manifest(folder, manifest)
 
 
-def _built_within(
-    limit: int | None, family: Family, vectors: ShardVectors, progress: Progress, device: str
-) -> BuiltStructure:
-    check_structure_fits(family, vectors.count, vectors.dim, limit)
-    if isinstance(family, Flat) and limit is not None:
-        family = Flat(min(limit, STORED_ONCE_BYTES if family.memory_bytes is None else family.memory_bytes))
-    return family.build(vectors, progress, device)
-
-
-def check_structure_fits(family: Family, count: int, dim: int, limit: int | None) -> None:
-    """Refuse a structure that would exceed the memory limit. Encoded vectors are kept.
+def check_structure_fits(family: Family, count: int, dim: int, limit: int | None, parts: int | None = None) -> None:
+    """Refuse a structure that would exceed the memory limit and cannot be kept in parts. Encoded vectors are kept.
 
     Raises:
-        UserError: the structure would exceed the limit.
+        UserError: the structure would exceed the limit, or `parts` is not for this family.
     """
+    if parts is not None and parts < 1:
+        raise UserError(f"A structure is kept in at least one part, not `parts={parts}`.")
+    if parts is not None and parts > 1 and not isinstance(family, Wanted) and not has_lists(family, dim):
+        raise UserError(
+            f"An index of type {family.name} is not kept in parts, because it has no inverted lists: leave out "
+            "`parts`, or give another `type`, such as ivf-pq."
+        )
     needed = count * family.bytes_per_vector(count, dim)
-    if limit is not None and needed > limit and not isinstance(family, Flat | Wanted):
+    if limit is not None and needed > limit and not isinstance(family, Flat | Wanted) and not has_lists(family, dim):
         raise UserError(
             f"An index of type {family.name} of {count:,} vectors takes {needed / 1e6:,.0f} MB in memory and `memory` "
             f"allows {limit / 1e6:,.0f}: give more, or another `type`, such as ivf-pq, with `resume` where vectors "
             "are there already."
         )
+
+
+def has_lists(family: Family, dim: int) -> bool:
+    """Whether a family has inverted lists, whose structure can be kept in parts."""
+    if isinstance(family, Factory):
+        return list_count(parsed(family.factory, dim)) is not None
+    return isinstance(family, Inverted)
+
+
+def _parts_of(family: Family, count: int, dim: int, limit: int | None, parts: int | None) -> int:
+    """The number of parts to keep a structure in. 0 for a structure in one file.
+
+    A part takes at most half of the limit, because it is in memory with the vectors that are added to it.
+    """
+    if not has_lists(family, dim):
+        # A flat family stands in for one that was asked for, where the documents are few.
+        check_structure_fits(family, count, dim, limit)
+        return 0
+    check_structure_fits(family, count, dim, limit, parts)
+    needed = count * family.bytes_per_vector(count, dim)
+    if parts is None and limit is not None and needed > limit:
+        parts = math.ceil(2 * needed / limit)
+    return parts if parts is not None and parts > 1 else 0
 
 
 def shard_entries(records: Sequence[ShardRecord]) -> tuple[ShardEntry, ...]:

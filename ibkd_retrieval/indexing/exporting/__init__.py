@@ -6,18 +6,21 @@ import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import new_folder
+from ibkd_retrieval.indexing.building.memory import machine_memory
 from ibkd_retrieval.indexing.contents import IndexContents, open_contents
 from ibkd_retrieval.indexing.exporting.databases import DATABASES
 from ibkd_retrieval.indexing.exporting.rows import ArrowRows
 from ibkd_retrieval.indexing.faiss_binding import load_faiss, read_structure_file, write_structure
+from ibkd_retrieval.indexing.families.parts import open_parts
 from ibkd_retrieval.indexing.families.search_params import set_defaults
+from ibkd_retrieval.indexing.format.manifest import IndexManifest
 from ibkd_retrieval.progress import SILENT, Progress
 
 
@@ -55,18 +58,33 @@ def _write_pyserini(index: IndexContents, made: Path, exact: bool, progress: Pro
             f"make an index without them with `combine(from_='{folder}')` and export that."
         )
     shutil.copyfile(folder / manifest.doc_ids, made / "docid")
-    if manifest.structure not in manifest.files or (exact and not manifest.search.is_exact):
+    if not manifest.structure_files or (exact and not manifest.search.is_exact):
         _write_flat(index.vectors(), (manifest.rows, manifest.dim), made / "index", progress)
     elif manifest.search.is_exact:
         shutil.copyfile(folder / manifest.structure, made / "index")
     else:
-        structure = read_structure_file(folder / manifest.structure)
+        whole = folder / manifest.structure
+        structure = _joined(folder, manifest) if manifest.parts else read_structure_file(whole)
         set_defaults(structure, manifest.search)
         write_structure(structure, made / "index")
         progress.say(
             "Pyserini scores with the quantised vectors and finds less than a search of the index does: "
             "export exact vectors if that matters."
         )
+
+
+def _joined(folder: Path, manifest: IndexManifest) -> Any:
+    """The one faiss index of a structure in parts.
+
+    Raises:
+        UserError: it takes more than half of this machine's memory.
+    """
+    if manifest.structure_bytes > machine_memory() // 2:
+        raise UserError(
+            f"The {len(manifest.parts)} parts of {folder} take {manifest.structure_bytes / 1e9:,.1f} GB, which is more "
+            "than half of this machine's memory: export on a larger machine, or write exact vectors with `exact`."
+        )
+    return open_parts(folder, manifest).merged()
 
 
 def _write_flat(vectors: Iterable[NDArray[np.float32]], shape: tuple[int, int], path: Path, progress: Progress) -> None:

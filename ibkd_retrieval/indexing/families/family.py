@@ -10,6 +10,7 @@ import numpy as np
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
+from ibkd_retrieval.indexing.families.parts import Adding, add_whole
 from ibkd_retrieval.indexing.format.manifest import OperatingPoint
 from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.progress import Progress
@@ -50,10 +51,13 @@ class Family(Protocol):
     def bytes_per_vector(self, count: int, dim: int) -> float:
         """Memory of `count` vectors of dimension `dim` during search, in bytes per vector."""
 
-    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+    def build(
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+    ) -> BuiltStructure:
         """Train on and add all `vectors`, by inner product, reading them shard by shard.
 
-        On the device "cuda", k-means runs on a GPU if faiss has one. The returned index is in main memory.
+        On the device "cuda", k-means runs on a GPU if faiss has one. The returned index is in main memory. `adding`
+        adds the vectors to a trained structure of inverted lists. Other structures are filled in their own way.
         """
 
 
@@ -113,7 +117,9 @@ class Flat:
         """Four bytes per dimension."""
         return 4 * dim
 
-    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+    def build(
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+    ) -> BuiltStructure:
         """Add all vectors, or build no structure if they are too large."""
         limit = STORED_ONCE_BYTES if self.memory_bytes is None else self.memory_bytes
         if 4 * vectors.dim * vectors.count > limit:

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range, check_recall
-from ibkd_retrieval.indexing.families.inverted import add, flat_if_few, parsed
+from ibkd_retrieval.indexing.families.inverted import flat_if_few, parsed
+from ibkd_retrieval.indexing.families.parts import Adding, add_whole
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, trial_of, tuned
 from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.progress import Progress
@@ -55,11 +56,13 @@ class Hnsw:
         """Four bytes per dimension, and four for each of 2 x links on the lowest level and some above."""
         return 4 * dim + 8 * self.links + 4 * self.links / (self.links - 1) + 20
 
-    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+    def build(
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+    ) -> BuiltStructure:
         """Link all vectors, then choose ef_search by trial. The graph is always built on the CPU."""
         factory = f"HNSW{self.links},Flat"
         index = parsed(factory, vectors.dim)
         index.hnsw.efConstruction = self.ef_construction
-        add(index, vectors, progress)
+        index = add_whole(index, vectors, progress)  # Graphs of parts would be others than a graph of the whole.
         fixed = SearchParams(refine=0, ef_search=self.ef_search)
         return tuned(index, factory, trial_of(vectors, self.seed), fixed, self.recall, progress)

@@ -22,6 +22,7 @@ from ibkd_retrieval.indexing.families.family import (
     check_range,
     check_recall,
 )
+from ibkd_retrieval.indexing.families.parts import Adding, add_whole, check_finite
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, trial_of, tuned
 from ibkd_retrieval.indexing.vectors import VectorSource, sample_rows
 from ibkd_retrieval.progress import Progress
@@ -31,8 +32,6 @@ POINTS_PER_LIST = 39
 
 GRAPH_OVER_LISTS = 1_000_000
 """Number of documents from which an HNSW graph over the centroids finds the nearest lists."""
-
-_ADDED_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,7 @@ class Inverted:
         vectors: VectorSource,
         progress: Progress,
         device: str,
+        adding: Adding,
         *,
         refine: int | None = None,
         refinements: Sequence[int] | None = None,
@@ -98,6 +98,7 @@ class Inverted:
             vectors: the vectors to index.
             progress: receives the progress.
             device: "cuda" to train on a GPU.
+            adding: adds the vectors to the trained index.
             refine: candidates rescored exactly per result. None chooses by trial.
             refinements: values of `refine` to try. None is the usual ones.
             training: number of training vectors that the codes need. The centroids take 64 per list.
@@ -111,7 +112,7 @@ class Inverted:
         graph = "_HNSW32" if vectors.count >= GRAPH_OVER_LISTS else ""
         factory = ",".join(part for part in (before, f"IVF{lists}{graph}", codes) if part)
         index = parsed(factory, vectors.dim)
-        fill(index, factory, vectors, max(64 * lists, training), self.seed, progress, device)
+        index = filled(index, factory, vectors, max(64 * lists, training), self.seed, progress, device, adding)
         fixed = SearchParams(self.nprobe, refine)
         return tuned(index, factory, trial_of(vectors, self.seed), fixed, self.recall, progress, refinements)
 
@@ -126,9 +127,11 @@ class IvfFlat(Inverted):
         """Four bytes per dimension, the id and a share of the centroids."""
         return 4 * dim + self.bytes_of_lists(count, dim)
 
-    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+    def build(
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+    ) -> BuiltStructure:
         """Train the lists, add, and choose nprobe by trial."""
-        return self.built("Flat", vectors, progress, device, refine=0)
+        return self.built("Flat", vectors, progress, device, adding, refine=0)
 
 
 def flat_if_few(family: Family, count: int, progress: Progress) -> Family:
@@ -166,9 +169,16 @@ def reason(error: RuntimeError) -> str:
     return said.removeprefix("Error: ").split("' failed: ", 1)[-1].strip()
 
 
-def fill(
-    index: Any, factory: str, vectors: VectorSource, sample: int, seed: int, progress: Progress, device: str
-) -> None:
+def filled(
+    index: Any,
+    factory: str,
+    vectors: VectorSource,
+    sample: int,
+    seed: int,
+    progress: Progress,
+    device: str,
+    adding: Adding,
+) -> Any:
     """Train an index on up to `sample` vectors drawn at random from all shards, and add all vectors.
 
     Raises:
@@ -179,7 +189,7 @@ def fill(
         with progress.task(f"Training {factory}", None, "vectors") as task:
             _train(index, factory, training, seed, progress, device)
             task.advance(len(training))
-    add(index, vectors, progress)
+    return adding(index, vectors, progress)
 
 
 def _train(index: Any, factory: str, training: NDArray[np.float32], seed: int, progress: Progress, device: str) -> None:
@@ -194,28 +204,3 @@ def _train(index: Any, factory: str, training: NDArray[np.float32], seed: int, p
             f"faiss cannot train {factory!r} on {len(training):,} vectors ({reason(error)}): "
             "ask for fewer lists or smaller codes, or take `type='flat'`."
         ) from error
-
-
-def add(index: Any, vectors: VectorSource, progress: Progress) -> None:
-    """Add all vectors in order, in blocks.
-
-    Raises:
-        UserError: a vector is not finite.
-    """
-    with progress.task("Adding vectors", vectors.count, "vectors") as task:
-        for shard in vectors:
-            for start in range(0, len(shard), _ADDED_AT_ONCE):
-                block = np.ascontiguousarray(shard[start : start + _ADDED_AT_ONCE])
-                check_finite(block)
-                index.add(block)
-                task.advance(len(block))
-
-
-def check_finite(vectors: NDArray[np.float32]) -> None:
-    """Refuse NaN and infinity, which faiss would index and never find.
-
-    Raises:
-        UserError: there is one.
-    """
-    if not np.isfinite(vectors).all():
-        raise UserError("A vector to index is not finite (NaN or infinity): encode the corpus with `dtype='float32'`.")

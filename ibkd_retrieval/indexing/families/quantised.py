@@ -8,6 +8,7 @@ from typing import ClassVar
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.families.family import BuiltStructure, check_range
 from ibkd_retrieval.indexing.families.inverted import POINTS_PER_LIST, Inverted
+from ibkd_retrieval.indexing.families.parts import Adding, add_whole
 from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.progress import Progress
 
@@ -28,10 +29,12 @@ class Sq8(Inverted):
         """One byte per dimension, the id and a share of the centroids."""
         return dim + self.bytes_of_lists(count, dim)
 
-    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+    def build(
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+    ) -> BuiltStructure:
         """Train the lists and the levels, add, and choose nprobe and refine by trial."""
         # The codes are precise, so few candidates need exact rescoring, or none.
-        return self.built("SQ8", vectors, progress, device, refine=self.refine, refinements=(0, 2))
+        return self.built("SQ8", vectors, progress, device, adding, refine=self.refine, refinements=(0, 2))
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,9 @@ class IvfPq(Inverted):
             codes = self.bytes_of_blocks(codes, count)
         return codes + self.bytes_of_lists(count, dim)
 
-    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+    def build(
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+    ) -> BuiltStructure:
         """Train the lists and the codes, add, and choose nprobe and refine by trial.
 
         Raises:
@@ -82,7 +87,7 @@ class IvfPq(Inverted):
         codes = f"PQ{self._parts(vectors.dim)}x{'4fs' if self.bits == 4 else '8np'}"
         # The codes need 39 vectors for each of their 2^bits centroids.
         training = (POINTS_PER_LIST + 1) << self.bits
-        return self.built(codes, vectors, progress, device, refine=self.refine, training=training)
+        return self.built(codes, vectors, progress, device, adding, refine=self.refine, training=training)
 
     def _parts(self, dim: int) -> int:
         if self.subquantisers is None:
@@ -127,7 +132,9 @@ class RaBitQ(Inverted):
         codes = self.bytes_of_blocks(self.bits * dim / 8, count) + corrections
         return codes + self.bytes_of_lists(count, dim) + 4 * dim * dim / max(1, count)
 
-    def build(self, vectors: VectorSource, progress: Progress, device: str = "cpu") -> BuiltStructure:
+    def build(
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+    ) -> BuiltStructure:
         """Train the lists, add, and choose nprobe and refine by trial."""
         codes = "RaBitQfs" if self.bits == 1 else f"RaBitQfs{self.bits}"
-        return self.built(codes, vectors, progress, device, refine=self.refine, before=f"RR{vectors.dim}")
+        return self.built(codes, vectors, progress, device, adding, refine=self.refine, before=f"RR{vectors.dim}")

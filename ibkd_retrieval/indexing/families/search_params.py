@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.faiss_binding import MOST_RESULTS, is_on_gpu, load_faiss
+from ibkd_retrieval.indexing.families.parts import Parts
 from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.indexing.vectors.exact import Found, rescore
 
@@ -32,6 +33,8 @@ _kinds: WeakKeyDictionary[Any, _Kind] = WeakKeyDictionary()
 
 
 def _kind(index: Any) -> _Kind:
+    if isinstance(index, Parts):
+        index = index.first
     known = _kinds.get(index)
     if known is None:
         faiss = load_faiss()

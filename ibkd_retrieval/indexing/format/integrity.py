@@ -50,13 +50,14 @@ def verify_files(folder: Path, manifest: IndexManifest, contents: bool = False, 
     Raises:
         UserError: a file is missing, not listed or damaged.
     """
-    due = [manifest.doc_ids] if manifest.search.is_exact or not structure else [manifest.structure, manifest.doc_ids]
+    structures = manifest.structure_files or (manifest.structure,)
+    due = [manifest.doc_ids] if manifest.search.is_exact or not structure else [*structures, manifest.doc_ids]
     for name in due:
         if name not in manifest.files:
             raise damaged(folder, manifest, name, "the manifest does not list it")
-    deciding = {manifest.structure, *layout.doc_id_files(manifest.doc_ids), manifest.tombstones}
+    deciding = {*structures, *layout.doc_id_files(manifest.doc_ids), manifest.tombstones}
     for name, record in manifest.files.items():
-        if name == manifest.structure and not structure:
+        if name in structures and not structure:
             continue
         path = folder / name
         if not path.is_file():
@@ -78,7 +79,7 @@ def damaged(folder: Path, manifest: IndexManifest, name: str, what: str) -> User
             "with `build_index(overwrite=True)`."
         )
     done = ", ".join(sorted({change.kind for change in manifest.changes}))
-    if name == manifest.structure:
+    if name == manifest.structure or name in manifest.structure_files:
         return UserError(
             f"{said}make another of its vectors with `combine(from_='{folder}', type='{manifest.family}', "
             "output=OTHER)`."

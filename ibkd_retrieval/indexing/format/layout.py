@@ -13,7 +13,7 @@ from ibkd_retrieval.indexing.format.lines import offsets_path
 from ibkd_retrieval.json_io import parse
 
 FORMAT = "ibkd-index"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 MANIFEST = "index.json"
 PLAN = "build.json"
@@ -22,18 +22,23 @@ STRUCTURE = "index.faiss"
 DOC_IDS = "docids"
 LEXICAL = "lexical"
 TOMBSTONES = "deleted"
+PARTS = "parts"
+TRAINED = f"{PARTS}/trained.faiss"
+"""The trained and empty structure, while its parts are filled."""
 
 MARK = ".replacing"
 
-_FOLDERS = ("vectors", "documents", "shards")
+_FOLDERS = ("vectors", "documents", "shards", PARTS)
 FOLDERS = (*_FOLDERS, LEXICAL)
 """The folders in an index folder."""
 _OURS = re.compile(
     r"(index\.json|build\.json|append\.json|index(\.\d+)?\.faiss|docids(\.\d+)?(\.offsets\.npy)?|deleted\.\d+\.npy"
-    r"|vectors/\d{5,}\.npy|documents/\d{5,}\.jsonl(\.offsets\.npy)?|shards/\d{5,}\.json)"
+    r"|parts/(trained|\d{5,})\.faiss|vectors/\d{5,}\.npy|documents/\d{5,}\.jsonl(\.offsets\.npy)?|shards/\d{5,}\.json)"
 )
 _LEXICAL_INDEX = re.compile(r"[a-z0-9]+-[0-9a-f]{12}")
-_NUMBERED = re.compile(r"index\.\d+\.faiss|docids\.\d+(\.offsets\.npy)?|deleted\.\d+\.npy")
+_NUMBERED = re.compile(
+    r"index\.\d+\.faiss|docids\.\d+(\.offsets\.npy)?|deleted\.\d+\.npy|parts/(trained|\d{5,})\.faiss"
+)
 """Names of files that an append or a deletion makes beside those of the same kind that it replaces."""
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
 
@@ -46,6 +51,21 @@ def vectors_file(shard: int) -> str:
 def documents_file(shard: int) -> str:
     """Relative path of a shard's stored documents."""
     return f"documents/{shard:05d}.jsonl"
+
+
+def part_file(number: int) -> str:
+    """Relative path of a part of the structure."""
+    return f"{PARTS}/{number:05d}.faiss"
+
+
+def remove_parts(folder: Path, listed: Collection[str]) -> None:
+    """Delete the parts of a structure that are not listed."""
+    inner = folder / PARTS
+    for path in ours(folder):
+        if path.parent == inner and path.relative_to(folder).as_posix() not in listed:
+            path.unlink()
+    if inner.is_dir() and not any(inner.iterdir()):
+        inner.rmdir()
 
 
 def record_file(shard: int) -> str:
@@ -106,7 +126,8 @@ def remove_leftovers(folder: Path, listed: Collection[str] | None = None) -> Non
         listed: the files of a finished index. None keeps all numbered ones.
     """
     for path in ours(folder):
-        unlisted = listed is not None and _NUMBERED.fullmatch(path.name) and path.name not in listed
+        name = path.relative_to(folder).as_posix()
+        unlisted = listed is not None and _NUMBERED.fullmatch(name) and name not in listed
         if _TEMPORARY.fullmatch(path.name) or unlisted:
             path.unlink()
 

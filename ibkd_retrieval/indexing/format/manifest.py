@@ -146,6 +146,19 @@ class ShardEntry:
 
 
 @dataclass(frozen=True)
+class PartEntry:
+    """One part of a structure that is kept in several files.
+
+    Attributes:
+        file: the file of the faiss index, a key of the manifest's `files`. Its ids are rows of the whole index.
+        rows: number of its vectors. Parts follow each other by row.
+    """
+
+    file: str
+    rows: int
+
+
+@dataclass(frozen=True)
 class OperatingPoint:
     """One measurement of search parameters, on given queries or on documents used as queries.
 
@@ -231,6 +244,7 @@ class IndexManifest:
         deleted_count: number of deleted rows.
         changes: the changes to the documents since the first build, in order.
         trained_rows: number of rows when the structure was trained. None in older indexes.
+        parts: the parts of a structure that is kept in several files. Empty for one file, or none.
     """
 
     format_version: int
@@ -256,6 +270,23 @@ class IndexManifest:
     deleted_count: int = 0
     changes: tuple[Change, ...] = ()
     trained_rows: int | None = None
+    parts: tuple[PartEntry, ...] = ()
+
+    @property
+    def structure_files(self) -> tuple[str, ...]:
+        """The files of the structure: one, or its parts. Empty if the shards are searched directly."""
+        if self.parts:
+            return tuple(part.file for part in self.parts)
+        return (self.structure,) if self.structure in self.files else ()
+
+    def is_in(self, parts: int | None) -> bool:
+        """Whether the structure is in as many parts as asked for. There are no more parts than shards."""
+        return parts is None or max(1, len(self.parts)) == min(parts, max(1, len(self.shards)))
+
+    @property
+    def structure_bytes(self) -> int:
+        """Size of the files of the structure."""
+        return sum(self.files[name].bytes for name in self.structure_files)
 
     @property
     def rows(self) -> int:
@@ -278,7 +309,7 @@ def write_manifest(folder: Path | str, manifest: IndexManifest) -> IndexManifest
 
     Its format version is the oldest whose readers understand it.
     """
-    version = FORMAT_VERSION if _needs_version_2(manifest) else 1
+    version = FORMAT_VERSION if manifest.parts else 2 if _needs_version_2(manifest) else 1
     manifest = dataclasses.replace(manifest, format_version=version)
     write_json(Path(folder) / MANIFEST, {"format": FORMAT, **dataclasses.asdict(manifest)})
     return manifest
@@ -352,7 +383,10 @@ def _check(manifest: IndexManifest) -> None:
     if manifest.rows != sum(shard.documents for shard in manifest.shards):
         raise ValueError("document_count and deleted_count are not the sum of the shards' documents")
     tombstones = [manifest.tombstones] if manifest.tombstones is not None else []
-    for name in [name for shard in manifest.shards for name in (shard.vectors, shard.texts)] + tombstones:
+    if manifest.parts and manifest.rows != sum(part.rows for part in manifest.parts):
+        raise ValueError("document_count and deleted_count are not the sum of the parts' rows")
+    parts = [part.file for part in manifest.parts]
+    for name in [name for shard in manifest.shards for name in (shard.vectors, shard.texts)] + tombstones + parts:
         if name not in manifest.files:
             raise ValueError(f"files has no entry {name!r}")
     for name in manifest.files:

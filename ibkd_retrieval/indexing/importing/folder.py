@@ -54,6 +54,7 @@ def import_vectors(
     shard_size: int = 8192,
     vector_format: str = "float32",
     device: str = "cpu",
+    parts: int | None = None,
     progress: Progress = SILENT,
 ) -> IndexManifest:
     """Make an index folder of vectors that were encoded elsewhere, as `build_index` makes one of texts.
@@ -93,6 +94,7 @@ def import_vectors(
             shard_size=plan.shard_size,
             vector_format=plan.vector_format,
             device=device,
+            parts=parts,
             progress=progress,
         )
         # Nothing was encoded, so there is no encoding speed.

@@ -95,13 +95,20 @@ def scan(
             if not len(block):
                 continue
             here, found = search_array(queries, np.ascontiguousarray(block), min(k, len(block)))
-            # Earlier rows stand first and the sort is stable, so that equal scores stay ordered by row.
-            scores = np.concatenate([scores, here], axis=1)
-            rows = np.concatenate([rows, places[found]], axis=1)
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            scores, rows = np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
+            scores, rows = best_of((scores, rows), (here, places[found]), k)
         start += len(shard)
     return scores, rows
+
+
+def best_of(found: Found, later: Found, k: int) -> Found:
+    """The k best of the results of two searches for the same queries, of which `later` was among later rows.
+
+    Results of `found` stand first and the sort is stable, so that equal scores stay ordered by row.
+    """
+    scores = np.concatenate([found[0], later[0]], axis=1)
+    rows = np.concatenate([found[1], later[1]], axis=1)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
 
 
 _FEW = 512
