@@ -1,4 +1,4 @@
-"""Our ivf-pq index beside faiss, autofaiss, hnswlib and usearch: recall against speed, memory, build time.
+"""Our hnsw and ivf-pq beside the indexes of other libraries: recall against speed, memory, build time.
 
 usage: python benchmarks/index_peers.py --vectors FOLDER [...] --work-dir DIR [--count 1000000]
 
@@ -12,9 +12,9 @@ A system whose build takes longer than --limit seconds is named with that, and l
 again. How many candidates of ours are scored exactly is set by hand for each parameter value (peers.py), that of faiss
 once.
 
-Writes benchmarks/results/index_peers.json and .png (--output). Needs hnswlib, usearch, autofaiss and matplotlib
-(autofaiss asks for numpy 1, but works with 2: pip install --no-deps autofaiss embedding-reader fire). With a million
-vectors of 384 dimensions: 14 GB of disk, 14 GB of memory.
+Writes benchmarks/results/index_peers.json and .png (--output). Needs matplotlib, hnswlib, usearch, voyager,
+scalable-vs and autofaiss (which asks for numpy 1, but works with 2: pip install --no-deps autofaiss embedding-reader
+fire). With a million vectors of 384 dimensions: 14 GB of disk, 14 GB of memory.
 """
 
 from __future__ import annotations

@@ -259,6 +259,84 @@ class Usearch:
         return Loaded(search)
 
 
+class Voyager:
+    """voyager: hnswlib's graph, over whole vectors."""
+
+    package: str | None = "voyager"
+    parameter = "ef"
+    values = (16, 32, 64, 128, 256, 512)
+
+    def __init__(self, links: int) -> None:
+        self.name = f"voyager M {links}"
+        self.recipe = f"M {links}, ef_construction 200, Float32"
+        self._links = links
+
+    def build(self, blocks: Callable[[], Iterable[Vectors]], count: int, dim: int, path: Path, threads: int) -> None:
+        """Add block by block."""
+        from voyager import Index, Space
+
+        index = Index(Space.InnerProduct, dim, M=self._links, ef_construction=200, random_seed=0, max_elements=count)
+        for block in blocks():
+            index.add_items(block, num_threads=threads)
+        index.save(str(path))
+
+    def load(self, path: Path) -> Loaded:
+        """Read the file into memory."""
+        from voyager import Index
+
+        index = Index.load(str(path))
+
+        def search(queries: Vectors, k: int, value: int) -> Rows:
+            found = index.query(queries, k, num_threads=1, query_ef=max(value, k))
+            return np.asarray(found[0], dtype=np.int64)
+
+        return Loaded(search)
+
+
+class Svs:
+    """Intel's Scalable Vector Search: the graph of DiskANN (Vamana), whole in memory.
+
+    Its compressed vectors (LVQ, LeanVec) work on processors of Intel alone, so whole vectors are taken.
+    """
+
+    package: str | None = "scalable-vs"
+    parameter = "window"
+    values = (16, 32, 64, 128, 256, 512)
+
+    def __init__(self, degree: int) -> None:
+        self.name = f"SVS Vamana {degree}"
+        self.recipe = f"graph_max_degree {degree}, window_size 128, alpha 0.95, float32"
+        self._degree = degree
+
+    def build(self, blocks: Callable[[], Iterable[Vectors]], count: int, dim: int, path: Path, threads: int) -> None:
+        """Hand over all vectors at once. It writes three folders."""
+        import svs
+
+        settings = svs.VamanaBuildParameters(graph_max_degree=self._degree, window_size=128, alpha=0.95)
+        vectors = np.concatenate(list(blocks()))
+        index = svs.Vamana.build(settings, vectors, svs.DistanceType.MIP, num_threads=threads)
+        path.mkdir()
+        index.save(*(str(path / name) for name in ("config", "graph", "data")))
+
+    def load(self, path: Path) -> Loaded:
+        """Read the folders into memory."""
+        import svs
+
+        index = svs.Vamana(
+            str(path / "config"),
+            svs.GraphLoader(str(path / "graph")),
+            svs.VectorDataLoader(str(path / "data"), svs.DataType.float32),
+            distance=svs.DistanceType.MIP,
+            num_threads=1,
+        )
+
+        def search(queries: Vectors, k: int, value: int) -> Rows:
+            index.search_window_size = value
+            return np.asarray(index.search(queries, k)[0], dtype=np.int64)
+
+        return Loaded(search)
+
+
 OURS = {4: 16, 8: 16, 16: 16, 32: 16, 64: 32, 128: 32, 256: 32, 512: 64}
 OURS_FINER = {4: 4, 8: 8, 16: 8, 32: 8, 64: 16, 128: 16, 256: 32}
 """Candidates per result by nprobe, for codes of four and of two dimensions.
@@ -284,6 +362,9 @@ def all_peers(folder: Path, count: int) -> list[Peer]:
         Autofaiss("200MB", visited),
         Hnswlib(16),
         Usearch(32, "f16"),
+        Usearch(32, "i8"),
+        Voyager(16),
+        Svs(64),
     ]
 
 
@@ -295,4 +376,5 @@ def file_of(folder: Path, peer: Peer) -> Path:
 def size_of(path: Path) -> int:
     """Bytes of an index's file, of the structure where it is a folder of ours."""
     inner = path / "index.faiss"
-    return (inner if inner.exists() else path).stat().st_size
+    files = [inner] if inner.exists() else [each for each in (path, *path.rglob("*")) if each.is_file()]
+    return sum(each.stat().st_size for each in files)
