@@ -5,7 +5,8 @@
 The indexes are flat. In each round every system runs once, in an order that changes from round to round:
 
 - first: without a record of the model in the cache (`encoders/quick.py`);
-- later: with the record that an earlier search has left;
+- later: with the record that an earlier search has left, in the number format that the processor is fast at, and in
+  float32, the format of processors without instructions for bfloat16;
 - by hand: a script that loads the model with sentence-transformers, reads a faiss index of the same vectors, and
   searches it.
 """
@@ -77,9 +78,11 @@ def measure(index: Path, rounds: int) -> dict[str, Any]:
         commands = {
             "first": (search, "first"),
             "later": (search, "later"),
+            "later, float32": ([*search, "--dtype", "float32"], "later"),
             "by hand": ([sys.executable, "-c", BY_HAND, f"{work}/bare.faiss", model, QUESTION], "later"),
         }
-        run(search, f"{work}/later")  # leaves the record, and reads every file once
+        for name in ("later", "later, float32"):
+            run(commands[name][0], f"{work}/later")  # leaves the record, and reads every file once
         for number in range(rounds):
             for name in random.Random(number).sample(sorted(commands), len(commands)):
                 command, cache = commands[name]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.encoders.autotune.cpu import packs_weights
+from ibkd_retrieval.encoders.backends.numpy_forward import NumpyTransformer
 from ibkd_retrieval.encoders.tokens import ids_of_beginnings, text_errors
 
 if TYPE_CHECKING:
@@ -35,13 +36,16 @@ class QueryEncoder:
         device: "cpu".
     """
 
-    def __init__(self, record: Mapping[str, Any], weights: bytes, full: Callable[[], TextEncoder]) -> None:
+    def __init__(
+        self, record: Mapping[str, Any], weights: bytes, full: Callable[[], TextEncoder], numpy: bool = False
+    ) -> None:
         """Open a model.
 
         Args:
             record: what `quick.keep` wrote.
             weights: the content of the safetensors file.
             full: opens the full encoder, for a text that needs it.
+            numpy: compute a transformer in float32 with numpy. It is slower than torch, whose import takes a second.
         """
         from tokenizers import Tokenizer
 
@@ -57,7 +61,8 @@ class QueryEncoder:
         self._full = full
         self._tokenizer = Tokenizer.from_str(record["tokenizer"])
         self._tokenizer.encode_special_tokens = record["encode_special_tokens"]
-        self._vector = (_static if record["architecture"] is None else _transformer)(record, weights)
+        opened = _static if record["architecture"] is None else _transformer_in_numpy if numpy else _transformer
+        self._vector = opened(record, weights)
 
     def encode(
         self, texts: Sequence[str], kind: Kind = "document", progress: Task | None = None
@@ -153,11 +158,46 @@ def _transformer(record: Mapping[str, Any], weights: bytes) -> Vector:
     return vector
 
 
+def _transformer_in_numpy(record: Mapping[str, Any], weights: bytes) -> Vector:
+    """The same forward pass in float32, without torch."""
+    from safetensors.numpy import load
+
+    tensors = load(weights)
+    prefix = next(name for name in tensors if name.endswith(_TABLE)).removesuffix(_TABLE)
+    architecture = record["architecture"]
+    parameters = {name: tensors[prefix + name].astype(np.float32) for name in architecture["parameters"]}
+    distances = [array(*stored) for stored in architecture["distances"] or ()]
+    states_of = NumpyTransformer(architecture, parameters, distances)
+    modules = [(kind, {name: array(*stored) for name, stored in arrays.items()}) for kind, arrays in record["modules"]]
+    rows = len(parameters[_TABLE])
+
+    def vector(ids: list[int]) -> NDArray[np.float32] | None:
+        if max(ids, default=0) >= rows or not ids:
+            return None
+        states = states_of(np.array(ids))
+        for kind, values in modules:
+            if kind == "mean":
+                states = states.sum(axis=0) / np.float32(len(ids))
+            elif kind == "cls":
+                states = states[0]
+            elif kind == "Dense":
+                states = states @ values["weight"].T + values.get("bias", np.float32(0))
+            else:
+                states = states / max(np.linalg.norm(states), np.float32(1e-12))
+        return states
+
+    return vector
+
+
 def _tensor(shape: Sequence[int], content: str) -> Any:
     import torch
 
-    array = np.frombuffer(base64.b64decode(content), np.float32).reshape(shape)
-    return torch.from_numpy(array.copy())
+    return torch.from_numpy(array(shape, content))
+
+
+def array(shape: Sequence[int], content: str) -> NDArray[np.float32]:
+    """The array of `stored`."""
+    return np.frombuffer(base64.b64decode(content), np.float32).reshape(shape).copy()
 
 
 def stored(tensor: Any) -> list[Any]:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ibkd_retrieval import __version__
-from ibkd_retrieval.encoders.autotune.cpu import processor_features
+from ibkd_retrieval.encoders.autotune.choice import BackendConfig, choice_key, packages, recalled
+from ibkd_retrieval.encoders.autotune.cpu import processor_flags
 from ibkd_retrieval.encoders.endpoints.address import is_endpoint
 from ibkd_retrieval.encoders.loading import resolve_model_name
 from ibkd_retrieval.encoders.query_encoder import QueryEncoder, stored
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.encoders.protocol import TextEncoder
     from ibkd_retrieval.progress import Progress
 
-_FORMAT = 1
+_FORMAT = 2
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "safetensors", "numpy")
 _READ = (".json", ".txt", ".model", ".safetensors")
 """Endings of the files that decide a vector."""
@@ -77,23 +80,17 @@ def open_quickly(name: str, asked: Mapping[str, Any], full: Callable[[], TextEnc
         found = dict(_checksums(folder, {record["weights"]: hashlib.sha256(weights).hexdigest()}))
         if record["key"] != key or record["files"] != found or _is_outdated(record, asked):
             return None
-        return QueryEncoder(record, weights, full)
+        # Where torch is loaded anyway, it is faster.
+        return QueryEncoder(record, weights, full, record["numpy"] and "torch" not in sys.modules)
     except Exception:  # A record that any library refuses is as good as none.
         return None
 
 
 def _is_outdated(record: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     """Whether the full encoder would take another backend or number format by now."""
-    if record["architecture"] is None:
+    if record["choice"] is None or (asked["backend"], asked["dtype"]) != ("auto", "auto"):
         return False
-    if record["architecture"]["processor"] != list(processor_features()):
-        return True
-    if (asked["backend"], asked["dtype"]) != ("auto", "auto"):
-        return False
-    from ibkd_retrieval.encoders.autotune.choice import BackendConfig, remembered_choice
-
-    best = remembered_choice(record["weight_hash"], "cpu", "queries")
-    return best is not None and best != BackendConfig("torch", record["dtype"])
+    return recalled(record["choice"]) not in (None, BackendConfig("torch", record["dtype"]))
 
 
 def keep(encoder: Encoder, model: SentenceTransformer, run: Run, name: str, asked: Mapping[str, Any]) -> None:
@@ -117,11 +114,19 @@ def keep(encoder: Encoder, model: SentenceTransformer, run: Run, name: str, aske
         told = ("name", "weight_hash", "former_hash", "dim", "max_length", "pooling", "dtype")
         record = described | {each: getattr(encoder, each) for each in told}
         record |= {"weights": weights[0].relative_to(folder).as_posix(), "prompts": dict(encoder.prompts)}
+        record["choice"] = choice_key(encoder.weight_hash, "cpu", "queries") if record["architecture"] else None
         key = _key(folder, asked)
         record |= {"key": key, "files": dict(_checksums(folder, {}))}
-        quick = QueryEncoder(record, weights[0].read_bytes(), lambda: encoder)
         theirs = np.concatenate([encoder.encode([text], "query") for text in _PROBE])
-        if np.abs(quick.encode(_PROBE, "query") - theirs).max() <= _TOLERANCE:
+
+        def is_equal(numpy: bool) -> bool:
+            quick = QueryEncoder(record, weights[0].read_bytes(), lambda: encoder, numpy)
+            return bool(np.abs(quick.encode(_PROBE, "query") - theirs).max() <= _TOLERANCE)
+
+        record["numpy"] = False
+        with suppress(Exception):  # numpy has no bfloat16.
+            record["numpy"] = record["dtype"] == "float32" and is_equal(numpy=True)
+        if is_equal(numpy=False):
             with atomic_write(_path(key)) as file:
                 file.write(json.dumps(record).encode("utf-8"))
     except Exception:  # Without a record, the next opening is only slower.
@@ -160,7 +165,6 @@ def _transformer_record(model: SentenceTransformer, run: Run) -> dict[str, Any] 
             "distances": distances,
             "type": kind,
             "config": {name: getattr(transformer.config, name) for name in _CONFIG},
-            "processor": list(processor_features()),
             "padding": getattr(transformer.embeddings, "padding_idx", None),
             "parameters": [name for name, _ in transformer.named_parameters()],
         },
@@ -180,8 +184,9 @@ def _module_record(module: Any) -> list[Any] | None:
 
 
 def _key(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
-    packages = {package: metadata.version(package) for package in _PACKAGES}
-    return {"format": _FORMAT, "version": __version__, "folder": str(folder.resolve()), **packages, **asked}
+    versions = {package: metadata.version(package) for package in _PACKAGES} | packages()
+    processor = [processor_flags(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS")]
+    return {"format": _FORMAT, "folder": str(folder.resolve()), "processor": processor, **versions, **asked}
 
 
 def _path(key: Mapping[str, Any]) -> Path:

@@ -79,6 +79,12 @@ def test_the_second_opening_gives_the_vectors_of_the_first(tmp_path, kind, dtype
     assert dict(first.prompts) == second.prompts
     theirs = np.concatenate([first.encode([text], "query") for text in TEXTS])
     np.testing.assert_allclose(second.encode(TEXTS, "query"), theirs, atol=1e-6)
+    (path,) = records()
+    record = json.loads(path.read_text())
+    assert record["numpy"] is (dtype == "float32")
+    if record["numpy"]:
+        third = QueryEncoder(record, (folder / record["weights"]).read_bytes(), lambda: first, numpy=True)
+        np.testing.assert_allclose(third.encode(TEXTS, "query"), theirs, atol=1e-6)
 
 
 def test_without_the_libraries(tmp_path, bert):
@@ -86,13 +92,19 @@ def test_without_the_libraries(tmp_path, bert):
         "import sys\n"
         "from ibkd_retrieval.encoders.quick import load_quickly\n"
         "from ibkd_retrieval.progress import SILENT\n"
-        f"encoder = load_quickly(sys.argv[1], sample=list, progress=SILENT, **{SETTINGS})\n"
+        f"settings = {SETTINGS} | {{'dtype': sys.argv[2]}}\n"
+        "encoder = load_quickly(sys.argv[1], sample=list, progress=SILENT, **settings)\n"
         "print(encoder.encode(['a river'], 'query').shape[1])\n"
         "print([name for name in ('torch', 'transformers', 'sentence_transformers') if name in sys.modules])\n"
     )
-    for folder, dim, loaded in ((bert, 32, "['torch']"), (static(tmp_path / "static"), 16, "[]")):
-        load(folder)
-        done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    for folder, dtype, dim, loaded in (
+        (bert, "bfloat16", 32, "['torch']"),
+        (bert, "float32", 32, "[]"),
+        (static(tmp_path / "static"), "auto", 16, "[]"),
+    ):
+        load(folder, dtype=dtype)
+        command = [sys.executable, "-c", code, str(folder), dtype]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert done.stdout.split("\n")[:2] == [str(dim), loaded]
 
 

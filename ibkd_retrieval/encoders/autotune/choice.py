@@ -118,7 +118,12 @@ def candidates(device: str) -> list[BackendConfig]:
 
 def remembered_choice(weight_hash: str, device: str, purpose: Purpose) -> BackendConfig | None:
     """Return the earlier choice for this model, this machine and these packages; None where there is none."""
-    kept = recall("backend", _key(weight_hash, device, purpose))
+    return recalled(choice_key(weight_hash, device, purpose))
+
+
+def recalled(key: dict[str, Any]) -> BackendConfig | None:
+    """Return what was chosen under a key of `choice_key`."""
+    kept = recall("backend", key)
     return BackendConfig(**kept) if isinstance(kept, dict) and set(kept) == {"backend", "dtype"} else None
 
 
@@ -176,7 +181,7 @@ def why(error: Exception) -> str:
 
 def remember_choice(weight_hash: str, device: str, purpose: Purpose, config: BackendConfig) -> None:
     """Store the configuration that `backend="auto"` uses for this model on this machine."""
-    remember("backend", _key(weight_hash, device, purpose), asdict(config))
+    remember("backend", choice_key(weight_hash, device, purpose), asdict(config))
 
 
 def measure(encoders: dict[BackendConfig, Encoder], texts: Sequence[str], rounds: int = _ROUNDS) -> list[Measured]:
@@ -252,16 +257,21 @@ def _seconds(work: Callable[..., object], *arguments: Any) -> float:
     return time.perf_counter() - start
 
 
-def _key(weight_hash: str, device: str, purpose: Purpose) -> dict[str, Any]:
-    packages = {name: metadata.version(name) for name in _PACKAGES if _has(name)} | {"ibkd-retrieval": __version__}
+def choice_key(weight_hash: str, device: str, purpose: Purpose) -> dict[str, Any]:
+    """Return what a choice depends on, of JSON types."""
     return {
         **machine_key(),
         "weights": weight_hash,
         "device": device,
         "device_name": device_name(device),
         "purpose": purpose,
-        "packages": packages,
+        "packages": packages(),
     }
+
+
+def packages() -> dict[str, str]:
+    """Return the versions of the installed packages that a choice depends on."""
+    return {name: metadata.version(name) for name in _PACKAGES if _has(name)} | {"ibkd-retrieval": __version__}
 
 
 def _has(package: str) -> bool:

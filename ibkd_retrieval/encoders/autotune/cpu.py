@@ -172,9 +172,18 @@ def pack_linear(weight: torch.Tensor) -> torch.Tensor:
 
 def processor_name() -> str:
     """Return the model name of the processor, "" where it is unknown."""
+    return _of_processor("model name", "Model\t")
+
+
+def processor_flags() -> str:
+    """Return all features of the processor in the words of the system. It does not import torch."""
+    return _of_processor("flags", "Features")
+
+
+def _of_processor(*fields: str) -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model\t"))]
-    return names[0] if names else platform.processor()
+    found = [line.partition(":")[2].strip() for line in lines if line.startswith(fields)]
+    return found[0] if found else platform.processor()
