@@ -136,15 +136,16 @@ def append_documents(
                     # No shard was encoded that another run could resume from.
                     (folder / layout.APPEND_PLAN).unlink(missing_ok=True)
                 raise
-            manifest = _without_replaced(folder, before, len(records), progress) if plan.replace else manifest
+            manifest = _without_replaced(folder, before, records, progress) if plan.replace else manifest
             change = Change("append", 0, corpus.name, fingerprint)
             return _add(folder, before, manifest, records, change, progress)
 
 
-def _without_replaced(folder: Path, before: IndexContents, shards: int, progress: Progress) -> IndexManifest:
+def _without_replaced(
+    folder: Path, before: IndexContents, records: Sequence[ShardRecord], progress: Progress
+) -> IndexManifest:
     """The manifest without the documents whose ids the new shards hold. It is not written yet."""
-    first = len(before.manifest.shards)
-    new = set(stored_ids(folder, first + shards, first))
+    new = set(stored_ids(folder, dict(enumerate(records, len(before.manifest.shards)))))
     rows = before.rows_of(new)
     progress.say(f"{len(rows):,} documents are replaced and {len(new) - len(rows):,} are added.")
     return without_rows(folder, before.manifest, rows) if rows else before.manifest
@@ -228,7 +229,8 @@ def _add(
     added = {*([part.file for part in parts] or [structure])} - {*manifest.structure_files, manifest.structure}
     files |= {name: file_record(folder, name) for name in added}
     doc_ids = layout.next_name(folder, layout.DOC_IDS)
-    write_lines(folder / doc_ids, chain(before.all_ids(), stored_ids(folder, len(counts), len(manifest.shards))))
+    new = stored_ids(folder, dict(enumerate(records, len(manifest.shards))))
+    write_lines(folder / doc_ids, chain(before.all_ids(), new))
     files |= {name: file_record(folder, name) for name in layout.doc_id_files(doc_ids)}
     cost = build_record(records, time.perf_counter() - start)
     after = dataclasses.replace(

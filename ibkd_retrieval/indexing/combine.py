@@ -208,9 +208,8 @@ def _shards(indexes: Sequence[IndexContents]) -> Iterator[_Shard]:
 
 def _link(shard: _Shard, folder: Path, number: int, begun: ShardRecord | None) -> ShardRecord:
     names = dict(zip(shard_files(shard.number), shard_files(number), strict=True))
-    record = dataclasses.replace(
-        shard.record, files={names[name]: measured for name, measured in shard.record.files.items()}
-    )
+    files = {names[name]: measured for name, measured in shard.record.files.items()}
+    record = dataclasses.replace(shard.record, files=files, ids=None)
     if record == begun and is_intact(folder, record.files):
         return record
     for name, new in names.items():

@@ -25,10 +25,13 @@ from helpers.killing import Killed, killed_at_rename
 from helpers.programs import environment
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import UserError, WorkFailed
+from ibkd_retrieval.indexing.append import append_documents
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.building.memory import MemoryPlan
 from ibkd_retrieval.indexing.building.plan import fingerprint
+from ibkd_retrieval.indexing.contents import open_contents
 from ibkd_retrieval.indexing.families import family_named
+from ibkd_retrieval.indexing.format import shards
 from ibkd_retrieval.indexing.format.integrity import verify_index
 from ibkd_retrieval.indexing.format.manifest import read_manifest
 from ibkd_retrieval.indexing.format.shards import ShardRecord
@@ -391,3 +394,35 @@ def test_memory_that_somebody_named_bounds_the_structure_too(tmp_path: Path):
     assert manifest.structure not in manifest.files
     unnamed = dataclasses.replace(plan, asked=False)
     assert build_index(table_corpus(1500), encoder, tmp_path / "j", family="hnsw", memory=unnamed).family == "hnsw"
+
+
+def test_ids_are_not_read_out_of_documents_again_and_an_index_holds_them_once(tmp_path: Path, monkeypatch):
+    read: list[str] = []
+    parsed = shards.parse_fast
+    monkeypatch.setattr(shards, "parse_fast", lambda line: read.append(line) or parsed(line))
+    odd = corpus_of([Document(f"d {i}é\x7f-x", f"text {i}") for i in range(25)])
+    folder = tmp_path / "i"
+    build_index(odd, HashingEncoder(), folder, shard_size=10)
+    append_documents(numbered_corpus(15), HashingEncoder(), folder)
+    due = [document.doc_id for corpus in (odd, numbered_corpus(15)) for document in corpus.documents()]
+    assert list(open_contents(folder).all_ids()) == due
+    assert not read
+    assert not list(folder.rglob("*.ids"))
+
+
+@pytest.mark.parametrize("fault", ["absent", "of other documents"])
+def test_ids_come_out_of_documents_where_an_earlier_version_or_damage_left_no_list(tmp_path: Path, fault: str):
+    class Breaking(HashingEncoder):
+        def encode(self, texts, kind="document", progress=None):
+            if len(self.encoded) >= 20:
+                raise RuntimeError("power")
+            return super().encode(texts, kind, progress)
+
+    folder = tmp_path / "i"
+    with pytest.raises(RuntimeError, match="power"):
+        build_index(numbered_corpus(25), Breaking(), folder, shard_size=10)
+    ids = folder / "shards" / "00000.ids"
+    assert ids.read_text() == "".join(f"d{i}\n" for i in range(10))
+    ids.unlink() if fault == "absent" else ids.write_text("x\n" * 10)
+    build_index(numbered_corpus(25), HashingEncoder(), folder, resume=True)
+    assert list(open_contents(folder).all_ids()) == [f"d{i}" for i in range(25)]

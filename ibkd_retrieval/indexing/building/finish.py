@@ -91,7 +91,7 @@ def finish_index(
     else:
         write_structure(built.index, folder / layout.STRUCTURE)
     layout.remove_parts(folder, [entry.file for entry in entries])
-    write_lines(folder / layout.DOC_IDS, stored_ids(folder, len(records)))
+    write_lines(folder / layout.DOC_IDS, stored_ids(folder, dict(enumerate(records))))
     structure_seconds = time.perf_counter() - start
     structures = [entry.file for entry in entries] or ([layout.STRUCTURE] if built.index is not None else [])
     made = [*structures, *layout.doc_id_files()]
@@ -117,7 +117,10 @@ def finish_index(
         trained_rows=vectors.count,
         parts=entries,
     )
-    return write_manifest(folder, manifest)
+    manifest = write_manifest(folder, manifest)
+    for number in range(len(records)):
+        (folder / layout.ids_file(number)).unlink(missing_ok=True)
+    return manifest
 
 
 def check_structure_fits(family: Family, count: int, dim: int, limit: int | None, parts: int | None = None) -> None:

@@ -33,7 +33,8 @@ FOLDERS = (*_FOLDERS, LEXICAL)
 """The folders in an index folder."""
 _OURS = re.compile(
     r"(index\.json|build\.json|append\.json|index(\.\d+)?\.faiss|docids(\.\d+)?(\.offsets\.npy)?|deleted\.\d+\.npy"
-    r"|parts/(trained|\d{5,})\.faiss|vectors/\d{5,}\.npy|documents/\d{5,}\.jsonl(\.offsets\.npy)?|shards/\d{5,}\.json)"
+    r"|parts/(trained|\d{5,})\.faiss|vectors/\d{5,}\.npy|documents/\d{5,}\.jsonl(\.offsets\.npy)?"
+    r"|shards/\d{5,}\.(json|ids))"
 )
 _LEXICAL_INDEX = re.compile(r"[a-z0-9]+-[0-9a-f]{12}")
 _NUMBERED = re.compile(
@@ -71,6 +72,11 @@ def remove_parts(folder: Path, listed: Collection[str]) -> None:
 def record_file(shard: int) -> str:
     """Relative path of the record of a finished shard."""
     return f"shards/{shard:05d}.json"
+
+
+def ids_file(shard: int) -> str:
+    """Relative path of the ids of a shard, one a line. An index that is finished has them in one list instead."""
+    return f"shards/{shard:05d}.ids"
 
 
 def doc_id_files(doc_ids: str = DOC_IDS) -> tuple[str, str]:

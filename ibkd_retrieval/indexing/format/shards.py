@@ -7,7 +7,7 @@ import json
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.corpora.records import NO_FIELDS, Document, FieldValue
 from ibkd_retrieval.files import atomic_write, sha256_file, write_json
-from ibkd_retrieval.indexing.format.layout import FORMAT, documents_file, record_file, vectors_file
+from ibkd_retrieval.indexing.format.layout import FORMAT, documents_file, ids_file, record_file, vectors_file
 from ibkd_retrieval.indexing.format.lines import LineStore, offsets_path, save_array, write_lines
 from ibkd_retrieval.indexing.format.manifest import FileRecord
 from ibkd_retrieval.indexing.format.vectors import pack
-from ibkd_retrieval.json_io import decode, parse
+from ibkd_retrieval.json_io import decode, parse, parse_fast
 
 T = TypeVar("T")
 
@@ -40,6 +40,7 @@ class ShardRecord:
         encode_seconds: encoding time in seconds.
         files: size and checksum of the shard's files, by path relative to the index folder.
         vector_format: format of the stored vectors.
+        ids: size and checksum of the file of its ids. None without one.
     """
 
     documents: int
@@ -48,6 +49,7 @@ class ShardRecord:
     encode_seconds: float
     files: dict[str, FileRecord]
     vector_format: str = "float32"
+    ids: FileRecord | None = None
 
 
 def file_record(folder: Path, name: str) -> FileRecord:
@@ -76,7 +78,7 @@ def write_shard(
     encode_seconds: float,
     vector_format: str = "float32",
 ) -> ShardRecord:
-    """Write the vectors [n, dim] and the documents of a shard, and then its record.
+    """Write the vectors [n, dim], the documents and the ids of a shard, and then its record.
 
     Raises:
         UserError: `vector_format` cannot hold the vectors.
@@ -87,6 +89,9 @@ def write_shard(
         save_array(file, packed)
     texts = folder / documents_file(number)
     write_lines(texts, map(line_of, documents))
+    # With them, nobody has to read the documents again for their ids.
+    with atomic_write(folder / ids_file(number)) as file:
+        file.write("".join(f"{document.doc_id}\n" for document in documents).encode())
     record = ShardRecord(
         documents=len(documents),
         fingerprint=fingerprint,
@@ -94,6 +99,7 @@ def write_shard(
         encode_seconds=encode_seconds,
         files={name: file_record(folder, name) for name in shard_files(number)},
         vector_format=vector_format,
+        ids=file_record(folder, ids_file(number)),
     )
     write_record(folder, number, record)
     return record
@@ -121,11 +127,14 @@ def read_records(folder: Path) -> dict[int, ShardRecord]:
     return records
 
 
-def stored_ids(folder: Path, shards: int, first: int = 0) -> Iterator[str]:
-    """Ids of the documents in the shards `first` to `shards` - 1, in order."""
-    for number in range(first, shards):
-        for line in LineStore(folder / documents_file(number)):
-            yield json.loads(line)["id"]
+def stored_ids(folder: Path, records: Mapping[int, ShardRecord]) -> Iterator[str]:
+    """Ids of the documents in shards, in the order of their records."""
+    for number, record in records.items():
+        if record.ids is not None and is_intact(folder, {ids_file(number): record.ids}):
+            yield from (folder / ids_file(number)).read_bytes().decode().split("\n")[:-1]
+        else:
+            for line in LineStore(folder / documents_file(number)):
+                yield parse_fast(line)["id"]
 
 
 def document_from_json(line: str) -> Document:
