@@ -15,6 +15,7 @@ from ibkd_retrieval.cluster import Cluster
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.workers import EncodedShard, EncoderLoader, UnencodedShard
+from ibkd_retrieval.indexing.format.staging import StagedVectors, Staging
 from ibkd_retrieval.progress import Task
 
 
@@ -32,8 +33,12 @@ class ClusterEncoders:
     load: EncoderLoader
     weight_hash: str
 
-    def encode(self, shards: Iterator[UnencodedShard], task: Task) -> Iterator[EncodedShard]:
+    def encode(
+        self, shards: Iterator[UnencodedShard], task: Task, staging: Staging | None = None
+    ) -> Iterator[EncodedShard]:
         """Encode shards from a stream. Results come in the order in which they finish.
+
+        A node that sees the index folder writes its vectors there. Another sends them.
 
         Raises:
             UserError: a node has another model, a text cannot be read, or as `Cluster.run` says.
@@ -43,9 +48,9 @@ class ClusterEncoders:
         running = self.cluster.run(
             _encode,
             shards,
-            given=lambda shard: ([document.content for document in shard.documents],),
+            given=lambda shard: (shard.number, [document.content for document in shard.documents]),
             called=_called,
-            common=(self.load,),
+            common=(self.load, staging and staging.open()),
             doing="Encoding",
             process="encoder process",
             advice=" and a smaller `batch_tokens`, or leave out what is wrong with these documents",
@@ -68,7 +73,7 @@ def _called(shard: UnencodedShard) -> str:
 
 
 class _Encoded(NamedTuple):
-    vectors: NDArray[np.float32]
+    vectors: NDArray[np.float32] | StagedVectors
     seconds: float
     weight_hash: str
 
@@ -77,7 +82,7 @@ _loaded: dict[EncoderLoader, TextEncoder] = {}
 """The encoder of this process, kept for its next shard."""
 
 
-def _encode(load: EncoderLoader, texts: Sequence[str]) -> _Encoded:
+def _encode(load: EncoderLoader, staging: Staging | None, number: int, texts: Sequence[str]) -> _Encoded:
     """Encode the texts of a shard in a process of the cluster."""
     if load not in _loaded:
         _loaded.clear()
@@ -85,4 +90,6 @@ def _encode(load: EncoderLoader, texts: Sequence[str]) -> _Encoded:
     encoder = _loaded[load]
     start = time.perf_counter()
     vectors = np.ascontiguousarray(encoder.encode(texts, "document"), dtype=np.float32)
-    return _Encoded(vectors, time.perf_counter() - start, encoder.weight_hash)
+    seconds = time.perf_counter() - start
+    stored = vectors if staging is None else staging.write_vectors(number, vectors)
+    return _Encoded(stored, seconds, encoder.weight_hash)

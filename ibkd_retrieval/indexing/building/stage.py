@@ -23,6 +23,7 @@ from ibkd_retrieval.indexing.building.plan import BuildPlan, Fingerprint, IdGuar
 from ibkd_retrieval.indexing.building.ranges import Piece
 from ibkd_retrieval.indexing.building.workers import EncodedShard, ShardEncoders, UnencodedShard, available_threads
 from ibkd_retrieval.indexing.format.shards import ShardRecord, is_intact, write_shard
+from ibkd_retrieval.indexing.format.staging import StagedVectors, Staging, staging_for
 from ibkd_retrieval.progress import Progress, Task
 
 if TYPE_CHECKING:
@@ -73,8 +74,10 @@ class ShardStage:
         done = sum(record.documents for record in records.values())
 
         def write(encoded: EncodedShard) -> None:
-            self.before_writing()
             shard = encoded.shard
+            if shard.number in records:  # It was encoded twice.
+                return
+            self.before_writing()
             records[shard.number] = write_shard(
                 self.folder,
                 shard.number,
@@ -87,10 +90,11 @@ class ShardStage:
             )
 
         with (
+            staging_for(self.folder, self.plan.vector_format) as staging,
             self.progress.task("Encoding documents", self.corpus.expected, "documents", done) as task,
             read_ahead(self._unencoded(records.copy(), whole), self.depth) as shards,
             WriteBehind(write, self.depth) as writer,
-            closing(self._encoded(shards, _Watched(task, writer))) as encoded,
+            closing(self._encoded(shards, _Watched(task, writer), staging)) as encoded,
         ):
             for each in encoded:
                 self._check(each.vectors, each.shard.documents)
@@ -177,9 +181,11 @@ class ShardStage:
             self._refuse_unreadable(documents, count)
             raise
 
-    def _encoded(self, shards: Iterator[UnencodedShard], task: Task) -> Generator[EncodedShard, None, None]:
+    def _encoded(
+        self, shards: Iterator[UnencodedShard], task: Task, staging: Staging
+    ) -> Generator[EncodedShard, None, None]:
         if self.processes is not None:
-            yield from self.processes.encode(shards, task)
+            yield from self.processes.encode(shards, task, staging)
             return
         for shard in shards:
             start = time.perf_counter()
@@ -191,13 +197,15 @@ class ShardStage:
             del shard, vectors
             yield encoded
 
-    def _check(self, vectors: NDArray[np.float32], documents: Sequence[Document]) -> None:
+    def _check(self, vectors: NDArray[np.float32] | StagedVectors, documents: Sequence[Document]) -> None:
         due = (len(documents), self.encoder.dim)
         if vectors.shape != due:
             raise UserError(
                 f"The model {self.encoder.name} gave vectors of shape {vectors.shape} where {due} was due: "
                 "its configuration and its weights do not agree."
             )
+        if isinstance(vectors, StagedVectors):  # They are finite.
+            return
         unfit = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(unfit):
             raise UserError(

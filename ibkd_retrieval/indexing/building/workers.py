@@ -21,6 +21,7 @@ from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import Failure, WorkFailed
 from ibkd_retrieval.indexing.building.ranges import FileDocuments
+from ibkd_retrieval.indexing.format.staging import StagedVectors, Staging
 from ibkd_retrieval.progress import SILENT, Task
 
 if TYPE_CHECKING:
@@ -100,12 +101,12 @@ class EncodedShard(NamedTuple):
 
     Attributes:
         shard: the documents.
-        vectors: their vectors [n, dim].
+        vectors: their vectors [n, dim], or where those are.
         seconds: encoding time.
     """
 
     shard: UnencodedShard
-    vectors: NDArray[np.float32]
+    vectors: NDArray[np.float32] | StagedVectors
     seconds: float
 
 
@@ -171,8 +172,16 @@ def contents(sent: FileDocuments | list[str]) -> list[str]:
 class ShardEncoders(Protocol):
     """Whatever encodes whole shards outside this process."""
 
-    def encode(self, shards: Iterator[UnencodedShard], task: Task) -> Iterator[EncodedShard]:
-        """Encode shards from a stream. Results come in the order in which they finish."""
+    def encode(
+        self, shards: Iterator[UnencodedShard], task: Task, staging: Staging | None = None
+    ) -> Iterator[EncodedShard]:
+        """Encode shards from a stream. Results come in the order in which they finish.
+
+        Args:
+            shards: what to encode.
+            task: receives the number of documents.
+            staging: where vectors may be written instead of returned.
+        """
 
 
 @dataclass(frozen=True)
@@ -187,8 +196,10 @@ class EncoderProcesses:
     count: int
     load: EncoderLoader
 
-    def encode(self, shards: Iterator[UnencodedShard], task: Task) -> Iterator[EncodedShard]:
-        """Encode shards from a stream. Results come in the order in which they finish.
+    def encode(
+        self, shards: Iterator[UnencodedShard], task: Task, staging: Staging | None = None
+    ) -> Iterator[EncodedShard]:
+        """Encode shards from a stream. Results come in the order in which they finish. Nothing is staged.
 
         Raises:
             UserError: a model cannot be loaded, or a text not read.

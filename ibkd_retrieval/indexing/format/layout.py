@@ -26,6 +26,10 @@ PARTS = "parts"
 TRAINED = f"{PARTS}/trained.faiss"
 """The trained and empty structure, while its parts are filled."""
 
+STAGING, PROBE = "staging", "probe"
+"""The folder where other machines write, and how a file there begins that they look for."""
+_STAGED = re.compile(rf"\d{{5,}}-[0-9a-f]{{32}}|\.?{PROBE}-.+")
+
 MARK = ".replacing"
 
 _FOLDERS = ("vectors", "documents", "shards", PARTS)
@@ -136,6 +140,19 @@ def remove_leftovers(folder: Path, listed: Collection[str] | None = None) -> Non
         unlisted = listed is not None and _NUMBERED.fullmatch(name) and name not in listed
         if _TEMPORARY.fullmatch(path.name) or unlisted:
             path.unlink()
+    remove_staging(folder)
+
+
+def remove_staging(folder: Path) -> None:
+    """Delete what other machines wrote for a build, and no other files in that folder."""
+    staging = folder / STAGING
+    if not staging.is_dir():
+        return
+    for path in staging.iterdir():
+        if _STAGED.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if not any(staging.iterdir()):
+        staging.rmdir()
 
 
 def clear(folder: Path) -> None:
@@ -151,6 +168,7 @@ def clear(folder: Path) -> None:
         )
     for path in lexical_indexes(folder):
         shutil.rmtree(path)
+    remove_staging(folder)
     # The manifest is deleted first and the plan last. An interrupted deletion leaves an unfinished index.
     files = sorted(ours(folder), key=lambda path: path.name != MANIFEST)
     for path in files:

@@ -21,6 +21,7 @@ from ibkd_retrieval.files import atomic_write, sha256_file, write_json
 from ibkd_retrieval.indexing.format.layout import FORMAT, documents_file, ids_file, record_file, vectors_file
 from ibkd_retrieval.indexing.format.lines import LineStore, offsets_path, save_array, write_lines
 from ibkd_retrieval.indexing.format.manifest import FileRecord
+from ibkd_retrieval.indexing.format.staging import StagedVectors
 from ibkd_retrieval.indexing.format.vectors import pack
 from ibkd_retrieval.json_io import decode, parse, parse_fast
 
@@ -71,7 +72,7 @@ def write_shard(
     folder: Path,
     number: int,
     documents: Sequence[Document],
-    vectors: NDArray[np.float32],
+    vectors: NDArray[np.float32] | StagedVectors,
     *,
     fingerprint: str,
     weight_hash: str,
@@ -80,15 +81,21 @@ def write_shard(
 ) -> ShardRecord:
     """Write the vectors [n, dim], the documents and the ids of a shard, and then its record.
 
+    Staged vectors are moved to their place.
+
     Raises:
         UserError: `vector_format` cannot hold the vectors.
         OSError: the disk is full or fails.
     """
-    packed = pack(vectors, vector_format)
-    with atomic_write(folder / vectors_file(number)) as file:
-        save_array(file, packed)
-    texts = folder / documents_file(number)
-    write_lines(texts, map(line_of, documents))
+    path = folder / vectors_file(number)
+    moved = {}
+    if isinstance(vectors, StagedVectors):
+        moved[vectors_file(number)] = vectors.file.move_to(path)
+    else:
+        packed = pack(vectors, vector_format)
+        with atomic_write(path) as file:
+            save_array(file, packed)
+    write_lines(folder / documents_file(number), map(line_of, documents))
     # With them, nobody has to read the documents again for their ids.
     with atomic_write(folder / ids_file(number)) as file:
         file.write("".join(f"{document.doc_id}\n" for document in documents).encode())
@@ -97,7 +104,7 @@ def write_shard(
         fingerprint=fingerprint,
         weight_hash=weight_hash,
         encode_seconds=encode_seconds,
-        files={name: file_record(folder, name) for name in shard_files(number)},
+        files={name: moved.get(name) or file_record(folder, name) for name in shard_files(number)},
         vector_format=vector_format,
         ids=file_record(folder, ids_file(number)),
     )

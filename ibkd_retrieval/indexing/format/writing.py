@@ -291,6 +291,7 @@ def _carry_over(replaced: Path, folder: Path) -> None:
     """Move files that are not part of an index from the old folder to the new one."""
     for path in (*layout.ours(replaced), *layout.lexical_indexes(replaced)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    layout.remove_staging(replaced)
     for entry in list(replaced.iterdir()):
         if entry.name == LOCK:
             continue

@@ -1,0 +1,142 @@
+"""Files that other machines write into an index folder, for the build to take.
+
+A node writes into `staging/NUMBER-UUID`, where nobody else writes. Only the build moves a file to its place. What comes
+after the build has gone on without it is no part of the index.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import secrets
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibkd_retrieval.files import atomic_write, make_folder, sha256_file, sync_directory
+from ibkd_retrieval.indexing.format import layout
+from ibkd_retrieval.indexing.format.lines import save_array
+from ibkd_retrieval.indexing.format.manifest import FileRecord
+from ibkd_retrieval.indexing.format.vectors import pack
+
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class StagedFile(NamedTuple):
+    """A whole file in a staging folder.
+
+    Attributes:
+        path: where it is.
+        record: its size and checksum.
+    """
+
+    path: Path
+    record: FileRecord
+
+    def move_to(self, path: Path) -> FileRecord:
+        """Put it in its place."""
+        make_folder(path.parent)
+        os.replace(self.path, path)
+        sync_directory(path.parent)
+        return self.record
+
+
+class StagedVectors(NamedTuple):
+    """The vectors of a shard in a staging folder.
+
+    Attributes:
+        file: the file.
+        shape: (n, dim).
+    """
+
+    file: StagedFile
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Staging:
+    """The staging folder of a build. It is made by `open`.
+
+    Attributes:
+        folder: the index folder.
+        vector_format: format of the stored vectors.
+        token: a random text that a node finds there if it sees the same folder.
+    """
+
+    folder: Path
+    vector_format: str = "float32"
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    def open(self) -> Staging:
+        """Make the folder, and the file that nodes look for."""
+        with atomic_write(self._probe) as file:
+            file.write(self.token.encode())
+        return self
+
+    @property
+    def _probe(self) -> Path:
+        return self.folder / layout.STAGING / f"{layout.PROBE}-{self.token}"
+
+    def is_visible(self) -> bool:
+        """Whether this machine sees the folder. Each process looks once."""
+        return _is_visible(self._probe, self.token)
+
+    def write(self, number: int, save: Callable[[IO[bytes]], None]) -> StagedFile | None:
+        """Write a file, durably. None where this machine may not write there.
+
+        Raises:
+            OSError: the disk is full or fails, or the build has ended and removed the folder.
+        """
+        own = self.folder / layout.STAGING / f"{number:05d}-{uuid.uuid4().hex}"
+        try:
+            own.mkdir()  # Never with its parents: a build that has ended has no staging folder.
+        except OSError as error:
+            if error.errno in _UNWRITABLE:
+                return None
+            raise
+        path = own / "file"
+        with open(path, "xb") as file:
+            save(file)
+            file.flush()
+            os.fsync(file.fileno())
+        sync_directory(own)
+        return StagedFile(path, FileRecord(path.stat().st_size, sha256_file(path)))
+
+    def write_vectors(self, number: int, vectors: NDArray[np.float32]) -> StagedVectors | NDArray[np.float32]:
+        """Write the vectors [n, dim] of a shard. They are returned where this machine cannot, or they are not finite.
+
+        Raises:
+            UserError: the vector format cannot hold them.
+            OSError: the disk is full or fails.
+        """
+        # The build says which document it is.
+        if not self.is_visible() or not np.isfinite(vectors).all():
+            return vectors
+        packed = pack(vectors, self.vector_format)
+        file = self.write(number, lambda file: save_array(file, packed))
+        return vectors if file is None else StagedVectors(file, vectors.shape)
+
+
+@contextmanager
+def staging_for(folder: Path, vector_format: str) -> Iterator[Staging]:
+    """The staging folder for a build, which need not be opened. It is removed at the end."""
+    try:
+        yield Staging(Path(os.path.abspath(folder)), vector_format)
+    finally:
+        with suppress(OSError):  # A node may still write. `resume` removes what is left.
+            layout.remove_staging(folder)
+
+
+@functools.cache
+def _is_visible(probe: Path, token: str) -> bool:
+    try:
+        return probe.read_text("ascii") == token
+    except (OSError, UnicodeDecodeError):
+        return False
