@@ -54,6 +54,9 @@ class Cluster:
         given: Callable[[T], tuple[Any, ...]],
         called: Callable[[T], str],
         common: tuple[Any, ...] = (),
+        packages: tuple[str, ...] = (),
+        preflight: Callable[..., Any] | None = None,
+        joined: Callable[[str, Any], None] = lambda node, report: None,
         doing: str = "The work",
         process: str = "process",
         resumes: bool = True,
@@ -72,6 +75,10 @@ class Cluster:
             given: gives the arguments for an item.
             called: gives the name of an item for an error message, with a capital: "Shard 4".
             common: arguments for all items. They are sent once to each node. Arrays among them are read-only there.
+            packages: further packages that must have the same versions on all nodes.
+            preflight: `preflight(*common)` is called once on each node, before its first item. A `UserError` refuses
+                the node and ends the work.
+            joined: receives the name of each node that may begin, and what `preflight` returned there. It may raise.
             doing: what the function does, for an error message: "Encoding".
             process: what a process is called: "encoder process".
             resumes: whether the caller can go on with `resume` after an error.
@@ -87,7 +94,7 @@ class Cluster:
             MissingPackage: ray is not installed.
         """
         with connected(self.address):
-            work = _Work(function, given, called, common, doing, process, resumes, advice)
+            work = _Work(function, given, called, common, packages, preflight, joined, doing, process, resumes, advice)
             yield from _Dispatcher(self, work).run(items)
 
 
@@ -132,6 +139,9 @@ class _Work(Generic[T, A]):
     given: Callable[[T], tuple[Any, ...]]
     called: Callable[[T], str]
     common: tuple[Any, ...]
+    packages: tuple[str, ...]
+    preflight: Callable[..., Any] | None
+    joined: Callable[[str, Any], None]
     doing: str
     process: str
     resumes: bool
@@ -156,12 +166,12 @@ class _Dispatcher(Generic[T, A]):
         self._ray = ray = _ray()
         self._cluster, self._work = cluster, work
         # Without `max_calls=0`, a process with a GPU ends after each task, and loads the model again for the next.
-        self._call, self._software = (ray.remote(max_retries=0, max_calls=0)(each) for each in (_call, software))
+        self._call, self._inspect = (ray.remote(max_retries=0, max_calls=0)(each) for each in (_call, _inspect))
         self._common = [ray.put(each) for each in work.common]
         self._names: dict[str, str] = {}
         """Names of the living nodes that have the same software, by id."""
         self._asked: dict[Any, str] = {}
-        """Nodes that were asked for their software, by the reference of the answer."""
+        """Nodes that were asked for a preflight, by the reference of the answer."""
         self._free: list[str] = []
         """The node of each free place."""
         self._running: dict[Any, _Job] = {}
@@ -294,7 +304,7 @@ class _Dispatcher(Generic[T, A]):
             self._again.append((job.number, job.item))
 
     def _look_at_nodes(self) -> None:
-        """Ask new nodes for their software, and have the items of dead ones done elsewhere."""
+        """Ask new nodes for a preflight, and have the items of dead ones done elsewhere."""
         self._looked = time.monotonic()
         living = {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}
         for node in set(self._names) - set(living):
@@ -307,7 +317,9 @@ class _Dispatcher(Generic[T, A]):
         self._asked = {reference: node for reference, node in self._asked.items() if node in living}
         for node in set(living) - set(self._names) - set(self._asked.values()):
             if self._places(living[node]["Resources"]):
-                self._asked[self._on(node, self._software, 0, 0).remote()] = node
+                inspect = self._on(node, self._inspect, 0, 0)
+                reference = inspect.remote(self._work.packages, self._work.preflight, *self._common)
+                self._asked[reference] = node
 
     def _places(self, resources: dict[str, float]) -> int:
         places = int(resources.get("CPU", 0) // self._cluster.cpus)
@@ -318,10 +330,10 @@ class _Dispatcher(Generic[T, A]):
         return max(places, 0)
 
     def _admit(self, reference: Any) -> None:
-        """Give the places of a node free that has the same software.
+        """Give the places of a node free that passed the preflight.
 
         Raises:
-            UserError: its software is another.
+            UserError: it did not, or its software is another.
         """
         node = self._asked.pop(reference)
         known = {each["NodeID"]: each for each in self._ray.nodes() if each["Alive"]}.get(node)
@@ -329,22 +341,26 @@ class _Dispatcher(Generic[T, A]):
             return
         name = known["NodeManagerHostname"]
         try:
-            found = self._ray.get(reference)
+            found, report = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             raise UserError(
                 f"Node {name} cannot run this toolkit ({first_line(error.cause)}): install the same there."
             ) from error
         except self._ray.exceptions.RayError:  # It died, or has no room for a process.
             return
-        for package, version in software().items():
+        for package, version in software(self._work.packages).items():
             if found[package] != version:
                 raise UserError(
                     f"Node {name} has {package} {found[package] or 'not installed'} and this machine {version}: "
                     "install the same on all nodes."
                 )
+        name = f"{name} ({node[:8]})"
+        if isinstance(report, Failure):
+            raise report.at(f"On node {name}").error()
         places = self._places(known["Resources"])
         if places:
-            self._names[node] = f"{name} ({node[:8]})"
+            self._work.joined(name, report)
+            self._names[node] = name
             self._free += [node] * places
 
     def _no_room(self) -> UserError:
@@ -361,15 +377,22 @@ class _Dispatcher(Generic[T, A]):
         )
 
 
-def software() -> dict[str, str | None]:
+def software(further: tuple[str, ...] = ()) -> dict[str, str | None]:
     """The versions that decide a vector: of Python, this toolkit, and what it computes with."""
     found: dict[str, str | None] = {"Python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *further):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = None
     return found
+
+
+def _inspect(
+    packages: tuple[str, ...], preflight: Callable[..., Any] | None, *common: Any
+) -> tuple[dict[str, str | None], Any]:
+    """What a node has, before it gets work. Its preflight waits for the same software."""
+    return software(packages), None if preflight is None else _call(preflight, "The preflight", *common)
 
 
 def _call(function: Callable[..., A], doing: str, *arguments: Any) -> A | Failure:

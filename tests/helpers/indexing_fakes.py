@@ -64,6 +64,7 @@ class LoadFake:
     at: str = ""
     fault: str = ""
     sleep: float = 0.0
+    dim: int = 16
 
     def __call__(self, number: int, count: int) -> HashingEncoder:
         if self.fault == "loading":
@@ -73,7 +74,7 @@ class LoadFake:
 
 class _Faulty(HashingEncoder):
     def __init__(self, load: LoadFake) -> None:
-        super().__init__(sleep=load.sleep)
+        super().__init__(load.dim, sleep=load.sleep)
         self.load = load
 
     def encode(self, texts, kind="document", progress=None):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,8 +27,8 @@ def add_node(cluster: Any, cpus: int = 1) -> Any:
 
 
 @contextmanager
-def started(cpus: tuple[int, ...] = (1, 1)) -> Iterator[Any]:
-    """A cluster with a node for each number of CPUs, without a connection to it."""
+def started(cpus: tuple[int, ...] = (1, 1), address: str | None = None, **settings: str) -> Iterator[Any]:
+    """A cluster with a node for each number of CPUs, without a connection to it. `settings` are Ray's own."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:
@@ -34,15 +36,37 @@ def started(cpus: tuple[int, ...] = (1, 1)) -> Iterator[Any]:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")
         patch.setenv("OMP_NUM_THREADS", "1")
+        for name, value in settings.items():
+            patch.setenv(f"RAY_{name}", value)
         # The paths of sockets are short.
-        head = {"num_cpus": 0, "object_store_memory": STORE, "temp_dir": short}
-        made = Cluster(initialize_head=True, head_node_args=head)
+        every = {"object_store_memory": STORE} | ({} if address is None else {"node_ip_address": address})
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "temp_dir": short, **every})
         try:
             for each in cpus:
-                add_node(made, each)
+                made.add_node(num_cpus=each, **every)
             yield made
         finally:
             made.shutdown()
+
+
+@contextmanager
+def isolated_node(address: str, wrapper: list[str], *options: str) -> Iterator[None]:
+    """A node of one CPU that a command such as `unshare` starts, in namespaces of its own. It may take a while."""
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1", *options]
+    ray += ["--address", address, "--object-store-memory", str(STORE)]
+    node = subprocess.Popen([*wrapper, *ray], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        node.terminate()
+        node.wait(30)
+
+
+def driver(address: str, folder: Path, sleep: float, *options: str) -> subprocess.Popen[str]:
+    """A process that builds an index of 95 documents on a cluster (`helpers.cluster_build`)."""
+    command = [sys.executable, "-m", "helpers.cluster_build", address, str(folder), str(sleep), *options]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def marked(numbers: Any, item: Any) -> Any:

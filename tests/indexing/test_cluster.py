@@ -1,6 +1,10 @@
 """Encoding on a Ray cluster of this machine: a head without CPUs, and nodes of one CPU each."""
 
 import os
+import re
+import shutil
+import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -8,13 +12,16 @@ from pathlib import Path
 import pytest
 
 from helpers.indexing_fakes import HashingEncoder, Listener, LoadFake, numbered_corpus
-from helpers.ray_nodes import add_node
+from helpers.ray_nodes import add_node, driver, isolated_node, started
 from ibkd_retrieval import cluster
 from ibkd_retrieval.cluster import Cluster
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.building.cluster import ClusterEncoders
 from ibkd_retrieval.indexing.format.integrity import verify_index
+from ibkd_retrieval.indexing.format.layout import STAGING
+from ibkd_retrieval.indexing.format.manifest import read_manifest
+from ibkd_retrieval.progress import SILENT
 
 pytestmark = pytest.mark.cluster
 ray = pytest.importorskip("ray")
@@ -26,7 +33,7 @@ def alone(tmp_path_factory):
 
 
 def built(folder: Path, load: LoadFake, count: int | None = None, weight_hash: str = "0a", **settings):
-    processes = ClusterEncoders(Cluster("auto", count), load, weight_hash)
+    processes = ClusterEncoders(Cluster("auto", count), load, weight_hash, settings.get("progress", SILENT))
     return build_index(numbered_corpus(95), HashingEncoder(), folder, shard_size=10, processes=processes, **settings)
 
 
@@ -36,6 +43,11 @@ def test_a_cluster_makes_the_files_of_one_machine(nodes, alone, tmp_path, count)
     manifest = built(tmp_path / "i", LoadFake(), count, progress=listener)
     assert manifest.files == alone.files
     assert listener.done["Encoding documents"] == 95
+    assert listener.said
+    assert all(
+        re.fullmatch(r"Node .* encodes, and writes its vectors into the index folder\.", each) for each in listener.said
+    )
+    assert not (tmp_path / "i" / STAGING).exists()
     verify_index(tmp_path / "i")
 
 
@@ -101,3 +113,103 @@ def test_no_cluster_at_the_address_is_one_sentence(tmp_path, monkeypatch, addres
     with pytest.raises(UserError, match=f"No Ray cluster answers at `cluster='{address}'`"):
         build_index(numbered_corpus(5), HashingEncoder(), tmp_path / "i", processes=processes)
     assert os.listdir(tmp_path) in ([], ["i"])
+
+
+def finished(process):
+    assert process.wait(120) == 0, process.stderr.read()
+
+
+def until(found, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def recorded(folder):
+    return len(list(folder.glob("shards/*.json")))
+
+
+def test_a_killed_command_is_resumed_by_another(nodes, alone, tmp_path):
+    first = driver(nodes.address, tmp_path / "i", 1.0)
+    until(lambda: recorded(tmp_path / "i") >= 2)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    finished(driver(nodes.address, tmp_path / "i", 0.0, "--resume"))
+    assert read_manifest(tmp_path / "i").files == alone.files
+    assert not (tmp_path / "i" / STAGING).exists()
+
+
+def test_two_commands_share_a_cluster(nodes, alone, tmp_path):
+    both = [driver(nodes.address, tmp_path / name, 0.3) for name in "ab"]
+    for process in both:
+        finished(process)
+    assert [read_manifest(tmp_path / name).files for name in "ab"] == [alone.files] * 2
+
+
+NAMESPACES = pytest.mark.skipif(
+    not shutil.which("unshare") or not shutil.which("ip") or os.geteuid() != 0, reason="needs the rights of root"
+)
+
+
+@NAMESPACES
+def test_a_node_without_the_folder_sends_its_vectors(nodes, alone, tmp_path):
+    hide = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {tmp_path} && exec "$@"', "sh"]
+    listener = Listener()
+    with isolated_node(nodes.address, hide):
+        until(lambda: sum(node["Alive"] for node in ray.nodes()) == 4)
+        manifest = built(tmp_path / "i", LoadFake(sleep=1.0), progress=listener)
+    until(lambda: sum(node["Alive"] for node in ray.nodes()) == 3)
+    assert manifest.files == alone.files
+    assert sum("encodes, and sends its vectors" in said for said in listener.said) == 1
+
+
+@NAMESPACES
+def test_a_disk_that_is_full_on_a_node_is_one_sentence_and_can_be_resumed(nodes, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", small], check=True)
+    encoder, corpus = HashingEncoder(4096), numbered_corpus(95)
+    processes = ClusterEncoders(Cluster("auto"), LoadFake(dim=4096), "0a")
+    try:
+        with pytest.raises(WorkFailed, match=r"On node .*: No space left on device.* what is finished is kept; "):
+            build_index(corpus, encoder, small / "i", shard_size=10, processes=processes)
+        subprocess.run(["mount", "-o", "remount,size=8m", small], check=True)
+        manifest = build_index(corpus, encoder, small / "i", shard_size=10, processes=processes, resume=True)
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert manifest.files == build_index(corpus, encoder, tmp_path / "alone", shard_size=10).files
+
+
+@NAMESPACES
+def test_what_a_node_sends_after_it_was_cut_off_changes_nothing(alone, tmp_path):
+    """A node behind a link of its own is cut off while it encodes, is declared dead, and comes back."""
+    name, subnet = f"ibkd{os.getpid() % 10_000}", f"10.{200 + os.getpid() % 50}.{os.getpid() % 250}"
+
+    def run(command):
+        subprocess.run(command.split(), check=True)
+
+    run(f"ip netns add {name}")
+    try:
+        run(f"ip link add {name}a type veth peer name {name}b netns {name}")
+        run(f"ip addr add {subnet}.1/24 dev {name}a")
+        run(f"ip link set {name}a up")
+        run(f"ip -n {name} addr add {subnet}.2/24 dev {name}b")
+        run(f"ip -n {name} link set {name}b up")
+        run(f"ip -n {name} link set lo up")
+        impatient = {"health_check_period_ms": "500", "health_check_timeout_ms": "500"}
+        with (
+            started((1,), f"{subnet}.1", **impatient, health_check_failure_threshold="2") as cluster,
+            isolated_node(cluster.address, ["ip", "netns", "exec", name], "--node-ip-address", f"{subnet}.2"),
+        ):
+            building = driver(cluster.address, tmp_path / "i", 4.0)
+            until(lambda: len(list((tmp_path / "i").glob(f"{STAGING}/*-*/file"))) + recorded(tmp_path / "i") >= 2)
+            run(f"ip link set {name}a down")
+            until(lambda: not all(node["Alive"] for node in cluster.global_state.node_table()))
+            time.sleep(2)  # What it encodes is finished meanwhile.
+            run(f"ip link set {name}a up")
+            finished(building)
+    finally:
+        run(f"ip netns del {name}")
+    assert read_manifest(tmp_path / "i").files == alone.files
+    assert not (tmp_path / "i" / STAGING).exists()

@@ -6,17 +6,22 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.cluster import Cluster
+from ibkd_retrieval.encoders.autotune.cpu import is_emulated, processor_features
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.workers import EncodedShard, EncoderLoader, UnencodedShard
 from ibkd_retrieval.indexing.format.staging import StagedVectors, Staging
-from ibkd_retrieval.progress import Task
+from ibkd_retrieval.progress import SILENT, Progress, Task
+
+_PACKAGES = {"onnx": ("onnxruntime",), "openvino": ("openvino",)}
+"""What a backend computes with, beside what all need."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,13 @@ class ClusterEncoders:
         cluster: the cluster, with the number and size of the encoders.
         load: makes the encoder of a process.
         weight_hash: the weight hash that every encoder must have.
+        progress: receives a line for each node.
     """
 
     cluster: Cluster
     load: EncoderLoader
     weight_hash: str
+    progress: Progress = SILENT
 
     def encode(
         self, shards: Iterator[UnencodedShard], task: Task, staging: Staging | None = None
@@ -41,7 +48,8 @@ class ClusterEncoders:
         A node that sees the index folder writes its vectors there. Another sends them.
 
         Raises:
-            UserError: a node has another model, a text cannot be read, or as `Cluster.run` says.
+            UserError: a node has another model or lacks the number format, a text cannot be read, or as `Cluster.run`
+                says.
             WorkFailed: as `Cluster.run` says.
             MissingPackage: ray is not installed.
         """
@@ -51,6 +59,9 @@ class ClusterEncoders:
             given=lambda shard: (shard.number, [document.content for document in shard.documents]),
             called=_called,
             common=(self.load, staging and staging.open()),
+            packages=_PACKAGES.get(getattr(self.load, "backend", ""), ()),
+            preflight=inspect,
+            joined=partial(self._joined, inspect(self.load, staging)),
             doing="Encoding",
             process="encoder process",
             advice=" and a smaller `batch_tokens`, or leave out what is wrong with these documents",
@@ -66,6 +77,27 @@ class ClusterEncoders:
                 yield EncodedShard(shard, answer.vectors, answer.seconds)
                 del shard, answer
 
+    def _joined(self, here: Inspection, node: str, there: Inspection) -> None:
+        """Say what a node will do.
+
+        Raises:
+            UserError: it computes otherwise.
+        """
+        dtype = getattr(self.load, "dtype", "")
+        if there.emulates and not here.emulates:
+            raise UserError(
+                f"Node {node} has no instructions for {dtype}, which this machine has: give `dtype='float32'`, or "
+                "leave the node out."
+            )
+        if there.features != here.features:
+            self.progress.say(
+                f"Node {node} has another processor ({', '.join(there.features)}; here {', '.join(here.features)}): "
+                "the last bits of its vectors can differ."
+            )
+        how = "writes its vectors into the index folder" if there.sees_folder else "sends its vectors"
+        what = f" with {getattr(self.load, 'backend', '')} in {dtype}" if dtype else ""
+        self.progress.say(f"Node {node} encodes{what}, and {how}.")
+
 
 def _called(shard: UnencodedShard) -> str:
     first, last = shard.documents[0].doc_id, shard.documents[-1].doc_id
@@ -76,6 +108,29 @@ class _Encoded(NamedTuple):
     vectors: NDArray[np.float32] | StagedVectors
     seconds: float
     weight_hash: str
+
+
+class Inspection(NamedTuple):
+    """What decides how a node encodes.
+
+    Attributes:
+        features: the processor's instructions, as torch sees them. Empty where the loader names no number format.
+        emulates: whether it has no instructions for the number format.
+        sees_folder: whether it sees the index folder.
+    """
+
+    features: tuple[str, ...]
+    emulates: bool
+    sees_folder: bool
+
+
+def inspect(load: EncoderLoader, staging: Staging | None) -> Inspection:
+    """Inspect this machine, before it encodes."""
+    visible = staging is not None and staging.is_visible()
+    dtype = getattr(load, "dtype", None)
+    if dtype is None or getattr(load, "device", "cpu").startswith("cuda"):
+        return Inspection((), False, visible)
+    return Inspection(processor_features(), is_emulated(dtype), visible)
 
 
 _loaded: dict[EncoderLoader, TextEncoder] = {}

@@ -77,11 +77,16 @@ def prepare_encoding(model: str | TextEncoder, config: EncodingConfig, corpus: C
     sizes = _sizes(encoder, config, limit, wanted)
     if config.batch_tokens is None and isinstance(model, str):
         encoder.batch_tokens = sizes.batch_tokens
-    return Encoding(encoder, sizes, _encoders(model, encoder, config, corpus, sizes))
+    return Encoding(encoder, sizes, _encoders(model, encoder, config, corpus, sizes, progress))
 
 
 def _encoders(
-    model: str | TextEncoder, encoder: Any, config: EncodingConfig, corpus: Corpus, sizes: MemoryPlan
+    model: str | TextEncoder,
+    encoder: Any,
+    config: EncodingConfig,
+    corpus: Corpus,
+    sizes: MemoryPlan,
+    progress: Progress,
 ) -> ShardEncoders | None:
     """The encoders outside this process. None where this process encodes."""
     if config.cluster is None and (config.workers or 1) == 1:
@@ -99,7 +104,7 @@ def _encoders(
     name = str(Path(load.name).resolve()) if Path(load.name).is_dir() else load.name
     load, gpus = dataclasses.replace(load, name=name), int(encoder.device.startswith("cuda"))
     cluster = Cluster(config.cluster, config.workers, config.worker_cpus or 1, gpus)
-    return ClusterEncoders(cluster, load, encoder.weight_hash)
+    return ClusterEncoders(cluster, load, encoder.weight_hash, progress)
 
 
 def _loaded(model: str, config: EncodingConfig, corpus: Corpus, progress: Progress) -> Any:

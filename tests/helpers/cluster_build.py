@@ -1,0 +1,26 @@
+"""A driver of its own: builds the index of `numbered_corpus(95)` on a cluster, with an encoder that takes its time."""
+
+import argparse
+from pathlib import Path
+
+from helpers.indexing_fakes import HashingEncoder, LoadFake, numbered_corpus
+from ibkd_retrieval.cluster import Cluster
+from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.building.cluster import ClusterEncoders
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("address")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("sleep", type=float)
+    parser.add_argument("--resume", action="store_true")
+    given = parser.parse_args()
+    encoders = ClusterEncoders(Cluster(given.address), LoadFake(sleep=given.sleep), "0a")
+    build_index(
+        numbered_corpus(95),
+        HashingEncoder(),
+        given.folder,
+        shard_size=10,
+        processes=encoders,
+        resume=given.resume,
+    )
