@@ -87,6 +87,7 @@ class ShardStage:
                 weight_hash=self.plan.encoder.weight_hash,
                 encode_seconds=round(encoded.seconds, 3),
                 vector_format=self.plan.vector_format,
+                staged=encoded.lines,
             )
 
         with (

@@ -21,7 +21,8 @@ from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import Failure, WorkFailed
 from ibkd_retrieval.indexing.building.ranges import FileDocuments
-from ibkd_retrieval.indexing.format.staging import StagedVectors, Staging
+from ibkd_retrieval.indexing.format.shards import ids_of, line_of
+from ibkd_retrieval.indexing.format.staging import StagedLines, StagedVectors, Staging
 from ibkd_retrieval.progress import SILENT, Task
 
 if TYPE_CHECKING:
@@ -103,11 +104,13 @@ class EncodedShard(NamedTuple):
         shard: the documents.
         vectors: their vectors [n, dim], or where those are.
         seconds: encoding time.
+        lines: where the documents are, if whoever encoded them wrote them.
     """
 
     shard: UnencodedShard
     vectors: NDArray[np.float32] | StagedVectors
     seconds: float
+    lines: StagedLines | None = None
 
 
 class EncoderLoader(Protocol):
@@ -160,13 +163,47 @@ def to_send(documents: Sequence[Document]) -> FileDocuments | list[str]:
     return documents if isinstance(documents, FileDocuments) else [document.content for document in documents]
 
 
-def contents(sent: FileDocuments | list[str]) -> list[str]:
-    """The texts of what was sent.
+def _job(documents: Sequence[Document], staging: Staging | None) -> tuple[FileDocuments | list[str], Staging | None]:
+    sent = to_send(documents)
+    return sent, staging.open() if staging is not None and isinstance(sent, FileDocuments) else None
+
+
+class Answer(NamedTuple):
+    """What a process made of a shard.
+
+    Attributes:
+        vectors: the vectors [n, dim], or where they are.
+        seconds: encoding time.
+        lines: where the documents are, if they were written.
+    """
+
+    vectors: NDArray[np.float32] | StagedVectors
+    seconds: float
+    lines: StagedLines | None = None
+
+
+def encode_sent(
+    encoder: TextEncoder,
+    number: int,
+    sent: FileDocuments | list[str],
+    staging: Staging | None,
+    task: Task | None = None,
+) -> Answer:
+    """Encode a shard in a process that was sent it, and write what can be written.
 
     Raises:
-        UserError: their file was changed.
+        UserError: the file of the documents was changed, or they cannot be encoded.
+        OSError: the disk is full or fails.
     """
-    return [document.content for document in sent.read()] if isinstance(sent, FileDocuments) else sent
+    documents = sent.read() if isinstance(sent, FileDocuments) else None
+    texts = sent if isinstance(sent, list) else [document.content for document in documents or ()]
+    start = time.perf_counter()
+    vectors = np.ascontiguousarray(encoder.encode(texts, "document", task), dtype=np.float32)
+    seconds = time.perf_counter() - start
+    stored = vectors if staging is None else staging.write_vectors(number, vectors)
+    if documents is None or staging is None or not isinstance(stored, StagedVectors):
+        return Answer(stored, seconds)
+    return Answer(stored, seconds, staging.write_lines(number, map(line_of, documents), ids_of(documents)))
 
 
 class ShardEncoders(Protocol):
@@ -199,7 +236,9 @@ class EncoderProcesses:
     def encode(
         self, shards: Iterator[UnencodedShard], task: Task, staging: Staging | None = None
     ) -> Iterator[EncodedShard]:
-        """Encode shards from a stream. Results come in the order in which they finish. Nothing is staged.
+        """Encode shards from a stream. Results come in the order in which they finish.
+
+        A process that reads the documents itself writes them and the vectors. Otherwise it sends the vectors.
 
         Raises:
             UserError: a model cannot be loaded, or a text not read.
@@ -223,11 +262,11 @@ class EncoderProcesses:
                     else:
                         busy[connection] = following
                         try:
-                            connection.send(to_send(following.documents))
+                            connection.send((following.number, *_job(following.documents, staging)))
                         except (BrokenPipeError, ConnectionError):
                             raise self._died(process, following) from None
                     if done is not None:
-                        yield EncodedShard(done, message.vectors, message.seconds / self.count)
+                        yield EncodedShard(done, message.vectors, message.seconds / self.count, message.lines)
                     del done, message, following
         finally:
             for connection, process in running.items():
@@ -267,13 +306,7 @@ class EncoderProcesses:
 
 
 class _Ready(NamedTuple):
-    vectors: None = None
-    seconds: float = 0.0
-
-
-class _Vectors(NamedTuple):
-    vectors: NDArray[np.float32]
-    seconds: float
+    pass
 
 
 class _Advanced(NamedTuple):
@@ -301,10 +334,8 @@ def _work(connection: Connection, load: EncoderLoader, number: int, count: int) 
         reply = _Ready()
         while True:
             connection.send(reply)
-            texts = contents(connection.recv())
-            start = time.perf_counter()
-            vectors = encoder.encode(texts, "document", _Reporting(connection))
-            reply = _Vectors(np.ascontiguousarray(vectors, dtype=np.float32), time.perf_counter() - start)
+            shard, sent, staging = connection.recv()
+            reply = encode_sent(encoder, shard, sent, staging, _Reporting(connection))
     except (EOFError, ConnectionError):
         return
     except Exception as error:  # Any library can raise here. The parent process turns it into a message.

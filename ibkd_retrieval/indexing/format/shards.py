@@ -21,7 +21,7 @@ from ibkd_retrieval.files import atomic_write, sha256_file, write_json
 from ibkd_retrieval.indexing.format.layout import FORMAT, documents_file, ids_file, record_file, vectors_file
 from ibkd_retrieval.indexing.format.lines import LineStore, offsets_path, save_array, write_lines
 from ibkd_retrieval.indexing.format.manifest import FileRecord
-from ibkd_retrieval.indexing.format.staging import StagedVectors
+from ibkd_retrieval.indexing.format.staging import StagedLines, StagedVectors
 from ibkd_retrieval.indexing.format.vectors import pack
 from ibkd_retrieval.json_io import decode, parse, parse_fast
 
@@ -78,10 +78,11 @@ def write_shard(
     weight_hash: str,
     encode_seconds: float,
     vector_format: str = "float32",
+    staged: StagedLines | None = None,
 ) -> ShardRecord:
     """Write the vectors [n, dim], the documents and the ids of a shard, and then its record.
 
-    Staged vectors are moved to their place.
+    Staged vectors, and the documents where they are `staged`, are moved to their place.
 
     Raises:
         UserError: `vector_format` cannot hold the vectors.
@@ -95,10 +96,15 @@ def write_shard(
         packed = pack(vectors, vector_format)
         with atomic_write(path) as file:
             save_array(file, packed)
-    write_lines(folder / documents_file(number), map(line_of, documents))
-    # With them, nobody has to read the documents again for their ids.
-    with atomic_write(folder / ids_file(number)) as file:
-        file.write("".join(f"{document.doc_id}\n" for document in documents).encode())
+    texts, ids = documents_file(number), ids_file(number)
+    if staged is None:
+        write_lines(folder / texts, map(line_of, documents))
+        with atomic_write(folder / ids) as file:
+            file.write(ids_of(documents))
+    else:
+        moved[texts] = staged.lines.move_to(folder / texts)
+        moved[offsets_path(Path(texts)).as_posix()] = staged.offsets.move_to(offsets_path(folder / texts))
+        moved[ids] = staged.ids.move_to(folder / ids)
     record = ShardRecord(
         documents=len(documents),
         fingerprint=fingerprint,
@@ -106,7 +112,7 @@ def write_shard(
         encode_seconds=encode_seconds,
         files={name: moved.get(name) or file_record(folder, name) for name in shard_files(number)},
         vector_format=vector_format,
-        ids=file_record(folder, ids_file(number)),
+        ids=moved.get(ids) or file_record(folder, ids),
     )
     write_record(folder, number, record)
     return record
@@ -159,6 +165,11 @@ def fields_from_json(line: str) -> dict[str, FieldValue]:
         return {}
     fields: dict[str, FieldValue] = json.loads(line[mark + len(_FIELDS) - 1 : -1])
     return fields
+
+
+def ids_of(documents: Sequence[Document]) -> bytes:
+    """The ids of a shard, a line each. With them, nobody has to read the documents again for their ids."""
+    return "".join(f"{document.doc_id}\n" for document in documents).encode()
 
 
 def line_of(document: Document) -> bytes:

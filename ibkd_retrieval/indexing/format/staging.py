@@ -11,7 +11,7 @@ import functools
 import os
 import secrets
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.files import atomic_write, make_folder, sha256_file, sync_directory
 from ibkd_retrieval.indexing.format import layout
-from ibkd_retrieval.indexing.format.lines import save_array
+from ibkd_retrieval.indexing.format.lines import offsets_path, save_array, write_lines
 from ibkd_retrieval.indexing.format.manifest import FileRecord
 from ibkd_retrieval.indexing.format.vectors import pack
 
@@ -39,6 +39,11 @@ class StagedFile(NamedTuple):
 
     path: Path
     record: FileRecord
+
+    @classmethod
+    def at(cls, path: Path) -> StagedFile:
+        """Measure a file."""
+        return cls(path, FileRecord(path.stat().st_size, sha256_file(path)))
 
     def move_to(self, path: Path) -> FileRecord:
         """Put it in its place."""
@@ -60,6 +65,20 @@ class StagedVectors(NamedTuple):
     shape: tuple[int, ...]
 
 
+class StagedLines(NamedTuple):
+    """The documents of a shard in a staging folder.
+
+    Attributes:
+        lines: the file of the documents.
+        offsets: the file of their offsets.
+        ids: the file of their ids.
+    """
+
+    lines: StagedFile
+    offsets: StagedFile
+    ids: StagedFile
+
+
 @dataclass(frozen=True)
 class Staging:
     """The staging folder of a build. It is made by `open`.
@@ -76,8 +95,9 @@ class Staging:
 
     def open(self) -> Staging:
         """Make the folder, and the file that nodes look for."""
-        with atomic_write(self._probe) as file:
-            file.write(self.token.encode())
+        if not self._probe.exists():
+            with atomic_write(self._probe) as file:
+                file.write(self.token.encode())
         return self
 
     @property
@@ -94,6 +114,18 @@ class Staging:
         Raises:
             OSError: the disk is full or fails, or the build has ended and removed the folder.
         """
+        own = self._own_folder(number)
+        if own is None:
+            return None
+        path = own / "file"
+        with open(path, "xb") as file:
+            save(file)
+            file.flush()
+            os.fsync(file.fileno())
+        sync_directory(own)
+        return StagedFile.at(path)
+
+    def _own_folder(self, number: int) -> Path | None:
         own = self.folder / layout.STAGING / f"{number:05d}-{uuid.uuid4().hex}"
         try:
             own.mkdir()  # Never with its parents: a build that has ended has no staging folder.
@@ -101,13 +133,7 @@ class Staging:
             if error.errno in _UNWRITABLE:
                 return None
             raise
-        path = own / "file"
-        with open(path, "xb") as file:
-            save(file)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_directory(own)
-        return StagedFile(path, FileRecord(path.stat().st_size, sha256_file(path)))
+        return own
 
     def write_vectors(self, number: int, vectors: NDArray[np.float32]) -> StagedVectors | NDArray[np.float32]:
         """Write the vectors [n, dim] of a shard. They are returned where this machine cannot, or they are not finite.
@@ -122,6 +148,21 @@ class Staging:
         packed = pack(vectors, self.vector_format)
         file = self.write(number, lambda file: save_array(file, packed))
         return vectors if file is None else StagedVectors(file, vectors.shape)
+
+    def write_lines(self, number: int, lines: Iterable[bytes], ids: bytes) -> StagedLines | None:
+        """Write the documents of a shard, a line each, and their ids. None where this machine cannot.
+
+        Raises:
+            OSError: the disk is full or fails.
+        """
+        own = self._own_folder(number) if self.is_visible() else None
+        if own is None:
+            return None
+        path = own / "file"
+        write_lines(path, lines)
+        with atomic_write(own / "ids") as file:
+            file.write(ids)
+        return StagedLines(*map(StagedFile.at, (path, offsets_path(path), own / "ids")))
 
 
 @contextmanager
