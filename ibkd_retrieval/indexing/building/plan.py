@@ -204,6 +204,10 @@ def hash_id(doc_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(doc_id.encode(), digest_size=8).digest(), "little")
 
 
+_MOST_SORTED = 1 << 26
+"""Hashes in an array that is not merged with others, which takes twice its memory for a moment."""
+
+
 class IdGuard:
     """Refuses invalid and repeated ids, with eight bytes of memory per document.
 
@@ -246,9 +250,10 @@ class IdGuard:
     def remember(self, hashes: NDArray[np.uint64]) -> None:
         """Remember the sorted hashes of the ids of the next documents, which are fit and new."""
         self._sorted.append(hashes)
-        while len(self._sorted) > 1 and len(self._sorted[-1]) >= len(self._sorted[-2]):
-            newer, older = self._sorted.pop(), self._sorted.pop()
-            self._sorted.append(np.sort(np.concatenate([older, newer]), kind="stable"))
+        while len(self._sorted) > 1 and _MOST_SORTED > len(self._sorted[-1]) >= len(self._sorted[-2]):
+            merged = np.concatenate([self._sorted.pop(-2), self._sorted.pop()])
+            merged.sort(kind="stable")
+            self._sorted.append(merged)
         self._count += len(hashes)
 
     def _check_form(self, ids: Sequence[str]) -> None:
