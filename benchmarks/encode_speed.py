@@ -118,7 +118,7 @@ def lines(path: Path) -> Iterable[dict[str, str]]:
         yield from map(json.loads, file)
 
 
-def systems(folder: Path, sample: list[str], threads: int) -> dict[str, Encode]:
+def systems(folder: Path, threads: int) -> dict[str, Encode]:
     """Everything that is measured, the exact one first; converted models on all threads only."""
     import torch
     from sentence_transformers import SentenceTransformer
@@ -137,8 +137,7 @@ def systems(folder: Path, sample: list[str], threads: int) -> dict[str, Encode]:
     for config in candidates("cpu"):
         if config.backend != "torch" and threads == 1:
             continue
-        # One file of weights for each model: int8 of openvino is calibrated on the first texts.
-        encoder = Encoder.load(str(folder), device="cpu", backend=config.backend, dtype=config.dtype, sample=sample)
+        encoder = Encoder.load(str(folder), device="cpu", backend=config.backend, dtype=config.dtype)
         if config.backend == "torch":
             found[f"ibkd {config}"] = encoder.encode
         else:
@@ -199,7 +198,7 @@ def measure(folder: Path, given: argparse.Namespace, threads: int) -> dict[str, 
     torch.set_num_threads(threads)
     counter = Encoder.load(str(folder), device="cpu", dtype="float32")
     texts = read_texts(given.data_dir, counter, given.operations, given.queries)
-    found = systems(folder, texts["abstracts"][:32], threads)
+    found = systems(folder, threads)
     exact = {part: counter.encode(texts[part]) for part in BULK}
     seconds: dict[str, dict[str, list[float]]] = {name: {part: [] for part in texts} for name in found}
     cosines = {

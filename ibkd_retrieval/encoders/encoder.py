@@ -61,7 +61,7 @@ _WINDOW = 8192
 # A smaller window for a GPU, which encodes faster than the processor tokenises.
 _GPU_WINDOW = 2048
 _TOKENIZED_AT_ONCE = 1024
-Prefer = Callable[[str, str], tuple[str, str, Sequence[str]] | None]
+Prefer = Callable[[str, str], tuple[str, str] | None]
 _KINDS: dict[str, Kind] = {"document": "document", "documents": "document", "query": "query", "queries": "query"}
 
 
@@ -104,7 +104,6 @@ class Encoder:
         pooling: str | None = None,
         batch_tokens: int | None = None,
         backend: str = "torch",
-        sample: Sequence[str] = (),
         prefer: Prefer | None = None,
         again: Callable[[], Encoder] | None = None,
     ) -> None:
@@ -145,17 +144,17 @@ class Encoder:
         self._excluded = self._excluded_lengths()
         self._padding = 0 if self._static else int(model.tokenizer.pad_token_id or 0)
         if prefer is not None and not self._static:
-            backend, dtype, sample = prefer(self.weight_hash, self.device) or (backend, dtype, sample)
+            backend, dtype = prefer(self.weight_hash, self.device) or (backend, dtype)
         check_choice(backend, dtype, self.device)
         if not self._static and runs_in_float32(model, backend, dtype):
             model.float()
         self._run: Run = "tokens" if self._static else faithful_run(model, self.prompts)
         self._tokenizing = threading.Lock()
         if not self._static:
-            opened = open_backend(model, backend, dtype, self.weight_hash, self._tokens_of(sample), run=self._run)
+            opened = open_backend(model, backend, dtype, self.weight_hash, run=self._run)
             self._loaded = replace(self._present, backend=opened)
         if (queries := query_route(model)) is not None:
-            encoder = Encoder(queries, name, dtype=dtype, batch_tokens=batch_tokens, backend=backend, sample=sample)
+            encoder = Encoder(queries, name, dtype=dtype, batch_tokens=batch_tokens, backend=backend)
             self._loaded = replace(self._present, queries=encoder)
         self.backend = "torch" if self._backend is None else self._backend.name
         self.dtype = "float32" if self._backend is None else self._backend.dtype
@@ -174,7 +173,6 @@ class Encoder:
         dim: int | None = None,
         batch_tokens: int | None = None,
         backend: str = "torch",
-        sample: Sequence[str] = (),
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         prefer: Prefer | None = None,
@@ -195,11 +193,10 @@ class Encoder:
                 weight hash of its own.
             batch_tokens: most tokens in one batch, padding counted; None for what suits the device.
             backend: "torch", "onnx", "openvino"; "auto" is torch, and for int8 the first that is installed.
-            sample: sample documents for the calibration of int8.
             query_prompt: the text before every query. None keeps the prompt of the model.
             document_prompt: the text before every document. None keeps the prompt of the model.
             prefer: a function of the weight hash and the device of a transformer. It is called before the backend is
-                opened, and returns the backend, number format and sample to use, or None to keep those given.
+                opened, and returns the backend and number format to use, or None to keep those given.
             endpoint: what may be spent on an endpoint, and how fast. None is the usual terms.
             recorded: the weight hash of the record that names an endpoint, if the user does not name it.
             progress: the display of warnings about missing prompts. None gives a Python warning.
@@ -263,7 +260,6 @@ class Encoder:
             pooling=pooling,
             batch_tokens=batch_tokens,
             backend=backend,
-            sample=sample,
             prefer=prefer,
         )
 
@@ -512,11 +508,6 @@ class Encoder:
             features = self._features(texts[begin : begin + _TOKENIZED_AT_ONCE], kind, first + begin)
             lengths += features["attention_mask"].sum(dim=1).tolist()
         return lengths
-
-    def _tokens_of(self, sample: Sequence[str]) -> list[PaddedTokens]:
-        if self._static or not sample or self._run == "whole":
-            return []
-        return [pad_ids([ids], self._padding) for ids in tokenize(self._model, sample, self.prompts["document"])]
 
     @property
     def batches_at_once(self) -> int:

@@ -43,7 +43,7 @@ _SAMPLE = (
     "bread and cheese",
     "the bank of a river",
 )
-"""Texts for the calibration of int8 by backends that need it."""
+"""Texts to measure on."""
 
 
 class EmbeddingsRequest(BaseModel):

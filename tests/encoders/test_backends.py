@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from helpers.tiny_models import save_sentence_transformer, sentences
+from ibkd_retrieval.encoders.autotune.choice import LEAST_COSINE, MEAN_COSINE
 from ibkd_retrieval.encoders.backends.lean import LeanTransformer, is_lean
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.errors import MissingPackage, UserError, WorkFailed
@@ -134,11 +135,22 @@ def test_int8_points_where_float32_points(tmp_path, other):
     if other == "openvino":
         pytest.importorskip("nncf")
     folder = save_sentence_transformer(tmp_path / "m", "bert", seed=3)
-    encoder = load(folder, backend=other, dtype="int8", sample=TEXTS[:20])
+    encoder = load(folder, backend=other, dtype="int8")
     got, exact = encoder.encode(TEXTS), load(folder).encode(TEXTS)
     assert encoder.dtype == "int8"
     assert np.abs(got - exact).max() > 1e-4, "nothing was quantised"
     assert (got * exact).sum(1).mean() > 0.95
+
+
+def test_int8_of_openvino_is_close_enough_for_auto_whatever_the_batch(tmp_path):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    folder = save_sentence_transformer(tmp_path / "m", "bert", seed=3)
+    exact = load(folder).encode(TEXTS)
+    for most in (1, 4096):
+        cosines = (load(folder, backend="openvino", dtype="int8", batch_tokens=most).encode(TEXTS) * exact).sum(1)
+        assert cosines.mean() >= MEAN_COSINE
+        assert cosines.min() >= LEAST_COSINE
 
 
 def test_int8_without_a_backend_takes_one_that_can(bert, other, monkeypatch):
@@ -381,7 +393,7 @@ def test_openvino_is_run_by_a_request_of_each_thread(bert, monkeypatch):
     monkeypatch.setattr(openvino_runtime, "require", lambda *named: None)
     monkeypatch.setattr(openvino_runtime, "openvino_file", lambda *of: None)
     monkeypatch.setattr(openvino_runtime, "compiled", lambda *of: Compiled())
-    backend = openvino_runtime.OpenVinoBackend(load(bert)._model, "float32", "hash", ())
+    backend = openvino_runtime.OpenVinoBackend(load(bert)._model, "float32", "hash")
     together = threading.Barrier(2)
 
     def run(_):

@@ -188,7 +188,6 @@ def bench_encode(
             max_length=max_length,
             backend=backend,
             dtype=dtype,
-            sample=read if dtype == "int8" else (),
             progress=SILENT,
         )
 

@@ -48,7 +48,7 @@ def load_encoder(
         name: the model: a folder or a hub name.
         backend: "auto", "torch", "onnx" or "openvino".
         dtype: "auto", "float32", "bfloat16", "float16" or "int8".
-        sample: the function that reads a sample of the texts to encode, for int8 and for measuring.
+        sample: the function that reads a sample of the texts to encode, for measuring.
         purpose: "documents" (many at once) or "queries" (one at a time).
         measure: whether to measure where there is no earlier choice. If false, torch is used.
         progress: the display. It shows what was measured and warns of slow formats.
@@ -62,18 +62,17 @@ def load_encoder(
     from ibkd_retrieval.encoders.encoder import Encoder
 
     def load(backend: str, dtype: str, told: Progress = SILENT, prefer: Prefer | None = None) -> Encoder:
-        texts = sample() if dtype == "int8" else []
-        return Encoder.load(name, backend=backend, dtype=dtype, sample=texts, prefer=prefer, progress=told, **settings)
+        return Encoder.load(name, backend=backend, dtype=dtype, prefer=prefer, progress=told, **settings)
 
     remembered: list[BackendConfig] = []
 
-    def prefer(weight_hash: str, device: str) -> tuple[str, str, list[str]] | None:
+    def prefer(weight_hash: str, device: str) -> tuple[str, str] | None:
         config = remembered_choice(weight_hash, device, purpose)
         if config is None:
             return None
         remembered.append(config)
         progress.say(f"{config}: measured before as the best here for {purpose} (`bench_encode()` measures anew).")
-        return config.backend, config.dtype, sample() if config.dtype == "int8" else []
+        return config.backend, config.dtype
 
     automatic = (backend, dtype) == ("auto", "auto")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ibkd_retrieval.encoders.device import choose_dtype
@@ -104,7 +103,6 @@ def open_backend(
     backend: str,
     dtype: str,
     weight_hash: str,
-    sample: Sequence[PaddedTokens] = (),
     *,
     run: Run = "lean",
 ) -> Backend:
@@ -115,7 +113,6 @@ def open_backend(
         backend: "torch", "onnx" or "openvino". "auto" is torch, and for int8 the first installed one with int8.
         dtype: the number format. "auto" is the fastest of the backend that is at least as exact as a half format.
         weight_hash: the weight hash of the model, which names its cached files.
-        sample: tokens of sample texts, for the calibration of int8 where the backend needs one.
         run: how the model may run in torch. The other backends need "lean" or "tokens".
 
     Raises:
@@ -139,7 +136,7 @@ def open_backend(
     if backend == "openvino":
         from ibkd_retrieval.encoders.backends.openvino_runtime import OpenVinoBackend
 
-        return OpenVinoBackend(model, dtype, weight_hash, sample)
+        return OpenVinoBackend(model, dtype, weight_hash)
     from ibkd_retrieval.encoders.backends.torch_modules import TorchBackend
 
     chosen = TorchBackend(model, choose_dtype(dtype, device), lean=run == "lean")

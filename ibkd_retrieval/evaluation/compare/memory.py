@@ -106,7 +106,6 @@ def take_up(load: Load) -> Footprint:
     import sentence_transformers  # noqa: F401
     import torch
 
-    from ibkd_retrieval.encoders.autotune.choice import sample_texts
     from ibkd_retrieval.encoders.encoder import Encoder
     from ibkd_retrieval.indexing.building.memory import resident_bytes
     from ibkd_retrieval.indexing.index import open_index
@@ -124,8 +123,6 @@ def take_up(load: Load) -> Footprint:
         dim=load.dim,
         query_prompt=load.query_prompt,
         document_prompt=load.document_prompt,
-        # The very texts that the system itself was calibrated on, so that it takes the file made then.
-        sample=sample_texts(document.content for document in index.documents()) if load.dtype == "int8" else (),
     )
     searcher = Searcher(index, encoder, search_params=load.search, other_encoder=True)
     for text in load.queries:

@@ -166,8 +166,6 @@ def _loader(
         dtype=encoder.dtype,
         batch_tokens=getattr(encoder, "batch_tokens", sizes.batch_tokens),
         backend=getattr(encoder, "backend", "torch"),
-        # A process makes nothing of its own: it loads the int8 model that this one made from these texts.
-        sample=tuple(_sample(corpus)) if encoder.dtype == "int8" else (),
     )
 
 

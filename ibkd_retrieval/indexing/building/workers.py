@@ -135,7 +135,6 @@ class LoadEncoder:
     dim: int | None = None
     batch_tokens: int | None = None
     backend: str = "torch"
-    sample: tuple[str, ...] = ()
     query_prompt: str | None = None
     document_prompt: str | None = None
 
