@@ -105,6 +105,8 @@ def _answer(asked: SearchOptions, ranking: RankerOptions, fields: QueryFields, s
     fields.refuse_without_queries(None)
     if ranking.exclude_self:
         raise UserError("--exclude-self goes with --queries: a typed question has no id.")
+    if ranking.cluster is not None:
+        raise UserError("--cluster is for many queries: give --queries and --output too.")
     progress, k = shown.progress, asked.k or 10
     at_prompt = not asked.question and sys.stdin.isatty()
     questions = [] if at_prompt else [" ".join(asked.question)] if asked.question else _piped_questions()

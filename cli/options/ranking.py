@@ -86,11 +86,21 @@ RANKING: dict[str, Any] = {
         panel=SEARCHED,
         metavar="FILE",
     ),
+    "cluster": option(
+        "Ray cluster that searches: auto for the one that this machine belongs to, or its HOST:PORT.",
+        panel=SEARCHED,
+        metavar="ADDRESS",
+    ),
+    "exact_merge": flag(
+        "For --cluster: merge the candidates of all parts before they are refined, as one process does.",
+        "--exact-merge",
+        panel=SEARCHED,
+    ),
     **{name: COMPUTATION[name] for name in ("pooling", "device", "dtype", "backend")},
 }
 
 Ranking = Annotated[RankerOptions, RANKING]
-_OF_BATCHES = ("exclude_self", "query_vectors")
+_OF_BATCHES = ("exclude_self", "query_vectors", "cluster", "exact_merge")
 RankingTyped = Annotated[RankerOptions, {name: each for name, each in RANKING.items() if name not in _OF_BATCHES}]
 """Of questions that are typed: they have no id, and no vector."""
 

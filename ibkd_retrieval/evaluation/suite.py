@@ -197,7 +197,7 @@ def _settings(
     """
     chosen = dataclasses.asdict(options)
     chosen |= chosen.pop("search_params")
-    for name in ("model", "device"):
+    for name in ("model", "device", "cluster", "exact_merge"):
         del chosen[name]
     lists = {name: list(value) for name, value in chosen.items() if isinstance(value, tuple)}
     files = [condition[1:] for condition in options.filters if condition.startswith("@")]

@@ -7,11 +7,13 @@ from pathlib import Path
 from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.indexing.building.cluster import ClusterEncoders
 from ibkd_retrieval.indexing.building.finish import check_structure_fits, finish_index, shard_entries
 from ibkd_retrieval.indexing.building.memory import DEFAULT_SHARD_SIZE, MemoryPlan
 from ibkd_retrieval.indexing.building.plan import BuildPlan, claim, noted_family
 from ibkd_retrieval.indexing.building.stage import ShardStage
 from ibkd_retrieval.indexing.building.workers import ShardEncoders
+from ibkd_retrieval.indexing.cluster_search import filling_on
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Family, family_named, family_options
 from ibkd_retrieval.indexing.format import layout
@@ -111,7 +113,10 @@ def build_index(
         layout.withdraw(folder)
         named = CorpusRecord(corpus.name, fingerprint)
         limit = memory.structure_limit
-        return finish_index(folder, records, named, plan, family, progress, device=device, limit=limit, parts=parts)
+        fill = filling_on(processes.cluster) if isinstance(processes, ClusterEncoders) else None
+        return finish_index(
+            folder, records, named, plan, family, progress, device=device, limit=limit, parts=parts, fill=fill
+        )
 
 
 def _check_before_encoding(

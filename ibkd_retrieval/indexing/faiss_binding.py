@@ -60,6 +60,17 @@ def read_structure_file(path: Path, flags: int = 0) -> Any:
     return load_faiss().read_index(str(path), flags)
 
 
+def read_mapped(path: Path) -> Any:
+    """Read a faiss index without its inverted lists, which are mapped. They are read where faiss cannot map them.
+
+    Raises:
+        UserError: as `read_structure_file` does.
+        RuntimeError: faiss cannot read it.
+    """
+    faiss = load_faiss()
+    return read_structure_file(path, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+
+
 def _lists_on_disk(path: Path) -> Iterator[str]:
     """The names of the files that a faiss index keeps inverted lists in.
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.memory import machine_memory
+from ibkd_retrieval.indexing.cluster_search import QUERIES_AT_ONCE, NodeSearch
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.contents import IndexContents
 from ibkd_retrieval.indexing.faiss_binding import (
@@ -54,6 +55,7 @@ class StoredIndex(IndexContents):
     Attributes:
         is_scanned: whether every search reads all vectors from their files.
         defaults: search parameters that a search leaves open. They are adapted to the number of results.
+        queries_at_once: how many queries of a batch are best searched by one call. None leaves it to the caller.
     """
 
     def __init__(self, folder: Path, manifest: IndexManifest, structure: Any) -> None:
@@ -61,6 +63,8 @@ class StoredIndex(IndexContents):
         self.defaults = manifest.search
         self._structure = structure
         self.is_scanned = structure is None
+        self.queries_at_once: int | None = None
+        self._nodes: NodeSearch | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -110,8 +114,8 @@ class StoredIndex(IndexContents):
             candidates = np.flatnonzero(allowed)
             scores, places = search_array(queries, self._vectors.gather(candidates), found)
             rows = candidates[places]
-        elif self._must_scan(found, allowed):
-            scores, rows = scan(queries, self._vectors, found, allowed)
+        elif self._must_scan(found, allowed) or (self._nodes and self.manifest.search.is_exact):
+            scores, rows = self._scan(queries, found, allowed)
         elif self.manifest.search.is_exact:
             scores, rows = self._search_flat(queries, found, left, allowed)
         else:
@@ -126,6 +130,12 @@ class StoredIndex(IndexContents):
             scores = np.pad(scores, ((0, 0), (0, k - found)), constant_values=-np.inf)
             rows = np.pad(rows, ((0, 0), (0, k - found)), constant_values=-1)
         return scores, rows
+
+    def on_nodes(self, nodes: NodeSearch) -> StoredIndex:
+        """The same index, searched on the nodes of a cluster."""
+        spread = copy(self)
+        spread._nodes, spread.queries_at_once = nodes, QUERIES_AT_ONCE
+        return spread
 
     def exactly(self) -> StoredIndex:
         """The same index with exact search, which reads all stored vectors."""
@@ -214,20 +224,30 @@ class StoredIndex(IndexContents):
         Given search parameters are kept as they are, unless they find nothing.
         """
         params = params_for(self._structure, self.defaults, given, k, self.manifest.rows, left)
-        selector = None if allowed is None else _selector(allowed)
-        scores, rows = search_structure(self._structure, queries, k, params, self._vectors, selector)
+        scores, rows = self._candidates(queries, k, params, allowed)
         own_choice = given.nprobe is None and given.ef_search is None
         lists = list_count(self._structure) or 0
         short = np.flatnonzero(rows[:, k - 1 if own_choice else 0] < 0)
         while len(short) and own_choice and (params.nprobe or lists) < lists:
             params = replace(params, nprobe=min(lists, _HARDER * (params.nprobe or 1)))
-            scores[short], rows[short] = search_structure(
-                self._structure, queries[short], k, params, self._vectors, selector
-            )
+            scores[short], rows[short] = self._candidates(queries[short], k, params, allowed)
             short = short[rows[short, k - 1] < 0]
         if len(short):
-            scores[short], rows[short] = scan(queries[short], self._vectors, k, allowed)
+            scores[short], rows[short] = self._scan(queries[short], k, allowed)
         return scores, rows
+
+    def _scan(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None) -> Found:
+        if self._nodes is not None:
+            return self._nodes.compare(queries, k, allowed)
+        return scan(queries, self._vectors, k, allowed)
+
+    def _candidates(
+        self, queries: NDArray[np.float32], k: int, params: SearchParams, allowed: NDArray[np.bool_] | None
+    ) -> Found:
+        if self._nodes is not None:
+            return self._nodes.search(queries, k, params, self._vectors, allowed)
+        selector = None if allowed is None else _selector(allowed)
+        return search_structure(self._structure, queries, k, params, self._vectors, selector)
 
     def _search_flat(self, queries: NDArray[np.float32], k: int, left: int, allowed: NDArray[np.bool_] | None) -> Found:
         parameters = None if allowed is None else load_faiss().SearchParameters(sel=_selector(allowed))

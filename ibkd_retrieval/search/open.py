@@ -167,13 +167,26 @@ def open_stored(folders: Sequence[Path], options: RankerOptions, progress: Progr
     check_ranking(options, len(folders))
     # On a GPU only if one is asked for: queries alone seldom repay the copy of the index.
     device = "cpu" if options.device == "auto" else options.device
-    indexes = [open_index(folder, device=device, progress=progress) for folder in folders]
+    if options.cluster is None:
+        indexes = [open_index(folder, device=device, progress=progress) for folder in folders]
+    else:
+        indexes = [_on_cluster(folder, options.cluster, options.exact_merge) for folder in folders]
     masks: Sequence[NDArray[np.bool_] | None] = [None] * len(indexes)
     if options.filters:
         from ibkd_retrieval.search.filters import allowed_rows
 
         masks = allowed_rows(indexes, options.filters, progress)
     return [Stored(index, mask) for index, mask in zip(indexes, masks, strict=True)]
+
+
+def _on_cluster(folder: Path, address: str, exact_merge: bool) -> StoredIndex:
+    """Open an index that the nodes of a cluster search. Its vectors, and all parts but the first, are not loaded."""
+    from ibkd_retrieval.cluster import Cluster
+    from ibkd_retrieval.indexing.cluster_search import NodeSearch
+    from ibkd_retrieval.indexing.index import open_index
+
+    index = open_index(folder, memory_limit=0)
+    return index.on_nodes(NodeSearch(Cluster(address), folder, index.manifest, exact_merge=exact_merge))
 
 
 def ranker_over(

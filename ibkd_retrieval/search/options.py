@@ -33,6 +33,10 @@ class RankerOptions:
         recall: target recall of the exact ten nearest documents, instead of `search_params`.
         filters: conditions on documents. All must hold.
         exclude_self: whether to leave out the document that has the query's id.
+        cluster: a Ray cluster that searches by vectors: "auto" for the one that this machine belongs to, or its
+            HOST:PORT. Its nodes see the index folder. Best for many queries at once.
+        exact_merge: on a cluster, whether candidates of all parts of a structure are merged before they are refined,
+            as they are in one process.
     """
 
     engine: str = "dense"
@@ -54,6 +58,8 @@ class RankerOptions:
     recall: float | None = None
     filters: tuple[str, ...] = ()
     exclude_self: bool = False
+    cluster: str | None = None
+    exact_merge: bool = False
 
     @property
     def lexical_engine(self) -> str:
@@ -110,6 +116,13 @@ def check_ranking(options: RankerOptions, indexes: int = 1) -> None:
         raise UserError(
             f"`engine={options.engine}` searches words alone: leave out `query_model`, `query_vectors`, `recall`, "
             "`nprobe`, `refine` and `ef_search`, or give `hybrid`."
+        )
+    if options.exact_merge and options.cluster is None:
+        raise UserError("`exact_merge` says how a cluster searches: give `cluster` too, or leave it out.")
+    if options.cluster is not None and options.engine != "dense" and options.hybrid is None:
+        raise UserError(
+            f"A cluster searches by vectors, and `engine={options.engine}` by words: leave out `cluster`, or give "
+            "`hybrid`."
         )
     if options.model is not None and options.query_model is not None:
         raise UserError("Give `model` (the index's own encoder) or `query_model` (a student of it), not both.")

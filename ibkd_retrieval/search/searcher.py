@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 QUERY_BLOCK = 1024
-"""Queries searched at once."""
+"""Queries searched at once in this process."""
 
 
 class VectorSearcher:
@@ -77,8 +77,9 @@ class VectorSearcher:
         shape = (len(vectors), min(k, len(self.index)))
         scores, rows = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.int64)
         with progress.task("Searching", len(vectors), "queries") as task:
-            for start in range(0, len(vectors), QUERY_BLOCK):
-                block = slice(start, start + QUERY_BLOCK)
+            height = self.index.queries_at_once or QUERY_BLOCK
+            for start in range(0, len(vectors), height):
+                block = slice(start, start + height)
                 scores[block], rows[block] = self._find(vectors[block], shape[1])
                 task.advance(len(vectors[block]))
         return Run.from_matrix(query_ids, self._ids(rows), scores, tag)

@@ -19,7 +19,7 @@ from ibkd_retrieval.indexing.families.auto import Wanted
 from ibkd_retrieval.indexing.families.factory import Factory
 from ibkd_retrieval.indexing.families.family import STORED_ONCE_BYTES
 from ibkd_retrieval.indexing.families.inverted import Inverted, parsed
-from ibkd_retrieval.indexing.families.parts import AddingInParts, Parts, add_whole, part_plans
+from ibkd_retrieval.indexing.families.parts import AddingInParts, FillParts, Parts, add_whole, part_plans
 from ibkd_retrieval.indexing.families.search_params import list_count
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import write_lines
@@ -39,6 +39,11 @@ from ibkd_retrieval.progress import Progress
 
 _RESIDENT_BYTES = 64 << 20
 
+WORTH_SPREADING = 1_000_000
+"""Number of vectors of a part that is filled elsewhere, and merged."""
+
+_MOST_PLACES = 256
+
 
 def finish_index(
     folder: Path,
@@ -51,6 +56,7 @@ def finish_index(
     device: str = "cpu",
     limit: int | None = None,
     parts: int | None = None,
+    fill: FillParts | None = None,
 ) -> IndexManifest:
     """Make the structure and the list of ids from the shards, and write the manifest last.
 
@@ -66,6 +72,8 @@ def finish_index(
         limit: maximum bytes of memory of the structure. A larger flat index has no structure, and every search
             reads the shards. Larger inverted lists are kept in parts.
         parts: number of files to keep the structure in. None is one, or as many as `limit` requires.
+        fill: fills parts of a structure of inverted lists at the same time, on other machines. A structure in one file
+            is then filled in parts too, if it is large, and merged.
 
     Raises:
         UserError: another structure exceeds the limit.
@@ -80,8 +88,9 @@ def finish_index(
         family, tried = family.choice(vectors, progress)
         progress.say(f"Chosen by trial: an index of type {family.name}.")
     kept = _parts_of(family, vectors.count, vectors.dim, limit, parts)
-    plans = part_plans(folder, counts, vectors.dim, kept) if kept else []
-    adding = AddingInParts(plans, kept=True, memory=limit) if kept else add_whole
+    spread = vectors.count // WORTH_SPREADING if fill is not None and has_lists(family, vectors.dim) else 0
+    plans = part_plans(folder, counts, vectors.dim, kept or min(spread, _MOST_PLACES)) if kept or spread > 1 else []
+    adding = AddingInParts(plans, kept > 0, limit, fill) if plans else add_whole
     if isinstance(family, Flat) and limit is not None:
         family = Flat(min(limit, STORED_ONCE_BYTES if family.memory_bytes is None else family.memory_bytes))
     built = family.build(vectors, progress, device, adding)

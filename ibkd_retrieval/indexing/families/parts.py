@@ -164,12 +164,19 @@ def fill_part(plan: PartPlan) -> PartEntry:
     return plan.entry
 
 
+FillParts = Callable[[Sequence[PartPlan]], Iterator[PartEntry]]
+"""Fills parts, on other machines perhaps, and gives their entries in the order in which they finish."""
+
+
 def part_plans(folder: Path, counts: Sequence[int], dim: int, parts: int) -> list[PartPlan]:
     """Up to `parts` contiguous ranges of shards, of about as many vectors each."""
     ends = np.cumsum(counts)
     bounds = np.unique(np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts) + 1)
     edges = [0, *(int(bound) for bound in bounds if bound < len(counts)), len(counts)]
-    return [PartPlan(str(folder), tuple(counts), dim, number, shards) for number, shards in enumerate(pairwise(edges))]
+    return [
+        PartPlan(str(folder.resolve()), tuple(counts), dim, number, shards)
+        for number, shards in enumerate(pairwise(edges))
+    ]
 
 
 def open_parts(folder: Path, manifest: IndexManifest, memory: int | None = None) -> Parts:
@@ -247,7 +254,7 @@ class AddingInParts:
     plans: Sequence[PartPlan]
     kept: bool
     memory: int | None = None
-    fill: Callable[[Sequence[PartPlan]], Iterator[PartEntry]] | None = None
+    fill: FillParts | None = None
 
     def __call__(self, index: Any, vectors: VectorSource, progress: Progress) -> Any:
         """Fill the parts with `vectors`, which are those of the shards.
@@ -257,6 +264,8 @@ class AddingInParts:
         """
         folder = Path(self.plans[0].folder)
         (folder / TRAINED).parent.mkdir(exist_ok=True)
+        for plan in self.plans:
+            (folder / plan.entry.file).unlink(missing_ok=True)
         write_structure(index, folder / TRAINED)
         filled = map(fill_part, self.plans) if self.fill is None else self.fill(self.plans)
         with progress.task("Adding vectors", vectors.count, "vectors") as task:

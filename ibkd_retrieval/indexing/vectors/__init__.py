@@ -9,12 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class VectorSource(Protocol):
-    """Float32 vectors [count, dim], read block by block or by row. `shard_vectors.ShardVectors` is one."""
-
-    @property
-    def count(self) -> int:
-        """Number of vectors."""
+class VectorBlocks(Protocol):
+    """Float32 vectors of length `dim`, read block by block."""
 
     @property
     def dim(self) -> int:
@@ -22,6 +18,14 @@ class VectorSource(Protocol):
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         """The vectors in order, block by block."""
+
+
+class VectorSource(VectorBlocks, Protocol):
+    """Float32 vectors [count, dim], read block by block or by row. `shard_vectors.ShardVectors` is one."""
+
+    @property
+    def count(self) -> int:
+        """Number of vectors."""
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Copy the vectors of `rows` [m], in any order, into an array [m, dim]."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
-from ibkd_retrieval.indexing.vectors import VectorSource
+from ibkd_retrieval.indexing.vectors import VectorBlocks, VectorSource
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -64,7 +64,7 @@ def search_array(queries: NDArray[np.float32], vectors: NDArray[np.float32], k: 
 
 def scan(
     queries: NDArray[np.float32],
-    vectors: VectorSource,
+    vectors: VectorBlocks,
     k: int,
     allowed: NDArray[np.bool_] | None = None,
 ) -> Found:
@@ -108,6 +108,17 @@ def best_of(found: Found, later: Found, k: int) -> Found:
     scores = np.concatenate([found[0], later[0]], axis=1)
     rows = np.concatenate([found[1], later[1]], axis=1)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
+
+
+def better_of(one: Found, other: Found, k: int) -> Found:
+    """The k best of the results of two searches for the same queries, equal scores ordered by row.
+
+    It can be called for the results of many searches in any order.
+    """
+    scores = np.concatenate([one[0], other[0]], axis=1)
+    rows = np.concatenate([one[1], other[1]], axis=1)
+    best = np.lexsort((rows, -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
 
 

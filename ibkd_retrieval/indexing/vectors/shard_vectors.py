@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,10 @@ class ShardVectors:
         for number in range(first, len(self._starts) - 1):
             yield unpack(self._open(number).view(np.ndarray))
 
+    def part(self, first: int, end: int) -> ShardRange:
+        """The shards from number `first` to the one before `end`."""
+        return ShardRange(self, first, end)
+
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Copy the vectors of `rows` [m], in any order, into an array [m, dim]."""
         if not 0 < len(rows) < _ROWS_WORTH_A_MAP * (len(self._starts) - 1):
@@ -113,6 +118,18 @@ class ShardVectors:
         if rows.min() < 0 or rows.max() >= self.count:
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {self.count}")
         return self._starts.searchsorted(rows, side="right") - 1
+
+
+class ShardRange:
+    """The vectors of some shards of an index, block by block. Its rows begin at 0."""
+
+    def __init__(self, vectors: ShardVectors, first: int, end: int) -> None:
+        self._vectors, self._first, self._end = vectors, first, end
+        self.dim = vectors.dim
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """The shards in order, each read-only or a copy."""
+        return islice(self._vectors.from_shard(self._first), self._end - self._first)
 
 
 def _place(opened: Any, name: str, dim: int, number: int) -> tuple[Path, int]:
