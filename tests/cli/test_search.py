@@ -237,7 +237,6 @@ def test_a_student_of_another_space_may_not_ask_for_its_teacher(chain, shell):
         (("--exclude-self",), "goes with --queries"),
         (("--cluster", "auto"), "--cluster is for many queries: give --queries"),
         (("--exact-merge",), "--exact-merge says how a cluster searches: give --cluster too"),
-        (("--cluster", "auto", "--engine", "bm25"), "leave out --cluster, or give --hybrid"),
         (("--model", "a", "--query-model", "b"), "not both"),
     ],
 )

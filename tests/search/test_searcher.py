@@ -17,6 +17,8 @@ DOCUMENTS = [Document(f"d{number}", text) for number, text in enumerate(TEXTS)]
 class ExactIndex:
     """What `indexing.store.StoredIndex` promises, by brute force."""
 
+    queries_at_once = None
+
     def __init__(self, encoder):
         record = SimpleNamespace(name=encoder.name, weight_hash=encoder.weight_hash)
         self.manifest = SimpleNamespace(
