@@ -128,6 +128,7 @@ def append_documents(
                 taken=None if plan.replace else TakenIds(before.present_ids, partial(_refusal, folder, corpus.name)),
                 processes=processes,
                 depth=memory.depth,
+                readers=memory.readers,
             )
             try:
                 records, fingerprint = stage.run()

@@ -102,6 +102,7 @@ def build_index(
             progress=progress,
             processes=processes,
             depth=memory.depth,
+            readers=memory.readers,
             before_writing=lambda: layout.withdraw(folder),
         )
         records, fingerprint = stage.run()

@@ -15,8 +15,10 @@ from helpers.indexing_fakes import HashingEncoder, Listener, LoadFake, numbered_
 from helpers.ray_nodes import add_node, driver, isolated_node, started
 from ibkd_retrieval import cluster
 from ibkd_retrieval.cluster import Cluster
+from ibkd_retrieval.corpora.spec import open_corpus
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.building import ranges
 from ibkd_retrieval.indexing.building.cluster import ClusterEncoders
 from ibkd_retrieval.indexing.format.integrity import verify_index
 from ibkd_retrieval.indexing.format.layout import STAGING
@@ -213,3 +215,20 @@ def test_what_a_node_sends_after_it_was_cut_off_changes_nothing(alone, tmp_path)
         run(f"ip netns del {name}")
     assert read_manifest(tmp_path / "i").files == alone.files
     assert not (tmp_path / "i" / STAGING).exists()
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_nodes_read_the_documents_of_a_file_that_they_see(nodes, tmp_path, monkeypatch, seen):
+    monkeypatch.setattr(ranges, "LEAST_BYTES", 0)
+    monkeypatch.chdir(tmp_path)
+    Path("corpus.jsonl").write_text("".join(f'{{"_id": "d{i}", "text": "text number {i}"}}\n' for i in range(95)))
+    # The path is there for nodes as well, but their working folder is another.
+    corpus = open_corpus(str((tmp_path if seen else Path("/proc/self/cwd")) / "corpus.jsonl"))
+    alone = build_index(corpus, HashingEncoder(), tmp_path / "alone", shard_size=10)
+    listener = Listener()
+    processes = ClusterEncoders(Cluster("auto"), LoadFake(), "0a", listener)
+    manifest = build_index(corpus, HashingEncoder(), tmp_path / "i", shard_size=10, processes=processes)
+    assert (manifest.files, manifest.corpus) == (alone.files, alone.corpus)
+    told = "reads the corpus, writes its vectors and documents into" if seen else "does not see the corpus, writes its"
+    assert all(told in each for each in listener.said)
+    assert listener.said

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ibkd_retrieval.cluster import Cluster
 from ibkd_retrieval.encoders.autotune.cpu import is_emulated, processor_features
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.building.workers import EncodedShard, EncoderLoader, UnencodedShard
-from ibkd_retrieval.indexing.format.staging import StagedVectors, Staging
+from ibkd_retrieval.indexing.building.ranges import FileDocuments
+from ibkd_retrieval.indexing.building.workers import (
+    Answer,
+    EncodedShard,
+    EncoderLoader,
+    UnencodedShard,
+    contents,
+    encode_sent,
+    to_send,
+)
+from ibkd_retrieval.indexing.format.staging import Staging
 from ibkd_retrieval.progress import SILENT, Progress, Task
 
 _PACKAGES = {"onnx": ("onnxruntime",), "openvino": ("openvino",)}
@@ -45,7 +50,8 @@ class ClusterEncoders:
     ) -> Iterator[EncodedShard]:
         """Encode shards from a stream. Results come in the order in which they finish.
 
-        A node that sees the index folder writes its vectors there. Another sends them.
+        A node that sees the index folder writes its vectors there. Another sends them. Nodes read the documents of a
+        file if all of them see it.
 
         Raises:
             UserError: a node has another model or lacks the number format, a text cannot be read, or as `Cluster.run`
@@ -53,15 +59,16 @@ class ClusterEncoders:
             WorkFailed: as `Cluster.run` says.
             MissingPackage: ray is not installed.
         """
+        blind: list[str] = []
         running = self.cluster.run(
             _encode,
             shards,
-            given=lambda shard: (shard.number, [document.content for document in shard.documents]),
+            given=lambda shard: (shard.number, contents(shard.documents) if blind else to_send(shard.documents)),
             called=_called,
             common=(self.load, staging and staging.open()),
             packages=_PACKAGES.get(getattr(self.load, "backend", ""), ()),
             preflight=inspect,
-            joined=partial(self._joined, inspect(self.load, staging)),
+            joined=partial(self._joined, inspect(self.load, staging), blind),
             doing="Encoding",
             process="encoder process",
             advice=" and a smaller `batch_tokens`, or leave out what is wrong with these documents",
@@ -74,11 +81,11 @@ class ClusterEncoders:
                         "a folder that they share."
                     )
                 task.advance(len(shard.documents))
-                yield EncodedShard(shard, answer.vectors, answer.seconds)
+                yield EncodedShard(shard, *answer.made)
                 del shard, answer
 
-    def _joined(self, here: Inspection, node: str, there: Inspection) -> None:
-        """Say what a node will do.
+    def _joined(self, here: Inspection, blind: list[str], node: str, there: Inspection) -> None:
+        """Say what a node will do. It is added to `blind` where texts must be sent.
 
         Raises:
             UserError: it computes otherwise.
@@ -94,9 +101,15 @@ class ClusterEncoders:
                 f"Node {node} has another processor ({', '.join(there.features)}; here {', '.join(here.features)}): "
                 "the last bits of its vectors can differ."
             )
-        how = "writes its vectors into the index folder" if there.sees_folder else "sends its vectors"
-        what = f" with {getattr(self.load, 'backend', '')} in {dtype}" if dtype else ""
-        self.progress.say(f"Node {node} encodes{what}, and {how}.")
+        reads = here.sees_corpus and there.sees_corpus
+        if here.sees_corpus and not reads:
+            blind.append(node)
+        what = "vectors and documents" if reads else "vectors"
+        how = f"writes its {what} into the index folder" if there.sees_folder else "sends its vectors"
+        if here.sees_corpus:
+            how = f"{'reads' if reads else 'does not see'} the corpus, {how}"
+        by = f" with {getattr(self.load, 'backend', '')} in {dtype}" if dtype else ""
+        self.progress.say(f"Node {node} encodes{by}, and {how}.")
 
 
 def _called(shard: UnencodedShard) -> str:
@@ -105,8 +118,7 @@ def _called(shard: UnencodedShard) -> str:
 
 
 class _Encoded(NamedTuple):
-    vectors: NDArray[np.float32] | StagedVectors
-    seconds: float
+    made: Answer
     weight_hash: str
 
 
@@ -117,34 +129,33 @@ class Inspection(NamedTuple):
         features: the processor's instructions, as torch sees them. Empty where the loader names no number format.
         emulates: whether it has no instructions for the number format.
         sees_folder: whether it sees the index folder.
+        sees_corpus: whether it sees the file of the corpus, as it was when the build began.
     """
 
     features: tuple[str, ...]
     emulates: bool
     sees_folder: bool
+    sees_corpus: bool
 
 
 def inspect(load: EncoderLoader, staging: Staging | None) -> Inspection:
     """Inspect this machine, before it encodes."""
     visible = staging is not None and staging.is_visible()
+    readable = staging is not None and staging.corpus is not None and staging.corpus.is_unchanged()
     dtype = getattr(load, "dtype", None)
     if dtype is None or getattr(load, "device", "cpu").startswith("cuda"):
-        return Inspection((), False, visible)
-    return Inspection(processor_features(), is_emulated(dtype), visible)
+        return Inspection((), False, visible, readable)
+    return Inspection(processor_features(), is_emulated(dtype), visible, readable)
 
 
 _loaded: dict[EncoderLoader, TextEncoder] = {}
 """The encoder of this process, kept for its next shard."""
 
 
-def _encode(load: EncoderLoader, staging: Staging | None, number: int, texts: Sequence[str]) -> _Encoded:
+def _encode(load: EncoderLoader, staging: Staging | None, number: int, sent: FileDocuments | list[str]) -> _Encoded:
     """Encode the texts of a shard in a process of the cluster."""
     if load not in _loaded:
         _loaded.clear()
         _loaded[load] = load(0, 1)
     encoder = _loaded[load]
-    start = time.perf_counter()
-    vectors = np.ascontiguousarray(encoder.encode(texts, "document"), dtype=np.float32)
-    seconds = time.perf_counter() - start
-    stored = vectors if staging is None else staging.write_vectors(number, vectors)
-    return _Encoded(stored, seconds, encoder.weight_hash)
+    return _Encoded(encode_sent(encoder, number, sent, staging), encoder.weight_hash)

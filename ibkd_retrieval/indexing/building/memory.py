@@ -98,6 +98,11 @@ class MemoryPlan:
         return cls(machine_memory(), shard_size, None, 1, 0)
 
     @property
+    def readers(self) -> int:
+        """Number of processes that read a file at once. A budget does not count them: it has none."""
+        return 0 if self.asked else max(1, (os.cpu_count() or 1) // 2)
+
+    @property
     def structure_limit(self) -> int | None:
         """Maximum size in bytes of the search structure. None is no limit."""
         return self.limit if self.asked else None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval.corpora.line_file import LineFile
 from ibkd_retrieval.corpora.records import Corpus, Document
 from ibkd_retrieval.encoders.protocol import PreparingEncoder, TextEncoder
 from ibkd_retrieval.errors import UserError
@@ -21,7 +22,7 @@ from ibkd_retrieval.indexing.building import ranges
 from ibkd_retrieval.indexing.building.pipeline import WriteBehind, read_ahead
 from ibkd_retrieval.indexing.building.plan import BuildPlan, Fingerprint, IdGuard, TakenIds, fingerprinted
 from ibkd_retrieval.indexing.building.ranges import Piece
-from ibkd_retrieval.indexing.building.workers import EncodedShard, ShardEncoders, UnencodedShard, available_threads
+from ibkd_retrieval.indexing.building.workers import EncodedShard, ShardEncoders, UnencodedShard
 from ibkd_retrieval.indexing.format.shards import ShardRecord, is_intact, write_shard
 from ibkd_retrieval.indexing.format.staging import StagedVectors, Staging, staging_for
 from ibkd_retrieval.progress import Progress, Task
@@ -46,6 +47,7 @@ class ShardStage:
         taken: ids that the index holds already.
         processes: processes that encode instead of `encoder`.
         depth: maximum number of shards that wait between two stages.
+        readers: number of processes that read a file whose shards `processes` read themselves. 0 is this process.
         before_writing: function called before each shard is written.
     """
 
@@ -59,6 +61,7 @@ class ShardStage:
     taken: TakenIds | None = None
     processes: ShardEncoders | None = None
     depth: int = 1
+    readers: int = 0
     before_writing: Callable[[], None] = lambda: None
 
     def run(self) -> tuple[list[ShardRecord], str]:
@@ -72,6 +75,9 @@ class ShardStage:
         records = self._intact()
         whole = Fingerprint()
         done = sum(record.documents for record in records.values())
+        file = self.corpus.lines if self.processes is not None else None
+        if file is not None and file.size < ranges.LEAST_BYTES:
+            file = None
 
         def write(encoded: EncodedShard) -> None:
             shard = encoded.shard
@@ -91,9 +97,9 @@ class ShardStage:
             )
 
         with (
-            staging_for(self.folder, self.plan.vector_format) as staging,
+            staging_for(self.folder, self.plan.vector_format, file) as staging,
             self.progress.task("Encoding documents", self.corpus.expected, "documents", done) as task,
-            read_ahead(self._unencoded(records.copy(), whole), self.depth) as shards,
+            read_ahead(self._unencoded(records.copy(), whole, file), self.depth) as shards,
             WriteBehind(write, self.depth) as writer,
             closing(self._encoded(shards, _Watched(task, writer), staging)) as encoded,
         ):
@@ -114,11 +120,13 @@ class ShardStage:
                     task.advance()
         return kept
 
-    def _unencoded(self, kept: dict[int, ShardRecord], whole: Fingerprint) -> Iterator[UnencodedShard]:
+    def _unencoded(
+        self, kept: dict[int, ShardRecord], whole: Fingerprint, file: LineFile | None
+    ) -> Iterator[UnencodedShard]:
         """Read the corpus to its end and yield the shards to encode. Runs concurrently with the encoder."""
         guard = IdGuard(self.corpus.name)
         number, count = self.first, 0
-        for documents, own, hashes in self._pieces(whole):
+        for documents, own, hashes in self._pieces(whole, file):
             # Checked before the ids, because a changed corpus can repeat ids of earlier shards.
             if number in self.begun and self.begun[number].fingerprint != own:
                 raise self._changed(count)
@@ -131,12 +139,10 @@ class ShardStage:
         if self.begun and max(self.begun) >= number:
             raise self._changed(count)
 
-    def _pieces(self, whole: Fingerprint) -> Iterator[Piece]:
+    def _pieces(self, whole: Fingerprint, file: LineFile | None) -> Iterator[Piece]:
         """Read the corpus to its end, and cut it. `whole` receives all documents."""
-        file = self.corpus.lines if self.processes is not None else None
-        if file is not None and file.size >= ranges.LEAST_BYTES:
-            readers = max(1, available_threads() // 2)
-            yield from ranges.cut_ranges(file, self.plan.shard_size, self.plan.shard_text, whole, readers)
+        if file is not None:
+            yield from ranges.cut_ranges(file, self.plan.shard_size, self.plan.shard_text, whole, self.readers)
             return
         for documents in cut(self.corpus.documents(), self.plan.shard_size, self.plan.shard_text):
             part = Fingerprint()

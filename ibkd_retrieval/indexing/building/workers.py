@@ -159,7 +159,12 @@ class LoadEncoder:
 
 def to_send(documents: Sequence[Document]) -> FileDocuments | list[str]:
     """What a process needs to encode documents: where they are, or their texts."""
-    return documents if isinstance(documents, FileDocuments) else [document.content for document in documents]
+    return documents if isinstance(documents, FileDocuments) else contents(documents)
+
+
+def contents(documents: Sequence[Document]) -> list[str]:
+    """The texts to encode."""
+    return [document.content for document in documents]
 
 
 def _job(documents: Sequence[Document], staging: Staging | None) -> tuple[FileDocuments | list[str], Staging | None]:
@@ -195,7 +200,7 @@ def encode_sent(
         OSError: the disk is full or fails.
     """
     documents = sent.read() if isinstance(sent, FileDocuments) else None
-    texts = sent if isinstance(sent, list) else [document.content for document in documents or ()]
+    texts = sent if isinstance(sent, list) else contents(documents or ())
     start = time.perf_counter()
     vectors = np.ascontiguousarray(encoder.encode(texts, "document", task), dtype=np.float32)
     seconds = time.perf_counter() - start

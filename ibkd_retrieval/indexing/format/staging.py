@@ -20,6 +20,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval.corpora.line_file import LineFile
 from ibkd_retrieval.files import atomic_write, make_folder, sha256_file, sync_directory
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import offsets_path, save_array, write_lines
@@ -86,11 +87,13 @@ class Staging:
     Attributes:
         folder: the index folder.
         vector_format: format of the stored vectors.
+        corpus: the file of the corpus, if each line of it is a document.
         token: a random text that a node finds there if it sees the same folder.
     """
 
     folder: Path
     vector_format: str = "float32"
+    corpus: LineFile | None = None
     token: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def open(self) -> Staging:
@@ -166,10 +169,10 @@ class Staging:
 
 
 @contextmanager
-def staging_for(folder: Path, vector_format: str) -> Iterator[Staging]:
+def staging_for(folder: Path, vector_format: str, corpus: LineFile | None = None) -> Iterator[Staging]:
     """The staging folder for a build, which need not be opened. It is removed at the end."""
     try:
-        yield Staging(Path(os.path.abspath(folder)), vector_format)
+        yield Staging(Path(os.path.abspath(folder)), vector_format, corpus)
     finally:
         with suppress(OSError):  # A node may still write. `resume` removes what is left.
             layout.remove_staging(folder)
