@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import platform
 import socket
 import statistics
@@ -101,6 +102,8 @@ class Cluster:
 def _ray() -> Any:
     """The library. Its types are not complete."""
     require("ray", "`cluster`", "ray")
+    # It prints to standard output what happens to its processes. What is read when it is imported mutes it.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     return importlib.import_module("ray")
 
 

@@ -14,8 +14,9 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("sleep", type=float)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--fault", default="", help="what goes wrong at document 40")
     given = parser.parse_args()
-    encoders = ClusterEncoders(Cluster(given.address), LoadFake(sleep=given.sleep), "0a")
+    encoders = ClusterEncoders(Cluster(given.address), LoadFake("text of document 40", given.fault, given.sleep), "0a")
     build_index(
         numbered_corpus(95),
         HashingEncoder(),

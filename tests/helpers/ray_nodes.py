@@ -10,9 +10,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -58,15 +58,76 @@ def isolated_node(address: str, wrapper: list[str], *options: str) -> Iterator[N
     try:
         yield
     finally:
-        node.terminate()
+        # It would wait for half a minute to be let go.
+        for each in _with_descendants(node.pid):
+            os.kill(each, signal.SIGKILL)
         node.wait(30)
+
+
+def _with_descendants(process: int) -> list[int]:
+    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(own): int(parent) for own, parent in map(str.split, listed.splitlines())}
+    found = [process]
+    for each in found:
+        found += [own for own, parent in parents.items() if parent == each]
+    return found
+
+
+class Link(NamedTuple):
+    """A network namespace of its own, which one link joins to this machine.
+
+    Attributes:
+        name: the name of the namespace.
+        here: the address of this end of the link.
+        there: the address of the other end.
+    """
+
+    name: str
+    here: str
+    there: str
+
+    def set(self, state: str) -> None:
+        """Cut the link ("down"), or join it again ("up")."""
+        _run(f"ip link set {self.name}a {state}")
+
+
+@contextmanager
+def namespace() -> Iterator[Link]:
+    """A network namespace with a link, which needs the rights of root."""
+    number = os.getpid()
+    name, subnet = f"ibkd{number % 10_000}", f"10.{200 + number % 50}.{number % 250}"
+    link = Link(name, f"{subnet}.1", f"{subnet}.2")
+    _run(f"ip netns add {name}")
+    try:
+        _run(f"ip link add {name}a type veth peer name {name}b netns {name}")
+        _run(f"ip addr add {link.here}/24 dev {name}a")
+        link.set("up")
+        _run(f"ip -n {name} addr add {link.there}/24 dev {name}b")
+        _run(f"ip -n {name} link set {name}b up")
+        _run(f"ip -n {name} link set lo up")
+        yield link
+    finally:
+        _run(f"ip netns del {name}")
+
+
+def _run(command: str) -> None:
+    subprocess.run(command.split(), check=True)
+
+
+def behind(link: Link, address: str) -> AbstractContextManager[None]:
+    """A node of one CPU at the other end of a link."""
+    return isolated_node(address, ["ip", "netns", "exec", link.name], "--node-ip-address", link.there)
+
+
+IMPATIENT = {"health_check_period_ms": "500", "health_check_timeout_ms": "500", "health_check_failure_threshold": "2"}
+"""Settings with which Ray declares a node dead after seconds."""
 
 
 def driver(address: str, folder: Path, sleep: float, *options: str) -> subprocess.Popen[str]:
     """A process that builds an index of 95 documents on a cluster (`helpers.cluster_build`)."""
     command = [sys.executable, "-m", "helpers.cluster_build", address, str(folder), str(sleep), *options]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def marked(numbers: Any, item: Any) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.indexing_fakes import HashingEncoder, Listener, LoadFake, numbered_corpus
-from helpers.ray_nodes import add_node, driver, isolated_node, started
+from helpers.ray_nodes import IMPATIENT, add_node, behind, driver, isolated_node, namespace, started
 from ibkd_retrieval import cluster
 from ibkd_retrieval.cluster import Cluster
 from ibkd_retrieval.corpora.spec import open_corpus
@@ -142,6 +142,13 @@ def test_a_killed_command_is_resumed_by_another(nodes, alone, tmp_path):
     assert not (tmp_path / "i" / STAGING).exists()
 
 
+def test_ray_itself_prints_nothing_when_a_process_dies(nodes, tmp_path):
+    process = driver(nodes.address, tmp_path / "i", 0.0, "--fault", "killed")
+    printed, said = process.communicate(timeout=120)
+    assert (printed, process.returncode) == ("", 1)
+    assert "ended its encoder process 3 times" in said
+
+
 def test_two_commands_share_a_cluster(nodes, alone, tmp_path):
     both = [driver(nodes.address, tmp_path / name, 0.3) for name in "ab"]
     for process in both:
@@ -186,33 +193,18 @@ def test_a_disk_that_is_full_on_a_node_is_one_sentence_and_can_be_resumed(nodes,
 @NAMESPACES
 def test_what_a_node_sends_after_it_was_cut_off_changes_nothing(alone, tmp_path):
     """A node behind a link of its own is cut off while it encodes, is declared dead, and comes back."""
-    name, subnet = f"ibkd{os.getpid() % 10_000}", f"10.{200 + os.getpid() % 50}.{os.getpid() % 250}"
-
-    def run(command):
-        subprocess.run(command.split(), check=True)
-
-    run(f"ip netns add {name}")
-    try:
-        run(f"ip link add {name}a type veth peer name {name}b netns {name}")
-        run(f"ip addr add {subnet}.1/24 dev {name}a")
-        run(f"ip link set {name}a up")
-        run(f"ip -n {name} addr add {subnet}.2/24 dev {name}b")
-        run(f"ip -n {name} link set {name}b up")
-        run(f"ip -n {name} link set lo up")
-        impatient = {"health_check_period_ms": "500", "health_check_timeout_ms": "500"}
-        with (
-            started((1,), f"{subnet}.1", **impatient, health_check_failure_threshold="2") as cluster,
-            isolated_node(cluster.address, ["ip", "netns", "exec", name], "--node-ip-address", f"{subnet}.2"),
-        ):
-            building = driver(cluster.address, tmp_path / "i", 4.0)
-            until(lambda: len(list((tmp_path / "i").glob(f"{STAGING}/*-*/file"))) + recorded(tmp_path / "i") >= 2)
-            run(f"ip link set {name}a down")
-            until(lambda: not all(node["Alive"] for node in cluster.global_state.node_table()))
-            time.sleep(2)  # What it encodes is finished meanwhile.
-            run(f"ip link set {name}a up")
-            finished(building)
-    finally:
-        run(f"ip netns del {name}")
+    with (
+        namespace() as link,
+        started((1,), link.here, **IMPATIENT) as cluster,
+        behind(link, cluster.address),
+    ):
+        building = driver(cluster.address, tmp_path / "i", 4.0)
+        until(lambda: len(list((tmp_path / "i").glob(f"{STAGING}/*-*/file"))) + recorded(tmp_path / "i") >= 2)
+        link.set("down")
+        until(lambda: not all(node["Alive"] for node in cluster.global_state.node_table()))
+        time.sleep(2)  # What it encodes is finished meanwhile.
+        link.set("up")
+        finished(building)
     assert read_manifest(tmp_path / "i").files == alone.files
     assert not (tmp_path / "i" / STAGING).exists()
 
