@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -104,7 +105,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 
 
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     fields = {}
     for field in dataclasses.fields(kind):
         key = _key(field)
@@ -114,6 +115,12 @@ def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ValueError(f"{name} is missing")
     return kind(**fields)
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields. Working them out takes far longer than a record, of which there are many."""
+    return typing.get_type_hints(kind)
 
 
 def _key(field: dataclasses.Field[Any]) -> str:

@@ -142,7 +142,7 @@ class EncodingConfig:
         cluster: a Ray cluster that encodes: "auto" for the one that this machine belongs to, or its HOST:PORT.
         worker_cpus: cores of an encoder on a cluster.
         memory: most memory to take, such as "2GB" or "512MB". None is a quarter of the machine's.
-        shard_size: documents in a shard. None is 8,192, less in little memory.
+        shard_size: documents in a shard. None is 8,192, less in little memory, more above 245 million documents.
         price: for an endpoint: dollars per million tokens, for the estimate of the cost.
         yes: for an endpoint: agree to the estimated cost. False asks where somebody can answer, and else refuses.
         requests_per_minute: for an endpoint: most requests a minute. None is no limit.

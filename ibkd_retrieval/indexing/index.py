@@ -65,6 +65,8 @@ class StoredIndex(IndexContents):
         self.is_scanned = structure is None
         self.queries_at_once: int | None = None
         self._nodes: NodeSearch | None = None
+        if manifest.search.refine:
+            self._vectors.check_maps()  # Now, and not at the first search.
 
     @property
     def memory_bytes(self) -> int:

@@ -426,3 +426,25 @@ def test_ids_come_out_of_documents_where_an_earlier_version_or_damage_left_no_li
     ids.unlink() if fault == "absent" else ids.write_text("x\n" * 10)
     build_index(numbered_corpus(25), HashingEncoder(), folder, resume=True)
     assert list(open_contents(folder).all_ids()) == [f"d{i}" for i in range(25)]
+
+
+def test_a_build_is_resumed_in_other_memory_with_the_shards_that_it_was_begun_with(tmp_path: Path):
+    class Breaking(HashingEncoder):
+        def encode(self, texts, kind="document", progress=None):
+            if len(self.encoded) >= 20:
+                raise RuntimeError("power")
+            return super().encode(texts, kind, progress)
+
+    plans = [MemoryPlan(10**9, size, text, 1, 4096) for size, text in ((10, 240), (4, 90), (50, 10**6))]
+    due = build_index(numbered_corpus(45), HashingEncoder(), tmp_path / "due", memory=plans[0])
+    assert {shard.documents for shard in due.shards} > {10}  # Text closes the others.
+    for plan in plans[1:]:
+        folder = tmp_path / str(plan.shard_size)
+        with pytest.raises(RuntimeError, match="power"):
+            build_index(numbered_corpus(45), Breaking(), folder, memory=plans[0])
+        begun = len(list(folder.glob("shards/*.json")))
+        encoder = HashingEncoder()
+        found = build_index(numbered_corpus(45), encoder, folder, resume=True, memory=plan)
+        assert (found.shards, found.files.keys()) == (due.shards, due.files.keys())
+        assert 0 < len(encoder.encoded) < 45
+        assert begun > 1

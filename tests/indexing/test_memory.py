@@ -3,7 +3,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.building.memory import machine_memory, parse_size, plan_memory, resident_bytes
+from ibkd_retrieval.indexing.building.memory import (
+    least_shard_size,
+    machine_memory,
+    parse_size,
+    plan_memory,
+    resident_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +62,19 @@ def test_too_little_memory_is_refused_with_what_is_needed():
 def test_batches_side_by_side_are_counted():
     one, four = (plan_memory(10**9, dim=384, batch_tokens=4096, resident=10**8, batches=batches) for batches in (1, 4))
     assert (one.batch_tokens, four.batch_tokens) == (4096, 2048)
+
+
+def test_a_large_corpus_has_larger_shards_by_itself_and_no_more_than_a_process_may_map():
+    sizes = {
+        documents: plan_memory(10**11, dim=384, batch_tokens=4096, resident=0, documents=documents).shard_size
+        for documents in (None, 1, 245_760_000, 245_760_001, 10**9)
+    }
+    assert list(sizes.values()) == [8192, 8192, 8192, 16384, 65536]
+    own = plan_memory(10**11, dim=384, batch_tokens=4096, resident=0, documents=10**9, shard_size=100)
+    assert own.shard_size == 100
+    assert [least_shard_size(documents) for documents in (0, 1, 30_000, 30_001, 10**9)] == [1, 1, 1, 2, 65536]
+    usual, large = (
+        plan_memory(10**11, dim=384, batch_tokens=4096, resident=0, documents=documents).shard_text
+        for documents in (None, 10**9)
+    )
+    assert large == 8 * usual  # Otherwise their text would close them as early as small ones.

@@ -11,6 +11,7 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.format.manifest import read_manifest
 from ibkd_retrieval.indexing.format.vectors import FORMATS, pack, unpack
+from ibkd_retrieval.indexing.index import open_index
 from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
 
 
@@ -94,3 +95,16 @@ def test_threads_that_open_files_at_once_read_the_right_rows(tmp_path: Path):
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(read, range(8)))
+
+
+def test_more_shards_than_a_process_may_map_are_refused_on_opening_with_what_to_set(tmp_path: Path, monkeypatch):
+    table = clustered(1200, 8)
+    for family in ("flat", "sq8"):
+        build_index(table_corpus(1200), TableEncoder(table), tmp_path / family, family=family, shard_size=200)
+    monkeypatch.setattr("ibkd_retrieval.indexing.vectors.shard_vectors._most_maps", lambda: 20_005)
+    with pytest.raises(UserError, match=r"6 shards, and a process maps up to 5 .* vm.max_map_count to at least 20,006"):
+        open_index(tmp_path / "sq8")
+    flat = open_index(tmp_path / "flat")  # It reads shard after shard.
+    assert flat.search(table[:1], 3)[1][0, 0] == 0
+    with pytest.raises(UserError, match="has 6 shards"):
+        stored(tmp_path / "flat").gather(np.arange(3))

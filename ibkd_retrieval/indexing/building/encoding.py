@@ -14,7 +14,7 @@ from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.encoders.threads import thread_count
 from ibkd_retrieval.encoders.tokens import default_batch_tokens
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.building.memory import MemoryPlan, parse_size, plan_memory
+from ibkd_retrieval.indexing.building.memory import MemoryPlan, least_shard_size, parse_size, plan_memory
 from ibkd_retrieval.indexing.building.workers import EncoderProcesses, LoadEncoder, ShardEncoders, available_threads
 from ibkd_retrieval.indexing.config import PROMPTS
 
@@ -74,7 +74,13 @@ def prepare_encoding(model: str | TextEncoder, config: EncodingConfig, corpus: C
     wanted = wanted or getattr(encoder, "batch_tokens", None) or default_batch_tokens(encoder.device)
     if hasattr(encoder, "keep_paid"):
         encoder.keep_paid()
-    sizes = _sizes(encoder, config, limit, wanted)
+    sizes = _sizes(encoder, config, corpus.expected, limit, wanted)
+    least = least_shard_size(corpus.expected or 0)
+    if sizes.shard_size < least:
+        progress.say(
+            f"Shards of {sizes.shard_size:,} documents are so many that searches may find no room to map them: give a "
+            f"`shard_size` of {least:,}, and the `memory` for that."
+        )
     if config.batch_tokens is None and isinstance(model, str):
         encoder.batch_tokens = sizes.batch_tokens
     return Encoding(encoder, sizes, _encoders(model, encoder, config, corpus, sizes, progress))
@@ -175,7 +181,9 @@ def _sample(corpus: Corpus) -> Any:
     return sample_texts(document.content for document in corpus.documents())
 
 
-def _sizes(encoder: Any, config: EncodingConfig, limit: int | None, batch_tokens: int) -> MemoryPlan:
+def _sizes(
+    encoder: Any, config: EncodingConfig, documents: int | None, limit: int | None, batch_tokens: int
+) -> MemoryPlan:
     """The sizes that fit into the memory. A `batch_tokens` that the user gave must fit.
 
     Raises:
@@ -196,6 +204,7 @@ def _sizes(encoder: Any, config: EncodingConfig, limit: int | None, batch_tokens
         shard_size=config.shard_size,
         workers=workers,
         batches=workers * at_once,
+        documents=documents,
     )
     # A GPU computes in memory of its own.
     if config.batch_tokens is not None and sizes.batch_tokens < config.batch_tokens and encoder.device == "cpu":

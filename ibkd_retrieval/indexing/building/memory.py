@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from ibkd_retrieval.errors import UserError
 
 DEFAULT_SHARD_SIZE = 8192
+MOST_SHARDS = 30_000
+"""Shards up to which a corpus of known size is cut. A search maps a file for each, and a process may map 65,530."""
 FEWEST_DOCUMENTS = 64
 """Minimum shard size under a small budget. Below it, the cost of files dominates."""
 
@@ -19,7 +21,7 @@ _TEXT_SHARE = 4
 """A shard is closed when its text takes this share (1 in 4) of its memory."""
 
 _LEAST_TEXT, _MOST_TEXT = 1 << 16, 1 << 25
-"""Bounds of the characters at which a shard is closed."""
+"""Bounds of the characters at which a shard of up to 8,192 documents is closed."""
 
 _RESERVE = 32 << 20
 """Bytes left over for what is loaded later, such as faiss, and for freed memory that the allocator keeps."""
@@ -118,6 +120,7 @@ def plan_memory(
     workers: int = 1,
     batches: int = 1,
     width: int | None = None,
+    documents: int | None = None,
 ) -> MemoryPlan:
     """Choose sizes for encoding within `limit` bytes.
 
@@ -129,11 +132,13 @@ def plan_memory(
         limit: budget in bytes for this process and its encoder processes. None is a quarter of the machine's memory.
         dim: dimension of the vectors.
         batch_tokens: maximum number of tokens in a batch, reduced if the limit requires it.
-        shard_size: the user's shard size. None is 8,192, or less under a low limit.
+        shard_size: the user's shard size. None is 8,192, more for a corpus that would have too many shards, or less
+            under a low limit.
         resident: bytes in use already. None measures them.
         workers: number of encoder processes. Each takes as much memory as this one. 1 encodes in this process.
         batches: number of batches in memory at once, in all processes together.
         width: dimension of the token states of the encoder, if the vectors are cut. None is `dim`.
+        documents: number of documents in the corpus, or an estimate. None if it is unknown.
 
     Raises:
         UserError: the limit leaves no room for the smallest shards.
@@ -147,14 +152,17 @@ def plan_memory(
     while batches * _batch_bytes(batch_tokens, width) > free // 2 and batch_tokens > 512:
         batch_tokens //= 2
     free -= batches * _batch_bytes(batch_tokens, width)
-    for depth, least in ((2, shard_size or DEFAULT_SHARD_SIZE), (1, shard_size or FEWEST_DOCUMENTS)):
+    most = max(DEFAULT_SHARD_SIZE, least_shard_size(documents or 0))
+    for depth, least in ((2, shard_size or most), (1, shard_size or FEWEST_DOCUMENTS)):
         in_flight = _STAGES + 2 * depth + (workers - 1)
         share = free // in_flight
         fits = (share - max(share // _TEXT_SHARE, 3 * _LEAST_TEXT)) // _document_bytes(dim)
         if fits >= least:
-            size = shard_size or min(_power_of_two(fits), DEFAULT_SHARD_SIZE)
+            size = shard_size or min(_power_of_two(fits), most)
             # Text is held with its tokens and, while written, once more: a third of its share is for itself.
-            text = min(_power_of_two(max(_LEAST_TEXT, share // _TEXT_SHARE // 3)), _MOST_TEXT)
+            text = min(
+                _power_of_two(max(_LEAST_TEXT, share // _TEXT_SHARE // 3)), _MOST_TEXT * most // DEFAULT_SHARD_SIZE
+            )
             return MemoryPlan(limit, size, text, depth, batch_tokens, asked)
     smallest = _document_bytes(dim) * (shard_size or FEWEST_DOCUMENTS)
     least = (_STAGES + 1 + workers) * max(smallest * 4 // 3, smallest + 3 * _LEAST_TEXT)
@@ -164,6 +172,11 @@ def plan_memory(
         f"take {needed / 1e6:,.0f}MB{' in all processes' if workers > 1 else ''}; give more, or a smaller "
         f"{'`shard_size`, ' if shard_size else ''}`batch_tokens` or model."
     )
+
+
+def least_shard_size(documents: int) -> int:
+    """The smallest power of two that cuts a corpus into at most 30,000 shards."""
+    return 1 << (-(-documents // MOST_SHARDS) - 1).bit_length() if documents else 1
 
 
 def _power_of_two(number: int) -> int:

@@ -59,10 +59,10 @@ def verify_files(folder: Path, manifest: IndexManifest, contents: bool = False, 
     for name, record in manifest.files.items():
         if name in structures and not structure:
             continue
-        path = folder / name
-        if not path.is_file():
+        path = os.path.join(folder, name)  # Of as many files, `Path` takes several times as long.
+        size = os.stat(path).st_size if os.path.isfile(path) else None
+        if size is None:
             raise damaged(folder, manifest, name, "it is missing")
-        size = path.stat().st_size
         if size != record.bytes:
             raise damaged(folder, manifest, name, f"it has {size:,} bytes and {record.bytes:,} are recorded")
         read = contents or (name in deciding and size <= ALWAYS_VERIFIED_BYTES)

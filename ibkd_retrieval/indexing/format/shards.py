@@ -185,6 +185,10 @@ def line_of(document: Document) -> bytes:
     return b"%b%b}" % (line, more)
 
 
+_MOST_OPEN = 1 << 13
+"""Files of documents that are open at once. Each has two maps, and a search needs the others of a process."""
+
+
 class OpenFiles(Generic[T]):
     """Keeps recently used files open, within the process's limit of open files.
 
@@ -193,7 +197,9 @@ class OpenFiles(Generic[T]):
 
     def __init__(self) -> None:
         soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._capacity = 1 << 16 if soft_limit == resource.RLIM_INFINITY else max(4, soft_limit // 8)
+        self._capacity = (
+            _MOST_OPEN if soft_limit == resource.RLIM_INFINITY else min(_MOST_OPEN, max(4, soft_limit // 8))
+        )
         self._opened: OrderedDict[int, T] = OrderedDict()
         self._lock = threading.Lock()
 

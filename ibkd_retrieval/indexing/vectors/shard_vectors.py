@@ -26,6 +26,10 @@ _ROWS_WORTH_A_MAP = 64
 """From this many rows per shard on, a shard is mapped only while it is read, because touched pages count as memory."""
 
 
+_OTHER_MAPS = 20_000
+"""Memory maps that a process keeps for libraries, threads, and files of documents."""
+
+
 class ShardVectors:
     """The float32 vectors [n, dim] of an index, memory-mapped shard by shard.
 
@@ -54,6 +58,7 @@ class ShardVectors:
         self.count = sum(counts)
         self.dim = dim
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._folder = folder
         self._open = partial(_open_vectors, folder, tuple(counts), dim, check)
         self._mapped: MappedRows | None = None
         self._format = ""
@@ -85,6 +90,20 @@ class ShardVectors:
         """The inner products [m] of the vectors of `rows` [m], in any order, with one query [dim]."""
         return inner_products(self._taken(rows), query) if len(rows) else np.empty(0, dtype=np.float32)
 
+    def check_maps(self) -> None:
+        """Refuse more shards than this process may map, which reading single rows needs.
+
+        Raises:
+            UserError: there are more.
+        """
+        shards, most = len(self._starts) - 1, _most_maps() - _OTHER_MAPS
+        if shards > most:
+            raise UserError(
+                f"The index in {self._folder} has {shards:,} shards, and a process maps up to {most:,} of them on this "
+                f"machine: set the kernel's vm.max_map_count to at least {shards + _OTHER_MAPS:,} (sysctl), or make "
+                "the index anew with a larger `shard_size`."
+            )
+
     def place(self, row: int) -> tuple[int, int]:
         """The number of the shard that holds `row`, and its position there."""
         number = int(self._starts.searchsorted(row, side="right")) - 1
@@ -94,6 +113,7 @@ class ShardVectors:
         """Copies of `rows` [m], at least one, as they are stored."""
         numbers = self._shards_of(rows)
         if self._mapped is None:
+            self.check_maps()
             self._format = str(format_of(self._open(int(numbers[0])), self.dim))
             kind, shape = row_type(self._format, self.dim)
             whole = np.dtype((np.void, kind.itemsize * int(np.prod(shape, dtype=np.int64))))
@@ -130,6 +150,14 @@ class ShardRange:
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         """The shards in order, each read-only or a copy."""
         return islice(self._vectors.from_shard(self._first), self._end - self._first)
+
+
+def _most_maps() -> int:
+    """Memory maps that the system allows a process."""
+    try:
+        return int(Path("/proc/sys/vm/max_map_count").read_text("ascii"))
+    except (OSError, ValueError):
+        return 1 << 62  # Other systems have no such number.
 
 
 def _place(opened: Any, name: str, dim: int, number: int) -> tuple[Path, int]:
