@@ -145,7 +145,7 @@ class Telling(HashingEncoder):
         import torch
 
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        told = [torch.get_num_threads(), int(os.environ["RAYON_NUM_THREADS"]), len(cores), *cores[:1]]
+        told = [torch.get_num_threads(), int(os.environ.get("RAYON_NUM_THREADS", 0)), len(cores), *cores[:1]]
         return np.tile(np.array(told, np.float32), (len(texts), 1))
 
 

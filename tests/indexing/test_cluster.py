@@ -9,9 +9,10 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from helpers.indexing_fakes import HashingEncoder, Listener, LoadFake, numbered_corpus
+from helpers.indexing_fakes import HashingEncoder, Listener, LoadFake, LoadTelling, numbered_corpus
 from helpers.ray_nodes import IMPATIENT, add_node, behind, driver, isolated_node, namespace, started
 from ibkd_retrieval import cluster
 from ibkd_retrieval.cluster import Cluster
@@ -51,6 +52,13 @@ def test_a_cluster_makes_the_files_of_one_machine(nodes, alone, tmp_path, count)
     )
     assert not (tmp_path / "i" / STAGING).exists()
     verify_index(tmp_path / "i")
+
+
+def test_an_encoder_of_a_cluster_is_pinned_to_no_core(nodes, tmp_path):
+    # Processes of several commands share a node, and each would count its cores from the first.
+    built(tmp_path / "i", LoadTelling())
+    told = np.load(tmp_path / "i" / "vectors" / "00000.npy")[0]
+    assert told[2] == len(os.sched_getaffinity(0))
 
 
 def test_the_shards_of_a_node_that_dies_are_encoded_elsewhere(nodes, alone, tmp_path):

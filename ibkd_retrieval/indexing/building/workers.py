@@ -149,6 +149,9 @@ class LoadEncoder:
         from ibkd_retrieval.encoders.device import choose_device
         from ibkd_retrieval.encoders.encoder import Encoder
 
+        for variable in _THREADS:
+            # Ray gives a process its number of threads for OpenMP alone. It pins nothing, and shares a node's cores.
+            os.environ.setdefault(variable, str(available_threads()))
         torch.set_num_threads(available_threads())
         device = choose_device(self.device)
         if device == "cuda":
