@@ -7,11 +7,12 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.indexing_fakes import HashingEncoder, LoadFake
+from helpers.indexing_fakes import HashingEncoder, Listener, LoadFake
 from ibkd_retrieval.corpora.spec import open_corpus
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.append import append_documents
@@ -72,6 +73,7 @@ def test_ranges_give_the_shards_and_the_fingerprint_of_one_reader(tmp_path: Path
         assert whole.hexdigest() == fingerprint(open_corpus(str(path)).documents())
 
 
+@settings(max_examples=30)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1), st.integers(1, 300), st.integers(1, 9))
 def test_any_texts_are_cut_alike(tmp_path_factory, texts, size, most):
     path = tmp_path_factory.mktemp("texts") / "corpus.jsonl"
@@ -79,6 +81,16 @@ def test_any_texts_are_cut_alike(tmp_path_factory, texts, size, most):
     whole = Fingerprint()
     found = [list(piece.documents) for piece in pieces(path, most, 40, whole, size)]
     assert found == list(cut(open_corpus(str(path)).documents(), most, 40))
+
+
+def test_several_readers_give_what_one_gives(tmp_path: Path, small):
+    file = open_corpus(corpus_file(tmp_path, [f"d{i}" for i in range(300)])).lines
+    alone, together = Fingerprint(), Fingerprint()
+    due = list(ranges.cut_ranges(file, 64, 900, alone, 0))
+    for piece, other in zip(due, ranges.cut_ranges(file, 64, 900, together, 3), strict=True):
+        assert piece[:2] == other[:2]
+        assert np.array_equal(piece.hashes, other.hashes)
+    assert alone.hexdigest() == together.hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +146,7 @@ def test_processes_that_read_for_themselves_make_the_same_files_and_resume_and_a
     manifest = build(corpus, tmp_path / "i", 2, memory=sizes)
     assert (manifest.files, manifest.corpus) == (alone.files, alone.corpus)
     (tmp_path / "i" / manifest.shards[2].vectors).unlink()
-    resumed = build(corpus, tmp_path / "i", 2, memory=sizes, resume=True)
+    resumed = build(corpus, tmp_path / "i", 1, memory=sizes, resume=True)
     assert (resumed.files, resumed.corpus) == (alone.files, alone.corpus)
     more = corpus_file(tmp_path, [f"e{i}" for i in range(100)])
     appended = [
@@ -198,3 +210,12 @@ def test_a_reader_that_is_killed_is_one_sentence(tmp_path: Path, small, monkeypa
     monkeypatch.setattr(ranges, "_started", killed)
     with pytest.raises(WorkFailed, match=r"A process that read .*corpus\.jsonl was ended \(-9\)"):
         build(corpus, tmp_path / "i", 1, shard_size=20)
+
+
+def test_documents_without_text_are_counted_over_all_ranges(tmp_path: Path, small):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(f'{{"_id": "d{i}", "text": "{" " if i % 7 == 0 else i}"}}\n' for i in range(300)))
+    listener = Listener()
+    processes = EncoderProcesses(1, LoadFake())
+    build_index(open_corpus(str(path), listener), HashingEncoder(), tmp_path / "i", processes=processes)
+    assert [said for said in listener.said if "no text" in said] == [f"{path}: 43 of 300 documents have no text"]
