@@ -62,11 +62,17 @@ class LoadStub:
         return Stub()
 
 
+def peak_bytes() -> int:
+    """Most memory of this process so far."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 class Watch:
     """A `Progress` that measures when the documents are encoded."""
 
     def __init__(self) -> None:
         self.encoded = (0.0, 0.0)
+        self.peak = 0
 
     @contextmanager
     def task(self, title: str, total: int | None, unit: str, done: int = 0) -> Iterator[Watch]:
@@ -74,6 +80,7 @@ class Watch:
         yield self
         if title == "Encoding documents":
             self.encoded = (time.process_time(), time.perf_counter())
+            self.peak = peak_bytes()
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Nothing to show."""
@@ -104,7 +111,7 @@ def build(corpus: str, folder: Path, encoders: int) -> None:
                     "until_encoded": 1e6 * million / (watch.encoded[1] - wall),
                     "until_finished": 1e6 * million / (now[1] - wall),
                 },
-                "driver_peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+                "driver_peak_bytes": {"until_encoded": watch.peak, "until_finished": peak_bytes()},
                 "digest": hashlib.sha256((files + manifest.corpus.fingerprint).encode()).hexdigest(),
             }
         )
