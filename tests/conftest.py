@@ -41,6 +41,18 @@ def nodes():
         ray.shutdown()
 
 
+@pytest.fixture
+def one_thread():
+    """Let faiss compute on one thread, as on a node: the last bits of a product depend on how many share it."""
+    from ibkd_retrieval.indexing.faiss_binding import load_faiss
+
+    faiss = load_faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
+
+
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     slow = {here / folder / f"test_{name}.py" for folder, names in _SLOW.items() for name in names.split()}

@@ -142,7 +142,9 @@ def test_parts_that_no_node_could_fill_are_filled_here(
 
 
 @pytest.mark.cluster
-def test_a_search_on_nodes_survives_the_death_of_one(folder: Path, table: np.ndarray, nodes, small_pieces: None):
+def test_a_search_on_nodes_survives_the_death_of_one(
+    folder: Path, table: np.ndarray, nodes, small_pieces: None, one_thread: None
+):
     from helpers.ray_nodes import add_node
 
     third = add_node(nodes)

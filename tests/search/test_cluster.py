@@ -28,7 +28,7 @@ def test_an_address_without_a_cluster_is_one_sentence(tmp_path):
 
 
 @pytest.mark.cluster
-def test_a_run_from_a_cluster_is_the_run_of_one_machine(tmp_path, nodes):
+def test_a_run_from_a_cluster_is_the_run_of_one_machine(tmp_path, nodes, one_thread):
     table = clustered(COUNT + 100, 32)
     import_vectors(table[:COUNT], tmp_path / "i", ids=[f"d{row}" for row in range(COUNT)])
     due = open_index(tmp_path / "i").search_batch(table[COUNT:], k=20, tag="run")
