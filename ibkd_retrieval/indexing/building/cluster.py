@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ibkd_retrieval.cluster import Cluster
 from ibkd_retrieval.encoders.autotune.cpu import is_emulated, processor_features
-from ibkd_retrieval.encoders.protocol import TextEncoder
+from ibkd_retrieval.encoders.protocol import Kind, TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.ranges import FileDocuments
 from ibkd_retrieval.indexing.building.workers import (
@@ -24,6 +27,8 @@ from ibkd_retrieval.indexing.building.workers import (
 )
 from ibkd_retrieval.indexing.format.staging import Staging
 from ibkd_retrieval.progress import SILENT, Progress, Task
+
+T = TypeVar("T")
 
 _PACKAGES = {"onnx": ("onnxruntime",), "openvino": ("openvino",)}
 """What a backend computes with, beside what all need."""
@@ -75,14 +80,50 @@ class ClusterEncoders:
         )
         with closing(running):
             for shard, answer, node in running:
-                if answer.weight_hash != self.weight_hash:
-                    raise UserError(
-                        f"Node {node} has another model under the name of this one: give all nodes the same files, in "
-                        "a folder that they share."
-                    )
+                self._check_model(node, answer.weight_hash)
                 task.advance(len(shard.documents))
                 yield EncodedShard(shard, *answer.made)
                 del shard, answer
+
+    def vectors(
+        self, items: Iterator[T], texts: Callable[[T], list[str]], called: Callable[[T], str], kind: Kind
+    ) -> Iterator[tuple[T, NDArray[np.float32]]]:
+        """Encode the texts of items from a stream: each item with its vectors [n, dim], in the order they finish.
+
+        Args:
+            items: what has texts.
+            texts: gives the texts of an item.
+            called: gives the name of an item for a message.
+            kind: whether they are documents or queries.
+
+        Raises:
+            UserError: as `encode` says.
+            WorkFailed: as `Cluster.run` says.
+            MissingPackage: ray is not installed.
+        """
+        running = self.cluster.run(
+            _encode_texts,
+            items,
+            given=lambda item: (kind, texts(item)),
+            called=called,
+            common=(self.load, None),
+            preflight=inspect,
+            joined=partial(self._joined, inspect(self.load, None), []),
+            doing="Encoding",
+            process="encoder process",
+        )
+        with closing(running):
+            for item, (vectors, weight_hash), node in running:
+                self._check_model(node, weight_hash)
+                yield item, vectors
+                del item, vectors
+
+    def _check_model(self, node: str, weight_hash: str) -> None:
+        if weight_hash != self.weight_hash:
+            raise UserError(
+                f"Node {node} has another model under the name of this one: give all nodes the same files, in a folder "
+                "that they share."
+            )
 
     def _joined(self, here: Inspection, blind: list[str], node: str, there: Inspection) -> None:
         """Say what a node will do. It is added to `blind` where texts must be sent.
@@ -154,8 +195,20 @@ _loaded: dict[EncoderLoader, TextEncoder] = {}
 
 def _encode(load: EncoderLoader, staging: Staging | None, number: int, sent: FileDocuments | list[str]) -> _Encoded:
     """Encode the texts of a shard in a process of the cluster."""
+    encoder = _kept(load)
+    return _Encoded(encode_sent(encoder, number, sent, staging), encoder.weight_hash)
+
+
+def _encode_texts(
+    load: EncoderLoader, staging: None, kind: Kind, texts: Sequence[str]
+) -> tuple[NDArray[np.float32], str]:
+    """Encode texts in a process of the cluster: the vectors [n, dim] and the weight hash of the model."""
+    encoder = _kept(load)
+    return np.ascontiguousarray(encoder.encode(texts, kind), dtype=np.float32), encoder.weight_hash
+
+
+def _kept(load: EncoderLoader) -> TextEncoder:
     if load not in _loaded:
         _loaded.clear()
         _loaded[load] = load(0, 1)
-    encoder = _loaded[load]
-    return _Encoded(encode_sent(encoder, number, sent, staging), encoder.weight_hash)
+    return _loaded[load]
