@@ -30,9 +30,9 @@ from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.data.texts import gather_texts
 from ibkd_retrieval.distill.defaults import decided, with_models
-from ibkd_retrieval.distill.preparing import open_cache
 from ibkd_retrieval.distill.sections import StudentConfig
 from ibkd_retrieval.distill.student import initial_student, transformer_width
+from ibkd_retrieval.distill.teacher.model import open_cache
 from ibkd_retrieval.distill.training.stage1 import TrainingRun
 from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.encoders.encoder import Encoder

@@ -22,8 +22,9 @@ from ibkd_retrieval.corpora.sts import read_pairs as read_sts
 from ibkd_retrieval.distill.data.pairs import judged_pairs, read_pairs
 from ibkd_retrieval.distill.data.texts import gather_texts
 from ibkd_retrieval.distill.pipeline import distill_student
-from ibkd_retrieval.distill.preparing import Job, open_cache
+from ibkd_retrieval.distill.preparing import Job
 from ibkd_retrieval.distill.teacher.joint import JointTeacher
+from ibkd_retrieval.distill.teacher.model import open_cache
 from ibkd_retrieval.encoders.device import choose_device, read_environment
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer

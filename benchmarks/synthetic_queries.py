@@ -29,8 +29,9 @@ from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.data.synthetic import synthetic_queries
 from ibkd_retrieval.distill.data.texts import TrainingTexts, gather_texts
 from ibkd_retrieval.distill.defaults import decided, with_models
-from ibkd_retrieval.distill.preparing import complete_student, open_cache
+from ibkd_retrieval.distill.preparing import complete_student
 from ibkd_retrieval.distill.student import transformer_width
+from ibkd_retrieval.distill.teacher.model import open_cache
 from ibkd_retrieval.distill.training.stage1 import TrainingRun
 from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.encoders.encoder import Encoder

@@ -99,8 +99,12 @@ class Cluster:
             yield from _Dispatcher(self, work).run(items)
 
 
-def _ray() -> Any:
-    """The library. Its types are not complete."""
+def load_ray() -> Any:
+    """The library. Its types are not complete.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
     require("ray", "`cluster`", "ray")
     # It prints to standard output what happens to its processes. What is read when it is imported mutes it.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
@@ -115,7 +119,7 @@ def connected(address: str) -> Iterator[None]:
         UserError: there is no cluster at the address.
         MissingPackage: ray is not installed.
     """
-    ray = _ray()
+    ray = load_ray()
     if ray.is_initialized():
         yield
         return
@@ -166,7 +170,7 @@ class _Dispatcher(Generic[T, A]):
     """Hands items to the free places of the nodes, and takes the answers."""
 
     def __init__(self, cluster: Cluster, work: _Work[T, A]) -> None:
-        self._ray = ray = _ray()
+        self._ray = ray = load_ray()
         self._cluster, self._work = cluster, work
         # Without `max_calls=0`, a process with a GPU ends after each task, and loads the model again for the next.
         self._call, self._inspect = (ray.remote(max_retries=0, max_calls=0)(each) for each in (_call, _inspect))
@@ -190,7 +194,7 @@ class _Dispatcher(Generic[T, A]):
         try:
             self._look_at_nodes()
             if not self._asked:
-                raise self._no_room()
+                raise no_room(self._cluster)
             yield from self._run(items)
         finally:
             for reference in (*self._running, *self._asked):
@@ -245,15 +249,9 @@ class _Dispatcher(Generic[T, A]):
 
     def _start(self, number: int, item: T) -> None:
         node = self._free.pop(0)
-        call = self._on(node, self._call, self._cluster.cpus, self._cluster.gpus)
+        call = on_node(node, self._call, self._cluster.cpus, self._cluster.gpus)
         reference = call.remote(self._work.function, self._work.doing, *self._common, *self._work.given(item))
         self._running[reference] = _Job(number, item, node, time.monotonic())
-
-    def _on(self, node: str, function: Any, cpus: float, gpus: int) -> Any:
-        """A function that runs on one node."""
-        strategies = importlib.import_module("ray.util.scheduling_strategies")
-        place = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-        return function.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=place)
 
     def _finished(self, job: _Job, reference: Any) -> tuple[T, A, str] | None:
         try:
@@ -320,17 +318,15 @@ class _Dispatcher(Generic[T, A]):
         self._asked = {reference: node for reference, node in self._asked.items() if node in living}
         for node in set(living) - set(self._names) - set(self._asked.values()):
             if self._places(living[node]["Resources"]):
-                inspect = self._on(node, self._inspect, 0, 0)
+                inspect = on_node(node, self._inspect)
                 reference = inspect.remote(self._work.packages, self._work.preflight, *self._common)
                 self._asked[reference] = node
 
     def _places(self, resources: dict[str, float]) -> int:
-        places = int(resources.get("CPU", 0) // self._cluster.cpus)
-        if self._cluster.gpus:
-            places = min(places, int(resources.get("GPU", 0) // self._cluster.gpus))
+        found = places(self._cluster, resources)
         if self._cluster.count is not None:
-            places = min(places, self._cluster.count - len(self._free) - len(self._running))
-        return max(places, 0)
+            found = min(found, self._cluster.count - len(self._free) - len(self._running))
+        return max(found, 0)
 
     def _admit(self, reference: Any) -> None:
         """Give the places of a node free that passed the preflight.
@@ -351,33 +347,56 @@ class _Dispatcher(Generic[T, A]):
             ) from error
         except self._ray.exceptions.RayError:  # It died, or has no room for a process.
             return
-        for package, version in software(self._work.packages).items():
-            if found[package] != version:
-                raise UserError(
-                    f"Node {name} has {package} {found[package] or 'not installed'} and this machine {version}: "
-                    "install the same on all nodes."
-                )
+        check_software(name, found, self._work.packages)
         name = f"{name} ({node[:8]})"
         if isinstance(report, Failure):
             raise report.at(f"On node {name}").error()
-        places = self._places(known["Resources"])
-        if places:
+        room = self._places(known["Resources"])
+        if room:
             self._work.joined(name, report)
             self._names[node] = name
-            self._free += [node] * places
+            self._free += [node] * room
 
-    def _no_room(self) -> UserError:
-        wanted = f"{self._cluster.cpus} CPUs" + (f" and {self._cluster.gpus} GPUs" if self._cluster.gpus else "")
-        there = [
-            f"{node['NodeManagerHostname']} {node['Resources'].get('CPU', 0):.0f} CPUs"
-            f" and {node['Resources'].get('GPU', 0):.0f} GPUs"
-            for node in self._ray.nodes()
-            if node["Alive"]
-        ]
-        return UserError(
-            f"No node of the cluster has {wanted} for a process ({', '.join(there)}): lower `worker_cpus`, or add "
-            "nodes."
-        )
+
+def places(cluster: Cluster, resources: dict[str, float]) -> int:
+    """The processes that a node has room for, by its resources as Ray names them."""
+    found = int(resources.get("CPU", 0) // cluster.cpus)
+    return min(found, int(resources.get("GPU", 0) // cluster.gpus)) if cluster.gpus else found
+
+
+def no_room(cluster: Cluster) -> UserError:
+    """The error that no node has room for a process."""
+    wanted = f"{cluster.cpus} CPUs" + (f" and {cluster.gpus} GPUs" if cluster.gpus else "")
+    there = [
+        f"{node['NodeManagerHostname']} {node['Resources'].get('CPU', 0):.0f} CPUs"
+        f" and {node['Resources'].get('GPU', 0):.0f} GPUs"
+        for node in load_ray().nodes()
+        if node["Alive"]
+    ]
+    return UserError(
+        f"No node of the cluster has {wanted} for a process ({', '.join(there)}): lower `worker_cpus`, or add nodes."
+    )
+
+
+def on_node(node: str, function: Any, cpus: float = 0, gpus: int = 0) -> Any:
+    """A remote function of Ray that runs on one node."""
+    strategies = importlib.import_module("ray.util.scheduling_strategies")
+    place = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+    return function.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=place)
+
+
+def check_software(node: str, found: dict[str, str | None], further: tuple[str, ...] = ()) -> None:
+    """Compare the software of a node with that of this machine.
+
+    Raises:
+        UserError: it is another.
+    """
+    for package, version in software(further).items():
+        if found[package] != version:
+            raise UserError(
+                f"Node {node} has {package} {found[package] or 'not installed'} and this machine {version}: "
+                "install the same on all nodes."
+            )
 
 
 def software(further: tuple[str, ...] = ()) -> dict[str, str | None]:

@@ -28,6 +28,10 @@ class MissingPackage(UserError):
         self.package = package
 
 
+class LostProcess(WorkFailed):
+    """Another process of a group ended before the work was done. Its own error says why, if it has one."""
+
+
 def require(package: str, purpose: str, extra: str) -> None:
     """Check that a package is installed.
 

@@ -22,7 +22,19 @@ def distill(options: Annotated[dict[str, Any], DISTILLING], given: Given) -> Non
     import ibkd_retrieval as ibkd
     from ibkd_retrieval.distill.training import distributed as ranks
 
-    run = ("output", "cache", "device", "resume", "overwrite", "tensorboard", "config", *SPENDING)
+    run = (
+        "output",
+        "cache",
+        "device",
+        "cluster",
+        "workers",
+        "worker_cpus",
+        "resume",
+        "overwrite",
+        "tensorboard",
+        "config",
+        *SPENDING,
+    )
     student = ibkd.distill(
         **{name: options[name] for name in run},
         progress=reporter(options["quiet"] or not ranks.is_first()),

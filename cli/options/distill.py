@@ -33,6 +33,24 @@ _FIELDS, _UNFINISHED, _OUTPUT = (
     {p.name: p.annotation for p in group(each).parameters} for each in (CorpusFields, Unfinished, Output)
 )
 
+CLUSTER: dict[str, Any] = {
+    "cluster": Annotated[
+        str | None,
+        option(
+            "Ray cluster that encodes with the teacher and trains: auto for the one that this machine belongs to, or "
+            "its HOST:PORT.",
+            panel=COMPUTING,
+            default="this machine alone",
+            metavar="ADDRESS",
+        ),
+    ],
+    "workers": Annotated[
+        int | None,
+        option("Most processes at once on the cluster.", panel=COMPUTING, default="as many as it has room for"),
+    ],
+    "worker_cpus": Annotated[int | None, option("Cores of a process on the cluster.", panel=COMPUTING, default="1")],
+}
+
 OPTIONS: dict[str, Any] = {
     "corpus": Annotated[str, option(CORPUS_HELP, metavar="CORPUS")],
     "queries": Annotated[
@@ -357,6 +375,7 @@ OPTIONS: dict[str, Any] = {
         ),
     ],
     "device": Annotated[str, COMPUTATION["device"]],
+    **CLUSTER,
     "dtype": Annotated[
         str,
         option(

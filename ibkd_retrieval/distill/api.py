@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ibkd_retrieval.distill.cluster import check_cluster, distill_on_cluster
 from ibkd_retrieval.distill.config import RECORD, DistillConfig
 from ibkd_retrieval.distill.defaults import check_stage, check_vectors, decided, text_sources, unread
 from ibkd_retrieval.distill.output.folder import prepare_output, read_student, settle_output
 from ibkd_retrieval.distill.pipeline import distill_student
-from ibkd_retrieval.distill.preparing import Job
-from ibkd_retrieval.distill.sources import open_sources
+from ibkd_retrieval.distill.preparing import open_job
 from ibkd_retrieval.distill.teacher.cache import TEACHERS
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.encoders.endpoints.address import EndpointTerms
@@ -139,6 +139,9 @@ def distill(
     output: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
     device: str = "auto",
+    cluster: str | None = None,
+    workers: int | None = None,
+    worker_cpus: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     keep_undistilled: str | os.PathLike[str] | None = None,
@@ -160,6 +163,10 @@ def distill(
         output: the model folder to write. None is a folder in `models/`, named after teacher, student and objective.
         cache: folder for the teachers' cached vectors. None is a folder in the user's cache.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        cluster: a Ray cluster whose nodes encode with the teacher and train the student together: "auto" for the one
+            that this machine belongs to, or its HOST:PORT. They see the same files as this machine.
+        workers: most processes at once on the cluster. None is as many as it has room for.
+        worker_cpus: cores of a process on the cluster. None is 1.
         resume: continue an unfinished `output`.
         overwrite: replace a finished or unfinished `output`. An old student stays until the new one is finished.
         keep_undistilled: folder in which the untrained student is saved too.
@@ -201,6 +208,7 @@ def distill(
     check_vectors(given)
     chosen = decided(given)
     check_stage(chosen, given.data.pairs)
+    nodes = check_cluster(given, cluster, workers, worker_cpus, device)
     target = default_output(chosen) if output is None else Path(output)
     # Told now and not after minutes of reading text.
     if ranks.is_first():
@@ -210,24 +218,23 @@ def distill(
         prepare_output(target, resume=resume, overwrite=overwrite)
     _say(chosen, target, parameters, progress)
     cache_root = Path(cache) if cache is not None else cache_folder() / TEACHERS
-    with ranks.in_turn():  # Collections may have to be downloaded first, once.
-        opened = open_sources(*text_sources(given), given, cache_root, progress)
-    job = Job(
-        config=chosen,
+    job = open_job(
+        given,
+        cache_root,
+        progress,
         output=target,
-        cache_root=cache_root,
         device=device,
         resume=resume,
         overwrite=overwrite,
         keep_undistilled=None if keep_undistilled is None else Path(keep_undistilled),
         tensorboard=tensorboard,
         endpoint=terms,
-        given=given,
-        progress=progress,
-        **opened,
     )
-    report = distill_student(job)
-    student = Student(target, json.loads(json.dumps(report.as_dict())))
+    if nodes is None:
+        student = Student(target, json.loads(json.dumps(distill_student(job).as_dict())))
+    else:
+        distill_on_cluster(job, given, nodes)
+        student = Student.open(target)
     if student.next_steps:
         progress.say(f"To keep more, in this order: {'; '.join(student.next_steps)}")
     return student

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -41,10 +41,13 @@ from ibkd_retrieval.distill.training.checkpoint import list_checkpoints, read_st
 from ibkd_retrieval.distill.training.log import require_tensorboard
 from ibkd_retrieval.distill.training.loop import LoopResult, StageRun
 from ibkd_retrieval.distill.training.stage1 import check_enough, step_seconds, train_student
-from ibkd_retrieval.distill.training.stage2 import FinetuneResult, finetune_student
+from ibkd_retrieval.distill.training.stage2 import FinetuneResult, finetune_student, mined
 from ibkd_retrieval.encoders.device import read_environment
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.format.writing import only_writer
+
+if TYPE_CHECKING:
+    from ibkd_retrieval.encoders.protocol import Kind
 
 
 @dataclass(frozen=True)
@@ -68,34 +71,54 @@ def distill_student(job: Job) -> StudentReport:
     """
     check_stage(job.config, job.pairs)
     began = time.monotonic()
-    with _held(job), full_disk_error(job.output):
-        if ranks.is_first():
-            settle_output(job.output)
-            prepare_output(job.output, resume=job.resume, overwrite=job.overwrite)
-        job = _as_begun(job)
-        if job.tensorboard:
-            require_tensorboard()
-        # Errors are raised before the teacher encodes a corpus, and before an old student is replaced.
-        job, models = load_models(job)
-        data = read_data(job, models)
-        models = with_vocabulary(job, models, data)
-        complete_student(job.config, models.student, data.texts)
-        if job.config.stage != "finetune":
-            check_enough(data.texts, job.config.training.batch_size)
-            job = _with_steps(job, models, data)
-        if ranks.is_first():
-            if job.keep_undistilled is not None:
-                save_plain(models.student, job.keep_undistilled)
-            if job.overwrite:
-                clear_unfinished(job.output)
-            if data.synthetic:
-                write_queries(data.synthetic, job.output / CHECKPOINTS / SYNTHETIC)
+    with contextlib.nullcontext() if job.held else held(job), full_disk_error(job.output):
+        job, models, data = _prepared(job)
+        job = _with_steps(job, models, data)
         trained = _train(job, models, data)
         report = _report(job, models, data, trained)
         if ranks.is_first():
             save_student(trained.final.model, trained.final.to_teacher, report, job.output)
     job.progress.say(_cost(report, time.monotonic() - began))
     return report
+
+
+def prepare_for_nodes(job: Job) -> None:
+    """Do what precedes training, so that other processes with the same cache and output can train.
+
+    The teacher's vectors are in the cache then, and the hard negatives beside it.
+
+    Raises:
+        UserError: an input is invalid.
+        WorkFailed: the nodes cannot encode, or the disk is full.
+    """
+    check_stage(job.config, job.pairs)
+    job, models, data = _prepared(job)
+    if job.config.stage != "finetune":
+        for texts, kind in ((data.texts.documents, "document"), (data.texts.queries, "query")):
+            models.cache.rows(texts, cast("Kind", kind), job.progress)
+    if data.pairs is not None:
+        mined(data.pairs, job.pair_corpus or job.corpus, models.cache, job.config.finetuning, data.dev, job.progress)
+
+
+def _prepared(job: Job) -> tuple[Job, Models, JobData]:
+    """The models and the data. Errors are raised before the teacher encodes a corpus."""
+    job = _as_begun(job)
+    if job.tensorboard:
+        require_tensorboard()
+    job, models = load_models(job)
+    data = read_data(job, models)
+    models = with_vocabulary(job, models, data)
+    complete_student(job.config, models.student, data.texts)
+    if job.config.stage != "finetune":
+        check_enough(data.texts, job.config.training.batch_size)
+    if ranks.is_first() and not job.held:
+        if job.keep_undistilled is not None:
+            save_plain(models.student, job.keep_undistilled)
+        if job.overwrite:
+            clear_unfinished(job.output)
+        if data.synthetic:
+            write_queries(data.synthetic, job.output / CHECKPOINTS / SYNTHETIC)
+    return job, models, data
 
 
 def _as_begun(job: Job) -> Job:
@@ -116,7 +139,7 @@ def _as_begun(job: Job) -> Job:
 def _with_steps(job: Job, models: Models, data: JobData) -> Job:
     """The job with the steps that fit its minutes, if it has any."""
     minutes = job.config.training.minutes
-    if minutes is None:
+    if minutes is None or job.config.stage == "finetune":
         return job
     seconds = step_seconds(models.student, models.cache, data.texts, job.config, job.progress)
     steps = max(1, round(60 * minutes / seconds))
@@ -148,13 +171,22 @@ def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-@contextmanager
-def _held(job: Job) -> Iterator[None]:
-    output = job.output
-    if not ranks.is_first() or (output.exists() and not output.is_dir()):
+@contextlib.contextmanager
+def held(job: Job) -> Iterator[None]:
+    """Prepare the output folder of a job, and keep other processes from writing to it.
+
+    Raises:
+        UserError: another process writes to it, or it may not be written.
+    """
+    if not ranks.is_first():
         yield
         return
+    output = job.output
+    if output.exists() and not output.is_dir():
+        prepare_output(output, resume=job.resume, overwrite=job.overwrite)
     with only_writer(output, make=True, say=job.progress.say):
+        settle_output(output)
+        prepare_output(output, resume=job.resume, overwrite=job.overwrite)
         yield
 
 

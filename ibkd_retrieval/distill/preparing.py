@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
+from ibkd_retrieval.cluster import Cluster
 from ibkd_retrieval.corpora.records import Corpus, QuerySet
 from ibkd_retrieval.distill.config import DistillConfig
 from ibkd_retrieval.distill.data.pairs import PairSet
 from ibkd_retrieval.distill.data.synthetic import SyntheticQuery, synthetic_queries
 from ibkd_retrieval.distill.data.texts import TrainingTexts, gather_texts
-from ibkd_retrieval.distill.defaults import with_models
+from ibkd_retrieval.distill.defaults import decided, text_sources, with_models
 from ibkd_retrieval.distill.dev_metric import Dev, TeacherSpaceDev, judged_dev, neighbour_dev
 from ibkd_retrieval.distill.objectives import build_objective, check_dims
 from ibkd_retrieval.distill.objectives.base import Sizes
-from ibkd_retrieval.distill.sections import STATIC, TrainingConfig
+from ibkd_retrieval.distill.sections import STATIC
+from ibkd_retrieval.distill.sources import open_sources
 from ibkd_retrieval.distill.student import (
     check_freezing,
     check_length,
@@ -30,18 +32,17 @@ from ibkd_retrieval.distill.student import (
     transformer_width,
     without_forgetting,
 )
-from ibkd_retrieval.distill.teacher.cache import TeacherCache, TeacherVectors
+from ibkd_retrieval.distill.teacher.cache import TeacherVectors
 from ibkd_retrieval.distill.teacher.endpoint import agree_to_teachers, open_endpoint
 from ibkd_retrieval.distill.teacher.joint import JointCache, JointTeacher
+from ibkd_retrieval.distill.teacher.model import cache_of, load_teacher, spread_over, whole_and_cut
 from ibkd_retrieval.distill.teacher.vectors import VectorTeacher
 from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.stage2 import usable_pairs
-from ibkd_retrieval.encoders.backends.backend import weights_in
 from ibkd_retrieval.encoders.device import choose_device
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.endpoints.address import EndpointTerms, is_endpoint
-from ibkd_retrieval.encoders.loading import load_sentence_transformer, short_model_name
-from ibkd_retrieval.encoders.prompts import check_prompt, set_prompts, word_on_prompts
+from ibkd_retrieval.encoders.prompts import check_prompt, word_on_prompts
 from ibkd_retrieval.encoders.students import add_output_layer, is_static, reduce_dimension
 from ibkd_retrieval.encoders.vocabulary import cut_vocabulary
 from ibkd_retrieval.encoders.weights import weight_hash
@@ -79,6 +80,8 @@ class Job:
         vectors: the teacher's vectors, if there is no model of it.
         endpoint: what may be spent on a teacher behind an endpoint, and how fast.
         given: the configuration as the user gave it, from which the one to be recorded is made. None records none.
+        cluster: the nodes that encode with the teacher. None encodes here.
+        held: whether another process holds the output folder for this one, and has prepared it.
         progress: receives progress reports.
     """
 
@@ -99,6 +102,8 @@ class Job:
     vectors: VectorTeacher | None = None
     endpoint: EndpointTerms = field(default_factory=EndpointTerms)
     given: DistillConfig | None = None
+    cluster: Cluster | None = None
+    held: bool = False
     progress: Progress = SILENT
 
 
@@ -138,6 +143,24 @@ class JobData:
     synthetic: Sequence[SyntheticQuery] = ()
 
 
+def open_job(given: DistillConfig, cache_root: Path, progress: Progress = SILENT, **run: Any) -> Job:
+    """Open what a run learns from, and decide its configuration.
+
+    Args:
+        given: the configuration as the user gave it.
+        cache_root: folder of the teachers' caches.
+        progress: receives progress reports.
+        run: further fields of `Job`.
+
+    Raises:
+        UserError: a value is invalid, or a source cannot be opened.
+    """
+    chosen = decided(given)
+    with ranks.in_turn():  # Collections may have to be downloaded first, once.
+        opened = open_sources(*text_sources(given), given, cache_root, progress)
+    return Job(config=chosen, given=given, cache_root=cache_root, progress=progress, **run, **opened)
+
+
 def load_models(job: Job) -> tuple[Job, Models]:
     """Load the teachers, initialise the student, and make the choices that depend on them."""
     config = job.config
@@ -146,7 +169,7 @@ def load_models(job: Job) -> tuple[Job, Models]:
         check_prompt(config.value(name), name)
     if job.vectors is None:
         _agree_to_cost(job)
-    teacher = None if job.vectors else _load_teacher(config.teacher[0], config, device)
+    teacher = None if job.vectors else load_teacher(config.teacher[0], config.teaching, config.training.dtype, device)
     if teacher is not None:
         _warn_without_prompts(config.teacher[0], teacher, "teacher_", job)
     dims = config.student.dims
@@ -209,26 +232,18 @@ def _teachers(
                 encoder = open_endpoint(name, config.teaching, job.endpoint, job.progress)
             pairs.append((encoder, encoder))
             continue
-        load = cast("Callable[[], SentenceTransformer]", partial(_load_teacher, name, config, device))
+        load: Any = partial(load_teacher, name, config.teaching, config.training.dtype, device)
         model = first if not pairs and first is not None else load()
-        pairs.append(_whole_and_cut(name, model, config.training, load))
+        pairs.append(whole_and_cut(name, model, config.training, load))
     encoders = [whole for whole, _ in pairs]
     with ranks.in_turn():
-        caches = [_cache_of(reader, reader.name, job.cache_root) for _, reader in pairs]
+        caches = [cache_of(reader, job.cache_root) for _, reader in pairs]
+    if job.cluster is not None:
+        for cache in caches:
+            spread_over(job.cluster, cache, config.teaching, config.training)
     if len(encoders) == 1:
         return encoders[0], caches[0]
     return JointTeacher(encoders), JointCache(caches, JointTeacher([cast(Encoder, each.teacher) for each in caches]))
-
-
-def _load_teacher(name: str, config: DistillConfig, device: str) -> SentenceTransformer | None:
-    """Load the weights of a teacher. An endpoint gives none."""
-    if is_endpoint(name):
-        return None
-    own = config.teaching
-    dtype = weights_in(config.training.dtype, "torch", device)
-    model = load_sentence_transformer(name, device=device, dtype=dtype, pooling=own.pooling, device_map=own.device_map)
-    set_prompts(model, own.query_prompt, own.document_prompt, of="teacher_")
-    return model
 
 
 def _warn_without_prompts(name: str, model: SentenceTransformer, of: Literal["", "teacher_"], job: Job) -> None:
@@ -237,53 +252,6 @@ def _warn_without_prompts(name: str, model: SentenceTransformer, of: Literal["",
         word = word_on_prompts(name, (model.prompts or {}).values(), known=True, of=of)
         if word is not None and ranks.is_first():
             job.progress.say(word)
-
-
-def _whole_and_cut(
-    name: str,
-    model: SentenceTransformer,
-    settings: TrainingConfig,
-    load: Callable[[], SentenceTransformer] | None = None,
-) -> tuple[Encoder, Encoder]:
-    """A teacher with its own length, and one that reads no more of a text than the student. They share the weights.
-
-    `load` loads the model again after it was released.
-    """
-
-    def again(which: int) -> Encoder:
-        return _whole_and_cut(name, cast(Any, load)(), settings, load)[which]
-
-    first, second = (partial(again, which) if load is not None else None for which in (0, 1))
-    own = model.max_seq_length
-    # A static model has no length limit.
-    length = settings.max_length if own is None else min(settings.max_length, own)
-    if is_static(model) or length == own:
-        whole = Encoder(model, name, dtype=settings.dtype, again=first)
-        return whole, whole
-    model.max_seq_length = length
-    cut = weight_hash(model)
-    model.max_seq_length = own
-    whole = Encoder(model, name, dtype=settings.dtype, again=first)
-    return whole, whole.shortened(length, cut, second)
-
-
-def open_cache(name: str, model: SentenceTransformer, settings: TrainingConfig, root: Path) -> TeacherCache:
-    """Open the cache of a teacher. The teacher reads no more tokens of a text than the student does.
-
-    Args:
-        name: name of the teacher.
-        model: the teacher. It is converted in place.
-        settings: the training settings, which give the maximum length and the dtype.
-        root: folder of all caches.
-
-    Raises:
-        UserError: the folder is not a cache of this teacher at this length.
-    """
-    return _cache_of(_whole_and_cut(name, model, settings)[1], name, root)
-
-
-def _cache_of(reader: Encoder, name: str, root: Path) -> TeacherCache:
-    return TeacherCache(root / f"{short_model_name(name)}-{reader.weight_hash[:12]}-{reader.dtype}", reader)
 
 
 def read_data(job: Job, models: Models) -> JobData:

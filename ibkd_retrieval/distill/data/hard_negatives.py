@@ -21,6 +21,7 @@ from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import atomic_write, is_leftover, sha256_file
 from ibkd_retrieval.indexing.build import build_index
+from ibkd_retrieval.indexing.building.workers import ShardEncoders
 from ibkd_retrieval.indexing.format.writing import only_writer
 from ibkd_retrieval.indexing.index import StoredIndex, open_index
 from ibkd_retrieval.progress import SILENT, Progress
@@ -46,6 +47,7 @@ def mine_negatives(
     settings: MiningSettings,
     progress: Progress = SILENT,
     exclude: Collection[str] = (),
+    nodes: ShardEncoders | None = None,
 ) -> Path:
     """Find negatives for pairs in a corpus.
 
@@ -60,11 +62,12 @@ def mine_negatives(
         settings: the ranks and scores of negatives.
         progress: receives progress reports.
         exclude: texts that must not be negatives, because they are part of the dev set.
+        nodes: encoders that encode the corpus in place of `teacher`.
 
     Returns:
         The file of the negatives, for `with_negatives`.
     """
-    index = _teacher_index(corpus, teacher, folder, progress)
+    index = _teacher_index(corpus, teacher, folder, progress, nodes)
     left_out = sorted({text.strip() for text in exclude})
     seen_by = [pairs.fingerprint, index.manifest.corpus.fingerprint, teacher.weight_hash, asdict(settings)]
     key = json.dumps([*seen_by, hashlib.sha256(text_keys(left_out).tobytes()).hexdigest()])
@@ -114,19 +117,21 @@ def with_negatives(pairs: PairSet, path: Path) -> PairSet:
     return PairSet(pairs.name, tuple(mined))
 
 
-def _teacher_index(corpus: Corpus, teacher: TextEncoder, folder: Path, progress: Progress) -> StoredIndex:
+def _teacher_index(
+    corpus: Corpus, teacher: TextEncoder, folder: Path, progress: Progress, nodes: ShardEncoders | None
+) -> StoredIndex:
     where = folder / hashlib.sha256(corpus.name.encode()).hexdigest()[:16]
     progress.say(f"hard negatives: the teacher's index of {corpus.name} is kept in {where}")
     waiting = partial(progress.say, "waiting for another run that makes it")
     with only_writer(where, make=True, wait=waiting, say=progress.say):
         stale = where.is_dir() and not all(is_leftover(path) for path in where.iterdir())
         try:
-            build_index(corpus, teacher, where, resume=stale, progress=progress)
+            build_index(corpus, teacher, where, resume=stale, processes=nodes, progress=progress)
         except UserError as error:
             if not stale:
                 raise
             progress.say(f"indexing anew: {error}")
-            build_index(corpus, teacher, where, overwrite=True, progress=progress)
+            build_index(corpus, teacher, where, overwrite=True, processes=nodes, progress=progress)
         return open_index(where)
 
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import torch
 
     from ibkd_retrieval.encoders.protocol import Kind, TextEncoder
+    from ibkd_retrieval.indexing.building.cluster import ClusterEncoders
+    from ibkd_retrieval.progress import Task
 
 
 FORMAT_VERSION = 1
@@ -64,8 +66,31 @@ class TeacherVectors(Protocol):
         """The unit vectors [n, D] at positions [n]."""
 
 
+class TextPart(NamedTuple):
+    """Texts of a shard to be.
+
+    Attributes:
+        positions: their positions [n] among all texts.
+        texts: the texts.
+    """
+
+    positions: NDArray[np.int64]
+    texts: list[str]
+
+    def __str__(self) -> str:
+        return f"A shard of teacher vectors ({len(self.texts)} texts, from {self.texts[0][:40]!r})"
+
+
 class TeacherCache:
-    """Unit teacher vectors by text."""
+    """Unit teacher vectors by text.
+
+    Attributes:
+        folder: the folder of the cache.
+        teacher: the teacher.
+        nodes: encoders on a cluster. None encodes here.
+    """
+
+    nodes: ClusterEncoders | None = None
 
     def __init__(self, folder: Path, teacher: TextEncoder) -> None:
         """Open or start the cache of a teacher.
@@ -136,14 +161,26 @@ class TeacherCache:
             # Texts of similar length share a shard. So there is little padding, though shards are encoded separately.
             missing = missing[np.argsort([len(texts[position]) for position in missing], kind="stable")]
             with progress.task("teacher vectors", len(texts), "texts", done=len(texts) - len(missing)) as task:
-                for start in range(0, len(missing), SHARD_SIZE):
-                    part = missing[start : start + SHARD_SIZE]
-                    vectors = self.teacher.encode([texts[position] for position in part], kind, task)
+                parts = (missing[start : start + SHARD_SIZE] for start in range(0, len(missing), SHARD_SIZE))
+                for part, vectors in self._encoded(parts, texts, kind, task):
                     self._append(keys[part], vectors)
             found = self._find(keys)
         for shard in np.unique(np.searchsorted(self._starts, found, side="right") - 1).tolist():
             self._check(shard)
         return found
+
+    def _encoded(
+        self, parts: Iterator[NDArray[np.int64]], texts: Sequence[str], kind: Kind, task: Task
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Encode texts part by part, here or on the nodes. The nodes finish them in any order."""
+        if self.nodes is None:
+            for part in parts:
+                yield part, self.teacher.encode([texts[position] for position in part], kind, task)
+            return
+        chosen = (TextPart(part, [texts[position] for position in part]) for part in parts)
+        for done, vectors, _ in self.nodes.vectors(chosen, lambda part: part.texts, str, kind):
+            task.advance(len(done.texts))
+            yield done.positions, vectors
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The unit vectors [n, D] at positions [n]."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.errors import UserError, WorkFailed
+from ibkd_retrieval.errors import LostProcess, UserError, WorkFailed
 
 if TYPE_CHECKING:
     import torch
@@ -261,4 +261,4 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise WorkFailed("Another process of this run ended before its work was done.") from error
+        raise LostProcess("Another process of this run ended before its work was done.") from error

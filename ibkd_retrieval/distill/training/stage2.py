@@ -153,9 +153,9 @@ def finetune_student(
         WorkFailed: the loss is no longer a number.
     """
     pairs = usable_pairs(pairs, dev, config.finetuning)
-    mined = _mined(pairs, corpus, cache, config.finetuning, dev, stage.progress)
-    if mined is not None:
-        pairs = with_negatives(pairs, mined)
+    negatives = mined(pairs, corpus, cache, config.finetuning, dev, stage.progress)
+    if negatives is not None:
+        pairs = with_negatives(pairs, negatives)
     count = sum(len(pair.negatives) for pair in pairs.pairs)
     stage.progress.say(f"fine-tuning on {len(pairs.pairs):,} queries of {pairs.name} with {count:,} hard negatives")
     texts = PairTexts(pairs.pairs)
@@ -173,10 +173,10 @@ def finetune_student(
         result = TrainingLoop(run, dev, stage, identity).train("fine-tuning")
     finally:
         run.close()
-    return FinetuneResult(result, len(pairs.pairs), pairs.fingerprint, mined, count / len(pairs.pairs))
+    return FinetuneResult(result, len(pairs.pairs), pairs.fingerprint, negatives, count / len(pairs.pairs))
 
 
-def _mined(
+def mined(
     pairs: PairSet, corpus: Corpus, cache: TeacherVectors, settings: FinetuneConfig, dev: Dev, progress: Progress
 ) -> Path | None:
     """The file of hard negatives, or None if none are to be mined."""
@@ -187,7 +187,8 @@ def _mined(
 
     def mine() -> str:
         folder = cache.folder / "mining"
-        return str(mine_negatives(pairs, corpus, cache.teacher, folder, mining, progress, exclude=dev.texts))
+        nodes = getattr(cache, "nodes", None)
+        return str(mine_negatives(pairs, corpus, cache.teacher, folder, mining, progress, dev.texts, nodes))
 
     return Path(ranks.text_from_first(mine))
 
