@@ -19,6 +19,8 @@ _MOST_CRASHES = 3
 """How often the processes may end though every node lives."""
 _PATIENCE = 60.0
 """Seconds to wait for a node in place of one that died. After that, fewer processes go on."""
+_UNTIL_KNOWN = 30.0
+"""Seconds after which a node that died is known to be dead."""
 _POLL = 0.5
 _FOREVER = 30 * 24 * 3600
 """Seconds that a process waits for the others: one may encode a corpus meanwhile."""
@@ -118,8 +120,7 @@ class _Group:
         wanted = min(self._room(), most)
         if not wanted:
             raise no_room(self._cluster)
-        crashes: list[set[str]] = []
-        count = wanted
+        count, crashes = wanted, 0
         while True:
             before = self._living()
             error = self._fitted(count)
@@ -127,9 +128,9 @@ class _Group:
                 raise self._failure.error()
             if error is None:
                 return
-            crashes.append(before)
-            # A process may end a moment before its node is known to be dead.
-            if sum(nodes <= self._living() for nodes in crashes) >= _MOST_CRASHES:
+            if not self._node_died(before):
+                crashes += 1
+            if crashes >= _MOST_CRASHES:
                 raise WorkFailed(
                     f"{self._doing} ended its processes on the cluster {_MOST_CRASHES} times (often for lack of memory "
                     "or of free CPUs): what is finished is kept; go on with `resume`, with a smaller `memory` or fewer "
@@ -149,10 +150,18 @@ class _Group:
         found = sum(places(self._cluster, node["Resources"]) for node in _fit(self._cluster))
         return min(found, self._cluster.count or found)
 
+    def _node_died(self, before: set[str]) -> bool:
+        """Whether a node died. A process ends some seconds before its node is known to be dead."""
+        began = time.monotonic()
+        while before <= self._living():
+            if time.monotonic() - began > _UNTIL_KNOWN:
+                return False
+            time.sleep(_POLL)
+        return True
+
     def _awaited(self, wanted: int) -> int:
         """The room for `wanted` processes, after some patience for a node that joins."""
         began = time.monotonic()
-        time.sleep(_POLL)
         while (room := self._room()) < wanted and time.monotonic() - began < _PATIENCE:
             time.sleep(_POLL)
         return min(room, wanted)
@@ -189,8 +198,8 @@ class _Group:
     def _ended(self, trainer: Any) -> Exception | None:
         try:
             trainer.fit()
-        except (self._train.error.TrainingFailedError, self._ray.exceptions.RayError) as error:
-            return error  # type: ignore[no-any-return]
+        except Exception as error:  # Whatever it is, the driver decides.
+            return error
         return None
 
     def _hear(self, message: Any) -> None:

@@ -10,6 +10,7 @@ from ibkd_retrieval.distill.objectives import OBJECTIVES, TEMPERATURES, USUAL_TE
 from ibkd_retrieval.encoders.loading import DEVICE_MAPS, POOLINGS
 
 from .common import (
+    CLUSTER,
     COMPUTATION,
     COMPUTING,
     CORPUS_HELP,
@@ -32,24 +33,6 @@ _RUN = f"{ADVANCED}: the run"
 _FIELDS, _UNFINISHED, _OUTPUT = (
     {p.name: p.annotation for p in group(each).parameters} for each in (CorpusFields, Unfinished, Output)
 )
-
-CLUSTER: dict[str, Any] = {
-    "cluster": Annotated[
-        str | None,
-        option(
-            "Ray cluster that encodes with the teacher and trains: auto for the one that this machine belongs to, or "
-            "its HOST:PORT.",
-            panel=COMPUTING,
-            default="this machine alone",
-            metavar="ADDRESS",
-        ),
-    ],
-    "workers": Annotated[
-        int | None,
-        option("Most processes at once on the cluster.", panel=COMPUTING, default="as many as it has room for"),
-    ],
-    "worker_cpus": Annotated[int | None, option("Cores of a process on the cluster.", panel=COMPUTING, default="1")],
-}
 
 OPTIONS: dict[str, Any] = {
     "corpus": Annotated[str, option(CORPUS_HELP, metavar="CORPUS")],
@@ -375,7 +358,9 @@ OPTIONS: dict[str, Any] = {
         ),
     ],
     "device": Annotated[str, COMPUTATION["device"]],
-    **CLUSTER,
+    "cluster": Annotated[str | None, CLUSTER["cluster"]],
+    "workers": Annotated[int | None, CLUSTER["workers"]],
+    "worker_cpus": Annotated[int | None, CLUSTER["worker_cpus"]],
     "dtype": Annotated[
         str,
         option(
