@@ -63,7 +63,7 @@ def _sts(asked: EvalOptions, ranking: RankerOptions, shown: Output) -> Any:
 def _suite(asked: EvalOptions, ranking: RankerOptions, shown: Output) -> Any:
     from ibkd_retrieval.evaluation.suite import evaluate_suite
 
-    chosen = ("data_dir", "metrics", "type", "output", "k", "relevance_level")
+    chosen = ("data_dir", "metrics", "type", "output", "k", "relevance_level", "workers", "worker_cpus")
     settings: Any = {name: getattr(asked, name) for name in chosen}
     return evaluate_suite(asked.suite or "", ranking, **settings, progress=shown.progress)
 

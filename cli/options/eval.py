@@ -12,11 +12,13 @@ from ibkd_retrieval.search.options import RankerOptions
 
 from .common import QrelsThreshold, Queries, seed_option
 from .declare import ADVANCED, Given, at_least, option
+from .index import CHOICES
 from .ranking import RANKING, SEARCHED
 
 TASKS_PANEL = f"{ADVANCED}: suites and sentence pairs"
 STATISTICS = f"{ADVANCED}: scores and statistics"
 FORMATS = ("table", "json", "csv", "latex")
+_ENCODED = ("workers", "worker_cpus")
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ class EvalOptions:
     type: Annotated[str, option("Index type for the suite: flat, ivf-pq, ...", metavar="TYPE", panel=TASKS_PANEL)] = (
         "flat"
     )
+    workers: Annotated[int | None, CHOICES["workers"]] = None
+    worker_cpus: Annotated[int | None, CHOICES["worker_cpus"]] = None
     qrels_threshold: QrelsThreshold = None
 
 
@@ -149,7 +153,7 @@ TASKS = {
     "suite": Task(
         "suite",
         frozenset(
-            {"task", "suite", "data_dir", "type", "metrics", "k", "relevance_level", *RANKING}
+            {"task", "suite", "data_dir", "type", "metrics", "k", "relevance_level", *_ENCODED, *RANKING}
             - {"tune", "query_vectors"}
         )
         | _SHOWN,
@@ -168,6 +172,7 @@ _BELONGS = {
     "data": "`data` names the sentence pairs of `task=sts`: give that too.",
     "data_dir": "`data_dir` says where the data sets of `suite` are: give `suite` too.",
     "type": "`type` is that of the indexes that `suite` makes: give `suite` too.",
+    **{name: f"`{name}` is for the indexes that `suite` makes: give `suite` too." for name in _ENCODED},
 }
 
 

@@ -87,7 +87,8 @@ RANKING: dict[str, Any] = {
         metavar="FILE",
     ),
     "cluster": option(
-        "Ray cluster that searches: auto for the one that this machine belongs to, or its HOST:PORT.",
+        "Ray cluster that searches, and encodes the corpora of a suite: auto for the one that this machine belongs to, "
+        "or its HOST:PORT.",
         panel=SEARCHED,
         metavar="ADDRESS",
     ),

@@ -18,6 +18,9 @@ from ibkd_retrieval.evaluation.metric_names import parse_metric
 from ibkd_retrieval.evaluation.metrics import evaluate_run
 from ibkd_retrieval.evaluation.suite_results import RESULTS, MemberScores, SuiteFile, SuiteResult
 from ibkd_retrieval.files import INDEXES, MODELS, sha256_file
+from ibkd_retrieval.indexing.building.encoding import encoders_outside
+from ibkd_retrieval.indexing.building.workers import ShardEncoders
+from ibkd_retrieval.indexing.config import EncodingConfig
 from ibkd_retrieval.indexing.format.layout import MANIFEST, is_index
 from ibkd_retrieval.indexing.format.manifest import EncoderRecord, read_manifest
 from ibkd_retrieval.progress import Progress, as_progress
@@ -43,6 +46,8 @@ def evaluate_suite(
     output: Path | None = None,
     k: int = USUAL_K,
     relevance_level: int | None = None,
+    workers: int | None = None,
+    worker_cpus: int | None = None,
     progress: bool | Progress = False,
 ) -> SuiteResult:
     """Index, search and score every data set of a suite.
@@ -52,13 +57,16 @@ def evaluate_suite(
 
     Args:
         suite: "beir", "nano-beir", "lotte", "msmarco", "cqadupstack", or a folder of BEIR folders.
-        options: the model and the ranking options. None is the newest student and an exact search.
+        options: the model and the ranking options. None is the newest student and an exact search. A cluster encodes
+            too.
         data_dir: folder with local copies of the data sets.
         metrics: metric names. None is each data set's own metric and Recall@100.
         type: index type.
         output: the folder of the indexes and of suite.json. None is `indexes/SUITE`.
         k: results per query.
         relevance_level: lowest grade that counts as relevant. None is each data set's own.
+        workers: encoder processes. None is this process alone, or on a cluster as many as it has room for.
+        worker_cpus: cores of an encoder on a cluster. None is 1.
         progress: receives progress reports. True shows bars.
 
     Raises:
@@ -89,9 +97,11 @@ def evaluate_suite(
         indexed = first.setdefault(member.corpus, member.name).replace("/", "-")
         folders[member.name] = root / "-".join([short, indexed, *([] if type == "flat" else [type])])
     encoder = _encoder(model, options, members, folders.values(), progress)
+    encoding = EncodingConfig(cluster=options.cluster, workers=workers, worker_cpus=worker_cpus)
+    encoders = encoders_outside(encoder, encoding, progress)
     settings = _settings(options, type, k, relevance_level, encoder.weight_hash)
     metrics = tuple(metrics) or tuple(dict.fromkeys((*(member.metric for member in members), _SECOND_METRIC)))
-    run = _SuiteRun(results, settings, options, encoder, metrics, type, k, relevance_level, progress)
+    run = _SuiteRun(results, settings, options, encoder, encoders, metrics, type, k, relevance_level, progress)
     result = SuiteResult(
         suite=suite,
         system=" ".join([short, *run.how()]),
@@ -238,6 +248,7 @@ class _SuiteRun:
     settings: dict[str, Any]
     options: RankerOptions
     encoder: Encoder
+    encoders: ShardEncoders | None
     metrics: tuple[str, ...]
     type: str
     k: int
@@ -319,5 +330,6 @@ class _SuiteRun:
             folder,
             family=self.type,
             resume=is_index(folder),
+            processes=self.encoders,
             progress=self.progress,
         )

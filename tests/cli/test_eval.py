@@ -161,6 +161,7 @@ def test_a_baseline_that_answers_other_queries_is_refused(shell, files):
         (("--suite", "beir"), "brings its own queries"),
         (("--seed", -1), "--seed must be at least 0"),
         (("--type", "ivf-pq"), "give --suite too"),
+        (("--workers", 2), "give --suite too"),
         (("--engine", "bm25"), "leave out the options of searching"),
         (("--rerank", "x"), "leave out the options of searching"),
         (("--k", 10), "--k cannot be used with --run"),
@@ -203,6 +204,17 @@ def test_a_suite_is_indexed_scored_and_averaged_over_sets(shell, suite, teacher)
     index = shell.folder / "indexes" / "sets" / "teacher-alone"
     one = shell.must("eval", "--index", index, "--queries", "sets/alone", "--metric", "mrr@10", "--json", *exact)
     assert json.loads(one.out)["mrr@10"] == scores["alone"]
+
+
+@pytest.mark.cluster
+def test_a_suite_is_encoded_on_a_cluster(nodes, shell, suite, teacher):
+    args = ("eval", "--suite", suite, "--model", teacher, "--dtype", "float32", "--json")
+    shown = [shell.must(*args, "--output", "here"), shell.must(*args, "--output", "there", "--cluster", nodes.address)]
+    one, other = (json.loads(each.out)["average"] for each in shown)
+    assert one == other
+    manifests = (shell.folder / at / "teacher-alone" / "index.json" for at in ("here", "there"))
+    one, other = (json.loads(each.read_text())["files"] for each in manifests)
+    assert one == other
 
 
 def test_a_finished_data_set_of_a_suite_is_not_done_again(shell, suite, teacher):

@@ -89,7 +89,9 @@ def test_the_command_without_options_decides_as_the_function_without_arguments(m
         raise UserError("far enough")
 
     monkeypatch.setattr(api, "distill_student", stopped)
-    monkeypatch.setattr("ibkd_retrieval.distill.preparing.open_sources", lambda *sources: {"corpus": sources[:3], "queries": None})
+    monkeypatch.setattr(
+        "ibkd_retrieval.distill.preparing.open_sources", lambda *sources: {"corpus": sources[:3], "queries": None}
+    )
     with pytest.raises(UserError, match="far enough"):
         ibkd.distill(DistillConfig())
     assert CliRunner().invoke(app, ["distill"]).exit_code == 2

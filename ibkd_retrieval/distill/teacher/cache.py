@@ -178,7 +178,7 @@ class TeacherCache:
                 yield part, self.teacher.encode([texts[position] for position in part], kind, task)
             return
         chosen = (TextPart(part, [texts[position] for position in part]) for part in parts)
-        for done, vectors, _ in self.nodes.vectors(chosen, lambda part: part.texts, str, kind):
+        for done, vectors in self.nodes.vectors(chosen, lambda part: part.texts, str, kind):
             task.advance(len(done.texts))
             yield done.positions, vectors
 

@@ -55,12 +55,7 @@ def prepare_encoding(model: str | TextEncoder, config: EncodingConfig, corpus: C
     Raises:
         UserError: there is no such model, it cannot honour an option, or the memory does not suffice.
     """
-    for name in ("workers", "worker_cpus"):
-        number = getattr(config, name)
-        if number is not None and number < 1:
-            raise UserError(f"`{name}` is {number}: give at least 1.")
-    if config.cluster is None and config.worker_cpus is not None:
-        raise UserError("`worker_cpus` is for encoders on a cluster: give `cluster` too, or `workers` alone.")
+    _check_workers(config)
     if config.shard_size is not None and config.shard_size < 1:
         raise UserError(
             f"A shard must hold at least one document, not {config.shard_size}: give a larger `shard_size`."
@@ -83,21 +78,36 @@ def prepare_encoding(model: str | TextEncoder, config: EncodingConfig, corpus: C
         )
     if config.batch_tokens is None and isinstance(model, str):
         encoder.batch_tokens = sizes.batch_tokens
-    return Encoding(encoder, sizes, _encoders(model, encoder, config, corpus, sizes, progress))
+    return Encoding(encoder, sizes, _encoders(model, encoder, config, sizes.batch_tokens, progress))
+
+
+def encoders_outside(encoder: TextEncoder, config: EncodingConfig, progress: Progress) -> ShardEncoders | None:
+    """The processes that encode a corpus in place of an encoder, as a configuration says. None where none do.
+
+    Raises:
+        UserError: it asks for processes that cannot be, or there is no such cluster.
+    """
+    _check_workers(config)
+    _refuse_endpoint(encoder.name, config)
+    return _encoders(encoder, encoder, config, default_batch_tokens(encoder.device), progress)
+
+
+def _check_workers(config: EncodingConfig) -> None:
+    for name in ("workers", "worker_cpus"):
+        number = getattr(config, name)
+        if number is not None and number < 1:
+            raise UserError(f"`{name}` is {number}: give at least 1.")
+    if config.cluster is None and config.worker_cpus is not None:
+        raise UserError("`worker_cpus` is for encoders on a cluster: give `cluster` too, or `workers` alone.")
 
 
 def _encoders(
-    model: str | TextEncoder,
-    encoder: Any,
-    config: EncodingConfig,
-    corpus: Corpus,
-    sizes: MemoryPlan,
-    progress: Progress,
+    model: str | TextEncoder, encoder: Any, config: EncodingConfig, batch_tokens: int, progress: Progress
 ) -> ShardEncoders | None:
     """The encoders outside this process. None where this process encodes."""
     if config.cluster is None and (config.workers or 1) == 1:
         return None
-    load = _loader(model, encoder, config, corpus, sizes)
+    load = _loader(model, encoder, config, batch_tokens)
     if config.cluster is None:
         return EncoderProcesses(config.workers or 1, load)
     from ibkd_retrieval.cluster import Cluster, connected
@@ -145,10 +155,7 @@ def _agree_to_endpoint(model: str | TextEncoder, config: EncodingConfig, corpus:
     name = model if isinstance(model, str) else model.name
     if not is_endpoint(name):
         return
-    if (config.workers or 1) > 1 or config.cluster is not None:
-        raise UserError(
-            "`workers` and `cluster` are for a model that runs here: an endpoint answers several requests at once."
-        )
+    _refuse_endpoint(name, config)
     from ibkd_retrieval.encoders.endpoints.cost import agree, estimate
 
     prompts = {"query": config.query_prompt or "", "document": config.document_prompt or ""}
@@ -158,9 +165,14 @@ def _agree_to_endpoint(model: str | TextEncoder, config: EncodingConfig, corpus:
     agree(address, estimate(address, texts, prompts=prompts), config.endpoint, progress)
 
 
-def _loader(
-    model: str | TextEncoder, encoder: Any, config: EncodingConfig, corpus: Corpus, sizes: MemoryPlan
-) -> LoadEncoder:
+def _refuse_endpoint(name: str, config: EncodingConfig) -> None:
+    if is_endpoint(name) and ((config.workers or 1) > 1 or config.cluster is not None):
+        raise UserError(
+            "`workers` and `cluster` are for a model that runs here: an endpoint answers several requests at once."
+        )
+
+
+def _loader(model: str | TextEncoder, encoder: Any, config: EncodingConfig, batch_tokens: int) -> LoadEncoder:
     """How each process loads what this one has settled on."""
     settings = {name: getattr(config, name) for name in _LOADING}
     if not isinstance(model, str):
@@ -170,7 +182,7 @@ def _loader(
         encoder.name,
         **settings,
         dtype=encoder.dtype,
-        batch_tokens=getattr(encoder, "batch_tokens", sizes.batch_tokens),
+        batch_tokens=getattr(encoder, "batch_tokens", batch_tokens),
         backend=getattr(encoder, "backend", "torch"),
     )
 
