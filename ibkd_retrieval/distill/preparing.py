@@ -240,7 +240,7 @@ def _teachers(
         caches = [cache_of(reader, job.cache_root) for _, reader in pairs]
     if job.cluster is not None:
         for cache in caches:
-            spread_over(job.cluster, cache, config.teaching, config.training)
+            spread_over(job.cluster, cache, config.teaching, config.training, job.progress)
     if len(encoders) == 1:
         return encoders[0], caches[0]
     return JointTeacher(encoders), JointCache(caches, JointTeacher([cast(Encoder, each.teacher) for each in caches]))

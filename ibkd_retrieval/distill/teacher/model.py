@@ -17,6 +17,7 @@ from ibkd_retrieval.encoders.loading import load_sentence_transformer, short_mod
 from ibkd_retrieval.encoders.prompts import set_prompts
 from ibkd_retrieval.encoders.students import is_static
 from ibkd_retrieval.encoders.weights import weight_hash
+from ibkd_retrieval.progress import Progress
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -93,12 +94,19 @@ class LoadTeacher:
         own: how it is loaded.
         training: the training settings, with the number format that the driver chose.
         device: "cpu" or "cuda".
+        backend: what runs it.
     """
 
     name: str
     own: TeacherConfig
     training: TrainingConfig
     device: str
+    backend: str = "torch"
+
+    @property
+    def dtype(self) -> str:
+        """The number format."""
+        return self.training.dtype
 
     def __call__(self, number: int, count: int) -> Encoder:
         """Load the model.
@@ -115,7 +123,9 @@ class LoadTeacher:
         return whole_and_cut(self.name, model, self.training)[1]
 
 
-def spread_over(cluster: Cluster, cache: TeacherCache, own: TeacherConfig, training: TrainingConfig) -> None:
+def spread_over(
+    cluster: Cluster, cache: TeacherCache, own: TeacherConfig, training: TrainingConfig, progress: Progress
+) -> None:
     """Have the nodes of a cluster encode the texts that a cache lacks."""
     from ibkd_retrieval.indexing.building.cluster import ClusterEncoders
 
@@ -123,4 +133,4 @@ def spread_over(cluster: Cluster, cache: TeacherCache, own: TeacherConfig, train
     # The processes of a cluster start in a folder of their own.
     name = str(Path(teacher.name).resolve()) if Path(teacher.name).is_dir() else teacher.name
     load = LoadTeacher(name, own, replace(training, dtype=teacher.dtype), teacher.device.partition(":")[0])
-    cache.nodes = ClusterEncoders(cluster, load, teacher.weight_hash)
+    cache.nodes = ClusterEncoders(cluster, load, teacher.weight_hash, progress)
