@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ibkd_retrieval.encoders.autotune.choice import BackendConfig, choice_key, packages, recalled
+from ibkd_retrieval.encoders.autotune.choice import choice_key, packages, recalled
 from ibkd_retrieval.encoders.autotune.cpu import processor_flags
 from ibkd_retrieval.encoders.endpoints.address import is_endpoint
 from ibkd_retrieval.encoders.loading import resolve_model_name
@@ -52,7 +52,7 @@ def load_quickly(name: str, *, sample: Callable[[], list[str]], progress: Progre
     def full() -> Any:
         from ibkd_retrieval.encoders.autotune.load import load_encoder
 
-        return load_encoder(name, sample=sample, progress=progress, **settings)
+        return load_encoder(name, sample=sample, progress=progress, few=True, **settings)
 
     if is_endpoint(name):
         return full()  # type: ignore[no-any-return]
@@ -87,10 +87,11 @@ def open_quickly(name: str, asked: Mapping[str, Any], full: Callable[[], TextEnc
 
 
 def _is_outdated(record: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    """Whether the full encoder would take another backend or number format by now."""
+    """Whether the full encoder would take another number format by now."""
     if record["choice"] is None or (asked["backend"], asked["dtype"]) != ("auto", "auto"):
         return False
-    return recalled(record["choice"]) not in (None, BackendConfig("torch", record["dtype"]))
+    best = recalled(record["choice"])
+    return best is not None and best.backend == "torch" and best.dtype != record["dtype"]
 
 
 def keep(encoder: Encoder, model: SentenceTransformer, run: Run, name: str, asked: Mapping[str, Any]) -> None:

@@ -103,7 +103,8 @@ def test_a_choice_is_remembered_for_the_model_the_machine_and_the_purpose(bert, 
     assert loaded == [("torch", "float32"), ("torch", "bfloat16")]
     hash_ = load("torch", "float32").weight_hash
     assert choice.remembered_choice(hash_, "cpu", "documents") == chosen.config
-    assert choice.remembered_choice(hash_, "cpu", "queries") is None
+    choice.remember_choice("a model", "cpu", "documents", chosen.config)
+    assert choice.remembered_choice("a model", "cpu", "queries") is None
     assert choice.remembered_choice("another", "cpu", "documents") is None
     for name, other in (
         ("machine_key", lambda: {"processor": "another"}),
@@ -114,6 +115,29 @@ def test_a_choice_is_remembered_for_the_model_the_machine_and_the_purpose(bert, 
             patched.setattr(choice, name, other)
             assert choice.remembered_choice(hash_, "cpu", "documents") is None
     assert choice.remembered_choice(hash_, "cpu", "documents") == chosen.config
+
+
+def test_one_measurement_chooses_for_documents_and_for_queries(bert, monkeypatch):
+    configs = [BackendConfig("torch", "float32"), BackendConfig("torch", "bfloat16")]
+    measured = [Measured(configs[0], 10.0, 0.002, 1.0, 1.0), Measured(configs[1], 20.0, 0.003, 0.9999, 0.999)]
+    monkeypatch.setattr(choice, "candidates", lambda device: configs)
+    monkeypatch.setattr(choice, "measure", lambda encoders, texts: measured)
+    said = []
+    load = lambda backend, dtype: Encoder.load(str(bert), device="cpu", backend=backend, dtype=dtype)  # noqa: E731
+    found = choice.choose(load, sentences(8), "cpu", progress=SimpleNamespace(say=said.append))
+    weights = load("torch", "float32").weight_hash
+    assert found.config == choice.remembered_choice(weights, "cpu", "documents") == configs[1]
+    assert choice.remembered_choice(weights, "cpu", "queries") == configs[0]
+    assert [line.partition(":")[0] for line in said] == ["torch bfloat16 for documents", "torch float32 for queries"]
+
+
+def test_for_few_queries_no_library_is_opened_that_takes_long(bert):
+    pytest.importorskip("onnxruntime")
+    weights = Encoder.load(str(bert), device="cpu").weight_hash
+    choice.remember_choice(weights, "cpu", "queries", BackendConfig("onnx", "float32"))
+    how = {"purpose": "queries", "progress": SILENT, "device": "cpu"}
+    assert load_encoder(str(bert), "auto", "auto", list, **how).backend == "onnx"
+    assert load_encoder(str(bert), "auto", "auto", list, few=True, **how).backend == "torch"
 
 
 @pytest.fixture

@@ -132,21 +132,25 @@ def choose(
 ) -> Choice:
     """Measure the configurations on a sample, and remember the fastest that keeps the vectors of float32.
 
+    Those for documents and for queries are remembered, because one measurement shows both.
+
     Args:
         load: the function that loads the model in a backend and a number format.
         texts: a sample of the texts to encode.
         device: the torch device.
-        purpose: "documents" (many at once) or "queries" (one at a time).
-        progress: the display. It shows the choice, its reason, and the configurations that cannot run.
+        purpose: "documents" (many at once) or "queries" (one at a time): the choice to return.
+        progress: the display. It shows the choices, their reasons, and the configurations that cannot run.
 
     Raises:
         UserError: the model cannot be loaded at all.
     """
     encoders = load_candidates(load, device, progress)
-    choice = fastest(measure(encoders, texts), purpose)
-    remember_choice(next(iter(encoders.values())).weight_hash, device, purpose, choice.config)
-    progress.say(choice.reason)
-    return choice
+    measured, weights = measure(encoders, texts), next(iter(encoders.values())).weight_hash
+    choices = {each: fastest(measured, each) for each in PURPOSES}
+    for each, choice in choices.items():
+        remember_choice(weights, device, each, choice.config)
+        progress.say(choice.reason)
+    return choices[purpose]
 
 
 def load_candidates(load: Load, device: str, progress: Progress = SILENT) -> dict[BackendConfig, Encoder]:

@@ -37,6 +37,7 @@ def load_encoder(
     *,
     purpose: Purpose,
     measure: Callable[[], bool] = lambda: False,
+    few: bool = False,
     progress: Progress,
     **settings: Any,
 ) -> Encoder:
@@ -51,6 +52,7 @@ def load_encoder(
         sample: the function that reads a sample of the texts to encode, for measuring.
         purpose: "documents" (many at once) or "queries" (one at a time).
         measure: whether to measure where there is no earlier choice. If false, torch is used.
+        few: whether only a few texts follow. Opening another library than torch takes longer than it saves then.
         progress: the display. It shows what was measured and warns of slow formats.
         settings: further arguments of `Encoder.load`.
 
@@ -68,7 +70,7 @@ def load_encoder(
 
     def prefer(weight_hash: str, device: str) -> tuple[str, str] | None:
         config = remembered_choice(weight_hash, device, purpose)
-        if config is None:
+        if config is None or (few and config.backend != "torch"):
             return None
         remembered.append(config)
         progress.say(f"{config}: measured before as the best here for {purpose} (`bench_encode()` measures anew).")
