@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ibkd_retrieval.cluster import Cluster, check_software, connected, load_ray, no_room, on_node, places, software
-from ibkd_retrieval.errors import Failure, LostProcess, UserError, WorkFailed
+from ibkd_retrieval.errors import Failure, LostProcess, UserError, WorkFailed, first_line
 
 _MOST_CRASHES = 3
 """How often the processes may end though every node lives."""
@@ -53,7 +53,7 @@ def check_nodes(cluster: Cluster, where: str, paths: Sequence[str]) -> None:
                 found, missing = ray.get(reference, timeout=_PATIENCE)
             except ray.exceptions.RayTaskError as error:
                 raise UserError(
-                    f"Node {name} cannot run this toolkit ({error.cause}): install the same there."
+                    f"Node {name} cannot run this toolkit ({first_line(error.cause)}): install the same there."
                 ) from error
             except ray.exceptions.RayError:  # It died, or does not answer.
                 continue
@@ -193,7 +193,10 @@ class _Group:
                 thread.join(_POLL)
                 for message in queue.get_nowait_batch(queue.qsize()):
                     self._hear(message)
-            return ended[0] if ended else WorkFailed(self._doing)
+            (error,) = ended
+            if error is None or isinstance(error, self._train.TrainingFailedError | self._ray.exceptions.RayError):
+                return error
+            raise WorkFailed(f"{self._doing} cannot start on the cluster: {first_line(error)}") from error
 
     def _ended(self, trainer: Any) -> Exception | None:
         try:
@@ -226,11 +229,16 @@ def _queue(ray: Any) -> Iterator[Any]:
 
 def _member(config: dict[str, Any]) -> None:
     """The main function of a process of a group."""
+    import torch.distributed as dist
+
     (function, arguments, doing), queue = config["work"], config["queue"]
     try:
         function(*arguments, queue.put)
     except LostProcess:
         raise
     except Exception as error:  # Any library can raise here. The driver turns it into a message.
+        if not dist.is_initialized():
+            # Ray takes the group apart when another process has ended.
+            raise LostProcess(f"{doing} lost a process.") from error
         queue.put(Failure.of(error, doing).at(f"On node {platform.node()}"))
         raise

@@ -6,8 +6,10 @@ import time
 import numpy as np
 import pytest
 
-from helpers.ray_nodes import marked
+from helpers.ray_nodes import marked, together
+from ibkd_retrieval import cluster_group
 from ibkd_retrieval.cluster import Cluster
+from ibkd_retrieval.cluster_group import run_together
 from ibkd_retrieval.errors import UserError, WorkFailed
 
 pytestmark = pytest.mark.cluster
@@ -62,3 +64,19 @@ def test_what_still_runs_is_ended_when_the_caller_stops(nodes, tmp_path):
     running.close()
     time.sleep(2.5)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "sentence"),
+    [
+        ("user", UserError, r"On node .*: No such thing\."),
+        ("killed", WorkFailed, "Adding ended its processes on the cluster 1 times"),
+    ],
+)
+def test_an_error_in_a_process_of_a_group_ends_all_with_one_sentence(nodes, monkeypatch, fault, error, sentence):
+    monkeypatch.setattr(cluster_group, "_MOST_CRASHES", 1)
+    monkeypatch.setattr(cluster_group, "_UNTIL_KNOWN", 2.0)
+    heard = []
+    with pytest.raises(error, match=sentence):
+        run_together(Cluster("auto"), together, (fault,), most=5, heard=heard.append, said=print, doing="Adding")
+    assert ("rank", 1) in heard

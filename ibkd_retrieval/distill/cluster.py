@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from ibkd_retrieval.cluster import Cluster
 from ibkd_retrieval.distill.config import RECORD, DistillConfig
-from ibkd_retrieval.distill.output.folder import full_disk_error
+from ibkd_retrieval.distill.output.folder import full_disk_error, settle_output
 from ibkd_retrieval.distill.pipeline import distill_student, held, prepare_for_nodes
 from ibkd_retrieval.distill.preparing import Job, open_job
 from ibkd_retrieval.distill.training import distributed as ranks
@@ -52,6 +52,11 @@ def check_cluster(
         )
     if given.teaching.device_map is not None:
         raise UserError("A process on a `cluster` has one GPU at most: leave `teacher_device_map` out.")
+    for name in ("corpus", "queries", "dev", "pairs"):
+        if not isinstance(given.value(name), str | os.PathLike | None):
+            raise UserError(
+                f"With `cluster`, `{name}` is a name or a path: write the texts to a file that all nodes see."
+            )
     if ":" in device:
         raise UserError(f"`device={device}` is a GPU of this machine: with `cluster`, give auto, cpu or cuda.")
     if ranks.launched():
@@ -93,7 +98,7 @@ def distill_on_cluster(job: Job, given: DistillConfig, cluster: Cluster) -> None
                 (given, run, where, before),
                 most=_batch(job),
                 heard=shown.hear,
-                said=job.progress.say,
+                said=shown.lose,
                 doing="Training",
             )
 
@@ -115,14 +120,20 @@ def train(
     from ibkd_retrieval.indexing.building.workers import available_threads
 
     torch.set_num_threads(available_threads())
+    ranks.grouped()
     os.chdir(where)
     output: Path = run["output"]
     # A node may have died when its student was finished and nobody knew.
-    if ranks.text_from_first(lambda: _record(output) or "") not in ("", before):
+    if ranks.text_from_first(lambda: _settled_record(output)) not in ("", before):
         return
     progress: Progress = _Told(tell) if ranks.is_first() else SILENT
     distill_student(open_job(given, progress=progress, resume=True, held=True, **run))
     ranks.wait()
+
+
+def _settled_record(output: Path) -> str:
+    settle_output(output)
+    return _record(output) or ""
 
 
 def _record(output: Path) -> str | None:
@@ -201,11 +212,17 @@ class _ToldTask:
 
 
 class _Shown:
-    """Shows the progress of another process. What a process began that died ends with `tasks`."""
+    """Shows the progress of another process."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress, self.tasks = progress, ExitStack()
         self._open: dict[str, tuple[ExitStack, Task]] = {}
+
+    def lose(self, message: str) -> None:
+        """Say that the process ended, and end what it had begun."""
+        self.tasks.close()
+        self._open.clear()
+        self._progress.say(message)
 
     def hear(self, message: Any) -> None:
         kind, *rest = message

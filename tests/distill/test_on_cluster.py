@@ -105,6 +105,7 @@ def test_a_node_that_does_not_see_a_file_is_named(nodes, tmp_path):
         ({"teacher": "http://localhost/v1#m", "student": "s"}, "for a teacher that runs on its nodes, and http"),
         ({"teacher_vectors": "v.parquet", "student": "s"}, "holds vectors that are made already"),
         ({"teacher_device_map": "auto", "student": "s"}, "leave `teacher_device_map` out"),
+        ({"corpus": ["a text"]}, "`corpus` is a name or a path"),
         ({"device": "cuda:1"}, "`device=cuda:1` is a GPU of this machine"),
         ({"workers": 0}, "`workers` is 0"),
         ({"worker_cpus": 2, "cluster": None}, "`worker_cpus` is for a `cluster`"),

@@ -147,3 +147,17 @@ def marked(numbers: Any, item: Any) -> Any:
         raise errors[item]
     time.sleep(0.2)
     return item, int(numbers.sum())
+
+
+def together(fault: str, tell: Any) -> None:
+    """What a test calls in each process of a group: the second one goes wrong while the first waits for it."""
+    import torch.distributed as dist
+
+    from ibkd_retrieval.distill.training import distributed as ranks
+
+    tell(("rank", dist.get_rank()))
+    if dist.get_rank() == 1:
+        if fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise UserError("No such thing.")
+    ranks.wait()

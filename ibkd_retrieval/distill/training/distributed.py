@@ -72,11 +72,29 @@ def leave() -> None:
     dist.destroy_process_group()
 
 
+_grouped = False
+"""Whether another program made the process group of this process."""
+
+
+def grouped() -> None:
+    """Take over the process group that another program made, and may take away when a process of it has ended."""
+    global _grouped
+    _grouped = True
+
+
 def count() -> int:
-    """The number of processes that train together."""
+    """The number of processes that train together.
+
+    Raises:
+        LostProcess: their group was taken away. This process must not go on alone.
+    """
     import torch.distributed as dist
 
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
+    if _grouped:
+        raise LostProcess("Another process of this run ended before its work was done.")
+    return 1
 
 
 def is_first() -> bool:
