@@ -14,7 +14,7 @@ import pytest
 
 from helpers.indexing_fakes import HashingEncoder, Listener, LoadFake, LoadTelling, numbered_corpus
 from helpers.ray_nodes import IMPATIENT, add_node, behind, driver, isolated_node, namespace, started
-from ibkd_retrieval import cluster
+from ibkd_retrieval import cluster, cluster_dispatch
 from ibkd_retrieval.cluster import Cluster
 from ibkd_retrieval.corpora.spec import open_corpus
 from ibkd_retrieval.errors import UserError, WorkFailed
@@ -93,8 +93,8 @@ def test_what_goes_wrong_on_a_node_is_one_sentence_and_can_be_resumed(nodes, alo
 
 
 def test_a_slow_shard_is_encoded_twice_and_kept_once(nodes, alone, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "_SLOW", 0.0)
-    monkeypatch.setattr(cluster, "_POLL", 0.05)
+    monkeypatch.setattr(cluster_dispatch, "_SLOW", 0.0)
+    monkeypatch.setattr(cluster_dispatch, "_POLL", 0.05)
     assert built(tmp_path / "i", LoadFake(sleep=0.5)).files == alone.files
 
 
