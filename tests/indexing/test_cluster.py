@@ -56,7 +56,8 @@ def test_a_cluster_makes_the_files_of_one_machine(nodes, alone, tmp_path, count)
 
 def test_an_encoder_of_a_cluster_is_pinned_to_no_core(nodes, tmp_path):
     # Processes of several commands share a node, and each would count its cores from the first.
-    built(tmp_path / "i", LoadTelling())
+    processes = ClusterEncoders(Cluster("auto"), LoadTelling(), "0a")
+    build_index(numbered_corpus(20), HashingEncoder(4), tmp_path / "i", shard_size=10, processes=processes)
     told = np.load(tmp_path / "i" / "vectors" / "00000.npy")[0]
     assert told[2] == len(os.sched_getaffinity(0))
 
