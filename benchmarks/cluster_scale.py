@@ -126,7 +126,7 @@ def files_of(documents: int, shard_size: int, beside: Path | None) -> dict[str, 
         checked, _ = seconds(lambda: verify_files(made, read))
         resumed, records = seconds(lambda: read_records(made))
         assert len(records) == len(manifest.shards)
-        return {
+        point = {
             "documents": documents,
             "shard_size": shard_size,
             "shards": len(manifest.shards),
@@ -141,6 +141,8 @@ def files_of(documents: int, shard_size: int, beside: Path | None) -> dict[str, 
                 "read records of shards": resumed,
             },
         }
+        print(json.dumps(point), flush=True)  # Before a million files are deleted.
+        return point
 
 
 def rates(beside: Path | None) -> dict[str, float]:
@@ -223,7 +225,6 @@ def main() -> None:
         chosen = max(DEFAULT_SHARD_SIZE, least_shard_size(documents))
         for shard_size in sorted({DEFAULT_SHARD_SIZE, chosen}):
             points.append(files_of(documents, shard_size, asked.beside))
-            print(json.dumps(points[-1]), flush=True)
     result = {
         "what": "manifest, records and files of the whole index; other costs by a sample, seconds of one core",
         "environment": read_environment().to_json(),
