@@ -6,7 +6,8 @@ The texts are cut at random from those of `--corpus`, 170 words or about 227 tok
 Stub encoders give one constant vector of 384 numbers. `--before` is a checkout of the revision to compare with. Builds
 of both are interleaved, each in a process of its own, with its processor time (not that of its encoder processes and
 readers), its wall time and its peak memory, until all shards are written and until the index is finished. The files of
-all builds must be equal. Writes benchmarks/results/cluster_ceiling.json.
+all builds must be equal. The peak is that of the process that starts the builds where that is higher (about 115 MB).
+Writes benchmarks/results/cluster_ceiling.json.
 """
 
 from __future__ import annotations
