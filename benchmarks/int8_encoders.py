@@ -180,7 +180,7 @@ class Ways:
             "openvino int8": lambda: self.load("openvino", "int8"),
             "openvino, groups of 32": lambda: self.openvino(32),
             "openvino, groups of 128": lambda: self.openvino(128),
-            "openvino, a range for a token": lambda: self.openvino(4096),
+            "openvino, groups of 384": lambda: self.openvino(384),
             "openvino, groups of 64, the rest in float32": lambda: self.openvino(64, "f32"),
             "openvino, weights alone": lambda: self.openvino(0),
             "openvino, calibrated": self.openvino,

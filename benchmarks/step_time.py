@@ -1,6 +1,7 @@
 """Where the time of a training step goes, and what negatives from the bank and the forgetting term add to it.
 
 usage: python benchmarks/step_time.py --data-dir DIR --models-dir DIR [--student NAME] [--rounds 20] [--device DEVICE]
+       [--collections NAME ...] [--texts N]
 
 Several runs of stage 1 of one student with the same batches, which differ in one thing each, take a step in turn, in an
 order drawn anew each round: ibkd without a bank, with 4,096 and with 16,384 negatives from it, and infonce with 4,096.
@@ -65,16 +66,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--max-length", type=int, default=96)
+    parser.add_argument("--collections", nargs="+", default=list(COLLECTIONS))
+    parser.add_argument("--texts", type=int, help="at most so many")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "step_time.json")
     given = parser.parse_args()
     # Cut where the tokenizer would, roughly, as every run cuts texts into tokens for itself.
     documents = [
         document.content.strip()[: 8 * given.max_length]
-        for name in COLLECTIONS
+        for name in given.collections
         for document in open_corpus(str(given.data_dir / name)).documents()
     ]
-    texts = TrainingTexts(tuple(dict.fromkeys(text for text in documents if text)), ())
+    texts = TrainingTexts(tuple(dict.fromkeys(text for text in documents if text))[: given.texts], ())
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         cache: Any = TeacherCache(Path(folder) / "cache", RandomVectors())  # type: ignore[arg-type]
