@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.programs import environment
 from helpers.tiny_models import save_sentence_transformer, sentences
@@ -202,3 +204,31 @@ def test_the_peak_of_a_process_keeps_within_the_memory(tmp_path):
         return int(done.stdout.split()[-1])
 
     assert peak("1100MB") < 1.1e9 < peak("100GB")
+
+
+class Waits(TorchDispatchMode):
+    """Counts operations at which a processor waits for a GPU: their result is a number, or its size depends on data."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        name = operation.overloadpacket.__name__
+        masks = arguments[1] if name in ("index", "index_put", "index_put_") else ()
+        if name in self.NAMES or any(each is not None and each.dtype == torch.bool for each in masks):
+            self.count[name] += 1
+        return operation(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize(("stage", "passes"), [(1, 1), (2, 2)])
+def test_a_step_does_not_wait_for_a_gpu_but_for_its_figures_at_the_end(tmp_path, bert, teacher, stage, passes):
+    run = stage1(bert, TeacherCache(tmp_path / "cache", teacher)) if stage == 1 else stage2(bert)
+    run.step(0, detailed=False)
+    with Waits() as waits:
+        run.step(1, detailed=False)
+    # In each forward pass, transformers asks whether anything is padded.
+    assert waits.count.pop("_local_scalar_dense", 0) <= passes
+    assert not waits.count

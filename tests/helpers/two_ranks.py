@@ -43,7 +43,7 @@ class Recorder:
         """Watch the gradients that are applied while the run `name` goes on."""
         apply, losses = optimising.apply_gradients, self.losses.setdefault(name, [])
 
-        def applied(optimizer, loss):
+        def applied(optimizer, batches):
             if len(losses) == stop_after:
                 raise Stopped
             if not losses:
@@ -51,8 +51,9 @@ class Recorder:
                 for number, parameter in enumerate(parameters):
                     if parameter.grad is not None:
                         self.gradients[f"{name}.{number}"] = parameter.grad.clone()
-            losses.append(loss)
-            return apply(optimizer, loss)
+            figures = apply(optimizer, batches)
+            losses.append(figures["loss"])
+            return figures
 
         return mock.patch.object(optimising, "apply_gradients", applied)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ibkd_retrieval.distill.config import DistillConfig
@@ -133,8 +133,8 @@ def backward(
     times: StepTimes,
     *,
     detailed: bool,
-) -> dict[str, float]:
-    """Add the gradient of a batch, and return its figures.
+) -> dict[str, torch.Tensor]:
+    """Add the gradient of a batch, and return its figures, which are still on the device.
 
     The backward pass has two parts, which meet at the student's vectors, so that each can be timed.
 
@@ -146,7 +146,7 @@ def backward(
         detailed: whether to measure the gradient norms of watched terms too.
     """
     with times.part("objective"):
-        values = loss_figures(terms)
+        values = {name: each.detach() for name, each in ({"loss": terms.total} | terms.terms).items()}
     if detailed:
         values |= watched_gradients(terms, encoded.vectors, times)
     with times.part("objective"):
@@ -158,17 +158,15 @@ def backward(
 
 def finish_step(
     optimizer: torch.optim.Optimizer,
-    batches: Sequence[dict[str, float]],
+    batches: Sequence[Mapping[str, torch.Tensor]],
     student: torch.nn.Module,
     objective: torch.nn.Module | None,
     times: StepTimes,
 ) -> dict[str, float]:
     """Apply the gradients of a step's batches. Returns the means of their figures, and the gradient's norm."""
     ranks.sum_gradients(student.parameters(), objective.parameters() if objective is not None else ())
-    values = {name: sum(each[name] for each in batches) / len(batches) for name in batches[0]}
     with times.part("optimiser"):
-        norm = apply_gradients(optimizer, values["loss"])
-    return values | {"gradient": norm}
+        return apply_gradients(optimizer, batches)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, number: int, steps: int, warmup: float) -> float:
@@ -180,26 +178,35 @@ def set_rates(optimizer: torch.optim.Optimizer, number: int, steps: int, warmup:
     return factor
 
 
-def apply_gradients(optimizer: torch.optim.Optimizer, loss: float) -> float:
-    """Clip the gradients to norm 1, take a step, and return their norm before clipping.
+def apply_gradients(
+    optimizer: torch.optim.Optimizer, batches: Sequence[Mapping[str, torch.Tensor]]
+) -> dict[str, float]:
+    """Clip the gradients to norm 1 and take a step.
 
     If the loss or the norm is not finite, the weights are not changed. The caller checks both figures.
+
+    Args:
+        optimizer: the optimiser of all parameters.
+        batches: figures of each batch, scalars by the same names. "loss" is one of them.
+
+    Returns:
+        The means of the figures, and as "gradient" the norm of the gradients before clipping.
     """
     import torch
 
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True))
-    if math.isfinite(loss) and math.isfinite(norm):
+    norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+    # All figures are read at once, because the processor waits for a GPU each time.
+    figures = [figure for each in batches for figure in each.values()]
+    *read, gradient = torch.stack([each.to(norm.device, torch.float64) for each in (*figures, norm)]).tolist()
+    width = len(batches[0])
+    values = {name: sum(read[place::width]) / len(batches) for place, name in enumerate(batches[0])}
+    if math.isfinite(values["loss"]) and math.isfinite(gradient):
         optimizer.step()
-    return norm
+    return values | {"gradient": gradient}
 
 
-def loss_figures(terms: LossTerms) -> dict[str, float]:
-    """The loss and its parts as numbers."""
-    return {"loss": float(terms.total.detach())} | {name: float(value) for name, value in terms.terms.items()}
-
-
-def watched_gradients(terms: LossTerms, vectors: torch.Tensor, times: StepTimes) -> dict[str, float]:
+def watched_gradients(terms: LossTerms, vectors: torch.Tensor, times: StepTimes) -> dict[str, torch.Tensor]:
     """The norm of each watched term's gradient in the student's vectors [n, d]. The graph of the loss is kept."""
     import torch
 
@@ -207,5 +214,5 @@ def watched_gradients(terms: LossTerms, vectors: torch.Tensor, times: StepTimes)
     for name, term in terms.watch.items():
         with times.part(name):
             (gradient,) = torch.autograd.grad(term, vectors, retain_graph=True)
-        norms[f"{name}_gradient"] = float(gradient.norm())
+        norms[f"{name}_gradient"] = gradient.norm()
     return norms
