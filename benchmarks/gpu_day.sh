@@ -12,7 +12,7 @@ set -uo pipefail
 [ $# -ge 3 ] || { sed -n '2,10p' "$0"; exit 2; }
 data=$1 models=$2 out=$3 device=${4:-cuda}
 here=$(cd "$(dirname "$0")" && pwd)
-python=${PYTHON:-python}
+python=${PYTHON:-python3}
 mkdir -p "$out"
 failed=0
 
