@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.stores import StoreFile, open_stream
 
 MODELS, INDEXES = Path("models"), Path("indexes")
 """Folders of students and indexes, below the working folder, unless another is named."""
@@ -271,19 +272,20 @@ def sha256_file(path: Path | str) -> str:
 
 
 def open_bytes(path: Path | str) -> IO[bytes]:
-    """Open a file for reading bytes; `.gz` and `.zst` are decompressed on the way.
+    """Open a file, also one in an object store, for reading bytes; `.gz` and `.zst` are decompressed on the way.
 
     Raises:
         OSError: the file cannot be opened; a damaged or cut-off compressed file raises it (or
             EOFError) while reading.
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
+    stored = open_stream(path) if isinstance(path, StoreFile) else None
     if path.suffix == ".gz":
         import gzip
 
-        return io.BufferedReader(gzip.open(path, "rb"))
+        return io.BufferedReader(gzip.open(stored or path, "rb"))
     if path.suffix == ".zst":
         import pyarrow as pa
 
-        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
-    return open(path, "rb")
+        return io.BufferedReader(pa.CompressedInputStream(stored or pa.OSFile(str(path)), "zstd"))
+    return stored or open(path, "rb")

@@ -19,6 +19,7 @@ HOW_TO_USE = {
     "lancedb": "search it with table.search(vector).distance_type('dot')",
     "pgvector": "search it with SELECT id FROM {} ORDER BY embedding <#> %s LIMIT 10",
     "qdrant": "search it with client.query_points({!r}, query=vector)",
+    "store": "search it with `ibkd search --index {}`",
     "onnx": "onnx/model.onnx takes input_ids and attention_mask and gives sentence_embedding",
     "openvino": "openvino/openvino_model.xml takes input_ids and attention_mask and gives sentence_embedding",
     "router": "SentenceTransformer({!r}) has encode_query (the student) and encode_document (the teacher)",
@@ -33,9 +34,9 @@ class ExportOptions:
         str,
         option(
             "Format. Of an index: pyserini (index, docid: what its FaissSearcher reads), numpy (vectors.npy, ids.txt) "
-            "or parquet (id, title, text, fields, vector), or a database at `--url`: lancedb, pgvector or qdrant. Of a "
-            "model: onnx or openvino (one graph and the tokenizer), or router (a student in its teacher's space for "
-            "queries, and the teacher for documents).",
+            "or parquet (id, title, text, fields, vector); a database at `--url`: lancedb, pgvector or qdrant; or "
+            "store: the index as it is, in an object store at `--url`. Of a model: onnx or openvino (one graph and the "
+            "tokenizer), or router (a student in its teacher's space for queries, and the teacher for documents).",
             choices=tuple(HOW_TO_USE),
         ),
     ]
@@ -62,14 +63,17 @@ class ExportOptions:
     url: Annotated[
         str | None,
         option(
-            "Address of the database: postgresql://USER@HOST/DATABASE, http://HOST:6333, or a folder.",
+            "Address of the database: postgresql://USER@HOST/DATABASE, http://HOST:6333, or a folder; or of the "
+            "store: s3://BUCKET/NAME or gs://BUCKET/NAME.",
             metavar="URL",
             default=False,
         ),
     ] = None
     table: Annotated[str, option("For a database: the table or collection to make.", metavar="NAME")] = "documents"
     resume: Annotated[bool, flag("For a database: continue an interrupted export.", "--resume")] = False
-    overwrite: Annotated[bool, flag("For a database: replace the table.", "--overwrite")] = False
+    overwrite: Annotated[bool, flag("Replace the table of a database, or another index in a store.", "--overwrite")] = (
+        False
+    )
 
 
 @grouped
@@ -77,6 +81,7 @@ def export(asked: ExportOptions) -> None:
     """Write an index or a model in another tool's format."""
     import ibkd_retrieval as ibkd
     from ibkd_retrieval.errors import UserError
+    from ibkd_retrieval.indexing.remote import UploadedIndex
     from ibkd_retrieval.search.open import index_folder
 
     if asked.folder is not None and asked.index is not None:
@@ -99,6 +104,12 @@ def export(asked: ExportOptions) -> None:
     )
     if isinstance(made, Path):
         stdout().print(f"{made}: {HOW_TO_USE[asked.to].format(str(made))}")
+        return
+    if isinstance(made, UploadedIndex):
+        stdout().print(
+            f"{made.url}: {made.documents:,} documents in {made.files:,} files, {made.bytes / 1e6:,.1f} MB. "
+            f"Search it with `ibkd search --index {made.url}`."
+        )
         return
     stdout().print(
         f"{made.table}: {made.documents:,} documents, overlap@10 with exact search {made.overlap_at_10:.3f} "

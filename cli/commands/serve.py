@@ -81,7 +81,7 @@ def serve(asked: ServeOptions, ranking: RankingTyped) -> None:
     from ibkd_retrieval.search.open import index_folder, say_loading
 
     progress = reporter(asked.quiet)
-    folders = list(asked.index) or ([] if asked.embeddings else [index_folder(None, progress)])
+    folders = [index_folder(each, progress) for each in asked.index or ([] if asked.embeddings else [None])]
     from ibkd_retrieval.serving.answering import names_apart, served
 
     names_apart(folders)  # Refuses one that was given twice, before any is loaded.

@@ -16,6 +16,7 @@ from ibkd_retrieval.corpora.records import METADATA
 from ibkd_retrieval.errors import UserError, first_line
 from ibkd_retrieval.files import open_bytes
 from ibkd_retrieval.json_io import parse_fast
+from ibkd_retrieval.stores import StoreFile, seekable
 
 LONGEST_LINE = 32 << 20
 """The most bytes of a line. It bounds the memory that a small compressed file can use."""
@@ -231,7 +232,7 @@ def _parquet_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(seekable(path), pre_buffer=isinstance(path, StoreFile)) as file:
             wanted = [column.name for column in file.schema_arrow if _holds_fields(column)]
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
                 try:

@@ -2,7 +2,7 @@
 
 A source is a spec, a path, or Python objects. A spec is one of `pydocs`, `pydocs:train` and `pydocs:test`, a BEIR
 folder with or without `:split`, a file, a short name from the registry, or an ir_datasets id. They are tried in that
-order, so a local copy comes before a download of the same name.
+order, so a local copy comes before a download of the same name. A file may lie in an object store (`s3://`, `gs://`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ibkd_retrieval.corpora.tabular import (
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import absolute
 from ibkd_retrieval.progress import Progress, as_progress
+from ibkd_retrieval.stores import StoreFile, address_of
 
 Source = str | os.PathLike[str] | Corpus | QuerySet | Iterable[Any]
 """A name or a collection of documents, queries or judgements."""
@@ -215,6 +216,8 @@ def open_qrels(
 def _spec(source: Source) -> str | None:
     """Return the text that names a source, None where the source holds the records itself."""
     if isinstance(source, os.PathLike):
+        if (address := address_of(source)) is not None:
+            return address
         return str(absolute(os.fspath(source)))  # a path is not a data set name
     return source if isinstance(source, str) else None
 
@@ -275,6 +278,7 @@ def queries_for(corpus_name: str) -> str:
         return "pydocs:test"
     if (
         _looks_like_path(corpus_name)
+        and address_of(corpus_name) is None
         and not absolute(corpus_name).exists()
         and not absolute(corpus_name.rpartition(":")[0]).is_dir()
     ):
@@ -315,6 +319,8 @@ def _local(spec: str) -> tuple[Path | None, str]:
     """
     if not spec.strip():
         raise UserError("the name of a corpus or of queries is empty: name a file, a folder, a data set or pydocs.")
+    if (address := address_of(spec)) is not None:
+        return StoreFile(address), ""
     whole = absolute(spec)
     if whole.exists():
         return (None, "") if _is_hidden_by_name(spec, whole) else (whole, "")

@@ -204,7 +204,7 @@ def evaluate_index(
         0.6451
     """
     options, progress = options or RankerOptions(), as_progress(progress)
-    folders = list(index) or [index_folder(None, progress)]
+    folders = [index_folder(each, progress) for each in index] or [index_folder(None, progress)]
     known: dict[str, Encoder] = {}
     if queries is None and options.query_vectors is not None and qrels is not None:
         queries = given_vectors(options.query_vectors, open_stored_index(folders[0]), known).queries

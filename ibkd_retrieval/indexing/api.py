@@ -33,7 +33,9 @@ from ibkd_retrieval.indexing.importing.documents import read_ids
 from ibkd_retrieval.indexing.importing.folder import import_vectors as bring_in
 from ibkd_retrieval.indexing.importing.formats import open_vectors
 from ibkd_retrieval.indexing.newer import newer_documents
+from ibkd_retrieval.indexing.remote import UploadedIndex, refuse_remote, upload_index
 from ibkd_retrieval.progress import SILENT, Progress, as_progress
+from ibkd_retrieval.stores import address_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,6 +155,7 @@ def append(
     """
     progress = as_progress(progress)
     config = _on_device(IndexConfig.of(config, "append", **options), progress)
+    refuse_remote(index)
     folder = folder_of(index)
     begun = read_manifest(folder).encoder
     begun.refuse_unnamed(folder)
@@ -199,6 +202,7 @@ def delete(index: Any, ids: Iterable[str] | Path) -> IndexDescription:
     """
     if isinstance(ids, str):
         raise UserError(f"`ids` is the text {ids!r}: give a list of ids, or the path of a file as a `pathlib.Path`.")
+    refuse_remote(index)
     folder = folder_of(index)
     wanted: Collection[str] = list(read_ids(ids)) if isinstance(ids, Path) else list(ids)
     return IndexDescription(folder, delete_documents(folder, wanted))
@@ -334,8 +338,8 @@ def export(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool | Progress = False,
-) -> Path | ExportedTable:
-    """Write an index or a model in another tool's format, or load an index into a vector database.
+) -> Path | ExportedTable | UploadedIndex:
+    """Write an index or a model in another tool's format, or load an index into a vector database or an object store.
 
     A folder appears whole or not at all. A database is loaded shard by shard. Then its vectors are indexed, its rows
     are counted, and its answers are compared with exact search.
@@ -346,19 +350,20 @@ def export(
             `models/`.
         to: "pyserini", "numpy" or "parquet" for an index, "onnx" or "openvino" for a model, "router" for a student and
             its teacher in one sentence-transformers folder; "lancedb", "pgvector" or "qdrant" for an index into a
-            database.
-        output: a new or an empty folder. None for a database.
+            database; "store" for an index as it is, into an object store.
+        output: a new or an empty folder. None for a database or a store.
         exact: for "pyserini": write exact vectors, whatever the index's type.
         int8: for a model: also write the graph with weights in int8.
         teacher: for "router": the teacher, where it is not in the place that the student's record names.
         url: for a database: its address, such as `postgresql://USER@HOST/DATABASE`, `http://HOST:6333` or a folder.
+            For a store: where the index goes, `s3://BUCKET/NAME` or `gs://BUCKET/NAME`.
         table: for a database: the table or collection to make.
         resume: for a database: continue an interrupted export of the same index.
-        overwrite: for a database: replace the table.
+        overwrite: for a database or a store: replace the table, or another index.
         progress: True for progress bars, or an object that receives the progress.
 
     Returns:
-        The folder, or what the table of the database holds.
+        The folder, or what the table of the database or the store holds.
 
     Raises:
         UserError: there is no such format, no sound index or model, the folder or table is taken, or the database
@@ -382,6 +387,10 @@ def export(
         return export_to_database(
             folder_of(source), to, url, table=table, resume=resume, overwrite=overwrite, progress=progress
         )
+    if to == "store":
+        if url is None or output is not None:
+            raise UserError("An export to a store goes to `url`, such as s3://BUCKET/NAME: give it, and no `output`.")
+        return upload_index(folder_of(source), url, overwrite=overwrite, progress=progress)
     if output is None or url is not None:
         raise UserError(f"An export to {to} makes a folder: name a new one with `output`, and give no `url`.")
     if teacher is not None and to != "router":
@@ -411,7 +420,7 @@ def export(
 def corpus_slug(corpus: str) -> str:
     """A corpus name as part of a folder name."""
     path = Path(corpus.rstrip("/"))
-    name = path.name.split(".")[0] if path.exists() else corpus
+    name = path.name.split(".")[0] if path.exists() or address_of(corpus) else corpus
     return name.replace("/", "-").replace(":", "-")
 
 

@@ -111,5 +111,7 @@ def describe(index: Any, *, verify: bool = False) -> IndexDescription:
 
 
 def folder_of(index: Any) -> Path:
-    """The folder of an index that is given as a path, or opened."""
-    return Path(getattr(index, "folder", index))
+    """The folder of an index that is given as a path, as an address in an object store, or opened."""
+    from ibkd_retrieval.indexing.remote import local_folder
+
+    return local_folder(getattr(index, "folder", index))

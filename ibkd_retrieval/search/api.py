@@ -46,8 +46,9 @@ def open_index(
     """Open an index folder for search. Its encoder is loaded at the first text query.
 
     Args:
-        path: the folder, or the result of `build_index`. Several folders of one encoder are searched as one index. None
-            is the newest in `indexes/`.
+        path: the folder, the result of `build_index`, or the address of an index in an object store
+            (`s3://BUCKET/NAME`), which is downloaded into the cache folder first. Several folders of one encoder are
+            searched as one index. None is the newest in `indexes/`.
         model: the index's own encoder, or its present folder. None is the folder recorded when indexing.
         config: default options, which `options` override.
         known: loaded encoders by weight hash. New ones are added, so that indexes of one encoder share it.
@@ -87,7 +88,7 @@ def open_index(
     path = getattr(path, "folder", path)
     several = path is not None and not isinstance(path, str | os.PathLike)
     paths: Iterable[Any] = path if several else [index_folder(None if path is None else Path(path), shown)]  # type: ignore[assignment, arg-type]
-    folders = [Path(getattr(each, "folder", each)) for each in paths]
+    folders = [index_folder(Path(getattr(each, "folder", each)), shown) for each in paths]
     if not folders:
         raise UserError("`path` is an empty list: name at least one index folder.")
     from ibkd_retrieval.indexing.faiss_binding import device_there

@@ -34,14 +34,17 @@ def say_loading(indexes: Mapping[Path, IndexManifest], progress: Progress) -> No
 
 
 def index_folder(given: Path | None, progress: Progress) -> Path:
-    """The given index, or the newest of this folder's own, which a message names.
+    """The folder of the given index, or the newest of this folder's own, which a message names.
+
+    An index in an object store is downloaded first (`indexing.remote`).
 
     Those of a suite, which lie one level deeper, and of the quickstart are taken only if there are no others.
     """
     from ibkd_retrieval.indexing.format.manifest import finished_indexes
+    from ibkd_retrieval.indexing.remote import local_folder
 
     if given is not None:
-        return given
+        return local_folder(given, progress)
     found = finished_indexes(INDEXES)
     own = [each for each in found if each[0].parent == INDEXES and not each[0].name.startswith("quickstart-")]
     folder, made = (own or found)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -338,8 +339,17 @@ def read_manifest(folder: Path | str) -> IndexManifest:
         if is_index(folder):
             raise UserError(f"The index in {folder} is unfinished: finish it with `build_index(resume=True)`.")
         raise UserError(f"{folder} is not an index folder (it has no {MANIFEST}): make one with `build_index()`.")
+    return manifest_of(path.read_bytes, path)
+
+
+def manifest_of(read: Callable[[], bytes], path: Path | str) -> IndexManifest:
+    """The manifest that `read` gives the text of. `path` names it in errors.
+
+    Raises:
+        UserError: it cannot be read, or is of a newer format.
+    """
     try:
-        value = parse(path.read_bytes())
+        value = parse(read())
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise ValueError(f'it does not say "format": "{FORMAT}"')
         version = value.get("format_version")

@@ -1,0 +1,228 @@
+"""Files in object stores: addresses that begin with `s3://` or `gs://`, through pyarrow.
+
+Credentials, region and endpoint are those of the usual environment, such as `AWS_ACCESS_KEY_ID`, `AWS_PROFILE`,
+`AWS_REGION` and `AWS_ENDPOINT_URL`, or `GOOGLE_APPLICATION_CREDENTIALS`. pyarrow repeats requests that fail.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PosixPath
+from typing import IO, Any
+
+from ibkd_retrieval.errors import UserError, WorkFailed, first_line
+
+_ADDRESS = re.compile(r"(s3|gs):/+([^/].*)", re.DOTALL)
+_BUFFER = 8 << 20
+"""Bytes of a file that are fetched by one request."""
+_PIECE = 1 << 20
+
+
+def address_of(path: str | os.PathLike[str]) -> str | None:
+    """The address in an object store that a path or name is, None for others. A `Path` drops one of its slashes.
+
+    Example:
+        >>> address_of("s3://bucket/docs.jsonl"), address_of(Path("gs://bucket/docs/")), address_of("docs.jsonl")
+        ('s3://bucket/docs.jsonl', 'gs://bucket/docs', None)
+    """
+    found = _ADDRESS.fullmatch(os.fspath(path))
+    return None if found is None else f"{found[1]}://{found[2].rstrip('/')}"
+
+
+class StoreFile(PosixPath):
+    """A file in an object store, in place of a local path. `files.open_bytes` reads it."""
+
+    def __str__(self) -> str:
+        return address_of(super().__str__()) or super().__str__()
+
+
+class Store:
+    """A place in an object store: an object, or all whose names begin with its own and a slash.
+
+    Attributes:
+        address: the place, such as `s3://bucket/indexes/mine`.
+
+    Raises:
+        UserError: of every method: there is no such bucket, it may not be used, or no store answers.
+        WorkFailed: of every method: the store failed.
+    """
+
+    def __init__(self, address: str) -> None:
+        from pyarrow import fs
+
+        self.address = address
+        with self._named():
+            self._files, self._root = fs.FileSystem.from_uri(address)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Turn the store's errors into sentences."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise _sentence(self.address, error) from error
+
+    def open(self, name: str = "") -> Any:
+        """Open an object for reading anywhere in it.
+
+        Raises:
+            FileNotFoundError: it is not there, and its bucket is.
+        """
+        with self._named():
+            if self.size(name) is None:
+                raise FileNotFoundError(f"{self.address}/{name}" if name else self.address)
+            return self._files.open_input_file(self._path(name))
+
+    def size(self, name: str = "") -> int | None:
+        """The bytes of an object, None if it is not there."""
+        from pyarrow import fs
+
+        with self._named():
+            found = self._files.get_file_info(self._path(name))
+            if found.type is fs.FileType.File:
+                return int(found.size)
+            bucket = self._root.partition("/")[0]
+            if found.type is fs.FileType.NotFound and self._files.get_file_info(bucket).type is fs.FileType.NotFound:
+                raise UserError(
+                    f"There is no bucket {bucket} for {self.address}: make it, check the name, or name the store "
+                    "that has it in the environment (AWS_ENDPOINT_URL, AWS_REGION)."
+                )
+            return None
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """The objects below a place, by their names after it, with their bytes."""
+        from pyarrow import fs
+
+        with self._named():
+            chosen = fs.FileSelector(self._path(name), allow_not_found=True, recursive=True)
+            start = len(self._path(name)) + 1
+            found = self._files.get_file_info(chosen)
+            return {each.path[start:]: int(each.size) for each in found if each.type is fs.FileType.File}
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of a small object, None if it is not there."""
+        try:
+            with self.open(name) as file, self._named():
+                return bytes(file.read())
+        except FileNotFoundError:
+            return None
+
+    def _opened_for_writing(self, name: str) -> Any:
+        # By itself, pyarrow compresses what is called `.gz`.
+        return self._files.open_output_stream(self._path(name), compression=None)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small object. It appears whole."""
+        with self._named(), self._opened_for_writing(name) as file:
+            file.write(data)
+
+    def upload(self, path: Path, name: str) -> str:
+        """Write a file as an object, which appears whole. Return the SHA-256 of what was written."""
+        with open(path, "rb") as source, self._named(), self._opened_for_writing(name) as file:
+            return _copy(source, file)
+
+    def download(self, name: str, file: IO[bytes]) -> str:
+        """Write an object into an open file. Return the SHA-256 of its bytes.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        with self.open(name) as source, self._named():
+            return _copy(source, file)
+
+    def delete(self, name: str) -> None:
+        """Remove an object."""
+        with self._named():
+            self._files.delete_file(self._path(name))
+
+    def remove(self, name: str) -> None:
+        """Remove all objects below a place."""
+        with self._named():
+            self._files.delete_dir(self._path(name))
+
+
+def _copy(source: Any, target: Any) -> str:
+    digest = hashlib.sha256()
+    while piece := source.read(_PIECE):
+        digest.update(piece)
+        target.write(piece)
+    return digest.hexdigest()
+
+
+def open_stream(path: Path) -> IO[bytes]:
+    """Open a `StoreFile` for reading from its start.
+
+    Raises:
+        UserError: it is not there, or cannot be read.
+    """
+    return io.BufferedReader(_seekable(path), _BUFFER)
+
+
+def seekable(path: Path) -> Any:
+    """What pyarrow reads a file by: the path of a local one, and of a `StoreFile` the opened object.
+
+    Raises:
+        UserError: it is not there, or cannot be read.
+    """
+    return _seekable(path) if isinstance(path, StoreFile) else path
+
+
+def _seekable(path: Path) -> Any:
+    try:
+        return Store(str(path)).open()
+    except FileNotFoundError:
+        raise UserError(f"There is no {path}: check the address.") from None
+
+
+def need_room(folder: Path, size: int) -> None:
+    """Refuse to download more than the disk has room for.
+
+    Raises:
+        WorkFailed: there is too little.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise WorkFailed(f"{folder} has room for {free / 1e9:,.1f} GB and {size / 1e9:,.1f} GB are due: make room.")
+
+
+_REFUSED = re.compile(
+    r"ACCESS_DENIED|ACCESS KEY|INVALID_ACCESS|SIGNATURE|CREDENTIAL|FORBIDDEN|UNAUTH|\b40[13]\b|DENIED"
+)
+_ABSENT = re.compile(r"NO_SUCH_BUCKET|BUCKET DOES NOT EXIST|BUCKET .* NOT FOUND")
+_SILENT = re.compile(r"NETWORK_CONNECTION|CURL|COULD NOT (CONNECT|RESOLVE)|UNAVAILABLE|TIMEOUT|TIMED OUT")
+
+
+def _sentence(address: str, error: Exception) -> Exception:
+    """What the store said, as an error that says what to do."""
+    if isinstance(error, FileNotFoundError | UserError):
+        return error
+    said, loud = first_line(error)[:300], str(error).upper()
+    scheme, _, rest = address.partition("://")
+    credentials = (
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role"
+        if scheme == "s3"
+        else "GOOGLE_APPLICATION_CREDENTIALS, or the machine's account"
+    )
+    if _ABSENT.search(loud):
+        return UserError(f"There is no bucket {rest.partition('/')[0]} for {address}: make it, or check the name.")
+    if _REFUSED.search(loud):
+        return UserError(
+            f"The object store refuses {address} ({said}): give credentials that may use it ({credentials})."
+        )
+    if _SILENT.search(loud):
+        return UserError(
+            f"No object store answers for {address} ({said}): check the network, and the endpoint in the environment "
+            "(AWS_ENDPOINT_URL, AWS_REGION)."
+        )
+    if isinstance(error, ValueError):
+        return UserError(f"{address} is no address in an object store ({said}): write SCHEME://BUCKET/NAME.")
+    return WorkFailed(f"The object store failed for {address} ({said}): run this again, and what is done is kept.")

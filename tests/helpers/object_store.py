@@ -1,0 +1,47 @@
+"""An S3-compatible server on this machine, in a process of its own."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """The address of a moto server."""
+    pytest.importorskip("moto")
+    pytest.importorskip("flask")  # moto[server]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        for _ in range(300):
+            with socket.socket() as tried:
+                if tried.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+        server.kill()
+
+
+@pytest.fixture
+def bucket(endpoint: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path) -> str:
+    """The address of a new, empty bucket. The environment leads to the server."""
+    from pyarrow import fs
+
+    for name, value in (
+        ENVIRONMENT | {"AWS_ENDPOINT_URL": endpoint, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    ).items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{abs(hash(request.node.name)):x}"
+    files, path = fs.FileSystem.from_uri(f"s3://{name}?allow_bucket_creation=true")
+    files.create_dir(path)
+    return f"s3://{name}"
