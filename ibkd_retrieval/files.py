@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.stores import StoreFile, open_stream
+from ibkd_retrieval.stores import StoreFile, address_of, open_stream
 
 MODELS, INDEXES = Path("models"), Path("indexes")
 """Folders of students and indexes, below the working folder, unless another is named."""
@@ -63,8 +63,13 @@ def check_name(path: Path) -> None:
     """Refuse a name that no file system takes, before the work for it is done.
 
     Raises:
-        UserError: a part of the path is too long.
+        UserError: a part of the path is too long, or it is an address in an object store.
     """
+    if (address := address_of(path)) is not None:
+        raise UserError(
+            f"{address} is in an object store, where nothing is written in place: name a folder or file here, and "
+            "upload an index that is finished with `export(to='store')`."
+        )
     for part in path.parts:
         if len(os.fsencode(part)) > _LONGEST_NAME:
             raise UserError(

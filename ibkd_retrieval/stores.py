@@ -205,7 +205,7 @@ def _sentence(address: str, error: Exception) -> Exception:
     """What the store said, as an error that says what to do."""
     if isinstance(error, FileNotFoundError | UserError):
         return error
-    said, loud = first_line(error)[:300], str(error).upper()
+    said, loud = re.sub(r"^When .*?: (?=AWS Error)|; Details:.*", "", first_line(error)), str(error).upper()
     scheme, _, rest = address.partition("://")
     credentials = (
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role"

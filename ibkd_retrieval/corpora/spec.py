@@ -52,7 +52,8 @@ def open_corpus(
     Python is a hash of its documents.
 
     Args:
-        source: a data set's name (`scifact`), a file or a folder, or the documents themselves: an iterable of
+        source: a data set's name (`scifact`), a file or a folder, a file in an object store (`s3://BUCKET/NAME`), or
+            the documents themselves: an iterable of
             `Document` records, of dicts with the keys of a JSON line, of (id, text) or (id, title, text), or of
             texts, whose ids are then 0, 1, ...; a dict from ids to texts or dicts; or a pandas table. A generator
             is put into a list, as documents are read more than once.

@@ -113,12 +113,13 @@ def local_folder(index: str | os.PathLike[str], progress: Progress = SILENT) -> 
     said = store.read(layout.MANIFEST)
     while True:
         if said is None:
-            state = (
-                "only half of an index, whose upload was broken off: upload it again"
-                if store.sizes("")
-                else ("no index: check the address, or upload one with `export(to='store')`")
+            if store.sizes(""):
+                raise UserError(
+                    f"{store.address} holds half of an index, whose upload was broken off: upload it again."
+                )
+            raise UserError(
+                f"{store.address} holds no index: check the address, or upload one with `export(to='store')`."
             )
-            raise UserError(f"There is {state} ({store.address}).")
         folder = cache_folder() / "indexes" / f"{_slug(store.address)}-{_place_of(said)}"
         try:
             _download(store, said, folder, progress)
