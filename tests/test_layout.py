@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "ibkd_retrieval"
 COMMANDS = ROOT / "cli"
 ROOMS = ("corpora", "encoders", "indexing", "search", "evaluation", "distill", "serving", "integrations")
-ROOT_MODULES = {"cluster", "cluster_dispatch", "cluster_group", "errors", "files", "json_io", "progress"}
+ROOT_MODULES = {"cluster", "cluster_dispatch", "cluster_group", "errors", "files", "json_io", "progress", "stores"}
 HEAVY = {
     "torch",
     "transformers",

@@ -95,7 +95,7 @@ def test_the_choices_shown_are_those_that_the_library_takes():
     assert choices_of("distill", "--objective") == OBJECTIVES
     assert set(choices_of("index", "--type")) == set(FAMILIES)
     assert choices_of("index", "--vectors") == choices_of("import", "--vectors") == FORMATS
-    assert choices_of("export", "--to") == (*EXPORTS, *DATABASES, *GRAPHS, "router")
+    assert choices_of("export", "--to") == (*EXPORTS, *DATABASES, "store", *GRAPHS, "router")
     for command in ("search", "eval", "serve"):
         assert choices_of(command, "--engine") == ("dense", *ENGINES)
 
