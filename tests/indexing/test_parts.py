@@ -174,5 +174,7 @@ def test_types_without_lists_are_not_kept_in_parts(table: np.ndarray, tmp_path: 
             build_index(table_corpus(COUNT), TableEncoder(table), tmp_path / "i", family=family, parts=2)
     with pytest.raises(UserError, match="at least one part"):
         build_index(table_corpus(COUNT), TableEncoder(table), tmp_path / "i", family="sq8", parts=0)
+    one_shard = build_index(table_corpus(COUNT), TableEncoder(table), tmp_path / "j", family="sq8", parts=2)
+    assert (one_shard.parts, one_shard.structure in one_shard.files) == ((), True)
     # Too few to train lists: a flat index, as without `parts`.
     assert build_index(table_corpus(500), TableEncoder(table), tmp_path / "i", family="sq8", parts=2).family == "flat"

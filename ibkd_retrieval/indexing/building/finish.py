@@ -90,7 +90,8 @@ def finish_index(
     kept = _parts_of(family, vectors.count, vectors.dim, limit, parts)
     spread = vectors.count // WORTH_SPREADING if fill is not None and has_lists(family, vectors.dim) else 0
     plans = part_plans(folder, counts, vectors.dim, kept or min(spread, _MOST_PLACES)) if kept or spread > 1 else []
-    adding = AddingInParts(plans, kept > 0, limit, fill) if plans else add_whole
+    # One shard is one part, which is no different from the whole.
+    adding = AddingInParts(plans, kept > 0, limit, fill) if len(plans) > 1 else add_whole
     if isinstance(family, Flat) and limit is not None:
         family = Flat(min(limit, STORED_ONCE_BYTES if family.memory_bytes is None else family.memory_bytes))
     built = family.build(vectors, progress, device, adding)
