@@ -112,7 +112,7 @@ def test_what_needs_float32_gets_it_from_half_weights(tmp_path):
     folder = decoder(tmp_path / "m", torch.bfloat16)
 
     def prefer(weight_hash, device):
-        return "onnx", "float32", ()
+        return "onnx", "float32"
 
     exact = Encoder.load(folder, device="cpu", dtype="float32")
     chosen = Encoder.load(folder, device="cpu", dtype="auto", prefer=prefer)
