@@ -1,4 +1,4 @@
-"""Runs functions on the nodes of a Ray cluster. Only this module imports ray."""
+"""Runs functions on the nodes of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -156,6 +156,22 @@ def on_node(node: str, function: Any, cpus: float = 0, gpus: int = 0) -> Any:
     strategies = importlib.import_module("ray.util.scheduling_strategies")
     place = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
     return function.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=place)
+
+
+def check_sizes(workers: int | None, worker_cpus: int | None) -> None:
+    """Check how many processes are asked for, and with how many cores.
+
+    Raises:
+        UserError: a number is below 1.
+    """
+    for name, number in (("workers", workers), ("worker_cpus", worker_cpus)):
+        if number is not None and number < 1:
+            raise UserError(f"`{name}` is {number}: give at least 1.")
+
+
+def cannot_run(node: str, error: Any) -> UserError:
+    """The error that a function of this toolkit failed on a node before it could begin."""
+    return UserError(f"Node {node} cannot run this toolkit ({first_line(error.cause)}): install the same there.")
 
 
 def check_software(node: str, found: dict[str, str | None], further: tuple[str, ...] = ()) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ibkd_retrieval.cluster import Cluster, check_software, load_ray, no_room, on_node, places, software
-from ibkd_retrieval.errors import Failure, UserError, WorkFailed, first_line
+from ibkd_retrieval.cluster import Cluster, cannot_run, check_software, load_ray, no_room, on_node, places, software
+from ibkd_retrieval.errors import Failure, WorkFailed, first_line
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -231,9 +231,7 @@ class Dispatcher(Generic[T, A]):
         try:
             found, report = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
-            raise UserError(
-                f"Node {name} cannot run this toolkit ({first_line(error.cause)}): install the same there."
-            ) from error
+            raise cannot_run(name, error) from error
         except self._ray.exceptions.RayError:  # It died, or has no room for a process.
             return
         check_software(name, found, self._work.packages)

@@ -12,7 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ibkd_retrieval.cluster import Cluster, check_software, connected, load_ray, no_room, on_node, places, software
+from ibkd_retrieval.cluster import (
+    Cluster,
+    cannot_run,
+    check_software,
+    connected,
+    load_ray,
+    no_room,
+    on_node,
+    places,
+    software,
+)
 from ibkd_retrieval.errors import Failure, LostProcess, UserError, WorkFailed, first_line
 
 _MOST_CRASHES = 3
@@ -52,9 +62,7 @@ def check_nodes(cluster: Cluster, where: str, paths: Sequence[str]) -> None:
             try:
                 found, missing = ray.get(reference, timeout=_PATIENCE)
             except ray.exceptions.RayTaskError as error:
-                raise UserError(
-                    f"Node {name} cannot run this toolkit ({first_line(error.cause)}): install the same there."
-                ) from error
+                raise cannot_run(name, error) from error
             except ray.exceptions.RayError:  # It died, or does not answer.
                 continue
             check_software(name, found)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ibkd_retrieval.cluster import Cluster
+from ibkd_retrieval.cluster import Cluster, check_sizes
 from ibkd_retrieval.distill.config import RECORD, DistillConfig
 from ibkd_retrieval.distill.output.folder import full_disk_error, settle_output
 from ibkd_retrieval.distill.pipeline import distill_student, held, prepare_for_nodes
@@ -35,9 +35,8 @@ def check_cluster(
     Raises:
         UserError: options do not go together.
     """
+    check_sizes(workers, worker_cpus)
     for name, value in (("workers", workers), ("worker_cpus", worker_cpus)):
-        if value is not None and value < 1:
-            raise UserError(f"`{name}` is {value}: give at least 1.")
         if value is not None and cluster is None:
             raise UserError(f"`{name}` is for a `cluster`: give that too.")
     if cluster is None:

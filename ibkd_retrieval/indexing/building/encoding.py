@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ibkd_retrieval.cluster import check_sizes
 from ibkd_retrieval.encoders.device import choose_device, give_freed_memory_back
 from ibkd_retrieval.encoders.endpoints.address import Address, is_endpoint
 from ibkd_retrieval.encoders.prompts import word_on_prompts
@@ -93,10 +94,7 @@ def encoders_outside(encoder: TextEncoder, config: EncodingConfig, progress: Pro
 
 
 def _check_workers(config: EncodingConfig) -> None:
-    for name in ("workers", "worker_cpus"):
-        number = getattr(config, name)
-        if number is not None and number < 1:
-            raise UserError(f"`{name}` is {number}: give at least 1.")
+    check_sizes(config.workers, config.worker_cpus)
     if config.cluster is None and config.worker_cpus is not None:
         raise UserError("`worker_cpus` is for encoders on a cluster: give `cluster` too, or `workers` alone.")
 

@@ -6,11 +6,15 @@ finished first. A job that fails on its input therefore keeps everything read be
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from typing import Generic, TypeVar
+
+from ibkd_retrieval.errors import Failure
 
 T = TypeVar("T")
 
@@ -60,6 +64,25 @@ class _Channel(Generic[T]):
             self._closed = True
             self._items.clear()
             self._changed.notify_all()
+
+
+@contextmanager
+def answering(connection: Connection, doing: str) -> Iterator[None]:
+    """A context for the main function of a process. An error is sent to the parent process, if that still listens.
+
+    Args:
+        connection: the connection to the parent process.
+        doing: what the process does, for the message: "Encoding".
+    """
+    # An interrupt from the terminal reaches all processes. The parent decides what to do.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    except ConnectionError:
+        return
+    except Exception as error:  # Any library can raise here. The parent process turns it into a message.
+        with suppress(ConnectionError):
+            connection.send(Failure.of(error, doing))
 
 
 @contextmanager

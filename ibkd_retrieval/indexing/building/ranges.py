@@ -6,7 +6,6 @@ The processes check and measure the documents. The texts stay in the file, from 
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +20,7 @@ from ibkd_retrieval.corpora.formats import Place
 from ibkd_retrieval.corpora.line_file import LineFile
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.errors import Failure, UserError, WorkFailed
+from ibkd_retrieval.indexing.building.pipeline import answering
 from ibkd_retrieval.indexing.building.plan import Fingerprint, fingerprint, fingerprinted_document, hash_id
 
 if TYPE_CHECKING:
@@ -265,18 +265,9 @@ def _received(file: LineFile, connection: Connection, process: SpawnProcess) -> 
 
 def _read(connection: Connection, file: LineFile, starts: Iterable[int], size: int) -> None:
     """The main function of a process that reads ranges."""
-    # An interrupt from the terminal reaches all processes. The parent decides what to do.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+    with answering(connection, "Reading"):
         for start in starts:
             found = scan(file, start, start + size)
             connection.send(found._replace(content=b""))
             # Not as a part of the tuple, which would be copied again.
             connection.send_bytes(found.content)
-    except ConnectionError:
-        return
-    except Exception as error:  # Any library can raise here. The parent process turns it into a message.
-        try:
-            connection.send(Failure.of(error, "Reading"))
-        except ConnectionError:
-            return

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ibkd_retrieval.corpora.records import Document
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import Failure, WorkFailed
+from ibkd_retrieval.indexing.building.pipeline import answering
 from ibkd_retrieval.indexing.building.ranges import FileDocuments
 from ibkd_retrieval.indexing.format.shards import ids_of, line_of
 from ibkd_retrieval.indexing.format.staging import StagedLines, StagedVectors, Staging
@@ -332,21 +333,11 @@ class _Reporting:
 
 def _work(connection: Connection, load: EncoderLoader, number: int, count: int) -> None:
     """The main function of a process: load the model, then encode shards until the connection closes."""
-    # An interrupt from the terminal reaches all processes. The parent decides what to do.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    take_share(number, count)
-    reply: Any
-    try:
+    with answering(connection, "Encoding"), contextlib.suppress(EOFError):
+        take_share(number, count)
         encoder = load(number, count)
-        reply = _Ready()
+        reply: Any = _Ready()
         while True:
             connection.send(reply)
             shard, sent, staging = connection.recv()
             reply = encode_sent(encoder, shard, sent, staging, _Reporting(connection))
-    except (EOFError, ConnectionError):
-        return
-    except Exception as error:  # Any library can raise here. The parent process turns it into a message.
-        try:
-            connection.send(Failure.of(error, "Encoding"))
-        except ConnectionError:
-            return
