@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.cluster import Cluster
+from ibkd_retrieval.cluster import Cluster, connected
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import sha256_file
 from ibkd_retrieval.indexing.config import SearchParams
@@ -156,6 +156,10 @@ class NodeSearch:
         self._folder = folder.resolve()
         self._digest = sha256_file(folder / MANIFEST)
         self._counts = tuple(shard.documents for shard in manifest.shards)
+
+    def connected(self) -> AbstractContextManager[None]:
+        """A connection to the cluster. When the last one is closed, the processes on the nodes end."""
+        return connected(self._cluster.address)
 
     def compare(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None) -> Found:
         """The k best rows of each query by exact score, as `exact.scan` finds them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -237,6 +238,10 @@ class StoredIndex(IndexContents):
         if len(short):
             scores[short], rows[short] = self._scan(queries[short], k, allowed)
         return scores, rows
+
+    def connected(self) -> AbstractContextManager[None]:
+        """A context for several searches. On a cluster they share a connection, and what the nodes have read."""
+        return nullcontext() if self._nodes is None else self._nodes.connected()
 
     def _scan(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None) -> Found:
         if self._nodes is not None:

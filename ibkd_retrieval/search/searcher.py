@@ -76,7 +76,7 @@ class VectorSearcher:
         """
         shape = (len(vectors), min(k, len(self.index)))
         scores, rows = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.int64)
-        with progress.task("Searching", len(vectors), "queries") as task:
+        with self.index.connected(), progress.task("Searching", len(vectors), "queries") as task:
             height = self.index.queries_at_once or QUERY_BLOCK
             for start in range(0, len(vectors), height):
                 block = slice(start, start + height)

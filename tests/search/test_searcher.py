@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ class ExactIndex:
     """What `indexing.store.StoredIndex` promises, by brute force."""
 
     queries_at_once = None
+    connected = nullcontext
 
     def __init__(self, encoder):
         record = SimpleNamespace(name=encoder.name, weight_hash=encoder.weight_hash)
