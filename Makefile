@@ -63,7 +63,7 @@ test-cluster: .venv-cluster/.installed
 
 .venv/.installed-dev: $(SETUP)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,demo,bm25,onnx,report,serve,static,tensorboard,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,demo,bm25,onnx,report,serve,static,store,tensorboard,dev]'
 	touch $@ .venv/.installed-demo
 
 .venv/.installed-docs: $(SETUP)

@@ -1,7 +1,8 @@
 """Files in object stores: addresses that begin with `s3://` or `gs://`, through pyarrow.
 
 Credentials, region and endpoint are those of the usual environment, such as `AWS_ACCESS_KEY_ID`, `AWS_PROFILE`,
-`AWS_REGION` and `AWS_ENDPOINT_URL`, or `GOOGLE_APPLICATION_CREDENTIALS`. pyarrow repeats requests that fail.
+`AWS_REGION` and `AWS_ENDPOINT_URL`, or `GOOGLE_APPLICATION_CREDENTIALS`. pyarrow repeats requests that fail. It has no
+conditional writes, so obstore writes what two commands may write at once.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import io
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path, PosixPath
 from typing import IO, Any
 
-from ibkd_retrieval.errors import UserError, WorkFailed, first_line
+from ibkd_retrieval.errors import UserError, WorkFailed, require
 
 _ADDRESS = re.compile(r"(s3|gs):/+([^/].*)", re.DOTALL)
 _BUFFER = 8 << 20
@@ -68,7 +72,7 @@ class Store:
         """Turn the store's errors into sentences."""
         try:
             yield
-        except (OSError, ValueError) as error:
+        except _errors_of_libraries() as error:
             raise _sentence(self.address, error) from error
 
     def open(self, name: str = "") -> Any:
@@ -100,13 +104,20 @@ class Store:
 
     def sizes(self, name: str) -> dict[str, int]:
         """The objects below a place, by their names after it, with their bytes."""
+        return {each: int(found.size) for each, found in self._below(name).items()}
+
+    def times(self, name: str) -> dict[str, datetime]:
+        """The objects below a place, with when they were written, by the store's clock."""
+        return {each: found.mtime for each, found in self._below(name).items()}
+
+    def _below(self, name: str) -> dict[str, Any]:
         from pyarrow import fs
 
         with self._named():
             chosen = fs.FileSelector(self._path(name), allow_not_found=True, recursive=True)
             start = len(self._path(name)) + 1
             found = self._files.get_file_info(chosen)
-            return {each.path[start:]: int(each.size) for each in found if each.type is fs.FileType.File}
+            return {each.path[start:]: each for each in found if each.type is fs.FileType.File}
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a small object, None if it is not there."""
@@ -124,6 +135,53 @@ class Store:
         """Write a small object. It appears whole."""
         with self._named(), self._opened_for_writing(name) as file:
             file.write(data)
+
+    @cached_property
+    def _client(self) -> Any:
+        """The place, for conditional writes. boto3 finds the credentials that pyarrow finds."""
+        require("obstore", "An upload", "store")
+        from obstore.store import GCSStore, S3Store
+
+        bucket, _, prefix = self._root.partition("/")
+        with self._named():
+            if self.address.startswith("gs:"):
+                return GCSStore(bucket, prefix=prefix)
+            require("boto3", "An upload", "store")
+            from obstore.auth.boto3 import Boto3CredentialProvider
+
+            return S3Store(
+                bucket,
+                prefix=prefix,
+                region=self._files.region,
+                client_options={"allow_http": True},  # Where the endpoint says so.
+                credential_provider=Boto3CredentialProvider(),
+            )
+
+    def read_to_change(self, name: str) -> tuple[bytes | None, Any]:
+        """The bytes of a small object, None if it is not there, and its state, which `change` takes."""
+        client = self._client
+        import obstore
+
+        with self._named():
+            try:
+                found = obstore.get(client, name)
+            except FileNotFoundError as error:
+                if _sentence(self.address, error) is not error:
+                    raise
+                return None, "create"
+            state = {key: found.meta[key] for key in ("e_tag", "version") if found.meta[key] is not None}
+            return bytes(found.bytes()), state
+
+    def change(self, name: str, data: bytes, state: Any) -> bool:
+        """Write a small object if it still has the state in which it was read. Return whether it had."""
+        client = self._client
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        with self._named(), suppress(AlreadyExistsError, PreconditionError):
+            obstore.put(client, name, data, mode=state)
+            return True
+        return False
 
     def upload(self, path: Path, name: str) -> str:
         """Write a file as an object, which appears whole. Return the SHA-256 of what was written."""
@@ -194,19 +252,30 @@ def need_room(folder: Path, size: int) -> None:
         raise WorkFailed(f"{folder} has room for {free / 1e9:,.1f} GB and {size / 1e9:,.1f} GB are due: make room.")
 
 
+def _errors_of_libraries() -> tuple[type[Exception], ...]:
+    """What pyarrow raises, and obstore and boto3 if they are imported."""
+    bases = (("obstore.exceptions", "BaseError"), ("botocore.exceptions", "BotoCoreError"))
+    own = [getattr(sys.modules[module], name) for module, name in bases if module in sys.modules]
+    return (OSError, ValueError, *own)
+
+
+_NOISE = re.compile(r"^When .*?: (?=AWS Error)|Error performing \w+ \S+ in .*? - ")
 _REFUSED = re.compile(
-    r"ACCESS_DENIED|ACCESS KEY|INVALID_ACCESS|SIGNATURE|CREDENTIAL|FORBIDDEN|UNAUTH|\b40[13]\b|DENIED"
+    r"ACCESS_DENIED|ACCESS KEY|INVALID_ACCESS|SIGNATURE|CREDENTIAL|FORBIDDEN|UNAUTH|\b40[13]\b|DENIED|CONFIG PROFILE"
 )
 _ABSENT = re.compile(r"NO_SUCH_BUCKET|BUCKET DOES NOT EXIST|BUCKET .* NOT FOUND")
-_SILENT = re.compile(r"NETWORK_CONNECTION|CURL|COULD NOT (CONNECT|RESOLVE)|UNAVAILABLE|TIMEOUT|TIMED OUT")
+_SILENT = re.compile(
+    r"NETWORK_CONNECTION|CURL|COULD NOT (CONNECT|RESOLVE)|UNAVAILABLE|TIMEOUT|TIMED OUT|SENDING REQUEST"
+)
 
 
 def _sentence(address: str, error: Exception) -> Exception:
     """What the store said, as an error that says what to do."""
-    if isinstance(error, FileNotFoundError | UserError):
-        return error
-    said, loud = re.sub(r"^When .*?: (?=AWS Error)|; Details:.*", "", first_line(error)), str(error).upper()
+    whole = _NOISE.sub("", str(error).partition("Debug source")[0])
+    said, loud = re.sub(r": <.*|; Details:.*", "", whole.partition("\n")[0]), whole.upper()
     scheme, _, rest = address.partition("://")
+    if isinstance(error, UserError) or (isinstance(error, FileNotFoundError) and not _ABSENT.search(loud)):
+        return error
     credentials = (
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role"
         if scheme == "s3"

@@ -1,9 +1,14 @@
 """Corpora and indexes in an object store, against an S3-compatible server."""
 
 import gzip
+import hashlib
 import json
 import re
+import subprocess
+import sys
 import threading
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -95,19 +100,73 @@ def numbered_corpus_from(first: int, end: int):
     return open_corpus([(f"d{i}", f"text of document {i}") for i in range(first, end)])
 
 
-def test_two_uploads_at_once_leave_one_of_the_two_whole(bucket, tmp_path):  # noqa: F811
-    folders = [tmp_path / str(count) for count in (25, 45)]
+@pytest.mark.parametrize("replacing", [False, True])
+def test_of_two_uploads_at_once_one_is_refused_and_the_other_is_whole(bucket, tmp_path, monkeypatch, replacing):  # noqa: F811
+    folders = [tmp_path / str(count) for count in (25, 45, 5)]
     for folder in folders:
         build_index(numbered_corpus(int(folder.name)), HashingEncoder(), folder, shard_size=5)
+    address, read, both, refused = f"{bucket}/mine", Store.read_to_change, threading.Barrier(2), []
+    if replacing:
+        upload_index(folders[2], address)
+
+    def read_at_once(self, name):
+        found = read(self, name)
+        both.wait(20)  # Both have seen the same state before one of them changes it.
+        return found
+
+    def upload(folder):
+        try:
+            upload_index(folder, address, overwrite=replacing)
+        except UserError as error:
+            refused.append((folder, str(error)))
+
+    monkeypatch.setattr(Store, "read_to_change", read_at_once)
+    uploads = [threading.Thread(target=upload, args=(each,)) for each in folders[:2]]
+    for thread in uploads:
+        thread.start()
+    for thread in uploads:
+        thread.join()
+    monkeypatch.setattr(Store, "read_to_change", read)
+    ((loser, sentence),) = refused
+    assert sentence.startswith(
+        f"Another upload to {address} ended first, and its index is there: upload this one again"
+    )
+    (winner,) = {*folders[:2]} - {loser}
+    assert verify_index(local_folder(address)) == verify_index(winner)
+    upload_index(loser, address, overwrite=True)
+    assert verify_index(local_folder(address)) == verify_index(loser)
+
+
+def test_the_same_index_uploaded_twice_at_once_is_there_for_both(bucket, index, monkeypatch):  # noqa: F811
+    address, change = f"{bucket}/mine", Store.change
+
+    def change_late(self, name, data, state):
+        monkeypatch.setattr(Store, "change", change)
+        upload_index(index, address)
+        return change(self, name, data, state)
+
+    monkeypatch.setattr(Store, "change", change_late)
+    upload_index(index, address)
+    assert verify_index(local_folder(address)) == verify_index(index)
+
+
+def test_abandoned_uploads_are_removed_and_nothing_else(bucket, index, tmp_path, monkeypatch):  # noqa: F811
     address = f"{bucket}/mine"
-    uploads = [
-        threading.Thread(target=upload_index, args=(each, address), kwargs={"overwrite": True}) for each in folders
-    ]
-    for upload in uploads:
-        upload.start()
-    for upload in uploads:
-        upload.join()
-    assert verify_index(local_folder(address)) in [verify_index(folder) for folder in folders]
+    store, abandoned = Store(address), f"{'ab' * 12}"
+    for name in (f"{abandoned}/docids", "notes/of/mine", "c" * 24):
+        store.write(name, b"x")
+    build_index(numbered_corpus(5), HashingEncoder(), tmp_path / "j")
+    upload_index(index, address)
+    assert f"{abandoned}/docids" in store.sizes("")  # It may go on.
+    monkeypatch.setattr("ibkd_retrieval.indexing.remote._ABANDONED", timedelta(seconds=1))
+    time.sleep(2.1)  # A store's clock has whole seconds.
+    upload_index(tmp_path / "j", address, overwrite=True)
+    assert {name.partition("/")[0] for name in store.sizes("")} == {
+        "index.json",
+        "notes",
+        hashlib.sha256((tmp_path / "j" / "index.json").read_bytes()).hexdigest()[:24],
+    } | {"c" * 24}
+    verify_index(local_folder(address))
 
 
 def test_an_upload_that_was_broken_off_is_no_index_and_goes_on(bucket, index, monkeypatch):  # noqa: F811
@@ -124,12 +183,30 @@ def test_an_upload_that_was_broken_off_is_no_index_and_goes_on(bucket, index, mo
         upload_index(index, address)
     with pytest.raises(UserError, match=re.escape(f"{address} holds half of an index, whose upload was broken off")):
         local_folder(address)
-    before = len(Store(address).sizes(""))
+    before = len([name for name in Store(address).sizes("") if not name.endswith("/index.json")])
     uploaded.clear()
     monkeypatch.setattr(Store, "upload", lambda self, path, name: uploaded.append(name) or upload(self, path, name))
     made = upload_index(index, address)
     assert len(uploaded) == made.files - before
     verify_index(local_folder(address))
+
+
+def test_a_copy_of_an_earlier_state_is_removed_when_no_process_uses_it(bucket, index):  # noqa: F811
+    address = f"{bucket}/mine"
+    opening = "import sys; from ibkd_retrieval.indexing.remote import local_folder; print(local_folder(sys.argv[1]))"
+    upload_index(index, f"{address}-too")
+    other = local_folder(f"{address}-too")
+    upload_index(index, address)
+    first = subprocess.run([sys.executable, "-c", opening, address], check=True, capture_output=True, text=True).stdout
+    assert Path(first.strip()).is_dir()
+    used = None
+    for start in (25, 30):
+        append_documents(numbered_corpus_from(start, start + 5), HashingEncoder(), index)
+        upload_index(index, address, overwrite=True)
+        newest = local_folder(address)
+        assert {*newest.parent.iterdir()} == {other, newest, used or newest}  # This process uses all three.
+        used = newest
+    assert verify_index(newest) == verify_index(index)
 
 
 def test_what_is_damaged_in_the_store_or_here_is_found(bucket, index):  # noqa: F811

@@ -2,16 +2,23 @@
 
 The manifest lies at `ADDRESS/index.json` and is written last. The other files lie in a folder beside it, which is named
 after the digest of the manifest. Uploads of different indexes therefore never mix, whatever their order, and the same
-upload goes on where it was broken off.
+upload goes on where it was broken off. The manifest is written only if it is still the one that the upload found, so of
+two uploads at once one is told that it lost.
 """
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +33,9 @@ from ibkd_retrieval.stores import Store, address_of, need_room
 
 _AT_ONCE = 16
 """Files that are copied at once. Most are small, and wait for the store."""
+_PLACE = re.compile(r"[0-9a-f]{24}/")
+_ABANDONED = timedelta(days=1)
+"""An upload that wrote nothing for so long is abandoned. Until then, it goes on where it was broken off."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +65,19 @@ def upload_index(folder: Path, url: str, *, overwrite: bool = False, progress: P
         progress: receives the progress.
 
     Raises:
-        UserError: the index is damaged, another index is there, or the store cannot be used.
+        UserError: the index is damaged, another index is there, another upload ended first, or the store cannot be
+            used.
         WorkFailed: the store failed.
     """
     store = _store(url)
     manifest, said = read_manifest(folder), (folder / layout.MANIFEST).read_bytes()
     place = _place_of(said)
-    _replaced(store, said, overwrite)
+    before, state = store.read_to_change(layout.MANIFEST)
+    if before not in (None, said) and not overwrite:
+        raise UserError(f"{store.address} holds another index: replace it with `overwrite`, or name another `url`.")
+    # The copy says that somebody works at what an earlier upload left.
+    store.write(f"{place}/{layout.MANIFEST}", said)
     names = [*manifest.files, *(name for name in _unlisted(manifest) if (folder / name).is_file())]
-    there = store.sizes(place)
 
     def upload(name: str) -> None:
         path = folder / name
@@ -75,21 +89,31 @@ def upload_index(folder: Path, url: str, *, overwrite: bool = False, progress: P
             raise damaged(folder, manifest, name, "its checksum is not the one recorded")
 
     with progress.task("Uploading files", len(names), "files") as task:
+        there = store.sizes(place)
         _each(upload, names, task)
-    before = _replaced(store, said, overwrite)  # Another upload may have been faster.
-    if before != said:
-        store.write(layout.MANIFEST, said)
-        if before is not None:
-            store.remove(_place_of(before))
+    # An upload that replaced this very index may have removed its files meanwhile.
+    there = store.sizes(place)
+    _each(upload, names)
+    if before != said and not store.change(layout.MANIFEST, said, state) and store.read(layout.MANIFEST) != said:
+        raise UserError(
+            f"Another upload to {store.address} ended first, and its index is there: upload this one again with "
+            "`overwrite` to replace it, or name another `url`."
+        )
+    _clean(store, place, before)
     return UploadedIndex(store.address, manifest.document_count, len(names), manifest.disk_bytes)
 
 
-def _replaced(store: Store, said: bytes, overwrite: bool) -> bytes | None:
-    """The manifest that an upload replaces, or that is the same. None if there is none."""
-    before = store.read(layout.MANIFEST)
-    if before not in (None, said) and not overwrite:
-        raise UserError(f"{store.address} holds another index: replace it with `overwrite`, or name another `url`.")
-    return before
+def _clean(store: Store, place: str, before: bytes | None) -> None:
+    """Remove the files of the index that was replaced, and those of other uploads that were abandoned."""
+    last: dict[str, datetime] = {}
+    for name, time in store.times("").items():
+        folder = name[: name.find("/") + 1]
+        last[folder] = max(time, last.get(folder, time))
+    now = max(last.values())  # By the store's clock.
+    replaced = None if before is None else f"{_place_of(before)}/"
+    for folder, time in last.items():
+        if _PLACE.fullmatch(folder) and folder != f"{place}/" and (folder == replaced or now - time > _ABANDONED):
+            store.remove(folder.rstrip("/"))
 
 
 def _unlisted(manifest: IndexManifest) -> list[str]:
@@ -100,8 +124,8 @@ def _unlisted(manifest: IndexManifest) -> list[str]:
 def local_folder(index: str | os.PathLike[str], progress: Progress = SILENT) -> Path:
     """The folder of an index. One in an object store is downloaded into the cache folder first.
 
-    The copy is named after the digest of its manifest, so an index that was replaced is downloaded again. Sizes and
-    checksums are compared.
+    The copy is named after the digest of its manifest, so an index that was replaced is downloaded again. Copies of
+    what was there before are then removed, unless a process uses them. Sizes and checksums are compared.
 
     Raises:
         UserError: there is no whole index at the address, or the store cannot be used.
@@ -123,7 +147,8 @@ def local_folder(index: str | os.PathLike[str], progress: Progress = SILENT) -> 
         folder = cache_folder() / "indexes" / f"{_slug(store.address)}-{_place_of(said)}"
         try:
             _download(store, said, folder, progress)
-            return folder
+            if _in_use(folder):
+                return folder
         except FileNotFoundError as error:
             before, said = said, store.read(layout.MANIFEST)
             if said == before:
@@ -191,6 +216,39 @@ def _download(store: Store, said: bytes, folder: Path, progress: Progress) -> No
             _each(download, left, task)
         with atomic_write(path) as file:
             file.write(said)
+    for other in folder.parent.glob(f"{glob.escape(_slug(store.address))}-{'[0-9a-f]' * 24}"):
+        if other != folder:
+            _remove_unused(other)
+
+
+_used: dict[tuple[int, int], int] = {}
+"""Manifests of copies that this process opened, by device and inode. They stay locked until it ends."""
+
+
+def _in_use(folder: Path) -> bool:
+    """Keep a copy from being removed while this process runs. False if it was removed already."""
+    with suppress(FileNotFoundError):
+        file = os.open(folder / layout.MANIFEST, os.O_RDONLY)
+        there = os.fstat(file)
+        if (there.st_dev, there.st_ino) in _used:
+            os.close(file)
+            return True
+        with suppress(OSError):  # A file system without locks.
+            fcntl.flock(file, fcntl.LOCK_SH)
+        _used[there.st_dev, there.st_ino] = file
+        return (folder / layout.MANIFEST).exists()
+    return False
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove a copy that no process downloads or uses. Where nothing can be locked, it stays."""
+    with suppress(UserError, OSError), only_writer(folder):
+        manifest = folder / layout.MANIFEST
+        if manifest.exists():
+            with open(manifest, "rb+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                manifest.unlink()
+        shutil.rmtree(folder)
 
 
 def _is_there(folder: Path, name: str, manifest: IndexManifest, size: int) -> bool:
@@ -200,12 +258,13 @@ def _is_there(folder: Path, name: str, manifest: IndexManifest, size: int) -> bo
     return name not in manifest.files or sha256_file(path) == manifest.files[name].sha256
 
 
-def _each(work: Callable[[str], None], names: Iterable[str], task: Task) -> None:
+def _each(work: Callable[[str], None], names: Iterable[str], task: Task | None = None) -> None:
     """Do work for each name, several at once. The first error ends it."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         try:
             for _ in pool.map(work, names):
-                task.advance()
+                if task is not None:
+                    task.advance()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -17,7 +17,7 @@ ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "A
 def endpoint() -> Iterator[str]:
     """The address of a moto server."""
     pytest.importorskip("moto")
-    pytest.importorskip("flask")  # moto[server]
+    pytest.importorskip("obstore")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
