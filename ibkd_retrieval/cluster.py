@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ibkd_retrieval.errors import UserError, first_line, require
 
@@ -18,6 +18,20 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 _PACKAGES = ("ibkd-retrieval", "torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
+
+
+class Suited(NamedTuple):
+    """How a node that suits some work does it.
+
+    Attributes:
+        order: how well it suits. None where all nodes that suit work at once.
+        gpus: GPUs of a process there.
+        arguments: further arguments of a process there.
+    """
+
+    order: tuple[float, ...] | None = None
+    gpus: int = 0
+    arguments: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,8 @@ class Cluster:
         packages: tuple[str, ...] = (),
         preflight: Callable[..., Any] | None = None,
         joined: Callable[[str, Any], None] = lambda node, report: None,
+        suits: Callable[[dict[str, float], Any], Suited | None] | None = None,
+        began: Callable[[T, str, Suited], None] = lambda item, node, how: None,
         doing: str = "The work",
         process: str = "process",
         resumes: bool = True,
@@ -69,6 +85,10 @@ class Cluster:
             preflight: `preflight(*common)` is called once on each node, before its first item. A `UserError` refuses
                 the node and ends the work.
             joined: receives the name of each node that may begin, and what `preflight` returned there. It may raise.
+            suits: says how a node works, by its resources as Ray names them and by what `preflight` returned there.
+                None is for a node that gets no work. If no node suits, items are left over, and the caller does them.
+                Where it gives an order, work begins when all nodes have answered, on the first of them.
+            began: receives an item, the name of the node that it is sent to, and what `suits` said of that.
             doing: what the function does, for an error message: "Encoding".
             process: what a process is called: "encoder process".
             resumes: whether the caller can go on with `resume` after an error.
@@ -86,7 +106,21 @@ class Cluster:
         from ibkd_retrieval.cluster_dispatch import Dispatcher, Work
 
         with connected(self.address):
-            work = Work(function, given, called, common, packages, preflight, joined, doing, process, resumes, advice)
+            work = Work(
+                function,
+                given,
+                called,
+                common,
+                packages,
+                preflight,
+                joined,
+                suits,
+                began,
+                doing,
+                process,
+                resumes,
+                advice,
+            )
             yield from Dispatcher(self, work).run(items)
 
 

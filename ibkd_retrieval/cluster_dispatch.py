@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ibkd_retrieval.cluster import Cluster, cannot_run, check_software, load_ray, no_room, on_node, places, software
+from ibkd_retrieval.cluster import (
+    Cluster,
+    Suited,
+    cannot_run,
+    check_software,
+    load_ray,
+    no_room,
+    on_node,
+    places,
+    software,
+)
 from ibkd_retrieval.errors import Failure, WorkFailed, first_line
 
 T = TypeVar("T")
@@ -37,6 +47,8 @@ class Work(Generic[T, A]):
     packages: tuple[str, ...]
     preflight: Callable[..., Any] | None
     joined: Callable[[str, Any], None]
+    suits: Callable[[dict[str, float], Any], Suited | None] | None
+    began: Callable[[T, str, Suited], None]
     doing: str
     process: str
     resumes: bool
@@ -65,6 +77,8 @@ class Dispatcher(Generic[T, A]):
         self._common = [ray.put(each) for each in work.common]
         self._names: dict[str, str] = {}
         """Names of the living nodes that have the same software, by id."""
+        self._suited: dict[str, Suited] = {}
+        """How each of them works. Those that do not suit are left out."""
         self._asked: dict[Any, str] = {}
         """Nodes that were asked for a preflight, by the reference of the answer."""
         self._free: list[str] = []
@@ -93,10 +107,10 @@ class Dispatcher(Generic[T, A]):
     def _run(self, items: Iterator[T]) -> Iterator[tuple[T, A, str]]:
         alive = time.monotonic()
         while True:
-            while self._free and (following := self._next(items)) is not None:
+            while self._free and not self._is_early() and (following := self._next(items)) is not None:
                 self._start(*following)
                 del following
-            if self._ended and not self._running and not self._again:
+            if not self._running and ((self._ended and not self._again) or self._none_suits()):
                 return
             if self._running:
                 alive = time.monotonic()
@@ -110,6 +124,14 @@ class Dispatcher(Generic[T, A]):
                     del done
             if time.monotonic() - self._looked > _POLL:
                 self._look_at_nodes()
+
+    def _is_early(self) -> bool:
+        """Whether a node that suits better may still answer."""
+        return bool(self._asked) and any(how.order is not None for how in self._suited.values())
+
+    def _none_suits(self) -> bool:
+        """Whether all living nodes have answered, and none suits."""
+        return bool(self._names) and not self._asked and not self._suited
 
     def _awaited(self) -> list[Any]:
         """References that are answered, after a while at most."""
@@ -137,9 +159,13 @@ class Dispatcher(Generic[T, A]):
         return first and (first.number, first.item)
 
     def _start(self, number: int, item: T) -> None:
+        self._free.sort(key=lambda node: self._suited[node].order or (), reverse=True)
         node = self._free.pop(0)
-        call = on_node(node, self._call, self._cluster.cpus, self._cluster.gpus)
-        reference = call.remote(self._work.function, self._work.doing, *self._common, *self._work.given(item))
+        how = self._suited[node]
+        call = on_node(node, self._call, self._cluster.cpus, how.gpus)
+        given = (*self._work.given(item), *how.arguments)
+        self._work.began(item, self._names[node], how)
+        reference = call.remote(self._work.function, self._work.doing, *self._common, *given)
         self._running[reference] = _Job(number, item, node, time.monotonic())
 
     def _finished(self, job: _Job, reference: Any) -> tuple[T, A, str] | None:
@@ -199,6 +225,7 @@ class Dispatcher(Generic[T, A]):
         living = {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}
         for node in set(self._names) - set(living):
             del self._names[node]
+            self._suited.pop(node, None)
             self._free = [each for each in self._free if each != node]
             for reference, job in list(self._running.items()):
                 if job.node == node:
@@ -239,10 +266,17 @@ class Dispatcher(Generic[T, A]):
         if isinstance(report, Failure):
             raise report.at(f"On node {name}").error()
         room = self._places(known["Resources"])
-        if room:
-            self._work.joined(name, report)
-            self._names[node] = name
-            self._free += [node] * room
+        if not room:
+            return
+        self._work.joined(name, report)
+        self._names[node] = name
+        suits, how = self._work.suits, Suited(gpus=self._cluster.gpus)
+        if suits is not None and (found := suits(known["Resources"], report)) is not None:
+            how = found
+        elif suits is not None:
+            return
+        self._suited[node] = how
+        self._free += [node] * room
 
 
 def _inspect(

@@ -13,7 +13,6 @@ from ibkd_retrieval.indexing.building.memory import DEFAULT_SHARD_SIZE, MemoryPl
 from ibkd_retrieval.indexing.building.plan import BuildPlan, claim, noted_family
 from ibkd_retrieval.indexing.building.stage import ShardStage
 from ibkd_retrieval.indexing.building.workers import ShardEncoders
-from ibkd_retrieval.indexing.cluster_search import filling_on
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families import Family, family_named, family_options
 from ibkd_retrieval.indexing.format import layout
@@ -114,9 +113,9 @@ def build_index(
         layout.withdraw(folder)
         named = CorpusRecord(corpus.name, fingerprint)
         limit = memory.structure_limit
-        fill = filling_on(processes.cluster) if isinstance(processes, ClusterEncoders) else None
+        cluster = processes.cluster if isinstance(processes, ClusterEncoders) else None
         return finish_index(
-            folder, records, named, plan, family, progress, device=device, limit=limit, parts=parts, fill=fill
+            folder, records, named, plan, family, progress, device=device, limit=limit, parts=parts, cluster=cluster
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +15,9 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.files import sha256_file
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss, read_mapped
-from ibkd_retrieval.indexing.families.parts import FillParts, PartPlan, fill_part
 from ibkd_retrieval.indexing.families.search_params import search_structure
-from ibkd_retrieval.indexing.format.layout import MANIFEST, TRAINED
-from ibkd_retrieval.indexing.format.manifest import IndexManifest, PartEntry
+from ibkd_retrieval.indexing.format.layout import MANIFEST
+from ibkd_retrieval.indexing.format.manifest import IndexManifest
 from ibkd_retrieval.indexing.vectors.exact import Found, better_of, rescore, scan
 from ibkd_retrieval.indexing.vectors.shard_vectors import ShardVectors
 
@@ -238,34 +236,3 @@ def _called(piece: Piece) -> str:
     if piece.file is None:
         return f"The search of shards {piece.shards[0]} to {piece.shards[1] - 1}"
     return f"The search of {piece.file} for queries {piece.queries[0] + 1:,} to {piece.queries[1]:,}"
-
-
-def filling_on(cluster: Cluster) -> FillParts:
-    """A way to fill the parts of a structure on the nodes of a cluster.
-
-    A node that does not see the index folder leaves its parts to this machine.
-    """
-
-    def fill(plans: Sequence[PartPlan]) -> Iterator[PartEntry]:
-        running = cluster.run(
-            fill_if_seen,
-            iter(plans),
-            given=lambda plan: (plan,),
-            called=lambda plan: f"Part {plan.number} (shards {plan.shards[0]} to {plan.shards[1] - 1})",
-            doing="Adding vectors",
-            process="process",
-        )
-        with closing(running):
-            for plan, seen, _ in running:
-                is_here = seen and (Path(plan.folder) / plan.entry.file).exists()
-                yield plan.entry if is_here else fill_part(plan)
-
-    return fill
-
-
-def fill_if_seen(plan: PartPlan) -> bool:
-    """Fill a part in a process of a node. Whether it sees the index folder."""
-    if not (Path(plan.folder) / TRAINED).exists():
-        return False
-    fill_part(plan)
-    return True

@@ -127,6 +127,11 @@ def gpu_count() -> int:
     return int(count()) if count is not None else 0
 
 
+def is_for_gpu() -> bool:
+    """Whether the faiss that is installed can use GPUs, if it sees some."""
+    return hasattr(load_faiss(), "StandardGpuResources")
+
+
 def gpu_number(device: str) -> int:
     """The GPU that a device names: 1 of "cuda:1", and the first of "cuda" and "auto"."""
     number = device.partition(":")[2]

@@ -1,6 +1,5 @@
 """An index that is searched on the nodes of a cluster answers as one that is searched here."""
 
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -13,8 +12,6 @@ from ibkd_retrieval.cluster import Cluster
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing import cluster_search
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.building import finish
-from ibkd_retrieval.indexing.building.cluster import ClusterEncoders
 from ibkd_retrieval.indexing.cluster_search import NodeSearch
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.delete import delete_documents
@@ -117,30 +114,6 @@ def test_a_node_without_the_folder_and_a_changed_index_are_one_sentence(table: n
         index.search(table[:3], 10)
 
 
-def test_parts_that_no_node_could_fill_are_filled_here(
-    table: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    corpus, encoder = table_corpus(COUNT), TableEncoder(table)
-    build_index(corpus, encoder, tmp_path / "i", family="sq8", shard_size=SHARD)
-    monkeypatch.setattr(finish, "WORTH_SPREADING", 1000)
-    filled: list[bool] = []
-
-    class Blind(Here):
-        def run(self, function, items, **how):
-            for item in items:
-                filled.append(item.number == 1 and function(item))
-                yield item, filled[-1], "a node"
-
-    shutil.copytree(tmp_path / "i", tmp_path / "j")
-    (tmp_path / "j" / "index.json").unlink()
-    processes = ClusterEncoders(Blind(), None, "0a")
-    build_index(corpus, encoder, tmp_path / "j", family="sq8", shard_size=SHARD, processes=processes, resume=True)
-    assert filled == [False, True, False]
-    files = [(tmp_path / name / "index.faiss").read_bytes() for name in "ij"]
-    assert files[0] == files[1]
-    assert not (tmp_path / "j" / "parts").exists()
-
-
 @pytest.mark.cluster
 def test_a_search_on_nodes_survives_the_death_of_one(
     folder: Path, table: np.ndarray, nodes, small_pieces: None, one_thread: None
@@ -156,17 +129,3 @@ def test_a_search_on_nodes_survives_the_death_of_one(
         found = index.search(table[COUNT:], 10)
         np.testing.assert_array_equal(due[0], found[0])
     np.testing.assert_array_equal(due[0], index.search(table[COUNT:], 10)[0])
-
-
-@pytest.mark.cluster
-def test_parts_are_filled_on_nodes(table: np.ndarray, tmp_path: Path, nodes):
-    corpus, encoder = table_corpus(COUNT), TableEncoder(table)
-    one = build_index(corpus, encoder, tmp_path / "i", family="ivf-pq", shard_size=SHARD, parts=3)
-    shutil.copytree(tmp_path / "i", tmp_path / "j")
-    for path in (tmp_path / "j" / "parts").iterdir():
-        path.unlink()
-    processes = ClusterEncoders(Cluster("auto"), None, "0a")
-    again = build_index(
-        corpus, encoder, tmp_path / "j", family="ivf-pq", shard_size=SHARD, parts=3, resume=True, processes=processes
-    )
-    assert again.files == one.files

@@ -19,6 +19,7 @@ from ibkd_retrieval.indexing.describe import describe
 from ibkd_retrieval.indexing.exporting import export_index
 from ibkd_retrieval.indexing.families import family_named
 from ibkd_retrieval.indexing.families.parts import AddingInParts, part_plans
+from ibkd_retrieval.indexing.families.training import Making
 from ibkd_retrieval.indexing.format.integrity import verify_index
 from ibkd_retrieval.indexing.format.manifest import read_manifest
 from ibkd_retrieval.indexing.index import open_index
@@ -93,7 +94,8 @@ def test_parts_merged_in_memory_are_the_structure_that_is_filled_at_once(
     counts = [shard.documents for shard in read_manifest(folder).shards]
     vectors, family = ShardVectors(folder, counts, DIM), family_named(kind.split(",")[0], **FAMILIES[kind])
     filled = family.build(vectors, SILENT)
-    merged = family.build(vectors, SILENT, "cpu", AddingInParts(part_plans(folder, counts, DIM, 4), kept=False))
+    adding = AddingInParts(part_plans(folder, counts, DIM, 4), kept=False)
+    merged = family.build(vectors, SILENT, making=Making(add=adding))
     assert merged.search == filled.search
     assert merged.index.ntotal == COUNT
     one, other = (built.index.search(table[COUNT:], 40) for built in (filled, merged))

@@ -10,17 +10,20 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ibkd_retrieval.cluster import Cluster
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.building.memory import peak_memory_bytes
 from ibkd_retrieval.indexing.building.plan import BuildPlan
+from ibkd_retrieval.indexing.cluster_structure import NodesMake
 from ibkd_retrieval.indexing.faiss_binding import write_structure
 from ibkd_retrieval.indexing.families import Family, Flat, family_options
 from ibkd_retrieval.indexing.families.auto import Wanted
 from ibkd_retrieval.indexing.families.factory import Factory
 from ibkd_retrieval.indexing.families.family import STORED_ONCE_BYTES
-from ibkd_retrieval.indexing.families.inverted import Inverted, parsed
-from ibkd_retrieval.indexing.families.parts import AddingInParts, FillParts, Parts, add_whole, part_plans
+from ibkd_retrieval.indexing.families.inverted import Inverted
+from ibkd_retrieval.indexing.families.parts import AddingInParts, Parts, part_plans
 from ibkd_retrieval.indexing.families.search_params import list_count
+from ibkd_retrieval.indexing.families.training import HERE, Making, parsed, train_here
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import write_lines
 from ibkd_retrieval.indexing.format.manifest import (
@@ -56,7 +59,7 @@ def finish_index(
     device: str = "cpu",
     limit: int | None = None,
     parts: int | None = None,
-    fill: FillParts | None = None,
+    cluster: Cluster | None = None,
 ) -> IndexManifest:
     """Make the structure and the list of ids from the shards, and write the manifest last.
 
@@ -72,8 +75,8 @@ def finish_index(
         limit: maximum bytes of memory of the structure. A larger flat index has no structure, and every search
             reads the shards. Larger inverted lists are kept in parts.
         parts: number of files to keep the structure in. None is one, or as many as `limit` requires.
-        fill: fills parts of a structure of inverted lists at the same time, on other machines. A structure in one file
-            is then filled in parts too, if it is large, and merged.
+        cluster: nodes that train a structure of inverted lists and fill its parts. A structure in one file is then
+            filled in parts too, if it is large, and merged.
 
     Raises:
         UserError: another structure exceeds the limit.
@@ -88,13 +91,17 @@ def finish_index(
         family, tried = family.choice(vectors, progress)
         progress.say(f"Chosen by trial: an index of type {family.name}.")
     kept = _parts_of(family, vectors.count, vectors.dim, limit, parts)
-    spread = vectors.count // WORTH_SPREADING if fill is not None and has_lists(family, vectors.dim) else 0
+    spread = vectors.count // WORTH_SPREADING if cluster is not None and has_lists(family, vectors.dim) else 0
     plans = part_plans(folder, counts, vectors.dim, kept or min(spread, _MOST_PLACES)) if kept or spread > 1 else []
     # One shard is one part, which is no different from the whole.
-    adding = AddingInParts(plans, kept > 0, limit, fill) if len(plans) > 1 else add_whole
+    making = HERE
+    if len(plans) > 1:
+        nodes = None if cluster is None else NodesMake(cluster, folder, tuple(counts), progress)
+        adding = AddingInParts(plans, kept > 0, limit, None if nodes is None else nodes.fill)
+        making = Making(train_here if nodes is None else nodes.train, adding)
     if isinstance(family, Flat) and limit is not None:
         family = Flat(min(limit, STORED_ONCE_BYTES if family.memory_bytes is None else family.memory_bytes))
-    built = family.build(vectors, progress, device, adding)
+    built = family.build(vectors, progress, device, making)
     entries = tuple(plan.entry for plan in plans) if isinstance(built.index, Parts) else ()
     if built.index is None or entries:
         (folder / layout.STRUCTURE).unlink(missing_ok=True)

@@ -15,9 +15,9 @@ from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS, BuiltStructure, Family, Flat, check_recall
 from ibkd_retrieval.indexing.families.hnsw import Hnsw
 from ibkd_retrieval.indexing.families.inverted import IvfFlat
-from ibkd_retrieval.indexing.families.parts import Adding, add_whole
 from ibkd_retrieval.indexing.families.quantised import IvfPq, RaBitQ, Sq8
 from ibkd_retrieval.indexing.families.search_params import is_graph, list_count
+from ibkd_retrieval.indexing.families.training import HERE, Making
 from ibkd_retrieval.indexing.families.trial import Trial, describe, measured, params_to_try, reaches, trial_of
 from ibkd_retrieval.indexing.format.manifest import OperatingPoint
 from ibkd_retrieval.indexing.vectors import ArrayVectors, VectorSource, sample_rows
@@ -209,7 +209,7 @@ class Wanted:
         return choose(vectors, self.recall, self.memory_per_vector, self.milliseconds, progress=progress)
 
     def build(
-        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", making: Making = HERE
     ) -> BuiltStructure:
         """Choose a family and build it."""
-        return self.choice(vectors, progress).family.build(vectors, progress, device, adding)
+        return self.choice(vectors, progress).family.build(vectors, progress, device, making)

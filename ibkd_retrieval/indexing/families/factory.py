@@ -16,9 +16,8 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range, check_recall
-from ibkd_retrieval.indexing.families.inverted import filled, parsed, reason
-from ibkd_retrieval.indexing.families.parts import Adding, add_whole
 from ibkd_retrieval.indexing.families.search_params import inner_index, is_graph, list_count
+from ibkd_retrieval.indexing.families.training import HERE, Making, TrainingPlan, filled, parsed, reason
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, trial_of, tuned
 from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.progress import Progress
@@ -143,7 +142,7 @@ class Factory:
         return float(graph.storage.sa_code_size() + 4 * graph.hnsw.nb_neighbors(0))
 
     def build(
-        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", making: Making = HERE
     ) -> BuiltStructure:
         """Train, add, and choose the search parameters by trial.
 
@@ -158,8 +157,8 @@ class Factory:
         if self.ef_search is not None and not is_graph(index):
             raise UserError(f"The index {self.factory!r} is not a graph: leave out ef_search.")
         sample = max(64 * (lists or 0), _TRAINING_VECTORS)
-        adding = add_whole if lists is None else adding
-        index = filled(index, self.factory, vectors, sample, self.seed, progress, device, adding)
+        plan = TrainingPlan(self.factory, vectors.dim, sample, self.seed, device)
+        index = filled(plan, vectors, progress, HERE if lists is None else making)
         fixed = SearchParams(self.nprobe, self.refine, self.ef_search)
         trial = trial_of(vectors, self.seed)
         return tuned(index, self.factory, trial, fixed, self.recall, progress, (0, 2, 4, 8, 16, 32))

@@ -10,7 +10,7 @@ import numpy as np
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.faiss_binding import load_faiss
-from ibkd_retrieval.indexing.families.parts import Adding, add_whole
+from ibkd_retrieval.indexing.families.training import HERE, Making
 from ibkd_retrieval.indexing.format.manifest import OperatingPoint
 from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.progress import Progress
@@ -52,12 +52,12 @@ class Family(Protocol):
         """Memory of `count` vectors of dimension `dim` during search, in bytes per vector."""
 
     def build(
-        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", making: Making = HERE
     ) -> BuiltStructure:
         """Train on and add all `vectors`, by inner product, reading them shard by shard.
 
-        On the device "cuda", k-means runs on a GPU if faiss has one. The returned index is in main memory. `adding`
-        adds the vectors to a trained structure of inverted lists. Other structures are filled in their own way.
+        On the device "cuda", k-means runs on a GPU if faiss has one. The returned index is in main memory. `making`
+        says where a structure of inverted lists is trained and filled. Other structures are made here.
         """
 
 
@@ -118,7 +118,7 @@ class Flat:
         return 4 * dim
 
     def build(
-        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", making: Making = HERE
     ) -> BuiltStructure:
         """Add all vectors, or build no structure if they are too large."""
         limit = STORED_ONCE_BYTES if self.memory_bytes is None else self.memory_bytes

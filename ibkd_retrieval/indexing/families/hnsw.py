@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from ibkd_retrieval.indexing.config import SearchParams
 from ibkd_retrieval.indexing.families.family import BuiltStructure, Family, check_range, check_recall
-from ibkd_retrieval.indexing.families.inverted import flat_if_few, parsed
-from ibkd_retrieval.indexing.families.parts import Adding, add_whole
+from ibkd_retrieval.indexing.families.inverted import flat_if_few
+from ibkd_retrieval.indexing.families.parts import add_whole
+from ibkd_retrieval.indexing.families.training import HERE, Making, parsed
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, trial_of, tuned
 from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.progress import Progress
@@ -57,7 +58,7 @@ class Hnsw:
         return 4 * dim + 8 * self.links + 4 * self.links / (self.links - 1) + 20
 
     def build(
-        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", making: Making = HERE
     ) -> BuiltStructure:
         """Link all vectors, then choose ef_search by trial. The graph is always built on the CPU."""
         factory = f"HNSW{self.links},Flat"

@@ -1,19 +1,13 @@
-"""Inverted lists: training, adding and choosing search parameters, and the family that keeps whole vectors in them."""
+"""Inverted lists: their number and search parameters, and the family that keeps whole vectors in them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.config import SearchParams
-from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss, training_on
-from ibkd_retrieval.indexing.families.centroids import place_centroids
 from ibkd_retrieval.indexing.families.family import (
     FEWEST_DOCUMENTS,
     BuiltStructure,
@@ -22,9 +16,9 @@ from ibkd_retrieval.indexing.families.family import (
     check_range,
     check_recall,
 )
-from ibkd_retrieval.indexing.families.parts import Adding, add_whole, check_finite
+from ibkd_retrieval.indexing.families.training import HERE, Making, TrainingPlan, filled
 from ibkd_retrieval.indexing.families.trial import TARGET_RECALL, trial_of, tuned
-from ibkd_retrieval.indexing.vectors import VectorSource, sample_rows
+from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.progress import Progress
 
 POINTS_PER_LIST = 39
@@ -84,7 +78,7 @@ class Inverted:
         vectors: VectorSource,
         progress: Progress,
         device: str,
-        adding: Adding,
+        making: Making,
         *,
         refine: int | None = None,
         refinements: Sequence[int] | None = None,
@@ -98,7 +92,7 @@ class Inverted:
             vectors: the vectors to index.
             progress: receives the progress.
             device: "cuda" to train on a GPU.
-            adding: adds the vectors to the trained index.
+            making: where it is trained and filled.
             refine: candidates rescored exactly per result. None chooses by trial.
             refinements: values of `refine` to try. None is the usual ones.
             training: number of training vectors that the codes need. The centroids take 64 per list.
@@ -111,8 +105,8 @@ class Inverted:
             )
         graph = "_HNSW32" if vectors.count >= GRAPH_OVER_LISTS else ""
         factory = ",".join(part for part in (before, f"IVF{lists}{graph}", codes) if part)
-        index = parsed(factory, vectors.dim)
-        index = filled(index, factory, vectors, max(64 * lists, training), self.seed, progress, device, adding)
+        plan = TrainingPlan(factory, vectors.dim, max(64 * lists, training), self.seed, device)
+        index = filled(plan, vectors, progress, making)
         fixed = SearchParams(self.nprobe, refine)
         return tuned(index, factory, trial_of(vectors, self.seed), fixed, self.recall, progress, refinements)
 
@@ -128,10 +122,10 @@ class IvfFlat(Inverted):
         return 4 * dim + self.bytes_of_lists(count, dim)
 
     def build(
-        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", making: Making = HERE
     ) -> BuiltStructure:
         """Train the lists, add, and choose nprobe by trial."""
-        return self.built("Flat", vectors, progress, device, adding, refine=0)
+        return self.built("Flat", vectors, progress, device, making, refine=0)
 
 
 def flat_if_few(family: Family, count: int, progress: Progress) -> Family:
@@ -143,64 +137,3 @@ def flat_if_few(family: Family, count: int, progress: Progress) -> Family:
         "building a flat one, which is exact and keeps whole vectors in memory."
     )
     return Flat()
-
-
-def parsed(factory: str, dim: int) -> Any:
-    """An empty faiss index by inner product.
-
-    Raises:
-        UserError: faiss does not understand the factory string, or its parts do not suit the dimension.
-    """
-    faiss = load_faiss()
-    blas_threshold(dim)
-    try:
-        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        raise UserError(
-            f"faiss makes no index {factory!r} of vectors of {dim} dimensions ({reason(error)}): "
-            "see the faiss wiki, `The index factory`."
-        ) from error
-
-
-def reason(error: RuntimeError) -> str:
-    """What a faiss exception says, without the C++ signature and source line before it."""
-    lines = str(error).strip().splitlines()
-    said = lines[-1].rsplit(".cpp:", 1)[-1].split(": ", 1)[-1] if lines else "no reason given"
-    return said.removeprefix("Error: ").split("' failed: ", 1)[-1].strip()
-
-
-def filled(
-    index: Any,
-    factory: str,
-    vectors: VectorSource,
-    sample: int,
-    seed: int,
-    progress: Progress,
-    device: str,
-    adding: Adding,
-) -> Any:
-    """Train an index on up to `sample` vectors drawn at random from all shards, and add all vectors.
-
-    Raises:
-        UserError: a vector is not finite, or faiss cannot train on that many.
-    """
-    if not index.is_trained:
-        training = vectors.gather(sample_rows(vectors.count, sample, np.random.default_rng(seed)))
-        with progress.task(f"Training {factory}", None, "vectors") as task:
-            _train(index, factory, training, seed, progress, device)
-            task.advance(len(training))
-    return adding(index, vectors, progress)
-
-
-def _train(index: Any, factory: str, training: NDArray[np.float32], seed: int, progress: Progress, device: str) -> None:
-    check_finite(training)
-    try:
-        with training_on(device, index, progress) as on_gpu:
-            if not on_gpu:
-                place_centroids(index, training, seed)
-            index.train(training)
-    except RuntimeError as error:
-        raise UserError(
-            f"faiss cannot train {factory!r} on {len(training):,} vectors ({reason(error)}): "
-            "ask for fewer lists or smaller codes, or take `type='flat'`."
-        ) from error

@@ -146,7 +146,18 @@ class PartPlan:
 
 
 def fill_part(plan: PartPlan) -> PartEntry:
-    """Add the vectors of a range of shards to a copy of the trained index, and write it.
+    """Add the vectors of a range of shards to a copy of the trained index, and write it in its place.
+
+    Raises:
+        UserError: a vector is not finite, or a shard cannot be read.
+        OSError: the disk is full or fails.
+    """
+    write_structure(filled_part(plan), Path(plan.folder) / plan.entry.file)
+    return plan.entry
+
+
+def filled_part(plan: PartPlan) -> Any:
+    """A copy of the trained index with the vectors of a range of shards.
 
     Raises:
         UserError: a vector is not finite, or a shard cannot be read.
@@ -160,8 +171,7 @@ def fill_part(plan: PartPlan) -> PartEntry:
         for block in _blocks(shard):
             index.add_with_ids(block, np.arange(row, row + len(block)))
             row += len(block)
-    write_structure(index, folder / plan.entry.file)
-    return plan.entry
+    return index
 
 
 FillParts = Callable[[Sequence[PartPlan]], Iterator[PartEntry]]

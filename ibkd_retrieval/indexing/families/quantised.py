@@ -8,7 +8,7 @@ from typing import ClassVar
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.families.family import BuiltStructure, check_range
 from ibkd_retrieval.indexing.families.inverted import POINTS_PER_LIST, Inverted
-from ibkd_retrieval.indexing.families.parts import Adding, add_whole
+from ibkd_retrieval.indexing.families.training import HERE, Making
 from ibkd_retrieval.indexing.vectors import VectorSource
 from ibkd_retrieval.progress import Progress
 
@@ -30,11 +30,11 @@ class Sq8(Inverted):
         return dim + self.bytes_of_lists(count, dim)
 
     def build(
-        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", making: Making = HERE
     ) -> BuiltStructure:
         """Train the lists and the levels, add, and choose nprobe and refine by trial."""
         # The codes are precise, so few candidates need exact rescoring, or none.
-        return self.built("SQ8", vectors, progress, device, adding, refine=self.refine, refinements=(0, 2))
+        return self.built("SQ8", vectors, progress, device, making, refine=self.refine, refinements=(0, 2))
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class IvfPq(Inverted):
         return codes + self.bytes_of_lists(count, dim)
 
     def build(
-        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", making: Making = HERE
     ) -> BuiltStructure:
         """Train the lists and the codes, add, and choose nprobe and refine by trial.
 
@@ -87,7 +87,7 @@ class IvfPq(Inverted):
         codes = f"PQ{self._parts(vectors.dim)}x{'4fs' if self.bits == 4 else '8np'}"
         # The codes need 39 vectors for each of their 2^bits centroids.
         training = (POINTS_PER_LIST + 1) << self.bits
-        return self.built(codes, vectors, progress, device, adding, refine=self.refine, training=training)
+        return self.built(codes, vectors, progress, device, making, refine=self.refine, training=training)
 
     def _parts(self, dim: int) -> int:
         if self.subquantisers is None:
@@ -133,8 +133,8 @@ class RaBitQ(Inverted):
         return codes + self.bytes_of_lists(count, dim) + 4 * dim * dim / max(1, count)
 
     def build(
-        self, vectors: VectorSource, progress: Progress, device: str = "cpu", adding: Adding = add_whole
+        self, vectors: VectorSource, progress: Progress, device: str = "cpu", making: Making = HERE
     ) -> BuiltStructure:
         """Train the lists, add, and choose nprobe and refine by trial."""
         codes = "RaBitQfs" if self.bits == 1 else f"RaBitQfs{self.bits}"
-        return self.built(codes, vectors, progress, device, adding, refine=self.refine, before=f"RR{vectors.dim}")
+        return self.built(codes, vectors, progress, device, making, refine=self.refine, before=f"RR{vectors.dim}")

@@ -79,12 +79,16 @@ class ShardVectors:
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Copy the vectors of `rows` [m], in any order, into an array [m, dim]."""
-        if not 0 < len(rows) < _ROWS_WORTH_A_MAP * (len(self._starts) - 1):
-            result = np.empty((len(rows), self.dim), dtype=np.float32)
-            for places, packed in self._by_shard(rows):
-                result[places] = unpack(packed)
-            return result
-        return unpack(self._taken(rows))
+        if 0 < len(rows) < _ROWS_WORTH_A_MAP * (len(self._starts) - 1):
+            return unpack(self._taken(rows))
+        return self.read(rows)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """As `gather`, for rows of a few shards: each is mapped only while it is read."""
+        result = np.empty((len(rows), self.dim), dtype=np.float32)
+        for places, packed in self._by_shard(rows):
+            result[places] = unpack(packed)
+        return result
 
     def products(self, rows: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
         """The inner products [m] of the vectors of `rows` [m], in any order, with one query [dim]."""
