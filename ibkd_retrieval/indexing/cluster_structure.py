@@ -17,7 +17,6 @@ from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.faiss_binding import gpu_count, is_for_gpu, load_faiss, read_structure_file
 from ibkd_retrieval.indexing.families.parts import PartPlan, fill_part, filled_part
 from ibkd_retrieval.indexing.families.training import TrainingPlan, train_here, trained
-from ibkd_retrieval.indexing.format.layout import TRAINED
 from ibkd_retrieval.indexing.format.lines import save_array
 from ibkd_retrieval.indexing.format.manifest import PartEntry
 from ibkd_retrieval.indexing.format.staging import StagedFile, Staging, staging_for
@@ -170,8 +169,7 @@ class NodesMake:
             files = self._read(plan, source, vectors)
             made = self._train(plan, source, files) if files else None
             if made is not None:
-                made.move_to(self.folder / TRAINED)
-                return read_structure_file(self.folder / TRAINED)
+                return read_structure_file(made.path)
             self.progress.say("This machine trains the structure, because no node writes into the index folder.")
             return trained(plan, _joined(files, plan.dim), progress) if files else train_here(plan, vectors, progress)
 

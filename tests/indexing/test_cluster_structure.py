@@ -10,7 +10,7 @@ import torch
 
 from helpers.indexing_fakes import Listener, TableEncoder, clustered, table_corpus
 from ibkd_retrieval.cluster import Cluster
-from ibkd_retrieval.errors import UserError
+from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing import cluster_structure
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.building import finish
@@ -45,9 +45,11 @@ def table() -> np.ndarray:
     return clustered(COUNT, DIM)
 
 
-def built(table: np.ndarray, folder: Path, family: str = "ivf-pq", cluster: Cluster | None = None, **settings):
+def built(
+    table: np.ndarray, folder: Path, family: str = "ivf-pq", cluster: Cluster | None = None, lists: int = 40, **settings
+):
     processes = None if cluster is None else ClusterEncoders(cluster, None, "0a")
-    encoder, chosen = TableEncoder(table), family_named(family, nprobe=8, refine=4, recall=0.1)
+    encoder, chosen = TableEncoder(table), family_named(family, nprobe=8, refine=4, recall=0.1, lists=lists)
     return build_index(
         table_corpus(COUNT), encoder, folder, family=chosen, shard_size=SHARD, processes=processes, **settings
     )
@@ -140,6 +142,31 @@ def test_a_node_with_another_faiss_is_refused(made: Path):
     source = cluster_structure.Source(cluster_structure.Staging(made), (COUNT,), DIM, "1.0")
     with pytest.raises(UserError, match=r"faiss is of version .* there and 1.0 on this machine"):
         inspect(source)
+
+
+def test_what_was_trained_before_the_command_ended_is_not_trained_again(table: np.ndarray, tmp_path: Path):
+    class Ending(Here):
+        def run(self, function, items, *, doing, **how):
+            if doing == "Adding vectors":
+                raise WorkFailed("No node of the cluster is left.")
+            yield from super().run(function, items, doing=doing, **how)
+
+    built(table, tmp_path / "i", parts=3)
+    with pytest.raises(WorkFailed):
+        again(tmp_path / "i", tmp_path / "j", table, Ending("here"), parts=3)
+    for lists, said in ((20, "Node here trains the structure on 1 CPUs."), (40, "The structure was trained before")):
+        listener = Listener()
+        shutil.copytree(tmp_path / "j", tmp_path / f"j{lists}")
+        manifest = built(
+            table, tmp_path / f"j{lists}", cluster=Here("here"), parts=3, resume=True, progress=listener, lists=lists
+        )
+        assert listener.said[0].startswith(said)
+        assert (manifest.files == read_manifest(tmp_path / "i").files) == (lists == 40)
+        assert sorted(path.name for path in (tmp_path / f"j{lists}" / "parts").iterdir()) == [
+            "00000.faiss",
+            "00001.faiss",
+            "00002.faiss",
+        ]
 
 
 @pytest.mark.cluster

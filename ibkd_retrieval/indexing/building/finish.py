@@ -23,7 +23,7 @@ from ibkd_retrieval.indexing.families.family import STORED_ONCE_BYTES
 from ibkd_retrieval.indexing.families.inverted import Inverted
 from ibkd_retrieval.indexing.families.parts import AddingInParts, Parts, part_plans
 from ibkd_retrieval.indexing.families.search_params import list_count
-from ibkd_retrieval.indexing.families.training import HERE, Making, parsed, train_here
+from ibkd_retrieval.indexing.families.training import HERE, Making, TrainedOnce, parsed, train_here
 from ibkd_retrieval.indexing.format import layout
 from ibkd_retrieval.indexing.format.lines import write_lines
 from ibkd_retrieval.indexing.format.manifest import (
@@ -98,7 +98,8 @@ def finish_index(
     if len(plans) > 1:
         nodes = None if cluster is None else NodesMake(cluster, folder, tuple(counts), progress)
         adding = AddingInParts(plans, kept > 0, limit, None if nodes is None else nodes.fill)
-        making = Making(train_here if nodes is None else nodes.train, adding)
+        digests = tuple(record.files[layout.vectors_file(number)].sha256 for number, record in enumerate(records))
+        making = Making(TrainedOnce(folder, digests, train_here if nodes is None else nodes.train), adding)
     if isinstance(family, Flat) and limit is not None:
         family = Flat(min(limit, STORED_ONCE_BYTES if family.memory_bytes is None else family.memory_bytes))
     built = family.build(vectors, progress, device, making)

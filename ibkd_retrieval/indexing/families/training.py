@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.indexing.faiss_binding import blas_threshold, load_faiss, training_on
+from ibkd_retrieval.files import make_folder, write_json
+from ibkd_retrieval.indexing.faiss_binding import (
+    blas_threshold,
+    load_faiss,
+    read_structure_file,
+    training_on,
+    write_structure,
+)
 from ibkd_retrieval.indexing.families.centroids import place_centroids
 from ibkd_retrieval.indexing.families.parts import Adding, add_whole, check_finite
+from ibkd_retrieval.indexing.format.layout import TRAINED, TRAINED_FROM
 from ibkd_retrieval.indexing.vectors import VectorSource, sample_rows
+from ibkd_retrieval.json_io import parse
 from ibkd_retrieval.progress import Progress
 
 
@@ -72,6 +85,43 @@ def trained(plan: TrainingPlan, training: NDArray[np.float32], progress: Progres
             "ask for fewer lists or smaller codes, or take `type='flat'`."
         ) from error
     return index
+
+
+@dataclass(frozen=True)
+class TrainedOnce:
+    """Trains a structure, and keeps it in an index folder until its parts are filled: `resume` does not train again.
+
+    Attributes:
+        folder: the index folder.
+        vectors: the checksums of the files of all vectors.
+        train: trains it.
+    """
+
+    folder: Path
+    vectors: tuple[str, ...]
+    train: Training = train_here
+
+    def __call__(self, plan: TrainingPlan, vectors: VectorSource, progress: Progress) -> Any:
+        """Train a structure, unless it is there (`Training`)."""
+        path, mark = self.folder / TRAINED, self.folder / TRAINED_FROM
+        every = json.dumps([dataclasses.asdict(plan), load_faiss().__version__, self.vectors])
+        source = {"trained_from": hashlib.sha256(every.encode()).hexdigest()}
+        if _is_marked(mark, source):
+            progress.say("The structure was trained before: its parts are filled.")
+            return read_structure_file(path)
+        make_folder(path.parent)
+        mark.unlink(missing_ok=True)
+        index = self.train(plan, vectors, progress)
+        write_structure(index, path)
+        write_json(mark, source)
+        return index
+
+
+def _is_marked(mark: Path, source: dict[str, str]) -> bool:
+    try:
+        return bool(parse(mark.read_bytes()) == source)
+    except (OSError, ValueError):
+        return False
 
 
 class Making(NamedTuple):

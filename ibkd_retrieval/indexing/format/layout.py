@@ -25,6 +25,8 @@ TOMBSTONES = "deleted"
 PARTS = "parts"
 TRAINED = f"{PARTS}/trained.faiss"
 """The trained and empty structure, while its parts are filled."""
+TRAINED_FROM = f"{PARTS}/trained.json"
+"""What it was trained from."""
 
 STAGING, PROBE = "staging", "probe"
 """The folder where other machines write, and how a file there begins that they look for."""
@@ -37,7 +39,7 @@ FOLDERS = (*_FOLDERS, LEXICAL)
 """The folders in an index folder."""
 _OURS = re.compile(
     r"(index\.json|build\.json|append\.json|index(\.\d+)?\.faiss|docids(\.\d+)?(\.offsets\.npy)?|deleted\.\d+\.npy"
-    r"|parts/(trained|\d{5,})\.faiss|vectors/\d{5,}\.npy|documents/\d{5,}\.jsonl(\.offsets\.npy)?"
+    r"|parts/(trained|\d{5,})\.faiss|parts/trained\.json|vectors/\d{5,}\.npy|documents/\d{5,}\.jsonl(\.offsets\.npy)?"
     r"|shards/\d{5,}\.(json|ids))"
 )
 _LEXICAL_INDEX = re.compile(r"[a-z0-9]+-[0-9a-f]{12}")
