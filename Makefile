@@ -24,11 +24,11 @@ types: .venv/.installed-dev
 	$(BIN)/mypy
 
 unit: .venv/.installed-dev
-	$(BIN)/python -m pytest -n $(TEST_WORKERS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not lucene and not cluster"
 
 # Prints the share of the lines and branches that the tests run; lines run by other processes are not counted.
 coverage: .venv/.installed-dev
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not lucene and not cluster" --cov --cov-report=term:skip-covered
 
 fix: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -42,7 +42,7 @@ docs: .venv/.installed-docs
 test-lucene: .venv-lucene/.installed
 	.venv-lucene/bin/python -m pytest -m lucene tests/search
 
-# Ray, too.
+# Ray's tests take minutes. `make test` has one that is quick.
 test-cluster: .venv-cluster/.installed
 	.venv-cluster/bin/python -m pytest -m cluster
 

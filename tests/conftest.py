@@ -24,7 +24,7 @@ _SLOW = {
     ),
     "search": "fusion",
     "serving": "app connections page",
-    "": "older reproduction",
+    "": "cluster_smoke older reproduction",
 }
 """Files of tests, by folder, that take more than a few seconds as a whole. `make test-fast` leaves them out."""
 
@@ -43,14 +43,18 @@ def nodes():
 
 @pytest.fixture
 def one_thread():
-    """Let faiss compute on one thread, as on a node: the last bits of a product depend on how many share it."""
+    """Let faiss and torch compute on one thread, as on a node: last bits depend on how many share a product."""
+    import torch
+
     from ibkd_retrieval.indexing.faiss_binding import load_faiss
 
     faiss = load_faiss()
-    before = faiss.omp_get_max_threads()
+    before = faiss.omp_get_max_threads(), torch.get_num_threads()
     faiss.omp_set_num_threads(1)
+    torch.set_num_threads(1)
     yield
-    faiss.omp_set_num_threads(before)
+    faiss.omp_set_num_threads(before[0])
+    torch.set_num_threads(before[1])
 
 
 def pytest_collection_modifyitems(items):
