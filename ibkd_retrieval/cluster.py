@@ -7,12 +7,14 @@ import importlib
 import os
 import platform
 import socket
+import sys
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, NamedTuple, TypeVar
 
-from ibkd_retrieval.errors import UserError, first_line, require
+from ibkd_retrieval.errors import UserError, WorkFailed, first_line, require
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -137,15 +139,14 @@ def load_ray() -> Any:
 
 
 @contextlib.contextmanager
-def connected(address: str) -> Iterator[None]:
-    """Connect to a cluster. A connection that exists already is used and kept.
+def connected(address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or with None to none. A connection that exists already is used and kept.
 
     Raises:
         UserError: there is no cluster at the address.
         MissingPackage: ray is not installed.
     """
-    ray = load_ray()
-    if ray.is_initialized():
+    if address is None or (ray := load_ray()).is_initialized():
         yield
         return
     host, _, port = address.rpartition(":")
@@ -159,10 +160,61 @@ def connected(address: str) -> Iterator[None]:
             f"No Ray cluster answers at `cluster={address!r}` ({first_line(error)}): start Ray on this machine "
             "or have it join a cluster, and give `auto` or the HOST:PORT of its head."
         ) from error
+    lost = False
     try:
         yield
+    except LostHead:
+        lost = True
+        sys.excepthook = sys.__excepthook__  # That of Ray waits for the head.
+        raise
     finally:
-        ray.shutdown()
+        if not lost:
+            ray.shutdown()
+
+
+_HEAD_PATIENCE = 40.0
+"""Seconds to wait for a head that does not answer. Ray ends the process after 60."""
+
+
+class LostHead(WorkFailed):
+    """The head of a cluster does not answer any more. To disconnect from it ends the process without a word."""
+
+
+class Nodes:
+    """The nodes of the cluster that this process is connected to."""
+
+    def __init__(self) -> None:
+        self._ray = load_ray()
+        self._head: str = self._ray.get_runtime_context().gcs_address
+        self._answered = time.monotonic()
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def living(self, kept: str) -> dict[str, dict[str, Any]]:
+        """The living nodes as Ray describes them, by id. They stay as they were while the head does not answer.
+
+        Args:
+            kept: what becomes of the finished work, and what to do, for the error message.
+
+        Raises:
+            LostHead: the head has not answered for 40 seconds.
+        """
+        if not self._answers():
+            if time.monotonic() - self._answered > _HEAD_PATIENCE:
+                raise LostHead(
+                    f"The head of the cluster ({self._head}) does not answer any more: {kept} on another cluster."
+                )
+            return self._known
+        self._answered = time.monotonic()
+        self._known = {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}
+        return self._known
+
+    def _answers(self) -> bool:
+        host, _, port = self._head.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+        except OSError:
+            return False
+        return True
 
 
 def places(cluster: Cluster, resources: dict[str, float]) -> int:

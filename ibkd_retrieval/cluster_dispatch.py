@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from ibkd_retrieval.cluster import (
     Cluster,
+    Nodes,
     Suited,
     cannot_run,
     check_software,
@@ -71,7 +72,7 @@ class Dispatcher(Generic[T, A]):
 
     def __init__(self, cluster: Cluster, work: Work[T, A]) -> None:
         self._ray = ray = load_ray()
-        self._cluster, self._work = cluster, work
+        self._cluster, self._work, self._nodes = cluster, work, Nodes()
         # Without `max_calls=0`, a process with a GPU ends after each task, and loads the model again for the next.
         self._call, self._inspect = (ray.remote(max_retries=0, max_calls=0)(each) for each in (_call, _inspect))
         self._common = [ray.put(each) for each in work.common]
@@ -222,7 +223,7 @@ class Dispatcher(Generic[T, A]):
     def _look_at_nodes(self) -> None:
         """Ask new nodes for a preflight, and have the items of dead ones done elsewhere."""
         self._looked = time.monotonic()
-        living = {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}
+        living = self._nodes.living(self._work.kept())
         for node in set(self._names) - set(living):
             del self._names[node]
             self._suited.pop(node, None)
@@ -251,7 +252,7 @@ class Dispatcher(Generic[T, A]):
             UserError: it did not, or its software is another.
         """
         node = self._asked.pop(reference)
-        known = {each["NodeID"]: each for each in self._ray.nodes() if each["Alive"]}.get(node)
+        known = self._nodes.living(self._work.kept()).get(node)
         if known is None:
             return
         name = known["NodeManagerHostname"]

@@ -14,6 +14,7 @@ from typing import Any
 
 from ibkd_retrieval.cluster import (
     Cluster,
+    Nodes,
     cannot_run,
     check_software,
     connected,
@@ -32,6 +33,7 @@ _PATIENCE = 60.0
 _UNTIL_KNOWN = 30.0
 """Seconds after which a node that died is known to be dead."""
 _POLL = 0.5
+_KEPT = "what is finished is kept; go on with `resume`"
 _FOREVER = 30 * 24 * 3600
 """Seconds that a process waits for the others: one may encode a corpus meanwhile."""
 
@@ -120,6 +122,7 @@ class _Group:
         self._ray = load_ray()
         self._train = importlib.import_module("ray.train")
         self._torch = importlib.import_module("ray.train.torch")
+        self._nodes = Nodes()
         self._cluster, self._function, self._arguments = cluster, function, arguments
         self._heard, self._doing = heard, doing
         self._failure: Failure | None = None
@@ -146,16 +149,14 @@ class _Group:
                 )
             count = self._awaited(wanted)
             if not count:
-                raise WorkFailed(
-                    "No node of the cluster is left: what is finished is kept; go on with `resume` when there are some."
-                )
+                raise WorkFailed(f"No node of the cluster is left: {_KEPT} when there are some.")
             said(f"{self._doing.lower()} lost a process and goes on from its last checkpoint in {count} processes")
 
     def _living(self) -> set[str]:
-        return {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        return set(self._nodes.living(_KEPT))
 
     def _room(self) -> int:
-        found = sum(places(self._cluster, node["Resources"]) for node in _fit(self._cluster))
+        found = sum(places(self._cluster, node["Resources"]) for node in self._nodes.living(_KEPT).values())
         return min(found, self._cluster.count or found)
 
     def _node_died(self, before: set[str]) -> bool:
@@ -199,6 +200,7 @@ class _Group:
             thread.start()
             while thread.is_alive():
                 thread.join(_POLL)
+                self._nodes.living(_KEPT)
                 for message in queue.get_nowait_batch(queue.qsize()):
                     self._hear(message)
             (error,) = ended

@@ -73,17 +73,18 @@ COMPUTATION: dict[str, Any] = {
 """How an encoder runs, by the fields of every record that says so."""
 
 
-CLUSTER: dict[str, Any] = {
-    "cluster": option(
-        "Ray cluster that does the work: auto for the one that this machine belongs to, or its HOST:PORT.",
-        panel=COMPUTING,
-        default="this machine alone",
-        metavar="ADDRESS",
-    ),
-    "workers": option("Most processes at once on the cluster.", panel=COMPUTING, default="as many as it has room for"),
-    "worker_cpus": option("Cores of a process on the cluster.", panel=COMPUTING, default="1"),
-}
-"""The work on a cluster, by the names of the parameters."""
+def on_cluster(panel: str) -> dict[str, Any]:
+    """The work on a cluster, by the names of the parameters, in a panel of the help page."""
+    return {
+        "cluster": option(
+            "Ray cluster that does the work: auto for the one that this machine belongs to, or its HOST:PORT.",
+            panel=panel,
+            default="this machine alone",
+            metavar="ADDRESS",
+        ),
+        "worker_cpus": option("Cores of a process on a cluster.", panel=panel, default="1"),
+    }
+
 
 _ENDPOINT = f"{ADVANCED}: endpoints"
 SPENDING: dict[str, Any] = {

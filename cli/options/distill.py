@@ -10,7 +10,6 @@ from ibkd_retrieval.distill.objectives import OBJECTIVES, TEMPERATURES, USUAL_TE
 from ibkd_retrieval.encoders.loading import DEVICE_MAPS, POOLINGS
 
 from .common import (
-    CLUSTER,
     COMPUTATION,
     COMPUTING,
     CORPUS_HELP,
@@ -19,10 +18,12 @@ from .common import (
     CorpusFields,
     Output,
     Unfinished,
+    on_cluster,
     seed_option,
 )
 from .declare import ADVANCED, Given, Group, flag, group, option, parameter
 
+_CLUSTER = on_cluster(COMPUTING)
 _TEACHER = f"{ADVANCED}: the teacher"
 _STUDENT = f"{ADVANCED}: the student"
 _TEXT = f"{ADVANCED}: text"
@@ -358,9 +359,12 @@ OPTIONS: dict[str, Any] = {
         ),
     ],
     "device": Annotated[str, COMPUTATION["device"]],
-    "cluster": Annotated[str | None, CLUSTER["cluster"]],
-    "workers": Annotated[int | None, CLUSTER["workers"]],
-    "worker_cpus": Annotated[int | None, CLUSTER["worker_cpus"]],
+    "cluster": Annotated[str | None, _CLUSTER["cluster"]],
+    "workers": Annotated[
+        int | None,
+        option("Most processes at once on the cluster.", panel=COMPUTING, default="as many as it has room for"),
+    ],
+    "worker_cpus": Annotated[int | None, _CLUSTER["worker_cpus"]],
     "dtype": Annotated[
         str,
         option(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.config import USES, IndexConfig, refuse_unused
 
-from .common import COMPUTATION, COMPUTING, SPENDING
+from .common import COMPUTATION, COMPUTING, SPENDING, on_cluster
 from .declare import ADVANCED, Given, option
 
 STRUCTURED = f"{ADVANCED}: the index type"
@@ -70,12 +70,7 @@ CHOICES: dict[str, Any] = {
         panel=RESOURCES,
         default="1; on a cluster, as many as it has room for",
     ),
-    "cluster": option(
-        "Ray cluster that encodes: auto for the one that this machine belongs to, or its HOST:PORT.",
-        panel=RESOURCES,
-        metavar="ADDRESS",
-    ),
-    "worker_cpus": option("Cores of an encoder on a cluster.", panel=RESOURCES, default="1"),
+    **on_cluster(RESOURCES),
     "memory": option(
         "Most memory to take, such as 2GB or 512MB. Inverted lists that need more are kept in parts.",
         panel=RESOURCES,

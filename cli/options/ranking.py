@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ibkd_retrieval.search.options import RankerOptions
 
-from .common import COMPUTATION
+from .common import COMPUTATION, on_cluster
 from .declare import ADVANCED, flag, option
 
 if TYPE_CHECKING:
@@ -86,12 +86,7 @@ RANKING: dict[str, Any] = {
         panel=SEARCHED,
         metavar="FILE",
     ),
-    "cluster": option(
-        "Ray cluster that searches, and encodes the corpora of a suite: auto for the one that this machine belongs to, "
-        "or its HOST:PORT.",
-        panel=SEARCHED,
-        metavar="ADDRESS",
-    ),
+    "cluster": on_cluster(SEARCHED)["cluster"],
     "exact_merge": flag(
         "For --cluster: merge the candidates of all parts before they are refined, as one process does.",
         "--exact-merge",

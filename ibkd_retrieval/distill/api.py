@@ -166,7 +166,7 @@ def distill(
         cluster: a Ray cluster whose nodes encode with the teacher and train the student together: "auto" for the one
             that this machine belongs to, or its HOST:PORT. They see the same files as this machine.
         workers: most processes at once on the cluster. None is as many as it has room for.
-        worker_cpus: cores of a process on the cluster. None is 1.
+        worker_cpus: cores of a process on a cluster. None is 1.
         resume: continue an unfinished `output`.
         overwrite: replace a finished or unfinished `output`. An old student stays until the new one is finished.
         keep_undistilled: folder in which the untrained student is saved too.

@@ -66,7 +66,7 @@ def evaluate_suite(
         k: results per query.
         relevance_level: lowest grade that counts as relevant. None is each data set's own.
         workers: encoder processes. None is this process alone, or on a cluster as many as it has room for.
-        worker_cpus: cores of an encoder on a cluster. None is 1.
+        worker_cpus: cores of a process on a cluster. None is 1.
         progress: receives progress reports. True shows bars.
 
     Raises:

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ibkd_retrieval.cluster import connected
 from ibkd_retrieval.corpora.spec import open_corpus
 from ibkd_retrieval.encoders.autotune.load import newest_student
 from ibkd_retrieval.encoders.endpoints.address import Address, is_endpoint
@@ -96,21 +97,22 @@ def build_index(
     folder = folder if output is None else Path(output)
     progress.say(f"corpus {opened.name} · model {called} · type {settled.name} → {folder}")
     encoding = config.encoding.computing_as(begun_encoder(folder)) if resume else config.encoding
-    encoder, memory, processes = prepare_encoding(model, encoding, opened, progress)
-    made = build(
-        opened,
-        encoder,
-        folder,
-        family=family,
-        resume=resume,
-        overwrite=overwrite,
-        vector_format=config.vectors or "float32",
-        memory=memory,
-        processes=processes,
-        device=encoding.device,
-        parts=config.structure.parts,
-        progress=progress,
-    )
+    with connected(encoding.cluster):
+        encoder, memory, processes = prepare_encoding(model, encoding, opened, progress)
+        made = build(
+            opened,
+            encoder,
+            folder,
+            family=family,
+            resume=resume,
+            overwrite=overwrite,
+            vector_format=config.vectors or "float32",
+            memory=memory,
+            processes=processes,
+            device=encoding.device,
+            parts=config.structure.parts,
+            progress=progress,
+        )
     return IndexDescription(folder, made, encoder)
 
 
@@ -167,19 +169,20 @@ def append(
         opened = newer_documents(open_contents(folder), opened, since, progress)
         if not opened.count:
             return IndexDescription(folder, read_manifest(folder))
-    encoder, memory, processes = prepare_encoding(model, config.encoding.like(begun), opened, progress)
-    progress.say(f"corpus {opened.name} · model {encoder.name} → {folder}")
-    made = append_documents(
-        opened,
-        encoder,
-        folder,
-        replace=replace,
-        resume=resume,
-        restart=overwrite,
-        memory=memory,
-        processes=processes,
-        progress=progress,
-    )
+    with connected(config.encoding.cluster):
+        encoder, memory, processes = prepare_encoding(model, config.encoding.like(begun), opened, progress)
+        progress.say(f"corpus {opened.name} · model {encoder.name} → {folder}")
+        made = append_documents(
+            opened,
+            encoder,
+            folder,
+            replace=replace,
+            resume=resume,
+            restart=overwrite,
+            memory=memory,
+            processes=processes,
+            progress=progress,
+        )
     return IndexDescription(folder, made)
 
 

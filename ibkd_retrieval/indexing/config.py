@@ -139,8 +139,8 @@ class EncodingConfig:
         document_prompt: text put before every document. None is the model's own.
         batch_tokens: most tokens in a batch, padding counted. None is 4,096 (65,536 on a GPU), less in little memory.
         workers: encoder processes. None is this process alone, or with `cluster` as many as there is room for.
-        cluster: a Ray cluster that encodes: "auto" for the one that this machine belongs to, or its HOST:PORT.
-        worker_cpus: cores of an encoder on a cluster.
+        cluster: a Ray cluster that does the work: "auto" for the one that this machine belongs to, or its HOST:PORT.
+        worker_cpus: cores of a process on a cluster.
         memory: most memory to take, such as "2GB" or "512MB". None is a quarter of the machine's.
         shard_size: documents in a shard. None is 8,192, less in little memory, more above 245 million documents.
         price: for an endpoint: dollars per million tokens, for the estimate of the cost.

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from helpers.indexing_fakes import HashingEncoder, LoadFake, numbered_corpus
+from ibkd_retrieval import cluster
 from ibkd_retrieval.cluster import Cluster
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.building.cluster import ClusterEncoders
@@ -15,7 +16,9 @@ if __name__ == "__main__":
     parser.add_argument("sleep", type=float)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--fault", default="", help="what goes wrong at document 40")
+    parser.add_argument("--head-patience", type=float, default=40.0)
     given = parser.parse_args()
+    cluster._HEAD_PATIENCE = given.head_patience
     encoders = ClusterEncoders(Cluster(given.address), LoadFake("text of document 40", given.fault, given.sleep), "0a")
     build_index(
         numbered_corpus(95),

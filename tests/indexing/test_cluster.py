@@ -158,6 +158,21 @@ def test_ray_itself_prints_nothing_when_a_process_dies(nodes, tmp_path):
     assert "ended its encoder process 3 times" in said
 
 
+def test_the_death_of_the_head_is_one_sentence_and_is_resumed_on_another_cluster(nodes, alone, tmp_path):
+    with started((1,)) as lost:
+        process = driver(lost.address, tmp_path / "i", 5.0, "--head-patience", "3")
+        until(lambda: recorded(tmp_path / "i"))
+        lost.head_node.kill_gcs_server()
+        printed, said = process.communicate(timeout=120)
+    assert (printed, process.returncode) == ("", 1)
+    assert re.search(
+        r"The head of the cluster \(.*\) does not .*: what is finished is kept; .*`resume` on another", said
+    )
+    assert "will terminate" not in said
+    finished(driver(nodes.address, tmp_path / "i", 0.0, "--resume"))
+    assert read_manifest(tmp_path / "i").files == alone.files
+
+
 def test_two_commands_share_a_cluster(nodes, alone, tmp_path):
     both = [driver(nodes.address, tmp_path / name, 0.3) for name in "ab"]
     for process in both:
