@@ -1,6 +1,7 @@
 """Every family against exact search."""
 
 import dataclasses
+import gc
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from helpers.indexing_fakes import Listener, TableEncoder, clustered, table_corp
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
 from ibkd_retrieval.indexing.config import SearchParams
+from ibkd_retrieval.indexing.faiss_binding import read_for_search, read_structure_file
 from ibkd_retrieval.indexing.families import FAMILIES, Family, family_named
 from ibkd_retrieval.indexing.families.family import FEWEST_DOCUMENTS
 from ibkd_retrieval.indexing.format.manifest import read_manifest
@@ -60,6 +62,22 @@ def exact_rows(queries: np.ndarray, table: np.ndarray, k: int, allowed: np.ndarr
     if allowed is not None:
         scores = np.where(allowed, scores, -np.inf)
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+def test_a_structure_read_to_be_searched_finds_what_one_that_can_be_changed_finds(
+    index: StoredIndex, table: np.ndarray
+) -> None:
+    path = index.folder / index.manifest.structure
+    if not path.exists():
+        pytest.skip("A flat index of few vectors has no structure file.")
+    searched, changed = read_for_search(path), read_structure_file(path)
+    gc.collect()  # The views into the file's bytes outlive the reader.
+    one, other = (each.search(table[COUNT:], 20) for each in (searched, changed))
+    assert np.array_equal(one[1], other[1])
+    assert np.array_equal(one[0], other[0])
+    path.with_suffix(".cut").write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(RuntimeError):
+        read_for_search(path.with_suffix(".cut"))
 
 
 def test_queries_not_seen_find_what_exact_search_does(index: StoredIndex, table: np.ndarray):

@@ -9,7 +9,15 @@ from hypothesis.extra import numpy as arrays
 from helpers.indexing_fakes import TableEncoder, clustered, table_corpus
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.format.vectors import bytes_per_vector, format_of, pack, unpack
+from ibkd_retrieval.indexing.format.vectors import (
+    FORMATS,
+    bytes_per_vector,
+    format_of,
+    inner_products,
+    nearest,
+    pack,
+    unpack,
+)
 from ibkd_retrieval.indexing.index import open_index
 
 VECTORS = arrays.arrays(np.float32, st.tuples(st.integers(0, 5), st.just(7)), elements=st.floats(-1000, 1000, width=32))
@@ -29,6 +37,22 @@ def test_float16_rounds_to_eleven_bits(vectors: np.ndarray):
 def test_int8_is_within_half_a_step_of_the_vectors_largest(vectors: np.ndarray):
     step = np.abs(vectors).max(axis=1, initial=0, keepdims=True) / 127
     assert (np.abs(unpack(pack(vectors, "int8")) - vectors) <= 0.501 * step + 1e-37).all()
+
+
+@pytest.mark.parametrize("vector_format", FORMATS)
+def test_the_nearest_of_some_rows_are_those_of_all_products_with_ties_by_position(vector_format: str):
+    generator = np.random.default_rng(0)
+    table = generator.standard_normal((900, 24)).astype(np.float32)
+    table[5:900:7] = table[3]  # Many are equal, also at the last place.
+    for count in (1, 4, 30, 200, 900):
+        rows = pack(table[:count], vector_format)
+        for query in generator.standard_normal((6, 24)).astype(np.float32), table[3:4]:
+            products = [inner_products(rows, each) for each in query]
+            for k in (1, 3, 10, 250):
+                for exact, each in zip(products, query, strict=True):
+                    scores, places = nearest(rows, each, k)
+                    assert places.tolist() == np.argsort(-exact, kind="stable")[:k].tolist()
+                    assert np.array_equal(scores, exact[places])
 
 
 def test_a_zero_vector_stays_zero():

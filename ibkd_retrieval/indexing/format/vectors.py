@@ -78,14 +78,51 @@ def inner_products(rows: NDArray[Any], query: NDArray[np.float32]) -> NDArray[np
         return products
     if rows.dtype != np.float16:
         return np.asarray(rows @ query, dtype=np.float32)
+    scores, places = _search_halves(rows, query, len(rows))
+    products = np.empty(len(rows), dtype=np.float32)
+    products[places] = scores
+    return products
+
+
+def nearest(rows: NDArray[Any], query: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k largest inner products of rows of a file in any format with a query [dim], and their positions.
+
+    Best first, equal products by position. Fewer than k where there are fewer rows.
+    """
+    if rows.dtype == np.float16 and len(rows) > k:
+        # faiss keeps any of several that are equal at the last place. One more shows whether there are.
+        scores, places = _search_halves(rows, query, k + 1)
+        if scores[k - 1] > scores[k]:
+            order = np.lexsort((places[:k], -scores[:k]))
+            return scores[order], places[order]
+    products = inner_products(rows, query)
+    best = _best(products, k)
+    return products[best], best
+
+
+_FEW = 512
+"""Maximum number of scores for which a full sort is as fast as a partition."""
+
+
+def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """The positions of the k largest, best first. Ties keep their order."""
+    if len(scores) <= max(k, _FEW):
+        return np.argsort(-scores, kind="stable")[:k]
+    least = np.partition(scores, len(scores) - k)[len(scores) - k]
+    reaching = np.flatnonzero(scores >= least)
+    return reaching[np.argsort(-scores[reaching], kind="stable")][:k]
+
+
+def _search_halves(
+    rows: NDArray[Any], query: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k largest inner products of float16 rows with a query, and their positions, best first."""
     # numpy widens float16 one number at a time; faiss multiplies it four times as fast.
     table = _half_table(len(query))
     table.reset()
     table.add_sa_codes(np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), 2 * len(query)))
-    scores, places = table.search(query[None], len(rows))
-    products = np.empty(len(rows), dtype=np.float32)
-    products[places[0]] = scores[0]
-    return products
+    scores, places = table.search(query[None], k)
+    return scores[0], places[0]
 
 
 _of_thread = threading.local()

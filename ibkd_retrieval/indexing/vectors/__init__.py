@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ibkd_retrieval.indexing.format.vectors import nearest
+
 
 class VectorBlocks(Protocol):
     """Float32 vectors of length `dim`, read block by block."""
@@ -33,6 +35,11 @@ class VectorSource(VectorBlocks, Protocol):
     def products(self, rows: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
         """The inner products [m] of the vectors of `rows` [m], in any order, with one query [dim]."""
 
+    def nearest(
+        self, rows: NDArray[np.int64], query: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The k largest of these products, best first, and their positions. Equal ones are ordered by position."""
+
 
 class ArrayVectors:
     """A `VectorSource` of an array [count, dim] in memory."""
@@ -52,6 +59,12 @@ class ArrayVectors:
     def products(self, rows: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
         """The inner products of the vectors of `rows` with a query."""
         return np.asarray(self._vectors[rows] @ query, dtype=np.float32)
+
+    def nearest(
+        self, rows: NDArray[np.int64], query: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The k largest of these products, and their positions."""
+        return nearest(self._vectors[rows], query, k)
 
 
 def sample_rows(count: int, size: int, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -122,10 +122,6 @@ def better_of(one: Found, other: Found, k: int) -> Found:
     return np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
 
 
-_FEW = 512
-"""Maximum number of scores for which a full sort is as fast as a partition."""
-
-
 def rescore(
     queries: NDArray[np.float32], candidates: NDArray[np.int64], vectors: VectorSource, k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -148,17 +144,8 @@ def rescore(
     rows = np.full((len(queries), k), -1, dtype=np.int64)
     for query, found in enumerate(candidates):
         own = np.sort(found[found >= 0])
-        exact = vectors.products(own, queries[query])
-        best = _best(exact, k)
-        scores[query, : len(best)] = exact[best]
-        rows[query, : len(best)] = own[best]
+        if len(own):
+            best, places = vectors.nearest(own, queries[query], k)
+            scores[query, : len(best)] = best
+            rows[query, : len(best)] = own[places]
     return scores, rows
-
-
-def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """The positions of the k largest, best first. Ties keep their order."""
-    if len(scores) <= max(k, _FEW):
-        return np.argsort(-scores, kind="stable")[:k]
-    least = np.partition(scores, len(scores) - k)[len(scores) - k]
-    reaching = np.flatnonzero(scores >= least)
-    return reaching[np.argsort(-scores[reaching], kind="stable")][:k]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.indexing.format.layout import vectors_file
-from ibkd_retrieval.indexing.format.vectors import format_of, inner_products, row_type, unpack
+from ibkd_retrieval.indexing.format.vectors import format_of, inner_products, nearest, row_type, unpack
 
 _ROWS_WORTH_A_MAP = 64
 """From this many rows per shard on, a shard is mapped only while it is read, because touched pages count as memory."""
@@ -93,6 +93,12 @@ class ShardVectors:
     def products(self, rows: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
         """The inner products [m] of the vectors of `rows` [m], in any order, with one query [dim]."""
         return inner_products(self._taken(rows), query) if len(rows) else np.empty(0, dtype=np.float32)
+
+    def nearest(
+        self, rows: NDArray[np.int64], query: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The k largest of these products, best first, and their positions. Equal ones are ordered by position."""
+        return nearest(self._taken(rows), query, k)
 
     def check_maps(self) -> None:
         """Refuse more shards than this process may map, which reading single rows needs.
