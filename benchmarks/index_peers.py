@@ -1,12 +1,12 @@
 """Our hnsw and ivf-pq beside the indexes of other libraries: recall against speed, memory, build time.
 
-usage: python benchmarks/index_peers.py --vectors FOLDER [...] --work-dir DIR [--count 1000000]
+usage: python benchmarks/index_peers.py --vectors FOLDER [...] --work-dir DIR [--count 1000000 | --real]
 
-FOLDER holds .npy files of real unit vectors, which are replicated (replicated_vectors.py) to `--count`. Every index is
-built in a process of its own and kept in DIR, by `--count` and `--seed`, so that the script goes on where it was
-stopped; the memory of each is that of a fresh process after it was loaded and has answered. Then all are loaded into
-one process and asked in turn, query by query, system and parameter value in random order, in one thread: what else
-the machine does hits all alike.
+FOLDER holds .npy files of real unit vectors, which are replicated (replicated_vectors.py) to `--count`, or taken as
+they are (`--real`). Every index is built in a process of its own and kept in DIR, by number and `--seed`, so that the
+script goes on where it was stopped. The memory of each is that of a fresh process after it was loaded and has answered.
+Then all are loaded into one process and asked in turn, query by query, system and parameter value in random order, in
+one thread: what else the machine does hits all alike.
 
 A system whose build takes longer than --limit seconds is named with that, and left out; with a higher limit it is tried
 again. How many candidates of ours are scored exactly is set by hand for each parameter value (peers.py), that of faiss
@@ -42,21 +42,32 @@ from ibkd_retrieval.indexing.faiss_binding import load_faiss
 from ibkd_retrieval.indexing.index import open_index
 from measuring import Watch, ask_in_turn, exact_neighbours, memory, quantiles, recall
 from peers import Loaded, Peer, all_peers, file_of, size_of
-from replicated_vectors import QUERIES, RealVectors, Replicas, numbered, read_real
+from replicated_vectors import CHUNK, QUERIES, RealVectors, Replicas, numbered, read_real
 
 K = 10
 
 
+class Unchanged(Replicas):
+    """The real vectors themselves, in place of replicas. They are stored as float16 too."""
+
+    def __init__(self, real: RealVectors, seed: int) -> None:
+        super().__init__(real, seed)
+        self.name, self.weight_hash = "real vectors", f"{len(real.rows)}-{seed}"
+
+    def _chunk(self, number: int) -> NDArray[np.float32]:
+        rows = self._real.rows[number * CHUNK : (number + 1) * CHUNK]
+        return rows.astype(np.float16).astype(np.float32)
+
+
 def make_vectors(given: argparse.Namespace, real: RealVectors, vectors: Path) -> None:
     """An index without a structure, from which all systems take their vectors."""
-    build_index(
-        numbered(given.count), Replicas(real, given.seed), vectors, resume=vectors.exists(), vector_format="float16"
-    )
+    source = (Unchanged if given.real else Replicas)(real, given.seed)
+    build_index(numbered(given.count), source, vectors, resume=vectors.exists(), vector_format="float16")
 
 
 def folder_of(given: argparse.Namespace) -> Path:
     """Where the vectors of this run and all that is made of them are kept."""
-    folder: Path = given.work_dir / f"{given.count}-{given.seed}"
+    folder: Path = given.work_dir / f"{'real-' if given.real else ''}{given.count}-{given.seed}"
     return folder
 
 
@@ -68,12 +79,16 @@ def build_peer(given: argparse.Namespace, peer: Peer, vectors: Path) -> None:
         return index.vectors()
 
     watch, path = Watch(), file_of(folder_of(given), peer)
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     with watch.sampling():
         peer.build(blocks, given.count, index.manifest.dim, path, given.threads)
-    seconds = time.perf_counter() - began
-    peak = max(watch.peak_own.values(), default=0)
-    write_json(path.with_suffix(".json"), {"build_seconds": round(seconds, 1), "build_peak_own_bytes": peak})
+    seconds, worked = time.perf_counter() - began, time.process_time() - worked
+    costs = {
+        "build_seconds": round(seconds, 1),
+        "build_processor_seconds": round(worked, 1),
+        "build_peak_own_bytes": max(watch.peak_own.values(), default=0),
+    }
+    write_json(path.with_suffix(".json"), costs)
 
 
 def measure_memory(given: argparse.Namespace, peer: Peer, real: RealVectors) -> None:
@@ -190,6 +205,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, nargs="+", required=True)
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--real", action="store_true", help="index the real vectors as they are, all of them")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="to build; queries take one")
     parser.add_argument("--limit", type=float, default=1800, help="seconds a system may take to build")
     parser.add_argument("--passes", type=int, default=3)
@@ -199,10 +215,13 @@ def main() -> None:
     parser.add_argument("--stage", choices=("vectors", "build", "memory"), help="of one system, in this process")
     parser.add_argument("--system", type=int, default=0)
     given = parser.parse_args()
-    folder = folder_of(given)
-    folder.mkdir(parents=True, exist_ok=True)
-    vectors = folder / "vectors"
+    given.work_dir.mkdir(parents=True, exist_ok=True)
     real = read_real(given.vectors, given.work_dir, given.seed)
+    if given.real:
+        given.count = len(real.rows)
+    folder = folder_of(given)
+    folder.mkdir(exist_ok=True)
+    vectors = folder / "vectors"
     if given.stage == "vectors":
         make_vectors(given, real, vectors)
         return
@@ -248,7 +267,8 @@ def main() -> None:
     result = {
         "documents": given.count,
         "dimensions": int(real.rows.shape[1]),
-        "vectors": f"{len(real.rows):,} real vectors, replicated (benchmarks/replicated_vectors.py)",
+        "vectors": f"{len(real.rows):,} real vectors"
+        + ("" if given.real else ", replicated (benchmarks/replicated_vectors.py)"),
         "queries": QUERIES,
         "threads": {"build": given.threads, "search": 1},
         "systems": systems,

@@ -33,7 +33,7 @@ DIFFERENCES = 3
 SPREAD = (0.3, 1.0)
 """s is uniform between these: replicas that lie close to a real vector, and such as fill the space between."""
 QUERIES = 200
-_CHUNK = 1024
+CHUNK = 1024
 
 
 class RealVectors(NamedTuple):
@@ -94,9 +94,9 @@ class Replicas:
         """The vectors of the rows that the texts name."""
         rows = np.array([int(text) for text in texts])
         result = np.empty((len(rows), self.dim), dtype=np.float32)
-        for chunk in np.unique(rows // _CHUNK):
-            here = np.flatnonzero(rows // _CHUNK == chunk)
-            result[here] = self._chunk(int(chunk))[rows[here] % _CHUNK]
+        for chunk in np.unique(rows // CHUNK):
+            here = np.flatnonzero(rows // CHUNK == chunk)
+            result[here] = self._chunk(int(chunk))[rows[here] % CHUNK]
         if progress is not None:
             progress.advance(len(rows))
         return result
@@ -104,14 +104,14 @@ class Replicas:
     def _chunk(self, number: int) -> NDArray[np.float32]:
         generator = np.random.default_rng([self._seed, number])
         real = self._real.rows
-        first = generator.integers(len(real), size=_CHUNK)
+        first = generator.integers(len(real), size=CHUNK)
         near = self._real.neighbours[first]
-        each = np.arange(_CHUNK)
-        spread = generator.uniform(*SPREAD, size=(_CHUNK, 1)) / np.sqrt(DIFFERENCES)
+        each = np.arange(CHUNK)
+        spread = generator.uniform(*SPREAD, size=(CHUNK, 1)) / np.sqrt(DIFFERENCES)
         made = real[first]
         for _ in range(DIFFERENCES):
-            one, other = near[each, generator.integers(NEIGHBOURS, size=(2, _CHUNK))]
-            share = spread * generator.standard_normal((_CHUNK, 1))
+            one, other = near[each, generator.integers(NEIGHBOURS, size=(2, CHUNK))]
+            share = spread * generator.standard_normal((CHUNK, 1))
             made += share.astype(np.float32) * (real[one] - real[other])
         made /= np.linalg.norm(made, axis=1, keepdims=True)
         # As they would be stored in half the bytes.
