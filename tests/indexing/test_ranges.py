@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ibkd_retrieval as ibkd
 from helpers.indexing_fakes import HashingEncoder, Listener, LoadFake
 from ibkd_retrieval.corpora.spec import open_corpus
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.append import append_documents
 from ibkd_retrieval.indexing.build import build_index
-from ibkd_retrieval.indexing.building import ranges
+from ibkd_retrieval.indexing.building import plan, ranges
 from ibkd_retrieval.indexing.building.memory import MemoryPlan
-from ibkd_retrieval.indexing.building.plan import Fingerprint, fingerprint
+from ibkd_retrieval.indexing.building.plan import Fingerprint, IdGuard, fingerprint
 from ibkd_retrieval.indexing.building.stage import cut
 from ibkd_retrieval.indexing.building.workers import EncoderProcesses
 
@@ -172,6 +173,28 @@ def test_a_repeated_id_is_refused_in_the_words_of_one_reader(tmp_path: Path, sma
         said.append(str(caught.value))
     assert said[0] == said[1]
     assert f"as documents {first + 1} and {second + 1}:" in said[0]
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_different_ids_of_one_hash_are_kept_and_equal_ones_refused(tmp_path: Path, small, monkeypatch, processes: int):
+    def coarse(doc_id: str) -> int:
+        return sum(doc_id.encode()) % 3
+
+    monkeypatch.setattr(ranges, "_MOST_READERS", 0)  # Another process would hash in its own way.
+    monkeypatch.setattr(ranges, "hash_id", coarse)
+    monkeypatch.setattr(plan, "hash_id", coarse)
+    monkeypatch.setattr(IdGuard.__init__, "__defaults__", (coarse,))
+    build(corpus_file(tmp_path, [f"d{i}" for i in range(60)]), tmp_path / "i", processes, shard_size=20)
+
+    def append(ids):
+        encoders = EncoderProcesses(processes, LoadFake()) if processes else None
+        append_documents(open_corpus(corpus_file(tmp_path, ids)), HashingEncoder(), tmp_path / "i", processes=encoders)
+
+    append(["e1", "e2", "f1"])
+    assert len(ibkd.open_index(tmp_path / "i")) == 63
+    for ids, sentence in ((["g1", "g2", "g1"], "'g1' appears twice"), (["g1", "d59"], "d59")):
+        with pytest.raises(UserError, match=sentence):
+            append(ids)
 
 
 def test_an_id_without_utf8_is_refused_in_the_words_of_one_reader(tmp_path: Path, small):
