@@ -12,7 +12,6 @@ import io
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -21,6 +20,7 @@ from pathlib import Path, PosixPath
 from typing import IO, Any
 
 from ibkd_retrieval.errors import UserError, WorkFailed, require
+from ibkd_retrieval.store_errors import errors_of_libraries, no_bucket, sentence
 
 _ADDRESS = re.compile(r"(s3|gs):/+([^/].*)", re.DOTALL)
 _BUFFER = 8 << 20
@@ -72,8 +72,8 @@ class Store:
         """Turn the store's errors into sentences."""
         try:
             yield
-        except _errors_of_libraries() as error:
-            raise _sentence(self.address, error) from error
+        except errors_of_libraries() as error:
+            raise sentence(self.address, error) from error
 
     def open(self, name: str = "") -> Any:
         """Open an object for reading anywhere in it.
@@ -96,11 +96,14 @@ class Store:
                 return int(found.size)
             bucket = self._root.partition("/")[0]
             if found.type is fs.FileType.NotFound and self._files.get_file_info(bucket).type is fs.FileType.NotFound:
-                raise UserError(
-                    f"There is no bucket {bucket} for {self.address}: make it, check the name, or name the store "
-                    "that has it in the environment (AWS_ENDPOINT_URL, AWS_REGION)."
-                )
+                raise no_bucket(self.address)
             return None
+
+    def state(self) -> tuple[int | None, datetime | None]:
+        """The bytes of this object, and when it was written."""
+        with self._named():
+            found = self._files.get_file_info(self._root)
+            return found.size, found.mtime
 
     def sizes(self, name: str) -> dict[str, int]:
         """The objects below a place, by their names after it, with their bytes."""
@@ -147,14 +150,21 @@ class Store:
             if self.address.startswith("gs:"):
                 return GCSStore(bucket, prefix=prefix)
             require("boto3", "An upload", "store")
+            import boto3
             from obstore.auth.boto3 import Boto3CredentialProvider
 
+            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "https://")
+            if not endpoint.startswith(("http://", "https://")):
+                raise UserError(f"AWS_ENDPOINT_URL is {endpoint!r}: begin it with http:// or https://.")
+            session = boto3.Session()
+            if session.get_credentials() is None:
+                raise ValueError("no credentials were found")
             return S3Store(
                 bucket,
                 prefix=prefix,
                 region=self._files.region,
                 client_options={"allow_http": True},  # Where the endpoint says so.
-                credential_provider=Boto3CredentialProvider(),
+                credential_provider=Boto3CredentialProvider(session),
             )
 
     def read_to_change(self, name: str) -> tuple[bytes | None, Any]:
@@ -166,7 +176,7 @@ class Store:
             try:
                 found = obstore.get(client, name)
             except FileNotFoundError as error:
-                if _sentence(self.address, error) is not error:
+                if sentence(self.address, error) is not error:
                     raise
                 return None, "create"
             state = {key: found.meta[key] for key in ("e_tag", "version") if found.meta[key] is not None}
@@ -216,13 +226,44 @@ def _copy(source: Any, target: Any) -> str:
     return digest.hexdigest()
 
 
+class _Object(io.RawIOBase):
+    """An object that is open for reading anywhere. Whatever is read while it changes is refused."""
+
+    def __init__(self, path: Path) -> None:
+        self._store = Store(str(path))
+        try:
+            self._file = self._store.open()
+        except FileNotFoundError:
+            raise UserError(f"There is no {path}: check the address.") from None
+        self._before = self._store.state()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        with self._store._named():
+            count = int(self._file.readinto(buffer))
+        if self._store.state() != self._before:
+            raise UserError(f"{self._store.address} changed while it was read: start again when it is written.")
+        return count
+
+
 def open_stream(path: Path) -> IO[bytes]:
     """Open a `StoreFile` for reading from its start.
 
     Raises:
         UserError: it is not there, or cannot be read.
     """
-    return io.BufferedReader(_seekable(path), _BUFFER)
+    return io.BufferedReader(_Object(path), _BUFFER)
 
 
 def seekable(path: Path) -> Any:
@@ -231,14 +272,7 @@ def seekable(path: Path) -> Any:
     Raises:
         UserError: it is not there, or cannot be read.
     """
-    return _seekable(path) if isinstance(path, StoreFile) else path
-
-
-def _seekable(path: Path) -> Any:
-    try:
-        return Store(str(path)).open()
-    except FileNotFoundError:
-        raise UserError(f"There is no {path}: check the address.") from None
+    return _Object(path) if isinstance(path, StoreFile) else path
 
 
 def need_room(folder: Path, size: int) -> None:
@@ -250,48 +284,3 @@ def need_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise WorkFailed(f"{folder} has room for {free / 1e9:,.1f} GB and {size / 1e9:,.1f} GB are due: make room.")
-
-
-def _errors_of_libraries() -> tuple[type[Exception], ...]:
-    """What pyarrow raises, and obstore and boto3 if they are imported."""
-    bases = (("obstore.exceptions", "BaseError"), ("botocore.exceptions", "BotoCoreError"))
-    own = [getattr(sys.modules[module], name) for module, name in bases if module in sys.modules]
-    return (OSError, ValueError, *own)
-
-
-_NOISE = re.compile(r"^When .*?: (?=AWS Error)|Error performing \w+ \S+ in .*? - ")
-_REFUSED = re.compile(
-    r"ACCESS_DENIED|ACCESS KEY|INVALID_ACCESS|SIGNATURE|CREDENTIAL|FORBIDDEN|UNAUTH|\b40[13]\b|DENIED|CONFIG PROFILE"
-)
-_ABSENT = re.compile(r"NO_SUCH_BUCKET|BUCKET DOES NOT EXIST|BUCKET .* NOT FOUND")
-_SILENT = re.compile(
-    r"NETWORK_CONNECTION|CURL|COULD NOT (CONNECT|RESOLVE)|UNAVAILABLE|TIMEOUT|TIMED OUT|SENDING REQUEST"
-)
-
-
-def _sentence(address: str, error: Exception) -> Exception:
-    """What the store said, as an error that says what to do."""
-    whole = _NOISE.sub("", str(error).partition("Debug source")[0])
-    said, loud = re.sub(r": <.*|; Details:.*", "", whole.partition("\n")[0]), whole.upper()
-    scheme, _, rest = address.partition("://")
-    if isinstance(error, UserError) or (isinstance(error, FileNotFoundError) and not _ABSENT.search(loud)):
-        return error
-    credentials = (
-        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role"
-        if scheme == "s3"
-        else "GOOGLE_APPLICATION_CREDENTIALS, or the machine's account"
-    )
-    if _ABSENT.search(loud):
-        return UserError(f"There is no bucket {rest.partition('/')[0]} for {address}: make it, or check the name.")
-    if _REFUSED.search(loud):
-        return UserError(
-            f"The object store refuses {address} ({said}): give credentials that may use it ({credentials})."
-        )
-    if _SILENT.search(loud):
-        return UserError(
-            f"No object store answers for {address} ({said}): check the network, and the endpoint in the environment "
-            "(AWS_ENDPOINT_URL, AWS_REGION)."
-        )
-    if isinstance(error, ValueError):
-        return UserError(f"{address} is no address in an object store ({said}): write SCHEME://BUCKET/NAME.")
-    return WorkFailed(f"The object store failed for {address} ({said}): run this again, and what is done is kept.")

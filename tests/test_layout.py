@@ -11,7 +11,17 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "ibkd_retrieval"
 COMMANDS = ROOT / "cli"
 ROOMS = ("corpora", "encoders", "indexing", "search", "evaluation", "distill", "serving", "integrations")
-ROOT_MODULES = {"cluster", "cluster_dispatch", "cluster_group", "errors", "files", "json_io", "progress", "stores"}
+ROOT_MODULES = {
+    "cluster",
+    "cluster_dispatch",
+    "cluster_group",
+    "errors",
+    "files",
+    "json_io",
+    "progress",
+    "store_errors",
+    "stores",
+}
 HEAVY = {
     "torch",
     "transformers",

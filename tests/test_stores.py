@@ -18,7 +18,7 @@ import pytest
 
 import ibkd_retrieval as ibkd
 from helpers.indexing_fakes import HashingEncoder, numbered_corpus
-from helpers.object_store import bucket, endpoint  # noqa: F401
+from helpers.object_store import bucket, endpoint, make_bucket, serving  # noqa: F401
 from ibkd_retrieval.corpora.spec import open_corpus, open_queries
 from ibkd_retrieval.errors import UserError, WorkFailed
 from ibkd_retrieval.indexing.append import append_documents
@@ -69,6 +69,42 @@ def test_a_corpus_is_read_out_of_a_store_as_out_of_a_file(bucket, tmp_path, name
     assert (
         built.corpus.fingerprint == build_index(open_corpus(path), HashingEncoder(), tmp_path / "j").corpus.fingerprint
     )
+
+
+def test_a_corpus_that_changes_while_it_is_read_is_one_sentence(bucket, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("ibkd_retrieval.stores._BUFFER", 1 << 14)
+    store, data = Store(bucket), "".join(json.dumps(line) + "\n" for line in LINES).encode()
+    store.write("docs.jsonl", data)
+    documents = open_corpus(f"{bucket}/docs.jsonl").documents()
+    next(documents)
+    store.write("docs.jsonl", data + b"\n")
+    with pytest.raises(UserError, match=rf"{bucket}/docs.jsonl changed while it was read: start again"):
+        list(documents)
+
+
+def test_a_store_that_goes_away_while_a_corpus_is_read_is_one_sentence(bucket, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("ibkd_retrieval.stores._BUFFER", 1 << 14)
+    with serving() as (address, server):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        Store(make_bucket("bucket")).write("docs.jsonl", "".join(json.dumps(line) + "\n" for line in LINES).encode())
+        documents = open_corpus("s3://bucket/docs.jsonl").documents()
+        next(documents)
+        server.kill()
+        server.wait()
+        with pytest.raises(UserError, match=r"No object store answers for s3://bucket/docs\.jsonl"):
+            list(documents)
+
+
+def test_an_endpoint_without_a_scheme_and_credentials_that_are_not_there_are_one_sentence(bucket, index, monkeypatch):  # noqa: F811
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:1")
+        with pytest.raises(UserError, match="begin it with http://"):
+            upload_index(index, f"{bucket}/mine")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(index))
+    with pytest.raises(UserError, match=r"no credentials were found.*AWS_PROFILE"):
+        upload_index(index, f"{bucket}/mine")
 
 
 def test_an_index_is_uploaded_opened_changed_and_uploaded_again(bucket, index, tmp_path):  # noqa: F811

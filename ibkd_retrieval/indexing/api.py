@@ -15,7 +15,7 @@ from ibkd_retrieval.encoders.endpoints.address import Address, is_endpoint
 from ibkd_retrieval.encoders.endpoints.identity import check_used
 from ibkd_retrieval.encoders.protocol import TextEncoder
 from ibkd_retrieval.errors import UserError
-from ibkd_retrieval.files import INDEXES
+from ibkd_retrieval.files import INDEXES, check_name
 from ibkd_retrieval.indexing.append import append_documents
 from ibkd_retrieval.indexing.build import build_index as build
 from ibkd_retrieval.indexing.building.encoding import prepare_encoding
@@ -95,6 +95,7 @@ def build_index(
     cut = f"-d{config.encoding.dim}" if config.encoding.dim else ""
     folder = INDEXES / f"{corpus_slug(opened.name)}-{short_model_name(called)}{cut}-{settled.name}"
     folder = folder if output is None else Path(output)
+    check_name(folder)
     progress.say(f"corpus {opened.name} · model {called} · type {settled.name} → {folder}")
     encoding = config.encoding.computing_as(begun_encoder(folder)) if resume else config.encoding
     with connected(encoding.cluster):

@@ -7,15 +7,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """The address of a moto server."""
+@contextmanager
+def serving() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address of a moto server, and its process."""
     pytest.importorskip("moto")
     pytest.importorskip("obstore")
     with socket.socket() as free:
@@ -28,20 +29,31 @@ def endpoint() -> Iterator[str]:
                 if tried.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", server
         server.kill()
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """The address of a moto server."""
+    with serving() as (address, _):
+        yield address
+
+
+def make_bucket(name: str) -> str:
+    """Make a bucket, and give its address."""
+    from pyarrow import fs
+
+    files, path = fs.FileSystem.from_uri(f"s3://{name}?allow_bucket_creation=true")
+    files.create_dir(path)
+    return f"s3://{name}"
 
 
 @pytest.fixture
 def bucket(endpoint: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path) -> str:
     """The address of a new, empty bucket. The environment leads to the server."""
-    from pyarrow import fs
-
     for name, value in (
         ENVIRONMENT | {"AWS_ENDPOINT_URL": endpoint, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     ).items():
         monkeypatch.setenv(name, value)
-    name = f"bucket-{abs(hash(request.node.name)):x}"
-    files, path = fs.FileSystem.from_uri(f"s3://{name}?allow_bucket_creation=true")
-    files.create_dir(path)
-    return f"s3://{name}"
+    return make_bucket(f"bucket-{abs(hash(request.node.name)):x}")
