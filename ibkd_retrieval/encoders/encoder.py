@@ -279,6 +279,14 @@ class Encoder:
         give_freed_memory_back()
 
     @property
+    def layers(self) -> int | None:
+        """Number of transformer layers, None of a model whose configuration does not tell."""
+        if self._static:
+            return 0
+        config = getattr(getattr(self._model[0], "auto_model", None), "config", None)
+        return getattr(config and config.get_text_config(), "num_hidden_layers", None)
+
+    @property
     def _present(self) -> _Loaded:
         if self._loaded is not None:
             return self._loaded

@@ -58,6 +58,7 @@ def test_the_folder_says_how_it_came_to_be(finished, bert):
     folder, report = finished
     teacher_model, student_model = load_sentence_transformer(str(bert)), load_sentence_transformer(str(folder))
     facts = json.loads((folder / "ibkd.json").read_text())
+    assert facts["teacher"]["layers"] == len(teacher_model[0].auto_model.encoder.layer)
     assert facts["settings"]["steps"] == 12
     assert facts["fingerprint"] == report.fingerprint
     assert facts["history"][-1]["step"] == 12

@@ -245,6 +245,15 @@ def test_what_to_try_next_leaves_out_what_the_student_has():
     assert names(next_steps(made({"model": "static"}), 0.8)) == ["layers", "dim", "preset", "hybrid"]
 
 
+def test_a_teacher_of_few_layers_is_not_said_to_have_three():
+    for student in ({"layers": 2}, {"model": "small"}, {"model": "static"}):
+        record = made(student)
+        record["teacher"]["layers"] = 2
+        assert "layers" not in names(next_steps(record, 0.8))
+        record["teacher"]["layers"] = 6
+        assert names(next_steps(record, 0.8))[0] == "layers"
+
+
 def test_a_student_that_keeps_enough_is_told_nothing_and_an_older_record_is_read():
     assert next_steps(made({"layers": 2}), 0.95) == ()
     assert next_steps(made({"layers": 2}), None) == ()

@@ -110,6 +110,7 @@ class EncoderFacts:
         texts_per_second: encoding speed on the dev texts, comparable within one card only. 0 for a teacher of which
             there are only vectors.
         dtype: number format of the computation, after "auto" is resolved.
+        layers: number of transformer layers, None where it is not known.
     """
 
     name: str
@@ -120,6 +121,7 @@ class EncoderFacts:
     transformer_parameters: int
     texts_per_second: float
     dtype: str
+    layers: int | None = None
 
     @classmethod
     def of(cls, encoder: Encoder | JointTeacher | VectorTeacher, dev: float, texts_per_second: float) -> EncoderFacts:
@@ -134,6 +136,7 @@ class EncoderFacts:
             counts["transformer"],
             texts_per_second,
             encoder.dtype,
+            encoder.layers if isinstance(encoder, Encoder) else None,
         )
 
 
