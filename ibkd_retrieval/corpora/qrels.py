@@ -86,7 +86,7 @@ def read_qrels(path: Path, qrels_threshold: float | None = None, progress: Progr
                 " earlier line; keep one of the two."
             )
     if not grades:
-        raise UserError(f"no judgements in {path}: the file is empty.")
+        raise UserError(f"no judgements in {path}: it is empty, or has only a header or blank lines.")
     return tuple(Judgement(query, document, relevance) for (query, document), relevance in grades.items())
 
 

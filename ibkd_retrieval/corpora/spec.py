@@ -323,6 +323,8 @@ def _local(spec: str) -> tuple[Path | None, str]:
     if (address := address_of(spec)) is not None:
         return StoreFile(address), ""
     whole = absolute(spec)
+    if whole.is_symlink() and not whole.exists():
+        raise UserError(f"{whole} is a link to {os.readlink(whole)}, which is not there: name a file that is there.")
     if whole.exists():
         return (None, "") if _is_hidden_by_name(spec, whole) else (whole, "")
     before, colon, split = spec.rpartition(":")

@@ -171,3 +171,9 @@ def test_a_download_that_fails_says_where_to_and_how_to_do_without(monkeypatch, 
     with pytest.raises(UserError, match=r"could not be fetched into .*IR_DATASETS_HOME.*`corpus`"):
         next(open_corpus("scifact").documents())
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_link_that_leads_nowhere_is_named_as_one(tmp_path):
+    (tmp_path / "docs.jsonl").symlink_to("gone.jsonl")
+    with pytest.raises(UserError, match=r"docs\.jsonl is a link to gone\.jsonl, which is not there"):
+        open_corpus(str(tmp_path / "docs.jsonl"))

@@ -200,7 +200,7 @@ GOOD = '{"_id": "a", "text": "x"}\n'
         ("c.tsv", " a b\tx\n", "line 1: the id ' a b' holds white space"),
         ("c.tsv", "\tx\n", "line 1: the id is empty"),
         ("c.jsonl", "", "no documents in "),
-        ("c.tsv", "\n\n", "no documents in "),
+        ("c.tsv", "\n\n", "no documents in .*c.tsv: it is empty, or has only a header or blank lines"),
         ("c.xml", "a,b", "unknown kind of file"),
         ("c.parquet", "PAR1", "cannot be read as parquet"),
     ],
