@@ -121,7 +121,7 @@ def quickstart(
 
     def stage(number: int, title: str) -> None:
         give_freed_memory_back()
-        progress.say(f"[{number}/4] {title}  ({time.monotonic() - began:.0f} s)")
+        progress.say(f"[{number}/4] {title}  (after {time.monotonic() - began:.0f} s)")
 
     train, test = (
         (open_corpus(name, progress), open_queries(name, need_judgements=True, progress=progress))
