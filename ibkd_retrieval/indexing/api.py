@@ -162,8 +162,10 @@ def append(
     folder = folder_of(index)
     begun = read_manifest(folder).encoder
     begun.refuse_unnamed(folder)
-    if model is None and is_endpoint(begun.name):
-        check_used(Address.parse(begun.name))
+    if model is None:
+        begun.refuse_moved(folder)
+        if is_endpoint(begun.name):
+            check_used(Address.parse(begun.name))
     model = _model(begun.name if model is None else model, config.encoding)
     opened = open_corpus(corpus, progress)
     if since is not None:

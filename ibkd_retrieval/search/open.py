@@ -290,6 +290,8 @@ def query_encoder(
         return given_vectors(options.query_vectors, index, known)
     if options.query_model is None:
         made_by.refuse_unnamed(index.folder)
+        if options.model is None:
+            made_by.refuse_moved(index.folder)
     from ibkd_retrieval.encoders.autotune.choice import sample_texts
     from ibkd_retrieval.indexing.importing.formats import vectors_digest
 

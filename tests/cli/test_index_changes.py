@@ -169,6 +169,7 @@ def test_two_encoder_processes_make_the_index_of_one(shell, beir, teacher):
     shell.must(*command, "--output", "one")
     answer = shell.process(*command, "--output", "two", "--workers", 2)
     assert answer.code == 0, answer.err
+    assert "leaked" not in answer.err  # Python says so where a process leaves a semaphore behind.
     for name in ("vectors/00000.npy", "vectors/00003.npy", "index.faiss", "docids"):
         assert (shell.folder / "two" / name).read_bytes() == (shell.folder / "one" / name).read_bytes()
 
@@ -213,6 +214,16 @@ def test_an_index_of_cut_vectors_is_searched_with_its_model_at_another_place(she
     expected = found(shell, "river bank", "cut")
     hits = json.loads(shell.must("search", "river bank", "--index", "cut", "-k", 3, "--model", "moved", "--json").out)
     assert [hit.get("doc_id", hit.get("id")) for hit in hits["hits"]] == expected
+
+
+def test_an_index_whose_model_was_moved_asks_for_its_new_folder(shell, index, beir):
+    record = json.loads((index / "index.json").read_text())
+    record["encoder"]["name"] = str(shell.folder / "gone")
+    (index / "index.json").write_text(json.dumps(record))
+    for command in (("search", "river", "--index", index), ("index", "--append", "--corpus", beir, "--output", index)):
+        answer = shell(*command)
+        assert answer.code == 2
+        assert "gone, which is not there any more: if it was moved, name its new folder as --model." in answer.err
 
 
 def test_names_in_an_index_do_not_reach_the_terminal_as_commands_to_it(shell, index):

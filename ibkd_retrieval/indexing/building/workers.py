@@ -7,6 +7,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -333,8 +334,12 @@ class _Reporting:
 
 def _work(connection: Connection, load: EncoderLoader, number: int, count: int) -> None:
     """The main function of a process: load the model, then encode shards until the connection closes."""
+    from tqdm import tqdm
+
     with answering(connection, "Encoding"), contextlib.suppress(EOFError):
         take_share(number, count)
+        # Libraries show bars. tqdm's own lock has a semaphore, which a process that is terminated does not give back.
+        tqdm.set_lock(threading.RLock())
         encoder = load(number, count)
         reply: Any = _Ready()
         while True:

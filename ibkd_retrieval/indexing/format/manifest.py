@@ -118,6 +118,18 @@ class EncoderRecord:
                 f'`distill(teacher="{folder}", student=MODEL, output_space="teacher")` and name it as `query_model`.'
             )
 
+    def refuse_moved(self, folder: Path) -> None:
+        """Refuse to take a model from where it was recorded, if there is nothing any more.
+
+        Raises:
+            UserError: the model was a folder, which is gone.
+        """
+        if Path(self.name).is_absolute() and not Path(self.name).exists():
+            raise UserError(
+                f"The index {folder} was made with the model {self.name}, which is not there any more: if it was moved, "
+                "name its new folder as `model`."
+            )
+
     @property
     def former_hash(self) -> str:
         """The weight hash if it is the one of version 0.1.0, which leaves settings out. "" for a complete hash."""
