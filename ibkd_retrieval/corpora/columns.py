@@ -278,7 +278,9 @@ class Reading:
             empty += is_empty(row[1], row[2])
             yield row
         if not count:
-            raise UserError(f"no {self.kind.plural} in {self.source}: it is empty, or has only a header or blank lines.")
+            raise UserError(
+                f"no {self.kind.plural} in {self.source}: it is empty, or has only a header or blank lines."
+            )
         self.say_empty(empty, count)
 
     def say_empty(self, empty: int, count: int) -> None:

@@ -36,7 +36,7 @@ def export_index(
     if to not in FORMATS:
         raise UserError(
             f"Unknown format `{to}`: use {', '.join([*FORMATS, *DATABASES])} or store for an index, "
-            "or onnx for a model."
+            "or onnx, openvino or router for a model."
         )
     with new_folder(destination) as made:
         index = open_contents(folder, structure=to == "pyserini")

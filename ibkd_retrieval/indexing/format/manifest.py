@@ -126,8 +126,8 @@ class EncoderRecord:
         """
         if Path(self.name).is_absolute() and not Path(self.name).exists():
             raise UserError(
-                f"The index {folder} was made with the model {self.name}, which is not there any more: if it was moved, "
-                "name its new folder as `model`."
+                f"The index {folder} was made with the model {self.name}, which is not there any more: "
+                "if it was moved, name its new folder as `model`."
             )
 
     @property
