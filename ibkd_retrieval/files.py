@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import io
@@ -51,9 +52,15 @@ def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_directory(path.parent)
+    except OSError as error:
+        if error.errno in _NO_ROOM and error.filename is None:  # Writing to an open file does not name it.
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _LONGEST_NAME = 255
 """Bytes of a file's name, on all file systems that matter."""
@@ -189,8 +196,12 @@ def is_leftover(path: Path) -> bool:
     return _LEFTOVER.fullmatch(path.name) is not None
 
 
-def require_writable(path: Path | str) -> None:
+def require_writable(path: Path | str, advice: str = "name a file elsewhere") -> None:
     """Find out before long work whether `path` can be written when it is done; nothing is left behind.
+
+    Args:
+        path: a file.
+        advice: what the error says to do.
 
     Raises:
         UserError: it is there and is no regular file, something above it is no folder, its name is too long, or its
@@ -204,7 +215,7 @@ def require_writable(path: Path | str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}: {folder}): name a file elsewhere.") from None
+        raise UserError(f"{path} cannot be written ({error.strerror}: {folder}): {advice}.") from None
 
 
 _STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")

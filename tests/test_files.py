@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -118,3 +119,9 @@ def test_folders_that_are_made_are_made_durable(tmp_path, monkeypatch):
     assert make_folder(tmp_path / "a" / "b") == [tmp_path / "a" / "b", tmp_path / "a"]
     assert synced == [tmp_path / "a", tmp_path]
     assert make_folder(tmp_path / "a" / "b") == []
+
+
+def test_a_full_disk_is_told_with_the_file_that_does_not_fit(tmp_path):
+    with pytest.raises(OSError, match=r"No space left.*run\.trec") as raised, atomic_write(tmp_path / "run.trec"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert raised.value.filename == str(tmp_path / "run.trec")

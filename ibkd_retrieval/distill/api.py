@@ -62,7 +62,9 @@ class Student:
             student = cls(path, record)
             _ = student.figures
         except (KeyError, TypeError) as error:
-            raise UserError(f"{path / RECORD} is damaged: distil the student again with `overwrite`.") from error
+            raise UserError(
+                f"{path / RECORD} is damaged: distil the student again with `distill(overwrite=True)`."
+            ) from error
         return student
 
     @property

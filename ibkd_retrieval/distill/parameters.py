@@ -135,6 +135,7 @@ _LEAST = {
     "batch_size": 2,
     "accumulate": 1,
     "bank_size": 0,
+    "dim": 0,
     "max_length": 2,
     "eval_every": 0,
     "checkpoint_every": 1,
@@ -198,7 +199,7 @@ def _check_numbers(values: Mapping[str, Any]) -> None:
         return UserError(f"`{name}` is {values[name]}: give {wanted}.")
 
     for name, least in _LEAST.items():
-        if values[name] < least:
+        if values[name] is not None and values[name] < least:
             raise refuse(name, f"at least {least}")
     if not values["seed"] < _SEEDS:
         raise refuse("seed", f"a number below {_SEEDS}")

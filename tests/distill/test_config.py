@@ -142,6 +142,7 @@ def test_the_rate_for_layers_falls_with_the_teachers_width():
         ({"shape": 3}, "shape"),
         ({"training": {"steps": "many"}}, "`steps` is 'many'"),
         ({"student": {"dim": 1.5}}, "`dim` is 1.5"),
+        ({"student": {"dim": -1}}, "`dim` is -1: give at least 0"),
         ({"student": {"layers": "x"}}, "`layers` x"),
     ],
 )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -398,6 +399,11 @@ def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "student").write_text("x")
     with pytest.raises(UserError, match="no student"):
         prepare_output(tmp_path / "student", resume=False, overwrite=True)
+
+
+def test_a_place_that_takes_no_files_is_refused_before_the_work():
+    with pytest.raises(UserError, match=r"cannot be written .*: give another `output`"):
+        prepare_output(Path("/proc/none/student"), resume=False, overwrite=False)
 
 
 def test_an_empty_folder_is_as_good_as_none(tmp_path):

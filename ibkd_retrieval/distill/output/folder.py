@@ -26,6 +26,7 @@ from ibkd_retrieval.files import (
     beside,
     check_name,
     is_leftover,
+    require_writable,
     sha256_file,
     sync_directory,
     sync_tree,
@@ -45,11 +46,14 @@ def prepare_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Check that `output` may be written. Nothing is changed.
 
     Raises:
-        UserError: the folder holds other files, or it holds a student, and neither `resume` nor `overwrite` applies.
+        UserError: the folder holds other files or takes none, or it holds a student, and neither `resume` nor
+            `overwrite` applies.
     """
     check_name(output)
     if resume and overwrite:
         raise UserError("`resume` goes on with a student and `overwrite` starts anew: give one of them.")
+    if output.is_dir() or not output.exists():
+        require_writable(output / RECORD, "give another `output`")
     if not output.exists() or _is_empty(output):
         return
     # Other programs have folders named `checkpoints` too.
@@ -249,7 +253,7 @@ def read_student(folder: Path) -> dict[str, Any]:
     except ValueError:
         record = None
     if not isinstance(record, dict):
-        raise UserError(f"{folder / RECORD} is damaged: distil the student again with `overwrite`.")
+        raise UserError(f"{folder / RECORD} is damaged: distil the student again with `distill(overwrite=True)`.")
     return record
 
 
