@@ -198,7 +198,7 @@ class _Terminal:
                 nonlocal last, count_now, note_now
                 count_now += count
                 note_now = note or note_now
-                if time.monotonic() - last >= 10:
+                if time.monotonic() - last >= 10 and count_now != total:  # The last line comes at the end.
                     last = time.monotonic()
                     line()
 

@@ -34,6 +34,17 @@ def test_a_slow_job_tells_seconds_for_a_step_and_the_time_left(clock, capsys):
     assert last == "distilling: 5/10 steps in 12 s, 2.5 s/step · loss 0.5"
 
 
+def test_the_last_step_is_told_once(clock, capsys):
+    with console.reporter(False).task("tokenising", 20, "texts") as task:
+        for _ in range(2):
+            clock.now += 10
+            task.advance(10)
+    assert [line.split(" texts")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "tokenising: 10/20",
+        "tokenising: 20/20",
+    ]
+
+
 def test_an_estimated_total_is_marked_and_gives_way_to_the_number_counted(clock, capsys):
     with console.reporter(False).task("reading", About(460), "documents") as task:
         clock.now = 10
