@@ -13,8 +13,8 @@ A processor with AVX-512 is held to AVX2 by the environment, with a cache of its
 
     env ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 XDG_CACHE_HOME=DIR python ...
 
-torch, oneDNN and MKL obey, and so does faiss with FAISS_SIMD_LEVEL=AVX2. ONNX Runtime has no such setting. OpenVINO
-asks the processor itself in part. Leave both out, or say that they were not held.
+torch, oneDNN, MKL and the matrix products of OpenVINO obey, and so does faiss with FAISS_SIMD_LEVEL=AVX2. ONNX Runtime,
+hnswlib, usearch, voyager and SVS have no such setting: their figures are not held.
 """
 
 from __future__ import annotations

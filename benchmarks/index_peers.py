@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--system", type=int, default=0)
     given = parser.parse_args()
     given.work_dir.mkdir(parents=True, exist_ok=True)
-    real = read_real(given.vectors, given.work_dir, given.seed)
+    real = read_real(given.vectors, given.work_dir, given.seed, replicate=not given.real)
     if given.real:
         given.count = len(real.rows)
     folder = folder_of(given)

@@ -44,8 +44,11 @@ class RealVectors(NamedTuple):
     neighbours: NDArray[np.int64]
 
 
-def read_real(folders: Sequence[Path], cache: Path, seed: int) -> RealVectors:
-    """Read `.npy` files, or all of some folders, and find the neighbours, which are kept in `cache`."""
+def read_real(folders: Sequence[Path], cache: Path, seed: int, replicate: bool = True) -> RealVectors:
+    """Read `.npy` files, or all of some folders, and find the neighbours, which are kept in `cache`.
+
+    Vectors that are not to be replicated need none, and get none.
+    """
     files = [path for folder in folders for path in (sorted(folder.glob("*.npy")) if folder.is_dir() else [folder])]
     if not files:
         raise SystemExit("--vectors holds no .npy files: name folders of float vectors.")
@@ -54,6 +57,8 @@ def read_real(folders: Sequence[Path], cache: Path, seed: int) -> RealVectors:
     left_out = np.zeros(len(vectors), dtype=bool)
     left_out[np.random.default_rng(seed).choice(len(vectors), QUERIES, replace=False)] = True
     rows = vectors[~left_out]
+    if not replicate:
+        return RealVectors(rows, vectors[left_out], np.empty((0, NEIGHBOURS), dtype=np.int64))
     path = cache / f"neighbours-{len(rows)}-{seed}.npy"
     if not path.exists():
         nearest = np.concatenate([found for _, found in _blockwise(rows, NEIGHBOURS + 1)])
