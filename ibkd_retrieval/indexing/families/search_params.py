@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -173,17 +174,29 @@ def search_structure(
 
 
 def _parameters(index: Any, params: SearchParams, candidates: int, selector: Any) -> Any:
+    kind = _kind(index)
+    kept = max(params.ef_search or 1, candidates) if kind.is_graph else None
+    lists = None if kind.lists is None else params.nprobe or 1
+    make = _made if selector is not None else _known
+    return make(lists, kind.has_graph_over_lists, kept, kind.is_transformed, selector)
+
+
+def _made(nprobe: int | None, over_lists: bool, ef_search: int | None, transformed: bool, selector: Any) -> Any:
     faiss = load_faiss()
-    if list_count(index) is not None:
-        parameters = faiss.SearchParametersIVF(nprobe=params.nprobe or 1, sel=selector)
-        if _kind(index).has_graph_over_lists:
-            parameters.quantizer_params = faiss.SearchParametersHNSW(efSearch=_nodes_for(params.nprobe or 1))
-    elif is_graph(index):
-        parameters = faiss.SearchParametersHNSW(efSearch=max(params.ef_search or 1, candidates), sel=selector)
+    if nprobe is not None:
+        parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
+        if over_lists:
+            parameters.quantizer_params = faiss.SearchParametersHNSW(efSearch=_nodes_for(nprobe))
+    elif ef_search is not None:
+        parameters = faiss.SearchParametersHNSW(efSearch=ef_search, sel=selector)
     elif selector is not None:
         parameters = faiss.SearchParameters(sel=selector)
     else:
         return None
-    if _kind(index).is_transformed:
+    if transformed:
         return faiss.SearchParametersPreTransform(index_params=parameters)
     return parameters
+
+
+_known = functools.lru_cache(maxsize=256)(_made)
+"""Parameters without a selector. Making them costs as much as the rest of this module, and a search only reads them."""
