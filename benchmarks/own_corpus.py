@@ -9,8 +9,10 @@ the passages of one corpus, and is then asked that corpus's judged queries, whic
 most PASSAGES passages are taken: all that the judgements name, then others in the corpus's order. QUERIES of its
 queries are taken, evenly spaced. scifact:train asks the training queries. Students learn for a number of minutes of one
 core's time, so that other work beside does not shorten the training, or for a number of steps. Teacher vectors come on
-top. What is not given is the default of `ibkd_retrieval.distill`, but for LENGTH tokens, batches of BATCH texts, and
-bfloat16. The interval of a retention is that of a paired bootstrap over queries.
+top, and so does the start: the fit of a static student's table. Cells without `starting_seconds` were made before there
+was that fit: their static students start as model2vec makes them. What is not given is the default of
+`ibkd_retrieval.distill`, but for LENGTH tokens, batches of BATCH texts, and bfloat16. The interval of a retention is
+that of a paired bootstrap over queries.
 
 A cell is a file below --work-dir, and is not run again. Several processes may run cells at once. Writes
 benchmarks/results/own_corpus.json from all cells there are, and prints them as a table.
@@ -145,7 +147,9 @@ class Bench:
             steps = max(1, round(60 * cell["minutes"] / each))
         config = config.with_parameters(steps=steps)
         run = TrainingRun(model, cache, texts, config, SILENT)
+        began = time.process_time()
         run.start()
+        starting = time.process_time() - began
         began = time.process_time()
         for number in range(config.training.steps):
             run.step(number, detailed=False)
@@ -154,7 +158,8 @@ class Bench:
         run.close()
         facts = {name: config.value(name) for name in ("steps", "objective", "learning_rate", "regression_weight")}
         facts["passes"] = config.training.steps * BATCH / len(texts)
-        return encoder, facts | {"texts": len(texts), "seconds": seconds, "teaching_seconds": teaching}
+        spent = {"seconds": seconds, "starting_seconds": starting, "teaching_seconds": teaching}
+        return encoder, facts | {"texts": len(texts)} | spent
 
     def models(self, config: StudentConfig) -> tuple[SentenceTransformer, SentenceTransformer]:
         """The teacher, and a copy of its untrained student. A static one takes minutes to make, and is kept."""

@@ -124,15 +124,16 @@ def _prepared(job: Job) -> tuple[Job, Models, JobData]:
 def _as_begun(job: Job) -> Job:
     """The job with what the run that it resumes had chosen, unless it is given.
 
-    This is the steps that fitted its minutes, and the regression weight: 0.1.0 had another default.
+    This is the steps that fitted its minutes, the learning rate and the regression weight: 0.1.0 had other defaults.
     """
     checkpoints = list_checkpoints(job.output / CHECKPOINTS) if job.resume and job.config.stage != "finetune" else []
     if not checkpoints:
         return job
     begun = read_state(checkpoints[-1])["identity"]["settings"]
     kept: dict[str, Any] = {"steps": begun["steps"], "minutes": None} if job.config.training.minutes else {}
-    if job.given is not None and "regression_weight" not in job.given.given():
-        kept["regression_weight"] = begun["objective_settings"]["regression_weight"]
+    if job.given is not None:
+        values, given = begun | begun["objective_settings"], job.given.given()
+        kept |= {name: values[name] for name in ("learning_rate", "regression_weight") if name not in given}
     return replace(job, config=job.config.with_parameters(**kept))
 
 

@@ -132,7 +132,7 @@ def test_a_student_made_before_there_was_a_regression_repeats_without_it(tmp_pat
 def test_the_rate_for_layers_falls_with_the_teachers_width():
     layers = StudentConfig(layers=2)
     assert [usual_learning_rate(layers, width) for width in (384, 768, 128)] == [2e-3, 1e-3, 2e-3]
-    assert usual_learning_rate(StudentConfig("static"), 768) == 1e-2
+    assert usual_learning_rate(StudentConfig("static"), 768) == 1e-3
 
 
 @pytest.mark.parametrize(

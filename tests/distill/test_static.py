@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
 from helpers.tiny_models import sentences, tokenizer
 from helpers.tiny_runs import corpus, finetuning, run, settings
@@ -12,10 +13,12 @@ from ibkd_retrieval.corpora.records import Corpus
 from ibkd_retrieval.distill.data.batches import training_tokens
 from ibkd_retrieval.distill.data.pairs import PairSet, TrainingPair
 from ibkd_retrieval.distill.data.texts import TrainingTexts
+from ibkd_retrieval.distill.objectives.projection import least_squares
 from ibkd_retrieval.distill.sections import StudentConfig
 from ibkd_retrieval.distill.student import finished_model
 from ibkd_retrieval.distill.teacher.cache import TeacherCache
 from ibkd_retrieval.distill.training.stage1 import TrainingRun
+from ibkd_retrieval.distill.training.table_fit import ridge_solution
 from ibkd_retrieval.encoders.encoder import Encoder
 from ibkd_retrieval.encoders.loading import load_sentence_transformer
 from ibkd_retrieval.errors import MissingPackage, UserError
@@ -59,6 +62,33 @@ def test_tokens_are_cut_to_the_length_trained_at(table):
         3,
         1,
     ]
+
+
+def test_a_table_starts_as_the_least_squares_fit_of_the_teachers_vectors(table, teacher, tmp_path):
+    student = load_sentence_transformer(str(table))
+    texts = TrainingTexts(("", *TEXTS), ())
+    run = TrainingRun(student, TeacherCache(tmp_path / "c", teacher), texts, settings(max_length=3), SILENT)
+    before = _agreement(run)
+    run.start()
+    run.close()
+    # Whole texts are read, as wherever the student encodes.
+    assert max(run.token_ids.lengths) > 3
+    assert before < 0.95 < 0.99 < _agreement(run)
+
+
+def _agreement(run):
+    """The mean cosine of the teacher's vectors and the best linear image of the student's."""
+    student, teacher = run._student_vectors(np.arange(1, 41)), run.cache.vectors(run.rows[1:])
+    image = student @ least_squares(student, teacher).T
+    return float((image * teacher).sum(1).mean() / np.linalg.norm(image, axis=1).mean())
+
+
+def test_the_fit_is_that_of_the_normal_equations():
+    dense = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
+    wanted = np.random.default_rng(1).normal(size=(9, 4)).astype(np.float32)
+    ridge = 0.1 * np.square(dense).sum() / 9
+    exact = np.linalg.solve(dense.T @ dense + ridge * np.eye(6), dense.T @ wanted)
+    np.testing.assert_allclose(ridge_solution(csr_matrix(dense), wanted), exact, atol=1e-2)
 
 
 def test_what_training_taught_is_saved_in_the_table_itself(table):

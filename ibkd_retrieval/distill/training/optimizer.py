@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from ibkd_retrieval.distill.training.log import StepTimes
 from ibkd_retrieval.distill.training.loop import Pace
 from ibkd_retrieval.encoders.device import give_freed_memory_back
 from ibkd_retrieval.encoders.encoder import Encoder
+from ibkd_retrieval.encoders.students import is_static
 from ibkd_retrieval.progress import Progress
 
 if TYPE_CHECKING:
@@ -49,7 +51,9 @@ class StudentRun:
         training = config.training
         torch.manual_seed(training.seed)
         self.config, self.training_texts, self.device = config, texts, str(student.device)
-        self.token_ids = training_tokens(student, texts, training.max_length, progress)
+        # A static student reads whole texts wherever it encodes. Trained on their beginnings, it would not fit them.
+        length = sys.maxsize if is_static(student) else training.max_length
+        self.token_ids = training_tokens(student, texts, length, progress)
         self.module = StudentModule(student, training.dtype, freeze_embeddings=config.student.freeze_embeddings)
         self.modules: dict[str, torch.nn.Module] = {"student": student}
 

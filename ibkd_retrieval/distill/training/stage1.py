@@ -24,8 +24,9 @@ from ibkd_retrieval.distill.training import distributed as ranks
 from ibkd_retrieval.distill.training.log import StepTimes
 from ibkd_retrieval.distill.training.loop import LoopResult, Pace, StageRun, TrainingLoop
 from ibkd_retrieval.distill.training.optimizer import StudentRun
+from ibkd_retrieval.distill.training.table_fit import MOST_TEXTS, fitted_table
 from ibkd_retrieval.encoders.encoder import Encoder
-from ibkd_retrieval.encoders.students import principal_directions
+from ibkd_retrieval.encoders.students import is_static, principal_directions
 from ibkd_retrieval.errors import UserError
 from ibkd_retrieval.progress import Progress
 
@@ -114,6 +115,7 @@ class TrainingRun(StudentRun):
     def start(self) -> None:
         """Initialise W to fit the untrained student. A random W would first make the student worse.
 
+        A static student that was made of its teacher is itself fitted first, see `fitted_table`.
         W is the least-squares map from the student's vectors to the teacher's, or the nearest isometry. If an objective
         fixes W at the teacher's principal directions, the student's last linear layer gets that map instead.
         A Matryoshka student that keeps its cosines is rotated to its own principal directions, because their prefixes
@@ -121,10 +123,25 @@ class TrainingRun(StudentRun):
         this way, 0.588 with the teacher's directions, and 0.597 without rotation. An objective without W initialises
         its own maps.
         """
+        if is_static(self.module.model) and not self.config.student.trained_before:
+            self._start_table()
         self._start_maps()
         if self._before is not None:
             for name, module in self._before.items():
                 module.load_state_dict(self.modules[name].state_dict())
+
+    def _start_table(self) -> None:
+        import torch
+
+        order = np.random.default_rng([self.config.training.seed, 6]).permutation(len(self.rows))[:MOST_TEXTS]
+        # The mean of a text without tokens is 0, whatever the table.
+        chosen = order[self.token_ids.lengths[order] > 0]
+        table: Any = cast(Any, self.module.model[0]).embedding.weight
+        fitted = fitted_table(
+            table.detach().cpu().numpy(), self.token_ids, chosen, self.cache.vectors(self.rows[chosen])
+        )
+        with torch.no_grad():
+            table.copy_(torch.from_numpy(fitted))
 
     def _start_maps(self) -> None:
         from ibkd_retrieval.distill.objectives.projection import least_squares, nearest_isometry
