@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ibkd_retrieval.distill.objectives.projection import least_squares
 from ibkd_retrieval.encoders.students import principal_directions
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ def fitted_table(
     Returns:
         The new token vectors [V, d]. If d is larger than D, the last d - D numbers are 0.
     """
+    from ibkd_retrieval.distill.objectives.projection import least_squares
+
     means = token_means(tokens, positions, len(table))
     wanted = teacher @ principal_directions(teacher, min(table.shape[1], teacher.shape[1])).T
     wanted = np.pad(wanted, ((0, 0), (0, table.shape[1] - wanted.shape[1])))
@@ -66,7 +67,7 @@ def ridge_solution(matrix: csr_matrix, wanted: NDArray[np.float32]) -> NDArray[n
     """
     ridge = np.float32(_RIDGE * matrix.multiply(matrix).sum() / matrix.shape[0])
     turned = matrix.T.tocsr()
-    residual = turned @ wanted
+    residual: NDArray[np.float32] = turned @ wanted
     found, direction = np.zeros_like(residual), residual.copy()
     size = first = (residual**2).sum(0)
     for _ in range(_ITERATIONS):
