@@ -252,9 +252,13 @@ def test_what_is_damaged_in_the_store_or_here_is_found(bucket, index):  # noqa: 
     place = next(name for name in store.sizes("") if name.endswith("docids")).partition("/")[0]
     data = store.read(f"{place}/docids")
     store.write(f"{place}/docids", data[::-1])
-    with pytest.raises(WorkFailed, match="docids arrived damaged"):
+    upload_index(index, address)  # The size is right.
+    with pytest.raises(WorkFailed, match=r"docids arrived damaged: .*upload it again with `overwrite`"):
         local_folder(address)
+    upload_index(index, address, overwrite=True)
+    verify_index(local_folder(address))
     store.delete(f"{place}/docids")
+    (local_folder(address) / "index.json").unlink()
     with pytest.raises(UserError, match="docids is missing, so the index is not whole"):
         local_folder(address)
     upload_index(index, address)

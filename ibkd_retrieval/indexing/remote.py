@@ -61,7 +61,8 @@ def upload_index(folder: Path, url: str, *, overwrite: bool = False, progress: P
     Args:
         folder: the index folder.
         url: the address, `s3://BUCKET/NAME` or `gs://BUCKET/NAME`.
-        overwrite: replace another index there. It serves until the new one is complete.
+        overwrite: replace another index there. It serves until the new one is complete. The same index is written
+            anew, file by file.
         progress: receives the progress.
 
     Raises:
@@ -89,7 +90,8 @@ def upload_index(folder: Path, url: str, *, overwrite: bool = False, progress: P
             raise damaged(folder, manifest, name, "its checksum is not the one recorded")
 
     with progress.task("Uploading files", len(names), "files") as task:
-        there = store.sizes(place)
+        # To replace an index by itself is to mend it: what is there may be damaged.
+        there = {} if overwrite and before == said else store.sizes(place)
         _each(upload, names, task)
     # An upload that replaced this very index may have removed its files meanwhile.
     there = store.sizes(place)
@@ -208,7 +210,8 @@ def _download(store: Store, said: bytes, folder: Path, progress: Progress) -> No
                 digest = store.download(f"{place}/{name}", file)
                 if name in manifest.files and digest != manifest.files[name].sha256:
                     raise WorkFailed(
-                        f"{store.address}/{place}/{name} arrived damaged: run this again, or upload it again."
+                        f"{store.address}/{place}/{name} arrived damaged: run this again, or upload it again with "
+                        "`overwrite`."
                     )
 
         progress.say(f"{store.address} is kept in {folder}")
