@@ -33,11 +33,12 @@ class QueryEncoder:
         prompts: the text before a query and before a document.
         pooling: the pooling that the user chose, else None.
         dtype: the number format of the transformer.
+        backend: what runs the transformer: "torch", "numpy" or "openvino".
         device: "cpu".
     """
 
     def __init__(
-        self, record: Mapping[str, Any], weights: bytes, full: Callable[[], TextEncoder], numpy: bool = False
+        self, record: Mapping[str, Any], weights: bytes, full: Callable[[], TextEncoder], backend: str = "torch"
     ) -> None:
         """Open a model.
 
@@ -45,7 +46,8 @@ class QueryEncoder:
             record: what `quick.keep` wrote.
             weights: the content of the safetensors file.
             full: opens the full encoder, for a text that needs it.
-            numpy: compute a transformer in float32 with numpy. It is slower than torch, whose import takes a second.
+            backend: what runs a transformer. "numpy" computes in float32. It is slower than torch, whose import takes
+                a second. "openvino" reads a file that the full encoder has left in the cache, in place of the weights.
         """
         from tokenizers import Tokenizer
 
@@ -57,12 +59,13 @@ class QueryEncoder:
         self.prompts: dict[str, str] = record["prompts"]
         self.pooling: str | None = record["pooling"]
         self.dtype: str = record["dtype"]
+        self.backend = backend
         self.device = "cpu"
         self._full = full
         self._tokenizer = Tokenizer.from_str(record["tokenizer"])
         self._tokenizer.encode_special_tokens = record["encode_special_tokens"]
-        opened = _static if record["architecture"] is None else _transformer_in_numpy if numpy else _transformer
-        self._vector = opened(record, weights)
+        transformers = {"torch": _transformer, "numpy": _transformer_in_numpy, "openvino": _transformer_in_openvino}
+        self._vector = (_static if record["architecture"] is None else transformers[backend])(record, weights)
 
     def encode(
         self, texts: Sequence[str], kind: Kind = "document", progress: Task | None = None
@@ -131,9 +134,9 @@ def _transformer(record: Mapping[str, Any], weights: bytes) -> Vector:
         model.encoder.relative_attention_bias = torch.nn.Module()
     with torch.inference_mode():
         lean = LeanTransformer(model)
-        if packs_weights(dtype):
+        if packs_weights(dtype, one_by_one=True):
             lean.pack_weights()
-    rows = len(model.embeddings.word_embeddings.weight)
+    rows = architecture["rows"]
     modules = [
         (kind, {name: _tensor(*stored) for name, stored in arrays.items()}) for kind, arrays in record["modules"]
     ]
@@ -165,16 +168,33 @@ def _transformer_in_numpy(record: Mapping[str, Any], weights: bytes) -> Vector:
     tensors = load(weights)
     prefix = next(name for name in tensors if name.endswith(_TABLE)).removesuffix(_TABLE)
     architecture = record["architecture"]
-    parameters = {name: tensors[prefix + name].astype(np.float32) for name in architecture["parameters"]}
+    parameters = {name: tensors[prefix + name].astype(np.float32, copy=False) for name in architecture["parameters"]}
     distances = [array(*stored) for stored in architecture["distances"] or ()]
-    states_of = NumpyTransformer(architecture, parameters, distances)
+    return _behind(NumpyTransformer(architecture, parameters, distances), record)
+
+
+def _transformer_in_openvino(record: Mapping[str, Any], weights: bytes) -> Vector:
+    """The same forward pass by OpenVINO, without torch."""
+    from ibkd_retrieval.encoders.backends.openvino_runtime import cached_openvino_file, compiled, inference
+
+    path = cached_openvino_file(record["weight_hash"], record["dtype"])
+    run = inference(compiled(path, record["dtype"], record["threads"], record["half"]))
+
+    def states_of(ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        return run(ids[None], np.ones((1, len(ids)), np.int64))[0]
+
+    return _behind(states_of, record)
+
+
+def _behind(states_of: Callable[[NDArray[np.int64]], NDArray[np.float32]], record: Mapping[str, Any]) -> Vector:
+    """The vector from token states [n, width], by the modules behind the transformer, in numpy."""
     modules = [(kind, {name: array(*stored) for name, stored in arrays.items()}) for kind, arrays in record["modules"]]
-    rows = len(parameters[_TABLE])
+    rows = record["architecture"]["rows"]
 
     def vector(ids: list[int]) -> NDArray[np.float32] | None:
         if max(ids, default=0) >= rows or not ids:
             return None
-        states = states_of(np.array(ids))
+        states = states_of(np.array(ids, np.int64))
         for kind, values in modules:
             if kind == "mean":
                 states = states.sum(axis=0) / np.float32(len(ids))

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ibkd_retrieval.encoders.autotune.choice import choice_key, packages, recalled
-from ibkd_retrieval.encoders.autotune.cpu import processor_flags
+from ibkd_retrieval.encoders.autotune.choice import BackendConfig, choice_key, packages, recalled
+from ibkd_retrieval.encoders.autotune.cpu import bfloat16_is_fast, processor_flags
 from ibkd_retrieval.encoders.endpoints.address import is_endpoint
 from ibkd_retrieval.encoders.loading import resolve_model_name
 from ibkd_retrieval.encoders.query_encoder import QueryEncoder, stored
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ibkd_retrieval.encoders.protocol import TextEncoder
     from ibkd_retrieval.progress import Progress
 
-_FORMAT = 2
+_FORMAT = 3
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "safetensors", "numpy")
 _READ = (".json", ".txt", ".model", ".safetensors")
 """Endings of the files that decide a vector."""
@@ -58,6 +58,8 @@ def load_quickly(name: str, *, sample: Callable[[], list[str]], progress: Progre
         return full()  # type: ignore[no-any-return]
     found = open_quickly(name, settings, full)
     if found is not None:
+        if found.backend == "openvino":
+            progress.say(f"openvino {found.dtype}: measured before as the best here for queries.")
         return found
     encoder: Encoder = full()
     encoder.keep_for_queries(name, settings)
@@ -78,20 +80,27 @@ def open_quickly(name: str, asked: Mapping[str, Any], full: Callable[[], TextEnc
         record = parse(_path(key).read_bytes())
         weights = (folder / record["weights"]).read_bytes()
         found = dict(_checksums(folder, {record["weights"]: hashlib.sha256(weights).hexdigest()}))
-        if record["key"] != key or record["files"] != found or _is_outdated(record, asked):
+        if record["key"] != key or record["files"] != found:
+            return None
+        best = _measured_best(record, asked)
+        if best is not None and best.backend == "openvino":
+            with suppress(Exception):  # Its file is gone, or does not load any more.
+                return QueryEncoder(record | {"dtype": best.dtype}, weights, full, "openvino")
+        elif best is not None and best.backend == "torch" and best.dtype != record["dtype"]:
             return None
         # Where torch is loaded anyway, it is faster.
-        return QueryEncoder(record, weights, full, record["numpy"] and "torch" not in sys.modules)
+        return QueryEncoder(
+            record, weights, full, "numpy" if record["numpy"] and "torch" not in sys.modules else "torch"
+        )
     except Exception:  # A record that any library refuses is as good as none.
         return None
 
 
-def _is_outdated(record: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    """Whether the full encoder would take another number format by now."""
+def _measured_best(record: Mapping[str, Any], asked: Mapping[str, Any]) -> BackendConfig | None:
+    """What was measured as the best for queries here, where the user leaves the choice open."""
     if record["choice"] is None or (asked["backend"], asked["dtype"]) != ("auto", "auto"):
-        return False
-    best = recalled(record["choice"])
-    return best is not None and best.backend == "torch" and best.dtype != record["dtype"]
+        return None
+    return recalled(record["choice"])
 
 
 def keep(encoder: Encoder, model: SentenceTransformer, run: Run, name: str, asked: Mapping[str, Any]) -> None:
@@ -104,6 +113,8 @@ def keep(encoder: Encoder, model: SentenceTransformer, run: Run, name: str, aske
         name: its folder, or the name of an installed model.
         asked: the settings that it was loaded with, of JSON types.
     """
+    import torch
+
     folder = Path(resolve_model_name(name))
     if encoder.device != "cpu" or encoder.backend != "torch" or not folder.is_dir():
         return
@@ -115,19 +126,22 @@ def keep(encoder: Encoder, model: SentenceTransformer, run: Run, name: str, aske
         told = ("name", "weight_hash", "former_hash", "dim", "max_length", "pooling", "dtype")
         record = described | {each: getattr(encoder, each) for each in told}
         record |= {"weights": weights[0].relative_to(folder).as_posix(), "prompts": dict(encoder.prompts)}
-        record["choice"] = choice_key(encoder.weight_hash, "cpu", "queries") if record["architecture"] else None
+        record |= {"choice": None, "threads": torch.get_num_threads(), "half": "float32"}
+        if record["architecture"]:
+            record["choice"] = choice_key(encoder.weight_hash, "cpu", "queries")
+            record["half"] = "bfloat16" if bfloat16_is_fast() else "float32"
         key = _key(folder, asked)
         record |= {"key": key, "files": dict(_checksums(folder, {}))}
         theirs = np.concatenate([encoder.encode([text], "query") for text in _PROBE])
 
-        def is_equal(numpy: bool) -> bool:
-            quick = QueryEncoder(record, weights[0].read_bytes(), lambda: encoder, numpy)
+        def is_equal(backend: str) -> bool:
+            quick = QueryEncoder(record, weights[0].read_bytes(), lambda: encoder, backend)
             return bool(np.abs(quick.encode(_PROBE, "query") - theirs).max() <= _TOLERANCE)
 
         record["numpy"] = False
         with suppress(Exception):  # numpy has no bfloat16.
-            record["numpy"] = record["dtype"] == "float32" and is_equal(numpy=True)
-        if is_equal(numpy=False):
+            record["numpy"] = record["dtype"] == "float32" and is_equal("numpy")
+        if is_equal("torch"):
             with atomic_write(_path(key)) as file:
                 file.write(json.dumps(record).encode("utf-8"))
     except Exception:  # Without a record, the next opening is only slower.
@@ -168,6 +182,7 @@ def _transformer_record(model: SentenceTransformer, run: Run) -> dict[str, Any] 
             "config": {name: getattr(transformer.config, name) for name in _CONFIG},
             "padding": getattr(transformer.embeddings, "padding_idx", None),
             "parameters": [name for name, _ in transformer.named_parameters()],
+            "rows": len(transformer.embeddings.word_embeddings.weight),
         },
     }
 

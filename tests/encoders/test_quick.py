@@ -83,7 +83,7 @@ def test_the_second_opening_gives_the_vectors_of_the_first(tmp_path, kind, dtype
     record = json.loads(path.read_text())
     assert record["numpy"] is (dtype == "float32")
     if record["numpy"]:
-        third = QueryEncoder(record, (folder / record["weights"]).read_bytes(), lambda: first, numpy=True)
+        third = QueryEncoder(record, (folder / record["weights"]).read_bytes(), lambda: first, "numpy")
         np.testing.assert_allclose(third.encode(TEXTS, "query"), theirs, atol=1e-6)
 
 
@@ -184,3 +184,31 @@ def test_the_command_asks_by_the_record(tmp_path):
     command = [sys.executable, "-c", code, "search", "a river", "--index", str(tmp_path / "i"), "--quiet"]
     outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert [each.strip().rpartition("\n")[2] for each in outputs] == ["['torch', 'transformers']", "[]"]
+
+
+def test_what_was_measured_as_the_best_for_queries_opens_without_torch(tmp_path, bert):
+    pytest.importorskip("openvino")
+    from ibkd_retrieval.encoders.autotune.choice import BackendConfig, remember_choice
+
+    whole = Encoder.load(str(bert), device="cpu", backend="openvino", dtype="float32")  # leaves its file in the cache
+    load(bert)
+    remember_choice(whole.weight_hash, "cpu", "queries", BackendConfig("openvino", "float32"))
+    found = load(bert)
+    assert isinstance(found, QueryEncoder)
+    assert (found.backend, found.dtype) == ("openvino", "float32")
+    texts = [text for text in TEXTS if text]
+    theirs = np.concatenate([whole.encode([text], "query") for text in texts])
+    np.testing.assert_allclose(found.encode(texts, "query"), theirs, atol=1e-6)
+    code = (
+        "import sys\n"
+        "from ibkd_retrieval.encoders.quick import load_quickly\n"
+        "from ibkd_retrieval.progress import SILENT\n"
+        f"encoder = load_quickly(sys.argv[1], sample=list, progress=SILENT, **{SETTINGS})\n"
+        "encoder.encode(['a river'], 'query')\n"
+        "print([name for name in ('openvino', 'torch', 'transformers') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(bert)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['openvino']"
+    shutil.rmtree(quick.cache_folder() / "openvino")
+    assert load(bert).backend in ("torch", "numpy")
+    assert load(bert, dtype="float32").backend != "openvino"

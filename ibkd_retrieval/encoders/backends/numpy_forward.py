@@ -31,7 +31,9 @@ class NumpyTransformer:
                 other models.
         """
         from scipy.special import erf
+        from threadpoolctl import ThreadpoolController
 
+        self._blas = ThreadpoolController()
         self._erf, self._parameters, self._distances = erf, parameters, distances
         kind, config = architecture["type"], architecture["config"]
         self._heads, self._epsilon = int(config["num_attention_heads"]), np.float32(config["layer_norm_eps"])
@@ -42,6 +44,11 @@ class NumpyTransformer:
 
     def __call__(self, ids: NDArray[np.int64]) -> Array:
         """The states of a text of at least one token."""
+        # Where other work runs, the threads of OpenBLAS wait spinning for each other, up to fifty times as long.
+        with self._blas.limit(limits=1, user_api="blas"):
+            return self._states(ids)
+
+    def _states(self, ids: NDArray[np.int64]) -> Array:
         places = np.arange(len(ids))
         if self._padding is not None:  # RoBERTa and MPNet count positions from the padding id on, and skip padding.
             counted = ids != self._padding
@@ -89,7 +96,8 @@ class NumpyTransformer:
         return found
 
     def _linear(self, states: Array, name: str) -> Array:
-        product: Array = states @ self._parameters[name + ".weight"].T
+        # For few rows, OpenBLAS is a quarter faster with the weights on the left.
+        product: Array = np.ascontiguousarray((self._parameters[name + ".weight"] @ states.T).T)
         product += self._parameters[name + ".bias"]
         return product
 

@@ -37,7 +37,7 @@ def cached(backend: str, name: str, make: Callable[[Path], None]) -> Path:
     Raises:
         WorkFailed: the user's cache folder cannot be written.
     """
-    folder = cache_folder() / backend / f"{name}-v{_VERSION}"
+    folder = cached_folder(backend, name)
     if folder.is_dir():
         return folder
     try:
@@ -60,6 +60,11 @@ def cached(backend: str, name: str, make: Callable[[Path], None]) -> Path:
             "make room there, set XDG_CACHE_HOME to a folder that can be written, or give `backend='torch'`."
         ) from error
     return folder
+
+
+def cached_folder(backend: str, name: str) -> Path:
+    """Return the cache folder that `cached` fills."""
+    return cache_folder() / backend / f"{name}-v{_VERSION}"
 
 
 @contextlib.contextmanager

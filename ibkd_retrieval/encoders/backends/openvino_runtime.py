@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from ibkd_retrieval.encoders.backends.onnx_runtime import (
     INPUTS,
     OUTPUT,
     cached,
+    cached_folder,
     example_inputs,
     exportable,
     not_exportable,
@@ -21,7 +22,9 @@ from ibkd_retrieval.encoders.backends.onnx_runtime import (
 from ibkd_retrieval.errors import require
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
 
     from ibkd_retrieval.encoders.tokens import PaddedTokens
@@ -30,6 +33,7 @@ _PURPOSE = "`backend='openvino'`"
 # So many numbers of a token share a range. With 32, vectors are hardly closer, and encoding takes an eighth longer.
 # With 128, the mean cosine of MiniLM-L6 falls below 0.999.
 _GROUP = 64
+_FILE = "model.xml"
 
 
 class OpenVinoBackend:
@@ -54,24 +58,35 @@ class OpenVinoBackend:
         transformer: Any = model[0]
         self.dtype = _fastest_format() if dtype == "auto" else dtype
         self._output = str(transformer.module_output_name)
-        self._compiled = compiled(openvino_file(model, self.dtype, weight_hash), self.dtype)
-        self._own = threading.local()
+        self._states = inference(compiled(openvino_file(model, self.dtype, weight_hash), self.dtype))
 
     def __call__(self, tokens: PaddedTokens) -> dict[str, Any]:
         """Run the transformer. See `Backend`."""
         import torch
 
         mask = tokens.full_mask
-        found = self._request().infer(dict(zip(INPUTS, (tokens.ids, mask), strict=True)), share_inputs=True)
-        # The next run overwrites this memory. The vectors are computed before.
-        return {self._output: torch.from_numpy(found[OUTPUT]), "attention_mask": torch.from_numpy(mask)}
+        return {
+            self._output: torch.from_numpy(self._states(tokens.ids, mask)),
+            "attention_mask": torch.from_numpy(mask),
+        }
 
-    def _request(self) -> Any:
-        """Return the request of the calling thread. A shared one could give a thread the result of another."""
-        request = getattr(self._own, "request", None)
+
+def inference(model: Any) -> Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]:
+    """Return a function from ids and mask [n, longest] to states [n, longest, width]. Several threads may call it."""
+    own = threading.local()
+
+    def states(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        # A shared request could give a thread the result of another.
+        request = getattr(own, "request", None)
         if request is None:
-            request = self._own.request = self._compiled.create_infer_request()
-        return request
+            request = own.request = model.create_infer_request()
+        # The next run overwrites this memory. The vectors are computed before.
+        found: NDArray[np.float32] = request.infer(dict(zip(INPUTS, (ids, mask), strict=True)), share_inputs=True)[
+            OUTPUT
+        ]
+        return found
+
+    return states
 
 
 def export_openvino(graph: torch.nn.Module, path: Path, outputs: Sequence[str] = (OUTPUT,)) -> None:
@@ -109,18 +124,27 @@ def openvino_file(model: SentenceTransformer, dtype: str, weight_hash: str) -> P
     """Return the OpenVINO file of a float32 model, plain or with weights in int8. It is made where it is absent."""
 
     def convert(folder: Path) -> None:
-        export_openvino(exportable(model), folder / "model.xml")
+        export_openvino(exportable(model), folder / _FILE)
 
-    whole = cached("openvino", weight_hash[:32], convert) / "model.xml"
+    whole = cached("openvino", _named(weight_hash, "float32"), convert) / _FILE
     if dtype != "int8":
         return whole
     require("nncf", f"{_PURPOSE} with `dtype='int8'`", "openvino")
 
     def compress(folder: Path) -> None:
         with opening("openvino", whole):
-            compress_weights(whole, folder / "model.xml")
+            compress_weights(whole, folder / _FILE)
 
-    return cached("openvino", f"{weight_hash[:32]}-int8", compress) / "model.xml"
+    return cached("openvino", _named(weight_hash, dtype), compress) / _FILE
+
+
+def cached_openvino_file(weight_hash: str, dtype: str) -> Path:
+    """Return where `openvino_file` leaves its file."""
+    return cached_folder("openvino", _named(weight_hash, dtype)) / _FILE
+
+
+def _named(weight_hash: str, dtype: str) -> str:
+    return f"{weight_hash[:32]}-int8" if dtype == "int8" else weight_hash[:32]
 
 
 def _fastest_format() -> str:
@@ -129,15 +153,25 @@ def _fastest_format() -> str:
     return "bfloat16" if bfloat16_is_fast() else "float32"
 
 
-def compiled(path: Path, dtype: str) -> Any:
-    """Compile an OpenVINO file for the CPU, to compute in a number format."""
-    import openvino
-    import torch
+def compiled(path: Path, dtype: str, threads: int | None = None, rest: str | None = None) -> Any:
+    """Compile an OpenVINO file for the CPU.
 
-    rest = _fastest_format() if dtype == "int8" else dtype
+    Args:
+        path: the file.
+        dtype: the number format.
+        threads: the number of threads. None is that of torch.
+        rest: the number format of what int8 leaves. None is the fastest here, which needs torch.
+    """
+    import openvino
+
+    if threads is None:
+        import torch
+
+        threads = torch.get_num_threads()
+    rest = dtype if dtype != "int8" else rest or _fastest_format()
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         # Its default is bfloat16 where the processor has it.
         "INFERENCE_PRECISION_HINT": "bf16" if rest == "bfloat16" else "f32",
