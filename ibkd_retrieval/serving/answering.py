@@ -6,11 +6,11 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ibkd_retrieval.corpora.records import Query
 from ibkd_retrieval.errors import UserError
@@ -102,11 +102,16 @@ def can_share(indexes: Sequence[ServedIndex]) -> bool:
 
     Lexical rankers and cross-encoders are not known to be safe with several threads.
     """
+    rankers = [index.ranker for index in indexes]
+    searchers = [ranker for ranker in rankers if isinstance(ranker, Searcher)]
+    return len(searchers) == len(rankers) and can_share_encoders(searcher.encoder for searcher in searchers)
+
+
+def can_share_encoders(encoders: Iterable[Any]) -> bool:
+    """Whether two threads may encode at once: on a CPU with several threads."""
     import torch
 
-    return torch.get_num_threads() > 1 and all(
-        isinstance(index.ranker, Searcher) and getattr(index.ranker.encoder, "device", "") == "cpu" for index in indexes
-    )
+    return torch.get_num_threads() > 1 and all(getattr(encoder, "device", "") == "cpu" for encoder in encoders)
 
 
 def thread_sharer() -> Callable[[int], None]:

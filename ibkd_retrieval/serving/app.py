@@ -218,9 +218,10 @@ class _Service:
         late = f"The search did not end within {self.limits.seconds:g} seconds: ask again later."
         answers = await answer_of(self.batcher, question, self.limits, waiting="queries", late=late)
         if not passages:
-            return JSONResponse(payload.search_answer(self.indexes, question, answers))
+            return payload.json_response(payload.search_answer(self.indexes, question, answers))
         # Finding passages in long texts takes time, and other requests must not wait for it.
-        return JSONResponse(await asyncio.to_thread(payload.search_answer, self.indexes, question, answers, True))
+        shown = await asyncio.to_thread(payload.search_answer, self.indexes, question, answers, True)
+        return payload.json_response(shown)
 
     async def health(self) -> Response:
         alive = self.batcher.alive and (self.embeddings is None or self.embeddings.batcher.alive)

@@ -15,8 +15,9 @@ from pydantic import BaseModel, Field, field_validator
 from pydantic_core import PydanticCustomError
 from starlette.responses import JSONResponse, Response
 
-from ibkd_retrieval.serving.answering import MicroBatcher, names_apart, thread_sharer
+from ibkd_retrieval.serving.answering import MicroBatcher, can_share_encoders, names_apart, thread_sharer
 from ibkd_retrieval.serving.limits import EMBEDDINGS_PATH, Limits
+from ibkd_retrieval.serving.payload import json_response
 from ibkd_retrieval.serving.waiting import answer_of
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ _SAMPLE = (
     "the bank of a river",
 )
 """Texts to measure on."""
+
+
+_FEW = 16
+"""Texts whose answer is written faster than another thread is called."""
 
 
 class EmbeddingsRequest(BaseModel):
@@ -125,9 +130,12 @@ class EmbeddingsService:
     def __init__(self, encoders: Mapping[str, Encoder], limits: Limits) -> None:
         """Start the thread that encodes."""
         self.encoders, self.limits = encoders, limits
-        # One thread: an encoder tokenises for one caller at a time.
         self.batcher = MicroBatcher(
-            _encode_all, max_batch=limits.batch, max_waiting=limits.waiting, begin=thread_sharer()
+            _encode_all,
+            max_batch=limits.batch,
+            max_waiting=limits.waiting,
+            workers=2 if can_share_encoders(encoders.values()) else 1,
+            begin=thread_sharer(),
         )
 
     async def warm_up(self) -> None:
@@ -151,6 +159,8 @@ class EmbeddingsService:
         work = _Work(encoder, _KINDS[request.input_type], texts)
         late = f"Encoding did not end within {self.limits.seconds:g} seconds: send fewer texts, or ask again later."
         encoded = await answer_of(self.batcher, work, self.limits, waiting="requests", late=late)
+        if len(texts) <= _FEW:
+            return _answer(request, encoded)
         return await asyncio.to_thread(_answer, request, encoded)
 
     async def models(self) -> Response:
@@ -206,9 +216,9 @@ def _answer(request: EmbeddingsRequest, encoded: _Encoded) -> Response:
     shown: list[Any] = (
         [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
         if request.encoding_format == "base64"
-        else vectors.tolist()
+        else list(vectors)
     )
-    return JSONResponse(
+    return json_response(
         {
             "object": "list",
             "data": [{"object": "embedding", "index": place, "embedding": row} for place, row in enumerate(shown)],
