@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -54,7 +55,16 @@ class _Client:
 
 def load(port: int, texts: Sequence[str], k: int, clients: int, seconds: float) -> Loaded:
     """Have clients ask a server on this machine, each beginning at another of the texts."""
-    requests = [_request(text, k) for text in texts]
+    return load_requests(port, [_request("/search", {"query": text, "k": k}) for text in texts], clients, seconds)
+
+
+def embeddings_request(text: str, model: str) -> bytes:
+    """A request for the vector of one query."""
+    return _request("/v1/embeddings", {"model": model, "input": [text]})
+
+
+def load_requests(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> Loaded:
+    """Have clients send requests to a server on this machine, each beginning at another of them."""
     milliseconds: list[float] = []
     with contextlib.ExitStack() as closing:
         waiting = closing.enter_context(selectors.DefaultSelector())
@@ -77,9 +87,9 @@ def load(port: int, texts: Sequence[str], k: int, clients: int, seconds: float) 
         return Loaded(time.perf_counter() - began, milliseconds)
 
 
-def _request(text: str, k: int) -> bytes:
-    body = json.dumps({"query": text, "k": k}).encode()
-    head = "POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+def _request(path: str, content: dict[str, Any]) -> bytes:
+    body = json.dumps(content).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
