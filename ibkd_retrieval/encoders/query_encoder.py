@@ -181,7 +181,8 @@ def _transformer_in_openvino(record: Mapping[str, Any], weights: bytes) -> Vecto
     run = inference(compiled(path, record["dtype"], record["threads"], record["half"]))
 
     def states_of(ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        return run(ids[None], np.ones((1, len(ids)), np.int64))[0]
+        found: NDArray[np.float32] = run(ids[None], np.ones((1, len(ids)), np.int64))[0]
+        return found
 
     return _behind(states_of, record)
 

@@ -40,7 +40,7 @@ from ibkd_retrieval.serving.answering import (
 )
 from ibkd_retrieval.serving.embeddings import MODELS_PATH, EmbeddingsService, add_embeddings
 from ibkd_retrieval.serving.limits import EMBEDDINGS_PATH, Guard, Limits, error_body
-from ibkd_retrieval.serving.waiting import answer_of
+from ibkd_retrieval.serving.waiting import answer_of, json_response
 
 if TYPE_CHECKING:
     from ibkd_retrieval.encoders.encoder import Encoder
@@ -218,10 +218,10 @@ class _Service:
         late = f"The search did not end within {self.limits.seconds:g} seconds: ask again later."
         answers = await answer_of(self.batcher, question, self.limits, waiting="queries", late=late)
         if not passages:
-            return payload.json_response(payload.search_answer(self.indexes, question, answers))
+            return json_response(payload.search_answer(self.indexes, question, answers))
         # Finding passages in long texts takes time, and other requests must not wait for it.
         shown = await asyncio.to_thread(payload.search_answer, self.indexes, question, answers, True)
-        return payload.json_response(shown)
+        return json_response(shown)
 
     async def health(self) -> Response:
         alive = self.batcher.alive and (self.embeddings is None or self.embeddings.batcher.alive)

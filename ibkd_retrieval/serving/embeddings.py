@@ -17,8 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from ibkd_retrieval.serving.answering import MicroBatcher, can_share_encoders, names_apart, thread_sharer
 from ibkd_retrieval.serving.limits import EMBEDDINGS_PATH, Limits
-from ibkd_retrieval.serving.payload import json_response
-from ibkd_retrieval.serving.waiting import answer_of
+from ibkd_retrieval.serving.waiting import answer_of, json_response
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

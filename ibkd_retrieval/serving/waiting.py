@@ -1,13 +1,21 @@
-"""Wait for a batcher's answer, and tell a client over HTTP where there will be none."""
+"""Wait for a batcher's answer and write it, and tell a client over HTTP where there will be none."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import orjson
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from ibkd_retrieval.serving.answering import Closed, MicroBatcher, QueueFull, R, T
 from ibkd_retrieval.serving.limits import Limits
+
+
+def json_response(content: Any) -> Response:
+    """An answer of JSON types and arrays of numpy. It is written ten times as fast as by the standard library."""
+    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
 
 async def answer_of(batcher: MicroBatcher[T, R], item: T, limits: Limits, *, waiting: str, late: str) -> R:
