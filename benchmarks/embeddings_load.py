@@ -40,7 +40,7 @@ def server(name: str, command: Sequence[str]) -> Iterator[int]:
     try:
         for _ in range(600):
             with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{PORTS[name]}/docs", timeout=5)
+                urllib.request.urlopen(f"http://127.0.0.1:{PORTS[name]}/v1/models", timeout=5)
                 break
             if process.poll() is not None:
                 raise SystemExit(f"{name} ended with {process.returncode}")
