@@ -133,7 +133,8 @@ def _as_begun(job: Job) -> Job:
     kept: dict[str, Any] = {"steps": begun["steps"], "minutes": None} if job.config.training.minutes else {}
     if job.given is not None:
         values, given = begun | begun["objective_settings"], job.given.given()
-        kept |= {name: values[name] for name in ("learning_rate", "regression_weight") if name not in given}
+        names = {"learning_rate", "regression_weight"} & values.keys() - given
+        kept |= {name: values[name] for name in names}
     return replace(job, config=job.config.with_parameters(**kept))
 
 

@@ -168,6 +168,11 @@ class EndpointEncoder(Encoder):
         return self._client.address.input_types
 
     @property
+    def layers(self) -> None:
+        """None: an endpoint does not tell."""
+        return None
+
+    @property
     def held_bytes(self) -> int:
         """No weights are in memory."""
         return 0
