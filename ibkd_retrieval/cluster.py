@@ -16,6 +16,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from ibkd_retrieval.errors import UserError, WorkFailed, first_line, require
 
+KEPT = "what is finished is kept; go on with `resume`"
+"""How a message about work that resumes ends."""
+
 T = TypeVar("T")
 A = TypeVar("A")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ibkd_retrieval.cluster import (
+    KEPT,
     Cluster,
     Nodes,
     Suited,
@@ -57,7 +58,7 @@ class Work(Generic[T, A]):
 
     def kept(self) -> str:
         """What becomes of the finished items, and what to do."""
-        return "what is finished is kept; go on with `resume`" if self.resumes else "run this again"
+        return KEPT if self.resumes else "run this again"
 
 
 class _Job(NamedTuple):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ibkd_retrieval.cluster import (
+    KEPT,
     Cluster,
     Nodes,
     cannot_run,
@@ -33,7 +34,6 @@ _PATIENCE = 60.0
 _UNTIL_KNOWN = 30.0
 """Seconds after which a node that died is known to be dead."""
 _POLL = 0.5
-_KEPT = "what is finished is kept; go on with `resume`"
 _FOREVER = 30 * 24 * 3600
 """Seconds that a process waits for the others: one may encode a corpus meanwhile."""
 
@@ -149,14 +149,14 @@ class _Group:
                 )
             count = self._awaited(wanted)
             if not count:
-                raise WorkFailed(f"No node of the cluster is left: {_KEPT} when there are some.")
+                raise WorkFailed(f"No node of the cluster is left: {KEPT} when there are some.")
             said(f"{self._doing.lower()} lost a process and goes on from its last checkpoint in {count} processes")
 
     def _living(self) -> set[str]:
-        return set(self._nodes.living(_KEPT))
+        return set(self._nodes.living(KEPT))
 
     def _room(self) -> int:
-        found = sum(places(self._cluster, node["Resources"]) for node in self._nodes.living(_KEPT).values())
+        found = sum(places(self._cluster, node["Resources"]) for node in self._nodes.living(KEPT).values())
         return min(found, self._cluster.count or found)
 
     def _node_died(self, before: set[str]) -> bool:
@@ -200,7 +200,7 @@ class _Group:
             thread.start()
             while thread.is_alive():
                 thread.join(_POLL)
-                self._nodes.living(_KEPT)
+                self._nodes.living(KEPT)
                 for message in queue.get_nowait_batch(queue.qsize()):
                     self._hear(message)
             (error,) = ended

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -176,22 +176,22 @@ class NodesMake:
     def fill(self, plans: Sequence[PartPlan]) -> Iterator[PartEntry]:
         """Fill parts (`families.parts.FillParts`). What no node fills is filled here."""
         left = {plan.number: plan for plan in plans}
-        with self._source(plans[0].dim) as source:
-            running = self.cluster.run(
+        with (
+            self._source(plans[0].dim) as source,
+            self._staged(
                 fill,
-                iter(plans),
+                plans,
+                source,
+                count=self.cluster.count,
                 given=lambda plan: (plan,),
                 called=lambda plan: f"Part {plan.number} (shards {plan.shards[0]} to {plan.shards[1] - 1})",
-                common=(source,),
-                preflight=inspect,
-                suits=_if_seen,
                 doing="Adding vectors",
-            )
-            with closing(running):
-                for plan, file, _ in running:
-                    if file is not None:
-                        file.move_to(self.folder / plan.entry.file)
-                        yield left.pop(plan.number).entry
+            ) as running,
+        ):
+            for plan, file, _ in running:
+                if file is not None:
+                    file.move_to(self.folder / plan.entry.file)
+                    yield left.pop(plan.number).entry
         yield from map(fill_part, left.values())
 
     @contextmanager
@@ -203,17 +203,15 @@ class NodesMake:
         """Have the vectors to train on read into files. Without a node that can, there are none."""
         rows = plan.rows(vectors.count)
         pieces = [rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE)]
-        running = replace(self.cluster, gpus=0).run(
+        with self._staged(
             read_rows,
-            iter(range(len(pieces))),
+            range(len(pieces)),
+            source,
+            count=self.cluster.count,
             given=lambda number: (number, pieces[number]),
             called=lambda number: f"Block {number} of the vectors to train on",
-            common=(source,),
-            preflight=inspect,
-            suits=_if_seen,
             doing="Reading vectors",
-        )
-        with closing(running):
+        ) as running:
             found = {number: file.path for number, file, _ in running if file is not None}
         for number in range(len(pieces)) if found else ():
             if number not in found and (file := read_rows(source, number, pieces[number])) is not None:
@@ -221,18 +219,32 @@ class NodesMake:
         return [found[number] for number in sorted(found)]
 
     def _train(self, plan: TrainingPlan, source: Source, files: list[Path]) -> StagedFile | None:
-        running = replace(self.cluster, count=None, gpus=0).run(
+        with self._staged(
             train,
-            iter([plan]),
+            [plan],
+            source,
             given=lambda plan: (plan, files),
             called=lambda plan: f"The training of {plan.factory}",
-            common=(source,),
-            preflight=inspect,
+            count=None,  # The most suitable node is among all.
             suits=partial(_suits_training, plan.device),
             began=lambda plan, node, how: self.progress.say(
                 f"Node {node} trains the structure on {'a GPU' if how.gpus else f'{how.arguments[1]} CPUs'}."
             ),
             doing="Training",
-        )
-        with closing(running):
+        ) as running:
             return next((file for _, file, _ in running), None)
+
+    def _staged(
+        self,
+        function: Callable[..., StagedFile | None],
+        items: Iterable[Any],
+        source: Source,
+        *,
+        count: int | None,
+        suits: Callable[[dict[str, float], Seen], Suited | None] = _if_seen,
+        **how: Any,
+    ) -> closing[Generator[tuple[Any, StagedFile | None, str], None, None]]:
+        """Run a function that stages files on the nodes that suit (`Cluster.run`). It gets the source first."""
+        cluster = replace(self.cluster, count=count, gpus=0)  # Who trains on a GPU says so in `suits`.
+        running = cluster.run(function, iter(items), common=(source,), preflight=inspect, suits=suits, **how)
+        return closing(running)

@@ -14,7 +14,7 @@ from ibkd_retrieval.serving.limits import Limits
 
 
 def json_response(content: Any) -> Response:
-    """An answer of JSON types and arrays of numpy. It is written ten times as fast as by the standard library."""
+    """An answer of JSON types and arrays of numpy."""
     return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
 

@@ -248,8 +248,9 @@ def test_what_to_try_next_leaves_out_what_the_student_has():
 def test_a_teacher_of_few_layers_is_not_said_to_have_three():
     for student in ({"layers": 2}, {"model": "small"}, {"model": "static"}):
         record = made(student)
-        record["teacher"]["layers"] = 2
-        assert "layers" not in names(next_steps(record, 0.8))
+        for few in (0, 2):
+            record["teacher"]["layers"] = few
+            assert "layers" not in names(next_steps(record, 0.8))
         record["teacher"]["layers"] = 6
         assert names(next_steps(record, 0.8))[0] == "layers"
 

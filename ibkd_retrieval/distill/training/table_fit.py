@@ -61,6 +61,8 @@ def token_means(tokens: TokenIds, positions: NDArray[np.int64], count: int) -> c
 def ridge_solution(matrix: csr_matrix, wanted: NDArray[np.float32]) -> NDArray[np.float32]:
     """The Z [V, d] that minimises |A Z - Y|^2 + r |Z|^2, by conjugate gradients. r is a tenth of a row's mean square.
 
+    All columns are solved at once. scipy solves one at a time, and reads A again for each.
+
     Args:
         matrix: A [n, V].
         wanted: Y [n, d].

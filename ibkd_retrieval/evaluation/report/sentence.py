@@ -246,7 +246,8 @@ def next_steps(record: Mapping[str, Any], retention: float | None) -> tuple[str,
     dim, teacher_dim = record["student"]["dim"], record["teacher"]["dim"]
     layers = student.get("layers") or _LAYERS  # A number of layers, or their positions.
     steps = []
-    if (record["teacher"].get("layers") or _LAYERS + 1) <= _LAYERS:
+    of_teacher = record["teacher"].get("layers")
+    if of_teacher is not None and of_teacher <= _LAYERS:
         pass  # Three layers would be the whole teacher, or more than it has.
     elif student.get("model") == "static":
         steps.append(f"`distill(layers={_LAYERS})`: layers of the teacher kept 96 % where a static student kept 84 %")
