@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MOST_TEXTS = 20_000
 """Texts that a table is fitted to. More would take minutes."""
-_RIDGE, _ITERATIONS, _ENOUGH = 0.1, 100, 1e-2
+_RIDGE, _ITERATIONS, _ENOUGH = 1.0, 100, 1e-2
 
 
 def fitted_table(
@@ -24,8 +24,9 @@ def fitted_table(
 ) -> NDArray[np.float32]:
     """The token table whose means over texts are nearest to the teacher's vectors, and which stays near its start.
 
-    The start is `table`, mapped to the teacher's principal directions by least squares. A token that is in no text
-    stays there. Another may move the farther, the fewer texts have it: its penalty grows with the root of their number.
+    The start is `table`, turned towards the teacher's principal directions and scaled. That keeps all cosines, where d
+    is at most D: a token that is in no text keeps its neighbours. Another token may move the farther, the fewer texts
+    have it. Its penalty grows with the root of their number.
 
     Args:
         table: the token vectors [V, d].
@@ -36,16 +37,19 @@ def fitted_table(
     Returns:
         The new token vectors [V, d]. If d is larger than D, the last d - D numbers are 0.
     """
-    from ibkd_retrieval.distill.objectives.projection import least_squares
+    from ibkd_retrieval.distill.objectives.projection import unstretched
 
     means = token_means(tokens, positions, len(table))
     wanted = teacher @ principal_directions(teacher, min(table.shape[1], teacher.shape[1])).T
-    wanted = np.pad(wanted, ((0, 0), (0, table.shape[1] - wanted.shape[1])))
-    start = (table @ least_squares(means @ table, wanted).T).astype(np.float32)
+    before = means @ table
+    turn = unstretched(before, wanted)
+    image = before @ turn.T
+    start = (table @ turn.T * ((image * wanted).sum() / np.square(image).sum())).astype(np.float32)
     texts_of = np.bincount(means.indices, minlength=len(table))
     freedom = np.maximum(texts_of, 1).astype(np.float32) ** -0.25
-    moved = ridge_solution(means.multiply(freedom).tocsr(), wanted - means @ start)
-    return start + freedom[:, None] * moved
+    moved = ridge_solution(means.multiply(freedom).tocsr(), wanted - means @ start, _RIDGE)
+    fitted = start + freedom[:, None] * moved
+    return np.pad(fitted, ((0, 0), (0, table.shape[1] - fitted.shape[1])))
 
 
 def token_means(tokens: TokenIds, positions: NDArray[np.int64], count: int) -> csr_matrix:
@@ -58,16 +62,17 @@ def token_means(tokens: TokenIds, positions: NDArray[np.int64], count: int) -> c
     return csr_matrix((1 / lengths[rows].astype(np.float32), (rows, ids)), shape=(len(positions), count))
 
 
-def ridge_solution(matrix: csr_matrix, wanted: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The Z [V, d] that minimises |A Z - Y|^2 + r |Z|^2, by conjugate gradients. r is a tenth of a row's mean square.
+def ridge_solution(matrix: csr_matrix, wanted: NDArray[np.float32], share: float = 0.1) -> NDArray[np.float32]:
+    """The Z [V, d] that minimises |A Z - Y|^2 + r |Z|^2, by conjugate gradients. r is a share of a row's mean square.
 
     All columns are solved at once. scipy solves one at a time, and reads A again for each.
 
     Args:
         matrix: A [n, V].
         wanted: Y [n, d].
+        share: r as a share of the mean squared length of a row of A.
     """
-    ridge = np.float32(_RIDGE * matrix.multiply(matrix).sum() / matrix.shape[0])
+    ridge = np.float32(share * matrix.multiply(matrix).sum() / matrix.shape[0])
     turned = matrix.T.tocsr()
     residual: NDArray[np.float32] = turned @ wanted
     found, direction = np.zeros_like(residual), residual.copy()
